@@ -1,0 +1,3 @@
+//! Everything measured: the model of an analysis, and the algorithms that fill it. Judges nothing, prints nothing.
+
+pub mod model;

@@ -1,0 +1,303 @@
+//! The plain data of an analysis: what rules judge, reports show and measurement files hold.
+//!
+//! No absolute paths, times or thread counts; the same input gives the same bytes.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::{Layer, Layout, Role, Section};
+use crate::format::{Danger, Format};
+use crate::tensor::DType;
+
+/// Version of the analysis format: additive within a major version.
+pub const SCHEMA_VERSION: &str = "1.0";
+
+/// Everything measured about one or more checkpoints.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Analysis {
+    /// Version of this format, `major.minor`.
+    pub schema_version: String,
+    /// Version of flashpoint that measured.
+    pub tool_version: String,
+    /// How deep it measured.
+    pub measured: MeasureLevel,
+    /// The checkpoints, in the order they were named.
+    pub checkpoints: Vec<CheckpointAnalysis>,
+}
+
+/// How deep to measure. Each level includes the ones before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum MeasureLevel {
+    /// Names, shapes, dtypes: no element is read.
+    List,
+    /// Counts, extrema, L1, L2, mean.
+    Norms,
+    /// Moments, exponent histogram, rows, storage pages as well.
+    Stats,
+}
+
+/// A quantity, or why there is none. A check that could not run is never a pass.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Measured<T> {
+    /// The value.
+    Value(T),
+    /// It was not measured, and why.
+    NotMeasured(String),
+    /// It was, and has no value.
+    Degenerate(Degenerate),
+}
+
+/// Why a measured quantity has no value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Degenerate {
+    /// The tensor has no elements.
+    Empty,
+    /// No element is finite.
+    NoFiniteElement,
+    /// All elements are equal: no spread to divide by.
+    Constant,
+    /// Every element is zero.
+    AllZero,
+    /// The value is beyond the range of f64.
+    Overflow,
+}
+
+impl<T> Measured<T> {
+    /// The value, if there is one.
+    pub fn value(&self) -> Option<&T> {
+        match self {
+            Measured::Value(value) => Some(value),
+            _ => None,
+        }
+    }
+
+    /// Not measured, because `reason`.
+    pub fn not(reason: impl Into<String>) -> Self {
+        Measured::NotMeasured(reason.into())
+    }
+
+    /// The same quantity with its value converted.
+    pub fn map<U>(self, convert: impl FnOnce(T) -> U) -> Measured<U> {
+        match self {
+            Measured::Value(value) => Measured::Value(convert(value)),
+            Measured::NotMeasured(reason) => Measured::NotMeasured(reason),
+            Measured::Degenerate(kind) => Measured::Degenerate(kind),
+        }
+    }
+}
+
+/// Everything measured about one checkpoint.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct CheckpointAnalysis {
+    /// The path's last components, never absolute.
+    pub name: String,
+    /// How its files are laid out.
+    pub layout: Layout,
+    /// Optimizer steps taken, where the checkpoint says so.
+    pub step: Measured<u64>,
+    /// The files that were read.
+    pub files: Vec<FileAnalysis>,
+    /// What is wrong with files or with the whole.
+    pub problems: Vec<Problem>,
+    /// Classes and functions named by pickles that are not on the allow-list.
+    pub globals: Vec<GlobalAnalysis>,
+    /// What the architecture's config says, as far as rules use it.
+    pub config: Measured<BTreeMap<String, serde_json::Value>>,
+    /// Every tensor, in file order.
+    pub tensors: Vec<TensorAnalysis>,
+}
+
+/// One file of a checkpoint.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct FileAnalysis {
+    /// Its name in the checkpoint.
+    pub name: String,
+    /// Its format.
+    pub format: Format,
+    /// Its length.
+    pub bytes: u64,
+    /// Data bytes that no tensor refers to.
+    pub uncovered_bytes: u64,
+}
+
+/// What is wrong with a file, or with one tensor in it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Problem {
+    /// The file's name in the checkpoint.
+    pub file: String,
+    /// The place in it.
+    pub at: Option<String>,
+    /// The tensor.
+    pub tensor: Option<String>,
+    /// The kind of error, `past-end-of-file`.
+    pub kind: String,
+    /// What is wrong.
+    pub message: String,
+    /// What to do.
+    pub advice: String,
+}
+
+/// A global outside the allow-list.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct GlobalAnalysis {
+    /// The file's name in the checkpoint.
+    pub file: String,
+    /// `module.name`.
+    pub global: String,
+    /// Whether loading it would run code.
+    pub danger: Danger,
+    /// Whether it is called.
+    pub called: bool,
+    /// Where it is named, from the start of the pickle.
+    pub offset: u64,
+}
+
+/// Everything measured about one tensor.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TensorAnalysis {
+    /// Its name as stored.
+    pub name: String,
+    /// Its name with wrappers' prefixes removed: the key that series join on.
+    pub canonical_name: String,
+    /// The file that holds it, by name.
+    pub file: String,
+    /// What part of the training state it is.
+    pub section: Section,
+    /// Its layer.
+    pub layer: Layer,
+    /// What it does in its layer.
+    pub role: Role,
+    /// Element type.
+    pub dtype: Option<DType>,
+    /// Sizes.
+    pub shape: Vec<u64>,
+    /// Number of elements.
+    pub elements: u64,
+    /// The first tensor with the same storage and view, where this one is tied to it.
+    pub tied_to: Option<String>,
+    /// Statistics of its elements.
+    pub statistics: Measured<Statistics>,
+    /// What its rows look like, for matrices.
+    pub rows: Measured<Rows>,
+    /// Zeroed and repeated pages of the file under it.
+    pub pages: Measured<Pages>,
+    /// RMS divided by the median RMS of the tensors of its role.
+    pub role_spread: Measured<f64>,
+}
+
+/// Statistics over the finite elements of a tensor; counts over all.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Statistics {
+    /// Elements.
+    pub count: u64,
+    /// NaN elements.
+    pub nan: u64,
+    /// +Inf elements.
+    pub positive_infinity: u64,
+    /// −Inf elements.
+    pub negative_infinity: u64,
+    /// Elements equal to 0 (+0 and −0).
+    pub zero: u64,
+    /// Elements that are subnormal in the stored dtype.
+    pub subnormal: u64,
+    /// Finite elements below 0.
+    pub negative: u64,
+    /// Smallest element.
+    pub min: Measured<f64>,
+    /// Largest element.
+    pub max: Measured<f64>,
+    /// Largest |x|.
+    pub max_abs: Measured<f64>,
+    /// Σ|x|.
+    pub l1: Measured<f64>,
+    /// √Σx².
+    pub l2: Measured<f64>,
+    /// √(Σx²/n).
+    pub rms: Measured<f64>,
+    /// Σx/n.
+    pub mean: Measured<f64>,
+    /// Population variance, M2/n.
+    pub variance: Measured<f64>,
+    /// √n·M3/M2^1.5.
+    pub skewness: Measured<f64>,
+    /// n·M4/M2² − 3.
+    pub excess_kurtosis: Measured<f64>,
+    /// How many finite, non-zero elements lie in each binade.
+    pub exponents: Measured<Exponents>,
+    /// What a cast to a narrower dtype would do.
+    pub headroom: Measured<Headroom>,
+    /// All elements are finite and equal.
+    pub all_equal: Measured<bool>,
+    /// All elements are bit-equal to 1.0.
+    pub all_one: Measured<bool>,
+}
+
+/// Counts of finite, non-zero elements by ⌊log2|x|⌋.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Exponents {
+    /// ⌊log2|x|⌋ of the first count.
+    pub lowest: i32,
+    /// Counts per binade, from `lowest` upwards; no zeros at either end.
+    pub counts: Vec<u64>,
+}
+
+/// What rounding to nearest-even in a narrower dtype would do to the elements.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Headroom {
+    /// In IEEE half.
+    pub f16: Cast,
+    /// In bfloat16.
+    pub bf16: Cast,
+    /// In FP8 E4M3 (fn).
+    pub f8_e4m3: Cast,
+    /// In FP8 E5M2.
+    pub f8_e5m2: Cast,
+}
+
+/// The elements one cast would lose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+pub struct Cast {
+    /// Finite elements that become infinite (E4M3: exceed 448 after rounding).
+    pub overflow: u64,
+    /// Non-zero elements that become zero.
+    pub flush: u64,
+    /// Non-zero elements that become subnormal.
+    pub subnormal: u64,
+}
+
+/// What the rows of a matrix look like (dimension 0 against the rest).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Rows {
+    /// Number of rows.
+    pub count: u64,
+    /// Rows that equal an earlier row up to sign: |cos| > 1 − 1e-6 and equal norm. Zero rows are not counted.
+    pub duplicates: u64,
+    /// Rows of zeros.
+    pub zero: u64,
+    /// Largest row norm.
+    pub largest_norm: f64,
+    /// Its index.
+    pub largest_row: u64,
+    /// Median row norm.
+    pub median_norm: f64,
+}
+
+/// What the file's 4 KiB pages under a tensor look like.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Pages {
+    /// Whole pages under the tensor.
+    pub count: u64,
+    /// Pages in runs of zero bytes that begin and end at page boundaries inside non-zero data: lost writes.
+    pub lost: u64,
+    /// File offset of the first lost page.
+    pub first_lost: Option<u64>,
+    /// Non-constant pages whose bytes repeat an earlier page of the tensor.
+    pub repeated: u64,
+    /// File offset of the first repeated page.
+    pub first_repeated: Option<u64>,
+}

@@ -1,0 +1,52 @@
+//! What a whole command shares: how to read, how many threads, whom to tell about progress, whether to stop.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// Settings and signals that every room takes by reference.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// Map files into memory; otherwise they are read into bounded buffers (`--no-mmap`).
+    pub mmap: bool,
+    /// Bytes done so far, for whoever draws it.
+    pub progress: Arc<Progress>,
+    /// Set by Ctrl-C: finish the block at hand and return what is known.
+    pub cancel: Arc<AtomicBool>,
+}
+
+impl Default for Context {
+    fn default() -> Self {
+        Self { mmap: true, progress: Arc::default(), cancel: Arc::default() }
+    }
+}
+
+impl Context {
+    /// True once the user asked to stop.
+    pub fn cancelled(&self) -> bool {
+        self.cancel.load(Ordering::Relaxed)
+    }
+}
+
+/// A counter of bytes measured, written by workers and read by the progress bar.
+#[derive(Debug, Default)]
+pub struct Progress {
+    done: AtomicU64,
+    total: AtomicU64,
+}
+
+impl Progress {
+    /// Announces `bytes` more to come.
+    pub fn expect(&self, bytes: u64) {
+        self.total.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Counts `bytes` as measured.
+    pub fn advance(&self, bytes: u64) {
+        self.done.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// (done, total) in bytes.
+    pub fn read(&self) -> (u64, u64) {
+        (self.done.load(Ordering::Relaxed), self.total.load(Ordering::Relaxed))
+    }
+}

@@ -1,0 +1,250 @@
+//! The one error type of the library: which file, where in it, and one kind per way the input can be wrong.
+//!
+//! Every kind prints as a sentence fragment that says what happened, and [`ErrorKind::advice`] says what to do next.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+/// What every fallible function of the library returns.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// A file that could not be used, the place in it, and why.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Error {
+    /// The file or directory, as the user named it.
+    pub path: PathBuf,
+    /// The place in the file, where one is known.
+    pub at: Option<At>,
+    /// The tensor concerned, where there is one.
+    pub tensor: Option<String>,
+    /// What is wrong.
+    pub kind: ErrorKind,
+}
+
+/// A place in a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum At {
+    /// A byte offset from the start of the file.
+    Byte(u64),
+    /// A byte offset in a member of an archive.
+    Member(String, u64),
+    /// A position in a text file, from 1.
+    Line(usize, usize),
+    /// A key in a JSON side file.
+    Key(String),
+}
+
+impl fmt::Display for At {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            At::Byte(offset) => write!(f, "byte {offset}"),
+            At::Member(name, offset) => write!(f, "member {}, byte {offset}", name.escape_debug()),
+            At::Line(line, column) => write!(f, "line {line}, column {column}"),
+            At::Key(key) => write!(f, "key {}", key.escape_debug()),
+        }
+    }
+}
+
+/// One variant per way the input can be wrong.
+#[derive(Debug, Clone, PartialEq, thiserror::Error, Serialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum ErrorKind {
+    // Files.
+    /// The operating system refused.
+    #[error("could not {doing}: {message}")]
+    Io {
+        /// The attempt, as a verb phrase.
+        doing: &'static str,
+        /// The operating system's words.
+        message: String,
+    },
+    /// There is nothing at this path.
+    #[error("no such file or directory")]
+    NotFound,
+    /// A directory, FIFO, device or socket where a file is needed.
+    #[error("is a {what}, not a regular file")]
+    NotARegularFile {
+        /// What it is.
+        what: &'static str,
+    },
+    /// A file of zero bytes.
+    #[error("the file is empty")]
+    EmptyFile,
+    /// Size, modification time or inode changed between opening and the end of reading.
+    #[error("the file changed while it was read")]
+    ChangedWhileReading,
+    /// A read past the end of the file.
+    #[error("{needed} bytes are needed here, the file has {available}")]
+    PastEndOfFile {
+        /// Bytes needed, counted from the start of the file.
+        needed: u64,
+        /// The file's length.
+        available: u64,
+    },
+    /// A file named by another file that is not beside it.
+    #[error("it names the file {}, which is not beside it", name.escape_debug())]
+    PathEscapes {
+        /// The name as written.
+        name: String,
+    },
+    /// A file larger than what this kind of file may be.
+    #[error("{what} has {actual} bytes, more than the {limit} that are read")]
+    TooLarge {
+        /// What was being read.
+        what: &'static str,
+        /// Its size in bytes.
+        actual: u64,
+        /// The largest size read.
+        limit: u64,
+    },
+
+    // What the file is.
+    /// No reader recognises the first bytes.
+    #[error("not a format that flashpoint reads")]
+    UnknownFormat,
+    /// A format recognised but not read.
+    #[error("{format} is not read by this version")]
+    UnsupportedFormat {
+        /// Its name.
+        format: &'static str,
+    },
+    /// A readable container without a single tensor.
+    #[error("no tensor was found")]
+    NoTensors,
+    /// A directory without a file that looks like a checkpoint.
+    #[error("the directory holds no checkpoint that flashpoint recognises")]
+    NoCheckpoint,
+    /// A JSON or TOML side file that does not parse, or does not say what it must.
+    #[error("{what} is not usable: {message}")]
+    SideFile {
+        /// Which file it is.
+        what: &'static str,
+        /// What is wrong with it.
+        message: String,
+    },
+
+    // Tensors, whatever the format.
+    /// The shape's product does not fit.
+    #[error("the shape {shape:?} has more elements than can be addressed")]
+    ShapeOverflow {
+        /// The shape as written.
+        shape: Vec<u64>,
+    },
+    /// The bytes of a tensor disagree with its shape and dtype.
+    #[error("shape and dtype need {expected} bytes, the file gives it {actual}")]
+    SizeMismatch {
+        /// Bytes by shape and dtype.
+        expected: u64,
+        /// Bytes by the file.
+        actual: u64,
+    },
+    /// A dtype no reader knows.
+    #[error("unknown dtype {}", dtype.escape_debug())]
+    UnknownDtype {
+        /// As written in the file.
+        dtype: String,
+    },
+    /// A kind of tensor that has no plain elements.
+    #[error("{what} tensors are listed but not measured")]
+    UnsupportedTensor {
+        /// Quantised, sparse, nested, meta …
+        what: &'static str,
+    },
+    /// A view that reaches outside its storage, or with negative sizes or strides.
+    #[error("the view does not fit its storage: {message}")]
+    ViewOutOfStorage {
+        /// Which bound is broken.
+        message: String,
+    },
+}
+
+impl ErrorKind {
+    /// What to do next, as an imperative.
+    pub fn advice(&self) -> &'static str {
+        match self {
+            Self::Io { .. } => "check the path and its permissions",
+            Self::NotFound => "check the spelling of the path",
+            Self::NotARegularFile { .. } => "name a checkpoint file or a checkpoint directory",
+            Self::EmptyFile => "the write never happened: take an earlier checkpoint",
+            Self::ChangedWhileReading => "wait until the writer has finished, then run again",
+            Self::PastEndOfFile { .. } => "the file is truncated: copy it again, or take an earlier checkpoint",
+            Self::PathEscapes { .. } => "put the file beside the others of its checkpoint; others are never opened",
+            Self::TooLarge { .. } => "check that this is the file you meant",
+            Self::UnknownFormat => "flashpoint reads .safetensors and PyTorch .pt .pth .bin .ckpt: convert it, or name another file",
+            Self::UnsupportedFormat { .. } => "convert it to safetensors with the framework that wrote it",
+            Self::NoTensors => "name the file that holds the weights",
+            Self::NoCheckpoint => "name the directory that holds the model file",
+            Self::SideFile { .. } => "mend the file, or move it away",
+            Self::ShapeOverflow { .. } | Self::SizeMismatch { .. } | Self::ViewOutOfStorage { .. } => {
+                "the file is damaged or was made to mislead: copy it again, or take an earlier checkpoint"
+            }
+            Self::UnknownDtype { .. } | Self::UnsupportedTensor { .. } => {
+                "cast the tensor to a plain float dtype if it matters to the diagnosis"
+            }
+        }
+    }
+
+    /// The kind's name in JSON, such as `past-end-of-file`.
+    pub fn name(&self) -> String {
+        match serde_json::to_value(self) {
+            Ok(serde_json::Value::Object(fields)) => {
+                fields.get("kind").and_then(|kind| kind.as_str()).unwrap_or_default().to_owned()
+            }
+            _ => String::new(),
+        }
+    }
+
+    /// This kind as an error about `path`.
+    pub fn in_file(self, path: &Path) -> Error {
+        Error { path: path.to_owned(), at: None, tensor: None, kind: self }
+    }
+
+    /// This kind as an error at byte `offset` of `path`.
+    pub fn at_byte(self, path: &Path, offset: u64) -> Error {
+        Error { path: path.to_owned(), at: Some(At::Byte(offset)), tensor: None, kind: self }
+    }
+}
+
+impl Error {
+    /// The operating system's refusal to do `doing` with `path`.
+    pub fn io(path: &Path, doing: &'static str, error: &std::io::Error) -> Self {
+        let kind = match error.kind() {
+            std::io::ErrorKind::NotFound => ErrorKind::NotFound,
+            _ => ErrorKind::Io { doing, message: error.to_string() },
+        };
+        kind.in_file(path)
+    }
+
+    /// The same error, placed.
+    #[must_use]
+    pub fn at(mut self, at: At) -> Self {
+        self.at = Some(at);
+        self
+    }
+
+    /// The same error, about one tensor.
+    #[must_use]
+    pub fn for_tensor(mut self, name: &str) -> Self {
+        self.tensor = Some(name.to_owned());
+        self
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.path.display().to_string().escape_debug())?;
+        if let Some(at) = &self.at {
+            write!(f, ", {at}")?;
+        }
+        if let Some(tensor) = &self.tensor {
+            write!(f, ", tensor {}", tensor.escape_debug())?;
+        }
+        write!(f, ": {}; {}", self.kind, self.kind.advice())
+    }
+}
+
+impl std::error::Error for Error {}

@@ -1,0 +1,159 @@
+//! A file opened for reading: mapped or read in bounded pieces, and known to be the same file at the end.
+
+use std::fs::{File, Metadata, OpenOptions};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use memmap2::Mmap;
+
+use super::map::map;
+use crate::context::Context;
+use crate::error::{Error, ErrorKind, Result};
+
+/// A regular file open for reading.
+#[derive(Debug)]
+pub struct InputFile {
+    path: PathBuf,
+    file: File,
+    map: Option<Mmap>,
+    seen: Identity,
+}
+
+/// What must not change while a file is read.
+#[derive(Debug, PartialEq, Eq)]
+struct Identity {
+    length: u64,
+    modified: Option<SystemTime>,
+    #[cfg(unix)]
+    inode: (u64, u64),
+}
+
+impl Identity {
+    fn of(metadata: &Metadata) -> Self {
+        Self {
+            length: metadata.len(),
+            modified: metadata.modified().ok(),
+            #[cfg(unix)]
+            inode: {
+                use std::os::unix::fs::MetadataExt;
+                (metadata.dev(), metadata.ino())
+            },
+        }
+    }
+}
+
+impl InputFile {
+    /// Opens `path`, which must be a regular, non-empty file.
+    ///
+    /// # Errors
+    /// Not found, not a regular file (a FIFO does not block), empty, or refused by the system.
+    pub fn open(path: &Path, context: &Context) -> Result<Self> {
+        let mut options = OpenOptions::new();
+        options.read(true);
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::OpenOptionsExt;
+            options.custom_flags(libc::O_NONBLOCK);
+        }
+        let file = options.open(path).map_err(|error| Error::io(path, "open it", &error))?;
+        let metadata = file.metadata().map_err(|error| Error::io(path, "read its size", &error))?;
+        if !metadata.is_file() {
+            let what = if metadata.is_dir() { "directory" } else { "device, pipe or socket" };
+            return Err(ErrorKind::NotARegularFile { what }.in_file(path));
+        }
+        if metadata.len() == 0 {
+            return Err(ErrorKind::EmptyFile.in_file(path));
+        }
+        let map = if context.mmap {
+            Some(map(&file).map_err(|error| Error::io(path, "map it into memory (try --no-mmap)", &error))?)
+        } else {
+            None
+        };
+        Ok(Self { path: path.to_owned(), file, map, seen: Identity::of(&metadata) })
+    }
+
+    /// The path as it was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Length in bytes when it was opened. Nothing past it is ever touched.
+    pub fn len(&self) -> u64 {
+        self.seen.length
+    }
+
+    /// Never true: an empty file is refused when it is opened.
+    pub fn is_empty(&self) -> bool {
+        self.seen.length == 0
+    }
+
+    /// The bytes of `range` where the file is mapped.
+    pub fn mapped(&self, range: Range<u64>) -> Option<&[u8]> {
+        self.map.as_ref()?.get(usize::try_from(range.start).ok()?..usize::try_from(range.end).ok()?)
+    }
+
+    /// The bytes of `range`: borrowed from the map, or read into `buffer`. The caller bounds the length.
+    pub fn bytes<'a>(&'a self, range: Range<u64>, buffer: &'a mut Vec<u8>) -> Result<&'a [u8]> {
+        if range.start > range.end || range.end > self.len() {
+            let kind = ErrorKind::PastEndOfFile { needed: range.end, available: self.len() };
+            return Err(kind.at_byte(&self.path, range.start));
+        }
+        if self.map.is_some() {
+            return Ok(self.mapped(range).expect("the range was checked against the length of the map"));
+        }
+        buffer.resize((range.end - range.start) as usize, 0);
+        self.read_exact_at(buffer, range.start)?;
+        Ok(buffer)
+    }
+
+    /// Fills `buffer` from `offset`.
+    pub fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        let end = offset.checked_add(buffer.len() as u64).filter(|&end| end <= self.len());
+        if end.is_none() {
+            let needed = offset.saturating_add(buffer.len() as u64);
+            let kind = ErrorKind::PastEndOfFile { needed, available: self.len() };
+            return Err(kind.at_byte(&self.path, offset));
+        }
+        if let Some(map) = &self.map {
+            buffer.copy_from_slice(&map[offset as usize..][..buffer.len()]);
+            return Ok(());
+        }
+        read_exact_at(&self.file, buffer, offset).map_err(|error| match error.kind() {
+            std::io::ErrorKind::UnexpectedEof => ErrorKind::ChangedWhileReading.at_byte(&self.path, offset),
+            _ => Error::io(&self.path, "read it", &error),
+        })
+    }
+
+    /// Compares size, modification time and inode with those at opening.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ChangedWhileReading`] when what was measured may be a mixture of two files.
+    pub fn check_unchanged(&self) -> Result<()> {
+        let now = self.file.metadata().map_err(|error| Error::io(&self.path, "read its size", &error))?;
+        if Identity::of(&now) == self.seen {
+            Ok(())
+        } else {
+            Err(ErrorKind::ChangedWhileReading.in_file(&self.path))
+        }
+    }
+}
+
+#[cfg(unix)]
+fn read_exact_at(file: &File, buffer: &mut [u8], offset: u64) -> std::io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, buffer, offset)
+}
+
+#[cfg(windows)]
+fn read_exact_at(file: &File, mut buffer: &mut [u8], mut offset: u64) -> std::io::Result<()> {
+    while !buffer.is_empty() {
+        match std::os::windows::fs::FileExt::seek_read(file, buffer, offset)? {
+            0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+            read => {
+                buffer = &mut buffer[read..];
+                offset += read as u64;
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,12 @@
+//! Bytes on disk: the one memory map, bounded reads, the guard against files that change, atomic writes.
+//!
+//! Knows no format. Everything here takes a path the user or a checkpoint named and treats it as hostile.
+
+mod atomic;
+mod containment;
+mod input;
+mod map;
+
+pub use atomic::write_atomically;
+pub use containment::sibling;
+pub use input::InputFile;

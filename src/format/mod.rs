@@ -1,0 +1,88 @@
+//! Bytes to a table of named tensors and plain metadata. One on-disk format a file.
+//!
+//! Prints nothing, trusts no length, executes nothing.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::tensor::Tensor;
+
+pub mod object;
+
+pub use object::{Node, NodeId, Objects, Span};
+
+/// The on-disk formats that are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Format {
+    /// A safetensors file.
+    Safetensors,
+    /// A PyTorch zip archive (1.6 and later).
+    TorchZip,
+}
+
+/// What one file holds.
+#[derive(Debug)]
+pub struct Container {
+    /// The file's format.
+    pub format: Format,
+    /// Its tensors, in file order. A damaged one is an entry, not an aborted file.
+    pub entries: Vec<Entry>,
+    /// Text metadata, such as safetensors' `__metadata__`.
+    pub metadata: BTreeMap<String, String>,
+    /// The pickled object, where the format has one.
+    pub objects: Option<Objects>,
+    /// Classes and functions a pickle names that are not on the allow-list.
+    pub globals: Vec<GlobalUse>,
+    /// Data bytes that no tensor refers to.
+    pub uncovered: Vec<Range<u64>>,
+    /// What is wrong with the file as a whole, although tensors could be read.
+    pub problems: Vec<Error>,
+}
+
+/// One named tensor of a file.
+#[derive(Debug)]
+pub struct Entry {
+    /// Its name: the key, or the path of keys joined by dots.
+    pub name: String,
+    /// The tensor, or why it cannot be read.
+    pub tensor: Result<Tensor>,
+    /// Identity of the storage it views: equal for tied tensors. `None` where the format has no storages.
+    pub storage: Option<u64>,
+}
+
+/// A class or function that a pickle names.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Global {
+    /// Module path, `posix`.
+    pub module: String,
+    /// Name in it, `system`.
+    pub name: String,
+}
+
+/// A global outside the allow-list, and what the pickle does with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GlobalUse {
+    /// Which one.
+    pub global: Global,
+    /// Whether loading the file would run code of the attacker's choice, or only name an unknown class.
+    pub danger: Danger,
+    /// Whether the pickle calls it (REDUCE, OBJ, INST, NEWOBJ), not only names it.
+    pub called: bool,
+    /// Where it is named, from the start of the pickle.
+    pub offset: u64,
+}
+
+/// What a global can do to whoever loads the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Danger {
+    /// On no list: inert here, code elsewhere.
+    Unknown,
+    /// On the list of those that run code, open files or reach the network.
+    Dangerous,
+}

@@ -1,0 +1,119 @@
+//! A pickled object as plain data: an arena of nodes, so that sharing, cycles and depth cost nothing to hold or drop.
+
+use super::Global;
+
+/// Index of a node in its [`Objects`].
+pub type NodeId = usize;
+
+/// Everything one or more pickles built.
+#[derive(Debug, Clone, Default)]
+pub struct Objects {
+    /// The nodes, in the order they were made.
+    pub nodes: Vec<Node>,
+    /// The object the file stands for.
+    pub root: Option<NodeId>,
+}
+
+/// One pickled value. Nothing was called to make it.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Node {
+    /// `None`.
+    None,
+    /// A truth value.
+    Bool(bool),
+    /// An integer that fits.
+    Int(i64),
+    /// An integer that does not, by the span of its little-endian two's-complement bytes in the pickle.
+    BigInt(Span),
+    /// A float.
+    Float(f64),
+    /// Text.
+    Text(String),
+    /// Bytes.
+    Bytes(Vec<u8>),
+    /// A tensor: index into the container's entries.
+    Tensor(usize),
+    /// A list.
+    List(Vec<NodeId>),
+    /// A tuple.
+    Tuple(Vec<NodeId>),
+    /// A set or frozenset.
+    Set(Vec<NodeId>),
+    /// A dict, in order, keys of any kind. A key that occurs twice stands twice; the last one counts.
+    Dict(Vec<(NodeId, NodeId)>),
+    /// A class or function, by name only.
+    Global(Global),
+    /// What a call or a constructor would have made: its target, arguments, and the state set on it afterwards.
+    Object {
+        /// What would have been called.
+        callable: NodeId,
+        /// Its arguments, as a node.
+        arguments: NodeId,
+        /// What BUILD would have set.
+        state: Option<NodeId>,
+        /// List items and dict items appended to it.
+        items: Vec<NodeId>,
+        /// Dict items set on it, such as those of an `OrderedDict`.
+        entries: Vec<(NodeId, NodeId)>,
+    },
+    /// A persistent id that is not a tensor storage.
+    Persistent(NodeId),
+}
+
+/// Bytes of the pickle stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// First byte, from the start of the pickle.
+    pub start: u64,
+    /// One past the last.
+    pub end: u64,
+}
+
+impl Objects {
+    /// The node of that id.
+    pub fn node(&self, id: NodeId) -> &Node {
+        &self.nodes[id]
+    }
+
+    /// The entries of a dict-like node: a dict, an `OrderedDict`, a `defaultdict`.
+    pub fn entries(&self, id: NodeId) -> Option<&[(NodeId, NodeId)]> {
+        match self.node(id) {
+            Node::Dict(entries) => Some(entries),
+            Node::Object { entries, .. } if !entries.is_empty() => Some(entries),
+            _ => None,
+        }
+    }
+
+    /// The value under a text key of a dict-like node; the last one where it occurs twice.
+    pub fn get(&self, id: NodeId, key: &str) -> Option<NodeId> {
+        let is_key = |node: &Node| matches!(node, Node::Text(text) if text == key);
+        self.entries(id)?.iter().rev().find(|(name, _)| is_key(self.node(*name))).map(|&(_, value)| value)
+    }
+
+    /// An integer, also where it is a whole float.
+    pub fn integer(&self, id: NodeId) -> Option<i64> {
+        match *self.node(id) {
+            Node::Int(value) => Some(value),
+            Node::Float(value) if value.fract() == 0.0 && value.abs() < 9e15 => Some(value as i64),
+            _ => None,
+        }
+    }
+
+    /// A number.
+    pub fn number(&self, id: NodeId) -> Option<f64> {
+        match *self.node(id) {
+            Node::Int(value) => Some(value as f64),
+            Node::Float(value) => Some(value),
+            _ => None,
+        }
+    }
+
+    /// Text.
+    pub fn text(&self, id: NodeId) -> Option<&str> {
+        match self.node(id) {
+            Node::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+}

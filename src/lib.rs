@@ -1,0 +1,16 @@
+//! flashpoint reads what a training run left on disk and says what is about to explode, which tensor started it, and why.
+//!
+//! ```text
+//! paths → files → tensor → format → checkpoint → analysis → rules → report → screen | file + exit code
+//! ```
+//!
+//! Data goes forward only; `docs/architecture.md` says what each room owns and may use, and `tests/architecture.rs`
+//! holds the code to it.
+
+pub mod analysis;
+pub mod checkpoint;
+pub mod context;
+pub mod error;
+pub mod format;
+pub mod files;
+pub mod tensor;

@@ -1,0 +1,10 @@
+//! Tensors as they lie in files: dtype, shape, the pieces that hold the elements, and reading by logical index.
+//!
+//! Computes no statistic. A tensor is not one slice: partitioned, chunked, strided and shared storages exist.
+
+pub mod decode;
+mod dtype;
+mod piece;
+
+pub use dtype::{DType, Kind};
+pub use piece::{Axis, Piece, Tensor, element_count};
