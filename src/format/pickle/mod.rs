@@ -8,6 +8,8 @@ mod globals;
 mod literal;
 mod machine;
 mod opcode;
+#[cfg(test)]
+mod tests;
 
 pub use globals::{Judgement, judge};
 pub use machine::{Fault, MAX_BYTES, MAX_VALUES, Pickle, read};
