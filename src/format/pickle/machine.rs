@@ -39,12 +39,7 @@ pub struct Fault {
 pub fn read(bytes: &[u8]) -> Pickle {
     let mut machine = Machine::new(bytes);
     let error = machine.run().err();
-    Pickle {
-        objects: machine.objects,
-        globals: machine.globals,
-        length: machine.cursor.position(),
-        error,
-    }
+    Pickle { objects: machine.objects, globals: machine.globals, length: machine.cursor.position(), error }
 }
 
 /// Whether STOP was reached.
@@ -190,7 +185,8 @@ impl<'a> Machine<'a> {
                 self.long(length)?;
             }
             Opcode::Float => {
-                let value = std::str::from_utf8(self.cursor.line()?).ok().and_then(|line| line.trim().parse().ok());
+                let value =
+                    std::str::from_utf8(self.cursor.line()?).ok().and_then(|line| line.trim().parse().ok());
                 let value = value.ok_or_else(|| self.refuse("not a number"))?;
                 self.make(Node::Float(value))?;
             }
@@ -200,7 +196,8 @@ impl<'a> Machine<'a> {
             }
 
             Opcode::String => {
-                let bytes = literal::quoted(self.cursor.line()?).ok_or_else(|| self.refuse("the quotes do not match"))?;
+                let bytes = literal::quoted(self.cursor.line()?)
+                    .ok_or_else(|| self.refuse("the quotes do not match"))?;
                 self.python_2_string(bytes)?;
                 self.forget_span();
             }
@@ -469,7 +466,8 @@ impl<'a> Machine<'a> {
     fn long(&mut self, length: u64) -> Result<(), ErrorKind> {
         let bytes = self.cursor.take(length)?;
         let end = self.cursor.position();
-        let node = literal::twos_complement(bytes).map_or(Node::BigInt(Span { start: end - length, end }), Node::Int);
+        let node = literal::twos_complement(bytes)
+            .map_or(Node::BigInt(Span { start: end - length, end }), Node::Int);
         self.make(node).map(drop)
     }
 

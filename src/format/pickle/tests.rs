@@ -7,9 +7,13 @@ use crate::error::ErrorKind;
 
 /// The value a pickle stands for, as nested text, to compare whole pickles at a glance.
 fn shown(objects: &Objects, id: NodeId) -> String {
-    let list = |items: &[NodeId]| items.iter().map(|&item| shown(objects, item)).collect::<Vec<_>>().join(" ");
+    let list =
+        |items: &[NodeId]| items.iter().map(|&item| shown(objects, item)).collect::<Vec<_>>().join(" ");
     let dict = |entries: &[(NodeId, NodeId)]| {
-        entries.iter().map(|&(key, value)| format!("{}:{}", shown(objects, key), shown(objects, value))).collect::<Vec<_>>()
+        entries
+            .iter()
+            .map(|&(key, value)| format!("{}:{}", shown(objects, key), shown(objects, value)))
+            .collect::<Vec<_>>()
     };
     match objects.node(id) {
         Node::None => "None".to_owned(),
@@ -26,17 +30,21 @@ fn shown(objects: &Objects, id: NodeId) -> String {
         Node::Dict(entries) => format!("{{{}}}", dict(entries).join(" ")),
         Node::Global(global) => format!("{}/{}", global.module, global.name),
         Node::Object(object) => {
-            let mut text = format!("call {} {}", shown(objects, object.callable), shown(objects, object.arguments));
-            if let Some(state) = object.state {
-                text += &format!(" state {}", shown(objects, state));
+            let state =
+                object.state.map(|state| format!(" state {}", shown(objects, state))).unwrap_or_default();
+            let call = format!(
+                "call {} {}{state}",
+                shown(objects, object.callable),
+                shown(objects, object.arguments)
+            );
+            match (object.items.as_slice(), object.entries.as_slice()) {
+                ([], []) => call,
+                (items, []) => format!("{call} items {}", list(items)),
+                ([], entries) => format!("{call} entries {}", dict(entries).join(" ")),
+                (items, entries) => {
+                    format!("{call} items {} entries {}", list(items), dict(entries).join(" "))
+                }
             }
-            if !object.items.is_empty() {
-                text += &format!(" items {}", list(&object.items));
-            }
-            if !object.entries.is_empty() {
-                text += &format!(" entries {}", dict(&object.entries).join(" "));
-            }
-            text
         }
         Node::Persistent(id) => format!("persistent {}", shown(objects, *id)),
         Node::OutOfBand => "out of band".to_owned(),
@@ -81,7 +89,12 @@ fn every_opcode_has_its_own_byte_and_name() {
     assert_eq!(bytes.len(), 68, "pickletools lists 68 opcodes up to protocol 5");
     for &(byte, opcode) in bytes {
         assert_eq!(super::opcode::Opcode::from_byte(byte), Some(opcode));
-        assert_eq!(bytes.iter().filter(|(_, other)| other.name() == opcode.name()).count(), 1, "{}", opcode.name());
+        assert_eq!(
+            bytes.iter().filter(|(_, other)| other.name() == opcode.name()).count(),
+            1,
+            "{}",
+            opcode.name()
+        );
     }
 }
 
@@ -139,7 +152,10 @@ fn text_and_bytes() {
 
 #[test]
 fn text_that_is_not_utf_8_is_read_on_so_that_nothing_hides_behind_it() {
-    let pickle = assert_reads(b"(X\x03\0\0\0\xed\xa0\x80cposix\nsystem\nt.", "(\"\u{fffd}\u{fffd}\u{fffd}\" posix/system)");
+    let pickle = assert_reads(
+        b"(X\x03\0\0\0\xed\xa0\x80cposix\nsystem\nt.",
+        "(\"\u{fffd}\u{fffd}\u{fffd}\" posix/system)",
+    );
     assert_eq!(named(&pickle).len(), 1);
 }
 
@@ -175,7 +191,10 @@ fn the_stack_and_the_memo() {
 
 #[test]
 fn calls_and_states() {
-    assert_reads(b"ccollections\nOrderedDict\n)R}K\x01Nsb(K\x02Nu.", "call collections/OrderedDict () state {1:None} entries 2:None");
+    assert_reads(
+        b"ccollections\nOrderedDict\n)R}K\x01Nsb(K\x02Nu.",
+        "call collections/OrderedDict () state {1:None} entries 2:None",
+    );
     assert_reads(b"ca\nB\n)\x81K\x01a.", "call a/B () items 1");
     assert_reads(b"ca\nB\n)}\x92.", "call a/B (() {})");
     assert_reads(b"(ca\nB\nK\x01o.", "call a/B (1)");
@@ -279,7 +298,9 @@ fn claims_values_that_are_not_on_the_stack() {
 
 #[test]
 fn claims_a_mark_that_was_never_set() {
-    for (bytes, opcode) in [(b"t", "TUPLE"), (b"l", "LIST"), (b"d", "DICT"), (b"1", "POP_MARK"), (b"u", "SETITEMS")] {
+    for (bytes, opcode) in
+        [(b"t", "TUPLE"), (b"l", "LIST"), (b"d", "DICT"), (b"1", "POP_MARK"), (b"u", "SETITEMS")]
+    {
         assert_refused(bytes, &ErrorKind::PickleMark { opcode }, 0);
     }
 }

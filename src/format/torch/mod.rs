@@ -38,13 +38,13 @@ const MAX_RECORD: u64 = 256;
 /// # Errors
 /// When the file is no archive of PyTorch's, or one that is not read. Everything that is wrong within a readable archive
 /// is in the container's `problems` and in its entries.
+#[expect(clippy::needless_pass_by_value, reason = "every reader takes the file that its tensors keep open")]
 pub fn read(file: Arc<InputFile>, _context: &Context) -> Result<Container> {
     recognise(&file)?;
     let archive = Archive::open(&file)?;
-    let data = find_pickle(&file, &archive)?;
-    let root = data.name.strip_suffix("data.pkl").expect("find_pickle returns a member of that name").to_owned();
-    refuse_other_kinds(&file, &archive, &root)?;
-    let metadata = records(&file, &archive, &root)?;
+    let (root, data) = find_pickle(&file, &archive)?;
+    refuse_other_kinds(&file, &archive, root)?;
+    let metadata = records(&file, &archive, root)?;
     refuse_byte_order(&file, &metadata)?;
 
     let mut buffer = Vec::new();
@@ -55,7 +55,7 @@ pub fn read(file: Arc<InputFile>, _context: &Context) -> Result<Container> {
     problems.extend(error.map(|fault| in_pickle(&file, data, fault)));
     names::replace_numbers(&mut objects);
 
-    let mut storages = storages(file.clone(), &archive, &root);
+    let mut storages = storages(file.clone(), &archive, root);
     let pickle_start = (data.method == Method::Stored).then_some(data.data.start);
     let named = names::named_tensors(&objects, &mut Rebuilder::new(&objects, &mut storages, pickle_start));
     mark_tensors(&mut objects, &named.tensors);
@@ -86,7 +86,8 @@ fn recognise(file: &InputFile) -> Result<()> {
     if head.starts_with(ZIP) {
         return Ok(());
     }
-    let is_legacy = head.starts_with(&[0x80]) && head.windows(LEGACY_MAGIC.len()).any(|window| window == LEGACY_MAGIC);
+    let is_legacy =
+        head.starts_with(&[0x80]) && head.windows(LEGACY_MAGIC.len()).any(|window| window == LEGACY_MAGIC);
     let kind = if is_legacy {
         ErrorKind::UnsupportedFormat { format: "a PyTorch checkpoint of before 1.6 (legacy pickle)" }
     } else {
@@ -95,25 +96,30 @@ fn recognise(file: &InputFile) -> Result<()> {
     Err(kind.in_file(file.path()))
 }
 
-/// The one `data.pkl`. With two, what is loaded would depend on the loader.
-fn find_pickle<'a>(file: &InputFile, archive: &'a Archive) -> Result<&'a Member> {
-    let mut pickles = archive.members().iter().filter(|member| member.name.ends_with("/data.pkl"));
-    match (pickles.next(), pickles.next()) {
-        (Some(member), None) => Ok(member),
-        (Some(first), Some(second)) => {
-            let kind = ErrorKind::SeveralPickles { first: first.name.clone(), second: second.name.clone() };
-            Err(kind.in_file(file.path()))
+/// The one `data.pkl`, and the folder it lies in. With two, what is loaded would depend on the loader.
+fn find_pickle<'a>(file: &InputFile, archive: &'a Archive) -> Result<(&'a str, &'a Member)> {
+    let folder = |member: &'a Member| {
+        let folder = member.name.strip_suffix("data.pkl").filter(|folder| folder.ends_with('/'));
+        folder.map(|folder| (folder, member))
+    };
+    let mut pickles = archive.members().iter().filter_map(folder);
+    let kind = match (pickles.next(), pickles.next()) {
+        (Some(found), None) => return Ok(found),
+        (Some((_, first)), Some((_, second))) => {
+            ErrorKind::SeveralPickles { names: vec![first.name.clone(), second.name.clone()] }
         }
-        (None, _) => {
-            let is_export = archive.members().iter().any(|member| member.name.ends_with("/data/weights/model_weights_config.json") || member.name.ends_with("/archive_format"));
-            let kind = if is_export {
-                ErrorKind::UnsupportedFormat { format: "a torch.export archive (.pt2)" }
-            } else {
-                ErrorKind::NoPickle
-            };
-            Err(kind.in_file(file.path()))
+        (None, _) if archive.members().iter().any(is_export_record) => {
+            ErrorKind::UnsupportedFormat { format: "a torch.export archive (.pt2)" }
         }
-    }
+        (None, _) => ErrorKind::NoPickle,
+    };
+    Err(kind.in_file(file.path()))
+}
+
+/// A record that only `torch.export` writes.
+fn is_export_record(member: &Member) -> bool {
+    member.name.ends_with("/archive_format")
+        || member.name.ends_with("/data/weights/model_weights_config.json")
 }
 
 fn refuse_other_kinds(file: &InputFile, archive: &Archive, root: &str) -> Result<()> {

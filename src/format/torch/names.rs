@@ -136,7 +136,9 @@ impl Walk<'_, '_> {
 
     fn may_hold_tensors(&self, id: NodeId) -> bool {
         match self.objects.node(id) {
-            Node::List(_) | Node::Tuple(_) | Node::Set(_) | Node::Dict(_) | Node::Object(_) => !self.visited[id],
+            Node::List(_) | Node::Tuple(_) | Node::Set(_) | Node::Dict(_) | Node::Object(_) => {
+                !self.visited[id]
+            }
             Node::Persistent(_) => true,
             _ => false,
         }
@@ -212,7 +214,10 @@ impl Walk<'_, '_> {
     }
 
     fn has_a_name(&self, key: NodeId) -> bool {
-        matches!(self.objects.node(key), Node::Text(_) | Node::Int(_) | Node::Bool(_) | Node::None | Node::Float(_))
+        matches!(
+            self.objects.node(key),
+            Node::Text(_) | Node::Int(_) | Node::Bool(_) | Node::None | Node::Float(_)
+        )
     }
 
     /// Attributes: a dict of them, or a pair of such dicts where the class has slots.
@@ -248,7 +253,10 @@ impl Walk<'_, '_> {
     fn arguments(&mut self, callable: NodeId, arguments: NodeId) -> Vec<(Part, NodeId)> {
         let Some(items) = self.objects.sequence(arguments) else { return Vec::new() };
         let copies = self.objects.global(callable).is_some_and(|global| {
-            matches!(global.name.as_str(), "OrderedDict" | "Counter" | "deque" | "set" | "frozenset" | "list" | "dict")
+            matches!(
+                global.name.as_str(),
+                "OrderedDict" | "Counter" | "deque" | "set" | "frozenset" | "list" | "dict"
+            )
         });
         match items {
             // Python 2 writes an ordered dict as a call with a list of pairs.
@@ -324,7 +332,8 @@ impl Walk<'_, '_> {
         let mut problems = Vec::new();
         for tensor in &self.named.tensors {
             if let Some(count) = counts.remove(tensor.name.as_str()).filter(|&count| count > 1) {
-                problems.push(Problem { name: tensor.name.clone(), kind: ErrorKind::DuplicateName { count } });
+                problems
+                    .push(Problem { name: tensor.name.clone(), kind: ErrorKind::DuplicateName { count } });
             }
         }
         let room = MAX_PROBLEMS.saturating_sub(self.named.problems.len());

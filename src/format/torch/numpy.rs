@@ -27,7 +27,9 @@ pub fn array(objects: &Objects, id: NodeId) -> Option<Array> {
         ("numpy.core.multiarray" | "numpy._core.multiarray", "_reconstruct") => {
             let Node::Object(object) = objects.node(id) else { return None };
             let state = objects.sequence(object.state?)?;
-            let &[shape, dtype, order, elements] = state.get(state.len().checked_sub(4)?..)? else { return None };
+            let &[shape, dtype, order, elements] = state.get(state.len().checked_sub(4)?..)? else {
+                return None;
+            };
             let column_major = matches!(objects.node(order), Node::Bool(true) | Node::Int(1));
             Array { shape, dtype, column_major, elements }
         }
@@ -43,13 +45,20 @@ pub fn array(objects: &Objects, id: NodeId) -> Option<Array> {
 
 impl Array {
     /// The array as a tensor over bytes of `file`, of which the pickle starts at `pickle`.
-    pub fn tensor(&self, objects: &Objects, file: &Arc<InputFile>, pickle: Option<u64>) -> Result<Tensor, ErrorKind> {
-        let shape = sizes(objects, self.shape).ok_or(ErrorKind::MalformedTensor { message: "the shape is not a tuple of counts" })?;
+    pub fn tensor(
+        &self,
+        objects: &Objects,
+        file: &Arc<InputFile>,
+        pickle: Option<u64>,
+    ) -> Result<Tensor, ErrorKind> {
+        let shape = sizes(objects, self.shape)
+            .ok_or(ErrorKind::MalformedTensor { message: "the shape is not a tuple of counts" })?;
         let dtype = element_type(objects, self.dtype)?;
         let count = element_count(&shape).ok_or_else(|| ErrorKind::ShapeOverflow { shape: shape.clone() })?;
         let size = dtype.size().expect("numpy's element types are whole bytes");
-        let expected = count.checked_mul(size).ok_or_else(|| ErrorKind::ShapeOverflow { shape: shape.clone() })?;
-        let unsupported = |what| ErrorKind::UnsupportedTensor { what, shape: Some(shape.clone()) };
+        let expected =
+            count.checked_mul(size).ok_or_else(|| ErrorKind::ShapeOverflow { shape: shape.clone() })?;
+        let unsupported = |what| ErrorKind::UnsupportedTensor { what, shape: Some(shape.clone().into()) };
         let Node::Bytes(elements) = objects.node(self.elements) else {
             return Err(unsupported("numpy (encoded as text)"));
         };
@@ -62,15 +71,19 @@ impl Array {
             return Err(ErrorKind::SizeMismatch { expected, actual });
         }
         let end = pickle + span.end;
-        let strides = if self.column_major { column_major_strides(&shape) } else { row_major_strides(&shape) };
-        Tensor::strided(dtype, shape, &strides, file.clone(), end - expected..end).map_err(|error: Error| error.kind)
+        let strides =
+            if self.column_major { column_major_strides(&shape) } else { row_major_strides(&shape) };
+        Tensor::strided(dtype, shape, &strides, file.clone(), end - expected..end)
+            .map_err(|error: Error| error.kind)
     }
 }
 
 /// The number that a `scalar(dtype, bytes)` call would return.
 pub fn number(objects: &Objects, id: NodeId) -> Option<Node> {
     let (global, arguments) = objects.call(id)?;
-    if !matches!(global.module.as_str(), "numpy.core.multiarray" | "numpy._core.multiarray") || global.name != "scalar" {
+    if !matches!(global.module.as_str(), "numpy.core.multiarray" | "numpy._core.multiarray")
+        || global.name != "scalar"
+    {
         return None;
     }
     let &[dtype, value] = arguments else { return None };

@@ -73,25 +73,31 @@ enum ShapeAt {
 }
 
 fn maker(module: &str, name: &str) -> Option<Maker> {
-    let module = match module {
-        "torch._utils" | "torch._tensor" | "torch.tensor" | "torch.nn.parameter" => module,
-        "torch.distributed._shard.sharded_tensor.api" if name == "ShardedTensor" => {
-            return Some(Maker::Other("sharded", ShapeAt::Nowhere));
-        }
-        _ => return None,
-    };
     Some(match (module, name) {
         ("torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2") => Maker::Typed,
         ("torch._utils", "_rebuild_tensor_v3") => Maker::Untyped,
-        ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state" | "_rebuild_device_tensor_from_cpu_tensor")
+        (
+            "torch._utils",
+            "_rebuild_parameter"
+            | "_rebuild_parameter_with_state"
+            | "_rebuild_device_tensor_from_cpu_tensor"
+            | "_rebuild_device_tensor_from_numpy"
+            | "_rebuild_xla_tensor",
+        )
         | ("torch.nn.parameter", "Parameter" | "Buffer") => Maker::First,
         ("torch._tensor" | "torch.tensor", "_rebuild_from_type" | "_rebuild_from_type_v2") => Maker::Delegate,
         ("torch._utils", "_rebuild_qtensor") => Maker::Other("quantised", ShapeAt::Argument(2)),
-        ("torch._utils", "_rebuild_sparse_tensor" | "_rebuild_sparse_csr_tensor") => Maker::Other("sparse", ShapeAt::Sparse),
+        ("torch._utils", "_rebuild_sparse_tensor" | "_rebuild_sparse_csr_tensor") => {
+            Maker::Other("sparse", ShapeAt::Sparse)
+        }
         ("torch._utils", "_rebuild_nested_tensor") => Maker::Other("nested", ShapeAt::Nowhere),
-        ("torch._utils", "_rebuild_meta_tensor_no_storage") => Maker::Other("meta (without data)", ShapeAt::Argument(1)),
+        ("torch._utils", "_rebuild_meta_tensor_no_storage") => {
+            Maker::Other("meta (without data)", ShapeAt::Argument(1))
+        }
         ("torch._utils", "_rebuild_wrapper_subclass") => Maker::Other("wrapped", ShapeAt::Argument(2)),
-        ("torch._utils", "_rebuild_device_tensor_from_numpy" | "_rebuild_xla_tensor") => Maker::First,
+        ("torch.distributed._shard.sharded_tensor.api", "ShardedTensor") => {
+            Maker::Other("sharded", ShapeAt::Nowhere)
+        }
         _ => return None,
     })
 }
@@ -135,7 +141,7 @@ impl<'a> Rebuilder<'a> {
             return self.bare_storage(id);
         }
         if let Some(array) = numpy::array(self.objects, id) {
-            return Some(refused_or(array.tensor(self.objects, &self.storages.file, self.pickle)));
+            return Some(self.array(&array));
         }
         let (mut global, mut arguments) = self.objects.call(id)?;
         let mut state = None;
@@ -145,7 +151,7 @@ impl<'a> Rebuilder<'a> {
                     state = state.or_else(|| arguments.get(3).copied());
                     let &first = arguments.first()?;
                     if let Some(array) = numpy::array(self.objects, first) {
-                        return Some(refused_or(array.tensor(self.objects, &self.storages.file, self.pickle)));
+                        return Some(self.array(&array));
                     }
                     (global, arguments) = self.objects.call(first)?;
                 }
@@ -156,10 +162,17 @@ impl<'a> Rebuilder<'a> {
                 }
                 Maker::Typed => return Some(self.view(arguments, None, 6).with_state(state)),
                 Maker::Untyped => return Some(self.view(arguments, Some(6), 7).with_state(state)),
-                Maker::Other(what, shape) => return Some(self.other(what, shape, arguments).with_state(state)),
+                Maker::Other(what, shape) => {
+                    return Some(self.other(what, shape, arguments).with_state(state));
+                }
             }
         }
         Some(refused(ErrorKind::MalformedTensor { message: "parameters are nested in parameters" }))
+    }
+
+    fn array(&self, array: &numpy::Array) -> Rebuilt {
+        let tensor = array.tensor(self.objects, &self.storages.file, self.pickle);
+        Rebuilt { tensor, view: None, state: None }
     }
 
     /// A storage that was saved by itself is a vector of its elements.
@@ -198,7 +211,10 @@ impl<'a> Rebuilder<'a> {
         let layout = self.layout(offset, size, stride)?;
         let lazy = arguments.get(metadata_at).is_some_and(|&metadata| self.is_lazily_changed(metadata));
         if lazy {
-            return Err(ErrorKind::UnsupportedTensor { what: "lazily negated or conjugated", shape: Some(layout.shape) });
+            return Err(ErrorKind::UnsupportedTensor {
+                what: "lazily negated or conjugated",
+                shape: Some(layout.shape.into()),
+            });
         }
         self.place(&reference, dtype, layout)
     }
@@ -212,20 +228,29 @@ impl<'a> Rebuilder<'a> {
         set("neg") || set("conj")
     }
 
-    fn place(&self, reference: &Reference, dtype: Option<DType>, layout: Layout) -> Result<Rebuilt, ErrorKind> {
+    fn place(
+        &self,
+        reference: &Reference,
+        dtype: Option<DType>,
+        layout: Layout,
+    ) -> Result<Rebuilt, ErrorKind> {
         if reference.location == "meta" {
-            return Err(ErrorKind::UnsupportedTensor { what: "meta (without data)", shape: Some(layout.shape) });
+            return Err(ErrorKind::UnsupportedTensor {
+                what: "meta (without data)",
+                shape: Some(layout.shape.into()),
+            });
         }
         let dtype = dtype.ok_or_else(|| match reference.type_name.as_str() {
             name if name.starts_with('Q') => {
-                ErrorKind::UnsupportedTensor { what: "quantised", shape: Some(layout.shape.clone()) }
+                ErrorKind::UnsupportedTensor { what: "quantised", shape: Some(layout.shape.clone().into()) }
             }
             name => ErrorKind::UnknownDtype { dtype: name.to_owned() },
         })?;
-        let storage = reference.storage.ok_or_else(|| ErrorKind::MissingStorage { key: reference.key.clone() })?;
+        let storage =
+            reference.storage.ok_or_else(|| ErrorKind::MissingStorage { key: reference.key.clone() })?;
         let bytes = self.storages.readable(storage)?;
         let unit = reference.dtype.map_or(1, |dtype| dtype.bits() / 8);
-        let expected = reference.count.checked_mul(unit).unwrap_or(u64::MAX);
+        let expected = reference.count.saturating_mul(unit);
         if expected != bytes.end - bytes.start {
             return Err(ErrorKind::SizeMismatch { expected, actual: bytes.end - bytes.start });
         }
@@ -288,7 +313,7 @@ impl<'a> Rebuilder<'a> {
             }),
             ShapeAt::Nowhere => None,
         };
-        let shape = size.and_then(|size| self.sizes(size));
+        let shape = size.and_then(|size| self.sizes(size)).map(Vec::into_boxed_slice);
         let is_distributed = arguments.first().and_then(|&class| self.objects.global(class));
         let what = if is_distributed.is_some_and(|class| class.name == "DTensor") { "sharded" } else { what };
         refused(ErrorKind::UnsupportedTensor { what, shape })
@@ -331,10 +356,6 @@ fn refused(kind: ErrorKind) -> Rebuilt {
     Rebuilt { tensor: Err(kind), view: None, state: None }
 }
 
-fn refused_or(tensor: Result<Tensor, ErrorKind>) -> Rebuilt {
-    Rebuilt { tensor, view: None, state: None }
-}
-
 /// The counts in a tuple, a list or a `torch.Size`.
 pub fn sizes(objects: &Objects, id: NodeId) -> Option<Vec<u64>> {
     let items = match objects.call(id) {
@@ -349,12 +370,16 @@ pub fn sizes(objects: &Objects, id: NodeId) -> Option<Vec<u64>> {
 
 /// The bytes from the first to past the last element of the view.
 fn viewed(storage: &Range<u64>, dtype: DType, layout: &Layout) -> Result<Range<u64>, ErrorKind> {
-    let size = u128::from(dtype.size().ok_or(ErrorKind::MalformedTensor { message: "its elements are not whole bytes" })?);
+    let size = u128::from(
+        dtype.size().ok_or(ErrorKind::MalformedTensor { message: "its elements are not whole bytes" })?,
+    );
     let available = u128::from(storage.end - storage.start);
     let start = u128::from(layout.offset) * size;
-    let reach = layout.shape.iter().zip(&layout.strides).map(|(&size, &stride)| {
-        u128::from(size.saturating_sub(1)) * u128::from(stride)
-    });
+    let reach = layout
+        .shape
+        .iter()
+        .zip(&layout.strides)
+        .map(|(&size, &stride)| u128::from(size.saturating_sub(1)) * u128::from(stride));
     let last = reach.fold(0u128, u128::saturating_add);
     let length = if layout.shape.contains(&0) { 0 } else { last.saturating_add(1).saturating_mul(size) };
     let end = start.saturating_add(length);
