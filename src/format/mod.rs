@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 
+pub mod detect;
 pub mod object;
+pub mod safetensors;
 
 pub use object::{Node, NodeId, Objects, Span};
 
