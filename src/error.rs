@@ -237,17 +237,11 @@ pub enum ErrorKind {
         /// Bytes of all tensors.
         actual: u64,
     },
-    /// Two places that state different steps.
-    #[error("{first} says step {first_step}, {second} says step {second_step}")]
+    /// Places that state different steps.
+    #[error("its parts are of different steps: {}", claims.join(", "))]
     StepsDisagree {
-        /// The place that is believed.
-        first: String,
-        /// Its step.
-        first_step: u64,
-        /// The other place.
-        second: String,
-        /// Its step.
-        second_step: u64,
+        /// Each place and its step; the first one is believed.
+        claims: Vec<String>,
     },
 
     // Tensors, whatever the format.

@@ -1,5 +1,7 @@
 //! What people call a checkpoint: its layout, its tensors with canonical names, layers and roles, its config as data.
 
+pub mod names;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
