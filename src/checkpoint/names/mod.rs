@@ -73,7 +73,7 @@ pub fn assign(subjects: &[Subject<'_>], rules: &NameRules) -> Vec<Named> {
 }
 
 /// The path of the module that owns the parameter `name`: all but its last component.
-pub(super) fn module(name: &str) -> &str {
+pub(in crate::checkpoint) fn module(name: &str) -> &str {
     name.rsplit_once('.').map_or("", |(module, _)| module)
 }
 

@@ -47,8 +47,6 @@ fn glob(glob: &str, text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     fn matches(pattern: &str, name: &str) -> bool {
         super::matches(pattern, &name.split('.').collect::<Vec<_>>())
     }
