@@ -74,7 +74,8 @@ mod tests {
     #[test]
     fn numbers_that_are_not_finite_become_null_and_text_stays() {
         let text = r#"{"loss": NaN, "a": [Infinity,-Infinity], "NaN \" NaN": "Infinity\\", "b": NaN}"#;
-        let expected = serde_json::json!({"loss": null, "a": [null, null], "NaN \" NaN": "Infinity\\", "b": null});
+        let expected =
+            serde_json::json!({"loss": null, "a": [null, null], "NaN \" NaN": "Infinity\\", "b": null});
         assert_eq!(serde_json::from_str::<serde_json::Value>(&finite(text)).unwrap(), expected);
     }
 }

@@ -199,7 +199,17 @@ impl Checkpoint {
         }
         let tensors = tie(name_all(drafts, names));
         let path = path.to_owned();
-        Ok(Self { name: short_name(&path), path, layout, step, files: read, tensors, problems, globals, config })
+        Ok(Self {
+            name: short_name(&path),
+            path,
+            layout,
+            step,
+            files: read,
+            tensors,
+            problems,
+            globals,
+            config,
+        })
     }
 }
 
@@ -215,7 +225,8 @@ struct Draft {
 fn name_all(drafts: Vec<Draft>, rules: &NameRules) -> Vec<CheckpointTensor> {
     let mut named: Vec<Option<Named>> = drafts.iter().map(|_| None).collect();
     for section in [Section::Model, Section::Average] {
-        let members: Vec<usize> = (0..drafts.len()).filter(|&index| drafts[index].place.section == section).collect();
+        let members: Vec<usize> =
+            (0..drafts.len()).filter(|&index| drafts[index].place.section == section).collect();
         let subjects: Vec<Subject<'_>> = members.iter().map(|&index| drafts[index].subject()).collect();
         for (&index, names) in members.iter().zip(names::assign(&subjects, rules)) {
             named[index] = Some(names);

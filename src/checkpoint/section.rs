@@ -44,8 +44,10 @@ const MODEL_KEYS: &[&str] = &[
 const AVERAGE_WORDS: &[&str] = &["ema", "swa", "averaged", "average", "avg", "shadow"];
 
 /// Beginnings of words in keys that hold what is neither model nor optimizer.
-const OTHER_WORDS: &[&str] =
-    &["sched", "rng", "random", "scaler", "amp", "sampler", "loop", "callback", "args", "hparams", "hyper", "config", "data"];
+const OTHER_WORDS: &[&str] = &[
+    "sched", "rng", "random", "scaler", "amp", "sampler", "loop", "callback", "args", "hparams", "hyper",
+    "config", "data",
+];
 
 /// Keys that only wrap the dict that matters (Composer).
 const TRANSPARENT_KEYS: &[&str] = &["state", "checkpoint"];
@@ -131,7 +133,9 @@ fn collect(objects: &Objects, dict: NodeId, path: &str, found: &mut Vec<Holder>)
         match section_of_key(key) {
             Some(section) => found.push(Holder { prefix, section }),
             // One level only: deeper, `state` is a name like any other.
-            None if path.is_empty() && TRANSPARENT_KEYS.contains(&key) => collect(objects, value, &prefix, found),
+            None if path.is_empty() && TRANSPARENT_KEYS.contains(&key) => {
+                collect(objects, value, &prefix, found)
+            }
             None => {}
         }
     }
@@ -238,7 +242,11 @@ mod tests {
             &["state_dict", "optimizer_states", "callbacks", "loops", "state_dict_ema", "amp_scaler"],
             &[
                 ("state_dict.model.fc.weight", Section::Model, "model.fc.weight"),
-                ("optimizer_states.0.state.0.exp_avg_sq", Section::Optimizer, "optimizer_states.0.state.0.exp_avg_sq"),
+                (
+                    "optimizer_states.0.state.0.exp_avg_sq",
+                    Section::Optimizer,
+                    "optimizer_states.0.state.0.exp_avg_sq",
+                ),
                 ("callbacks.best", Section::Other, "callbacks.best"),
                 ("state_dict_ema.fc.weight", Section::Average, "fc.weight"),
             ],
@@ -249,7 +257,10 @@ mod tests {
     fn a_bare_state_dict_is_all_model_whatever_its_names() {
         check(
             &["model.weight=", "optimizer.weight="],
-            &[("model.weight", Section::Model, "model.weight"), ("optimizer.weight", Section::Model, "optimizer.weight")],
+            &[
+                ("model.weight", Section::Model, "model.weight"),
+                ("optimizer.weight", Section::Model, "optimizer.weight"),
+            ],
         );
         check(&["encoder", "decoder"], &[("encoder.weight", Section::Model, "encoder.weight")]);
     }

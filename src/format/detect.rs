@@ -200,6 +200,9 @@ mod tests {
         assert_eq!(content(pointer), Content::Refused(ErrorKind::GitLfsPointer));
         assert_eq!(content(b"\n<!DOCTYPE html><html>"), Content::Refused(ErrorKind::WebPage));
         assert_eq!(content(b"{\"a\": 1}"), Content::Refused(ErrorKind::TextFile { what: "JSON" }));
-        assert_eq!(content("Zugriff verweigert für".as_bytes()), Content::Refused(ErrorKind::TextFile { what: "text" }));
+        assert_eq!(
+            content("Zugriff verweigert für".as_bytes()),
+            Content::Refused(ErrorKind::TextFile { what: "text" })
+        );
     }
 }

@@ -37,7 +37,8 @@ pub(super) fn section_of_side_file(name: &str) -> Option<Section> {
 
 /// Whether training state lies beside the model.
 pub(super) fn is_one(listing: &Listing) -> bool {
-    listing.has(TRAINER_STATE) || listing.files().any(|file| section_of_side_file(file) == Some(Section::Optimizer))
+    listing.has(TRAINER_STATE)
+        || listing.files().any(|file| section_of_side_file(file) == Some(Section::Optimizer))
 }
 
 /// Reads the model and every file beside it. A side file without a tensor is nothing wrong.

@@ -31,11 +31,14 @@ const OTHERS: &[(&str, &str, &str)] = &[
 impl Listing {
     pub(super) fn of(path: &Path) -> Result<Self> {
         let refused = |error: &std::io::Error| Error::io(path, "list it", error);
-        let mut listing = Self { path: path.to_owned(), files: BTreeSet::new(), directories: BTreeSet::new() };
+        let mut listing =
+            Self { path: path.to_owned(), files: BTreeSet::new(), directories: BTreeSet::new() };
         for (index, entry) in std::fs::read_dir(path).map_err(|error| refused(&error))?.enumerate() {
             if index >= MAX_ENTRIES {
                 let (actual, limit) = (index as u64 + 1, MAX_ENTRIES as u64);
-                return Err(ErrorKind::TooLarge { what: "the list of its files", actual, limit }.in_file(path));
+                return Err(
+                    ErrorKind::TooLarge { what: "the list of its files", actual, limit }.in_file(path)
+                );
             }
             let entry = entry.map_err(|error| refused(&error))?;
             let Ok(name) = entry.file_name().into_string() else { continue };
@@ -74,7 +77,8 @@ impl Listing {
         if temporary {
             return Err(incomplete(&self.path, "its writer has not given it its final name"));
         }
-        let distributed = self.files().any(|file| Path::new(file).extension().is_some_and(|end| end == "distcp"));
+        let distributed =
+            self.files().any(|file| Path::new(file).extension().is_some_and(|end| end == "distcp"));
         if distributed && !self.has(".metadata") {
             return Err(incomplete(&self.path, "the file .metadata of a distributed checkpoint"));
         }

@@ -58,7 +58,8 @@ pub(super) fn read(path: &Path, context: &Context) -> Result<Parts> {
     }
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     if sharded::is_index(name) {
-        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let directory =
+            path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         sharded::read(&Listing::of(directory)?, name, context)
     } else {
         single_file::read(path, context)
@@ -81,7 +82,14 @@ fn directory(listing: &Listing, context: &Context) -> Result<Parts> {
 
 impl Parts {
     fn new(layout: Layout) -> Self {
-        Self { layout, files: Vec::new(), absent: Vec::new(), claims: Vec::new(), problems: Vec::new(), config: None }
+        Self {
+            layout,
+            files: Vec::new(),
+            absent: Vec::new(),
+            claims: Vec::new(),
+            problems: Vec::new(),
+            config: None,
+        }
     }
 
     /// Opens `name` in the directory of `listing` and adds it; a file that cannot be read is a problem.

@@ -44,7 +44,10 @@ fn model_files(listing: &Listing) -> Result<Vec<&str>> {
     }
     let candidates: Vec<&str> = listing.files().filter(|file| may_be_model(file)).collect();
     if let Some(shard) = candidates.iter().find(|file| file.contains("-of-")) {
-        return Err(incomplete(listing.path(), format!("the index of shards such as {}", shard.escape_debug())));
+        return Err(incomplete(
+            listing.path(),
+            format!("the index of shards such as {}", shard.escape_debug()),
+        ));
     }
     match candidates.as_slice() {
         [] => none(listing),

@@ -77,7 +77,9 @@ pub(super) fn read(listing: &Listing, index: &str, context: &Context) -> Result<
 /// Why not one shard could be read: what is wrong with the first, unless they are only not there.
 fn nothing_read(listing: &Listing, index: &str, problems: Vec<Error>) -> Error {
     let refused = problems.into_iter().find(|problem| problem.kind != ErrorKind::NotFound);
-    refused.unwrap_or_else(|| incomplete(listing.path(), format!("the shards that {} names", index.escape_debug())))
+    refused.unwrap_or_else(|| {
+        incomplete(listing.path(), format!("the shards that {} names", index.escape_debug()))
+    })
 }
 
 /// Whether a file that `index` does not name looks as if it should.
@@ -155,7 +157,8 @@ fn judge_others(parts: &mut Parts, owners: &Owners) -> Result<()> {
 
 fn judge_other(parts: &Parts, file: usize, entry: &Entry, owners: &Owners) -> Result<Other> {
     let refuse = |kind: ErrorKind| kind.in_file(parts.files[file].input.path()).for_tensor(&entry.name);
-    let Some(&(owner_file, owner)) = owners.get(&entry.name).filter(|(owner_file, _)| *owner_file != file) else {
+    let Some(&(owner_file, owner)) = owners.get(&entry.name).filter(|(owner_file, _)| *owner_file != file)
+    else {
         return Ok(Other::Unnamed(refuse(ErrorKind::NotInIndex)));
     };
     let owner_part = &parts.files[owner_file];
@@ -186,7 +189,8 @@ fn same_elements(first: &Tensor, second: &Tensor) -> Result<bool> {
 
 /// Adds what the index names and nothing holds: to its shard where that was read, or else to no file.
 fn judge_missing(parts: &mut Parts, weight_map: &BTreeMap<String, String>, owners: &Owners, index: &Path) {
-    let files: HashMap<String, usize> = (0..).zip(&parts.files).map(|(file, part)| (part.name.clone(), file)).collect();
+    let files: HashMap<String, usize> =
+        (0..).zip(&parts.files).map(|(file, part)| (part.name.clone(), file)).collect();
     for (name, shard) in weight_map.iter().filter(|(name, _)| !owners.contains_key(*name)) {
         let refuse = |kind: ErrorKind| kind.in_file(index).at(At::Key(name.clone())).for_tensor(name);
         let shard = shard.clone();
@@ -205,7 +209,8 @@ fn judge_missing(parts: &mut Parts, weight_map: &BTreeMap<String, String>, owner
 fn wrong_total(parts: &Parts, stated: &str) -> Option<ErrorKind> {
     let tensors = || {
         let files = parts.files.iter().enumerate();
-        let entries = files.flat_map(|(file, part)| part.container.entries.iter().map(move |entry| (file, entry)));
+        let entries =
+            files.flat_map(|(file, part)| part.container.entries.iter().map(move |entry| (file, entry)));
         entries.filter_map(|(file, entry)| Some((file, entry.tensor.as_ref().ok()?)))
     };
     let named: u64 = tensors().map(|(_, tensor)| tensor.byte_count()).fold(0, u64::saturating_add);

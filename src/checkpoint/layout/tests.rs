@@ -29,7 +29,11 @@ impl Directory {
     /// A safetensors file of two-element F32 tensors, all elements the value beside the name.
     fn tensors(self, name: &str, tensors: &[(&str, f32)]) -> Self {
         let entries = tensors.iter().enumerate().map(|(index, (name, _))| {
-            format!(r#""{name}":{{"dtype":"F32","shape":[2],"data_offsets":[{},{}]}}"#, 8 * index, 8 * index + 8)
+            format!(
+                r#""{name}":{{"dtype":"F32","shape":[2],"data_offsets":[{},{}]}}"#,
+                8 * index,
+                8 * index + 8
+            )
         });
         let header = format!("{{{}}}", entries.collect::<Vec<_>>().join(","));
         let data = tensors.iter().flat_map(|(_, value)| [value.to_le_bytes(); 2].concat());
@@ -72,7 +76,8 @@ fn outcomes(checkpoint: &Checkpoint) -> Vec<(String, String)> {
 
 fn expect(directory: &Directory, tensors: &[(&str, &str)], expected_problems: &[&str]) {
     let checkpoint = directory.read().unwrap();
-    let tensors: Vec<_> = tensors.iter().map(|&(name, outcome)| (name.to_owned(), outcome.to_owned())).collect();
+    let tensors: Vec<_> =
+        tensors.iter().map(|&(name, outcome)| (name.to_owned(), outcome.to_owned())).collect();
     assert_eq!(outcomes(&checkpoint), tensors);
     assert_eq!(problems(&checkpoint), expected_problems);
 }
@@ -108,7 +113,8 @@ fn an_index_may_be_named_itself() {
 
 #[test]
 fn a_missing_shard_leaves_its_tensors_listed_as_missing() {
-    let directory = Directory::new("x").tensors(FIRST, &[("a", 1.0)]).index(&honest_map(), r#"{"total_size":16}"#);
+    let directory =
+        Directory::new("x").tensors(FIRST, &[("a", 1.0)]).index(&honest_map(), r#"{"total_size":16}"#);
     expect(&directory, &[("a", "ok"), ("b", "missing-shard")], &["not-found"]);
 }
 
@@ -124,7 +130,9 @@ fn shards_without_an_index_are_an_incomplete_checkpoint() {
 
 #[test]
 fn a_shard_elsewhere_is_never_opened() {
-    for place in ["../../etc/passwd", "/etc/passwd", "..", "a/b", r"C:\\x", r"\\\\host\\share", "a\\u0000b", ""] {
+    for place in
+        ["../../etc/passwd", "/etc/passwd", "..", "a/b", r"C:\\x", r"\\\\host\\share", "a\\u0000b", ""]
+    {
         let map = format!(r#"{{"a":"{FIRST}","b":"{place}"}}"#);
         let directory = Directory::new("x").tensors(FIRST, &[("a", 1.0)]).index(&map, "{}");
         expect(&directory, &[("a", "ok"), ("b", "missing-shard")], &["path-escapes"]);
@@ -205,7 +213,8 @@ fn what_the_shard_holds_and_the_index_does_not_name_is_listed() {
 #[test]
 fn a_tensor_in_another_shard_than_the_index_says_is_listed_on_both_sides() {
     let map = format!(r#"{{"a":"{SECOND}","b":"{SECOND}","c":"{FIRST}"}}"#);
-    let directory = Directory::new("x").tensors(FIRST, &[("a", 1.0), ("c", 3.0)]).tensors(SECOND, &[("b", 2.0)]);
+    let directory =
+        Directory::new("x").tensors(FIRST, &[("a", 1.0), ("c", 3.0)]).tensors(SECOND, &[("b", 2.0)]);
     let tensors = [("a", "not-in-shard"), ("a", "ok"), ("b", "ok"), ("c", "ok")];
     expect(&directory.index(&map, "{}"), &tensors, &["not-in-index"]);
 }
@@ -213,7 +222,8 @@ fn a_tensor_in_another_shard_than_the_index_says_is_listed_on_both_sides() {
 #[test]
 fn two_shards_with_one_name_are_one_tensor_only_if_their_bytes_agree() {
     let directory = |value| {
-        let shards = Directory::new("x").tensors(FIRST, &[("a", 1.0)]).tensors(SECOND, &[("a", value), ("b", 2.0)]);
+        let shards =
+            Directory::new("x").tensors(FIRST, &[("a", 1.0)]).tensors(SECOND, &[("a", value), ("b", 2.0)]);
         shards.index(&honest_map(), "{}")
     };
     expect(&directory(1.0), &[("a", "ok"), ("b", "ok")], &[]);
@@ -257,7 +267,10 @@ fn side_files_that_cannot_be_read_cost_themselves() {
         .text("trainer_state.json", "[1, 2,]");
     let problems = ["unsupported-format", "side-file", "side-file"];
     let checkpoint = directory.read().unwrap();
-    assert_eq!((checkpoint.step, self::problems(&checkpoint)), (Some(400), problems.map(str::to_owned).to_vec()));
+    assert_eq!(
+        (checkpoint.step, self::problems(&checkpoint)),
+        (Some(400), problems.map(str::to_owned).to_vec())
+    );
 }
 
 #[test]
@@ -290,7 +303,8 @@ fn a_run_names_its_newest_checkpoint() {
     }
     let expected = ErrorKind::SeveralCheckpoints { count: 3, newest: "checkpoint-1000".to_owned() };
     assert_eq!(run.read().unwrap_err().kind, expected);
-    let files = Directory::new("run").tensors("step_9.pt", &[("a", 1.0)]).tensors("step_10.pt", &[("a", 1.0)]);
+    let files =
+        Directory::new("run").tensors("step_9.pt", &[("a", 1.0)]).tensors("step_10.pt", &[("a", 1.0)]);
     let expected = ErrorKind::SeveralCheckpoints { count: 2, newest: "step_10.pt".to_owned() };
     assert_eq!(files.read().unwrap_err().kind, expected);
 }
@@ -301,7 +315,10 @@ fn half_written_directories_are_incomplete() {
         assert_eq!(Directory::new(name).tensors("model.safetensors", &[("a", 1.0)]).refusal(), "incomplete");
     }
     assert_eq!(Directory::new("x").text("__0_0.distcp", "x").refusal(), "incomplete");
-    assert_eq!(Directory::new("checkpoint-400").tensors("optimizer.pt", &[("a", 1.0)]).refusal(), "incomplete");
+    assert_eq!(
+        Directory::new("checkpoint-400").tensors("optimizer.pt", &[("a", 1.0)]).refusal(),
+        "incomplete"
+    );
 }
 
 #[test]

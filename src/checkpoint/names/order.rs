@@ -30,9 +30,12 @@ const NOT_STACKS: &[&str] = &["experts", "heads", "parametrizations"];
 pub(super) fn block_index(name: &str) -> Option<u64> {
     let components: Vec<&str> = name.split('.').collect();
     let pairs = || components.iter().zip(components.iter().skip(1));
-    let stacked = pairs().find_map(|(stack, number)| if is_stack(stack) { number.parse().ok() } else { None });
+    let stacked =
+        pairs().find_map(|(stack, number)| if is_stack(stack) { number.parse().ok() } else { None });
     let spelled = || components.iter().find_map(|component| spelled_index(component));
-    let numbered = || pairs().find(|(before, _)| NOT_STACKS.contains(before)).is_none().then(|| first_number(&components));
+    let numbered = || {
+        pairs().find(|(before, _)| NOT_STACKS.contains(before)).is_none().then(|| first_number(&components))
+    };
     stacked.or_else(spelled).or_else(|| recurrent_index(components.last()?)).or_else(|| numbered().flatten())
 }
 
@@ -64,14 +67,30 @@ const RANKS: &[(u8, &[&str])] = &[
     (
         10,
         &[
-            "wte", "embed_tokens", "word_embeddings", "tok_embeddings", "token_embedding", "embeddings", "embedding",
-            "embed", "embed_in", "emb", "shared", "patch_embed", "patch_embedding", "stem", "conv_stem",
+            "wte",
+            "embed_tokens",
+            "word_embeddings",
+            "tok_embeddings",
+            "token_embedding",
+            "embeddings",
+            "embedding",
+            "embed",
+            "embed_in",
+            "emb",
+            "shared",
+            "patch_embed",
+            "patch_embedding",
+            "stem",
+            "conv_stem",
         ],
     ),
     (12, &["wpe", "embed_positions", "position_embeddings", "pos_embed", "positional_embedding"]),
     (14, &["conv1", "embeddings_layernorm", "ln_pre"]),
     (16, &["bn1"]),
-    (20, &["ln_1", "ln1", "norm1", "input_layernorm", "attention_norm", "layer_norm1", "self_attn_layer_norm"]),
+    (
+        20,
+        &["ln_1", "ln1", "norm1", "input_layernorm", "attention_norm", "layer_norm1", "self_attn_layer_norm"],
+    ),
     (30, &["attn", "attention", "self_attn", "self_attention", "selfattention"]),
     (31, &["query", "q_proj", "wq", "q", "to_q", "self", "c_fc", "c_attn", "qkv", "query_key_value"]),
     (32, &["key", "k_proj", "wk", "k", "to_k"]),
@@ -81,7 +100,22 @@ const RANKS: &[(u8, &[&str])] = &[
     (40, &["ln_2", "ln2", "norm2", "post_attention_layernorm", "ffn_norm", "layer_norm2", "encoder"]),
     (60, &["decoder", "down_proj", "w2", "fc2", "linear2", "dense_4h_to_h", "pooler"]),
     (80, &["ln_f", "norm", "final_layer_norm", "final_layernorm", "ln_post", "ln_final"]),
-    (90, &["lm_head", "head", "heads", "classifier", "score", "fc_out", "fc", "output", "embed_out", "cls", "logits"]),
+    (
+        90,
+        &[
+            "lm_head",
+            "head",
+            "heads",
+            "classifier",
+            "score",
+            "fc_out",
+            "fc",
+            "output",
+            "embed_out",
+            "cls",
+            "logits",
+        ],
+    ),
 ];
 
 /// The rank of a sibling whose name says nothing: between what comes first and what comes last.
@@ -101,9 +135,11 @@ pub(super) fn put_in_order(named: &mut [Named]) {
             layers.insert(path.clone(), places(path, &mut seen));
         }
     }
-    let mut sorted: Vec<(&Vec<Place>, &String)> = layers.iter().map(|(path, places)| (places, path)).collect();
+    let mut sorted: Vec<(&Vec<Place>, &String)> =
+        layers.iter().map(|(path, places)| (places, path)).collect();
     sorted.sort();
-    let positions: HashMap<String, u64> = (0..).zip(sorted).map(|(order, (_, path))| (path.clone(), order)).collect();
+    let positions: HashMap<String, u64> =
+        (0..).zip(sorted).map(|(order, (_, path))| (path.clone(), order)).collect();
     for tensor in named {
         tensor.layer.order = positions[&tensor.layer.path];
     }

@@ -129,7 +129,8 @@ pub(super) fn role(name: &str, subject: &Subject<'_>, shapes: &HashMap<&str, Opt
     let lower = name.to_ascii_lowercase();
     let components: Vec<&str> = lower.split('.').collect();
     let axes = subject.shape.map(<[u64]>::len);
-    let convention = CONVENTIONS.iter().find(|(pattern, wanted, _)| wanted.admits(axes) && matches(pattern, &components));
+    let convention =
+        CONVENTIONS.iter().find(|(pattern, wanted, _)| wanted.admits(axes) && matches(pattern, &components));
     match convention.map_or(Role::Other, |&(_, _, role)| role) {
         Role::Bias if name.ends_with(".bias") && is_norm(module(name), shapes) => Role::NormBias,
         Role::Other if name.ends_with(".weight") && is_norm(module(name), shapes) => Role::NormGain,
@@ -141,7 +142,11 @@ pub(super) fn role(name: &str, subject: &Subject<'_>, shapes: &HashMap<&str, Opt
 /// statistics beside it. Nothing else in `torch.nn` is like that.
 fn is_norm(module: &str, shapes: &HashMap<&str, Option<&[u64]>>) -> bool {
     let is_vector = |leaf: &str| {
-        shapes.get(format!("{module}.{leaf}").as_str()).copied().flatten().is_some_and(|shape| shape.len() == 1)
+        shapes
+            .get(format!("{module}.{leaf}").as_str())
+            .copied()
+            .flatten()
+            .is_some_and(|shape| shape.len() == 1)
     };
     is_vector("weight") && (is_vector("bias") || is_vector("running_mean"))
 }

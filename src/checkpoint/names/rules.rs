@@ -59,7 +59,8 @@ impl NameRules {
         }
         let mut buffer = Vec::new();
         let bytes = file.bytes(0..file.len(), &mut buffer)?;
-        let text = std::str::from_utf8(bytes).map_err(|error| unusable(path, "it is not UTF-8", bytes, error.valid_up_to()))?;
+        let text = std::str::from_utf8(bytes)
+            .map_err(|error| unusable(path, "it is not UTF-8", bytes, error.valid_up_to()))?;
         Self::parse(path, text)
     }
 

@@ -104,7 +104,11 @@ fn bert_roberta_albert_and_minilm() {
         ("cls.predictions.decoder.weight", &[30522, 384], Role::OutputHead),
         ("encoder.albert_layer_groups.0.albert_layers.0.ffn.weight", &[3072, 768], Role::MlpIn),
         ("encoder.albert_layer_groups.0.albert_layers.0.ffn_output.weight", &[768, 3072], Role::MlpOut),
-        ("encoder.albert_layer_groups.0.albert_layers.0.attention.dense.weight", &[768, 768], Role::AttentionOutput),
+        (
+            "encoder.albert_layer_groups.0.albert_layers.0.attention.dense.weight",
+            &[768, 768],
+            Role::AttentionOutput,
+        ),
         ("bert.embeddings.LayerNorm.gamma", &[384], Role::NormGain),
     ];
     check("BERT", &rows);
@@ -116,7 +120,11 @@ fn t5() {
         ("shared.weight", &[32128, 512], Role::TokenEmbedding),
         ("encoder.block.0.layer.0.SelfAttention.q.weight", &[512, 512], Role::AttentionQuery),
         ("encoder.block.0.layer.0.SelfAttention.o.weight", &[512, 512], Role::AttentionOutput),
-        ("encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight", &[32, 8], Role::PositionEmbedding),
+        (
+            "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+            &[32, 8],
+            Role::PositionEmbedding,
+        ),
         ("encoder.block.0.layer.1.DenseReluDense.wi_0.weight", &[1024, 512], Role::MlpGate),
         ("encoder.block.0.layer.1.DenseReluDense.wo.weight", &[512, 1024], Role::MlpOut),
         ("decoder.block.0.layer.1.EncDecAttention.v.weight", &[512, 512], Role::AttentionValue),
@@ -292,8 +300,18 @@ fn layers_are_put_in_forward_order_whatever_the_order_of_the_file() {
     named.sort_by_key(|tensor| tensor.layer.order);
     let order: Vec<_> = named.iter().map(|tensor| tensor.layer.path.as_str()).collect();
     let forward = [
-        "wte", "wpe", "h.0.ln_1", "h.0.attn.c_attn", "h.0.attn.c_proj", "h.0.ln_2", "h.0.mlp.c_fc", "h.0.mlp.c_proj",
-        "h.2.ln_1", "h.10.ln_1", "ln_f", "lm_head",
+        "wte",
+        "wpe",
+        "h.0.ln_1",
+        "h.0.attn.c_attn",
+        "h.0.attn.c_proj",
+        "h.0.ln_2",
+        "h.0.mlp.c_fc",
+        "h.0.mlp.c_proj",
+        "h.2.ln_1",
+        "h.10.ln_1",
+        "ln_f",
+        "lm_head",
     ];
     assert_eq!(order, forward);
 }

@@ -32,7 +32,9 @@ pub(super) fn read(file: &Arc<InputFile>, header: &Range<u64>, outline: &Outline
     }
     let metadata = audit.metadata(&outline.metadata, &mut problems);
     let mut claims = audit.claims(&outline.tensors);
-    claims.sort_by_key(|claim| claim.bytes.as_ref().map_or((u64::MAX, u64::MAX), |bytes| (bytes.start, bytes.end)));
+    claims.sort_by_key(|claim| {
+        claim.bytes.as_ref().map_or((u64::MAX, u64::MAX), |bytes| (bytes.start, bytes.end))
+    });
     problems.extend(audit.overlaps(&claims));
     let uncovered = audit.uncovered(&claims);
     problems.extend(audit.hole(&uncovered));
@@ -82,14 +84,16 @@ impl Audit<'_> {
         match serde_json::from_str::<Option<BTreeMap<String, String>>>(last.value.get()) {
             Ok(metadata) => metadata.unwrap_or_default(),
             Err(error) => {
-                problems.push(self.refuse(last, ErrorKind::HeaderMetadata { message: without_place(&error) }));
+                problems
+                    .push(self.refuse(last, ErrorKind::HeaderMetadata { message: without_place(&error) }));
                 BTreeMap::new()
             }
         }
     }
 
     fn claims<'a>(&self, tensors: &'a [Declared<'_>]) -> Vec<Claim<'a>> {
-        let last: HashMap<&str, u64> = tensors.iter().map(|declared| (declared.name.as_str(), declared.at)).collect();
+        let last: HashMap<&str, u64> =
+            tensors.iter().map(|declared| (declared.name.as_str(), declared.at)).collect();
         tensors
             .iter()
             .map(|declared| {
@@ -121,7 +125,9 @@ impl Audit<'_> {
         let text = declared.value.get();
         if text.len() > MAX_ENTRY_BYTES {
             let (actual, limit) = (text.len() as u64, MAX_ENTRY_BYTES as u64);
-            return Err(self.refuse(declared, ErrorKind::TooLarge { what: "the header's entry", actual, limit }));
+            return Err(
+                self.refuse(declared, ErrorKind::TooLarge { what: "the header's entry", actual, limit })
+            );
         }
         serde_json::from_str(text)
             .map_err(|error| self.refuse(declared, ErrorKind::HeaderEntry { message: without_place(&error) }))
@@ -194,7 +200,10 @@ impl Audit<'_> {
 
 /// The claims that stand for bytes, which are sorted by their start.
 fn occupied<'a>(claims: &'a [Claim<'_>]) -> impl Iterator<Item = (&'a str, &'a Range<u64>)> {
-    claims.iter().filter_map(|claim| Some((claim.name, claim.bytes.as_ref()?))).filter(|(_, bytes)| !bytes.is_empty())
+    claims
+        .iter()
+        .filter_map(|claim| Some((claim.name, claim.bytes.as_ref()?)))
+        .filter(|(_, bytes)| !bytes.is_empty())
 }
 
 /// Whole bytes that elements of `dtype` in `shape` take.

@@ -98,7 +98,8 @@ fn by_reference(
             Some(Entry { name: name.clone(), tensor, storage: None })
         })
         .collect::<Option<_>>()?;
-    let metadata = metadata.metadata().iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect();
+    let metadata =
+        metadata.metadata().iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect();
     Some(container(entries, metadata))
 }
 

@@ -56,7 +56,8 @@ impl<'a> Outline<'a> {
 impl Damage {
     fn of(header: &[u8], error: &serde_json::Error) -> Self {
         let line = error.line().saturating_sub(1);
-        let line_start: usize = header.split_inclusive(|&byte| byte == b'\n').take(line).map(<[u8]>::len).sum();
+        let line_start: usize =
+            header.split_inclusive(|&byte| byte == b'\n').take(line).map(<[u8]>::len).sum();
         let at = (line_start + error.column().saturating_sub(1)).min(header.len()) as u64;
         Self { at, message: without_place(error) }
     }

@@ -25,13 +25,19 @@ fn read_bytes(bytes: &[u8]) -> Result<Container> {
     let open = |mmap| InputFile::open(&path, &Context { mmap, ..Context::default() });
     let mapped = open(true).and_then(|file| read(&Arc::new(file)));
     let unmapped = open(false).and_then(|file| read(&Arc::new(file)));
-    assert_eq!(format!("{:?}", mapped.as_ref().map(summary)), format!("{:?}", unmapped.as_ref().map(summary)));
+    assert_eq!(
+        format!("{:?}", mapped.as_ref().map(summary)),
+        format!("{:?}", unmapped.as_ref().map(summary))
+    );
     mapped
 }
 
 /// What was read, without the open files.
 fn summary(container: &Container) -> String {
-    let entries = container.entries.iter().map(|entry| (&entry.name, entry.tensor.as_ref().map(|tensor| &tensor.shape)));
+    let entries = container
+        .entries
+        .iter()
+        .map(|entry| (&entry.name, entry.tensor.as_ref().map(|tensor| &tensor.shape)));
     format!("{:?} {:?} {:?}", entries.collect::<Vec<_>>(), container.uncovered, container.problems)
 }
 
@@ -50,7 +56,8 @@ fn problems(container: &Container) -> Vec<String> {
 
 /// Per entry, `ok` or what is wrong with it.
 fn outcomes(container: &Container) -> Vec<(&str, String)> {
-    let outcome = |entry: &Entry| entry.tensor.as_ref().map_or_else(|error| error.kind.name(), |_| "ok".to_owned());
+    let outcome =
+        |entry: &Entry| entry.tensor.as_ref().map_or_else(|error| error.kind.name(), |_| "ok".to_owned());
     container.entries.iter().map(|entry| (entry.name.as_str(), outcome(entry))).collect()
 }
 
@@ -98,13 +105,8 @@ fn a_length_that_cannot_be_one_is_refused() {
 
 #[test]
 fn a_header_that_is_not_json_is_refused_where_it_breaks() {
-    let cases: [(&[u8], u64); 5] = [
-        (b"\xef\xbb\xbf{}", 8),
-        (b" {}", 8),
-        (b"[]", 8),
-        (b"{\"a\"", 12),
-        (b"{\xff}", 9),
-    ];
+    let cases: [(&[u8], u64); 5] =
+        [(b"\xef\xbb\xbf{}", 8), (b" {}", 8), (b"[]", 8), (b"{\"a\"", 12), (b"{\xff}", 9)];
     for (header, at) in cases {
         let error = read_bytes(&[&(header.len() as u64).to_le_bytes()[..], header].concat()).unwrap_err();
         assert!(matches!(error.kind, ErrorKind::HeaderSyntax { .. }), "{header:?}: {error}");
@@ -114,7 +116,10 @@ fn a_header_that_is_not_json_is_refused_where_it_breaks() {
 
 #[test]
 fn tensors_before_the_place_where_the_header_breaks_are_kept() {
-    let header = format!(r#"{{{},"b":{{"dtype":"F32","shape":[NaN],"data_offsets":[8,12]}}}}"#, entry("a", "F32", "[2]", 0, 8));
+    let header = format!(
+        r#"{{{},"b":{{"dtype":"F32","shape":[NaN],"data_offsets":[8,12]}}}}"#,
+        entry("a", "F32", "[2]", 0, 8)
+    );
     let container = read_header(&header, &[0; 12]);
     expect(&container, &[("a", "ok")], &["header-syntax", "uncovered-bytes"]);
 }
@@ -136,7 +141,11 @@ fn a_truncated_file_keeps_the_tensors_that_are_there() {
         entry("third", "F32", "[2]", 16, 24)
     );
     let container = read_header(&header, &[0; 12]);
-    expect(&container, &[("first", "ok"), ("second", "past-end-of-file"), ("third", "past-end-of-file")], &[]);
+    expect(
+        &container,
+        &[("first", "ok"), ("second", "past-end-of-file"), ("third", "past-end-of-file")],
+        &[],
+    );
 }
 
 #[test]
@@ -249,7 +258,8 @@ fn a_number_too_large_for_json_is_an_entry_that_cannot_be_read() {
 }
 
 fn honest_header() -> String {
-    let tensors = (0..6u64).map(|index| entry(&format!("layers.{index}.weight"), "F32", "[2,2]", 16 * index, 16 * index + 16));
+    let tensors = (0..6u64)
+        .map(|index| entry(&format!("layers.{index}.weight"), "F32", "[2,2]", 16 * index, 16 * index + 16));
     format!("{{{}}}", tensors.collect::<Vec<_>>().join(","))
 }
 
