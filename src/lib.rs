@@ -13,4 +13,5 @@ pub mod context;
 pub mod error;
 pub mod format;
 pub mod files;
+pub mod rules;
 pub mod tensor;

@@ -178,6 +178,8 @@ pub struct TensorAnalysis {
     pub shape: Vec<u64>,
     /// Number of elements.
     pub elements: u64,
+    /// The file names it, but its elements cannot be read; `problems` says why.
+    pub damaged: bool,
     /// The first tensor with the same storage and view, where this one is tied to it.
     pub tied_to: Option<String>,
     /// Statistics of its elements.

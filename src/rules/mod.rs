@@ -1,0 +1,50 @@
+//! Rules: one bad state a file, each a `static` descriptor and a pure function over what was measured.
+//!
+//! A rule touches no bytes, files, devices or clocks. What it needs is declared, and the planner here reports every
+//! rule that could not be evaluated, with the missing need: absence is never silence.
+
+mod finding;
+mod plan;
+mod threshold;
+
+mod fp101_non_finite;
+
+pub use finding::{Confidence, Evidence, Finding, Findings, Severity, Subject};
+pub use plan::{Assessment, Needs, NotEvaluated, evaluate};
+pub use threshold::{Overrides, Threshold, Thresholds};
+
+use crate::analysis::model::CheckpointAnalysis;
+
+/// One bad state: how it is called, what it needs, and how it is recognised.
+#[derive(Debug)]
+pub struct Rule {
+    /// `FP` and three digits, the family first. Never reused.
+    pub code: &'static str,
+    /// The bad state, in kebab case.
+    pub name: &'static str,
+    /// One line.
+    pub summary: &'static str,
+    /// The page in `docs/rules/`, whole.
+    pub page: &'static str,
+    /// The severity its findings have unless the rule's page says otherwise.
+    pub severity: Severity,
+    /// How far its findings can be trusted.
+    pub confidence: Confidence,
+    /// What must have been measured.
+    pub needs: Needs,
+    /// Its limits, each overridable.
+    pub thresholds: &'static [Threshold],
+    /// Looks at one checkpoint that has everything in `needs`.
+    pub check: fn(&CheckpointAnalysis, &Thresholds, &mut Findings),
+}
+
+/// Every rule, by code.
+pub static RULES: &[&Rule] = &[&fp101_non_finite::RULE];
+
+/// The rule of that code or name, in any case.
+pub fn find(code_or_name: &str) -> Option<&'static Rule> {
+    RULES
+        .iter()
+        .copied()
+        .find(|rule| rule.code.eq_ignore_ascii_case(code_or_name) || rule.name.eq_ignore_ascii_case(code_or_name))
+}
