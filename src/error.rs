@@ -112,6 +112,18 @@ pub enum ErrorKind {
         /// Its name.
         format: &'static str,
     },
+    /// The few lines that git-lfs leaves in place of a file it has not fetched.
+    #[error("is a git-lfs pointer, not the file that it points to")]
+    GitLfsPointer,
+    /// A page that a server sent instead of the file.
+    #[error("is a web page, not a checkpoint")]
+    WebPage,
+    /// Text of some kind.
+    #[error("is {what}, not a checkpoint")]
+    TextFile {
+        /// What kind of text.
+        what: &'static str,
+    },
     /// A readable container without a single tensor.
     #[error("no tensor was found")]
     NoTensors,
@@ -125,6 +137,111 @@ pub enum ErrorKind {
         what: &'static str,
         /// What is wrong with it.
         message: String,
+    },
+
+    // safetensors headers.
+    /// The header is not JSON from here on.
+    #[error("the header is not the JSON it must be: {}", message.escape_debug())]
+    HeaderSyntax {
+        /// The parser's words.
+        message: String,
+    },
+    /// The value of a name is not a dtype, a shape and two offsets.
+    #[error("the header's entry is not dtype, shape and data_offsets: {}", message.escape_debug())]
+    HeaderEntry {
+        /// The parser's words.
+        message: String,
+    },
+    /// `__metadata__` is something else than text to text.
+    #[error("__metadata__ does not map text to text: {}", message.escape_debug())]
+    HeaderMetadata {
+        /// The parser's words.
+        message: String,
+    },
+    /// A name that occurs again further on: readers silently take the last one.
+    #[error("the same name occurs again further on, and readers take that one")]
+    RepeatedName,
+    /// Offsets that run backwards.
+    #[error("its bytes end at {end}, before they begin at {start}")]
+    ReversedOffsets {
+        /// First byte, as written.
+        start: u64,
+        /// One past the last, as written.
+        end: u64,
+    },
+    /// Packed elements that do not fill their last byte.
+    #[error("{elements} elements of {bits} bits do not fill whole bytes")]
+    PartialByte {
+        /// Number of elements.
+        elements: u64,
+        /// Bits of each.
+        bits: u64,
+    },
+    /// Two tensors that claim the same bytes.
+    #[error("its bytes are also claimed by tensor {}", other.escape_debug())]
+    OverlappingTensors {
+        /// The one that begins first.
+        other: String,
+    },
+    /// Data that belongs to no tensor.
+    #[error("{bytes} bytes of data belong to no tensor")]
+    UncoveredBytes {
+        /// How many, in all places together.
+        bytes: u64,
+    },
+
+    // Checkpoints of several files.
+    /// A directory that its writer has not finished.
+    #[error("the checkpoint is incomplete: {missing}")]
+    Incomplete {
+        /// What is not there.
+        missing: String,
+    },
+    /// A directory of checkpoints where one is needed.
+    #[error("the directory holds {count} checkpoints; the newest is {}", newest.escape_debug())]
+    SeveralCheckpoints {
+        /// How many.
+        count: usize,
+        /// The name of the one with the highest step.
+        newest: String,
+    },
+    /// A shard that the index names and that is not there, or cannot be read.
+    #[error("the index puts it in the shard {}, which is missing or unreadable", shard.escape_debug())]
+    MissingShard {
+        /// The shard's file name.
+        shard: String,
+    },
+    /// A shard beside the index that the index does not name.
+    #[error("the index does not name this shard: it was not read")]
+    StrayShard,
+    /// A tensor that the index names and that its shard does not hold.
+    #[error("the index puts it in the shard {}, which does not hold it", shard.escape_debug())]
+    NotInShard {
+        /// The shard's file name.
+        shard: String,
+    },
+    /// A tensor of a shard that the index does not name.
+    #[error("the index does not name this tensor, or puts it in another shard")]
+    NotInIndex,
+    /// One name, two tensors.
+    #[error("another file holds a tensor of this name with other contents: {}", other.escape_debug())]
+    DifferentCopies {
+        /// The file that the index names, or the first one.
+        other: String,
+    },
+    /// An index whose total is not that of its tensors.
+    #[error("the index states {stated} bytes of tensors, the shards hold {actual}")]
+    TotalSize {
+        /// As written in the index.
+        stated: String,
+        /// Bytes of all tensors.
+        actual: u64,
+    },
+    /// Places that state different steps.
+    #[error("its parts are of different steps: {}", claims.join(", "))]
+    StepsDisagree {
+        /// Each place and its step; the first one is believed.
+        claims: Vec<String>,
     },
 
     // Tensors, whatever the format.
@@ -342,10 +459,32 @@ impl ErrorKind {
             Self::TooLarge { .. } => "check that this is the file you meant",
             Self::UnknownFormat => "flashpoint reads .safetensors and PyTorch .pt .pth .bin .ckpt: convert it, or name another file",
             Self::UnsupportedFormat { .. } => "convert it to safetensors with the framework that wrote it",
+            Self::GitLfsPointer => "fetch the file: git lfs pull",
+            Self::WebPage => "download the file again: the server answered with a page, perhaps a login or an error",
+            Self::TextFile { .. } => "name the file that holds the weights, or the directory of both",
             Self::NoTensors => "name the file that holds the weights",
             Self::NoCheckpoint => "name the directory that holds the model file",
             Self::SideFile { .. } => "mend the file, or move it away",
-            Self::ShapeOverflow { .. } | Self::SizeMismatch { .. } | Self::ViewOutOfStorage { .. } => {
+            Self::Incomplete { .. } => "wait for the writer, or take an earlier checkpoint",
+            Self::SeveralCheckpoints { .. } => "name one of them",
+            Self::MissingShard { .. } => "copy the shard beside the index again",
+            Self::StrayShard => "move it away, or mend the index",
+            Self::NotInShard { .. } | Self::NotInIndex | Self::TotalSize { .. } => {
+                "index and shards are of different writes: copy both again, or write the index anew"
+            }
+            Self::DifferentCopies { .. } => "find out which file is current, and move the other away",
+            Self::StepsDisagree { .. } => "check that all files are of the same save",
+            Self::ShapeOverflow { .. }
+            | Self::SizeMismatch { .. }
+            | Self::ViewOutOfStorage { .. }
+            | Self::HeaderSyntax { .. }
+            | Self::HeaderEntry { .. }
+            | Self::HeaderMetadata { .. }
+            | Self::RepeatedName
+            | Self::ReversedOffsets { .. }
+            | Self::PartialByte { .. }
+            | Self::OverlappingTensors { .. }
+            | Self::UncoveredBytes { .. } => {
                 "the file is damaged or was made to mislead: copy it again, or take an earlier checkpoint"
             }
             Self::UnknownDtype { .. } | Self::UnsupportedTensor { .. } => {

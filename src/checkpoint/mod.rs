@@ -1,7 +1,91 @@
 //! What people call a checkpoint: its layout, its tensors with canonical names, layers and roles, its config as data.
+//!
+//! Computes no statistic. How files belong together is in `layout/`, what part of the training state a tensor is in
+//! `section.rs`, what its name says in `names/`. Conventions and their reasons: `docs/formats.md`.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::context::Context;
+use crate::error::{Error, ErrorKind, Result};
+use crate::files::InputFile;
+use crate::format::{Format, GlobalUse};
+use crate::tensor::Tensor;
+
+mod json;
+mod layout;
+pub mod names;
+mod section;
+mod step;
+
+use layout::{Part, Parts};
+pub use names::NameRules;
+use names::{Named, Subject};
+use section::Placed;
+
+/// One state of a training run, or what is left of it.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// The path's last components, never absolute: `run/checkpoint-400`, or a file's name.
+    pub name: String,
+    /// The path as the user named it.
+    pub path: PathBuf,
+    /// How its files are laid out.
+    pub layout: Layout,
+    /// Optimizer steps taken, where the checkpoint says so.
+    pub step: Option<u64>,
+    /// The files that were read.
+    pub files: Vec<CheckpointFile>,
+    /// Every tensor, file by file and in file order, then those that only an index names.
+    pub tensors: Vec<CheckpointTensor>,
+    /// What is wrong with files or with the whole. What is wrong with one tensor is in that tensor.
+    pub problems: Vec<Error>,
+    /// Classes and functions that pickles name and that are not on the allow-list, each with the index of its file.
+    pub globals: Vec<(usize, GlobalUse)>,
+    /// The architecture's `config.json`, where there is one.
+    pub config: Option<BTreeMap<String, serde_json::Value>>,
+}
+
+/// One file of a checkpoint.
+#[derive(Debug)]
+pub struct CheckpointFile {
+    /// Its name in the checkpoint.
+    pub name: String,
+    /// Its format.
+    pub format: Format,
+    /// Its length.
+    pub bytes: u64,
+    /// Data bytes that no tensor refers to.
+    pub uncovered: Vec<Range<u64>>,
+    /// The file itself, to ask at the end whether it is still the same.
+    pub input: Arc<InputFile>,
+}
+
+/// One tensor of a checkpoint.
+#[derive(Debug)]
+pub struct CheckpointTensor {
+    /// Its name as stored, untrusted text.
+    pub name: String,
+    /// Its name without the containers and wrappers around it: the key that series join on.
+    pub canonical_name: String,
+    /// Index of the file that holds it. `None` where an index names it and its shard is missing.
+    pub file: Option<usize>,
+    /// What part of the training state it is.
+    pub section: Section,
+    /// Its layer.
+    pub layer: Layer,
+    /// What it does in its layer.
+    pub role: Role,
+    /// The tensor, or why it cannot be read.
+    pub tensor: Result<Tensor>,
+    /// Name of the first tensor with the same bytes and view, where this one is tied to it.
+    pub tied_to: Option<String>,
+}
 
 /// How the files of a checkpoint are laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -74,4 +158,152 @@ pub struct Layer {
     pub index: Option<u64>,
     /// Position in forward order, as far as names tell it; ties keep file order.
     pub order: u64,
+}
+
+impl Checkpoint {
+    /// Reads the checkpoint at `path`: a file, an index of shards, or a directory.
+    ///
+    /// Only names, shapes and places are read, no element, but where two shards hold a tensor of the same name.
+    ///
+    /// # Errors
+    /// When nothing can be read, or there is no tensor, or the directory holds several checkpoints. Everything less is
+    /// in [`Checkpoint::problems`] and in the tensors.
+    pub fn read(path: &Path, names: &NameRules, context: &Context) -> Result<Self> {
+        let Parts { layout, files, absent, claims, mut problems, config } = layout::read(path, context)?;
+        let (step, disagreement) = step::settle(path, &claims);
+        problems.extend(disagreement);
+        let mut drafts: Vec<Draft> = Vec::new();
+        let mut read = Vec::with_capacity(files.len());
+        let mut globals = Vec::new();
+        for (index, Part { name, section, input, container }) in files.into_iter().enumerate() {
+            let places = section::place(&container, section);
+            problems.extend(container.problems);
+            globals.extend(container.globals.into_iter().map(|global| (index, global)));
+            drafts.extend(container.entries.into_iter().zip(places).map(|(entry, place)| Draft {
+                name: entry.name,
+                file: Some(index),
+                place,
+                tensor: entry.tensor,
+            }));
+            let (bytes, uncovered) = (input.len(), container.uncovered);
+            read.push(CheckpointFile { name, format: container.format, bytes, uncovered, input });
+        }
+        drafts.extend(absent.into_iter().map(|(name, error)| Draft {
+            place: Placed { section: Section::Model, name: name.clone() },
+            name,
+            file: None,
+            tensor: Err(error),
+        }));
+        if drafts.is_empty() {
+            return Err(problems.into_iter().next().unwrap_or_else(|| ErrorKind::NoTensors.in_file(path)));
+        }
+        let tensors = tie(name_all(drafts, names));
+        let path = path.to_owned();
+        Ok(Self {
+            name: short_name(&path),
+            path,
+            layout,
+            step,
+            files: read,
+            tensors,
+            problems,
+            globals,
+            config,
+        })
+    }
+}
+
+/// A tensor that has its section but not yet its names.
+struct Draft {
+    name: String,
+    file: Option<usize>,
+    place: Placed,
+    tensor: Result<Tensor>,
+}
+
+/// Gives every tensor its canonical name, layer and role. The model and its averaged copy are each named as a whole.
+fn name_all(drafts: Vec<Draft>, rules: &NameRules) -> Vec<CheckpointTensor> {
+    let mut named: Vec<Option<Named>> = drafts.iter().map(|_| None).collect();
+    for section in [Section::Model, Section::Average] {
+        let members: Vec<usize> =
+            (0..drafts.len()).filter(|&index| drafts[index].place.section == section).collect();
+        let subjects: Vec<Subject<'_>> = members.iter().map(|&index| drafts[index].subject()).collect();
+        for (&index, names) in members.iter().zip(names::assign(&subjects, rules)) {
+            named[index] = Some(names);
+        }
+    }
+    let last = named.iter().flatten().map(|names| names.layer.order + 1).max().unwrap_or(0);
+    drafts.into_iter().zip(named).map(|(draft, names)| draft.finish(names, last)).collect()
+}
+
+impl Draft {
+    fn subject(&self) -> Subject<'_> {
+        let tensor = self.tensor.as_ref().ok();
+        let shape = tensor.map(|tensor| tensor.shape.as_slice());
+        Subject { name: &self.place.name, shape, dtype: tensor.map(|tensor| tensor.dtype) }
+    }
+
+    /// What is not of the model has no names to read: its layer is its path, after all layers of the model.
+    fn finish(self, names: Option<Named>, last: u64) -> CheckpointTensor {
+        let Named { canonical_name, layer, role } = names.unwrap_or_else(|| Named {
+            layer: Layer { path: names::module(&self.place.name).to_owned(), index: None, order: last },
+            role: if self.place.section == Section::Optimizer { Role::OptimizerState } else { Role::Other },
+            canonical_name: self.place.name.clone(),
+        });
+        CheckpointTensor {
+            name: self.name,
+            canonical_name,
+            file: self.file,
+            section: self.place.section,
+            layer,
+            role,
+            tensor: self.tensor,
+            tied_to: None,
+        }
+    }
+}
+
+/// Marks every tensor whose bytes are those of an earlier one, seen in the same way.
+fn tie(mut tensors: Vec<CheckpointTensor>) -> Vec<CheckpointTensor> {
+    let mut first: HashMap<View, String> = HashMap::new();
+    for tensor in &mut tensors {
+        let view = tensor.file.zip(tensor.tensor.as_ref().ok()).and_then(|(file, tensor)| view(file, tensor));
+        let Some(view) = view else { continue };
+        match first.get(&view) {
+            Some(name) => tensor.tied_to = Some(name.clone()),
+            None => {
+                first.insert(view, tensor.name.clone());
+            }
+        }
+    }
+    tensors
+}
+
+/// File, first byte, dtype, and size and stride of each axis: equal for two names of the same elements.
+type View = (usize, u64, &'static str, Vec<(u64, u64)>);
+
+/// How `tensor` sees the bytes of its file; `None` where it has none.
+fn view(file: usize, tensor: &Tensor) -> Option<View> {
+    let [piece] = tensor.pieces.as_slice() else { return None };
+    let axes = piece.axes.iter().map(|axis| (axis.size, axis.storage_stride)).collect();
+    Some((file, piece.bytes.start, tensor.dtype.name(), axes))
+}
+
+/// The last component of a file's path, the last two of a directory's.
+fn short_name(path: &Path) -> String {
+    let resolved = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let own = if path.is_dir() { 2 } else { 1 };
+    // A link into a hub cache resolves to a digest, which nobody recognises.
+    let named = if path.file_name().is_some() && own == 1 { path } else { resolved.as_path() };
+    let mut components: Vec<_> = named
+        .components()
+        .rev()
+        .filter_map(|component| match component {
+            std::path::Component::Normal(text) => Some(text.to_string_lossy()),
+            _ => None,
+        })
+        .take(own)
+        .collect();
+    components.reverse();
+    components.join("/")
 }

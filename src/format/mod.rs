@@ -11,8 +11,10 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 
+pub mod detect;
 pub mod object;
 pub mod pickle;
+pub mod safetensors;
 pub mod torch;
 pub mod zip;
 

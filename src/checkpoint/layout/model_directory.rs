@@ -1,0 +1,80 @@
+//! A directory with a model: one file of a known name, the parts of a consolidated model, or an index of shards.
+
+use std::path::Path;
+
+use super::listing::{Listing, newest};
+use super::{Parts, hf_trainer, incomplete, sharded};
+use crate::checkpoint::{Layout, step};
+use crate::context::Context;
+use crate::error::{ErrorKind, Result};
+
+/// Names of model files, the preferred first: a directory often holds the same model in several formats.
+const MODEL_FILES: &[&str] = &[
+    "model.safetensors",
+    "pytorch_model.bin",
+    "adapter_model.safetensors",
+    "adapter_model.bin",
+    "diffusion_pytorch_model.safetensors",
+    "diffusion_pytorch_model.bin",
+    "pytorch_model.pt",
+    "model.pt",
+];
+
+/// Extensions of files that may hold a model under any name.
+const MODEL_EXTENSIONS: &[&str] = &["safetensors", "pt", "pth", "ckpt", "bin"];
+
+/// Reads the model of a directory, which must hold exactly one.
+pub(super) fn read(listing: &Listing, context: &Context) -> Result<Parts> {
+    if let Some(index) = sharded::find_index(listing) {
+        return sharded::read(listing, &index, context);
+    }
+    let files = model_files(listing)?;
+    let mut parts = Parts::new(Layout::ModelDirectory);
+    for file in files {
+        parts.add(listing, file, None, context);
+        parts.claims.extend(step::in_name(Path::new(file)));
+    }
+    Ok(parts)
+}
+
+/// The files that together are the model.
+fn model_files(listing: &Listing) -> Result<Vec<&str>> {
+    if let Some(&name) = MODEL_FILES.iter().find(|name| listing.has(name)) {
+        return Ok(vec![name]);
+    }
+    let candidates: Vec<&str> = listing.files().filter(|file| may_be_model(file)).collect();
+    if let Some(shard) = candidates.iter().find(|file| file.contains("-of-")) {
+        return Err(incomplete(
+            listing.path(),
+            format!("the index of shards such as {}", shard.escape_debug()),
+        ));
+    }
+    match candidates.as_slice() {
+        [] => none(listing),
+        [_] => Ok(candidates),
+        _ if candidates.iter().all(|file| file.starts_with("consolidated.")) => Ok(candidates),
+        _ => Err(several(listing, &candidates)),
+    }
+}
+
+fn may_be_model(file: &str) -> bool {
+    let extension = Path::new(file).extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+    MODEL_EXTENSIONS.contains(&extension) && hf_trainer::section_of_side_file(file).is_none()
+}
+
+/// Why there is no model: the directory is a run, or its checkpoint is not whole, or it is something else.
+fn none(listing: &Listing) -> Result<Vec<&str>> {
+    let checkpoints = listing.checkpoints();
+    if !checkpoints.is_empty() {
+        return Err(several(listing, &checkpoints));
+    }
+    if listing.files().any(|file| hf_trainer::section_of_side_file(file).is_some()) {
+        return Err(incomplete(listing.path(), "the model beside its optimizer"));
+    }
+    Err(ErrorKind::NoCheckpoint.in_file(listing.path()))
+}
+
+fn several(listing: &Listing, names: &[&str]) -> crate::error::Error {
+    let newest = newest(names).unwrap_or_default().to_owned();
+    ErrorKind::SeveralCheckpoints { count: names.len(), newest }.in_file(listing.path())
+}

@@ -1,0 +1,22 @@
+//! One file of tensors.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::{Part, Parts};
+use crate::checkpoint::Layout;
+use crate::context::Context;
+use crate::error::Result;
+use crate::files::InputFile;
+use crate::format::detect;
+
+/// Reads the file at `path`, which the user named: a symbolic link is followed wherever it leads.
+pub(super) fn read(path: &Path, context: &Context) -> Result<Parts> {
+    let input = Arc::new(InputFile::open(path, context)?);
+    let container = detect::read_file(&input, context)?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let section = super::hf_trainer::section_of_side_file(&name);
+    let mut parts = Parts::new(Layout::SingleFile);
+    parts.push(Part { name, section, input, container });
+    Ok(parts)
+}

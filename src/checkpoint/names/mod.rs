@@ -1,0 +1,104 @@
+//! What a tensor's name says: its canonical name, its layer, its place in forward order, and its role.
+//!
+//! Names are conventions, not facts. The conventions of public architectures are the tables in `roles.rs` and
+//! `order.rs`; a model with names of its own says what they mean under `[[names]]` in `flashpoint.toml`
+//! ([`NameRules`]), which is asked first. What nobody knows is [`Role::Other`]. Reference: `docs/formats.md`.
+
+use std::collections::{HashMap, HashSet};
+
+use super::{Layer, Role};
+use crate::tensor::DType;
+
+mod order;
+mod pattern;
+mod roles;
+mod rules;
+#[cfg(test)]
+mod tests;
+
+pub use rules::NameRules;
+
+/// What is known of a tensor besides its elements.
+#[derive(Debug, Clone, Copy)]
+pub struct Subject<'a> {
+    /// Its name, without the name of the container that held it.
+    pub name: &'a str,
+    /// Its shape, where it could be read.
+    pub shape: Option<&'a [u64]>,
+    /// Its dtype, where it could be read.
+    pub dtype: Option<DType>,
+}
+
+/// What its name says.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Named {
+    /// The name with wrappers' prefixes removed.
+    pub canonical_name: String,
+    /// Its layer.
+    pub layer: Layer,
+    /// Its role.
+    pub role: Role,
+}
+
+/// Components that wrappers put into the path of the module they wrap: DDP, `torch.compile`, DeepSpeed, FSDP,
+/// activation checkpointing.
+const WRAPPERS: &[&str] = &[
+    "module",
+    "_orig_mod",
+    "_forward_module",
+    "_fsdp_wrapped_module",
+    "_fpw_module",
+    "_checkpoint_wrapped_module",
+    "_checkpoint_wrapped",
+];
+
+/// Names all tensors of one model. Siblings and the order of the list matter, so it must be the whole model.
+pub fn assign(subjects: &[Subject<'_>], rules: &NameRules) -> Vec<Named> {
+    let names = canonical_names(subjects.iter().map(|subject| subject.name));
+    let shapes: HashMap<&str, Option<&[u64]>> =
+        names.iter().zip(subjects).map(|(name, subject)| (name.as_str(), subject.shape)).collect();
+    let mut named: Vec<Named> = names
+        .iter()
+        .zip(subjects)
+        .map(|(name, subject)| {
+            let rule = rules.find(name);
+            let role = rule.map_or_else(|| roles::role(name, subject, &shapes), |rule| rule.role);
+            let path = rule.and_then(|rule| rule.layer.as_deref()).unwrap_or_else(|| module(name));
+            let layer = Layer { path: path.to_owned(), index: order::block_index(name), order: 0 };
+            Named { canonical_name: name.clone(), layer, role }
+        })
+        .collect();
+    order::put_in_order(&mut named);
+    named
+}
+
+/// The path of the module that owns the parameter `name`: all but its last component.
+pub(in crate::checkpoint) fn module(name: &str) -> &str {
+    name.rsplit_once('.').map_or("", |(module, _)| module)
+}
+
+/// The names without wrappers; a name stays as it is where two would become one.
+fn canonical_names<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Vec<String> {
+    let stripped = without_shared_prefix(names.clone().map(without_wrappers).collect());
+    let distinct: HashSet<&str> = stripped.iter().map(String::as_str).collect();
+    if distinct.len() == names.clone().collect::<HashSet<_>>().len() {
+        stripped
+    } else {
+        names.map(str::to_owned).collect()
+    }
+}
+
+fn without_wrappers(name: &str) -> String {
+    let kept: Vec<&str> = name.split('.').filter(|component| !WRAPPERS.contains(component)).collect();
+    if kept.is_empty() { name.to_owned() } else { kept.join(".") }
+}
+
+/// The names without `model.`, where all of them begin with it.
+fn without_shared_prefix(names: Vec<String>) -> Vec<String> {
+    const SHARED: &str = "model.";
+    if names.iter().all(|name| name.len() > SHARED.len() && name.starts_with(SHARED)) {
+        names.into_iter().map(|name| name[SHARED.len()..].to_owned()).collect()
+    } else {
+        names
+    }
+}

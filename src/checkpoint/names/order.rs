@@ -1,0 +1,171 @@
+//! Where a layer stands: its index in the stack of blocks, and its position in forward order.
+
+use std::collections::HashMap;
+
+use super::Named;
+
+/// Modules that hold the blocks of a network under their numbers.
+const STACKS: &[&str] = &[
+    "layers",
+    "layer",
+    "h",
+    "blocks",
+    "block",
+    "resblocks",
+    "stages",
+    "encoder_layers",
+    "decoder_layers",
+    "transformer_blocks",
+    "layer_groups",
+    "albert_layer_groups",
+];
+
+/// Numbers under these count alternatives, not depth.
+const NOT_STACKS: &[&str] = &["experts", "heads", "parametrizations"];
+
+/// The index of the block that `name` is part of: that of the outermost known stack, or else its outermost number.
+///
+/// `layers.3.…`, `encoder.layer.3.…` and `encoder_layer_3.…` are 3; `layer3.1.…` (`ResNet`) is 1, the block in the
+/// stage; `weight_hh_l2` (`torch.nn.LSTM`) is 2.
+pub(super) fn block_index(name: &str) -> Option<u64> {
+    let components: Vec<&str> = name.split('.').collect();
+    let pairs = || components.iter().zip(components.iter().skip(1));
+    let stacked =
+        pairs().find_map(|(stack, number)| if is_stack(stack) { number.parse().ok() } else { None });
+    let spelled = || components.iter().find_map(|component| spelled_index(component));
+    let numbered = || {
+        pairs().find(|(before, _)| NOT_STACKS.contains(before)).is_none().then(|| first_number(&components))
+    };
+    stacked.or_else(spelled).or_else(|| recurrent_index(components.last()?)).or_else(|| numbered().flatten())
+}
+
+/// `layers`, and `layer3` of networks in stages.
+fn is_stack(component: &str) -> bool {
+    STACKS.contains(&stem(component).0)
+}
+
+/// 3 of `encoder_layer_3` or `block_3`.
+fn spelled_index(component: &str) -> Option<u64> {
+    let (word, number) = component.rsplit_once('_')?;
+    STACKS.iter().any(|stack| word.ends_with(stack) && stack.len() > 1).then(|| number.parse().ok())?
+}
+
+/// 2 of `weight_hh_l2_reverse`.
+fn recurrent_index(parameter: &str) -> Option<u64> {
+    let suffix = ["weight_ih_l", "weight_hh_l", "bias_ih_l", "bias_hh_l", "weight_hr_l"]
+        .iter()
+        .find_map(|prefix| parameter.strip_prefix(prefix))?;
+    suffix.trim_end_matches("_reverse").parse().ok()
+}
+
+fn first_number(components: &[&str]) -> Option<u64> {
+    components.iter().find_map(|component| component.parse().ok())
+}
+
+/// Where siblings stand among each other, where their names tell. All others are [`UNTOLD`].
+const RANKS: &[(u8, &[&str])] = &[
+    (
+        10,
+        &[
+            "wte",
+            "embed_tokens",
+            "word_embeddings",
+            "tok_embeddings",
+            "token_embedding",
+            "embeddings",
+            "embedding",
+            "embed",
+            "embed_in",
+            "emb",
+            "shared",
+            "patch_embed",
+            "patch_embedding",
+            "stem",
+            "conv_stem",
+        ],
+    ),
+    (12, &["wpe", "embed_positions", "position_embeddings", "pos_embed", "positional_embedding"]),
+    (14, &["conv1", "embeddings_layernorm", "ln_pre"]),
+    (16, &["bn1"]),
+    (
+        20,
+        &["ln_1", "ln1", "norm1", "input_layernorm", "attention_norm", "layer_norm1", "self_attn_layer_norm"],
+    ),
+    (30, &["attn", "attention", "self_attn", "self_attention", "selfattention"]),
+    (31, &["query", "q_proj", "wq", "q", "to_q", "self", "c_fc", "c_attn", "qkv", "query_key_value"]),
+    (32, &["key", "k_proj", "wk", "k", "to_k"]),
+    (33, &["value", "v_proj", "wv", "v", "to_v"]),
+    (34, &["o_proj", "out_proj", "wo", "o", "to_out", "c_proj", "proj", "dense"]),
+    (36, &["crossattention", "encoder_attn", "multihead_attn", "encdecattention"]),
+    (40, &["ln_2", "ln2", "norm2", "post_attention_layernorm", "ffn_norm", "layer_norm2", "encoder"]),
+    (60, &["decoder", "down_proj", "w2", "fc2", "linear2", "dense_4h_to_h", "pooler"]),
+    (80, &["ln_f", "norm", "final_layer_norm", "final_layernorm", "ln_post", "ln_final"]),
+    (
+        90,
+        &[
+            "lm_head",
+            "head",
+            "heads",
+            "classifier",
+            "score",
+            "fc_out",
+            "fc",
+            "output",
+            "embed_out",
+            "cls",
+            "logits",
+        ],
+    ),
+];
+
+/// The rank of a sibling whose name says nothing: between what comes first and what comes last.
+const UNTOLD: u8 = 50;
+
+/// Where one component of a path stands among its siblings: by what its name tells, then by when its word first
+/// occurs in the file, then by its number.
+type Place = (u8, usize, u64);
+
+/// Sets every layer's position in forward order. Layers that names do not tell apart keep the order of the file.
+pub(super) fn put_in_order(named: &mut [Named]) {
+    let mut seen: HashMap<String, usize> = HashMap::new();
+    let mut layers: HashMap<String, Vec<Place>> = HashMap::new();
+    for tensor in named.iter() {
+        let path = &tensor.layer.path;
+        if !layers.contains_key(path) {
+            layers.insert(path.clone(), places(path, &mut seen));
+        }
+    }
+    let mut sorted: Vec<(&Vec<Place>, &String)> =
+        layers.iter().map(|(path, places)| (places, path)).collect();
+    sorted.sort();
+    let positions: HashMap<String, u64> =
+        (0..).zip(sorted).map(|(order, (_, path))| (path.clone(), order)).collect();
+    for tensor in named {
+        tensor.layer.order = positions[&tensor.layer.path];
+    }
+}
+
+fn places(path: &str, seen: &mut HashMap<String, usize>) -> Vec<Place> {
+    let mut parent = String::new();
+    let components = path.split('.').filter(|component| !component.is_empty());
+    components
+        .map(|component| {
+            let (word, number) = stem(component);
+            let next = seen.len();
+            let appearance = *seen.entry(format!("{parent}.{word}")).or_insert(next);
+            parent = format!("{parent}.{component}");
+            (rank(component), appearance, number)
+        })
+        .collect()
+}
+
+fn rank(component: &str) -> u8 {
+    let lower = component.to_ascii_lowercase();
+    RANKS.iter().find(|(_, names)| names.contains(&lower.as_str())).map_or(UNTOLD, |&(rank, _)| rank)
+}
+
+/// A component as its word and the number behind it, 0 where there is none: `layer10` is `layer` and 10.
+fn stem(component: &str) -> (&str, u64) {
+    let word = component.trim_end_matches(|character: char| character.is_ascii_digit());
+    (word, component[word.len()..].parse().unwrap_or(0))
+}

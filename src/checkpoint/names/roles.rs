@@ -1,0 +1,167 @@
+//! Names and shapes to roles: the table of conventions, and what shapes say where it is silent.
+
+use std::collections::HashMap;
+
+use super::pattern::matches;
+use super::{Role, Subject, module};
+use crate::tensor::Kind;
+
+/// How many axes a convention has. Without it, a 1-D `gate.weight` would be a router.
+#[derive(Clone, Copy, PartialEq)]
+enum Axes {
+    Any,
+    One,
+    Two,
+    /// Two, or three where the experts of a layer are stacked.
+    TwoOrThree,
+    ThreeOrMore,
+    Four,
+}
+
+use Axes::{Any, Four, One, ThreeOrMore, Two, TwoOrThree};
+
+/// Conventions of public architectures, most specific first: the first that matches holds.
+///
+/// Read top down as: what is not a weight at all, what replaces or adapts a weight, then the weights by where they
+/// stand in a block. In GPT-2's `Conv1D` (`c_attn`, `c_proj`, `c_fc`) axis 0 is the input; everywhere else the output.
+#[rustfmt::skip]
+const CONVENTIONS: &[(&str, Axes, Role)] = &[
+    // Running statistics, masks, rotary tables, position counters.
+    ("running_mean|running_var|num_batches_tracked", Any, Role::Buffer),
+    ("inv_freq|*position_ids|*token_type_ids|masked_bias|attn_mask|causal_mask|tril|freqs_cis", Any, Role::Buffer),
+    ("cos_cached|sin_cached|cos_cache|sin_cache|relative_position_index|relative_coords_table", Any, Role::Buffer),
+    ("*attn|*attention.bias|mask", Four, Role::Buffer),
+
+    // Low-rank adapters (peft, torchtune, diffusers).
+    ("lora_a|lora_embedding_a|lora_down.**", Any, Role::LoraA),
+    ("lora_b|lora_embedding_b|lora_up.**", Any, Role::LoraB),
+
+    // Recurrent cells: torch.nn.RNN, LSTM, GRU and their *Cell forms, with _l0 and _reverse.
+    ("weight_ih*", Two, Role::RecurrentInput),
+    ("weight_hh*", Two, Role::RecurrentHidden),
+    ("bias_ih*|bias_hh*", One, Role::Bias),
+
+    // Norms, wherever they stand.
+    ("*norm*|ln*|*_ln|bn*|*_bn|gn*.weight|scale|gamma|g", One, Role::NormGain),
+    ("*norm*|ln*|*_ln|bn*|*_bn|gn*.bias|beta|b", One, Role::NormBias),
+
+    // Biases.
+    ("bias|*_bias|*_proj_bias|b", One, Role::Bias),
+
+    // Mixtures of experts: Mixtral, Qwen-MoE, DeepSeek, Switch, GPT-OSS.
+    ("experts.**", TwoOrThree, Role::Expert),
+    ("router.**", Two, Role::Router),
+    ("block_sparse_moe|moe|*moe|mlp|ffn|feed_forward.gate|wg|shared_expert_gate.weight", Two, Role::Router),
+
+    // Positions, before the tokens, whose patterns are wider.
+    ("wpe|embed_positions|position_embedding|position_embeddings|position_embeds|pos_embedding|pos_emb|pos_embed|positional_embedding|position_emb.weight", Any, Role::PositionEmbedding),
+    ("positional_embedding|position_embedding|position_embeddings|pos_embed|pos_embedding|pos_emb|position_emb|relative_position_bias_table", Any, Role::PositionEmbedding),
+    ("relative_attention_bias.weight", Two, Role::PositionEmbedding),
+
+    // Tokens: GPT-2, LLaMA, BERT, T5, BLOOM, NeoX, native LLaMA, ESPnet, torchtext.
+    ("wte|embed_tokens|word_embedding|word_embeddings|tok_embeddings|tok_embedding|token_embedding|token_embeddings|token_emb|tok_emb|embed_in|shared.weight", Two, Role::TokenEmbedding),
+    ("token_type_embeddings|token_type_embedding|segment_embeddings|segment_embedding.weight", Two, Role::TokenEmbedding),
+    ("emb|embed|embedd*|embeddings|embedding_table|char_embedding.weight", Two, Role::TokenEmbedding),
+    ("embedding|embeddings", Two, Role::TokenEmbedding),
+    ("^encoder.weight", Two, Role::TokenEmbedding),
+
+    // Output heads.
+    ("lm_head|embed_out|output_projection|proj_out_head|score.weight", Two, Role::OutputHead),
+    ("predictions.decoder.weight", Two, Role::OutputHead),
+    ("^head|heads|classifier|fc_out|output|decoder|fc|logits|generator|qa_outputs.weight", Two, Role::OutputHead),
+    ("^heads|generator|transformer|model.head|proj|fc_out|classifier.weight", Two, Role::OutputHead),
+
+    // Fused query, key and value: GPT-2, NeoX, BLOOM, Falcon, timm, MPT, Phi-3, Megatron, nn.MultiheadAttention.
+    ("c_attn|query_key_value|qkv|qkv_proj|wqkv|linear_qkv|to_qkv|in_proj_qkv.weight", Two, Role::AttentionQkv),
+    ("in_proj_weight", Two, Role::AttentionQkv),
+    ("*attn|*attention.in_proj.weight", Two, Role::AttentionQkv),
+    ("attn_qkv|qkv_weight", Two, Role::AttentionQkv),
+
+    // Query, key, value apart: LLaMA, OPT, BERT, T5, native LLaMA, diffusers, DistilBERT.
+    ("q_proj|query|query_proj|q|wq|to_q|q_lin|linear_q|q_a_proj|q_b_proj.weight", Two, Role::AttentionQuery),
+    ("k_proj|key|key_proj|k|wk|to_k|k_lin|linear_k|kv_a_proj_with_mqa.weight", Two, Role::AttentionKey),
+    ("v_proj|value|value_proj|v|wv|to_v|v_lin|linear_v.weight", Two, Role::AttentionValue),
+    ("kv_b_proj|to_kv|kv_proj.weight", Two, Role::AttentionQkv),
+    ("q_proj_weight", Two, Role::AttentionQuery),
+    ("k_proj_weight", Two, Role::AttentionKey),
+    ("v_proj_weight", Two, Role::AttentionValue),
+
+    // Mamba's projections share names with attention's.
+    ("mixer.in_proj|out_proj|x_proj|dt_proj.weight", Two, Role::Linear),
+
+    // Attention's way back into the stream.
+    ("*attn|*attention.c_proj|proj|dense|wo|o|out_lin|linear_proj|linear_out|output.weight", Two, Role::AttentionOutput),
+    ("*attn|*attention.output.dense.weight", Two, Role::AttentionOutput),
+    ("o_proj|out_proj|out_lin.weight", Two, Role::AttentionOutput),
+    ("to_out.0.weight", Two, Role::AttentionOutput),
+
+    // Feed-forward, gated: LLaMA, T5 1.1, native LLaMA (w1 gates, w3 enters, w2 leaves).
+    ("gate_proj|wi_0.weight", Two, Role::MlpGate),
+    ("feed_forward|mlp|ffn.w1.weight", Two, Role::MlpGate),
+    ("gate_up_proj|up_proj|wi|wi_1.weight", Two, Role::MlpIn),
+    ("feed_forward|mlp|ffn.w3.weight", Two, Role::MlpIn),
+    ("down_proj|wo.weight", Two, Role::MlpOut),
+    ("feed_forward|mlp|ffn.w2.weight", Two, Role::MlpOut),
+
+    // Feed-forward, plain: GPT-2, NeoX, BLOOM, Falcon, GPT-J, timm, CLIP, OPT, BERT, ALBERT, torch.nn, Megatron.
+    ("c_fc|dense_h_to_4h|fc_in|lin1|linear_fc1|intermediate_dense.weight", Two, Role::MlpIn),
+    ("dense_4h_to_h|lin2|linear_fc2|ffn_output|output_dense.weight", Two, Role::MlpOut),
+    ("mlp|ffn.c_proj|fc_out|fc2.weight", Two, Role::MlpOut),
+    ("mlp|ffn.fc1.weight", Two, Role::MlpIn),
+    ("intermediate.dense.weight", Two, Role::MlpIn),
+    ("*.*.output.dense.weight", Two, Role::MlpOut),
+    ("layers|layer|blocks|h.*.linear1|fc1.weight", Two, Role::MlpIn),
+    ("layers|layer|blocks|h.*.linear2|fc2.weight", Two, Role::MlpOut),
+    ("albert_layers.*.ffn.weight", Two, Role::MlpIn),
+    ("encoder_layer_*.mlp.0|linear_1.weight", Two, Role::MlpIn),
+    ("encoder_layer_*.mlp.3|linear_2.weight", Two, Role::MlpOut),
+
+    // What is left is told by its axes. Patch embeddings of images are convolutions, whatever they are called.
+    ("*weight|*kernel", ThreeOrMore, Role::Convolution),
+    ("*weight|*kernel", Two, Role::Linear),
+];
+
+/// The role of the tensor `name`, given the shapes of the whole model under their canonical names.
+pub(super) fn role(name: &str, subject: &Subject<'_>, shapes: &HashMap<&str, Option<&[u64]>>) -> Role {
+    if subject.dtype.is_some_and(|dtype| dtype.kind() == Kind::Integer) {
+        return Role::Buffer;
+    }
+    let lower = name.to_ascii_lowercase();
+    let components: Vec<&str> = lower.split('.').collect();
+    let axes = subject.shape.map(<[u64]>::len);
+    let convention =
+        CONVENTIONS.iter().find(|(pattern, wanted, _)| wanted.admits(axes) && matches(pattern, &components));
+    match convention.map_or(Role::Other, |&(_, _, role)| role) {
+        Role::Bias if name.ends_with(".bias") && is_norm(module(name), shapes) => Role::NormBias,
+        Role::Other if name.ends_with(".weight") && is_norm(module(name), shapes) => Role::NormGain,
+        role => role,
+    }
+}
+
+/// Whether `module`, whose own name does not say so, is a norm: its weight is a vector, with a bias or running
+/// statistics beside it. Nothing else in `torch.nn` is like that.
+fn is_norm(module: &str, shapes: &HashMap<&str, Option<&[u64]>>) -> bool {
+    let is_vector = |leaf: &str| {
+        shapes
+            .get(format!("{module}.{leaf}").as_str())
+            .copied()
+            .flatten()
+            .is_some_and(|shape| shape.len() == 1)
+    };
+    is_vector("weight") && (is_vector("bias") || is_vector("running_mean"))
+}
+
+impl Axes {
+    /// Whether a tensor of `axes` axes can be meant; one whose shape is unknown can.
+    fn admits(self, axes: Option<usize>) -> bool {
+        let Some(axes) = axes else { return true };
+        match self {
+            Any => true,
+            One => axes == 1,
+            Two => axes == 2,
+            TwoOrThree => axes == 2 || axes == 3,
+            ThreeOrMore => axes >= 3,
+            Four => axes == 4,
+        }
+    }
+}

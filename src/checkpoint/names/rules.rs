@@ -1,0 +1,140 @@
+//! `[[names]]` of `flashpoint.toml`: what the names of a model of one's own mean.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use serde::Deserialize;
+use toml::Spanned;
+
+use crate::checkpoint::Role;
+use crate::context::Context;
+use crate::error::{At, Error, ErrorKind, Result};
+use crate::files::InputFile;
+
+/// Longest `flashpoint.toml` that is read.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// Patterns over canonical names, tried before the built-in conventions. The first that matches holds.
+#[derive(Debug, Clone, Default)]
+pub struct NameRules {
+    globs: GlobSet,
+    rules: Vec<NameRule>,
+}
+
+/// What one pattern says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NameRule {
+    /// The role of every tensor it matches.
+    pub role: Role,
+    /// The path of its layer, instead of the name without its last component.
+    pub layer: Option<String>,
+}
+
+/// The part of `flashpoint.toml` that is ours; the policy's tables are read elsewhere.
+#[derive(Deserialize)]
+struct File {
+    #[serde(default)]
+    names: Vec<Written>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    pattern: Spanned<String>,
+    role: Role,
+    layer: Option<String>,
+}
+
+impl NameRules {
+    /// Reads the `[[names]]` of the TOML file at `path`.
+    ///
+    /// # Errors
+    /// With line and column, when the file is not TOML, a role is none of [`Role`], or a pattern is not a glob.
+    pub fn read(path: &Path) -> Result<Self> {
+        let file = Arc::new(InputFile::open(path, &Context { mmap: false, ..Context::default() })?);
+        if file.len() > MAX_BYTES {
+            let kind = ErrorKind::TooLarge { what: "the policy file", actual: file.len(), limit: MAX_BYTES };
+            return Err(kind.in_file(path));
+        }
+        let mut buffer = Vec::new();
+        let bytes = file.bytes(0..file.len(), &mut buffer)?;
+        let text = std::str::from_utf8(bytes)
+            .map_err(|error| unusable(path, "it is not UTF-8", bytes, error.valid_up_to()))?;
+        Self::parse(path, text)
+    }
+
+    fn parse(path: &Path, text: &str) -> Result<Self> {
+        let refuse = |message: &str, at: usize| unusable(path, message, text.as_bytes(), at);
+        let file: File = toml::from_str(text)
+            .map_err(|error| refuse(error.message(), error.span().map_or(0, |span| span.start)))?;
+        let mut globs = GlobSetBuilder::new();
+        let mut rules = Vec::with_capacity(file.names.len());
+        for written in file.names {
+            let glob = GlobBuilder::new(written.pattern.get_ref()).build();
+            globs.add(glob.map_err(|error| refuse(&error.to_string(), written.pattern.span().start))?);
+            rules.push(NameRule { role: written.role, layer: written.layer });
+        }
+        let globs = globs.build().map_err(|error| refuse(&error.to_string(), 0))?;
+        Ok(Self { globs, rules })
+    }
+
+    /// The first rule that matches the canonical `name`.
+    pub fn find(&self, name: &str) -> Option<&NameRule> {
+        self.rules.get(*self.globs.matches(name).first()?)
+    }
+}
+
+fn unusable(path: &Path, message: &str, text: &[u8], at: usize) -> Error {
+    let before = &text[..at.min(text.len())];
+    let line = before.iter().filter(|&&byte| byte == b'\n').count() + 1;
+    let column = before.iter().rev().take_while(|&&byte| byte != b'\n').count() + 1;
+    let kind = ErrorKind::SideFile { what: "flashpoint.toml", message: message.to_owned() };
+    kind.in_file(path).at(At::Line(line, column))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<NameRules> {
+        NameRules::parse(Path::new("flashpoint.toml"), text)
+    }
+
+    #[test]
+    fn the_first_pattern_that_matches_holds() {
+        let rules = parse(
+            r#"
+            [gate]
+            fail-on = "critical"
+            [[names]]
+            pattern = "tower.*.mix"
+            role = "attention-output"
+            layer = "tower"
+            [[names]]
+            pattern = "tower.*"
+            role = "linear"
+            "#,
+        )
+        .unwrap();
+        let mix = NameRule { role: Role::AttentionOutput, layer: Some("tower".to_owned()) };
+        assert_eq!(rules.find("tower.3.mix"), Some(&mix));
+        assert_eq!(rules.find("tower.3.other"), Some(&NameRule { role: Role::Linear, layer: None }));
+        assert_eq!(rules.find("other"), None);
+    }
+
+    #[test]
+    fn mistakes_are_refused_with_their_place() {
+        let cases = [
+            ("[[names]]\npattern = \"a[\"\nrole = \"linear\"\n", At::Line(2, 11)),
+            ("[[names]]\npattern = \"a\"\nrole = \"lineal\"\n", At::Line(3, 8)),
+            ("[[names]]\npattern = \n", At::Line(2, 11)),
+            ("[[names]]\npatern = \"a\"\nrole = \"linear\"\n", At::Line(2, 1)),
+        ];
+        for (text, at) in cases {
+            let error = parse(text).unwrap_err();
+            assert!(matches!(error.kind, ErrorKind::SideFile { .. }), "{text}: {error}");
+            assert_eq!(error.at, Some(at), "{text}: {error}");
+        }
+    }
+}

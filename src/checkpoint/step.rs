@@ -1,0 +1,113 @@
+//! How many optimizer steps a checkpoint has behind it: what files state, and what names suggest.
+
+use std::path::Path;
+
+use crate::error::{Error, ErrorKind};
+use crate::format::Objects;
+
+/// One place that states a step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Claim {
+    /// The place, for people.
+    pub place: String,
+    pub step: u64,
+    /// Whether the number can only be a step. That of `ckpt_3.pt` may as well be an epoch.
+    pub certain: bool,
+}
+
+/// Keys of pickled dicts that hold the step: Lightning, nanoGPT, Megatron, hand-written loops, fairseq.
+const STEP_KEYS: &[&str] =
+    &["global_step", "global_steps", "step", "steps", "iter_num", "iteration", "num_iters", "num_updates"];
+
+/// Words before the number in names, the most telling first.
+const CERTAIN_WORDS: &[&str] = &["step", "steps", "iter", "iteration", "iterations"];
+const UNCERTAIN_WORDS: &[&str] = &["checkpoint", "ckpt"];
+
+/// What the root of a pickle states.
+pub(super) fn in_objects(objects: &Objects, file: &str) -> Option<Claim> {
+    let root = objects.root?;
+    STEP_KEYS.iter().find_map(|key| {
+        let step = u64::try_from(objects.integer(objects.get(root, key)?)?).ok()?;
+        Some(Claim { place: format!("{key} in {file}"), step, certain: true })
+    })
+}
+
+/// What the name of a file or directory says: `checkpoint-400`, `global_step400`, `epoch=3-step=400.ckpt`.
+pub(super) fn in_name(path: &Path) -> Option<Claim> {
+    let name = path.file_name()?.to_str()?;
+    let lower = name.to_ascii_lowercase();
+    let after = |words: &[&str]| words.iter().find_map(|word| number_after(&lower, word));
+    let certain = after(CERTAIN_WORDS);
+    // The Trainer's directories, which count steps and nothing else.
+    let trainer = || lower.strip_prefix("checkpoint-").and_then(|number| number.parse().ok());
+    let step = certain.or_else(trainer);
+    let claim = |step, certain| Claim { place: format!("the name {}", name.escape_debug()), step, certain };
+    step.map(|step| claim(step, true)).or_else(|| after(UNCERTAIN_WORDS).map(|step| claim(step, false)))
+}
+
+/// The number that follows `word` in `name`, with one separator or none between, and no letter behind.
+fn number_after(name: &str, word: &str) -> Option<u64> {
+    name.match_indices(word).find_map(|(start, _)| {
+        let before = name[..start].chars().next_back();
+        let rest = &name[start + word.len()..];
+        let rest = rest.strip_prefix(['-', '_', '=', '.']).unwrap_or(rest);
+        let digits = rest.len() - rest.trim_start_matches(|character: char| character.is_ascii_digit()).len();
+        let behind = rest[digits..].chars().next();
+        let apart = !before.is_some_and(char::is_alphanumeric) && !behind.is_some_and(char::is_alphanumeric);
+        if apart { rest[..digits].parse().ok() } else { None }
+    })
+}
+
+/// The step to believe: the first of `claims`, or else what the path says. And a problem where they disagree.
+pub(super) fn settle(path: &Path, claims: &[Claim]) -> (Option<u64>, Option<Error>) {
+    let by_name = in_name(path).or_else(|| in_name(path.parent().filter(|_| path.is_file())?));
+    let claims: Vec<&Claim> = claims.iter().chain(&by_name).collect();
+    let believed = claims.first().map(|claim| claim.step);
+    let certain: Vec<&Claim> = claims.into_iter().filter(|claim| claim.certain).collect();
+    let agree = certain.iter().all(|claim| Some(claim.step) == certain.first().map(|first| first.step));
+    let disagreement = (!agree).then(|| {
+        let claims = certain.iter().map(|claim| format!("{} in {}", claim.step, claim.place)).collect();
+        ErrorKind::StepsDisagree { claims }.in_file(path)
+    });
+    (believed, disagreement)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_count_steps_are_understood() {
+        let cases = [
+            ("checkpoint-400", Some((400, true))),
+            ("step-400", Some((400, true))),
+            ("global_step400", Some((400, true))),
+            ("iter_0000400", Some((400, true))),
+            ("ckpt_400.pt", Some((400, false))),
+            ("checkpoint_400.pth", Some((400, false))),
+            ("epoch=3-step=400.ckpt", Some((400, true))),
+            ("step400-unsharded", Some((400, true))),
+            ("model-00001-of-00003.safetensors", None),
+            ("checkpoint_11July2024.pth", None),
+            ("footstep-3", None),
+            ("epoch_3.pt", None),
+            ("step-99999999999999999999", None),
+        ];
+        for (name, expected) in cases {
+            let found = in_name(Path::new(name)).map(|claim| (claim.step, claim.certain));
+            assert_eq!(found, expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn places_that_disagree_are_reported_and_the_file_is_believed() {
+        let claim = |step, certain| Claim { place: "trainer_state.json".to_owned(), step, certain };
+        let path = Path::new("run/checkpoint-500");
+        let (step, problem) = settle(path, &[claim(400, true)]);
+        assert_eq!(step, Some(400));
+        assert!(matches!(problem.unwrap().kind, ErrorKind::StepsDisagree { .. }));
+        assert_eq!(settle(path, &[claim(500, true)]), (Some(500), None));
+        assert_eq!(settle(Path::new("ckpt_3.pt"), &[claim(400, true)]), (Some(400), None));
+        assert_eq!(settle(Path::new("model.pt"), &[]), (None, None));
+    }
+}
