@@ -34,7 +34,7 @@ pub fn read_file(file: &Arc<InputFile>, context: &Context) -> Result<Container> 
     }
 }
 
-/// The place of the reader of PyTorch archives.
+/// The place of the reader of `PyTorch` archives.
 fn torch(file: &Arc<InputFile>, _context: &Context) -> Result<Container> {
     Err(ErrorKind::UnsupportedFormat { format: "a PyTorch zip archive" }.in_file(file.path()))
 }

@@ -8,13 +8,10 @@ pub(super) fn matches(pattern: &str, components: &[&str]) -> bool {
     if !may_end(pattern, components) {
         return false;
     }
-    match pattern.strip_prefix('^') {
-        Some(whole) => all(whole.split('.').collect::<Vec<_>>().as_slice(), components),
-        None => {
-            let pattern: Vec<&str> = pattern.split('.').collect();
-            (0..components.len()).any(|start| all(&pattern, &components[start..]))
-        }
-    }
+    let whole = pattern.strip_prefix('^');
+    let pattern: Vec<&str> = whole.unwrap_or(pattern).split('.').collect();
+    let starts = if whole.is_some() { 1 } else { components.len() };
+    (0..starts).any(|start| all(&pattern, &components[start..]))
 }
 
 /// Whether the last component can be that of the pattern. Rules out nearly all patterns without taking them apart.
@@ -28,9 +25,8 @@ fn may_end(pattern: &str, components: &[&str]) -> bool {
 fn all(pattern: &[&str], components: &[&str]) -> bool {
     match (pattern.split_first(), components.split_first()) {
         (None, None) => true,
-        (None, Some(_)) => false,
         (Some((&"**", rest)), _) => (0..=components.len()).any(|skipped| all(rest, &components[skipped..])),
-        (Some(_), None) => false,
+        (None, Some(_)) | (Some(_), None) => false,
         (Some((alternatives, rest)), Some((component, others))) => {
             alternatives.split('|').any(|alternative| glob(alternative, component)) && all(rest, others)
         }

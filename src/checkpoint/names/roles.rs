@@ -131,10 +131,10 @@ pub(super) fn role(name: &str, subject: &Subject<'_>, shapes: &HashMap<&str, Opt
     let axes = subject.shape.map(<[u64]>::len);
     let convention =
         CONVENTIONS.iter().find(|(pattern, wanted, _)| wanted.admits(axes) && matches(pattern, &components));
-    match convention.map_or(Role::Other, |&(_, _, role)| role) {
-        Role::Bias if name.ends_with(".bias") && is_norm(module(name), shapes) => Role::NormBias,
-        Role::Other if name.ends_with(".weight") && is_norm(module(name), shapes) => Role::NormGain,
-        role => role,
+    match (convention.map_or(Role::Other, |&(_, _, role)| role), components.as_slice()) {
+        (Role::Bias, [.., "bias"]) if is_norm(module(name), shapes) => Role::NormBias,
+        (Role::Other, [.., "weight"]) if is_norm(module(name), shapes) => Role::NormGain,
+        (role, _) => role,
     }
 }
 
