@@ -28,9 +28,9 @@ use Axes::{Any, Four, One, ThreeOrMore, Two, TwoOrThree};
 const CONVENTIONS: &[(&str, Axes, Role)] = &[
     // Running statistics, masks, rotary tables, position counters.
     ("running_mean|running_var|num_batches_tracked", Any, Role::Buffer),
-    ("inv_freq|*position_ids|*token_type_ids|masked_bias|attn_mask|causal_mask|tril|freqs_cis", Any, Role::Buffer),
+    ("inv_freq|*position_ids|*token_type_ids|masked_bias|*mask|tril|freqs_cis", Any, Role::Buffer),
     ("cos_cached|sin_cached|cos_cache|sin_cache|relative_position_index|relative_coords_table", Any, Role::Buffer),
-    ("*attn|*attention.bias|mask", Four, Role::Buffer),
+    ("*attn|*attention.bias", Four, Role::Buffer),
 
     // Low-rank adapters (peft, torchtune, diffusers).
     ("lora_a|lora_embedding_a|lora_down.**", Any, Role::LoraA),
