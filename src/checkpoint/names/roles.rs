@@ -1,8 +1,9 @@
 //! Names and shapes to roles: the table of conventions, and what shapes say where it is silent.
 
 use std::collections::HashMap;
+use std::sync::LazyLock;
 
-use super::pattern::matches;
+use super::pattern::Pattern;
 use super::{Role, Subject, module};
 use crate::tensor::Kind;
 
@@ -121,6 +122,11 @@ const CONVENTIONS: &[(&str, Axes, Role)] = &[
     ("*weight|*kernel", Two, Role::Linear),
 ];
 
+/// [`CONVENTIONS`] with their patterns taken apart.
+static PATTERNS: LazyLock<Vec<(Pattern, Axes, Role)>> = LazyLock::new(|| {
+    CONVENTIONS.iter().map(|&(pattern, axes, role)| (Pattern::new(pattern), axes, role)).collect()
+});
+
 /// The role of the tensor `name`, given the shapes of the whole model under their canonical names.
 pub(super) fn role(name: &str, subject: &Subject<'_>, shapes: &HashMap<&str, Option<&[u64]>>) -> Role {
     if subject.dtype.is_some_and(|dtype| dtype.kind() == Kind::Integer) {
@@ -130,8 +136,8 @@ pub(super) fn role(name: &str, subject: &Subject<'_>, shapes: &HashMap<&str, Opt
     let components: Vec<&str> = lower.split('.').collect();
     let axes = subject.shape.map(<[u64]>::len);
     let convention =
-        CONVENTIONS.iter().find(|(pattern, wanted, _)| wanted.admits(axes) && matches(pattern, &components));
-    match (convention.map_or(Role::Other, |&(_, _, role)| role), components.as_slice()) {
+        PATTERNS.iter().find(|(pattern, wanted, _)| wanted.admits(axes) && pattern.matches(&components));
+    match (convention.map_or(Role::Other, |(_, _, role)| *role), components.as_slice()) {
         (Role::Bias, [.., "bias"]) if is_norm(module(name), shapes) => Role::NormBias,
         (Role::Other, [.., "weight"]) if is_norm(module(name), shapes) => Role::NormGain,
         (role, _) => role,
