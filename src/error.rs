@@ -266,10 +266,12 @@ pub enum ErrorKind {
         dtype: String,
     },
     /// A kind of tensor that has no plain elements.
-    #[error("{what} tensors are listed but not measured")]
+    #[error("{what} tensors are listed but not measured{}", of_shape(shape.as_deref()))]
     UnsupportedTensor {
         /// Quantised, sparse, nested, meta …
         what: &'static str,
+        /// Its shape, where the file says it.
+        shape: Option<Box<[u64]>>,
     },
     /// A view that reaches outside its storage, or with negative sizes or strides.
     #[error("the view does not fit its storage: {message}")]
@@ -277,6 +279,170 @@ pub enum ErrorKind {
         /// Which bound is broken.
         message: String,
     },
+
+    // PyTorch and zip.
+    /// The end of the archive does not lead to a list of members.
+    #[error("the zip directory cannot be read: {message}")]
+    ZipDirectory {
+        /// What is wrong with it.
+        message: String,
+    },
+    /// Members that could be read in more than one way, or lead outside of the archive.
+    #[error("the zip member {} {fault}", name.escape_debug())]
+    ZipMember {
+        /// The member.
+        name: String,
+        /// What is wrong with it.
+        fault: ZipFault,
+    },
+    /// A member whose bytes do not have the checksum the directory gives it.
+    #[error("the zip member {} has checksum {actual:08x}, the directory says {expected:08x}", name.escape_debug())]
+    ZipChecksum {
+        /// The member.
+        name: String,
+        /// CRC-32 by the directory.
+        expected: u32,
+        /// CRC-32 of the bytes.
+        actual: u32,
+    },
+    /// A zip archive of another kind.
+    #[error("the zip archive has no data.pkl")]
+    NoPickle,
+    /// Two archives in one: what is loaded depends on who loads it.
+    #[error("the archive holds several pickles: {}", names.join(", ").escape_debug())]
+    SeveralPickles {
+        /// The first two of them.
+        names: Vec<String>,
+    },
+    /// Storages in another byte order.
+    #[error("the storages have byte order {}, only little is read", found.escape_debug())]
+    ByteOrder {
+        /// The archive's `byteorder` record.
+        found: String,
+    },
+    /// A tensor whose storage is not in the archive.
+    #[error("its storage {} is not in the archive", key.escape_debug())]
+    MissingStorage {
+        /// The storage's key.
+        key: String,
+    },
+    /// The arguments of a call that rebuilds a tensor are not those PyTorch writes.
+    #[error("the call that rebuilds it is malformed: {message}")]
+    MalformedTensor {
+        /// Which argument, and how.
+        message: &'static str,
+    },
+    /// A byte that is no pickle opcode.
+    #[error("0x{byte:02x} is not a pickle opcode")]
+    PickleOpcode {
+        /// The byte.
+        byte: u8,
+    },
+    /// A protocol newer than any that exists.
+    #[error("the pickle declares protocol {protocol}, the last one known is 5")]
+    PickleProtocol {
+        /// As declared.
+        protocol: u8,
+    },
+    /// An argument that reaches past the end, or no STOP.
+    #[error("the pickle ends where {needed} more bytes are needed")]
+    PickleTruncated {
+        /// Bytes that are not there.
+        needed: u64,
+    },
+    /// An opcode that takes more from the stack than lies on it.
+    #[error("{opcode} takes from an empty stack")]
+    PickleStack {
+        /// The opcode's name.
+        opcode: &'static str,
+    },
+    /// An opcode that collects up to a mark that was never set.
+    #[error("{opcode} finds no mark on the stack")]
+    PickleMark {
+        /// The opcode's name.
+        opcode: &'static str,
+    },
+    /// A reference to something never memorised.
+    #[error("nothing was memorised under {index}")]
+    PickleMemo {
+        /// The reference.
+        index: u64,
+    },
+    /// An argument or operand that the opcode cannot have.
+    #[error("{opcode}: {message}")]
+    PickleArgument {
+        /// The opcode's name.
+        opcode: &'static str,
+        /// What is wrong.
+        message: &'static str,
+    },
+    /// More values, names or depth than any checkpoint has.
+    #[error("it has more than {limit} {what}")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// The most that is read.
+        limit: u64,
+    },
+    /// One dict with the same key more than once: the last value counts.
+    #[error("the key {} stands {count} times in one dict; the last value counts", key.escape_debug())]
+    DuplicateKey {
+        /// The key.
+        key: String,
+        /// How often.
+        count: u64,
+    },
+    /// Different tensors under one name.
+    #[error("{count} tensors have this name")]
+    DuplicateName {
+        /// How many.
+        count: u64,
+    },
+}
+
+/// What can be wrong with a member of a zip archive.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ZipFault {
+    /// Its flags say that it is encrypted.
+    Encrypted,
+    /// Compressed by a method other than deflate.
+    Method(u16),
+    /// A storage that is compressed: its elements cannot be read in place.
+    Compressed,
+    /// Two members of that name.
+    Duplicate,
+    /// A name that is empty, absolute, not UTF-8, or with `..`, a backslash or NUL.
+    UnsafeName,
+    /// Its bytes are also those of another member, or of the directory.
+    Overlap,
+    /// A stored member with two different sizes.
+    Sizes,
+    /// What it inflates to is not as long as declared.
+    Inflate,
+    /// No local header where the directory says, or data past the end of the file.
+    NotThere,
+}
+
+impl fmt::Display for ZipFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Encrypted => f.write_str("is encrypted"),
+            Self::Method(method) => write!(f, "is compressed by method {method}, only deflate is read"),
+            Self::Compressed => f.write_str("is compressed, storages are read only where they are stored"),
+            Self::Duplicate => f.write_str("stands twice in the directory"),
+            Self::UnsafeName => f.write_str("has a name that leads outside of the archive"),
+            Self::Overlap => f.write_str("shares bytes with another"),
+            Self::Sizes => f.write_str("is stored but has two sizes"),
+            Self::Inflate => f.write_str("does not inflate to the size it declares"),
+            Self::NotThere => f.write_str("is not where the directory says"),
+        }
+    }
+}
+
+/// The end of a sentence about a tensor whose shape may be known.
+fn of_shape(shape: Option<&[u64]>) -> String {
+    shape.map_or_else(String::new, |shape| format!(", this one has shape {shape:?}"))
 }
 
 impl ErrorKind {
@@ -324,6 +490,27 @@ impl ErrorKind {
             Self::UnknownDtype { .. } | Self::UnsupportedTensor { .. } => {
                 "cast the tensor to a plain float dtype if it matters to the diagnosis"
             }
+            Self::ZipDirectory { .. } | Self::ZipChecksum { .. } | Self::MissingStorage { .. } => {
+                "the file is damaged or truncated: copy it again, or take an earlier checkpoint"
+            }
+            Self::ZipMember { fault: ZipFault::Compressed | ZipFault::Encrypted | ZipFault::Method(_), .. } => {
+                "load it with PyTorch in a sandbox and save it again: torch.save stores its members as they are"
+            }
+            Self::ZipMember { .. } | Self::SeveralPickles { .. } => {
+                "do not load this file: torch.save does not write such archives"
+            }
+            Self::NoPickle => "name a file that torch.save wrote",
+            Self::ByteOrder { .. } => "load it with PyTorch on any machine and save it again",
+            Self::MalformedTensor { .. } => "the file was not written by torch.save: find out who wrote it",
+            Self::PickleTruncated { .. } => "the pickle is truncated or was made to mislead: do not load it, copy it again",
+            Self::PickleOpcode { .. }
+            | Self::PickleProtocol { .. }
+            | Self::PickleStack { .. }
+            | Self::PickleMark { .. }
+            | Self::PickleMemo { .. }
+            | Self::PickleArgument { .. } => "the pickle is damaged or was made to mislead: do not load it, copy it again",
+            Self::TooMany { .. } => "split the checkpoint: weights in one file, lists and logs in another",
+            Self::DuplicateKey { .. } | Self::DuplicateName { .. } => "give each tensor a name of its own",
         }
     }
 

@@ -1,3 +1,4 @@
 //! Everything measured: the model of an analysis, and the algorithms that fill it. Judges nothing, prints nothing.
 
 pub mod model;
+pub mod statistics;

@@ -13,9 +13,12 @@ use crate::tensor::Tensor;
 
 pub mod detect;
 pub mod object;
+pub mod pickle;
 pub mod safetensors;
+pub mod torch;
+pub mod zip;
 
-pub use object::{Node, NodeId, Objects, Span};
+pub use object::{Node, NodeId, Object, Objects, Span};
 
 /// The on-disk formats that are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]

@@ -10,6 +10,9 @@ pub type NodeId = usize;
 pub struct Objects {
     /// The nodes, in the order they were made.
     pub nodes: Vec<Node>,
+    /// Where each node was written: the opcode with its argument, which ends where the opcode ends. Empty for what no
+    /// single opcode wrote, and for text with escapes.
+    pub spans: Vec<Span>,
     /// The object the file stands for.
     pub root: Option<NodeId>,
 }
@@ -24,11 +27,11 @@ pub enum Node {
     Bool(bool),
     /// An integer that fits.
     Int(i64),
-    /// An integer that does not, by the span of its little-endian two's-complement bytes in the pickle.
+    /// An integer that does not, by the span of its digits: little-endian two's complement, or decimal text.
     BigInt(Span),
     /// A float.
     Float(f64),
-    /// Text.
+    /// Text. What is not UTF-8 in it is replaced.
     Text(String),
     /// Bytes.
     Bytes(Vec<u8>),
@@ -44,25 +47,31 @@ pub enum Node {
     Dict(Vec<(NodeId, NodeId)>),
     /// A class or function, by name only.
     Global(Global),
-    /// What a call or a constructor would have made: its target, arguments, and the state set on it afterwards.
-    Object {
-        /// What would have been called.
-        callable: NodeId,
-        /// Its arguments, as a node.
-        arguments: NodeId,
-        /// What BUILD would have set.
-        state: Option<NodeId>,
-        /// List items and dict items appended to it.
-        items: Vec<NodeId>,
-        /// Dict items set on it, such as those of an `OrderedDict`.
-        entries: Vec<(NodeId, NodeId)>,
-    },
-    /// A persistent id that is not a tensor storage.
+    /// What a call or a constructor would have made.
+    Object(Box<Object>),
+    /// A persistent id, such as that of a tensor's storage.
     Persistent(NodeId),
+    /// A buffer that travels beside the pickle, and that no file holds.
+    OutOfBand,
+}
+
+/// What a call or a constructor would have made: its target, arguments, and the state set on it afterwards.
+#[derive(Debug, Clone)]
+pub struct Object {
+    /// What would have been called.
+    pub callable: NodeId,
+    /// Its arguments, as a node.
+    pub arguments: NodeId,
+    /// What BUILD would have set.
+    pub state: Option<NodeId>,
+    /// List items appended to it.
+    pub items: Vec<NodeId>,
+    /// Dict items set on it, such as those of an `OrderedDict`.
+    pub entries: Vec<(NodeId, NodeId)>,
 }
 
 /// Bytes of the pickle stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Span {
     /// First byte, from the start of the pickle.
     pub start: u64,
@@ -71,6 +80,13 @@ pub struct Span {
 }
 
 impl Objects {
+    /// Adds a node that was written at `span`.
+    pub fn push(&mut self, node: Node, span: Span) -> NodeId {
+        self.nodes.push(node);
+        self.spans.push(span);
+        self.nodes.len() - 1
+    }
+
     /// The node of that id.
     pub fn node(&self, id: NodeId) -> &Node {
         &self.nodes[id]
@@ -80,7 +96,7 @@ impl Objects {
     pub fn entries(&self, id: NodeId) -> Option<&[(NodeId, NodeId)]> {
         match self.node(id) {
             Node::Dict(entries) => Some(entries),
-            Node::Object { entries, .. } if !entries.is_empty() => Some(entries),
+            Node::Object(object) if !object.entries.is_empty() => Some(&object.entries),
             _ => None,
         }
     }
@@ -113,6 +129,30 @@ impl Objects {
     pub fn text(&self, id: NodeId) -> Option<&str> {
         match self.node(id) {
             Node::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// The items of a tuple or a list.
+    pub fn sequence(&self, id: NodeId) -> Option<&[NodeId]> {
+        match self.node(id) {
+            Node::Tuple(items) | Node::List(items) => Some(items),
+            _ => None,
+        }
+    }
+
+    /// A class or function.
+    pub fn global(&self, id: NodeId) -> Option<&Global> {
+        match self.node(id) {
+            Node::Global(global) => Some(global),
+            _ => None,
+        }
+    }
+
+    /// The function or class that an object names as its maker, and the arguments it would get.
+    pub fn call(&self, id: NodeId) -> Option<(&Global, &[NodeId])> {
+        match self.node(id) {
+            Node::Object(object) => Some((self.global(object.callable)?, self.sequence(object.arguments)?)),
             _ => None,
         }
     }

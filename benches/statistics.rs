@@ -1,0 +1,194 @@
+//! How fast the statistics are, beside a plain read of the same mapping, PyTorch and numpy. One run, interleaved.
+//!
+//! `FLASHPOINT_PYTHON=python3 cargo bench --bench statistics`. Files of 2 GB are made in the target directory once.
+//! `FLASHPOINT_BENCH_MB` makes them smaller, `FLASHPOINT_BENCH_ROUNDS` repeats more often.
+
+use std::fs::File;
+use std::hint::black_box;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Instant;
+
+use flashpoint::analysis::statistics::{Isa, Pivot, Plan, measure_as_planned, measure_rows};
+use flashpoint::context::Context;
+use flashpoint::files::InputFile;
+use flashpoint::tensor::{DType, Tensor};
+use rayon::iter::{IntoParallelIterator, ParallelIterator};
+
+/// Width of the matrices: a common hidden size.
+const COLUMNS: u64 = 4096;
+
+fn main() {
+    let megabytes = number("FLASHPOINT_BENCH_MB", 2000);
+    let rounds = number("FLASHPOINT_BENCH_ROUNDS", 5) as usize;
+    let all = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    println!(
+        "instruction sets: {}",
+        Isa::available().iter().map(Isa::to_string).collect::<Vec<_>>().join(", ")
+    );
+    for dtype in [DType::F32, DType::Bf16] {
+        let path = make_file(dtype, megabytes);
+        for threads in [1, all] {
+            measure_file(&path, dtype, threads, rounds);
+        }
+        peers(&path);
+    }
+}
+
+fn number(variable: &str, default: u64) -> u64 {
+    std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+/// Times everything on one file, `rounds` times in turn, and prints medians.
+fn measure_file(path: &Path, dtype: DType, threads: usize, rounds: usize) {
+    let context = Context::default();
+    let file = Arc::new(InputFile::open(path, &context).expect("the file was just made"));
+    let bytes = HEADER as u64..file.len();
+    let length = bytes.end - bytes.start;
+    let rows = length / dtype.size().expect("floats have whole bytes") / COLUMNS;
+    let tensor = Tensor::contiguous(dtype, vec![rows, COLUMNS], file, bytes).expect("it was made to fit");
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads can be started");
+    println!("\n{dtype}, {} MB, {threads} thread(s)", length / 1_000_000);
+
+    let mut cases: Vec<Case> = vec![Case::new("plain read", |tensor, _| {
+        black_box(plain_read(tensor));
+    })];
+    for isa in Isa::available() {
+        for (name, plan) in plans(isa) {
+            cases.push(Case::new(&format!("{name}, {isa}"), move |tensor, context| {
+                black_box(measure_as_planned(tensor, plan, Pivot::Zero, context).expect("the file is sound"));
+            }));
+        }
+    }
+    cases.push(Case::new("rows", |tensor, context| {
+        black_box(measure_rows(tensor, context).expect("the file is sound"));
+    }));
+    pool.install(|| {
+        for _ in 0..rounds {
+            for case in &mut cases {
+                let start = Instant::now();
+                (case.run)(&tensor, &context);
+                case.seconds.push(start.elapsed().as_secs_f64());
+            }
+        }
+    });
+    let read = cases[0].median();
+    for case in &mut cases {
+        let seconds = case.median();
+        println!(
+            "  {:<44} {:7.2} GB/s   {:5.2} of read",
+            case.name,
+            length as f64 / seconds / 1e9,
+            read / seconds
+        );
+    }
+    println!(
+        "  anonymous memory now {} MB, peak resident beyond the mapping not above {} MB",
+        anonymous_mb("RssAnon:"),
+        anonymous_mb("RssAnon:").max(0)
+    );
+}
+
+fn plans(isa: Isa) -> [(&'static str, Plan); 4] {
+    let norms = Plan { moments: false, headroom: false, exponents: false, isa };
+    let full = Plan { moments: true, ..norms };
+    let headroom = Plan { headroom: true, ..full };
+    let everything = Plan { exponents: true, ..headroom };
+    [("norms", norms), ("full", full), ("full + headroom", headroom), ("everything", everything)]
+}
+
+struct Case {
+    name: String,
+    run: Box<dyn Fn(&Tensor, &Context) + Sync + Send>,
+    seconds: Vec<f64>,
+}
+
+impl Case {
+    fn new(name: &str, run: impl Fn(&Tensor, &Context) + Sync + Send + 'static) -> Self {
+        Self { name: name.to_owned(), run: Box::new(run), seconds: Vec::new() }
+    }
+
+    fn median(&mut self) -> f64 {
+        self.seconds.sort_by(f64::total_cmp);
+        self.seconds[self.seconds.len() / 2]
+    }
+}
+
+/// The wrapping sum of all words of the mapping: as little as can be done with every byte.
+fn plain_read(tensor: &Tensor) -> u64 {
+    let (file, bytes) = tensor.contiguous_bytes().expect("the tensor is one piece");
+    let mapped = file.mapped(bytes).expect("the file is mapped");
+    let sums = (0..mapped.len().div_ceil(1 << 22)).into_par_iter().map(|part| {
+        let part = &mapped[part << 22..mapped.len().min((part + 1) << 22)];
+        part.as_chunks().0.iter().fold(0u64, |sum, &word| sum.wrapping_add(u64::from_le_bytes(word)))
+    });
+    sums.collect::<Vec<_>>().into_iter().fold(0, u64::wrapping_add)
+}
+
+/// Bytes before the data: a safetensors header padded to this length.
+const HEADER: usize = 256;
+
+/// A safetensors file with one matrix of roughly normal numbers, standard deviation 0.02. Made once.
+fn make_file(dtype: DType, megabytes: u64) -> PathBuf {
+    let size = dtype.size().expect("floats have whole bytes");
+    let rows = megabytes * 1_000_000 / size / COLUMNS;
+    let length = rows * COLUMNS * size;
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    std::fs::create_dir_all(directory).expect("the target directory is writable");
+    let path = directory.join(format!("bench-{dtype}-{megabytes}.safetensors"));
+    if path.metadata().is_ok_and(|metadata| metadata.len() == length + HEADER as u64) {
+        // Once through, so that the page cache holds it.
+        std::io::copy(&mut File::open(&path).expect("it is there"), &mut std::io::sink())
+            .expect("it can be read");
+        return path;
+    }
+    let mut out = BufWriter::with_capacity(1 << 20, File::create(&path).expect("the directory is writable"));
+    let header = format!(
+        r#"{{"weight":{{"dtype":"{}","shape":[{rows},{COLUMNS}],"data_offsets":[0,{length}]}}}}"#,
+        dtype.name()
+    );
+    out.write_all(&(HEADER as u64 - 8).to_le_bytes()).expect("the disk has room");
+    out.write_all(format!("{header:<width$}", width = HEADER - 8).as_bytes()).expect("the disk has room");
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    for _ in 0..rows * COLUMNS {
+        let value = roughly_normal(&mut state) * 0.02;
+        let written = match dtype {
+            DType::F32 => out.write_all(&value.to_le_bytes()),
+            _ => out.write_all(&half::bf16::from_f32(value).to_le_bytes()),
+        };
+        written.expect("the disk has room");
+    }
+    out.flush().expect("the disk has room");
+    path
+}
+
+/// A sum of four uniform numbers, scaled to variance 1.
+fn roughly_normal(state: &mut u64) -> f32 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    let parts = [0, 16, 32, 48].map(|shift| f32::from((*state >> shift) as u16));
+    (parts.into_iter().sum::<f32>() / 65535.0 - 2.0) * 3f32.sqrt()
+}
+
+/// A line of `/proc/self/status` in MB; 0 where there is none.
+fn anonymous_mb(field: &str) -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap_or_default();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap_or_default() / 1000
+}
+
+/// The same statistics by PyTorch and numpy.
+fn peers(path: &Path) {
+    let Ok(python) = std::env::var("FLASHPOINT_PYTHON") else {
+        println!("\n  PEERS NOT MEASURED: set FLASHPOINT_PYTHON to a Python with torch and numpy");
+        return;
+    };
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers.py");
+    match Command::new(python).arg(script).arg(path).status() {
+        Ok(status) if status.success() => {}
+        outcome => println!("\n  PEERS NOT MEASURED: {outcome:?}"),
+    }
+}

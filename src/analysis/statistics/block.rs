@@ -1,0 +1,106 @@
+//! A tensor as blocks of 2²⁰ elements: read in small parts, on all cores, joined in index order.
+
+use std::ops::Range;
+
+use rayon::iter::{IntoParallelIterator, ParallelIterator};
+
+use super::kernel::{self, Isa, Job};
+use super::sums::{BLOCK, Lanes, Sums};
+use super::tally::Tally;
+use crate::context::Context;
+use crate::error::Result;
+use crate::tensor::{DType, Tensor};
+
+/// Bytes read at once: what `--no-mmap` and strided tensors need as a buffer, for each thread.
+pub(super) const READ_BYTES: u64 = 1 << 16;
+/// Blocks in flight before they are joined. Bounds the memory of their histograms (17 KB each for f64).
+const WAVE: u64 = 256;
+
+/// What one block contributes.
+pub(super) struct Block {
+    /// Counts, extrema, histograms.
+    pub tally: Tally,
+    /// Lanes of the sums.
+    pub lanes: Lanes,
+}
+
+/// What a whole tensor amounts to.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Contribution {
+    /// Counts, extrema, histograms.
+    pub tally: Tally,
+    /// Sums.
+    pub sums: Sums,
+}
+
+/// Tally and sums of a tensor of a float dtype wider than a byte. Nothing when the user asked to stop.
+pub(super) fn contribution(
+    tensor: &Tensor,
+    job: &Job,
+    binades: usize,
+    isa: Isa,
+    context: &Context,
+) -> Result<Option<Contribution>> {
+    let mut whole = Contribution { tally: Tally::new(binades), sums: Sums::default() };
+    let finished = fold(
+        tensor,
+        context,
+        || Block { tally: Tally::new(binades), lanes: Lanes::new() },
+        |block, bytes| kernel::add(isa, tensor.dtype, job, bytes, block),
+        |block| {
+            let mut sums = block.lanes.join();
+            if job.pivot == 0.0 {
+                sums.powers[1] = sums.square;
+            }
+            whole.tally.add(&block.tally);
+            whole.sums.add(&sums);
+        },
+    )?;
+    Ok(finished.then_some(whole))
+}
+
+/// Feeds the bytes of every block to an accumulator of its own, and joins these in index order. False when the user
+/// asked to stop before the end.
+pub(super) fn fold<A: Send>(
+    tensor: &Tensor,
+    context: &Context,
+    start: impl Fn() -> A + Sync,
+    feed: impl Fn(&mut A, &[u8]) + Sync,
+    mut join: impl FnMut(A),
+) -> Result<bool> {
+    let count = tensor.count();
+    let size = element_size(tensor.dtype);
+    let measure = |block: u64| -> Result<Option<A>> {
+        if context.cancelled() {
+            return Ok(None);
+        }
+        let range = block * BLOCK..count.min((block + 1) * BLOCK);
+        let bytes = (range.end - range.start) * size;
+        let mut accumulator = start();
+        let mut buffer = Vec::new();
+        for part in parts(range, READ_BYTES / size) {
+            feed(&mut accumulator, tensor.bytes(part, &mut buffer)?);
+        }
+        context.progress.advance(bytes);
+        Ok(Some(accumulator))
+    };
+    let blocks = count.div_ceil(BLOCK);
+    for wave in parts(0..blocks, WAVE) {
+        let Some(done) = wave.into_par_iter().map(measure).collect::<Result<Option<Vec<A>>>>()? else {
+            return Ok(false);
+        };
+        done.into_iter().for_each(&mut join);
+    }
+    Ok(true)
+}
+
+/// Bytes of an element.
+pub(super) fn element_size(dtype: DType) -> u64 {
+    dtype.size().expect("dtypes that are measured have whole bytes")
+}
+
+/// `range` in parts of `length`, the last one shorter.
+pub(super) fn parts(range: Range<u64>, length: u64) -> impl Iterator<Item = Range<u64>> {
+    let end = range.end;
+    (range.start..end).step_by(length as usize).map(move |start| start..end.min(start + length))
+}

@@ -1,0 +1,125 @@
+//! Plain arrays: what every target has. On x86-64 this compiles to SSE2, on 64-bit Arm to NEON.
+
+use std::array::from_fn;
+
+use half::bf16;
+
+use super::vector::Vector;
+
+/// Four f64 lanes.
+#[derive(Clone, Copy)]
+pub(super) struct Portable([f64; 4]);
+
+impl Portable {
+    #[inline(always)]
+    fn decode<const N: usize>(bytes: &[u8], decode: impl Fn([u8; N]) -> f64) -> Self {
+        let elements = &bytes.as_chunks::<N>().0[..Self::LANES];
+        Self(from_fn(|lane| decode(elements[lane])))
+    }
+}
+
+impl Vector for Portable {
+    const LANES: usize = 4;
+
+    #[inline(always)]
+    fn splat(value: f64) -> Self {
+        Self([value; 4])
+    }
+
+    #[inline(always)]
+    fn read(lanes: &[f64]) -> Self {
+        Self(from_fn(|lane| lanes[lane]))
+    }
+
+    #[inline(always)]
+    fn write(self, lanes: &mut [f64]) {
+        lanes[..4].copy_from_slice(&self.0);
+    }
+
+    #[inline(always)]
+    fn from_f64(bytes: &[u8]) -> Self {
+        Self::decode(bytes, f64::from_le_bytes)
+    }
+
+    #[inline(always)]
+    fn from_f32(bytes: &[u8]) -> Self {
+        Self::decode(bytes, |word| f64::from(f32::from_le_bytes(word)))
+    }
+
+    #[inline(always)]
+    fn from_bf16(bytes: &[u8]) -> Self {
+        Self::decode(bytes, |word| f64::from(bf16::from_le_bytes(word).to_f32()))
+    }
+
+    #[inline(always)]
+    fn from_f16(bytes: &[u8]) -> Self {
+        Self::decode(bytes, |word| widen_f16(u16::from_le_bytes(word)))
+    }
+
+    #[inline(always)]
+    fn abs(self) -> Self {
+        Self(self.0.map(f64::abs))
+    }
+
+    #[inline(always)]
+    fn add(self, other: Self) -> Self {
+        Self(from_fn(|lane| self.0[lane] + other.0[lane]))
+    }
+
+    #[inline(always)]
+    fn sub(self, other: Self) -> Self {
+        Self(from_fn(|lane| self.0[lane] - other.0[lane]))
+    }
+
+    #[inline(always)]
+    fn mul(self, other: Self) -> Self {
+        Self(from_fn(|lane| self.0[lane] * other.0[lane]))
+    }
+
+    #[inline(always)]
+    fn count_equal(bytes: &[u8], value: u8) -> u64 {
+        const LOW_BITS: u64 = 0x7f7f_7f7f_7f7f_7f7f;
+        const ROWS: usize = u8::MAX as usize;
+        let pattern = u64::from_le_bytes([value; 8]);
+        let count = |rows: &[[u8; 8]]| {
+            let matches = rows.iter().fold(0u64, |matches, &row| {
+                let different = u64::from_le_bytes(row) ^ pattern;
+                // The top bit of a byte of `any` is clear exactly where no bit of `different` is set.
+                let any = ((different & LOW_BITS) + LOW_BITS) | different;
+                matches + (!any & !LOW_BITS) / 128
+            });
+            matches.to_le_bytes().into_iter().map(u64::from).sum::<u64>()
+        };
+        bytes.as_chunks::<8>().0.chunks(ROWS).map(count).sum()
+    }
+
+    #[inline(always)]
+    fn prefetch(_address: *const u8) {}
+}
+
+/// A finite f16 without branches: its exponent and mantissa in the place f32 has them, rebiased by a product with
+/// 2^112, which is exact for normal and subnormal halves alike.
+#[inline(always)]
+fn widen_f16(bits: u16) -> f64 {
+    const REBIAS: f32 = f32::from_bits((127 + 112) << 23);
+    let magnitude = f32::from_bits(u32::from(bits & 0x7fff) << 13) * REBIAS;
+    let sign = u32::from(bits & 0x8000) << 16;
+    f64::from(f32::from_bits(magnitude.to_bits() | sign))
+}
+
+#[cfg(test)]
+mod tests {
+    use half::f16;
+
+    use super::*;
+
+    #[test]
+    fn every_finite_half_widens_to_itself() {
+        for bits in 0..=u16::MAX {
+            let half = f16::from_bits(bits);
+            if half.is_finite() {
+                assert_eq!(widen_f16(bits).to_bits(), half.to_f64().to_bits(), "{bits:#06x}");
+            }
+        }
+    }
+}

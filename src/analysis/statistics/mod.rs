@@ -1,0 +1,202 @@
+//! Statistics of one tensor: counts, extrema, norms, moments, binades, what a cast would lose; its rows; its pages.
+//!
+//! Finite elements only; NaN and Inf are counted. A tensor is cut into blocks of 2²⁰ elements that all cores take
+//! from; counts and extrema merge exactly, sums are added in a fixed order ([`sums`]). The same bits come out for any
+//! number of threads, any instruction set, mapped or read.
+//!
+//! Memory beyond the map: a read buffer of 64 KiB for each thread, and at most 256 blocks waiting to be joined.
+
+mod block;
+mod bytes;
+mod finish;
+mod headroom;
+mod integers;
+mod kernel;
+mod pages;
+mod rows;
+mod sums;
+mod tally;
+
+pub use kernel::Isa;
+pub use pages::measure_pages;
+pub use rows::measure_rows;
+
+use block::Contribution;
+use finish::Terms;
+use kernel::Job;
+use kernel::element::{Bf16, Element, F16, F32, F64};
+
+use super::model::{MeasureLevel, Measured, Statistics};
+use crate::context::Context;
+use crate::error::{ErrorKind, Result};
+use crate::tensor::{DType, Kind, Tensor};
+
+/// What a measurement says that the user ended.
+pub const STOPPED: &str = "stopped before it was measured";
+
+/// K of the power sums Σ(x−K)ᵖ, by role and never by looking at the data: parts of a tensor must merge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pivot {
+    /// Weights, biases, states.
+    Zero,
+    /// Gains of normalisation layers, which begin at 1 and stay near it.
+    One,
+}
+
+/// What to measure beyond counts, extrema and norms, and with which instructions.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan {
+    /// Variance, skewness, kurtosis.
+    pub moments: bool,
+    /// What casts would lose.
+    pub headroom: bool,
+    /// Elements per binade.
+    pub exponents: bool,
+    /// The instruction set. It does not change any result.
+    pub isa: Isa,
+}
+
+impl Plan {
+    /// Everything, or only what norms need, with the best instructions there are.
+    pub fn new(everything: bool) -> Self {
+        Self { moments: everything, headroom: everything, exponents: everything, isa: Isa::best() }
+    }
+}
+
+/// Measures the elements of `tensor`.
+///
+/// When the user asks to stop on the way, the outcome is [`Measured::NotMeasured`] with [`STOPPED`].
+///
+/// # Errors
+/// A file that cannot be read, or a dtype without plain elements.
+pub fn measure(
+    tensor: &Tensor,
+    level: MeasureLevel,
+    pivot: Pivot,
+    context: &Context,
+) -> Result<Measured<Statistics>> {
+    match level {
+        MeasureLevel::List => Ok(Measured::not("needs --measure norms")),
+        MeasureLevel::Norms => measure_as_planned(tensor, Plan::new(false), pivot, context),
+        MeasureLevel::Stats => measure_as_planned(tensor, Plan::new(true), pivot, context),
+    }
+}
+
+/// [`measure`], part by part: for benchmarks, and for tests that every instruction set gives the same bits.
+///
+/// # Errors
+/// As [`measure`].
+pub fn measure_as_planned(
+    tensor: &Tensor,
+    plan: Plan,
+    pivot: Pivot,
+    context: &Context,
+) -> Result<Measured<Statistics>> {
+    let (tensor, repeats) = tensor.without_repeats();
+    let measured = match tensor.dtype.kind() {
+        Kind::Opaque => return Err(unsupported(&tensor)),
+        Kind::Integer => integers::measure(&tensor, repeats, context)?,
+        Kind::Float => measure_floats(&tensor, repeats, plan, pivot, context)?,
+    };
+    Ok(measured.map_or_else(|| Measured::not(STOPPED), Measured::Value))
+}
+
+fn unsupported(tensor: &Tensor) -> crate::error::Error {
+    let path = tensor.file().map(|file| file.path().to_owned()).unwrap_or_default();
+    ErrorKind::UnsupportedTensor { what: tensor.dtype.name() }.in_file(&path)
+}
+
+fn measure_floats(
+    tensor: &Tensor,
+    repeats: u64,
+    plan: Plan,
+    pivot: Pivot,
+    context: &Context,
+) -> Result<Option<Statistics>> {
+    match tensor.dtype {
+        DType::F64 => measure_elements::<F64>(tensor, repeats, plan, pivot, context),
+        DType::F32 => measure_elements::<F32>(tensor, repeats, plan, pivot, context),
+        DType::F16 => measure_elements::<F16>(tensor, repeats, plan, pivot, context),
+        DType::Bf16 => measure_elements::<Bf16>(tensor, repeats, plan, pivot, context),
+        _ => measure_bytes(tensor, repeats, plan, pivot, context),
+    }
+}
+
+fn measure_elements<E: Element>(
+    tensor: &Tensor,
+    repeats: u64,
+    plan: Plan,
+    pivot: Pivot,
+    context: &Context,
+) -> Result<Option<Statistics>> {
+    let binades = if plan.exponents { E::BINADES } else { 0 };
+    let mut job = job(plan, pivot, plan.headroom.then(headroom::limits::<E>));
+    let Some(mut whole) = block::contribution(tensor, &job, binades, plan.isa, context)? else {
+        return Ok(None);
+    };
+    if let Some(scale) = rescue_scale(&whole) {
+        job = Job { scale, pivot: 0.0, ..job };
+        match block::contribution(tensor, &job, binades, plan.isa, &quiet(context))? {
+            Some(rescued) => whole = rescued,
+            None => return Ok(None),
+        }
+    }
+    let terms = terms(&job, plan, plan.exponents.then_some(E::LOWEST), E::one());
+    Ok(Some(finish(whole, repeats, &terms)))
+}
+
+fn measure_bytes(
+    tensor: &Tensor,
+    repeats: u64,
+    plan: Plan,
+    pivot: Pivot,
+    context: &Context,
+) -> Result<Option<Statistics>> {
+    let format = bytes::format(tensor.dtype).expect("every other float dtype has a path of its own");
+    let job = job(plan, pivot, plan.headroom.then_some(Default::default()));
+    let whole = bytes::contribution(tensor, &job, &format, context)?;
+    let terms = terms(&job, plan, plan.exponents.then_some(format.lowest), format.one());
+    Ok(whole.map(|whole| finish(whole, repeats, &terms)))
+}
+
+fn job(plan: Plan, pivot: Pivot, limits: Option<headroom::Limits>) -> Job {
+    let pivot = match pivot {
+        Pivot::Zero => 0.0,
+        Pivot::One => 1.0,
+    };
+    Job { moments: plan.moments, limits, binades: plan.exponents, pivot, scale: 1.0 }
+}
+
+fn terms(job: &Job, plan: Plan, lowest: Option<i32>, one: u64) -> Terms {
+    Terms { pivot: job.pivot, scale: job.scale, moments: plan.moments, headroom: plan.headroom, lowest, one }
+}
+
+fn finish(mut whole: Contribution, repeats: u64, terms: &Terms) -> Statistics {
+    if repeats > 1 {
+        whole.tally.repeat(repeats);
+        whole.sums.repeat(repeats);
+    }
+    finish::statistics(&whole, terms)
+}
+
+/// Binary exponents of the largest magnitude between which no fourth power, nor a sum of 2⁶³ of them, leaves the range
+/// of f64, and what underflows does not matter. Only f64 elements reach beyond.
+const SAFE_EXPONENTS: std::ops::RangeInclusive<i32> = -240..=240;
+
+/// The power of two that brings the largest magnitude near 1, where squares and fourth powers would leave the range of
+/// f64. The tensor is then read again: as good as the three accumulators of Blue's algorithm (TOMS 978), and nothing
+/// to pay for ordinary data. The pivot, at that distance, is as good as 0.
+fn rescue_scale(whole: &Contribution) -> Option<f64> {
+    let largest = whole.tally.max.max(-whole.tally.min);
+    if !largest.is_finite() || largest == 0.0 {
+        return None;
+    }
+    let exponent = largest.log2().floor() as i32;
+    // 2^1023 is the largest power of two; the subnormals it cannot lift to 1 it lifts far enough.
+    (!SAFE_EXPONENTS.contains(&exponent)).then(|| 2f64.powi((-exponent).clamp(-1022, 1022)))
+}
+
+/// The same context for a second reading: these bytes were counted already.
+fn quiet(context: &Context) -> Context {
+    Context { progress: std::sync::Arc::default(), ..context.clone() }
+}

@@ -1,0 +1,307 @@
+//! Which classes and functions a pickle may name: a list of those known to be inert, a list of those known to run code,
+//! and everything else, which is unknown.
+//!
+//! A listed-as-dangerous name wins over a listed-as-inert one. Protocol 4 resolves dotted names by attribute access, so
+//! `torch.serialization` + `os.system` is `os.system`: each tail of a dotted name is judged as if it stood alone.
+
+use super::Global;
+
+/// What a global is known to be, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Judgement {
+    /// Needed to describe a checkpoint, and inert whatever its arguments.
+    Allowed(&'static str),
+    /// On neither list.
+    Unknown,
+    /// Runs code, opens files or reaches the network when the file is loaded.
+    Dangerous(&'static str),
+}
+
+/// Judges one global by its full name.
+pub fn judge(global: &Global) -> Judgement {
+    if let Some(reason) = danger(global) {
+        return Judgement::Dangerous(reason);
+    }
+    match ALLOWED.iter().find(|entry| entry.covers(global)) {
+        Some(entry) => Judgement::Allowed(entry.reason),
+        None => Judgement::Unknown,
+    }
+}
+
+/// Inert globals of one module.
+struct Allowed {
+    module: &'static str,
+    names: Names,
+    reason: &'static str,
+}
+
+/// Which names of a module.
+enum Names {
+    /// Exactly these.
+    These(&'static [&'static str]),
+    /// Classes, by the capital they begin with, of the module and of those below it.
+    Classes,
+}
+
+impl Allowed {
+    fn covers(&self, global: &Global) -> bool {
+        match self.names {
+            Names::These(names) => global.module == self.module && names.contains(&global.name.as_str()),
+            Names::Classes => {
+                is_within(&global.module, self.module)
+                    && global.name.starts_with(|first: char| first.is_ascii_uppercase())
+                    && !global.name.contains('.')
+            }
+        }
+    }
+}
+
+/// Whether `path` is `prefix` or lies below it.
+fn is_within(path: &str, prefix: &str) -> bool {
+    path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
+/// Why this global is dangerous, if it is.
+fn danger(global: &Global) -> Option<&'static str> {
+    let path = format!("{}.{}", global.module, global.name);
+    if let Some(reason) = dangerous_path(&path) {
+        return Some(reason);
+    }
+    if !global.name.contains('.') {
+        return None;
+    }
+    if global.name.split('.').any(|part| part.starts_with("__") && part.ends_with("__")) {
+        return Some("reaches into the interpreter by a special attribute");
+    }
+    let tails = std::iter::successors(Some(global.name.as_str()), |tail| tail.split_once('.').map(|(_, rest)| rest));
+    tails.filter(|tail| tail.contains('.')).find_map(dangerous_path)
+}
+
+fn dangerous_path(path: &str) -> Option<&'static str> {
+    DANGEROUS.iter().find(|(prefix, _)| is_within(path, prefix)).map(|(_, reason)| *reason)
+}
+
+const REBUILDS: &str = "rebuilds a tensor from a storage of the same file";
+const ELEMENT_TYPES: &str = "names an element type";
+const NUMPY: &str = "rebuilds a numpy array or number from bytes of the pickle";
+const CONTAINER: &str = "a plain container";
+const VALUE: &str = "a plain value";
+const RECONSTRUCTS: &str = "makes an empty instance of a class, which is judged by its own name";
+const LAYER: &str = "a layer or optimizer of PyTorch, which loading fills with plain attributes";
+
+#[rustfmt::skip]
+const ALLOWED: &[Allowed] = &[
+    Allowed { module: "torch._utils", names: Names::These(&[
+        "_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_parameter", "_rebuild_parameter_with_state",
+        "_rebuild_qtensor", "_rebuild_sparse_tensor", "_rebuild_sparse_csr_tensor", "_rebuild_nested_tensor",
+        "_rebuild_meta_tensor_no_storage", "_rebuild_wrapper_subclass", "_rebuild_device_tensor_from_numpy",
+        "_rebuild_device_tensor_from_cpu_tensor", "_rebuild_xla_tensor",
+    ]), reason: REBUILDS },
+    Allowed { module: "torch._tensor", names: Names::These(&["_rebuild_from_type", "_rebuild_from_type_v2"]), reason: REBUILDS },
+    Allowed { module: "torch.tensor", names: Names::These(&["_rebuild_from_type"]), reason: REBUILDS },
+    Allowed { module: "torch.serialization", names: Names::These(&["_get_layout"]), reason: VALUE },
+    Allowed { module: "torch.nn.parameter", names: Names::These(&[
+        "Parameter", "Buffer", "UninitializedParameter", "UninitializedBuffer",
+    ]), reason: REBUILDS },
+    Allowed { module: "torch", names: Names::These(&[
+        "Tensor", "FloatTensor", "DoubleTensor", "HalfTensor", "BFloat16Tensor", "LongTensor", "IntTensor", "ShortTensor",
+        "CharTensor", "ByteTensor", "BoolTensor", "FloatStorage", "DoubleStorage", "HalfStorage", "BFloat16Storage",
+        "LongStorage", "IntStorage", "ShortStorage", "CharStorage", "ByteStorage", "BoolStorage", "ComplexFloatStorage",
+        "ComplexDoubleStorage", "QInt8Storage", "QUInt8Storage", "QInt32Storage", "QUInt4x2Storage", "QUInt2x4Storage",
+        "UntypedStorage", "float64", "double", "float32", "float", "float16", "half", "bfloat16", "float8_e4m3fn",
+        "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu", "float4_e2m1fn_x2", "complex32", "complex64",
+        "complex128", "int64", "long", "int32", "int", "int16", "short", "int8", "uint64", "uint32", "uint16", "uint8", "bool",
+        "qint8", "quint8", "qint32", "quint4x2", "quint2x4", "bits8", "bits16", "bits1x8", "bits2x4", "bits4x2",
+        "per_tensor_affine", "per_channel_affine", "per_channel_affine_float_qparams", "per_tensor_symmetric",
+        "per_channel_symmetric", "strided", "sparse_coo", "sparse_csr", "sparse_csc", "sparse_bsr", "sparse_bsc", "jagged",
+    ]), reason: ELEMENT_TYPES },
+    Allowed { module: "torch", names: Names::These(&["Size", "device", "memory_format"]), reason: VALUE },
+    Allowed { module: "torch.cuda", names: Names::These(&[
+        "FloatStorage", "DoubleStorage", "HalfStorage", "BFloat16Storage", "LongStorage", "IntStorage", "ShortStorage",
+        "CharStorage", "ByteStorage", "BoolStorage", "FloatTensor", "HalfTensor", "LongTensor", "ByteTensor",
+    ]), reason: ELEMENT_TYPES },
+    Allowed { module: "torch.storage", names: Names::These(&["UntypedStorage", "TypedStorage", "_UntypedStorage", "_TypedStorage"]),
+        reason: ELEMENT_TYPES },
+    Allowed { module: "torch.nn.modules", names: Names::Classes, reason: LAYER },
+    Allowed { module: "torch.optim", names: Names::Classes, reason: LAYER },
+    Allowed { module: "torch.distributed.tensor", names: Names::Classes, reason: "describes how a tensor is cut over devices" },
+    Allowed { module: "torch.distributed._tensor", names: Names::Classes, reason: "describes how a tensor is cut over devices" },
+    Allowed { module: "torch.distributed.device_mesh", names: Names::These(&["DeviceMesh"]),
+        reason: "describes how a tensor is cut over devices" },
+    Allowed { module: "numpy", names: Names::These(&["dtype", "ndarray"]), reason: NUMPY },
+    Allowed { module: "numpy.dtypes", names: Names::Classes, reason: NUMPY },
+    Allowed { module: "numpy.core.multiarray", names: Names::These(&["_reconstruct", "scalar"]), reason: NUMPY },
+    Allowed { module: "numpy._core.multiarray", names: Names::These(&["_reconstruct", "scalar"]), reason: NUMPY },
+    Allowed { module: "numpy.core.numeric", names: Names::These(&["_frombuffer"]), reason: NUMPY },
+    Allowed { module: "numpy._core.numeric", names: Names::These(&["_frombuffer"]), reason: NUMPY },
+    Allowed { module: "_codecs", names: Names::These(&["encode"]), reason: "turns text into bytes: how protocol 2 writes bytes" },
+    Allowed { module: "collections", names: Names::These(&["OrderedDict", "defaultdict", "Counter", "deque"]), reason: CONTAINER },
+    Allowed { module: "builtins", names: Names::These(&[
+        "dict", "list", "set", "frozenset", "tuple", "int", "float", "bool", "str", "complex", "bytes", "bytearray", "object",
+        "slice", "range",
+    ]), reason: CONTAINER },
+    Allowed { module: "__builtin__", names: Names::These(&[
+        "dict", "list", "set", "frozenset", "tuple", "int", "long", "float", "bool", "str", "unicode", "complex", "bytes",
+        "bytearray", "object", "slice", "xrange",
+    ]), reason: CONTAINER },
+    Allowed { module: "copyreg", names: Names::These(&["_reconstructor", "__newobj__"]), reason: RECONSTRUCTS },
+    Allowed { module: "copy_reg", names: Names::These(&["_reconstructor", "__newobj__"]), reason: RECONSTRUCTS },
+    Allowed { module: "argparse", names: Names::These(&["Namespace"]), reason: CONTAINER },
+    Allowed { module: "types", names: Names::These(&["SimpleNamespace"]), reason: CONTAINER },
+    Allowed { module: "pathlib", names: Names::These(&[
+        "Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath",
+    ]), reason: "a path by name; nothing is opened" },
+    Allowed { module: "datetime", names: Names::These(&["date", "time", "datetime", "timedelta", "timezone"]), reason: VALUE },
+];
+
+const PROCESS: &str = "runs a program or a shell";
+const FILES: &str = "opens, changes or deletes files";
+const EVALUATES: &str = "runs Python source or bytecode";
+const ATTRIBUTES: &str = "reaches any attribute of any object";
+const IMPORTS: &str = "imports or installs code";
+const UNPICKLES: &str = "unpickles bytes that no scanner has seen";
+const MEMORY: &str = "reads and writes memory of the process, or loads native code";
+const NETWORK: &str = "reaches the network";
+
+/// Full names, or names of whole modules, that are dangerous together with everything below them.
+#[rustfmt::skip]
+const DANGEROUS: &[(&str, &str)] = &[
+    ("posix", PROCESS), ("nt", PROCESS), ("os", PROCESS), ("subprocess", PROCESS), ("_posixsubprocess", PROCESS),
+    ("_winapi", PROCESS), ("popen2", PROCESS), ("commands.getoutput", PROCESS), ("commands.getstatusoutput", PROCESS), ("pty", PROCESS), ("platform.popen", PROCESS),
+    ("asyncio.create_subprocess_exec", PROCESS), ("asyncio.create_subprocess_shell", PROCESS), ("asyncio.subprocess", PROCESS),
+    ("asyncio.unix_events", PROCESS), ("multiprocessing.util.spawnv_passfds", PROCESS), ("torch.utils.collect_env", PROCESS),
+    ("torch.utils.bottleneck", EVALUATES), ("distutils", PROCESS), ("setuptools", PROCESS), ("numpy.distutils", PROCESS),
+    ("numpy.f2py", EVALUATES), ("idlelib", PROCESS), ("lib2to3", EVALUATES), ("pydoc", PROCESS), ("venv", PROCESS),
+
+    ("builtins.eval", EVALUATES), ("builtins.exec", EVALUATES), ("builtins.compile", EVALUATES), ("builtins.breakpoint", EVALUATES),
+    ("__builtin__.eval", EVALUATES), ("__builtin__.execfile", EVALUATES), ("__builtin__.exec", EVALUATES),
+    ("__builtin__.compile", EVALUATES), ("builtins.help", EVALUATES), ("builtins.input", EVALUATES), ("__builtin__.input", EVALUATES),
+    ("runpy", EVALUATES), ("code.interact", EVALUATES), ("code.InteractiveInterpreter", EVALUATES),
+    ("code.InteractiveConsole", EVALUATES), ("codeop", EVALUATES), ("pdb", EVALUATES), ("bdb", EVALUATES),
+    ("timeit", EVALUATES), ("trace.Trace", EVALUATES), ("profile.run", EVALUATES),
+    ("profile.runctx", EVALUATES), ("profile.Profile", EVALUATES), ("cProfile", EVALUATES), ("doctest", EVALUATES),
+    ("test.support.script_helper", EVALUATES), ("types.CodeType", EVALUATES), ("types.FunctionType", EVALUATES),
+    ("types.LambdaType", EVALUATES), ("marshal", EVALUATES), ("sympy.parsing", EVALUATES), ("pandas.eval", EVALUATES),
+    ("numpy.testing", EVALUATES), ("torch.fx.graph_module.reduce_graph_module", EVALUATES),
+    ("torch.fx.graph_module.reduce_package_graph_module", EVALUATES), ("torch.fx.graph_module.reduce_deploy_graph_module", EVALUATES),
+    ("torch._inductor", EVALUATES), ("torch._dynamo", EVALUATES), ("torch.jit.unsupported_tensor_ops.execWrapper", EVALUATES),
+    ("torch.utils._config_module.load_config", UNPICKLES), ("torch.utils._config_module.ConfigModule.load_config", UNPICKLES),
+    ("torch.distributed.rpc", NETWORK), ("torch.testing._internal", EVALUATES),
+
+    ("builtins.getattr", ATTRIBUTES), ("builtins.setattr", ATTRIBUTES), ("builtins.delattr", ATTRIBUTES),
+    ("__builtin__.getattr", ATTRIBUTES), ("__builtin__.setattr", ATTRIBUTES), ("__builtin__.delattr", ATTRIBUTES),
+    ("builtins.globals", ATTRIBUTES), ("builtins.locals", ATTRIBUTES), ("builtins.vars", ATTRIBUTES), ("__builtin__.apply", EVALUATES),
+    ("__builtin__.globals", ATTRIBUTES), ("__builtin__.locals", ATTRIBUTES), ("__builtin__.vars", ATTRIBUTES),
+    ("operator.attrgetter", ATTRIBUTES), ("operator.methodcaller", ATTRIBUTES), ("_operator.attrgetter", ATTRIBUTES),
+    ("_operator.methodcaller", ATTRIBUTES), ("inspect", ATTRIBUTES), ("sys", ATTRIBUTES), ("gc", ATTRIBUTES),
+
+    ("builtins.__import__", IMPORTS), ("__builtin__.__import__", IMPORTS), ("__builtin__.reload", IMPORTS),
+    ("builtins.__build_class__", EVALUATES), ("importlib", IMPORTS), ("imp", IMPORTS), ("_imp", IMPORTS), ("pkgutil", IMPORTS), ("zipimport", IMPORTS),
+    ("pip", IMPORTS), ("ensurepip", IMPORTS), ("site", IMPORTS), ("torch.hub", IMPORTS), ("torch.package", IMPORTS),
+    ("torch.utils.cpp_extension", IMPORTS), ("torch.ops", IMPORTS), ("torch._ops", IMPORTS), ("torch.classes", IMPORTS),
+    ("pkg_resources", IMPORTS),
+
+    ("pickle", UNPICKLES), ("_pickle", UNPICKLES), ("cPickle", UNPICKLES), ("dill", UNPICKLES), ("cloudpickle", UNPICKLES),
+    ("joblib", UNPICKLES), ("shelve", UNPICKLES), ("torch.load", UNPICKLES), ("torch.serialization.load", UNPICKLES),
+    ("torch.storage._load_from_bytes", UNPICKLES), ("torch.jit.load", UNPICKLES), ("torch.jit._serialization", UNPICKLES),
+    ("torch.package.package_importer", UNPICKLES), ("numpy.load", UNPICKLES), ("numpy.lib.npyio", UNPICKLES),
+    ("pandas.read_pickle", UNPICKLES), ("pandas.io.pickle", UNPICKLES),
+
+    ("builtins.open", FILES), ("__builtin__.open", FILES), ("__builtin__.file", FILES), ("io.open", FILES), ("io.FileIO", FILES),
+    ("_io.open", FILES), ("_io.FileIO", FILES), ("shutil", FILES), ("tempfile", FILES), ("zipfile", FILES), ("tarfile", FILES),
+    ("codecs.open", FILES), ("fileinput", FILES), ("linecache", FILES), ("glob", FILES), ("numpy.fromfile", FILES),
+    ("numpy.memmap", FILES), ("numpy.savetxt", FILES), ("numpy.save", FILES), ("torch.save", FILES), ("logging.FileHandler", FILES),
+    ("logging.config", IMPORTS), ("sqlite3", FILES), ("mmap", MEMORY),
+
+    ("ctypes", MEMORY), ("_ctypes", MEMORY), ("cffi", MEMORY), ("_cffi_backend", MEMORY), ("signal", PROCESS), ("atexit", EVALUATES),
+    ("faulthandler", MEMORY),
+
+    ("socket", NETWORK), ("_socket", NETWORK), ("ssl", NETWORK), ("http", NETWORK), ("httplib", NETWORK), ("urllib", NETWORK),
+    ("urllib2", NETWORK), ("requests", NETWORK), ("aiohttp", NETWORK), ("httpx", NETWORK), ("ftplib", NETWORK),
+    ("smtplib", NETWORK), ("poplib", NETWORK), ("imaplib", NETWORK), ("nntplib", NETWORK), ("telnetlib", NETWORK),
+    ("xmlrpc", NETWORK), ("socketserver", NETWORK), ("SocketServer", NETWORK), ("webbrowser", PROCESS), ("antigravity", PROCESS),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judged(module: &str, name: &str) -> Judgement {
+        judge(&Global { module: module.to_owned(), name: name.to_owned() })
+    }
+
+    #[track_caller]
+    fn assert_dangerous(module: &str, name: &str) {
+        assert!(matches!(judged(module, name), Judgement::Dangerous(_)), "{module} {name}: {:?}", judged(module, name));
+    }
+
+    #[track_caller]
+    fn assert_allowed(module: &str, name: &str) {
+        assert!(matches!(judged(module, name), Judgement::Allowed(_)), "{module} {name}: {:?}", judged(module, name));
+    }
+
+    #[test]
+    fn what_runs_code_is_dangerous_under_each_of_its_names() {
+        for (module, name) in [
+            ("posix", "system"),
+            ("nt", "system"),
+            ("os", "popen"),
+            ("os.path", "join"),
+            ("subprocess", "Popen"),
+            ("builtins", "eval"),
+            ("__builtin__", "execfile"),
+            ("builtins", "__import__"),
+            ("builtins", "getattr"),
+            ("runpy", "_run_code"),
+            ("importlib", "import_module"),
+            ("ctypes", "CDLL"),
+            ("torch.hub", "load"),
+            ("torch", "load"),
+            ("torch.storage", "_load_from_bytes"),
+            ("torch.fx.graph_module", "reduce_graph_module"),
+        ] {
+            assert_dangerous(module, name);
+        }
+    }
+
+    #[test]
+    fn a_dotted_name_is_followed_to_what_it_reaches() {
+        assert_dangerous("torch.serialization", "os.system");
+        assert_dangerous("torch._utils", "_rebuild_tensor.__globals__");
+        assert_dangerous("torch", "hub.load");
+        assert_dangerous("torch.nn.modules.module", "torch.hub.load");
+        assert_eq!(judged("torch.nn.modules.module", "Module.register_buffer"), Judgement::Unknown);
+        assert_eq!(judged("numpy", "prod.b"), Judgement::Unknown);
+    }
+
+    #[test]
+    fn names_that_only_begin_alike_are_unknown() {
+        assert_eq!(judged("oslo_config", "Options"), Judgement::Unknown);
+        assert_eq!(judged("builtins", "evaluate"), Judgement::Unknown);
+        assert_eq!(judged("torch.nn.modules_of_mine", "Layer"), Judgement::Unknown);
+        assert_eq!(judged("torch.nn.modules.module", "register_module_forward_hook"), Judgement::Unknown);
+        assert_eq!(judged("", ""), Judgement::Unknown);
+    }
+
+    #[test]
+    fn what_checkpoints_are_made_of_is_allowed() {
+        assert_allowed("torch._utils", "_rebuild_tensor_v2");
+        assert_allowed("torch", "FloatStorage");
+        assert_allowed("collections", "OrderedDict");
+        assert_allowed("torch.nn.modules.linear", "Linear");
+        assert_allowed("numpy._core.multiarray", "scalar");
+    }
+
+    #[test]
+    fn no_name_is_on_both_lists() {
+        for entry in ALLOWED {
+            let names = match entry.names {
+                Names::These(names) => names,
+                Names::Classes => &["Class"],
+            };
+            for name in names {
+                assert_allowed(entry.module, name);
+            }
+        }
+    }
+}

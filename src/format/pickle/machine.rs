@@ -1,0 +1,634 @@
+//! The symbolic stack machine.
+
+use std::collections::HashMap;
+
+use super::literal::{self, Integer};
+use super::opcode::{Cursor, Opcode};
+use super::{Danger, Global, GlobalUse, Judgement, Node, NodeId, Object, Objects, Span, judge};
+use crate::error::ErrorKind;
+
+/// The longest pickle that is read: real ones have some hundred bytes a tensor.
+pub const MAX_BYTES: u64 = 256 << 20;
+
+/// The most values that are pushed, memorised or made. Bounds the memory of nodes, stack, lists and memo together.
+pub const MAX_VALUES: u64 = 1 << 25;
+
+/// What one pickle says, as far as it could be read.
+#[derive(Debug)]
+pub struct Pickle {
+    /// What it builds. The root is absent after an error.
+    pub objects: Objects,
+    /// Globals that it names and that are not on the allow-list, also those before an error.
+    pub globals: Vec<GlobalUse>,
+    /// Bytes up to and including STOP; another pickle may follow.
+    pub length: u64,
+    /// What stopped the machine before STOP.
+    pub error: Option<Fault>,
+}
+
+/// What is wrong with a pickle, and at which opcode.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fault {
+    /// What is wrong.
+    pub kind: ErrorKind,
+    /// Where the opcode starts, from the start of the pickle.
+    pub offset: u64,
+}
+
+/// Reads the pickle at the start of `bytes`. Nothing is called, imported or opened.
+pub fn read(bytes: &[u8]) -> Pickle {
+    let mut machine = Machine::new(bytes);
+    let error = machine.run().err();
+    Pickle { objects: machine.objects, globals: machine.globals, length: machine.cursor.position(), error }
+}
+
+/// Whether STOP was reached.
+#[derive(PartialEq, Eq)]
+enum Flow {
+    Continue,
+    Stop,
+}
+
+struct Machine<'a> {
+    cursor: Cursor<'a>,
+    /// Where the current opcode starts, and which it is.
+    start: u64,
+    opcode: Opcode,
+    objects: Objects,
+    /// The values that have no content of their own, made once.
+    constants: Constants,
+    stack: Vec<NodeId>,
+    /// Heights of the stack at each open mark. Nothing below the last one can be taken.
+    marks: Vec<usize>,
+    /// Sparse on purpose: an index is whatever the file says.
+    memo: HashMap<u64, NodeId>,
+    pushed: u64,
+    globals: Vec<GlobalUse>,
+    reported: HashMap<Global, usize>,
+}
+
+struct Constants {
+    none: NodeId,
+    yes: NodeId,
+    no: NodeId,
+    empty: NodeId,
+}
+
+impl<'a> Machine<'a> {
+    fn new(bytes: &'a [u8]) -> Self {
+        let mut objects = Objects::default();
+        let mut constant = |node| objects.push(node, Span::default());
+        let constants = Constants {
+            none: constant(Node::None),
+            yes: constant(Node::Bool(true)),
+            no: constant(Node::Bool(false)),
+            empty: constant(Node::Tuple(Vec::new())),
+        };
+        Self {
+            cursor: Cursor::new(bytes),
+            start: 0,
+            opcode: Opcode::Stop,
+            objects,
+            constants,
+            stack: Vec::new(),
+            marks: Vec::new(),
+            memo: HashMap::new(),
+            pushed: 0,
+            globals: Vec::new(),
+            reported: HashMap::new(),
+        }
+    }
+
+    fn run(&mut self) -> Result<(), Fault> {
+        loop {
+            self.start = self.cursor.position();
+            match self.step() {
+                Ok(Flow::Continue) => {}
+                Ok(Flow::Stop) => return Ok(()),
+                Err(kind) => return Err(Fault { kind, offset: self.start }),
+            }
+        }
+    }
+
+    fn step(&mut self) -> Result<Flow, ErrorKind> {
+        let byte = self.cursor.u8()?;
+        self.opcode = Opcode::from_byte(byte).ok_or(ErrorKind::PickleOpcode { byte })?;
+        match self.opcode {
+            Opcode::Stop => {
+                self.objects.root = Some(self.pop()?);
+                return Ok(Flow::Stop);
+            }
+            Opcode::Proto => self.protocol()?,
+            Opcode::Frame => {
+                let length = self.cursor.u64()?;
+                self.cursor.has(length)?;
+            }
+
+            Opcode::Mark => self.mark()?,
+            Opcode::Pop => self.discard()?,
+            Opcode::PopMark => drop(self.pop_to_mark()?),
+            Opcode::Dup => {
+                let top = self.top()?;
+                self.push(top)?;
+            }
+
+            Opcode::Get => {
+                let index = self.index_line()?;
+                self.get(index)?;
+            }
+            Opcode::BinGet => {
+                let index = self.cursor.u8()?.into();
+                self.get(index)?;
+            }
+            Opcode::LongBinGet => {
+                let index = self.cursor.u32()?.into();
+                self.get(index)?;
+            }
+            Opcode::Put => {
+                let index = self.index_line()?;
+                self.put(index)?;
+            }
+            Opcode::BinPut => {
+                let index = self.cursor.u8()?.into();
+                self.put(index)?;
+            }
+            Opcode::LongBinPut => {
+                let index = self.cursor.u32()?.into();
+                self.put(index)?;
+            }
+            Opcode::Memoize => self.put(self.memo.len() as u64)?,
+
+            Opcode::None => self.push(self.constants.none)?,
+            Opcode::NewTrue => self.push(self.constants.yes)?,
+            Opcode::NewFalse => self.push(self.constants.no)?,
+            Opcode::Int => self.int_line()?,
+            Opcode::Long => self.long_line()?,
+            Opcode::BinInt => {
+                let value = self.cursor.i32()?;
+                self.make(Node::Int(value.into()))?;
+            }
+            Opcode::BinInt1 => {
+                let value = self.cursor.u8()?;
+                self.make(Node::Int(value.into()))?;
+            }
+            Opcode::BinInt2 => {
+                let value = self.cursor.u16()?;
+                self.make(Node::Int(value.into()))?;
+            }
+            Opcode::Long1 => {
+                let length = self.cursor.u8()?.into();
+                self.long(length)?;
+            }
+            Opcode::Long4 => {
+                let length = self.cursor.i32()?;
+                let length = u64::try_from(length).map_err(|_| self.refuse("the length is negative"))?;
+                self.long(length)?;
+            }
+            Opcode::Float => {
+                let value =
+                    std::str::from_utf8(self.cursor.line()?).ok().and_then(|line| line.trim().parse().ok());
+                let value = value.ok_or_else(|| self.refuse("not a number"))?;
+                self.make(Node::Float(value))?;
+            }
+            Opcode::BinFloat => {
+                let value = f64::from_be_bytes(self.cursor.array()?);
+                self.make(Node::Float(value))?;
+            }
+
+            Opcode::String => {
+                let bytes = literal::quoted(self.cursor.line()?)
+                    .ok_or_else(|| self.refuse("the quotes do not match"))?;
+                self.python_2_string(bytes)?;
+                self.forget_span();
+            }
+            Opcode::BinString => {
+                let length = self.cursor.i32()?;
+                let length = u64::try_from(length).map_err(|_| self.refuse("the length is negative"))?;
+                let bytes = self.cursor.take(length)?.to_vec();
+                self.python_2_string(bytes)?;
+            }
+            Opcode::ShortBinString => {
+                let length = self.cursor.u8()?.into();
+                let bytes = self.cursor.take(length)?.to_vec();
+                self.python_2_string(bytes)?;
+            }
+            Opcode::Unicode => {
+                let text = literal::raw_unicode(self.cursor.line()?);
+                self.make(Node::Text(text))?;
+                self.forget_span();
+            }
+            Opcode::ShortBinUnicode => {
+                let length = self.cursor.u8()?.into();
+                self.text(length)?;
+            }
+            Opcode::BinUnicode => {
+                let length = self.cursor.u32()?.into();
+                self.text(length)?;
+            }
+            Opcode::BinUnicode8 => {
+                let length = self.cursor.u64()?;
+                self.text(length)?;
+            }
+            Opcode::ShortBinBytes => {
+                let length = self.cursor.u8()?.into();
+                self.bytes(length)?;
+            }
+            Opcode::BinBytes => {
+                let length = self.cursor.u32()?.into();
+                self.bytes(length)?;
+            }
+            Opcode::BinBytes8 | Opcode::ByteArray8 => {
+                let length = self.cursor.u64()?;
+                self.bytes(length)?;
+            }
+            Opcode::NextBuffer => drop(self.make(Node::OutOfBand)?),
+            Opcode::ReadOnlyBuffer => drop(self.top()?),
+
+            Opcode::EmptyList => drop(self.make(Node::List(Vec::new()))?),
+            Opcode::List => {
+                let items = self.pop_to_mark()?;
+                self.make(Node::List(items))?;
+            }
+            Opcode::Append => {
+                let item = self.pop()?;
+                self.extend(vec![item])?;
+            }
+            Opcode::Appends | Opcode::AddItems => {
+                let items = self.pop_to_mark()?;
+                self.extend(items)?;
+            }
+            Opcode::EmptyTuple => self.push(self.constants.empty)?,
+            Opcode::Tuple => {
+                let items = self.pop_to_mark()?;
+                self.make(Node::Tuple(items))?;
+            }
+            Opcode::Tuple1 => self.tuple(1)?,
+            Opcode::Tuple2 => self.tuple(2)?,
+            Opcode::Tuple3 => self.tuple(3)?,
+            Opcode::EmptySet => drop(self.make(Node::Set(Vec::new()))?),
+            Opcode::FrozenSet => {
+                let items = self.pop_to_mark()?;
+                self.make(Node::Set(items))?;
+            }
+            Opcode::EmptyDict => drop(self.make(Node::Dict(Vec::new()))?),
+            Opcode::Dict => {
+                let items = self.pop_to_mark()?;
+                let entries = self.pairs(&items)?;
+                self.make(Node::Dict(entries))?;
+            }
+            Opcode::SetItem => {
+                let value = self.pop()?;
+                let key = self.pop()?;
+                self.insert(vec![(key, value)])?;
+            }
+            Opcode::SetItems => {
+                let items = self.pop_to_mark()?;
+                let entries = self.pairs(&items)?;
+                self.insert(entries)?;
+            }
+
+            Opcode::Global => {
+                let global = self.global_lines()?;
+                self.name(global)?;
+            }
+            Opcode::StackGlobal => self.stack_global()?,
+            Opcode::Ext1 => {
+                let code = self.cursor.u8()?.into();
+                self.extension(code)?;
+            }
+            Opcode::Ext2 => {
+                let code = self.cursor.u16()?.into();
+                self.extension(code)?;
+            }
+            Opcode::Ext4 => {
+                let code = self.cursor.i32()?;
+                self.extension(code)?;
+            }
+            Opcode::Reduce | Opcode::NewObj => {
+                let arguments = self.pop()?;
+                let callable = self.pop()?;
+                self.call(callable, arguments)?;
+            }
+            Opcode::NewObjEx => {
+                let named = self.pop()?;
+                let positional = self.pop()?;
+                let callable = self.pop()?;
+                let arguments = self.add(Node::Tuple(vec![positional, named]))?;
+                self.call(callable, arguments)?;
+            }
+            Opcode::Obj => {
+                let mut items = self.pop_to_mark()?.into_iter();
+                let callable = items.next().ok_or(ErrorKind::PickleStack { opcode: self.opcode.name() })?;
+                let arguments = self.add(Node::Tuple(items.collect()))?;
+                self.call(callable, arguments)?;
+            }
+            Opcode::Inst => {
+                let global = self.global_lines()?;
+                let items = self.pop_to_mark()?;
+                let callable = self.named(global)?;
+                let arguments = self.add(Node::Tuple(items))?;
+                self.call(callable, arguments)?;
+            }
+            Opcode::Build => self.build()?,
+            Opcode::PersId => {
+                let id = literal::text(self.cursor.line()?);
+                let id = self.add(Node::Text(id))?;
+                self.make(Node::Persistent(id))?;
+            }
+            Opcode::BinPersId => {
+                let id = self.pop()?;
+                self.make(Node::Persistent(id))?;
+            }
+        }
+        Ok(Flow::Continue)
+    }
+
+    fn refuse(&self, message: &'static str) -> ErrorKind {
+        ErrorKind::PickleArgument { opcode: self.opcode.name(), message }
+    }
+
+    fn protocol(&mut self) -> Result<(), ErrorKind> {
+        match self.cursor.u8()? {
+            0..=5 => Ok(()),
+            protocol => Err(ErrorKind::PickleProtocol { protocol }),
+        }
+    }
+
+    /// Counts one more value, of the bounded number that one pickle may make.
+    fn count(&mut self) -> Result<(), ErrorKind> {
+        self.pushed += 1;
+        if self.pushed > MAX_VALUES {
+            return Err(ErrorKind::TooMany { what: "pickled values", limit: MAX_VALUES });
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, id: NodeId) -> Result<(), ErrorKind> {
+        self.count()?;
+        self.stack.push(id);
+        Ok(())
+    }
+
+    /// A new node that the current opcode wrote.
+    fn add(&mut self, node: Node) -> Result<NodeId, ErrorKind> {
+        self.count()?;
+        let span = Span { start: self.start, end: self.cursor.position() };
+        Ok(self.objects.push(node, span))
+    }
+
+    /// A new node, on the stack.
+    fn make(&mut self, node: Node) -> Result<NodeId, ErrorKind> {
+        let id = self.add(node)?;
+        self.stack.push(id);
+        Ok(id)
+    }
+
+    fn mark(&mut self) -> Result<(), ErrorKind> {
+        self.count()?;
+        self.marks.push(self.stack.len());
+        Ok(())
+    }
+
+    /// Height below which nothing can be taken.
+    fn floor(&self) -> usize {
+        self.marks.last().copied().unwrap_or(0)
+    }
+
+    fn pop(&mut self) -> Result<NodeId, ErrorKind> {
+        let empty = ErrorKind::PickleStack { opcode: self.opcode.name() };
+        if self.stack.len() <= self.floor() {
+            return Err(empty);
+        }
+        self.stack.pop().ok_or(empty)
+    }
+
+    fn top(&self) -> Result<NodeId, ErrorKind> {
+        let values = &self.stack[self.floor()..];
+        values.last().copied().ok_or(ErrorKind::PickleStack { opcode: self.opcode.name() })
+    }
+
+    /// POP takes a mark where that is what lies on top, as in CPython.
+    fn discard(&mut self) -> Result<(), ErrorKind> {
+        if self.marks.last() == Some(&self.stack.len()) {
+            self.marks.pop();
+            return Ok(());
+        }
+        self.pop().map(drop)
+    }
+
+    fn pop_to_mark(&mut self) -> Result<Vec<NodeId>, ErrorKind> {
+        let height = self.marks.pop().ok_or(ErrorKind::PickleMark { opcode: self.opcode.name() })?;
+        Ok(self.stack.split_off(height))
+    }
+
+    fn index_line(&mut self) -> Result<u64, ErrorKind> {
+        let line = self.cursor.line()?;
+        let index = std::str::from_utf8(line).ok().and_then(|line| line.trim().parse().ok());
+        index.ok_or_else(|| self.refuse("not an index"))
+    }
+
+    fn get(&mut self, index: u64) -> Result<(), ErrorKind> {
+        let id = *self.memo.get(&index).ok_or(ErrorKind::PickleMemo { index })?;
+        self.push(id)
+    }
+
+    fn put(&mut self, index: u64) -> Result<(), ErrorKind> {
+        self.count()?;
+        let id = self.top()?;
+        self.memo.insert(index, id);
+        Ok(())
+    }
+
+    /// INT also writes truth values, as `01` and `00`.
+    fn int_line(&mut self) -> Result<(), ErrorKind> {
+        match self.cursor.line()? {
+            b"01" => self.push(self.constants.yes),
+            b"00" => self.push(self.constants.no),
+            line => self.decimal(line),
+        }
+    }
+
+    fn long_line(&mut self) -> Result<(), ErrorKind> {
+        let line = self.cursor.line()?;
+        self.decimal(line)
+    }
+
+    fn decimal(&mut self, line: &[u8]) -> Result<(), ErrorKind> {
+        let end = self.cursor.position();
+        let digits = Span { start: end - 1 - line.len() as u64, end: end - 1 };
+        let node = match literal::decimal(line).ok_or_else(|| self.refuse("not a number"))? {
+            Integer::Small(value) => Node::Int(value),
+            Integer::Big => Node::BigInt(digits),
+        };
+        self.make(node).map(drop)
+    }
+
+    fn long(&mut self, length: u64) -> Result<(), ErrorKind> {
+        let bytes = self.cursor.take(length)?;
+        let end = self.cursor.position();
+        let node = literal::twos_complement(bytes)
+            .map_or(Node::BigInt(Span { start: end - length, end }), Node::Int);
+        self.make(node).map(drop)
+    }
+
+    fn text(&mut self, length: u64) -> Result<(), ErrorKind> {
+        let text = literal::text(self.cursor.take(length)?);
+        self.make(Node::Text(text)).map(drop)
+    }
+
+    fn bytes(&mut self, length: u64) -> Result<(), ErrorKind> {
+        let bytes = self.cursor.take(length)?.to_vec();
+        self.make(Node::Bytes(bytes)).map(drop)
+    }
+
+    /// A string of Python 2 is text where it can be: PyTorch decodes them as UTF-8.
+    fn python_2_string(&mut self, bytes: Vec<u8>) -> Result<(), ErrorKind> {
+        let node = match String::from_utf8(bytes) {
+            Ok(text) => Node::Text(text),
+            Err(error) => Node::Bytes(error.into_bytes()),
+        };
+        self.make(node).map(drop)
+    }
+
+    /// Text with escapes does not stand in the file as it is.
+    fn forget_span(&mut self) {
+        if let Some(span) = self.objects.spans.last_mut() {
+            *span = Span::default();
+        }
+    }
+
+    fn tuple(&mut self, length: usize) -> Result<(), ErrorKind> {
+        let height = self.stack.len().checked_sub(length).filter(|&height| height >= self.floor());
+        let height = height.ok_or(ErrorKind::PickleStack { opcode: self.opcode.name() })?;
+        let items = self.stack.split_off(height);
+        self.make(Node::Tuple(items)).map(drop)
+    }
+
+    fn pairs(&self, items: &[NodeId]) -> Result<Vec<(NodeId, NodeId)>, ErrorKind> {
+        let (pairs, rest) = items.as_chunks::<2>();
+        if !rest.is_empty() {
+            return Err(self.refuse("a key has no value"));
+        }
+        Ok(pairs.iter().map(|&[key, value]| (key, value)).collect())
+    }
+
+    /// Appends to what lies on top of the stack.
+    fn extend(&mut self, items: Vec<NodeId>) -> Result<(), ErrorKind> {
+        let target = self.top()?;
+        match &mut self.objects.nodes[target] {
+            Node::List(list) | Node::Set(list) => list.extend(items),
+            Node::Object(object) => object.items.extend(items),
+            _ => return Err(self.refuse("nothing can be appended to what lies below")),
+        }
+        Ok(())
+    }
+
+    /// Sets entries of what lies on top of the stack.
+    fn insert(&mut self, pairs: Vec<(NodeId, NodeId)>) -> Result<(), ErrorKind> {
+        let target = self.top()?;
+        match &mut self.objects.nodes[target] {
+            Node::Dict(entries) => entries.extend(pairs),
+            Node::Object(object) => object.entries.extend(pairs),
+            _ => return Err(self.refuse("no items can be set on what lies below")),
+        }
+        Ok(())
+    }
+
+    fn global_lines(&mut self) -> Result<Global, ErrorKind> {
+        let module = literal::text(self.cursor.line()?);
+        let name = literal::text(self.cursor.line()?);
+        Ok(Global { module, name })
+    }
+
+    /// Module and name are whatever two values lie on top, wherever they came from.
+    fn stack_global(&mut self) -> Result<(), ErrorKind> {
+        let name = self.pop()?;
+        let module = self.pop()?;
+        let computed = |id| matches!(self.objects.node(id), Node::Object(_));
+        let hides = computed(name) || computed(module);
+        let (Some(module), Some(name)) = (self.name_part(module), self.name_part(name)) else {
+            return Err(self.refuse("module and name are not text"));
+        };
+        let global = Global { module, name };
+        if hides {
+            self.report(&global, Danger::Dangerous);
+        }
+        self.name(global)
+    }
+
+    /// Text, or a stand-in for text that a call would compute while the file is loaded.
+    fn name_part(&self, id: NodeId) -> Option<String> {
+        match self.objects.node(id) {
+            Node::Text(text) => Some(text.clone()),
+            Node::Object(_) => Some("(computed)".to_owned()),
+            _ => None,
+        }
+    }
+
+    /// The registry of extension codes is the loader's own: what a code stands for cannot be known here.
+    fn extension(&mut self, code: i32) -> Result<(), ErrorKind> {
+        if code <= 0 {
+            return Err(self.refuse("the extension code is not positive"));
+        }
+        self.name(Global { module: "copyreg".to_owned(), name: format!("extension {code}") })
+    }
+
+    fn name(&mut self, global: Global) -> Result<(), ErrorKind> {
+        let id = self.named(global)?;
+        self.push(id)
+    }
+
+    /// A node for a global, which is reported unless it is on the allow-list.
+    fn named(&mut self, global: Global) -> Result<NodeId, ErrorKind> {
+        match judge(&global) {
+            Judgement::Allowed(_) => {}
+            Judgement::Unknown => self.report(&global, Danger::Unknown),
+            Judgement::Dangerous(_) => self.report(&global, Danger::Dangerous),
+        }
+        self.add(Node::Global(global))
+    }
+
+    /// One report a global; the gravest danger counts.
+    fn report(&mut self, global: &Global, danger: Danger) {
+        if let Some(&index) = self.reported.get(global) {
+            let known = &mut self.globals[index];
+            known.danger = known.danger.max(danger);
+            return;
+        }
+        self.reported.insert(global.clone(), self.globals.len());
+        self.globals.push(GlobalUse { global: global.clone(), danger, called: false, offset: self.start });
+    }
+
+    fn call(&mut self, callable: NodeId, arguments: NodeId) -> Result<(), ErrorKind> {
+        if let Node::Global(global) = self.objects.node(callable)
+            && let Some(&index) = self.reported.get(global)
+        {
+            self.globals[index].called = true;
+        }
+        let object = Object { callable, arguments, state: None, items: Vec::new(), entries: Vec::new() };
+        self.make(Node::Object(Box::new(object))).map(drop)
+    }
+
+    fn build(&mut self) -> Result<(), ErrorKind> {
+        let state = self.pop()?;
+        let target = self.top()?;
+        let earlier = match self.objects.node(target) {
+            Node::Object(object) => object.state,
+            Node::Global(global) => {
+                // Setting attributes of a class or function changes it for the whole process that loads the file.
+                let global = global.clone();
+                self.report(&global, Danger::Dangerous);
+                return Ok(());
+            }
+            _ => return Err(self.refuse("no state can be set on what lies below")),
+        };
+        let state = match earlier {
+            Some(earlier) => self.add(Node::Tuple(vec![earlier, state]))?,
+            None => state,
+        };
+        if let Node::Object(object) = &mut self.objects.nodes[target] {
+            object.state = Some(state);
+        }
+        Ok(())
+    }
+}

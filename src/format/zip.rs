@@ -1,0 +1,255 @@
+//! Zip archives as a table of members, each with the place of its bytes in the file.
+//!
+//! The central directory is the authority, as it is for PyTorch: local headers only say where the data begins. An archive
+//! that two readers could understand differently (two members of one name, overlapping members) is refused as a whole.
+
+use std::collections::HashMap;
+use std::io::Read;
+use std::ops::Range;
+
+use flate2::read::DeflateDecoder;
+use rawzip::{CompressionMethod, RangeReader, ReaderAt, ZipArchive, ZipFileHeaderRecord, ZipLocator};
+
+use crate::context::Context;
+use crate::error::{At, Error, ErrorKind, Result, ZipFault};
+use crate::files::InputFile;
+
+/// The members of an archive.
+#[derive(Debug)]
+pub struct Archive {
+    members: Vec<Member>,
+    index: HashMap<String, usize>,
+}
+
+/// One member.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// Its name, UTF-8 and relative.
+    pub name: String,
+    /// How it is compressed.
+    pub method: Method,
+    /// Its bytes in the file, compressed as they are.
+    pub data: Range<u64>,
+    /// Its length when it is not compressed.
+    pub size: u64,
+    /// CRC-32 by the directory; 0 where the writer computed none.
+    pub checksum: u32,
+    /// Where its local header starts.
+    header: u64,
+}
+
+/// How a member is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// Not at all.
+    Stored,
+    /// By deflate.
+    Deflated,
+    /// By something that is not read.
+    Other(u16),
+}
+
+/// Bytes that are checked or inflated at once.
+const CHUNK: u64 = 1 << 20;
+
+impl Archive {
+    /// Reads the central directory of `file`.
+    ///
+    /// # Errors
+    /// When there is none, or it describes an archive that could be read in more than one way.
+    pub fn open(file: &InputFile) -> Result<Self> {
+        let mut buffer = vec![0; rawzip::MAX_CENTRAL_DIRECTORY_RECORD_SIZE];
+        let broken = |error: &rawzip::Error| {
+            ErrorKind::ZipDirectory { message: error.to_string().to_lowercase() }.in_file(file.path())
+        };
+        let archive = ZipLocator::new()
+            .locate_in_reader(Bytes(file), &mut buffer, file.len())
+            .map_err(|(_, error)| broken(&error))?;
+        let mut members = Vec::new();
+        let mut entries = archive.entries(&mut buffer);
+        while let Some(record) = entries.next_entry().map_err(|error| broken(&error))? {
+            if !record.is_dir() {
+                members.push(member(file, &archive, &record)?);
+            }
+        }
+        refuse_overlap(file, &members, archive.directory_offset())?;
+        let mut index = HashMap::with_capacity(members.len());
+        for (position, member) in members.iter().enumerate() {
+            if index.insert(member.name.clone(), position).is_some() {
+                return Err(fault(file, &member.name, ZipFault::Duplicate));
+            }
+        }
+        Ok(Self { members, index })
+    }
+
+    /// Every member, in the order of the directory.
+    pub fn members(&self) -> &[Member] {
+        &self.members
+    }
+
+    /// The member of that name.
+    pub fn member(&self, name: &str) -> Option<&Member> {
+        self.index.get(name).map(|&position| &self.members[position])
+    }
+
+    /// Compares every member's bytes with its checksum, and says which differ. A checksum of 0 is none.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn verify_checksums(&self, file: &InputFile, context: &Context) -> Result<Vec<Error>> {
+        let mut damaged = Vec::new();
+        for member in self.members.iter().filter(|member| member.checksum != 0) {
+            if context.cancelled() {
+                break;
+            }
+            if let Err(error) = member.verify(file) {
+                match error.kind {
+                    ErrorKind::ZipChecksum { .. } | ErrorKind::ZipMember { .. } => damaged.push(error),
+                    _ => return Err(error),
+                }
+            }
+        }
+        Ok(damaged)
+    }
+}
+
+impl Member {
+    /// The member's bytes as they were before compression, at most `limit` of them: borrowed from the map where they
+    /// are stored, else in `buffer`.
+    ///
+    /// # Errors
+    /// When it is larger than `limit`, compressed by another method, or does not inflate to its declared size.
+    pub fn contents<'a>(&self, file: &'a InputFile, limit: u64, buffer: &'a mut Vec<u8>) -> Result<&'a [u8]> {
+        if self.size > limit {
+            let kind = ErrorKind::TooLarge { what: "a member of the archive", actual: self.size, limit };
+            return Err(kind.in_file(file.path()).at(At::Member(self.name.clone(), 0)));
+        }
+        match self.method {
+            Method::Stored => file.bytes(self.data.clone(), buffer),
+            Method::Deflated => {
+                buffer.clear();
+                // One byte more than declared is enough to see that the declaration lies.
+                let read = self.inflated(file).take(self.size + 1).read_to_end(buffer);
+                if read.is_err() || buffer.len() as u64 != self.size {
+                    return Err(fault(file, &self.name, ZipFault::Inflate));
+                }
+                Ok(buffer)
+            }
+            Method::Other(method) => Err(fault(file, &self.name, ZipFault::Method(method))),
+        }
+    }
+
+    /// Compares `contents`, the whole member, with its checksum. A checksum of 0 is none.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ZipChecksum`] where they differ.
+    pub fn check(&self, file: &InputFile, contents: &[u8]) -> Result<()> {
+        let mut crc = flate2::Crc::new();
+        crc.update(contents);
+        self.compare(file, crc.sum())
+    }
+
+    /// Reads the member through and compares its checksum.
+    fn verify(&self, file: &InputFile) -> Result<()> {
+        let mut reader: Box<dyn Read> = match self.method {
+            Method::Stored => Box::new(RangeReader::new(Bytes(file), self.data.clone())),
+            Method::Deflated => Box::new(self.inflated(file).take(self.size)),
+            Method::Other(method) => return Err(fault(file, &self.name, ZipFault::Method(method))),
+        };
+        let mut crc = flate2::Crc::new();
+        let mut chunk = vec![0; self.size.min(CHUNK) as usize];
+        loop {
+            match reader.read(&mut chunk) {
+                Ok(0) => return self.compare(file, crc.sum()),
+                Ok(length) => crc.update(&chunk[..length]),
+                Err(_) => return Err(fault(file, &self.name, ZipFault::Inflate)),
+            }
+        }
+    }
+
+    fn compare(&self, file: &InputFile, actual: u32) -> Result<()> {
+        if self.checksum == 0 || self.checksum == actual {
+            return Ok(());
+        }
+        let kind = ErrorKind::ZipChecksum { name: self.name.clone(), expected: self.checksum, actual };
+        Err(kind.at_byte(file.path(), self.data.start))
+    }
+
+    fn inflated<'a>(&self, file: &'a InputFile) -> DeflateDecoder<RangeReader<Bytes<'a>>> {
+        DeflateDecoder::new(RangeReader::new(Bytes(file), self.data.clone()))
+    }
+}
+
+/// One record of the directory, checked, with the place of its data.
+fn member<'a>(
+    file: &InputFile,
+    archive: &ZipArchive<Bytes<'a>>,
+    record: &ZipFileHeaderRecord<'_>,
+) -> Result<Member> {
+    let raw = record.file_path();
+    let name = String::from_utf8_lossy(raw.as_bytes()).into_owned();
+    if std::str::from_utf8(raw.as_bytes()).is_err() || !is_safe(&name) {
+        return Err(fault(file, &name, ZipFault::UnsafeName));
+    }
+    if record.flags().is_encrypted() || record.flags().has_strong_encryption() {
+        return Err(fault(file, &name, ZipFault::Encrypted));
+    }
+    let method = match record.compression_method() {
+        CompressionMethod::STORE => Method::Stored,
+        CompressionMethod::DEFLATE => Method::Deflated,
+        other => Method::Other(other.as_u16()),
+    };
+    let size = record.uncompressed_size_hint();
+    if method == Method::Stored && size != record.compressed_size_hint() {
+        return Err(fault(file, &name, ZipFault::Sizes));
+    }
+    let entry = archive.get_entry(record.wayfinder()).map_err(|_| fault(file, &name, ZipFault::NotThere))?;
+    let (start, end) = entry.compressed_data_range();
+    if end > file.len() {
+        return Err(fault(file, &name, ZipFault::NotThere));
+    }
+    Ok(Member {
+        name,
+        method,
+        data: start..end,
+        size,
+        checksum: record.crc32(),
+        header: record.local_header_offset(),
+    })
+}
+
+/// A relative name that stays in the archive, on every system.
+fn is_safe(name: &str) -> bool {
+    !name.is_empty()
+        && !name.starts_with('/')
+        && !name.contains(['\\', '\0'])
+        && name.split('/').all(|part| part != ".." && part != ".")
+}
+
+/// Two members that share bytes are how small archives claim to be huge ones.
+fn refuse_overlap(file: &InputFile, members: &[Member], directory: u64) -> Result<()> {
+    let mut order = (0..members.len()).collect::<Vec<_>>();
+    order.sort_by_key(|&position| members[position].header);
+    let ends = order.iter().skip(1).map(|&next| members[next].header).chain([directory]);
+    for (&position, next) in order.iter().zip(ends) {
+        if members[position].data.end > next {
+            return Err(fault(file, &members[position].name, ZipFault::Overlap));
+        }
+    }
+    Ok(())
+}
+
+fn fault(file: &InputFile, name: &str, fault: ZipFault) -> Error {
+    ErrorKind::ZipMember { name: name.to_owned(), fault }.in_file(file.path())
+}
+
+/// A file as the zip crate reads it: nothing past its end.
+struct Bytes<'a>(&'a InputFile);
+
+impl ReaderAt for Bytes<'_> {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<usize> {
+        let available = self.0.len().saturating_sub(offset).min(buffer.len() as u64) as usize;
+        self.0.read_exact_at(&mut buffer[..available], offset).map_err(std::io::Error::other)?;
+        Ok(available)
+    }
+}
