@@ -93,7 +93,6 @@ fn no_weight_of_the_fixtures_runs_is_without_a_role() {
 }
 
 #[test]
-#[ignore = "the reader of PyTorch archives is not called by format::detect yet"]
 fn a_pickled_dict_gives_its_step_its_sections_and_its_roles() {
     let checkpoint = read(&fixture("runs/cnn-healthy/checkpoint-0200")).expect("a checkpoint");
     assert_eq!((checkpoint.layout, checkpoint.step), (Layout::ModelDirectory, Some(200)));
@@ -106,7 +105,6 @@ fn a_pickled_dict_gives_its_step_its_sections_and_its_roles() {
 }
 
 #[test]
-#[ignore = "the reader of PyTorch archives is not called by format::detect yet"]
 fn tensors_of_one_storage_and_view_are_tied() {
     let checkpoint = read(&fixture("formats/shared-storage.pt")).expect("a file of PyTorch");
     let tied: Vec<_> = checkpoint

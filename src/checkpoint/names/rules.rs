@@ -87,7 +87,7 @@ impl NameRules {
 
 fn unusable(path: &Path, message: &str, text: &[u8], at: usize) -> Error {
     let before = &text[..at.min(text.len())];
-    let line = before.split(|&byte| byte == b'\n').count();
+    let line = before.iter().filter(|&&byte| byte == b'\n').count() + 1;
     let column = before.iter().rev().take_while(|&&byte| byte != b'\n').count() + 1;
     let kind = ErrorKind::SideFile { what: "flashpoint.toml", message: message.to_owned() };
     kind.in_file(path).at(At::Line(line, column))
