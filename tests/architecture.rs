@@ -17,7 +17,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("checkpoint", &["error", "context", "files", "tensor", "format"]),
     ("analysis", &["error", "context", "json", "files", "tensor", "format", "checkpoint"]),
     ("rules", &["analysis::model"]),
-    ("gate", &["error", "checkpoint", "analysis::model", "rules"]),
+    ("gate", &["error", "context", "files", "checkpoint", "analysis::model", "rules"]),
     ("report", &["json", "analysis::model", "rules", "gate"]),
     ("lib", &[]),
 ];

@@ -13,7 +13,7 @@ pub fn fill_role_spread(tensors: &mut [TensorAnalysis]) {
     let medians = medians_by_role(tensors);
     for tensor in tensors {
         tensor.role_spread = match (rms(tensor), medians.get(&tensor.role)) {
-            (None, _) => Measured::not("not a finite, non-zero model parameter"),
+            (None, _) => Measured::not("not a finite, non-zero weight with a role"),
             (_, None) => Measured::not(format!("fewer than {FEWEST_PEERS} tensors of this role")),
             (Some(rms), Some(median)) => Measured::Value(rms / median),
         };
@@ -32,7 +32,8 @@ fn medians_by_role(tensors: &[TensorAnalysis]) -> BTreeMap<Role, f64> {
 }
 
 fn rms(tensor: &TensorAnalysis) -> Option<f64> {
-    let judged = tensor.is_parameter() && tensor.role != Role::Other;
+    // Biases of one network differ by orders of magnitude for good reasons: a key's bias cancels in the softmax.
+    let judged = tensor.is_parameter() && !matches!(tensor.role, Role::Other | Role::Bias | Role::NormBias);
     let rms = *tensor.statistics.value().filter(|_| judged)?.rms.value()?;
     (rms > 0.0).then_some(rms)
 }
