@@ -153,7 +153,9 @@ fn rows_of_doubles_beyond_the_range_of_squares_have_norms() {
     let found = measure_rows(&tensor, &context).unwrap();
     let found = found.value().unwrap();
     assert_eq!(found.zero, 1);
-    assert!((found.largest_norm / 5e200 - 1.0).abs() < 1e-14 && (found.median_norm / 5e-200 - 1.0).abs() < 1e-14);
+    assert!(
+        (found.largest_norm / 5e200 - 1.0).abs() < 1e-14 && (found.median_norm / 5e-200 - 1.0).abs() < 1e-14
+    );
 }
 
 #[test]
@@ -175,7 +177,10 @@ fn matrix() -> Vec<u8> {
 fn noise_has_no_lost_and_no_repeated_page() {
     let found = pages(&SHAPE, &matrix());
     let whole = (OFFSET + 64 * 1500 * 4) / 4096 - 1;
-    assert_eq!(found, Pages { count: whole as u64, lost: 0, first_lost: None, repeated: 0, first_repeated: None });
+    assert_eq!(
+        found,
+        Pages { count: whole as u64, lost: 0, first_lost: None, repeated: 0, first_repeated: None }
+    );
 }
 
 #[test]
@@ -230,7 +235,7 @@ fn a_page_written_twice_is_repeated() {
 
 #[test]
 fn constant_pages_and_whole_equal_rows_are_not_repeated() {
-    assert_eq!(pages(&SHAPE, &bytes(&[0.5; 64 * 1500])).repeated, 0);
+    assert_eq!(pages(&SHAPE, &bytes(&vec![0.5; 64 * 1500])).repeated, 0);
     // 256 rows further on, every page of the first copy meets the same bytes: 256·6000 is a multiple of 4096.
     let copy = bytes(&noise(256 * 1500));
     assert_eq!(pages(&[512, 1500], &[&copy[..], &copy[..]].concat()).repeated, 0);

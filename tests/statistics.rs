@@ -14,8 +14,7 @@ use flashpoint::tensor::{Axis, DType, Piece, Tensor, decode};
 use half::{bf16, f16};
 use proptest::prelude::*;
 
-const FLOATS: [DType; 6] =
-    [DType::F64, DType::F32, DType::F16, DType::Bf16, DType::F8E4M3, DType::F8E5M2];
+const FLOATS: [DType; 6] = [DType::F64, DType::F32, DType::F16, DType::Bf16, DType::F8E4M3, DType::F8E5M2];
 
 /// Bytes before the tensor: odd, so that nothing can rely on alignment.
 const OFFSET: usize = 13;
@@ -250,7 +249,8 @@ fn check_sums(ours: &Statistics, finite: &[f64], pivot: Pivot) {
     let gamma = gamma(finite.len());
     let largest = finite.iter().fold(0.0f64, |m, x| m.max(x.abs()));
     // The reference takes powers, so it works on numbers near 1.
-    let scale = if largest > 0.0 { 2f64.powi(largest.log2().floor().clamp(-1000.0, 1000.0) as i32) } else { 1.0 };
+    let scale =
+        if largest > 0.0 { 2f64.powi(largest.log2().floor().clamp(-1000.0, 1000.0) as i32) } else { 1.0 };
     let k = if pivot == Pivot::One && (1e-60..1e60).contains(&largest) { 1.0 / scale } else { 0.0 };
     let x: Vec<f64> = finite.iter().map(|x| x / scale).collect();
     let l1 = exact_sum(x.iter().map(|x| x.abs()));
@@ -298,7 +298,8 @@ fn check_sums(ours: &Statistics, finite: &[f64], pivot: Pivot) {
 /// Both zeros, both infinities, NaN, and the edges of every format, of both signs.
 fn special_values() -> Vec<f64> {
     let powers = [-9, -10, -14, -16, -17, -24, -25, -126, -133, -134, -149].map(|power| 2f64.powi(power));
-    let edges = [0.0, 1.0, 448.0, 464.0, 480.0, 57344.0, 61440.0, 65504.0, 65520.0, 1e30, f64::from(f32::MAX)];
+    let edges =
+        [0.0, 1.0, 448.0, 464.0, 480.0, 57344.0, 61440.0, 65504.0, 65520.0, 1e30, f64::from(f32::MAX)];
     let beyond = [f64::INFINITY, f64::NAN];
     powers.into_iter().chain(edges).chain(beyond).flat_map(|x| [x, -x]).collect()
 }
@@ -399,7 +400,11 @@ fn the_same_bits_for_every_instruction_set_thread_count_and_way_of_reading() {
                             .map(|pivot| measure_as_planned(&tensor, plan, pivot, &context).unwrap())
                     });
                     let found = serde_json::to_string(&found).unwrap();
-                    assert_eq!(first.get_or_insert(found.clone()), &found, "{dtype}, {isa}, {threads} threads");
+                    assert_eq!(
+                        first.get_or_insert(found.clone()),
+                        &found,
+                        "{dtype}, {isa}, {threads} threads"
+                    );
                 }
             }
         }
@@ -430,7 +435,7 @@ fn constants_have_exact_norms_and_no_shape() {
     for constant in [0.0f64, 1.0, -0.375, 1000.0] {
         for dtype in [DType::F64, DType::F32, DType::F16, DType::Bf16] {
             for pivot in [Pivot::Zero, Pivot::One] {
-                let ours = stats(dtype, &encode(dtype, &[constant; 4096]), pivot);
+                let ours = stats(dtype, &encode(dtype, &vec![constant; 4096]), pivot);
                 assert_eq!(value(&ours.l1), 4096.0 * constant.abs());
                 assert_eq!(value(&ours.l2), 64.0 * constant.abs());
                 assert_eq!(value(&ours.rms), constant.abs());
@@ -518,7 +523,8 @@ fn every_f16_and_bf16_pattern_is_cast_to_the_nearest_value() {
 #[test]
 fn f32_around_every_limit_is_cast_as_half_and_the_nearest_value_say() {
     let targets = Targets::new();
-    let small = [-9, -10, -11, -6, -14, -16, -17, -18, -24, -25, -126, -133, -134].map(|power| 2f32.powi(power));
+    let small =
+        [-9, -10, -11, -6, -14, -16, -17, -18, -24, -25, -126, -133, -134].map(|power| 2f32.powi(power));
     let large = [448.0, 464.0, 480.0, 57344.0, 61440.0, 65504.0, 65520.0, bf16::MAX.to_f32()];
     let half_steps = [0.0, 2f32.powi(-10), 2f32.powi(-17), 2f32.powi(-25), 2f32.powi(-134), -2f32.powi(119)];
     for limit in small.into_iter().chain(large) {
@@ -530,7 +536,8 @@ fn f32_around_every_limit_is_cast_as_half_and_the_nearest_value_say() {
             check_against_reference(DType::F32, &bytes, Pivot::Zero, &targets);
             let ours = value(&stats(DType::F32, &bytes, Pivot::Zero).headroom);
             let is = |category| move |found: std::num::FpCategory| found == category;
-            let (infinite, subnormal) = (is(std::num::FpCategory::Infinite), is(std::num::FpCategory::Subnormal));
+            let (infinite, subnormal) =
+                (is(std::num::FpCategory::Infinite), is(std::num::FpCategory::Subnormal));
             let halves = |test: &dyn Fn(std::num::FpCategory) -> bool| {
                 values.iter().filter(|&&x| test(f16::from_f32(x).classify())).count() as u64
             };
@@ -558,7 +565,8 @@ fn a_strided_or_divided_tensor_has_the_statistics_of_its_contiguous_copy() {
         let file = open(&write(directory.path(), &encode(DType::F32, &values)), &context);
         let bytes = OFFSET as u64..file.len();
         let view =
-            Tensor::strided(DType::F32, vec![columns, rows], &[1, columns], file.clone(), bytes.clone()).unwrap();
+            Tensor::strided(DType::F32, vec![columns, rows], &[1, columns], file.clone(), bytes.clone())
+                .unwrap();
         assert_eq!(value(&measure(&view, MeasureLevel::Stats, Pivot::Zero, &context).unwrap()), expected);
 
         let half = rows / 2 * columns + 17;

@@ -213,9 +213,9 @@ impl Matrix<'_> {
         for (part_a, part_b) in parts(self.row(a), length).zip(parts(self.row(b), length)) {
             self.tensor.read_f64(part_a, &mut left)?;
             self.tensor.read_f64(part_b, &mut right)?;
-            left.iter_mut().for_each(|x| *x /= norm_a);
-            right.iter_mut().for_each(|x| *x /= norm_b);
-            sum += ArrayView1::from(&left).dot(&ArrayView1::from(&right));
+            let (left, right) = (ArrayView1::from(&left), ArrayView1::from(&right));
+            // Each divided by its own norm: the product of two norms may leave the range of f64.
+            sum += (&left / norm_a).dot(&(&right / norm_b));
         }
         Ok(sum)
     }
