@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::checkpoint::{Layer, Layout, Role, Section};
-use crate::format::{Danger, Format};
-use crate::tensor::DType;
+pub use crate::checkpoint::{Layer, Layout, Role, Section};
+pub use crate::format::{Danger, Format};
+pub use crate::tensor::{DType, Kind};
 
 /// Version of the analysis format: additive within a major version.
 pub const SCHEMA_VERSION: &str = "1.0";
@@ -184,6 +184,8 @@ pub struct TensorAnalysis {
     pub tied_to: Option<String>,
     /// Statistics of its elements.
     pub statistics: Measured<Statistics>,
+    /// Median of |x| over the finite elements, for small tensors.
+    pub median_abs: Measured<f64>,
     /// What its rows look like, for matrices.
     pub rows: Measured<Rows>,
     /// Zeroed and repeated pages of the file under it.
@@ -302,4 +304,14 @@ pub struct Pages {
     pub repeated: u64,
     /// File offset of the first repeated page.
     pub first_repeated: Option<u64>,
+}
+
+impl TensorAnalysis {
+    /// True for what training adjusts: a floating tensor of the model that is no buffer, counted once where tied.
+    pub fn is_parameter(&self) -> bool {
+        self.section == Section::Model
+            && self.role != Role::Buffer
+            && self.tied_to.is_none()
+            && self.dtype.is_some_and(|dtype| dtype.kind() == Kind::Float)
+    }
 }
