@@ -6,8 +6,14 @@
 mod finding;
 mod plan;
 mod threshold;
+mod weights;
 
 mod fp101_non_finite;
+mod fp106_stagnant_norm_gains;
+mod fp108_dead_storage;
+
+#[cfg(test)]
+mod test_support;
 
 pub use finding::{Confidence, Evidence, Finding, Findings, Severity, Subject};
 pub use plan::{Assessment, Needs, NotEvaluated, evaluate};
@@ -39,12 +45,15 @@ pub struct Rule {
 }
 
 /// Every rule, by code.
-pub static RULES: &[&Rule] = &[&fp101_non_finite::RULE];
+pub static RULES: &[&Rule] = &[
+    &fp101_non_finite::RULE,
+    &fp106_stagnant_norm_gains::RULE,
+    &fp108_dead_storage::RULE,
+];
 
 /// The rule of that code or name, in any case.
 pub fn find(code_or_name: &str) -> Option<&'static Rule> {
-    RULES
-        .iter()
-        .copied()
-        .find(|rule| rule.code.eq_ignore_ascii_case(code_or_name) || rule.name.eq_ignore_ascii_case(code_or_name))
+    RULES.iter().copied().find(|rule| {
+        rule.code.eq_ignore_ascii_case(code_or_name) || rule.name.eq_ignore_ascii_case(code_or_name)
+    })
 }
