@@ -11,6 +11,11 @@ mod weights;
 mod fp101_non_finite;
 mod fp106_stagnant_norm_gains;
 mod fp108_dead_storage;
+mod fp201_zero_init;
+mod fp202_symmetric_init;
+mod fp203_wrong_gain;
+mod fp204_fan_mismatch;
+mod fp209_shape_error;
 
 #[cfg(test)]
 mod test_support;
@@ -49,6 +54,11 @@ pub static RULES: &[&Rule] = &[
     &fp101_non_finite::RULE,
     &fp106_stagnant_norm_gains::RULE,
     &fp108_dead_storage::RULE,
+    &fp201_zero_init::RULE,
+    &fp202_symmetric_init::RULE,
+    &fp203_wrong_gain::RULE,
+    &fp204_fan_mismatch::RULE,
+    &fp209_shape_error::RULE,
 ];
 
 /// The rule of that code or name, in any case.
