@@ -16,6 +16,8 @@ mod fp202_symmetric_init;
 mod fp203_wrong_gain;
 mod fp204_fan_mismatch;
 mod fp209_shape_error;
+mod fp406_norm_gain_outlier;
+mod fp407_massive_activation_proxy;
 
 #[cfg(test)]
 mod test_support;
@@ -59,6 +61,8 @@ pub static RULES: &[&Rule] = &[
     &fp203_wrong_gain::RULE,
     &fp204_fan_mismatch::RULE,
     &fp209_shape_error::RULE,
+    &fp406_norm_gain_outlier::RULE,
+    &fp407_massive_activation_proxy::RULE,
 ];
 
 /// The rule of that code or name, in any case.
