@@ -18,6 +18,10 @@ mod fp204_fan_mismatch;
 mod fp209_shape_error;
 mod fp406_norm_gain_outlier;
 mod fp407_massive_activation_proxy;
+mod fp901_dangerous_pickle;
+mod fp902_unknown_global;
+mod fp903_damaged_file;
+mod fp904_uncovered_bytes;
 
 #[cfg(test)]
 mod test_support;
@@ -63,6 +67,10 @@ pub static RULES: &[&Rule] = &[
     &fp209_shape_error::RULE,
     &fp406_norm_gain_outlier::RULE,
     &fp407_massive_activation_proxy::RULE,
+    &fp901_dangerous_pickle::RULE,
+    &fp902_unknown_global::RULE,
+    &fp903_damaged_file::RULE,
+    &fp904_uncovered_bytes::RULE,
 ];
 
 /// The rule of that code or name, in any case.
