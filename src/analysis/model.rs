@@ -140,6 +140,8 @@ pub struct Problem {
     pub message: String,
     /// What to do.
     pub advice: String,
+    /// Data is lost or wrong; otherwise it is only odd.
+    pub damage: bool,
 }
 
 /// A global outside the allow-list.
@@ -164,8 +166,8 @@ pub struct TensorAnalysis {
     pub name: String,
     /// Its name with wrappers' prefixes removed: the key that series join on.
     pub canonical_name: String,
-    /// The file that holds it, by name.
-    pub file: String,
+    /// The file that holds it, by name; none where an index names it and its shard is missing.
+    pub file: Option<String>,
     /// What part of the training state it is.
     pub section: Section,
     /// Its layer.

@@ -15,9 +15,12 @@ pub(super) static RULE: Rule = Rule {
     check,
 };
 
+/// The kind of problem that FP904 reports.
+const UNCOVERED: &str = "uncovered-bytes";
+
 fn check(checkpoint: &CheckpointAnalysis, _: &Thresholds, findings: &mut Findings) {
     let mut groups: Vec<Vec<&Problem>> = Vec::new();
-    for problem in &checkpoint.problems {
+    for problem in checkpoint.problems.iter().filter(|problem| problem.kind != UNCOVERED) {
         match groups.iter_mut().find(|group| are_alike(group[0], problem)) {
             Some(group) => group.push(problem),
             None => groups.push(vec![problem]),
@@ -49,13 +52,16 @@ fn report(checkpoint: &CheckpointAnalysis, group: &[&Problem], findings: &mut Fi
     };
     let finding =
         findings.push(Subject::File(first.file.clone()), format!("{what}: {}", first.message), &first.advice);
+    if !first.damage {
+        finding.severity(Severity::Note);
+    }
     if first.tensor.is_some() {
         finding.against("damaged tensors", group.len() as f64, 0.0, "tensors");
     }
 }
 
 fn tensors_of(checkpoint: &CheckpointAnalysis, file: &str) -> usize {
-    checkpoint.tensors.iter().filter(|tensor| tensor.file == file).count()
+    checkpoint.tensors.iter().filter(|tensor| tensor.file.as_deref() == Some(file)).count()
 }
 
 #[cfg(test)]
@@ -95,6 +101,22 @@ mod tests {
         let message = "2 of 3 tensors of model.safetensors cannot be read, b first: 64 bytes are needed here, the file has 40";
         assert_eq!(findings.found[0].message, message);
         assert_eq!(findings.found[0].evidence[0].value, 2.0);
+    }
+
+    #[test]
+    fn what_is_odd_but_lost_nothing_is_a_note() {
+        let mut saved = checkpoint(Vec::new());
+        saved.problems = vec![problem(None)];
+        saved.problems[0].damage = false;
+        assert_eq!(judge(&RULE, &saved).told()[0].0, Severity::Note);
+    }
+
+    #[test]
+    fn uncovered_bytes_belong_to_another_rule() {
+        let mut saved = checkpoint(Vec::new());
+        saved.problems = vec![problem(None)];
+        saved.problems[0].kind = UNCOVERED.to_owned();
+        assert!(judge(&RULE, &saved).is_clean());
     }
 
     #[test]

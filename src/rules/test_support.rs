@@ -51,6 +51,7 @@ pub(super) fn problem(tensor: Option<&str>) -> Problem {
         at: Some("byte 8".to_owned()),
         tensor: tensor.map(str::to_owned),
         kind: "past-end-of-file".to_owned(),
+        damage: true,
         message: "64 bytes are needed here, the file has 40".to_owned(),
         advice: "copy the file again".to_owned(),
     }
@@ -64,7 +65,7 @@ pub(super) fn tensor(name: &str, role: Role, shape: &[u64]) -> TensorAnalysis {
     TensorAnalysis {
         name: name.to_owned(),
         canonical_name: name.to_owned(),
-        file: "model.safetensors".to_owned(),
+        file: Some("model.safetensors".to_owned()),
         section: Section::Model,
         layer: Layer {
             path: path.to_owned(),
