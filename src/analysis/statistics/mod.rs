@@ -12,12 +12,14 @@ mod finish;
 mod headroom;
 mod integers;
 mod kernel;
+mod median;
 mod pages;
 mod rows;
 mod sums;
 mod tally;
 
 pub use kernel::Isa;
+pub use median::measure_median_abs;
 pub use pages::measure_pages;
 pub use rows::measure_rows;
 
