@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 
+#[cfg(test)]
+mod craft;
 pub mod detect;
 pub mod npy;
 pub mod npz;

@@ -3,13 +3,16 @@
 //! Stored members are read in place. Deflated ones are inflated into memory when the archive is opened, at most
 //! [`MAX_INFLATED`] bytes together: what is beyond that is listed with the reason.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
 use super::npy::{self, Array};
 use super::zip::{Archive, Member, Method};
-use super::{Container, Entry, Format};
+use super::{Container, Entry, Format, GlobalUse};
 use crate::context::Context;
 use crate::error::{At, Error, ErrorKind, Result};
 use crate::files::InputFile;
@@ -32,8 +35,7 @@ pub fn matches(archive: &Archive) -> bool {
 #[expect(clippy::needless_pass_by_value, reason = "every reader takes the file that its tensors keep open")]
 pub fn read(file: Arc<InputFile>, _context: &Context) -> Result<Container> {
     let archive = Archive::open(&file)?;
-    let mut reader =
-        Reader { file: &file, budget: MAX_INFLATED, uncovered: Vec::new(), problems: Vec::new() };
+    let mut reader = Reader::new(&file);
     let mut entries = Vec::new();
     for member in archive.members() {
         match member.name.strip_suffix(ENDING) {
@@ -49,7 +51,7 @@ pub fn read(file: Arc<InputFile>, _context: &Context) -> Result<Container> {
         entries,
         metadata: BTreeMap::new(),
         objects: None,
-        globals: Vec::new(),
+        globals: reader.globals,
         uncovered: reader.uncovered,
         problems: reader.problems,
     })
@@ -59,34 +61,45 @@ struct Reader<'a> {
     file: &'a Arc<InputFile>,
     /// Bytes that may still be inflated.
     budget: u64,
+    globals: Vec<GlobalUse>,
     uncovered: Vec<Range<u64>>,
     problems: Vec<Error>,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    fn new(file: &'a Arc<InputFile>) -> Self {
+        let (globals, uncovered, problems) = Default::default();
+        Self { file, budget: MAX_INFLATED, globals, uncovered, problems }
+    }
+
     fn entry(&mut self, name: &str, member: &Member) -> Entry {
-        let tensor = self.array(name, member).and_then(|array| {
-            let at = At::Member(member.name.clone(), 0);
-            array.tensor.map_err(|kind| kind.in_file(self.file.path()).at(at))
+        let tensor = self.array(member).and_then(|array| {
+            self.globals.extend(array.globals);
+            self.problems.extend(array.problem.map(|kind| self.refuse(member, kind)));
+            array.tensor.map_err(|kind| self.refuse(member, kind))
         });
         Entry { name: name.to_owned(), tensor: tensor.map_err(|error| error.for_tensor(name)), storage: None }
     }
 
-    fn array(&mut self, name: &str, member: &Member) -> Result<Array> {
-        let refuse = |kind: ErrorKind| kind.in_file(self.file.path()).at(At::Member(member.name.clone(), 0));
+    fn array(&mut self, member: &Member) -> Result<Array> {
         if member.method == Method::Stored {
-            let array = npy::array(self.file, member.data.clone()).map_err(refuse)?;
+            let array = npy::array(self.file, member.data.clone());
+            let array = array.map_err(|kind| self.refuse(member, kind))?;
             self.leave_out(array.end..member.data.end);
             return Ok(array);
         }
         let inflated = Arc::new(self.inflate(member)?);
-        let array = npy::array(&inflated, 0..inflated.len()).map_err(refuse)?;
+        let array = npy::array(&inflated, 0..inflated.len());
+        let array = array.map_err(|kind| self.refuse(member, kind))?;
         let bytes = inflated.len() - array.end;
         if bytes > 0 {
-            let problem = ErrorKind::TrailingBytes { bytes }.in_file(self.file.path()).for_tensor(name);
-            self.problems.push(problem.at(At::Member(member.name.clone(), array.end)));
+            self.problems.push(self.refuse(member, ErrorKind::TrailingBytes { bytes }));
         }
         Ok(array)
+    }
+
+    fn refuse(&self, member: &Member, kind: ErrorKind) -> Error {
+        kind.in_file(self.file.path()).at(At::Member(member.name.clone(), 0))
     }
 
     /// Counts what a member declares, also when it then turns out to be a lie: the work was done.

@@ -11,7 +11,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use self::header::{Descr, Header};
-use super::{Container, Entry, Format};
+use super::{Container, Entry, Format, GlobalUse, pickle};
 use crate::context::Context;
 use crate::error::{self, ErrorKind};
 use crate::files::InputFile;
@@ -42,9 +42,9 @@ pub fn read(file: Arc<InputFile>, _context: &Context) -> error::Result<Container
         entries: vec![Entry { name, tensor, storage: None }],
         metadata: BTreeMap::new(),
         objects: None,
-        globals: Vec::new(),
+        globals: array.globals,
         uncovered: if rest.is_empty() { Vec::new() } else { vec![rest] },
-        problems: Vec::new(),
+        problems: array.problem.map(|kind| kind.in_file(file.path())).into_iter().collect(),
     })
 }
 
@@ -54,6 +54,16 @@ pub(super) struct Array {
     pub tensor: Result<Tensor, ErrorKind>,
     /// Where it ends in its file; the end of what was given, where that is not known.
     pub end: u64,
+    /// What the pickle of an array of objects names, from the start of the pickle.
+    pub globals: Vec<GlobalUse>,
+    /// Why that pickle cannot be read to its end.
+    pub problem: Option<ErrorKind>,
+}
+
+impl Array {
+    fn of(tensor: Result<Tensor, ErrorKind>, end: u64) -> Self {
+        Self { tensor, end, globals: Vec::new(), problem: None }
+    }
 }
 
 /// The array that fills `bytes` of `file`.
@@ -61,7 +71,8 @@ pub(super) fn array(file: &Arc<InputFile>, bytes: Range<u64>) -> Result<Array, E
     let (Header { descr, column_major, shape }, start) = header::read(file, &bytes)?;
     let dtype = match element_type(&descr) {
         Ok(dtype) => dtype,
-        Err(what) => return Ok(Array { tensor: Err(what.of_shape(shape)), end: bytes.end }),
+        Err(Unmeasured::Objects) => return objects(file, start..bytes.end, shape),
+        Err(other) => return Ok(Array::of(Err(other.of_shape(shape)), bytes.end)),
     };
     let count = element_count(&shape);
     let Some(length) = count.and_then(|count| count.checked_mul(dtype.size()?)) else {
@@ -69,11 +80,24 @@ pub(super) fn array(file: &Arc<InputFile>, bytes: Range<u64>) -> Result<Array, E
     };
     let available = bytes.end - start;
     if length > available {
-        let tensor = Err(ErrorKind::SizeMismatch { expected: length, actual: available });
-        return Ok(Array { tensor, end: bytes.end });
+        let mismatch = ErrorKind::SizeMismatch { expected: length, actual: available };
+        return Ok(Array::of(Err(mismatch), bytes.end));
     }
     let end = start + length;
-    Ok(Array { tensor: tensor(dtype, shape, column_major, file, start..end), end })
+    Ok(Array::of(tensor(dtype, shape, column_major, file, start..end), end))
+}
+
+/// An array of Python objects, whose `bytes` are a pickle. What loading it would call is told.
+fn objects(file: &InputFile, bytes: Range<u64>, shape: Vec<u64>) -> Result<Array, ErrorKind> {
+    let window = bytes.start..bytes.end.min(bytes.start + pickle::MAX_BYTES);
+    let mut buffer = Vec::new();
+    let pickle = pickle::read(file.bytes(window, &mut buffer).map_err(|error| error.kind)?);
+    Ok(Array {
+        tensor: Err(Unmeasured::Objects.of_shape(shape)),
+        end: bytes.start + pickle.length,
+        globals: pickle.globals,
+        problem: pickle.error.map(|fault| fault.kind),
+    })
 }
 
 /// A tensor over `bytes`, its first index the fastest where it is column-major.
@@ -128,6 +152,8 @@ pub(super) fn plain_type(code: &str) -> Option<DType> {
 enum Unmeasured {
     /// A kind of element that numpy has and a tensor has not.
     Kind(&'static str),
+    /// References to Python objects, pickled.
+    Objects,
     /// A code that numpy does not have.
     Unknown(String),
 }
@@ -136,6 +162,7 @@ impl Unmeasured {
     fn of_shape(self, shape: Vec<u64>) -> ErrorKind {
         match self {
             Self::Kind(what) => ErrorKind::UnsupportedTensor { what, shape: Some(shape.into()) },
+            Self::Objects => Self::Kind("Python object").of_shape(shape),
             Self::Unknown(dtype) => ErrorKind::UnknownDtype { dtype },
         }
     }
@@ -149,6 +176,7 @@ fn element_type(descr: &Descr) -> Result<DType, Unmeasured> {
             Err(Unmeasured::Kind("big-endian numpy"))
         }
         Some(dtype) => Ok(dtype),
+        None if code == "O" => Err(Unmeasured::Objects),
         None => Err(unmeasured(code).map_or_else(|| Unmeasured::Unknown(text.clone()), Unmeasured::Kind)),
     }
 }
@@ -161,7 +189,6 @@ fn unmeasured(code: &str) -> Option<&'static str> {
         ("f12" | "f16", _) => "long double numpy",
         ("c24" | "c32", _) => "complex long double numpy",
         (_, b'V') => "raw numpy",
-        (_, b'O') => "Python object",
         (_, b'M' | b'm') => "date and time numpy",
         (_, b'S' | b'U' | b'a') => "text numpy",
         _ => return None,

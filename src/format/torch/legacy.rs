@@ -7,6 +7,9 @@
 //!
 //! Of a pickle by itself, numpy arrays are the only tensors that can be read; what it names and calls is told all the same.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
