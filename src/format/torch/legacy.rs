@@ -50,7 +50,7 @@ pub fn read(file: Arc<InputFile>, _context: &Context) -> Result<Container> {
     let mut series = Series::new(&file);
     let (format, listing) = match series.next() {
         Ok((first, _)) if is_magic(&file, &first)? => (Format::TorchLegacy, legacy(&file, &mut series)),
-        Ok((first, start)) => (Format::Pickle, bare(&file, first.objects, start, &mut series)),
+        Ok((first, start)) => (Format::Pickle, Ok(bare(&file, first.objects, start, &mut series))),
         Err(error) => (Format::Pickle, Err(error)),
     };
     let mut listing = listing.unwrap_or_else(|error| Listing { problems: vec![error], ..Listing::default() });
@@ -130,13 +130,13 @@ fn is_magic(file: &InputFile, first: &Pickle) -> Result<bool> {
 }
 
 /// The numpy arrays of a pickle by itself, and what the pickles behind it name.
-fn bare(file: &Arc<InputFile>, objects: Objects, start: u64, series: &mut Series<'_>) -> Result<Listing> {
+fn bare(file: &Arc<InputFile>, objects: Objects, start: u64, series: &mut Series<'_>) -> Listing {
     let mut listing = Listing::of(objects, Storages::new(file.clone()), Some(start), "");
     if listing.entries.is_empty() {
         listing.problems.push(ErrorKind::NoTensors.in_file(file.path()));
     }
     listing.problems.extend(series.scan_rest().err());
-    Ok(listing)
+    listing
 }
 
 /// What follows the magic number.

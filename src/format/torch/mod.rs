@@ -43,7 +43,6 @@ const MAX_RECORD: u64 = 256;
 /// # Errors
 /// When the file is no archive of PyTorch's, or one that is not read. Everything that is wrong within a readable archive
 /// is in the container's `problems` and in its entries.
-#[expect(clippy::needless_pass_by_value, reason = "every reader takes the file that its tensors keep open")]
 pub fn read(file: Arc<InputFile>, context: &Context) -> Result<Container> {
     let mut buffer = Vec::new();
     let start = file.bytes(0..file.len().min(PROBE_BYTES), &mut buffer)?;

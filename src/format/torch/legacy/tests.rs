@@ -54,7 +54,7 @@ fn plain() -> File {
         system: dict(&[("little_endian", b"\x88".to_vec())]),
         object: dict(&[("a", vector("0", 1)), ("b", vector("1", 2)), ("c", vector("2", 3))]),
         keys: keys(&["0", "1", "2"]),
-        storages: [1, 2, 3].map(|count| (count, vec![0; 4 * count as usize])).to_vec(),
+        storages: vec![(1, vec![0; 4]), (2, vec![0; 8]), (3, vec![0; 12])],
         tail: Vec::new(),
     }
 }
@@ -237,7 +237,8 @@ fn bytes_behind_the_last_storage_are_told() {
     let file = File { tail: vec![7; 5], ..plain() };
     let bytes = file.bytes();
     let container = read_bytes(&bytes);
-    assert_eq!(container.uncovered, [bytes.len() as u64 - 5..bytes.len() as u64]);
+    let tail = bytes.len() as u64 - 5..bytes.len() as u64;
+    assert_eq!(container.uncovered, std::slice::from_ref(&tail));
     assert_eq!(container.problems, []);
 }
 
