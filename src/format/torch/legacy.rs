@@ -126,7 +126,7 @@ fn is_magic(file: &InputFile, first: &Pickle) -> Result<bool> {
         return Ok(false);
     };
     let mut buffer = Vec::new();
-    Ok(file.bytes(span.start..span.end, &mut buffer)? == MAGIC)
+    Ok(file.bytes(span.start.into()..span.end.into(), &mut buffer)? == MAGIC)
 }
 
 /// The numpy arrays of a pickle by itself, and what the pickles behind it name.

@@ -27,7 +27,7 @@ use crate::context::Context;
 use crate::error::{At, Error, ErrorKind, Result, ZipFault};
 use crate::files::InputFile;
 
-pub use names::{MAX_DEPTH, MAX_NAME_BYTES, MAX_PROBLEMS, MAX_TENSORS};
+pub use names::{MAX_DEPTH, MAX_KEY_BYTES, MAX_NAME_BYTES, MAX_PROBLEMS, MAX_TENSORS};
 
 /// How a zip archive written by PyTorch begins.
 const ZIP: &[u8] = b"PK\x03\x04";

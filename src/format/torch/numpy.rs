@@ -71,7 +71,7 @@ impl Array {
         if actual != expected {
             return Err(ErrorKind::SizeMismatch { expected, actual });
         }
-        let end = pickle + span.end;
+        let end = pickle + u64::from(span.end);
         npy::tensor(dtype, shape, self.column_major, file, end - expected..end)
     }
 }
@@ -122,12 +122,16 @@ fn bytes(objects: &Objects, id: NodeId) -> Option<Vec<u8>> {
     }
 }
 
+/// The longest code of a plain element type, with room for those that are not read.
+const MAX_CODE: usize = 32;
+
 /// The element type of a `dtype('f4', …)` call, whose state says the byte order.
 fn element_type(objects: &Objects, id: NodeId) -> Result<DType, ErrorKind> {
     let malformed = ErrorKind::MalformedTensor { message: "the element type is not a numpy dtype" };
     let Node::Object(object) = objects.node(id) else { return Err(malformed) };
     let arguments = objects.sequence(object.arguments).unwrap_or_default();
-    let Some(code) = arguments.first().and_then(|&code| objects.text(code)) else { return Err(malformed) };
+    let code = arguments.first().and_then(|&code| objects.text(code)).filter(|code| code.len() <= MAX_CODE);
+    let Some(code) = code else { return Err(malformed) };
     let order = object.state.and_then(|state| objects.text(*objects.sequence(state)?.get(1)?));
     if order == Some(">") || code.starts_with('>') {
         return Err(ErrorKind::UnsupportedTensor { what: "big-endian numpy", shape: None });

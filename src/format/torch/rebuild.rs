@@ -45,6 +45,9 @@ pub struct Rebuilder<'a> {
 /// The most that PyTorch's kernels (`dim_bitset_size`) and numpy 2 take.
 const MAX_DIMENSIONS: usize = 64;
 
+/// The longest storage key and type name. PyTorch's keys are numbers.
+const MAX_WORD: usize = 255;
+
 /// Parameters of parameters of subclasses: real files nest two deep.
 const MAX_WRAPPERS: usize = 16;
 
@@ -111,7 +114,7 @@ pub struct Reference {
     /// `None` for bytes without a type.
     dtype: Option<DType>,
     type_name: String,
-    location: String,
+    is_meta: bool,
     /// First element and count, where only a part of the storage is meant.
     part: Option<(u64, u64)>,
 }
@@ -207,6 +210,7 @@ impl<'a> Rebuilder<'a> {
             None => reference.dtype,
             Some(at) => {
                 let name = arguments.get(at).and_then(|&dtype| self.objects.global(dtype));
+                let name = name.filter(|name| name.name.len() <= MAX_WORD);
                 let name = name.ok_or(malformed("the element type is missing"))?;
                 let dtype = dtype_named(&name.name);
                 Some(dtype.ok_or_else(|| ErrorKind::UnknownDtype { dtype: name.name.clone() })?)
@@ -238,7 +242,7 @@ impl<'a> Rebuilder<'a> {
         dtype: Option<DType>,
         layout: Layout,
     ) -> Result<Rebuilt, ErrorKind> {
-        if reference.location == "meta" {
+        if reference.is_meta {
             return Err(ErrorKind::UnsupportedTensor {
                 what: "meta (without data)",
                 shape: Some(layout.shape.into()),
@@ -290,7 +294,7 @@ impl<'a> Rebuilder<'a> {
             // COO: indices, values, size, is_coalesced. Compressed: two index tensors, values, size.
             ShapeAt::Sparse => arguments.get(1).and_then(|&data| {
                 let data = self.objects.sequence(data)?;
-                data.iter().skip(2).copied().find(|&item| self.sizes(item).is_some())
+                data.iter().skip(2).take(2).copied().find(|&item| self.sizes(item).is_some())
             }),
             ShapeAt::Nowhere => None,
         };
@@ -389,7 +393,9 @@ fn reference(objects: &Objects, id: NodeId) -> Option<Reference> {
         return None;
     }
     let class = objects.global(class)?;
-    if !matches!(class.module.as_str(), "torch" | "torch.storage" | "torch.cuda") {
+    let is_storage = matches!(class.module.as_str(), "torch" | "torch.storage" | "torch.cuda");
+    let key = objects.text(key)?;
+    if !is_storage || key.len() > MAX_WORD || class.name.len() > MAX_WORD {
         return None;
     }
     let part = match rest.first().map(|&part| (part, objects.node(part))) {
@@ -400,11 +406,11 @@ fn reference(objects: &Objects, id: NodeId) -> Option<Reference> {
         },
     };
     Some(Reference {
-        key: objects.text(key)?.to_owned(),
+        key: key.to_owned(),
         count: objects.count(count)?,
         dtype: storage_dtype(&class.name),
         type_name: class.name.clone(),
-        location: objects.text(location)?.to_owned(),
+        is_meta: objects.text(location)? == "meta",
         part,
     })
 }

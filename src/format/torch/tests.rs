@@ -546,14 +546,35 @@ mod paths {
 
     #[test]
     fn long_names_shared_by_many_tensors_are_bounded_together() {
-        let key = "k".repeat(1 << 20);
+        let key = "k".repeat(MAX_KEY_BYTES);
         let once = [&weight()[..], b"q\x02"].concat();
-        let list = [&b"]("[..], &once, &b"h\x02".repeat(1000), b"e"].concat();
+        let list = [&b"]("[..], &once, &b"h\x02".repeat(70_000), b"e"].concat();
         let container =
             read_with(&archive(&dict(&[(&key, list)]), &[("0", PLAIN)]), true).expect("a readable archive");
-        assert!(container.entries.len() < 256, "{}", container.entries.len());
+        assert!(container.entries.len() < 65_536, "{}", container.entries.len());
         let limit = ErrorKind::TooMany { what: "bytes of tensor names", limit: MAX_NAME_BYTES };
         assert!(container.problems.iter().any(|problem| problem.kind == limit));
+    }
+
+    #[test]
+    fn a_key_longer_than_any_name_is_named_by_its_position() {
+        let value = dict(&[("a", weight()), (&"k".repeat(MAX_KEY_BYTES + 1), weight())]);
+        assert_eq!(named(&value, &[("0", PLAIN)]).0, ["a", "1"]);
+    }
+
+    #[test]
+    fn objects_that_share_one_large_state_are_walked_in_linear_time() {
+        let state = [
+            &b"}("[..],
+            &(0..1000).flat_map(|key| [int(key), b"]".to_vec()].concat()).collect::<Vec<_>>(),
+            b"uq\x05",
+        ]
+        .concat();
+        let object = [&global("mine", "Thing")[..], b")\x81h\x05ba"].concat();
+        let value = [b"]".to_vec(), state, b"a".to_vec(), object.repeat(20_000)].concat();
+        let started = std::time::Instant::now();
+        assert_eq!(named(&value, &[]).0, Vec::<String>::new());
+        assert!(started.elapsed().as_secs() < 10, "{:?}", started.elapsed());
     }
 
     #[test]
