@@ -116,6 +116,11 @@ impl Objects {
         }
     }
 
+    /// An integer that counts something.
+    pub fn count(&self, id: NodeId) -> Option<u64> {
+        u64::try_from(self.integer(id)?).ok()
+    }
+
     /// A number.
     pub fn number(&self, id: NodeId) -> Option<f64> {
         match *self.node(id) {

@@ -57,13 +57,13 @@ pub const MAX_NAME_BYTES: u64 = 256 << 20;
 /// Problems that are told one by one; a file with more has made its point.
 pub const MAX_PROBLEMS: usize = 1000;
 
-/// Finds every tensor that the root of `objects` leads to.
-pub fn named_tensors<'a>(objects: &'a Objects, rebuilder: &mut Rebuilder<'a>) -> Named {
+/// Finds every tensor that the root of `objects` leads to. All names begin with `prefix`.
+pub fn named_tensors<'a>(objects: &'a Objects, rebuilder: &mut Rebuilder<'a>, prefix: &str) -> Named {
     let mut walk = Walk {
         objects,
         rebuilder,
         named: Named::default(),
-        path: String::new(),
+        path: prefix.to_owned(),
         visited: vec![false; objects.nodes.len()],
         known: HashMap::new(),
         views: HashMap::new(),
@@ -111,7 +111,7 @@ struct Walk<'a, 'b> {
 impl Walk<'_, '_> {
     fn run(&mut self, root: NodeId) {
         let first = vec![(Part::Transparent, root)].into_iter();
-        let mut frames = vec![Frame { children: first, path: 0 }];
+        let mut frames = vec![Frame { children: first, path: self.path.len() }];
         while let Some(frame) = frames.last_mut() {
             self.path.truncate(frame.path);
             let Some((part, id)) = frame.children.next() else {
@@ -274,10 +274,19 @@ impl Walk<'_, '_> {
         let Some(items) = self.objects.sequence(arguments).filter(|_| self.is_new(arguments)) else {
             return Vec::new();
         };
-        let copies = self.objects.global(callable).is_some_and(|global| {
+        let global = self.objects.global(callable);
+        let is_tagged = global.is_some_and(|global| global.name == "restore_type_tag");
+        let copies = global.is_some_and(|global| {
             matches!(
                 global.name.as_str(),
-                "OrderedDict" | "Counter" | "deque" | "set" | "frozenset" | "list" | "dict"
+                "OrderedDict"
+                    | "Counter"
+                    | "deque"
+                    | "set"
+                    | "frozenset"
+                    | "list"
+                    | "dict"
+                    | "build_tensorlist"
             )
         });
         match items {
@@ -286,6 +295,8 @@ impl Walk<'_, '_> {
                 Some(entries) => self.entries(&entries),
                 None => vec![(Part::Transparent, pairs)],
             },
+            // TorchScript writes the type of a container beside it.
+            &[value, _] if is_tagged => vec![(Part::Transparent, value)],
             items => self.indexed(items),
         }
     }

@@ -7,8 +7,9 @@
 use std::sync::Arc;
 
 use super::rebuild::sizes;
-use crate::error::{Error, ErrorKind};
+use crate::error::ErrorKind;
 use crate::files::InputFile;
+use crate::format::npy;
 use crate::format::{Node, NodeId, Objects, Span};
 use crate::tensor::{DType, Tensor, element_count};
 
@@ -71,10 +72,7 @@ impl Array {
             return Err(ErrorKind::SizeMismatch { expected, actual });
         }
         let end = pickle + u64::from(span.end);
-        let strides =
-            if self.column_major { column_major_strides(&shape) } else { row_major_strides(&shape) };
-        Tensor::strided(dtype, shape, &strides, file.clone(), end - expected..end)
-            .map_err(|error: Error| error.kind)
+        npy::tensor(dtype, shape, self.column_major, file, end - expected..end)
     }
 }
 
@@ -138,38 +136,6 @@ fn element_type(objects: &Objects, id: NodeId) -> Result<DType, ErrorKind> {
     if order == Some(">") || code.starts_with('>') {
         return Err(ErrorKind::UnsupportedTensor { what: "big-endian numpy", shape: None });
     }
-    Ok(match code.trim_start_matches(['<', '=', '|']) {
-        "f8" => DType::F64,
-        "f4" => DType::F32,
-        "f2" => DType::F16,
-        "c8" => DType::C64,
-        "c16" => DType::C128,
-        "i8" => DType::I64,
-        "i4" => DType::I32,
-        "i2" => DType::I16,
-        "i1" => DType::I8,
-        "u8" => DType::U64,
-        "u4" => DType::U32,
-        "u2" => DType::U16,
-        "u1" => DType::U8,
-        "b1" => DType::Bool,
-        other => return Err(ErrorKind::UnknownDtype { dtype: other.to_owned() }),
-    })
-}
-
-fn column_major_strides(shape: &[u64]) -> Vec<u64> {
-    let mut next = 1u64;
-    let mut stride = |&size: &u64| {
-        let stride = next;
-        next = next.saturating_mul(size);
-        stride
-    };
-    shape.iter().map(&mut stride).collect()
-}
-
-fn row_major_strides(shape: &[u64]) -> Vec<u64> {
-    let reversed = shape.iter().rev().copied().collect::<Vec<_>>();
-    let mut strides = column_major_strides(&reversed);
-    strides.reverse();
-    strides
+    let code = code.trim_start_matches(['<', '=', '|']);
+    npy::plain_type(code).ok_or_else(|| ErrorKind::UnknownDtype { dtype: code.to_owned() })
 }

@@ -106,14 +106,17 @@ fn maker(module: &str, name: &str) -> Option<Maker> {
 }
 
 /// A storage as a persistent id names it.
-struct Reference {
-    storage: Option<usize>,
-    key: String,
+pub struct Reference {
+    /// Under which key it lies in the file.
+    pub key: String,
+    /// Its elements, also those that a view of it leaves out.
+    pub count: u64,
     /// `None` for bytes without a type.
     dtype: Option<DType>,
     type_name: String,
     is_meta: bool,
-    count: u64,
+    /// First element and count, where only a part of the storage is meant.
+    part: Option<(u64, u64)>,
 }
 
 /// The sizes and strides that a call asks for, in elements.
@@ -180,9 +183,9 @@ impl<'a> Rebuilder<'a> {
 
     /// A storage that was saved by itself is a vector of its elements.
     fn bare_storage(&self, id: NodeId) -> Option<Rebuilt> {
-        let reference = self.reference(id)?;
+        let reference = reference(self.objects, id)?;
         let dtype = reference.dtype.or((reference.type_name == "UntypedStorage").then_some(DType::U8));
-        let layout = Layout { offset: 0, shape: vec![reference.count], strides: vec![1] };
+        let layout = Layout { offset: 0, shape: vec![reference.length()], strides: vec![1] };
         Some(self.place(&reference, dtype, layout).unwrap_or_else(refused))
     }
 
@@ -201,7 +204,8 @@ impl<'a> Rebuilder<'a> {
         let &[storage, offset, size, stride, ..] = arguments else {
             return Err(malformed("it has fewer than four arguments"));
         };
-        let reference = self.reference(storage).ok_or(malformed("the first argument is not a storage"))?;
+        let reference =
+            reference(self.objects, storage).ok_or(malformed("the first argument is not a storage"))?;
         let dtype = match dtype_at {
             None => reference.dtype,
             Some(at) => {
@@ -250,15 +254,14 @@ impl<'a> Rebuilder<'a> {
             }
             name => ErrorKind::UnknownDtype { dtype: name.to_owned() },
         })?;
-        let storage =
-            reference.storage.ok_or_else(|| ErrorKind::MissingStorage { key: reference.key.clone() })?;
+        let missing = || ErrorKind::MissingStorage { key: reference.key.clone() };
+        let storage = self.storages.find(&reference.key).ok_or_else(missing)?;
         let bytes = self.storages.readable(storage)?;
-        let unit = reference.dtype.map_or(1, |dtype| dtype.bits() / 8);
-        let expected = reference.count.saturating_mul(unit);
+        let expected = reference.count.saturating_mul(reference.unit()?);
         if expected != bytes.end - bytes.start {
             return Err(ErrorKind::SizeMismatch { expected, actual: bytes.end - bytes.start });
         }
-        let bytes = viewed(&bytes, dtype, &layout)?;
+        let bytes = viewed(&reference.part_of(bytes)?, dtype, &layout)?;
         let file = self.storages.file.clone();
         let tensor = Tensor::strided(dtype, layout.shape.clone(), &layout.strides, file, bytes.clone());
         let view = View { storage, bytes, dtype, shape: layout.shape, strides: layout.strides };
@@ -285,29 +288,6 @@ impl<'a> Rebuilder<'a> {
         sizes(self.objects, id)
     }
 
-    /// What `('storage', type, key, location, count)` names; `None` for any other persistent id.
-    fn reference(&self, id: NodeId) -> Option<Reference> {
-        let Node::Persistent(id) = *self.objects.node(id) else { return None };
-        let &[kind, class, key, location, count] = self.objects.sequence(id)? else { return None };
-        if self.objects.text(kind)? != "storage" {
-            return None;
-        }
-        let class = self.objects.global(class)?;
-        let is_storage = matches!(class.module.as_str(), "torch" | "torch.storage" | "torch.cuda");
-        let key = self.objects.text(key)?;
-        if !is_storage || key.len() > MAX_WORD || class.name.len() > MAX_WORD {
-            return None;
-        }
-        Some(Reference {
-            storage: self.storages.find(key),
-            key: key.to_owned(),
-            dtype: storage_dtype(&class.name),
-            type_name: class.name.clone(),
-            is_meta: self.objects.text(location)? == "meta",
-            count: u64::try_from(self.objects.integer(count)?).ok()?,
-        })
-    }
-
     fn other(&self, what: &'static str, shape: ShapeAt, arguments: &[NodeId]) -> Rebuilt {
         let size = match shape {
             ShapeAt::Argument(at) => arguments.get(at).copied(),
@@ -331,7 +311,9 @@ impl<'a> Rebuilder<'a> {
             if !self.noted.insert(id) {
                 continue;
             }
-            if let Some(Reference { storage: Some(storage), .. }) = self.reference(id) {
+            let referred =
+                reference(self.objects, id).and_then(|reference| self.storages.find(&reference.key));
+            if let Some(storage) = referred {
                 self.storages.touch_all(storage);
             }
             match self.objects.node(id) {
@@ -394,6 +376,75 @@ fn viewed(storage: &Range<u64>, dtype: DType, layout: &Layout) -> Result<Range<u
     }
     let start = storage.start + start.min(available) as u64;
     Ok(start..start + length as u64)
+}
+
+/// Every storage that a persistent id names, in the order in which the pickle does.
+pub fn references(objects: &Objects) -> impl Iterator<Item = Reference> {
+    (0..objects.nodes.len()).filter_map(|id| reference(objects, id))
+}
+
+/// What `('storage', type, key, location, count)` names; `None` for any other persistent id.
+///
+/// Before 1.6 a sixth item says which part of the storage is meant: `None`, or `(key, offset, count)`.
+fn reference(objects: &Objects, id: NodeId) -> Option<Reference> {
+    let Node::Persistent(id) = *objects.node(id) else { return None };
+    let &[kind, class, key, location, count, ref rest @ ..] = objects.sequence(id)? else { return None };
+    if objects.text(kind)? != "storage" || rest.len() > 1 {
+        return None;
+    }
+    let class = objects.global(class)?;
+    let is_storage = matches!(class.module.as_str(), "torch" | "torch.storage" | "torch.cuda");
+    let key = objects.text(key)?;
+    if !is_storage || key.len() > MAX_WORD || class.name.len() > MAX_WORD {
+        return None;
+    }
+    let part = match rest.first().map(|&part| (part, objects.node(part))) {
+        None | Some((_, Node::None)) => None,
+        Some((part, _)) => match objects.sequence(part)? {
+            &[_, offset, count] => Some((objects.count(offset)?, objects.count(count)?)),
+            _ => return None,
+        },
+    };
+    Some(Reference {
+        key: key.to_owned(),
+        count: objects.count(count)?,
+        dtype: storage_dtype(&class.name),
+        type_name: class.name.clone(),
+        is_meta: objects.text(location)? == "meta",
+        part,
+    })
+}
+
+impl Reference {
+    /// Bytes of what the storage counts: elements, or bytes where they have no type or are packed.
+    pub fn unit(&self) -> Result<u64, ErrorKind> {
+        if let Some(size) = self.dtype.and_then(DType::size) {
+            return Ok(size);
+        }
+        match self.type_name.as_str() {
+            "UntypedStorage" | "_UntypedStorage" | "QInt8Storage" | "QUInt8Storage" | "QUInt4x2Storage"
+            | "QUInt2x4Storage" => Ok(1),
+            "QInt32Storage" => Ok(4),
+            other => Err(ErrorKind::UnknownDtype { dtype: other.to_owned() }),
+        }
+    }
+
+    /// Elements of the storage, or of the part that is meant.
+    fn length(&self) -> u64 {
+        self.part.map_or(self.count, |(_, count)| count)
+    }
+
+    /// The bytes that are meant, of those of the whole storage.
+    fn part_of(&self, bytes: Range<u64>) -> Result<Range<u64>, ErrorKind> {
+        let Some((offset, count)) = self.part else { return Ok(bytes) };
+        if offset.checked_add(count).is_none_or(|end| end > self.count) {
+            let message = format!("its part of the storage ends behind element {}", self.count);
+            return Err(ErrorKind::ViewOutOfStorage { message });
+        }
+        let unit = self.unit()?;
+        let start = bytes.start + offset * unit;
+        Ok(start..start + count * unit)
+    }
 }
 
 fn storage_dtype(class: &str) -> Option<DType> {
