@@ -66,7 +66,9 @@ fn compare_tensor(tensor: &TensorAnalysis, expected: &Value, lines: &mut Vec<Str
         differ("shape", format!("{:?}, expected {}", tensor.shape, expected["shape"]));
     }
     // Quantised and sparse tensors have no plain elements: listed with their shape, and said not to be measured.
-    if expected["dtype"].as_str().is_some_and(|dtype| dtype.starts_with("QI")) || expected.get("layout").is_some() {
+    if expected["dtype"].as_str().is_some_and(|dtype| dtype.starts_with("QI"))
+        || expected.get("layout").is_some()
+    {
         if tensor.statistics.value().is_some() {
             differ("statistics", "measured, although it has no plain elements".to_owned());
         }
@@ -78,7 +80,7 @@ fn compare_tensor(tensor: &TensorAnalysis, expected: &Value, lines: &mut Vec<Str
     }
     match (&tensor.statistics, tensor.dtype.map(flashpoint::tensor::DType::kind)) {
         (Measured::Value(statistics), Some(kind)) => {
-            compare_statistics(statistics, kind, expected, &mut differ)
+            compare_statistics(statistics, kind, expected, &mut differ);
         }
         (other, Some(Kind::Float | Kind::Integer)) => differ("statistics", format!("{other:?}")),
         _ => {}
@@ -155,9 +157,10 @@ impl Conditioning {
 fn compare_histograms(got: &Statistics, expected: &Value, differ: &mut impl FnMut(&str, String)) {
     if let (Some(wanted), Some(exponents)) = (expected.get("exponents"), got.exponents.value()) {
         let counts = exponents.counts.iter().enumerate().filter(|(_, count)| **count > 0);
-        let found: serde_json::Map<_, _> = counts
-            .map(|(index, &count)| ((exponents.lowest + index as i32).to_string(), Value::from(count)))
-            .collect();
+        let binade =
+            |index: usize| i64::from(exponents.lowest) + i64::try_from(index).expect("at most 2200 binades");
+        let found: serde_json::Map<_, _> =
+            counts.map(|(index, &count)| (binade(index).to_string(), Value::from(count))).collect();
         let wanted = wanted.as_object().expect("exponents are a table");
         if found.len() != wanted.len()
             || found.iter().any(|(binade, count)| wanted.get(binade) != Some(count))

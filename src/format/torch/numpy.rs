@@ -2,8 +2,11 @@
 //!
 //! An array is `_reconstruct(…)` with the state `(version, shape, dtype, fortran order, bytes)`, or in protocol 5
 //! `_frombuffer(bytes, dtype, shape, order)`. Its elements stand in the pickle itself, as plain bytes from protocol 3 on.
-//! Protocol 2 encodes them as text, in which each byte from 128 on takes two: such arrays are listed, not measured.
+//! Protocol 2 encodes them as text, in which each byte from 128 on takes two: they are decoded into memory, each text
+//! once, however many arrays claim it, so that no more is held than the pickle has.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::rebuild::sizes;
@@ -45,12 +48,13 @@ pub fn array(objects: &Objects, id: NodeId) -> Option<Array> {
 }
 
 impl Array {
-    /// The array as a tensor over bytes of `file`, of which the pickle starts at `pickle`.
+    /// The array as a tensor over bytes of `file`, of which the pickle starts at `pickle`, or over decoded text.
     pub fn tensor(
         &self,
         objects: &Objects,
         file: &Arc<InputFile>,
         pickle: Option<u64>,
+        decoded: &Decoded,
     ) -> Result<Tensor, ErrorKind> {
         let shape = sizes(objects, self.shape)
             .ok_or(ErrorKind::MalformedTensor { message: "the shape is not a tuple of counts" })?;
@@ -60,8 +64,16 @@ impl Array {
         let expected =
             count.checked_mul(size).ok_or_else(|| ErrorKind::ShapeOverflow { shape: shape.clone() })?;
         let unsupported = |what| ErrorKind::UnsupportedTensor { what, shape: Some(shape.clone().into()) };
+        if let Some(text) = encoded(objects, self.elements) {
+            let bytes = decoded.bytes(objects, text, file)?;
+            let actual = bytes.len();
+            if actual != expected {
+                return Err(ErrorKind::SizeMismatch { expected, actual });
+            }
+            return npy::tensor(dtype, shape, self.column_major, &bytes, 0..expected);
+        }
         let Node::Bytes(elements) = objects.node(self.elements) else {
-            return Err(unsupported("numpy (encoded as text)"));
+            return Err(ErrorKind::MalformedTensor { message: "the array's elements are not bytes" });
         };
         let span = objects.spans[self.elements];
         let Some(pickle) = pickle.filter(|_| span != Span::default()) else {
@@ -73,6 +85,30 @@ impl Array {
         }
         let end = pickle + u64::from(span.end);
         npy::tensor(dtype, shape, self.column_major, file, end - expected..end)
+    }
+}
+
+/// Texts that were decoded to bytes, by their node.
+#[derive(Default)]
+pub struct Decoded(RefCell<HashMap<NodeId, Arc<InputFile>>>);
+
+impl Decoded {
+    /// The bytes that the Latin-1 text of a node stands for.
+    fn bytes(
+        &self,
+        objects: &Objects,
+        text: NodeId,
+        file: &Arc<InputFile>,
+    ) -> Result<Arc<InputFile>, ErrorKind> {
+        if let Some(bytes) = self.0.borrow().get(&text) {
+            return Ok(bytes.clone());
+        }
+        let malformed = ErrorKind::MalformedTensor { message: "the array's text is not Latin-1" };
+        let characters = objects.text(text).ok_or(malformed.clone())?.chars();
+        let bytes = characters.map(u8::try_from).collect::<Result<Vec<_>, _>>().map_err(|_| malformed)?;
+        let bytes = Arc::new(InputFile::inflated(file, bytes));
+        self.0.borrow_mut().insert(text, bytes.clone());
+        Ok(bytes)
     }
 }
 

@@ -40,6 +40,8 @@ pub struct Rebuilder<'a> {
     pickle: Option<u64>,
     /// Nodes whose storages are known to be referred to.
     noted: HashSet<NodeId>,
+    /// Arrays that the pickle encodes as text.
+    decoded: numpy::Decoded,
 }
 
 /// The most that PyTorch's kernels (`dim_bitset_size`) and numpy 2 take.
@@ -129,7 +131,7 @@ struct Layout {
 impl<'a> Rebuilder<'a> {
     /// A reader of the calls in `objects`. `pickle` is where the pickle's own bytes stand in the file.
     pub fn new(objects: &'a Objects, storages: &'a mut Storages, pickle: Option<u64>) -> Self {
-        Self { objects, storages, pickle, noted: HashSet::new() }
+        Self { objects, storages, pickle, noted: HashSet::new(), decoded: numpy::Decoded::default() }
     }
 
     /// The tensor that a node stands for, if it stands for one, its bytes noted as referred to.
@@ -177,7 +179,7 @@ impl<'a> Rebuilder<'a> {
     }
 
     fn array(&self, array: &numpy::Array) -> Rebuilt {
-        let tensor = array.tensor(self.objects, &self.storages.file, self.pickle);
+        let tensor = array.tensor(self.objects, &self.storages.file, self.pickle, &self.decoded);
         Rebuilt { tensor, view: None, state: None }
     }
 

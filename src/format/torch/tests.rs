@@ -412,6 +412,25 @@ mod tensors {
     }
 
     #[test]
+    fn a_numpy_array_encoded_as_latin_1_text_is_decoded_and_other_text_is_refused() {
+        let dtype = [call("numpy", "dtype", &[text("f4"), b"\x89".to_vec(), b"\x88".to_vec()])].concat();
+        let array = |characters: &str| {
+            let encoded = call("_codecs", "encode", &[text(characters), text("latin1")]);
+            let arguments = [global("numpy", "ndarray"), counts(&[0]), text("b")];
+            let empty = call("numpy.core.multiarray", "_reconstruct", &arguments);
+            let state = tuple(&[int(1), counts(&[1]), dtype.clone(), b"\x89".to_vec(), encoded]);
+            [empty, state, b"b".to_vec()].concat()
+        };
+        // -1.5 is 0xbfc00000: two of its bytes take two bytes of UTF-8 each.
+        let minus_one_and_a_half = "\0\0\u{c0}\u{bf}";
+        assert_eq!(values(&only_tensor(array(minus_one_and_a_half), &[]).expect("an array")), [-1.5]);
+        let short = only_tensor(array("\u{c0}\u{bf}"), &[]).expect_err("two bytes for four");
+        assert_eq!(short, ErrorKind::SizeMismatch { expected: 4, actual: 2 });
+        let other = only_tensor(array("\0\0\0\u{100}"), &[]).expect_err("a character above a byte");
+        assert!(matches!(other, ErrorKind::MalformedTensor { .. }));
+    }
+
+    #[test]
     fn a_numpy_array_in_plain_bytes_is_a_tensor_over_the_pickle() {
         let dtype = [call("numpy", "dtype", &[text("f4"), b"\x89".to_vec(), b"\x88".to_vec()])].concat();
         let bytes = [&b"C\x08"[..], &1.5f32.to_le_bytes(), &(-2f32).to_le_bytes()].concat();
@@ -427,8 +446,8 @@ mod tensors {
         assert_eq!(values(&only_tensor(array(bytes), &[]).expect("an array")), [1.5, -2.0]);
         let short = only_tensor(array(b"C\x03abc".to_vec()), &[]).expect_err("eight bytes in three");
         assert_eq!(short, ErrorKind::SizeMismatch { expected: 8, actual: 3 });
-        let encoded = only_tensor(array(text("eight by")), &[]).expect_err("text");
-        assert!(matches!(encoded, ErrorKind::UnsupportedTensor { what: "numpy (encoded as text)", .. }));
+        let unencoded = only_tensor(array(text("eight by")), &[]).expect_err("text that nobody decodes");
+        assert!(matches!(unencoded, ErrorKind::MalformedTensor { .. }));
     }
 }
 
