@@ -263,9 +263,9 @@ fn one_flipped_byte_of_a_storage_fails_its_checksum_and_nothing_else() {
 
 /// The checkpoints that `fixtures/real_inputs.py fetch FOLDER` downloads.
 #[test]
-#[ignore = "needs FLASHPOINT_REAL=FOLDER, made by fixtures/real_inputs.py fetch FOLDER"]
+#[ignore = "needs FLASHPOINT_REAL_INPUTS=FOLDER, made by fixtures/real_inputs.py fetch FOLDER"]
 fn real_checkpoints_have_the_tensors_and_numbers_of_pytorch() {
-    let folder = PathBuf::from(std::env::var_os("FLASHPOINT_REAL").expect("FLASHPOINT_REAL is set"));
+    let folder = PathBuf::from(std::env::var_os("FLASHPOINT_REAL_INPUTS").expect("FLASHPOINT_REAL_INPUTS is set"));
     let mut files = 0;
     for found in std::fs::read_dir(fixture("oracle/real")).expect("the oracles") {
         let path = found.expect("a directory entry").path();
