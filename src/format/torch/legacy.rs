@@ -100,7 +100,7 @@ impl<'a> Series<'a> {
         Ok(())
     }
 
-    /// A pickle does not say how long it is: only a file that is not mapped makes that a question.
+    /// A pickle does not say how long it is, and behind it may lie gigabytes that are no part of it.
     fn read(&self) -> Result<Pickle> {
         let most = (self.file.len() - self.at).min(pickle::MAX_BYTES);
         let mut window = most.min(FIRST_WINDOW);
