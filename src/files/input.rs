@@ -193,3 +193,25 @@ fn read_exact_at(file: &File, mut buffer: &mut [u8], mut offset: u64) -> std::io
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_inflated_is_read_like_a_file_and_changes_with_its_origin() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("archive");
+        std::fs::write(&path, b"deflated").unwrap();
+        let origin = Arc::new(InputFile::open(&path, &Context::default()).unwrap());
+        let inflated = InputFile::inflated(&origin, b"what it was".to_vec());
+        assert_eq!((inflated.len(), inflated.path()), (11, path.as_path()));
+        assert_eq!(inflated.bytes(8..11, &mut Vec::new()), Ok(&b"was"[..]));
+        let mut end = [0; 4];
+        let past = inflated.read_exact_at(&mut end, 8).unwrap_err();
+        assert_eq!(past.kind, ErrorKind::PastEndOfFile { needed: 12, available: 11 });
+        assert_eq!(inflated.check_unchanged(), Ok(()));
+        std::fs::write(&path, b"deflated again").unwrap();
+        assert_eq!(inflated.check_unchanged().unwrap_err().kind, ErrorKind::ChangedWhileReading);
+    }
+}

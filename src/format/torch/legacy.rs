@@ -77,8 +77,7 @@ impl<'a> Series<'a> {
         let start = self.at;
         let mut pickle = self.read()?;
         self.at = start + pickle.length;
-        self.globals
-            .extend(pickle.globals.drain(..).map(|used| GlobalUse { offset: start + used.offset, ..used }));
+        self.take_globals(&mut pickle, start)?;
         match pickle.error.take() {
             Some(Fault { kind, offset }) => {
                 // Nothing says where another one would start.
@@ -89,7 +88,19 @@ impl<'a> Series<'a> {
         }
     }
 
-    /// A pickle does not say how long it is: only a file that is not mapped makes that a question.
+    /// Each pickle is bounded; so are all of them together.
+    fn take_globals(&mut self, pickle: &mut Pickle, start: u64) -> Result<()> {
+        let named = pickle.globals.drain(..);
+        self.globals.extend(named.map(|used| GlobalUse { offset: start + used.offset, ..used }));
+        if self.globals.len() > pickle::MAX_GLOBALS {
+            self.at = self.file.len();
+            let kind = ErrorKind::TooMany { what: "globals", limit: pickle::MAX_GLOBALS as u64 };
+            return Err(kind.at_byte(self.file.path(), start));
+        }
+        Ok(())
+    }
+
+    /// A pickle does not say how long it is, and behind it may lie gigabytes that are no part of it.
     fn read(&self) -> Result<Pickle> {
         let most = (self.file.len() - self.at).min(pickle::MAX_BYTES);
         let mut window = most.min(FIRST_WINDOW);
