@@ -103,7 +103,7 @@ pub fn measure_as_planned(
 
 fn unsupported(tensor: &Tensor) -> crate::error::Error {
     let path = tensor.file().map(|file| file.path().to_owned()).unwrap_or_default();
-    ErrorKind::UnsupportedTensor { what: tensor.dtype.name() }.in_file(&path)
+    ErrorKind::UnsupportedTensor { what: tensor.dtype.name(), shape: Some(tensor.shape.clone().into()) }.in_file(&path)
 }
 
 fn measure_floats(
