@@ -1,4 +1,4 @@
-//! How fast the statistics are, beside a plain read of the same mapping, PyTorch and numpy. One run, interleaved.
+//! How fast the statistics are, beside a plain read of the same mapping, `PyTorch` and numpy. One run, interleaved.
 //!
 //! `FLASHPOINT_PYTHON=python3 cargo bench --bench statistics`. Files of 2 GB are made in the target directory once.
 //! `FLASHPOINT_BENCH_MB` makes them smaller, `FLASHPOINT_BENCH_ROUNDS` repeats more often.
@@ -9,7 +9,8 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use flashpoint::analysis::statistics::{Isa, Pivot, Plan, measure_as_planned, measure_rows};
 use flashpoint::context::Context;
@@ -65,6 +66,7 @@ fn measure_file(path: &Path, dtype: DType, threads: usize, rounds: usize) {
     cases.push(Case::new("rows", |tensor, context| {
         black_box(measure_rows(tensor, context).expect("the file is sound"));
     }));
+    let watch = Watch::start();
     pool.install(|| {
         for _ in 0..rounds {
             for case in &mut cases {
@@ -84,11 +86,7 @@ fn measure_file(path: &Path, dtype: DType, threads: usize, rounds: usize) {
             read / seconds
         );
     }
-    println!(
-        "  anonymous memory now {} MB, peak resident beyond the mapping not above {} MB",
-        anonymous_mb("RssAnon:"),
-        anonymous_mb("RssAnon:").max(0)
-    );
+    println!("  peak anonymous memory beyond the mapping: {} MB", watch.peak_mb());
 }
 
 fn plans(isa: Isa) -> [(&'static str, Plan); 4] {
@@ -99,9 +97,11 @@ fn plans(isa: Isa) -> [(&'static str, Plan); 4] {
     [("norms", norms), ("full", full), ("full + headroom", headroom), ("everything", everything)]
 }
 
+type Run = Box<dyn Fn(&Tensor, &Context) + Sync + Send>;
+
 struct Case {
     name: String,
-    run: Box<dyn Fn(&Tensor, &Context) + Sync + Send>,
+    run: Run,
     seconds: Vec<f64>,
 }
 
@@ -173,14 +173,38 @@ fn roughly_normal(state: &mut u64) -> f32 {
     (parts.into_iter().sum::<f32>() / 65535.0 - 2.0) * 3f32.sqrt()
 }
 
-/// A line of `/proc/self/status` in MB; 0 where there is none.
-fn anonymous_mb(field: &str) -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap_or_default();
-    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap_or_default() / 1000
+/// Looks at the anonymous memory of this process all the time: the system keeps no peak of it.
+struct Watch {
+    peak: Arc<AtomicU64>,
+    start: u64,
 }
 
-/// The same statistics by PyTorch and numpy.
+impl Watch {
+    fn start() -> Self {
+        let watch = Self { peak: Arc::default(), start: anonymous_kb() };
+        let peak = Arc::downgrade(&watch.peak);
+        std::thread::spawn(move || {
+            while let Some(peak) = peak.upgrade() {
+                peak.fetch_max(anonymous_kb(), Ordering::Relaxed);
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        });
+        watch
+    }
+
+    fn peak_mb(&self) -> u64 {
+        self.peak.load(Ordering::Relaxed).saturating_sub(self.start).div_ceil(1000)
+    }
+}
+
+/// `RssAnon` of `/proc/self/status`; 0 where there is none.
+fn anonymous_kb() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap_or_default();
+    line.trim().trim_end_matches(" kB").parse().unwrap_or_default()
+}
+
+/// The same statistics by `PyTorch` and numpy.
 fn peers(path: &Path) {
     let Ok(python) = std::env::var("FLASHPOINT_PYTHON") else {
         println!("\n  PEERS NOT MEASURED: set FLASHPOINT_PYTHON to a Python with torch and numpy");

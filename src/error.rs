@@ -37,6 +37,16 @@ pub enum At {
     Key(String),
 }
 
+impl At {
+    /// The position of a byte of `text`.
+    pub fn in_text(text: &str, byte: usize) -> Self {
+        let before = text.get(..byte).unwrap_or(text);
+        let line = before.matches('\n').count() + 1;
+        let column = before.rsplit('\n').next().map_or(0, |line| line.chars().count()) + 1;
+        At::Line(line, column)
+    }
+}
+
 impl fmt::Display for At {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -242,6 +252,14 @@ pub enum ErrorKind {
     StepsDisagree {
         /// Each place and its step; the first one is believed.
         claims: Vec<String>,
+    },
+
+    // Arguments.
+    /// A rule code or name that is none.
+    #[error("there is no rule {}", code.escape_debug())]
+    UnknownRule {
+        /// As the user wrote it.
+        code: String,
     },
 
     // Tensors, whatever the format.
@@ -454,13 +472,21 @@ impl ErrorKind {
             Self::NotARegularFile { .. } => "name a checkpoint file or a checkpoint directory",
             Self::EmptyFile => "the write never happened: take an earlier checkpoint",
             Self::ChangedWhileReading => "wait until the writer has finished, then run again",
-            Self::PastEndOfFile { .. } => "the file is truncated: copy it again, or take an earlier checkpoint",
-            Self::PathEscapes { .. } => "put the file beside the others of its checkpoint; others are never opened",
+            Self::PastEndOfFile { .. } => {
+                "the file is truncated: copy it again, or take an earlier checkpoint"
+            }
+            Self::PathEscapes { .. } => {
+                "put the file beside the others of its checkpoint; others are never opened"
+            }
             Self::TooLarge { .. } => "check that this is the file you meant",
-            Self::UnknownFormat => "flashpoint reads .safetensors and PyTorch .pt .pth .bin .ckpt: convert it, or name another file",
+            Self::UnknownFormat => {
+                "flashpoint reads .safetensors and PyTorch .pt .pth .bin .ckpt: convert it, or name another file"
+            }
             Self::UnsupportedFormat { .. } => "convert it to safetensors with the framework that wrote it",
             Self::GitLfsPointer => "fetch the file: git lfs pull",
-            Self::WebPage => "download the file again: the server answered with a page, perhaps a login or an error",
+            Self::WebPage => {
+                "download the file again: the server answered with a page, perhaps a login or an error"
+            }
             Self::TextFile { .. } => "name the file that holds the weights, or the directory of both",
             Self::NoTensors => "name the file that holds the weights",
             Self::NoCheckpoint => "name the directory that holds the model file",
@@ -487,13 +513,17 @@ impl ErrorKind {
             | Self::UncoveredBytes { .. } => {
                 "the file is damaged or was made to mislead: copy it again, or take an earlier checkpoint"
             }
+            Self::UnknownRule { .. } => "`flashpoint rules` lists them",
             Self::UnknownDtype { .. } | Self::UnsupportedTensor { .. } => {
                 "cast the tensor to a plain float dtype if it matters to the diagnosis"
             }
             Self::ZipDirectory { .. } | Self::ZipChecksum { .. } | Self::MissingStorage { .. } => {
                 "the file is damaged or truncated: copy it again, or take an earlier checkpoint"
             }
-            Self::ZipMember { fault: ZipFault::Compressed | ZipFault::Encrypted | ZipFault::Method(_), .. } => {
+            Self::ZipMember {
+                fault: ZipFault::Compressed | ZipFault::Encrypted | ZipFault::Method(_),
+                ..
+            } => {
                 "load it with PyTorch in a sandbox and save it again: torch.save stores its members as they are"
             }
             Self::ZipMember { .. } | Self::SeveralPickles { .. } => {
@@ -502,16 +532,43 @@ impl ErrorKind {
             Self::NoPickle => "name a file that torch.save wrote",
             Self::ByteOrder { .. } => "load it with PyTorch on any machine and save it again",
             Self::MalformedTensor { .. } => "the file was not written by torch.save: find out who wrote it",
-            Self::PickleTruncated { .. } => "the pickle is truncated or was made to mislead: do not load it, copy it again",
+            Self::PickleTruncated { .. } => {
+                "the pickle is truncated or was made to mislead: do not load it, copy it again"
+            }
             Self::PickleOpcode { .. }
             | Self::PickleProtocol { .. }
             | Self::PickleStack { .. }
             | Self::PickleMark { .. }
             | Self::PickleMemo { .. }
-            | Self::PickleArgument { .. } => "the pickle is damaged or was made to mislead: do not load it, copy it again",
+            | Self::PickleArgument { .. } => {
+                "the pickle is damaged or was made to mislead: do not load it, copy it again"
+            }
             Self::TooMany { .. } => "split the checkpoint: weights in one file, lists and logs in another",
             Self::DuplicateKey { .. } | Self::DuplicateName { .. } => "give each tensor a name of its own",
         }
+    }
+
+    /// The shape of the tensor it is about, where the file says it.
+    pub fn shape(&self) -> Option<&[u64]> {
+        match self {
+            Self::UnsupportedTensor { shape, .. } => shape.as_deref(),
+            Self::ShapeOverflow { shape } => Some(shape),
+            _ => None,
+        }
+    }
+
+    /// True where data is lost or wrong; false for what is only odd, such as an index with a wrong total.
+    pub fn is_damage(&self) -> bool {
+        !matches!(
+            self,
+            Self::StrayShard
+                | Self::TotalSize { .. }
+                | Self::StepsDisagree { .. }
+                | Self::UncoveredBytes { .. }
+                | Self::UnknownDtype { .. }
+                | Self::UnsupportedTensor { .. }
+                | Self::DuplicateName { .. }
+        )
     }
 
     /// The kind's name in JSON, such as `past-end-of-file`.

@@ -14,9 +14,9 @@ pub use optimizer::{
     ParameterGroup, ParameterOptimizer, SecondMomentRows, Spike, SpikeAge,
 };
 
-use crate::checkpoint::{Layer, Layout, Role, Section};
-use crate::format::{Danger, Format};
-use crate::tensor::DType;
+pub use crate::checkpoint::{Layer, Layout, Role, Section};
+pub use crate::format::{Danger, Format};
+pub use crate::tensor::{DType, Kind};
 
 /// Version of the analysis format: additive within a major version.
 pub const SCHEMA_VERSION: &str = "1.0";
@@ -149,6 +149,8 @@ pub struct Problem {
     pub message: String,
     /// What to do.
     pub advice: String,
+    /// Data is lost or wrong; otherwise it is only odd.
+    pub damage: bool,
 }
 
 /// A global outside the allow-list.
@@ -173,8 +175,8 @@ pub struct TensorAnalysis {
     pub name: String,
     /// Its name with wrappers' prefixes removed: the key that series join on.
     pub canonical_name: String,
-    /// The file that holds it, by name.
-    pub file: String,
+    /// The file that holds it, by name; none where an index names it and its shard is missing.
+    pub file: Option<String>,
     /// What part of the training state it is.
     pub section: Section,
     /// Its layer.
@@ -193,6 +195,8 @@ pub struct TensorAnalysis {
     pub tied_to: Option<String>,
     /// Statistics of its elements.
     pub statistics: Measured<Statistics>,
+    /// Median of |x| over the finite elements, for small tensors.
+    pub median_abs: Measured<f64>,
     /// What its rows look like, for matrices.
     pub rows: Measured<Rows>,
     /// Zeroed and repeated pages of the file under it.
@@ -311,4 +315,14 @@ pub struct Pages {
     pub repeated: u64,
     /// File offset of the first repeated page.
     pub first_repeated: Option<u64>,
+}
+
+impl TensorAnalysis {
+    /// True for what training adjusts: a floating tensor of the model that is no buffer, counted once where tied.
+    pub fn is_parameter(&self) -> bool {
+        self.section == Section::Model
+            && self.role != Role::Buffer
+            && self.tied_to.is_none()
+            && self.dtype.is_some_and(|dtype| dtype.kind() == Kind::Float)
+    }
 }

@@ -134,7 +134,7 @@ fn collect(objects: &Objects, dict: NodeId, path: &str, found: &mut Vec<Holder>)
             Some(section) => found.push(Holder { prefix, section }),
             // One level only: deeper, `state` is a name like any other.
             None if path.is_empty() && TRANSPARENT_KEYS.contains(&key) => {
-                collect(objects, value, &prefix, found)
+                collect(objects, value, &prefix, found);
             }
             None => {}
         }

@@ -18,7 +18,7 @@ pub fn sibling(directory: &Path, name: &str) -> Result<PathBuf> {
         && name != "."
         && name != ".."
         && !name.contains(['/', '\\', '\0'])
-        && !name.as_bytes().get(1).is_some_and(|&second| second == b':');
+        && name.as_bytes().get(1) != Some(&b':');
     if !plain {
         return Err(escapes());
     }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Container, safetensors};
+use super::{Container, safetensors, torch};
 use crate::context::Context;
 use crate::error::{ErrorKind, Result};
 use crate::files::InputFile;
@@ -29,14 +29,9 @@ pub fn read_file(file: &Arc<InputFile>, context: &Context) -> Result<Container> 
     let start = file.bytes(0..file.len().min(PROBE_BYTES), &mut buffer)?;
     match Content::of(start, file.path()) {
         Content::Safetensors => safetensors::read(file),
-        Content::TorchZip => torch(file, context),
+        Content::TorchZip => torch::read(file.clone(), context),
         Content::Refused(kind) => Err(kind.in_file(file.path())),
     }
-}
-
-/// The place of the reader of PyTorch archives.
-fn torch(file: &Arc<InputFile>, _context: &Context) -> Result<Container> {
-    Err(ErrorKind::UnsupportedFormat { format: "a PyTorch zip archive" }.in_file(file.path()))
 }
 
 /// What the first bytes of a file say.

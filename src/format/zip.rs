@@ -181,9 +181,9 @@ impl Member {
 }
 
 /// One record of the directory, checked, with the place of its data.
-fn member<'a>(
+fn member(
     file: &InputFile,
-    archive: &ZipArchive<Bytes<'a>>,
+    archive: &ZipArchive<Bytes<'_>>,
     record: &ZipFileHeaderRecord<'_>,
 ) -> Result<Member> {
     let raw = record.file_path();
@@ -249,7 +249,10 @@ struct Bytes<'a>(&'a InputFile);
 impl ReaderAt for Bytes<'_> {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<usize> {
         let available = self.0.len().saturating_sub(offset).min(buffer.len() as u64) as usize;
-        self.0.read_exact_at(&mut buffer[..available], offset).map_err(std::io::Error::other)?;
+        if available > 0 {
+            let read = self.0.read_exact_at(&mut buffer[..available], offset);
+            read.map_err(|error| std::io::Error::other(error.kind.to_string()))?;
+        }
         Ok(available)
     }
 }

@@ -150,7 +150,12 @@ impl Finding {
 
     /// Adds a number and the limit it broke.
     pub fn against(&mut self, label: &str, value: f64, limit: f64, unit: &str) -> &mut Self {
-        self.evidence.push(Evidence { label: label.to_owned(), value, limit: Some(limit), unit: unit.to_owned() });
+        self.evidence.push(Evidence {
+            label: label.to_owned(),
+            value,
+            limit: Some(limit),
+            unit: unit.to_owned(),
+        });
         self
     }
 

@@ -1,8 +1,7 @@
 //! A1: NaN or infinity in weights or optimizer state.
 
 use super::{Confidence, Findings, Needs, Rule, Severity, Subject, Thresholds};
-use crate::analysis::model::{CheckpointAnalysis, Statistics, TensorAnalysis};
-use crate::checkpoint::{Role, Section};
+use crate::analysis::model::{CheckpointAnalysis, Role, Section, Statistics, TensorAnalysis};
 
 pub(super) static RULE: Rule = Rule {
     code: "FP101",

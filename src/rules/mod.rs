@@ -6,8 +6,25 @@
 mod finding;
 mod plan;
 mod threshold;
+mod weights;
 
 mod fp101_non_finite;
+mod fp106_stagnant_norm_gains;
+mod fp108_dead_storage;
+mod fp201_zero_init;
+mod fp202_symmetric_init;
+mod fp203_wrong_gain;
+mod fp204_fan_mismatch;
+mod fp209_shape_error;
+mod fp406_norm_gain_outlier;
+mod fp407_massive_activation_proxy;
+mod fp901_dangerous_pickle;
+mod fp902_unknown_global;
+mod fp903_damaged_file;
+mod fp904_uncovered_bytes;
+
+#[cfg(test)]
+mod test_support;
 
 pub use finding::{Confidence, Evidence, Finding, Findings, Severity, Subject};
 pub use plan::{Assessment, Needs, NotEvaluated, evaluate};
@@ -39,12 +56,26 @@ pub struct Rule {
 }
 
 /// Every rule, by code.
-pub static RULES: &[&Rule] = &[&fp101_non_finite::RULE];
+pub static RULES: &[&Rule] = &[
+    &fp101_non_finite::RULE,
+    &fp106_stagnant_norm_gains::RULE,
+    &fp108_dead_storage::RULE,
+    &fp201_zero_init::RULE,
+    &fp202_symmetric_init::RULE,
+    &fp203_wrong_gain::RULE,
+    &fp204_fan_mismatch::RULE,
+    &fp209_shape_error::RULE,
+    &fp406_norm_gain_outlier::RULE,
+    &fp407_massive_activation_proxy::RULE,
+    &fp901_dangerous_pickle::RULE,
+    &fp902_unknown_global::RULE,
+    &fp903_damaged_file::RULE,
+    &fp904_uncovered_bytes::RULE,
+];
 
 /// The rule of that code or name, in any case.
 pub fn find(code_or_name: &str) -> Option<&'static Rule> {
-    RULES
-        .iter()
-        .copied()
-        .find(|rule| rule.code.eq_ignore_ascii_case(code_or_name) || rule.name.eq_ignore_ascii_case(code_or_name))
+    RULES.iter().copied().find(|rule| {
+        rule.code.eq_ignore_ascii_case(code_or_name) || rule.name.eq_ignore_ascii_case(code_or_name)
+    })
 }

@@ -59,7 +59,12 @@ impl Tensor {
     ///
     /// # Errors
     /// When shape, dtype and byte range disagree, or the range is not in the file.
-    pub fn contiguous(dtype: DType, shape: Vec<u64>, file: Arc<InputFile>, bytes: Range<u64>) -> Result<Self> {
+    pub fn contiguous(
+        dtype: DType,
+        shape: Vec<u64>,
+        file: Arc<InputFile>,
+        bytes: Range<u64>,
+    ) -> Result<Self> {
         let strides = row_major_strides(&shape);
         Self::strided(dtype, shape, &strides, file, bytes)
     }
@@ -95,7 +100,8 @@ impl Tensor {
             .zip(storage_strides)
             .map(|((&size, logical_stride), &storage_stride)| Axis { size, logical_stride, storage_stride })
             .collect();
-        let pieces = if count == 0 { Vec::new() } else { vec![Piece { file, bytes, logical_offset: 0, axes }] };
+        let pieces =
+            if count == 0 { Vec::new() } else { vec![Piece { file, bytes, logical_offset: 0, axes }] };
         Ok(Self { dtype, shape, pieces })
     }
 
@@ -106,7 +112,8 @@ impl Tensor {
 
     /// Bytes of all elements in the stored dtype.
     pub fn byte_count(&self) -> u64 {
-        (u128::from(self.count()) * u128::from(self.dtype.bits())).div_ceil(8).min(u128::from(u64::MAX)) as u64
+        (u128::from(self.count()) * u128::from(self.dtype.bits())).div_ceil(8).min(u128::from(u64::MAX))
+            as u64
     }
 
     /// The file of the first piece.
@@ -117,7 +124,8 @@ impl Tensor {
     /// The byte range and file of the whole tensor, where it is one contiguous piece.
     pub fn contiguous_bytes(&self) -> Option<(&Arc<InputFile>, Range<u64>)> {
         let [piece] = self.pieces.as_slice() else { return None };
-        let contiguous = piece.axes.iter().all(|axis| axis.size == 1 || axis.storage_stride == axis.logical_stride);
+        let contiguous =
+            piece.axes.iter().all(|axis| axis.size == 1 || axis.storage_stride == axis.logical_stride);
         contiguous.then(|| (&piece.file, piece.bytes.start..piece.bytes.start + self.byte_count()))
     }
 
@@ -131,7 +139,8 @@ impl Tensor {
         if repeats == 1 {
             return (self.clone(), 1);
         }
-        let sizes = piece.axes.iter().map(|axis| if repeated(axis) { 1 } else { axis.size }).collect::<Vec<_>>();
+        let sizes =
+            piece.axes.iter().map(|axis| if repeated(axis) { 1 } else { axis.size }).collect::<Vec<_>>();
         let strides = row_major_strides(&sizes);
         let axes = piece
             .axes
@@ -268,7 +277,9 @@ impl<'a> Walk<'a> {
         if self.done {
             return None;
         }
-        let sum = |stride: fn(&Axis) -> u64| self.index.iter().zip(self.axes).map(|(i, axis)| i * stride(axis)).sum();
+        let sum = |stride: fn(&Axis) -> u64| {
+            self.index.iter().zip(self.axes).map(|(i, axis)| i * stride(axis)).sum()
+        };
         Some((sum(|axis| axis.logical_stride), sum(|axis| axis.storage_stride)))
     }
 

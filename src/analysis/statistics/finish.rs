@@ -156,8 +156,11 @@ impl Moments {
             _ => Measured::Degenerate(Degenerate::Overflow),
         };
         let variance_resolved = resolved(error2, m2);
+        let variance = m2 / n * unscale * unscale;
+        // Elements that differ have a variance above 0, be it below anything f64 can hold.
+        let in_range = if variance == 0.0 { f64::INFINITY } else { variance };
         Self {
-            variance: given(variance_resolved, m2 / n * unscale * unscale),
+            variance: given(variance_resolved, in_range),
             skewness: given(
                 variance_resolved && resolved(error3, m2.powf(1.5) / n.sqrt()),
                 n.sqrt() * m3 / m2.powf(1.5),

@@ -12,12 +12,14 @@ mod finish;
 mod headroom;
 mod integers;
 mod kernel;
+mod median;
 mod pages;
 mod rows;
 mod sums;
 mod tally;
 
 pub use kernel::Isa;
+pub use median::measure_median_abs;
 pub use pages::measure_pages;
 pub use rows::measure_rows;
 
@@ -103,7 +105,7 @@ pub fn measure_as_planned(
 
 fn unsupported(tensor: &Tensor) -> crate::error::Error {
     let path = tensor.file().map(|file| file.path().to_owned()).unwrap_or_default();
-    ErrorKind::UnsupportedTensor { what: tensor.dtype.name(), shape: Some(tensor.shape.clone().into()) }.in_file(&path)
+    ErrorKind::UnsupportedTensor { what: tensor.dtype.name(), shape: None }.in_file(&path)
 }
 
 fn measure_floats(

@@ -11,7 +11,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use ndarray::ArrayView1;
-use rayon::iter::{IntoParallelIterator, IntoParallelRefIterator, ParallelIterator};
+use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use rayon::slice::ParallelSliceMut;
 
 use super::block::{READ_BYTES, element_size, parts};
@@ -27,14 +27,16 @@ use crate::tensor::{DType, Kind, Tensor};
 const EQUAL: f64 = 1e-6;
 /// √2e-6, and a little more for the rounding of norms.
 const PROBE_TOLERANCE: f64 = 1.5e-3;
-/// Columns compared before anything else.
-const FIXED_PROBES: u64 = 4;
-/// Comparisons after which the search ends: about two seconds.
+/// Columns compared before anything else, evenly spread and kept in memory.
+const COLUMNS: usize = 4;
+/// Comparisons after which the search ends: a second or two.
 const BUDGET: u64 = 1 << 24;
-/// Elements that cost as much as one comparison of candidates.
-const ELEMENTS_PER_COMPARISON: u64 = 64;
-/// Rows whose norms and order are kept: 12 bytes each.
-const MAX_ROWS: u64 = 1 << 21;
+/// Comparisons in memory that cost as much as one element read from the file.
+const COMPARISONS_PER_READ: u64 = 16;
+/// Elements read in a row that cost as much as one comparison in memory.
+const ELEMENTS_PER_COMPARISON: u64 = 4;
+/// Rows that are compared: 28 bytes are kept of each.
+const MAX_ROWS: u64 = 1 << 20;
 /// Sums of squares outside this range come near the limits of f64 and are computed again, scaled.
 const SAFE_SQUARES: Range<f64> = 1e-270..1e270;
 
@@ -79,7 +81,8 @@ impl Rows {
         let largest_row = order[order.partition_point(|&row| norm(row) < largest_norm)];
         let median_norm = f64::midpoint(norm(order[(order.len() - 1) / 2]), norm(order[order.len() / 2]));
         let zero = order.partition_point(|&row| norm(row) == 0.0);
-        let search = Search { matrix, norms, order: &order[zero..], spent: AtomicU64::new(0) };
+        let shares = matrix.shares(norms)?;
+        let search = Search { matrix, norms, order: &order[zero..], shares, spent: AtomicU64::new(0) };
         let Some(duplicates) = search.duplicates(context)? else {
             return Ok(Measured::not(STOPPED));
         };
@@ -169,6 +172,20 @@ impl Matrix<'_> {
         Ok(())
     }
 
+    /// |element| / norm of every row in the compared columns.
+    fn shares(&self, norms: &[f64]) -> Result<Vec<[f32; COLUMNS]>> {
+        let of_row = |row: usize| {
+            let mut shares = [0.0; COLUMNS];
+            let mut values = Vec::new();
+            for (column, share) in (0..).zip(&mut shares) {
+                let column = (2 * column + 1) * self.width / (2 * COLUMNS as u64);
+                *share = (self.element(row as u32, column, &mut values)?.abs() / norms[row]) as f32;
+            }
+            Ok(shares)
+        };
+        (0..norms.len()).into_par_iter().map(of_row).collect()
+    }
+
     /// The column of the largest magnitude of a row.
     fn peak(&self, row: u32) -> Result<u64> {
         let (mut largest, mut peak, mut column) = (-1.0, 0, 0);
@@ -196,9 +213,9 @@ impl Matrix<'_> {
         for (part_a, part_b) in parts(self.row(a), length).zip(parts(self.row(b), length)) {
             self.tensor.read_f64(part_a, &mut left)?;
             self.tensor.read_f64(part_b, &mut right)?;
-            left.iter_mut().for_each(|x| *x /= norm_a);
-            right.iter_mut().for_each(|x| *x /= norm_b);
-            sum += ArrayView1::from(&left).dot(&ArrayView1::from(&right));
+            let (left, right) = (ArrayView1::from(&left), ArrayView1::from(&right));
+            // Each divided by its own norm: the product of two norms may leave the range of f64.
+            sum += (&left / norm_a).dot(&(&right / norm_b));
         }
         Ok(sum)
     }
@@ -215,6 +232,7 @@ struct Search<'a> {
     norms: &'a [f64],
     /// Rows with a finite norm above 0, by norm and then by index.
     order: &'a [u32],
+    shares: Vec<[f32; COLUMNS]>,
     /// Comparisons so far. What each row costs does not depend on the others, so neither does going over budget.
     spent: AtomicU64,
 }
@@ -222,8 +240,7 @@ struct Search<'a> {
 impl Search<'_> {
     /// How many rows repeat an earlier one. Not to be used when over budget. Nothing when the user asked to stop.
     fn duplicates(&self, context: &Context) -> Result<Option<u64>> {
-        let places: Vec<usize> = (0..self.order.len()).collect();
-        let repeats = places.par_iter().map(|&place| {
+        let repeats = (0..self.order.len()).into_par_iter().map(|place| {
             if context.cancelled() {
                 return Ok(None);
             }
@@ -234,8 +251,8 @@ impl Search<'_> {
             self.spent.fetch_add(cost, Ordering::Relaxed);
             Ok(Some(u64::from(repeats)))
         });
-        let repeats: Option<Vec<u64>> = repeats.collect::<Result<_>>()?;
-        Ok(repeats.map(|repeats| repeats.into_iter().sum()))
+        // A sum of integers: no order of addition can change it.
+        repeats.try_reduce(|| Some(0), |one, two| Ok(one.zip(two).map(|(one, two)| one + two)))
     }
 
     fn norm(&self, row: u32) -> f64 {
@@ -262,11 +279,10 @@ impl Search<'_> {
     }
 }
 
-/// One row, compared with others. What is known of it is read when it is first needed.
+/// One row, compared with others. Its peak is looked for when it is first needed.
 struct Probe<'a> {
     search: &'a Search<'a>,
     row: u32,
-    fixed: Vec<(u64, f64)>,
     peak: Option<(u64, f64)>,
     cost: u64,
     values: Vec<f64>,
@@ -274,51 +290,34 @@ struct Probe<'a> {
 
 impl<'a> Probe<'a> {
     fn new(search: &'a Search<'a>, row: u32) -> Self {
-        Self { search, row, fixed: Vec::new(), peak: None, cost: 0, values: Vec::new() }
+        Self { search, row, peak: None, cost: 0, values: Vec::new() }
     }
 
     fn equals(&mut self, other: u32) -> Result<bool> {
         self.cost += 1;
-        if self.fixed.is_empty() {
-            self.read_fixed()?;
+        let shares = |row: u32| self.search.shares[row as usize];
+        let differ = |(one, two): (f32, f32)| f64::from(one - two).abs() > PROBE_TOLERANCE;
+        if shares(self.row).into_iter().zip(shares(other)).any(differ) {
+            return Ok(false);
         }
-        for index in 0..self.fixed.len() {
-            if !self.agrees(other, self.fixed[index])? {
-                return Ok(false);
-            }
-        }
-        let whole_row = self.search.matrix.width / ELEMENTS_PER_COMPARISON;
-        let peak = if let Some(peak) = self.peak {
+        let matrix = self.search.matrix;
+        let whole_row = matrix.width / ELEMENTS_PER_COMPARISON;
+        let (column, share) = if let Some(peak) = self.peak {
             peak
         } else {
             self.cost += whole_row;
-            let column = self.search.matrix.peak(self.row)?;
+            let column = matrix.peak(self.row)?;
             let peak = (column, self.share(self.row, column)?);
             *self.peak.insert(peak)
         };
-        if !self.agrees(other, peak)? {
+        self.cost += COMPARISONS_PER_READ;
+        if (self.share(other, column)? - share).abs() > PROBE_TOLERANCE {
             return Ok(false);
         }
-        self.cost += whole_row;
+        self.cost += 2 * whole_row;
         let with_norm = |row: u32| (row, self.search.norm(row));
-        let cosine = self.search.matrix.cosine(with_norm(self.row), with_norm(other))?;
+        let cosine = matrix.cosine(with_norm(self.row), with_norm(other))?;
         Ok(cosine.abs() > 1.0 - EQUAL)
-    }
-
-    /// Columns evenly spread over the row.
-    fn read_fixed(&mut self) -> Result<()> {
-        let width = self.search.matrix.width;
-        let probes = FIXED_PROBES.min(width);
-        for probe in 0..probes {
-            let column = (2 * probe + 1) * width / (2 * probes);
-            let share = self.share(self.row, column)?;
-            self.fixed.push((column, share));
-        }
-        Ok(())
-    }
-
-    fn agrees(&mut self, other: u32, (column, share): (u64, f64)) -> Result<bool> {
-        Ok((self.share(other, column)? - share).abs() <= PROBE_TOLERANCE)
     }
 
     /// |element| / norm.

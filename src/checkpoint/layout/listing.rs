@@ -71,14 +71,15 @@ impl Listing {
     /// Refuses what its writer has not put in its place yet.
     pub(super) fn refuse_unfinished(&self) -> Result<()> {
         let name = self.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let temporary = name.ends_with(".tmp")
+        let has_extension =
+            |file: &str, wanted: &str| Path::new(file).extension().is_some_and(|end| end == wanted);
+        let temporary = has_extension(&name, "tmp")
             || name.starts_with("tmp-checkpoint-")
             || name.contains(".orbax-checkpoint-tmp");
         if temporary {
             return Err(incomplete(&self.path, "its writer has not given it its final name"));
         }
-        let distributed =
-            self.files().any(|file| Path::new(file).extension().is_some_and(|end| end == "distcp"));
+        let distributed = self.files().any(|file| has_extension(file, "distcp"));
         if distributed && !self.has(".metadata") {
             return Err(incomplete(&self.path, "the file .metadata of a distributed checkpoint"));
         }

@@ -40,7 +40,7 @@ pub struct Named {
     pub role: Role,
 }
 
-/// Components that wrappers put into the path of the module they wrap: DDP, `torch.compile`, DeepSpeed, FSDP,
+/// Components that wrappers put into the path of the module they wrap: DDP, `torch.compile`, `DeepSpeed`, FSDP,
 /// activation checkpointing.
 const WRAPPERS: &[&str] = &[
     "module",

@@ -3,37 +3,51 @@
 //! Components are separated by dots; a component is alternatives separated by `|`; `*` in an alternative is any text;
 //! a component `**` is any number of components. A pattern matches the end of a name, with a leading `^` all of it.
 
-/// Whether the components of a name (lower case) end with, or with a leading `^` are, what `pattern` says.
-pub(super) fn matches(pattern: &str, components: &[&str]) -> bool {
-    if !may_end(pattern, components) {
-        return false;
+/// A pattern, taken apart once.
+pub(super) struct Pattern {
+    /// Whether it is about the whole name, and not only its end.
+    whole: bool,
+    components: Vec<Component>,
+}
+
+enum Component {
+    /// `**`
+    Any,
+    OneOf(Vec<&'static str>),
+}
+
+impl Pattern {
+    pub(super) fn new(text: &'static str) -> Self {
+        let components = text.trim_start_matches('^').split('.').map(|component| match component {
+            "**" => Component::Any,
+            alternatives => Component::OneOf(alternatives.split('|').collect()),
+        });
+        Self { whole: text.starts_with('^'), components: components.collect() }
     }
-    match pattern.strip_prefix('^') {
-        Some(whole) => all(whole.split('.').collect::<Vec<_>>().as_slice(), components),
-        None => {
-            let pattern: Vec<&str> = pattern.split('.').collect();
-            (0..components.len()).any(|start| all(&pattern, &components[start..]))
+
+    /// Whether the components of a name, in lower case, are what the pattern says.
+    pub(super) fn matches(&self, name: &[&str]) -> bool {
+        let fixed = !self.components.iter().any(|component| matches!(component, Component::Any));
+        if self.whole {
+            all(&self.components, name)
+        } else if fixed {
+            let start = name.len().checked_sub(self.components.len());
+            start.is_some_and(|start| all(&self.components, &name[start..]))
+        } else {
+            (0..name.len()).any(|start| all(&self.components, &name[start..]))
         }
     }
 }
 
-/// Whether the last component can be that of the pattern. Rules out nearly all patterns without taking them apart.
-fn may_end(pattern: &str, components: &[&str]) -> bool {
-    let last = pattern.rsplit('.').next().unwrap_or_default().trim_start_matches('^');
-    let Some(component) = components.last() else { return false };
-    last == "**" || last.split('|').any(|alternative| glob(alternative, component))
-}
-
-/// Whether `pattern` matches `components` from first to last.
-fn all(pattern: &[&str], components: &[&str]) -> bool {
-    match (pattern.split_first(), components.split_first()) {
+/// Whether `pattern` matches `name` from first to last component.
+fn all(pattern: &[Component], name: &[&str]) -> bool {
+    match (pattern.split_first(), name.split_first()) {
         (None, None) => true,
-        (None, Some(_)) => false,
-        (Some((&"**", rest)), _) => (0..=components.len()).any(|skipped| all(rest, &components[skipped..])),
-        (Some(_), None) => false,
-        (Some((alternatives, rest)), Some((component, others))) => {
-            alternatives.split('|').any(|alternative| glob(alternative, component)) && all(rest, others)
+        (Some((Component::Any, rest)), _) => (0..=name.len()).any(|skipped| all(rest, &name[skipped..])),
+        (Some((Component::OneOf(alternatives), rest)), Some((component, others))) => {
+            all(rest, others) && alternatives.iter().any(|alternative| glob(alternative, component))
         }
+        (None, Some(_)) | (Some(_), None) => false,
     }
 }
 
@@ -47,8 +61,10 @@ fn glob(glob: &str, text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    fn matches(pattern: &str, name: &str) -> bool {
-        super::matches(pattern, &name.split('.').collect::<Vec<_>>())
+    use super::Pattern;
+
+    fn matches(pattern: &'static str, name: &str) -> bool {
+        Pattern::new(pattern).matches(&name.split('.').collect::<Vec<_>>())
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! Names and shapes to roles: the table of conventions, and what shapes say where it is silent.
 
 use std::collections::HashMap;
+use std::sync::LazyLock;
 
-use super::pattern::matches;
+use super::pattern::Pattern;
 use super::{Role, Subject, module};
 use crate::tensor::Kind;
 
@@ -28,9 +29,9 @@ use Axes::{Any, Four, One, ThreeOrMore, Two, TwoOrThree};
 const CONVENTIONS: &[(&str, Axes, Role)] = &[
     // Running statistics, masks, rotary tables, position counters.
     ("running_mean|running_var|num_batches_tracked", Any, Role::Buffer),
-    ("inv_freq|*position_ids|*token_type_ids|masked_bias|attn_mask|causal_mask|tril|freqs_cis", Any, Role::Buffer),
+    ("inv_freq|*position_ids|*token_type_ids|masked_bias|*mask|tril|freqs_cis", Any, Role::Buffer),
     ("cos_cached|sin_cached|cos_cache|sin_cache|relative_position_index|relative_coords_table", Any, Role::Buffer),
-    ("*attn|*attention.bias|mask", Four, Role::Buffer),
+    ("*attn|*attention.bias", Four, Role::Buffer),
 
     // Low-rank adapters (peft, torchtune, diffusers).
     ("lora_a|lora_embedding_a|lora_down.**", Any, Role::LoraA),
@@ -121,6 +122,11 @@ const CONVENTIONS: &[(&str, Axes, Role)] = &[
     ("*weight|*kernel", Two, Role::Linear),
 ];
 
+/// [`CONVENTIONS`] with their patterns taken apart.
+static PATTERNS: LazyLock<Vec<(Pattern, Axes, Role)>> = LazyLock::new(|| {
+    CONVENTIONS.iter().map(|&(pattern, axes, role)| (Pattern::new(pattern), axes, role)).collect()
+});
+
 /// The role of the tensor `name`, given the shapes of the whole model under their canonical names.
 pub(super) fn role(name: &str, subject: &Subject<'_>, shapes: &HashMap<&str, Option<&[u64]>>) -> Role {
     if subject.dtype.is_some_and(|dtype| dtype.kind() == Kind::Integer) {
@@ -130,11 +136,11 @@ pub(super) fn role(name: &str, subject: &Subject<'_>, shapes: &HashMap<&str, Opt
     let components: Vec<&str> = lower.split('.').collect();
     let axes = subject.shape.map(<[u64]>::len);
     let convention =
-        CONVENTIONS.iter().find(|(pattern, wanted, _)| wanted.admits(axes) && matches(pattern, &components));
-    match convention.map_or(Role::Other, |&(_, _, role)| role) {
-        Role::Bias if name.ends_with(".bias") && is_norm(module(name), shapes) => Role::NormBias,
-        Role::Other if name.ends_with(".weight") && is_norm(module(name), shapes) => Role::NormGain,
-        role => role,
+        PATTERNS.iter().find(|(pattern, wanted, _)| wanted.admits(axes) && pattern.matches(&components));
+    match (convention.map_or(Role::Other, |(_, _, role)| *role), components.as_slice()) {
+        (Role::Bias, [.., "bias"]) if is_norm(module(name), shapes) => Role::NormBias,
+        (Role::Other, [.., "weight"]) if is_norm(module(name), shapes) => Role::NormGain,
+        (role, _) => role,
     }
 }
 

@@ -1,19 +1,13 @@
 //! `[[names]]` of `flashpoint.toml`: what the names of a model of one's own mean.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use serde::Deserialize;
 use toml::Spanned;
 
 use crate::checkpoint::Role;
-use crate::context::Context;
-use crate::error::{At, Error, ErrorKind, Result};
-use crate::files::InputFile;
-
-/// Longest `flashpoint.toml` that is read.
-const MAX_BYTES: u64 = 1 << 20;
+use crate::error::{At, ErrorKind, Result};
 
 /// Patterns over canonical names, tried before the built-in conventions. The first that matches holds.
 #[derive(Debug, Clone, Default)]
@@ -47,25 +41,15 @@ struct Written {
 }
 
 impl NameRules {
-    /// Reads the `[[names]]` of the TOML file at `path`.
+    /// The `[[names]]` of `text`, the TOML file at `path`. Other tables are the policy's.
     ///
     /// # Errors
-    /// With line and column, when the file is not TOML, a role is none of [`Role`], or a pattern is not a glob.
-    pub fn read(path: &Path) -> Result<Self> {
-        let file = Arc::new(InputFile::open(path, &Context { mmap: false, ..Context::default() })?);
-        if file.len() > MAX_BYTES {
-            let kind = ErrorKind::TooLarge { what: "the policy file", actual: file.len(), limit: MAX_BYTES };
-            return Err(kind.in_file(path));
-        }
-        let mut buffer = Vec::new();
-        let bytes = file.bytes(0..file.len(), &mut buffer)?;
-        let text = std::str::from_utf8(bytes)
-            .map_err(|error| unusable(path, "it is not UTF-8", bytes, error.valid_up_to()))?;
-        Self::parse(path, text)
-    }
-
-    fn parse(path: &Path, text: &str) -> Result<Self> {
-        let refuse = |message: &str, at: usize| unusable(path, message, text.as_bytes(), at);
+    /// With line and column, when it is not TOML, a role is none of [`Role`], or a pattern is not a glob.
+    pub fn parse(path: &Path, text: &str) -> Result<Self> {
+        let refuse = |message: &str, byte: usize| {
+            let kind = ErrorKind::SideFile { what: "flashpoint.toml", message: message.to_owned() };
+            kind.in_file(path).at(At::in_text(text, byte))
+        };
         let file: File = toml::from_str(text)
             .map_err(|error| refuse(error.message(), error.span().map_or(0, |span| span.start)))?;
         let mut globs = GlobSetBuilder::new();
@@ -83,14 +67,6 @@ impl NameRules {
     pub fn find(&self, name: &str) -> Option<&NameRule> {
         self.rules.get(*self.globs.matches(name).first()?)
     }
-}
-
-fn unusable(path: &Path, message: &str, text: &[u8], at: usize) -> Error {
-    let before = &text[..at.min(text.len())];
-    let line = before.iter().filter(|&&byte| byte == b'\n').count() + 1;
-    let column = before.iter().rev().take_while(|&&byte| byte != b'\n').count() + 1;
-    let kind = ErrorKind::SideFile { what: "flashpoint.toml", message: message.to_owned() };
-    kind.in_file(path).at(At::Line(line, column))
 }
 
 #[cfg(test)]

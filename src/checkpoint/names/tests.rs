@@ -233,9 +233,10 @@ fn a_tensor_that_cannot_be_read_still_has_the_role_of_its_name() {
 
 #[test]
 fn unknown_names_are_other() {
-    let rows: [Row<'_>; 3] = [
+    let rows: [Row<'_>; 4] = [
         ("0_onsite.shift", &[89], Role::Other),
         ("equivariant.alpha", &[], Role::Other),
+        ("0_convolution.output_mask", &[1152], Role::Buffer),
         ("", &[3, 3], Role::Other),
     ];
     check("names of their own", &rows);

@@ -73,7 +73,8 @@ fn danger(global: &Global) -> Option<&'static str> {
     if global.name.split('.').any(|part| part.starts_with("__") && part.ends_with("__")) {
         return Some("reaches into the interpreter by a special attribute");
     }
-    let tails = std::iter::successors(Some(global.name.as_str()), |tail| tail.split_once('.').map(|(_, rest)| rest));
+    let tails =
+        std::iter::successors(Some(global.name.as_str()), |tail| tail.split_once('.').map(|(_, rest)| rest));
     tails.filter(|tail| tail.contains('.')).find_map(dangerous_path)
 }
 
@@ -232,12 +233,20 @@ mod tests {
 
     #[track_caller]
     fn assert_dangerous(module: &str, name: &str) {
-        assert!(matches!(judged(module, name), Judgement::Dangerous(_)), "{module} {name}: {:?}", judged(module, name));
+        assert!(
+            matches!(judged(module, name), Judgement::Dangerous(_)),
+            "{module} {name}: {:?}",
+            judged(module, name)
+        );
     }
 
     #[track_caller]
     fn assert_allowed(module: &str, name: &str) {
-        assert!(matches!(judged(module, name), Judgement::Allowed(_)), "{module} {name}: {:?}", judged(module, name));
+        assert!(
+            matches!(judged(module, name), Judgement::Allowed(_)),
+            "{module} {name}: {:?}",
+            judged(module, name)
+        );
     }
 
     #[test]

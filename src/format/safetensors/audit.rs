@@ -16,6 +16,9 @@ use crate::tensor::{DType, Tensor, element_count};
 /// Longest value of one name. A dtype, a shape of a few sizes and two offsets take about a hundred bytes.
 const MAX_ENTRY_BYTES: usize = 64 << 10;
 
+/// Most axes of a tensor, as in torch. A header of nothing but zeros would otherwise become four times its bytes.
+const MAX_AXES: usize = 64;
+
 /// Lists what `outline` declares: each tensor that is intact, and why each other one is not.
 ///
 /// # Errors
@@ -129,8 +132,15 @@ impl Audit<'_> {
                 self.refuse(declared, ErrorKind::TooLarge { what: "the header's entry", actual, limit })
             );
         }
-        serde_json::from_str(text)
-            .map_err(|error| self.refuse(declared, ErrorKind::HeaderEntry { message: without_place(&error) }))
+        let refuse = |message| self.refuse(declared, ErrorKind::HeaderEntry { message });
+        let info: Info = serde_json::from_str(text).map_err(|error| refuse(without_place(&error)))?;
+        if info.shape.len() > MAX_AXES {
+            return Err(refuse(format!(
+                "its shape has {} axes, at most {MAX_AXES} are read",
+                info.shape.len()
+            )));
+        }
+        Ok(info)
     }
 
     /// The bytes of the file that `offsets`, which count from the end of the header, stand for.

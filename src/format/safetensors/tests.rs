@@ -251,6 +251,13 @@ fn a_shape_of_no_elements_may_name_any_other_size() {
 }
 
 #[test]
+fn a_shape_of_too_many_axes_is_an_entry_that_cannot_be_read() {
+    let shape = format!("[{}]", vec!["1"; 65].join(","));
+    let header = format!("{{{},{}}}", entry("a", "U8", "[1]", 0, 1), entry("b", "U8", &shape, 1, 2));
+    expect(&read_header(&header, &[0; 3]), &[("a", "ok"), ("b", "header-entry")], &["uncovered-bytes"]);
+}
+
+#[test]
 fn a_number_too_large_for_json_is_an_entry_that_cannot_be_read() {
     let header = r#"{"a":{"dtype":"F32","shape":[1e400],"data_offsets":[0,8]}}"#;
     let container = read_header(header, &[0; 8]);

@@ -8,6 +8,8 @@ mod names;
 mod numpy;
 mod rebuild;
 mod storage;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

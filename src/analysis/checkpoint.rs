@@ -1,0 +1,233 @@
+//! One checkpoint measured: every tensor once, ties copied, damage kept as entries.
+
+use std::collections::HashMap;
+
+use rayon::prelude::*;
+
+use super::model::{
+    CheckpointAnalysis, Degenerate, FileAnalysis, GlobalAnalysis, MeasureLevel, Measured, Problem,
+    Statistics, TensorAnalysis,
+};
+use super::optimizer;
+use super::population::fill_role_spread;
+use super::statistics::{self, Pivot};
+use crate::checkpoint::{Checkpoint, CheckpointTensor, Role};
+use crate::context::Context;
+use crate::error::Error;
+use crate::tensor::{Kind, Tensor, element_count};
+
+/// Measures every tensor of `checkpoint` as deep as `level`. Tensors and their blocks are spread over all threads;
+/// the result is the same for any number of them.
+pub fn measure_checkpoint(
+    checkpoint: &Checkpoint,
+    level: MeasureLevel,
+    context: &Context,
+) -> CheckpointAnalysis {
+    announce_work(checkpoint, level, context);
+    let mut problems = checkpoint.problems.iter().map(|error| problem(checkpoint, error)).collect::<Vec<_>>();
+    let measured: Vec<(TensorAnalysis, Option<Error>)> = checkpoint
+        .tensors
+        .par_iter()
+        .map(|tensor| measure_tensor(checkpoint, tensor, level, context))
+        .collect();
+    let mut tensors = Vec::with_capacity(measured.len());
+    for (tensor, error) in measured {
+        problems.extend(error.map(|error| problem(checkpoint, &error)));
+        tensors.push(tensor);
+    }
+    problems.extend(changed_files(checkpoint));
+    copy_ties(&mut tensors);
+    fill_role_spread(&mut tensors);
+    CheckpointAnalysis {
+        name: checkpoint.name.clone(),
+        layout: checkpoint.layout,
+        step: checkpoint.step.map_or_else(|| Measured::not("the checkpoint does not say"), Measured::Value),
+        files: files(checkpoint),
+        problems,
+        globals: globals(checkpoint),
+        config: checkpoint
+            .config
+            .clone()
+            .map_or_else(|| Measured::not("no config.json beside the weights"), Measured::Value),
+        tensors,
+        optimizer: optimizer::measure(checkpoint, level, context),
+    }
+}
+
+fn announce_work(checkpoint: &Checkpoint, level: MeasureLevel, context: &Context) {
+    if level > MeasureLevel::List {
+        let sizes = checkpoint.tensors.iter().filter(|tensor| tensor.tied_to.is_none());
+        context
+            .progress
+            .expect(sizes.filter_map(|tensor| Some(tensor.tensor.as_ref().ok()?.byte_count())).sum());
+    }
+}
+
+fn measure_tensor(
+    checkpoint: &Checkpoint,
+    named: &CheckpointTensor,
+    level: MeasureLevel,
+    context: &Context,
+) -> (TensorAnalysis, Option<Error>) {
+    let mut analysis = listed(checkpoint, named);
+    let tensor = match &named.tensor {
+        Ok(tensor) => tensor,
+        Err(error) => return (analysis, Some(error.clone().for_tensor(&named.name))),
+    };
+    if level == MeasureLevel::List || named.tied_to.is_some() {
+        return (analysis, None);
+    }
+    match measure_elements(tensor, named.role, level, context, &mut analysis) {
+        Ok(()) => (analysis, None),
+        Err(error) => {
+            analysis.damaged = tensor.dtype.kind() != Kind::Opaque;
+            analysis.statistics = Measured::not(error.kind.to_string());
+            let error = analysis.damaged.then(|| error.for_tensor(&named.name));
+            (analysis, error)
+        }
+    }
+}
+
+/// Files that are not the same as when they were opened: what was measured may be a mixture of two.
+fn changed_files(checkpoint: &Checkpoint) -> impl Iterator<Item = Problem> + '_ {
+    let changed = checkpoint.files.iter().filter_map(|file| file.input.check_unchanged().err());
+    changed.map(|error| problem(checkpoint, &error))
+}
+
+/// What is known of a tensor before an element is read.
+fn listed(checkpoint: &Checkpoint, named: &CheckpointTensor) -> TensorAnalysis {
+    let reason = match &named.tensor {
+        Ok(_) => "needs --measure norms".to_owned(),
+        Err(error) => error.kind.to_string(),
+    };
+    let tensor = named.tensor.as_ref().ok();
+    let shape = match &named.tensor {
+        Ok(tensor) => tensor.shape.clone(),
+        Err(error) => error.kind.shape().unwrap_or_default().to_vec(),
+    };
+    TensorAnalysis {
+        name: named.name.clone(),
+        canonical_name: named.canonical_name.clone(),
+        file: named.file.map(|index| checkpoint.files[index].name.clone()),
+        section: named.section,
+        layer: named.layer.clone(),
+        role: named.role,
+        dtype: tensor.map(|tensor| tensor.dtype),
+        elements: element_count(&shape).unwrap_or(0),
+        shape,
+        damaged: named.tensor.as_ref().is_err_and(|error| error.kind.is_damage()),
+        tied_to: named.tied_to.clone(),
+        statistics: Measured::NotMeasured(reason.clone()),
+        median_abs: Measured::NotMeasured(reason.clone()),
+        rows: Measured::NotMeasured(reason.clone()),
+        pages: Measured::NotMeasured(reason.clone()),
+        role_spread: Measured::NotMeasured(reason),
+    }
+}
+
+fn measure_elements(
+    tensor: &Tensor,
+    role: Role,
+    level: MeasureLevel,
+    context: &Context,
+    analysis: &mut TensorAnalysis,
+) -> Result<(), Error> {
+    // LayerNorm and RMSNorm gains sit near 1: power sums around 0 would cancel.
+    let pivot = if role == Role::NormGain { Pivot::One } else { Pivot::Zero };
+    analysis.statistics = statistics::measure(tensor, level, pivot, context)?;
+    if level == MeasureLevel::Stats
+        && let Measured::Value(statistics) = &analysis.statistics
+    {
+        analysis.median_abs = statistics::measure_median_abs(tensor, context)?;
+        analysis.rows = statistics::measure_rows(tensor, context)?;
+        analysis.pages = statistics::measure_pages(tensor, statistics.zero, context)?;
+    }
+    Ok(())
+}
+
+/// Gives tied tensors the measurements of the tensor they are tied to.
+fn copy_ties(tensors: &mut [TensorAnalysis]) {
+    let sources: HashMap<String, usize> =
+        tensors.iter().enumerate().map(|(index, tensor)| (tensor.name.clone(), index)).collect();
+    for index in 0..tensors.len() {
+        let Some(source) = tensors[index].tied_to.as_ref().and_then(|name| sources.get(name)).copied() else {
+            continue;
+        };
+        let TensorAnalysis { statistics, median_abs, rows, pages, damaged, .. } = tensors[source].clone();
+        let tied = &mut tensors[index];
+        (tied.statistics, tied.median_abs, tied.rows, tied.pages, tied.damaged) =
+            (statistics, median_abs, rows, pages, damaged);
+    }
+}
+
+fn files(checkpoint: &Checkpoint) -> Vec<FileAnalysis> {
+    let analysis = checkpoint.files.iter().map(|file| FileAnalysis {
+        name: file.name.clone(),
+        format: file.format,
+        bytes: file.bytes,
+        uncovered_bytes: file.uncovered.iter().map(|range| range.end - range.start).sum(),
+    });
+    analysis.collect()
+}
+
+fn globals(checkpoint: &Checkpoint) -> Vec<GlobalAnalysis> {
+    let analysis = checkpoint.globals.iter().map(|(file, found)| GlobalAnalysis {
+        file: checkpoint.files[*file].name.clone(),
+        global: format!("{}.{}", found.global.module, found.global.name),
+        danger: found.danger,
+        called: found.called,
+        offset: found.offset,
+    });
+    analysis.collect()
+}
+
+/// An error without the path it was opened by: an analysis holds no absolute paths.
+fn problem(checkpoint: &Checkpoint, error: &Error) -> Problem {
+    let relative = error.path.strip_prefix(&checkpoint.path).unwrap_or(&error.path);
+    let file =
+        if relative.as_os_str().is_empty() { error.path.file_name() } else { Some(relative.as_os_str()) };
+    Problem {
+        file: file.unwrap_or(error.path.as_os_str()).to_string_lossy().into_owned(),
+        at: error.at.as_ref().map(ToString::to_string),
+        tensor: error.tensor.clone(),
+        kind: error.kind.name(),
+        message: error.kind.to_string(),
+        advice: error.kind.advice().to_owned(),
+        damage: error.kind.is_damage(),
+    }
+}
+
+impl CheckpointAnalysis {
+    /// True where files or tensors could not be read as a whole: what is reported is not all there should be.
+    pub fn is_damaged(&self) -> bool {
+        self.problems.iter().any(|problem| problem.damage)
+    }
+
+    /// √Σx² over the model's parameters, tied tensors once.
+    ///
+    /// # Errors
+    /// Not measured when a parameter was not, or is not finite: a norm of the rest would look like the whole.
+    pub fn global_norm(&self) -> Measured<f64> {
+        let mut sum = 0.0;
+        for tensor in self.tensors.iter().filter(|tensor| tensor.is_parameter()) {
+            let norm = match &tensor.statistics {
+                Measured::Value(Statistics {
+                    nan: 0,
+                    positive_infinity: 0,
+                    negative_infinity: 0,
+                    l2,
+                    ..
+                }) => l2,
+                Measured::Value(_) => return Measured::not(format!("{} is not finite", tensor.name)),
+                Measured::NotMeasured(reason) => return Measured::not(format!("{}: {reason}", tensor.name)),
+                Measured::Degenerate(_) => continue,
+            };
+            match norm {
+                Measured::Value(norm) => sum += norm * norm,
+                Measured::Degenerate(Degenerate::Empty) => {}
+                other => return other.clone(),
+            }
+        }
+        Measured::Value(sum.sqrt())
+    }
+}

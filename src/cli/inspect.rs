@@ -1,0 +1,61 @@
+//! `flashpoint inspect PATH…`: read, measure, judge, report.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use flashpoint::error::Result;
+use flashpoint::report::Report;
+use flashpoint::rules;
+
+use super::Outcome;
+use super::options::{FailOn, Reading};
+use super::output::Outputs;
+use super::progress::Progress;
+use super::read::read;
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  flashpoint inspect checkpoint-4000
+  flashpoint inspect model.safetensors --all
+  flashpoint inspect run/*.pt --format json --fail-on critical > report.json")]
+pub struct Arguments {
+    /// Checkpoint files or directories, or measurement files (*.measured.json)
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    #[command(flatten)]
+    reading: Reading,
+    #[command(flatten)]
+    outputs: Outputs,
+    /// Which findings make the exit code 1
+    #[arg(long, value_enum, default_value_t = FailOn::Never)]
+    fail_on: FailOn,
+}
+
+pub fn run(arguments: &Arguments) -> Result<Outcome> {
+    arguments.outputs.check()?;
+    let context = arguments.reading.context()?;
+    let policy = arguments.reading.policy(&context)?;
+    let progress = Progress::start(&context, arguments.outputs.quiet);
+    let read = read(&arguments.paths, arguments.reading.level(), &policy.names, &context);
+    progress.finish();
+    for error in &read.errors {
+        eprintln!("flashpoint: {error}");
+    }
+    if read.analysis.checkpoints.is_empty() {
+        return Ok(Outcome::CouldNot);
+    }
+    let damaged = read.analysis.checkpoints.iter().any(|checkpoint| checkpoint.is_damaged());
+    let assessment = rules::evaluate(&read.analysis, &policy.thresholds);
+    let failed = arguments.fail_on.fails(assessment.worst());
+    arguments.outputs.write(&Report::new(read.analysis, assessment))?;
+    Ok(if context.cancelled() {
+        Outcome::Interrupted
+    } else if damaged || !read.errors.is_empty() {
+        Outcome::CouldNot
+    } else if failed {
+        Outcome::Findings
+    } else {
+        Outcome::Answered
+    })
+}

@@ -1,0 +1,74 @@
+//! Arguments to checked options to the rooms in their order to a report to an exit code. One subcommand a file.
+
+mod explain;
+mod inspect;
+mod measure;
+mod options;
+mod output;
+mod progress;
+mod read;
+mod rules;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use flashpoint::error::Result;
+
+/// flashpoint reads checkpoints of deep-learning training and says what is about to explode, or already did, which
+/// tensor started it, and what to do. It needs no training process, no model code and no Python, and executes
+/// nothing that a file contains.
+#[derive(Debug, Parser)]
+#[command(name = "flashpoint", version, propagate_version = true, max_term_width = 100)]
+#[command(
+    after_help = "Exit codes: 0 answered, 1 findings at or above --fail-on, 2 could not, 130 interrupted."
+)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Say what a checkpoint is, what its layers look like, and what is wrong with it
+    Inspect(inspect::Arguments),
+    /// Write everything measured about a checkpoint to a file, without the weights
+    Measure(measure::Arguments),
+    /// List the rules
+    Rules(rules::Arguments),
+    /// Print the page of one rule
+    Explain(explain::Arguments),
+}
+
+/// How a command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The question was answered.
+    Answered,
+    /// Answered, with findings at or above `--fail-on`.
+    Findings,
+    /// It was not, or not for all of the input.
+    CouldNot,
+    /// Ctrl-C: what is known so far was printed.
+    Interrupted,
+}
+
+impl From<Outcome> for ExitCode {
+    fn from(outcome: Outcome) -> Self {
+        ExitCode::from(match outcome {
+            Outcome::Answered => 0,
+            Outcome::Findings => 1,
+            Outcome::CouldNot => 2,
+            Outcome::Interrupted => 130,
+        })
+    }
+}
+
+/// Runs the chosen command.
+pub fn run(arguments: Arguments) -> Result<Outcome> {
+    match arguments.command {
+        Command::Inspect(arguments) => inspect::run(&arguments),
+        Command::Measure(arguments) => measure::run(&arguments),
+        Command::Rules(arguments) => rules::run(&arguments),
+        Command::Explain(arguments) => explain::run(&arguments),
+    }
+}

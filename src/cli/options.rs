@@ -1,0 +1,127 @@
+//! Flags that mean the same on every subcommand that has them.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use flashpoint::analysis::model::MeasureLevel;
+use flashpoint::context::Context;
+use flashpoint::error::{ErrorKind, Result};
+use flashpoint::gate::Policy;
+use flashpoint::rules::Severity;
+
+/// How to read and measure.
+#[derive(Debug, Args)]
+pub struct Reading {
+    /// How deep to measure: `list` reads no element, `norms` counts and norms, `stats` everything
+    #[arg(long, value_enum, default_value_t = Level::Stats, help_heading = "Reading")]
+    pub measure: Level,
+    /// Threads to use [default: one per core]; results do not depend on it
+    #[arg(long, value_name = "N", help_heading = "Reading")]
+    pub threads: Option<std::num::NonZeroUsize>,
+    /// Read into bounded buffers instead of mapping files: for network file systems and files still being written
+    #[arg(long, help_heading = "Reading")]
+    pub no_mmap: bool,
+    /// Limits and names of your own [default: flashpoint.toml in the current directory, if there is one]
+    #[arg(long, value_name = "FILE", help_heading = "Reading")]
+    pub config: Option<PathBuf>,
+}
+
+/// `--measure`.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Level {
+    /// Names, shapes, dtypes
+    List,
+    /// Counts, extrema, norms
+    Norms,
+    /// Moments, exponents, rows and pages as well
+    Stats,
+}
+
+/// The policy file that is used when it is there.
+const DEFAULT_POLICY: &str = "flashpoint.toml";
+
+impl Reading {
+    /// The level as the analysis knows it.
+    pub fn level(&self) -> MeasureLevel {
+        match self.measure {
+            Level::List => MeasureLevel::List,
+            Level::Norms => MeasureLevel::Norms,
+            Level::Stats => MeasureLevel::Stats,
+        }
+    }
+
+    /// Sets the number of threads up and Ctrl-C to end with what is known.
+    pub fn context(&self) -> Result<Context> {
+        let context = Context { mmap: !self.no_mmap, ..Context::default() };
+        if let Some(threads) = self.threads {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global();
+            let refused = |error: rayon::ThreadPoolBuildError| {
+                ErrorKind::Io { doing: "start that many threads", message: error.to_string() }
+                    .in_file(Path::new("--threads"))
+            };
+            pool.map_err(refused)?;
+        }
+        let cancel = context.cancel.clone();
+        let handler = ctrlc::set_handler(move || cancel.store(true, std::sync::atomic::Ordering::Relaxed));
+        // Without the handler Ctrl-C ends the process as it always does: nothing is lost but the partial report.
+        drop(handler);
+        Ok(context)
+    }
+
+    /// The policy named by `--config`, or the one in the current directory, or none.
+    pub fn policy(&self, context: &Context) -> Result<Policy> {
+        match &self.config {
+            Some(path) => Policy::read(path, context),
+            None if Path::new(DEFAULT_POLICY).is_file() => Policy::read(Path::new(DEFAULT_POLICY), context),
+            None => Ok(Policy::default()),
+        }
+    }
+}
+
+/// What counts as failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FailOn {
+    /// Findings never change the exit code
+    Never,
+    /// Critical findings exit with 1
+    Critical,
+    /// Critical findings and warnings exit with 1
+    Warning,
+}
+
+impl FailOn {
+    /// True where the worst finding is at or above the limit.
+    pub fn fails(self, worst: Option<Severity>) -> bool {
+        match self {
+            FailOn::Never => false,
+            FailOn::Critical => worst >= Some(Severity::Critical),
+            FailOn::Warning => worst >= Some(Severity::Warning),
+        }
+    }
+}
+
+/// `--color`.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Color {
+    /// When stdout is a terminal and NO_COLOR is not set
+    Auto,
+    /// Always
+    Always,
+    /// Never
+    Never,
+}
+
+impl Color {
+    /// Whether to colour what goes to stdout.
+    pub fn on_stdout(self) -> bool {
+        match self {
+            Color::Always => true,
+            Color::Never => false,
+            Color::Auto => {
+                let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+                wanted && std::io::stdout().is_terminal()
+            }
+        }
+    }
+}

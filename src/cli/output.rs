@@ -1,0 +1,116 @@
+//! Where the answer goes: stdout in one format, files in others, opened before the long work.
+
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use clap::{Args, ValueEnum};
+use flashpoint::error::{Error, Result};
+use flashpoint::files::write_atomically;
+use flashpoint::report::{self, Report, Style};
+
+use super::options::Color;
+
+/// `--format`, `--output`, `--color`, `--all`.
+#[derive(Debug, Args)]
+pub struct Outputs {
+    /// Format of what is printed
+    #[arg(long, value_enum, default_value_t = Format::Terminal, help_heading = "Output")]
+    format: Format,
+    /// Also write the report to a file; repeatable, such as `--output json=report.json`
+    #[arg(long, value_name = "[FORMAT=]FILE", help_heading = "Output")]
+    output: Vec<Target>,
+    /// Show every tensor, finding and reason
+    #[arg(long, help_heading = "Output")]
+    all: bool,
+    /// Colour severities
+    #[arg(long, value_enum, default_value_t = Color::Auto, help_heading = "Output")]
+    color: Color,
+    /// No progress on stderr
+    #[arg(long, short, help_heading = "Output")]
+    pub quiet: bool,
+}
+
+/// An output format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people
+    Terminal,
+    /// Everything, for programs
+    Json,
+}
+
+/// One `--output`.
+#[derive(Debug, Clone)]
+struct Target {
+    format: Format,
+    path: PathBuf,
+}
+
+impl FromStr for Target {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let named =
+            text.split_once('=').and_then(|(name, path)| Some((Format::from_str(name, true).ok()?, path)));
+        let (format, path) = match named {
+            Some((format, path)) => (format, path),
+            None if Path::new(text).extension().is_some_and(|ending| ending.eq_ignore_ascii_case("json")) => {
+                (Format::Json, text)
+            }
+            None => (Format::Terminal, text),
+        };
+        if path.is_empty() {
+            return Err("no file name after the format".to_owned());
+        }
+        Ok(Self { format, path: path.into() })
+    }
+}
+
+impl Outputs {
+    /// Finds out whether every file can be written, before the long work.
+    pub fn check(&self) -> Result<()> {
+        self.output.iter().try_for_each(|target| check_writable(&target.path))
+    }
+
+    /// Writes the report to stdout and to every file.
+    pub fn write(&self, report: &Report) -> Result<()> {
+        for target in &self.output {
+            write_atomically(&target.path, &self.render(target.format, report, false))?;
+        }
+        print(&self.render(self.format, report, self.color.on_stdout()))
+    }
+
+    fn render(&self, format: Format, report: &Report, color: bool) -> Vec<u8> {
+        match format {
+            Format::Terminal => {
+                report::checkpoint_reports(report, Style { color, all: self.all }).into_bytes()
+            }
+            Format::Json => report::to_json(report),
+        }
+    }
+}
+
+/// Tries to create a file beside `path`, so that a bad path fails at once and an existing file stays as it is.
+pub fn check_writable(path: &Path) -> Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let probe = path.with_file_name(format!(".{name}.{}.probe", std::process::id()));
+    let refused = |error: io::Error| Error::io(path, "write it", &error);
+    if path.is_dir() {
+        return Err(refused(io::Error::from(io::ErrorKind::IsADirectory)));
+    }
+    OpenOptions::new().write(true).create_new(true).open(&probe).map_err(refused)?;
+    std::fs::remove_file(&probe).map_err(refused)
+}
+
+/// Writes to stdout. A reader that has gone away is not an error.
+pub fn print(bytes: &[u8]) -> Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Error::io(Path::new("stdout"), "write to it", &error))
+        }
+        _ => Ok(()),
+    }
+}

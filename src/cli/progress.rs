@@ -1,0 +1,62 @@
+//! A progress bar on stderr, once the work has taken half a second and only where someone watches.
+
+use std::io::IsTerminal;
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use flashpoint::context::{self, Context};
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// Shorter work than this shows nothing.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Time between two looks at the counter.
+const INTERVAL: Duration = Duration::from_millis(100);
+
+/// A running progress display; ends with [`Progress::finish`].
+pub struct Progress {
+    drawing: Option<(Sender<()>, JoinHandle<()>)>,
+}
+
+impl Progress {
+    /// Starts to watch the context's counter, unless nobody would see it.
+    pub fn start(context: &Context, quiet: bool) -> Self {
+        if quiet || !std::io::stderr().is_terminal() {
+            return Self { drawing: None };
+        }
+        let counter = context.progress.clone();
+        let (finish, finished) = mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            if finished.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+                draw(&counter, &finished);
+            }
+        });
+        Self { drawing: Some((finish, thread)) }
+    }
+
+    /// Takes the bar away.
+    pub fn finish(self) {
+        if let Some((finish, thread)) = self.drawing {
+            drop(finish);
+            // A display that failed has nothing to say about the result.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn draw(counter: &Arc<context::Progress>, finished: &mpsc::Receiver<()>) {
+    let bar = ProgressBar::new(0);
+    let template = "{bar:30} {decimal_bytes}/{decimal_total_bytes}, {decimal_bytes_per_sec}, {eta} left";
+    bar.set_style(ProgressStyle::with_template(template).expect("the template is a constant"));
+    loop {
+        let (done, total) = counter.read();
+        bar.set_length(total);
+        bar.set_position(done);
+        if finished.recv_timeout(INTERVAL) != Err(RecvTimeoutError::Timeout) {
+            bar.finish_and_clear();
+            return;
+        }
+    }
+}

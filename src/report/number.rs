@@ -1,0 +1,83 @@
+//! Numbers as people read them in a table.
+
+/// About four significant digits, scientific where that is shorter.
+pub fn short(value: f64) -> String {
+    let magnitude = value.abs();
+    if value == 0.0 {
+        "0".to_owned()
+    } else if (1e-3..1e5).contains(&magnitude) {
+        let integer_digits = [10.0, 100.0, 1000.0, 1e4].iter().filter(|&&power| magnitude >= power).count();
+        let leading_zeros = [1.0, 0.1, 0.01].iter().filter(|&&power| magnitude < power).count();
+        let decimals = (3 + leading_zeros).saturating_sub(integer_digits);
+        format!("{value:.decimals$}")
+    } else {
+        format!("{value:.2e}")
+    }
+}
+
+/// A whole number with thousands separated.
+pub fn grouped(value: u64) -> String {
+    let digits = value.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Bytes in decimal units.
+pub fn bytes(value: u64) -> String {
+    const UNITS: [&str; 5] = ["kB", "MB", "GB", "TB", "PB"];
+    if value < 1000 {
+        return format!("{value} B");
+    }
+    let mut scaled = value as f64;
+    let mut unit = "B";
+    for next in UNITS {
+        if scaled < 1000.0 {
+            break;
+        }
+        scaled /= 1000.0;
+        unit = next;
+    }
+    format!("{scaled:.1} {unit}")
+}
+
+/// A share as a percentage; never "0%" for something that is there.
+pub fn share(part: u64, whole: u64) -> String {
+    if part == 0 || whole == 0 {
+        return "0%".to_owned();
+    }
+    let percent = 100.0 * part as f64 / whole as f64;
+    if percent < 0.1 { "<0.1%".to_owned() } else { format!("{percent:.1}%") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn four_digits_are_kept_and_extremes_are_scientific() {
+        assert_eq!(short(0.0), "0");
+        assert_eq!(short(1234.56), "1235");
+        assert_eq!(short(0.012_345), "0.01235");
+        assert_eq!(short(-2.5e-9), "-2.50e-9");
+        assert_eq!(short(3.0e38), "3.00e38");
+    }
+
+    #[test]
+    fn thousands_are_separated() {
+        assert_eq!(grouped(999), "999");
+        assert_eq!(grouped(1_234_567), "1,234,567");
+    }
+
+    #[test]
+    fn a_share_that_is_not_zero_never_reads_as_zero() {
+        assert_eq!(share(0, 10), "0%");
+        assert_eq!(share(1, 1_000_000), "<0.1%");
+        assert_eq!(share(1, 2), "50.0%");
+    }
+}

@@ -1,0 +1,336 @@
+//! The report for people: what it is, its layers, what was found, what was not evaluated, one line of verdict.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::{self, Write};
+
+use comfy_table::presets::NOTHING;
+use comfy_table::{CellAlignment, Table};
+
+use super::Report;
+use super::number::{bytes, grouped, share, short};
+use super::text::safe;
+use crate::analysis::model::{CheckpointAnalysis, Measured, Statistics, TensorAnalysis};
+use crate::rules::{Evidence, Finding, NotEvaluated, RULES, Severity, Subject};
+
+/// How to write for a terminal.
+#[derive(Debug, Clone, Copy)]
+pub struct Style {
+    /// Colour severities.
+    pub color: bool,
+    /// Show every tensor, finding and reason.
+    pub all: bool,
+}
+
+/// Rows of a folded table.
+const FOLDED_ROWS: usize = 12;
+
+/// Findings of one rule that are shown before the rest is counted.
+const FOLDED_FINDINGS: usize = 3;
+
+/// The whole report as text.
+pub fn checkpoint_reports(report: &Report, style: Style) -> String {
+    let mut text = String::new();
+    for checkpoint in &report.analysis.checkpoints {
+        let page = Page { report, checkpoint, style };
+        page.write(&mut text).expect("writing to a string does not fail");
+    }
+    writeln!(text, "verdict: {}", safe_sentence(&report.verdict.sentence))
+        .expect("writing to a string does not fail");
+    text
+}
+
+/// One checkpoint's part of the report.
+struct Page<'a> {
+    report: &'a Report,
+    checkpoint: &'a CheckpointAnalysis,
+    style: Style,
+}
+
+impl Page<'_> {
+    fn write(&self, out: &mut String) -> fmt::Result {
+        self.heading(out)?;
+        self.table(out)?;
+        self.findings(out)?;
+        self.not_evaluated(out)
+    }
+
+    fn heading(&self, out: &mut String) -> fmt::Result {
+        let checkpoint = self.checkpoint;
+        let formats = checkpoint.files.iter().map(|file| name_of(&file.format)).collect::<BTreeSet<_>>();
+        let formats = formats.into_iter().collect::<Vec<_>>().join(", ");
+        let step = match &checkpoint.step {
+            Measured::Value(step) => format!("step {}", grouped(*step)),
+            _ => "step unknown".to_owned(),
+        };
+        writeln!(out, "{}", safe(&checkpoint.name))?;
+        writeln!(out, "  {formats} ({}), {step}", name_of(&checkpoint.layout))?;
+        let parameters = checkpoint.tensors.iter().filter(|tensor| tensor.is_parameter());
+        let parameters = parameters.map(|tensor| tensor.elements).sum();
+        let size = checkpoint.files.iter().map(|file| file.bytes).sum();
+        let files = match checkpoint.files.len() {
+            1 => "1 file".to_owned(),
+            count => format!("{count} files"),
+        };
+        writeln!(
+            out,
+            "  {} tensors, {} parameters, {} in {files}; {}",
+            grouped(checkpoint.tensors.len() as u64),
+            grouped(parameters),
+            bytes(size),
+            dtypes(checkpoint),
+        )?;
+        match checkpoint.global_norm() {
+            Measured::Value(norm) => writeln!(out, "  parameter norm {}", short(norm)),
+            Measured::NotMeasured(reason) => {
+                writeln!(out, "  parameter norm not measured: {}", safe(&reason))
+            }
+            Measured::Degenerate(_) => Ok(()),
+        }
+    }
+
+    fn table(&self, out: &mut String) -> fmt::Result {
+        let tensors = &self.checkpoint.tensors;
+        let shown = if self.style.all || tensors.len() <= FOLDED_ROWS {
+            (0..tensors.len()).collect()
+        } else {
+            self.worst_rows()
+        };
+        let mut table = Table::new();
+        table.load_style(NOTHING);
+        table.set_header([
+            "tensor",
+            "role",
+            "shape",
+            "dtype",
+            "L2",
+            "RMS",
+            "max |x|",
+            "non-finite",
+            "zero",
+            "spread",
+        ]);
+        for index in 3..10 {
+            if let Some(column) = table.column_mut(index) {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+        for &index in &shown {
+            table.add_row(row(&tensors[index]));
+        }
+        writeln!(out)?;
+        for line in table.lines() {
+            writeln!(out, "  {}", line.trim_end())?;
+        }
+        if shown.len() < tensors.len() {
+            self.folded(out, &shown)?;
+        }
+        writeln!(out)
+    }
+
+    /// The rows of a folded table, in file order: tensors with findings first, then the farthest from their role.
+    fn worst_rows(&self) -> Vec<usize> {
+        let found = self.own_findings().filter_map(|finding| match &finding.subject {
+            Subject::Tensor(name) => Some(name.as_str()),
+            _ => None,
+        });
+        let found = found.collect::<BTreeSet<_>>();
+        let badness = |tensor: &TensorAnalysis| match tensor.role_spread {
+            _ if found.contains(tensor.name.as_str()) || tensor.damaged => f64::INFINITY,
+            Measured::Value(spread) => spread.ln().abs(),
+            _ => -1.0,
+        };
+        let mut order = (0..self.checkpoint.tensors.len()).collect::<Vec<_>>();
+        let tensors = &self.checkpoint.tensors;
+        order.sort_by(|&a, &b| badness(&tensors[b]).total_cmp(&badness(&tensors[a])));
+        order.truncate(FOLDED_ROWS);
+        order.sort_unstable();
+        order
+    }
+
+    /// One line per role for the tensors that are not shown.
+    fn folded(&self, out: &mut String, shown: &[usize]) -> fmt::Result {
+        let mut roles: BTreeMap<_, (u64, f64, f64)> = BTreeMap::new();
+        for (index, tensor) in self.checkpoint.tensors.iter().enumerate() {
+            if !shown.contains(&index) {
+                let entry = roles.entry(tensor.role).or_insert((0, f64::INFINITY, f64::NEG_INFINITY));
+                entry.0 += 1;
+                if let Some(&rms) = tensor.statistics.value().and_then(|statistics| statistics.rms.value()) {
+                    (entry.1, entry.2) = (entry.1.min(rms), entry.2.max(rms));
+                }
+            }
+        }
+        let hidden = self.checkpoint.tensors.len() - shown.len();
+        writeln!(out, "  … {} more (--all shows every tensor):", grouped(hidden as u64))?;
+        for (role, (count, low, high)) in roles {
+            let range =
+                if low <= high { format!(", RMS {} to {}", short(low), short(high)) } else { String::new() };
+            writeln!(out, "    {count} {}{range}", name_of(&role))?;
+        }
+        Ok(())
+    }
+
+    fn own_findings(&self) -> impl Iterator<Item = &Finding> {
+        self.report.findings.iter().filter(|finding| finding.checkpoint == self.checkpoint.name)
+    }
+
+    fn findings(&self, out: &mut String) -> fmt::Result {
+        let mut by_rule: Vec<Vec<&Finding>> = Vec::new();
+        for finding in self.own_findings() {
+            match by_rule.last_mut() {
+                Some(group) if group[0].rule == finding.rule && group[0].severity == finding.severity => {
+                    group.push(finding);
+                }
+                _ => by_rule.push(vec![finding]),
+            }
+        }
+        if by_rule.is_empty() {
+            return writeln!(out, "no findings\n");
+        }
+        for group in by_rule {
+            let shown = if self.style.all { group.len() } else { FOLDED_FINDINGS };
+            for finding in group.iter().take(shown) {
+                self.finding(out, finding)?;
+            }
+            if group.len() > shown {
+                let more = group.len() - shown;
+                writeln!(out, "  … and {more} more of {} (--all shows every finding)\n", group[0].rule)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn finding(&self, out: &mut String, finding: &Finding) -> fmt::Result {
+        writeln!(
+            out,
+            "{} {} {} ({}): {}",
+            self.painted(finding.severity),
+            finding.rule,
+            finding.name,
+            finding.confidence,
+            safe_sentence(&finding.message)
+        )?;
+        let numbers = finding.evidence.iter().map(evidence).collect::<Vec<_>>();
+        if !numbers.is_empty() {
+            writeln!(out, "  evidence: {}", safe_sentence(&numbers.join("; ")))?;
+        }
+        writeln!(out, "  what to do: {}", safe_sentence(&finding.advice))?;
+        writeln!(out, "  flashpoint explain {}\n", finding.rule)
+    }
+
+    fn painted(&self, severity: Severity) -> String {
+        if !self.style.color {
+            return severity.to_string();
+        }
+        let color = match severity {
+            Severity::Critical => anstyle::AnsiColor::Red,
+            Severity::Warning => anstyle::AnsiColor::Yellow,
+            Severity::Note => anstyle::AnsiColor::Cyan,
+        };
+        let style = color.on_default().bold();
+        format!("{style}{severity}{style:#}")
+    }
+
+    fn not_evaluated(&self, out: &mut String) -> fmt::Result {
+        let own = self.report.not_evaluated.iter().filter(|entry| entry.checkpoint == self.checkpoint.name);
+        let mut reasons: BTreeMap<(Option<&str>, &str), Vec<&NotEvaluated>> = BTreeMap::new();
+        for entry in own {
+            reasons.entry((entry.rule.as_deref(), &entry.reason)).or_default().push(entry);
+        }
+        if reasons.is_empty() {
+            return Ok(());
+        }
+        writeln!(out, "not evaluated")?;
+        for ((rule, reason), entries) in reasons {
+            let what = rule.map_or_else(|| "elements".to_owned(), titled);
+            writeln!(out, "  {what}{}: {}", self.subjects(&entries), safe_sentence(reason))?;
+        }
+        writeln!(out)
+    }
+
+    /// The tensors of entries that share a reason.
+    fn subjects(&self, entries: &[&NotEvaluated]) -> String {
+        let names = entries.iter().filter_map(|entry| match &entry.subject {
+            Subject::Tensor(name) | Subject::Layer(name) | Subject::File(name) => Some(safe(name)),
+            Subject::Checkpoint => None,
+        });
+        let names = names.collect::<Vec<_>>();
+        let shown = if self.style.all { names.len() } else { FOLDED_FINDINGS };
+        match names.len() {
+            0 => String::new(),
+            count if count > shown => format!(" of {} and {} more", names[..shown].join(", "), count - shown),
+            _ => format!(" of {}", names.join(", ")),
+        }
+    }
+}
+
+/// A rule's code and name.
+fn titled(code: &str) -> String {
+    let rule = RULES.iter().find(|rule| rule.code == code);
+    rule.map_or_else(|| code.to_owned(), |rule| format!("{code} {}", rule.name))
+}
+
+/// A sentence of ours that may hold names from a file.
+fn safe_sentence(sentence: &str) -> String {
+    sentence.split(' ').map(safe).collect::<Vec<_>>().join(" ")
+}
+
+fn evidence(evidence: &Evidence) -> String {
+    let unit = if evidence.unit.is_empty() { String::new() } else { format!(" {}", evidence.unit) };
+    match evidence.limit {
+        Some(limit) => format!("{} {}{unit} (limit {})", evidence.label, short(evidence.value), short(limit)),
+        None => format!("{} {}{unit}", evidence.label, short(evidence.value)),
+    }
+}
+
+fn row(tensor: &TensorAnalysis) -> Vec<String> {
+    let statistics = tensor.statistics.value();
+    let number = |pick: fn(&Statistics) -> &Measured<f64>| match statistics.map(pick) {
+        Some(Measured::Value(value)) => short(*value),
+        _ => "–".to_owned(),
+    };
+    let non_finite = |s: &Statistics| grouped(s.nan + s.positive_infinity + s.negative_infinity);
+    let name = match &tensor.tied_to {
+        Some(source) => format!("{} = {}", safe(&tensor.name), safe(source)),
+        None => safe(&tensor.name),
+    };
+    vec![
+        name,
+        if tensor.damaged { "damaged".to_owned() } else { name_of(&tensor.role) },
+        shape(&tensor.shape),
+        tensor.dtype.map_or_else(|| "?".to_owned(), |dtype| dtype.to_string()),
+        number(|s| &s.l2),
+        number(|s| &s.rms),
+        number(|s| &s.max_abs),
+        statistics.map_or_else(|| "–".to_owned(), non_finite),
+        statistics.map_or_else(|| "–".to_owned(), |s| share(s.zero, s.count)),
+        match tensor.role_spread {
+            Measured::Value(spread) => format!("×{}", short(spread)),
+            _ => "–".to_owned(),
+        },
+    ]
+}
+
+fn shape(sizes: &[u64]) -> String {
+    if sizes.is_empty() {
+        return "scalar".to_owned();
+    }
+    sizes.iter().map(u64::to_string).collect::<Vec<_>>().join("×")
+}
+
+/// Tensors per dtype.
+fn dtypes(checkpoint: &CheckpointAnalysis) -> String {
+    let mut counts: BTreeMap<String, u64> = BTreeMap::new();
+    for tensor in &checkpoint.tensors {
+        let name = tensor.dtype.map_or_else(|| "unreadable".to_owned(), |dtype| dtype.to_string());
+        *counts.entry(name).or_default() += 1;
+    }
+    counts.into_iter().map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>().join(", ")
+}
+
+/// The name a plain enum has in JSON.
+fn name_of(value: &impl serde::Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(name)) => name,
+        _ => String::new(),
+    }
+}

@@ -1,0 +1,46 @@
+//! Names from files, made safe to print.
+
+use std::fmt::Write;
+
+/// The most characters of one name that are printed.
+const LONGEST: usize = 160;
+
+/// `name` without control characters, direction overrides or line breaks, cut in the middle when very long.
+pub fn safe(name: &str) -> String {
+    let characters = name.chars().count();
+    if characters <= LONGEST {
+        return name.chars().map(shown).collect();
+    }
+    let half = LONGEST / 2 - 10;
+    let start = name.chars().take(half).map(shown).collect::<String>();
+    let end = name.chars().skip(characters - half).map(shown).collect::<String>();
+    format!("{start}…({characters} characters)…{end}")
+}
+
+/// A character as it may be printed: itself, or its code point.
+fn shown(character: char) -> String {
+    // `escape_debug` also escapes quotes and backslashes, which are harmless here.
+    if matches!(character, '\'' | '"' | '\\') {
+        return character.to_string();
+    }
+    let mut text = String::new();
+    write!(text, "{}", character.escape_debug()).expect("writing to a string does not fail");
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn escapes_and_direction_overrides_do_not_reach_the_terminal() {
+        assert_eq!(safe("a\u{1b}[31m\n\u{202e}b"), "a\\u{1b}[31m\\n\\u{202e}b");
+        assert_eq!(safe("it's \"plain\" α.weight"), "it's \"plain\" α.weight");
+    }
+
+    #[test]
+    fn a_name_of_a_megabyte_is_cut_and_says_so() {
+        let name = safe(&"x".repeat(1 << 20));
+        assert!(name.chars().count() < 200 && name.contains("1048576 characters"), "{name}");
+    }
+}

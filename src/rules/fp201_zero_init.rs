@@ -1,0 +1,183 @@
+//! B1: two maps of zeros in a row, neither of which ever gets a gradient.
+
+use super::weights::{fans, is_in_transformer_block, is_meant_to_be_zero, is_zero, maps, wanted};
+use super::{Confidence, Findings, Needs, Rule, Severity, Subject, Thresholds};
+use crate::analysis::model::{CheckpointAnalysis, Role, TensorAnalysis};
+
+pub(super) static RULE: Rule = Rule {
+    code: "FP201",
+    name: "zero-init",
+    summary: "two consecutive maps are all zero, so that neither ever gets a gradient",
+    page: include_str!("../../docs/rules/FP201-zero-init.md"),
+    severity: Severity::Critical,
+    confidence: Confidence::Heuristic,
+    needs: Needs::NORMS,
+    thresholds: &[],
+    check,
+};
+
+fn check(checkpoint: &CheckpointAnalysis, _: &Thresholds, findings: &mut Findings) {
+    let mut zeros = Vec::new();
+    let mut stack = Vec::new();
+    for tensor in maps(checkpoint).filter(|tensor| !is_meant_to_be_zero(tensor)) {
+        let Some(statistics) = wanted(&tensor.statistics, tensor, "statistics", findings) else { continue };
+        let zero = is_zero(statistics);
+        if is_plain(tensor) {
+            stack.push((tensor, zero));
+        } else if zero {
+            zeros.push(tensor);
+        }
+    }
+    report_stack(stack, findings);
+    report_blocks(&zeros, findings);
+}
+
+/// Whether the map belongs to a plain stack, in which the next one reads what it puts out.
+fn is_plain(tensor: &TensorAnalysis) -> bool {
+    matches!(tensor.role, Role::Linear | Role::Convolution)
+}
+
+/// Neighbours in forward order of which the second can read the first.
+fn report_stack(mut stack: Vec<(&TensorAnalysis, bool)>, findings: &mut Findings) {
+    stack.sort_by_key(|(tensor, _)| tensor.layer.order);
+    for pair in stack.windows(2) {
+        if let [(first, true), (second, true)] = pair
+            && can_follow(first, second)
+        {
+            report(first, second, findings);
+        }
+    }
+}
+
+/// Whether `second` can take what `first` puts out: as many channels, or a multiple where a map was flattened.
+fn can_follow(first: &TensorAnalysis, second: &TensorAnalysis) -> bool {
+    let (Some(from), Some(to)) = (fans(first), fans(second)) else { return false };
+    let (outputs, inputs) = (from.output / kernel(first), to.input / kernel(second));
+    outputs == inputs || (second.role == Role::Linear && inputs.is_multiple_of(outputs))
+}
+
+/// Elements of a kernel: 1 for a matrix.
+fn kernel(tensor: &TensorAnalysis) -> u64 {
+    tensor.shape.iter().skip(2).product()
+}
+
+/// Roles of one block whose maps multiply: with both zero, the gradient of each is zero.
+const MULTIPLY: [(Role, Role); 6] = [
+    (Role::AttentionQuery, Role::AttentionKey),
+    (Role::AttentionValue, Role::AttentionOutput),
+    (Role::AttentionQkv, Role::AttentionOutput),
+    (Role::MlpIn, Role::MlpOut),
+    (Role::MlpGate, Role::MlpOut),
+    (Role::MlpGate, Role::MlpIn),
+];
+
+fn report_blocks(zeros: &[&TensorAnalysis], findings: &mut Findings) {
+    for first in zeros.iter().filter(|tensor| is_in_transformer_block(tensor)) {
+        for second in zeros {
+            if MULTIPLY.contains(&(first.role, second.role)) && block(first) == block(second) {
+                report(first, second, findings);
+            }
+        }
+    }
+}
+
+/// The path up to and including the block's number; the whole path where there is none.
+fn block(tensor: &TensorAnalysis) -> &str {
+    let path = tensor.layer.path.as_str();
+    let Some(index) = tensor.layer.index else { return path };
+    let mut end = 0;
+    for component in path.split('.') {
+        end += component.len();
+        if component.parse() == Ok(index) {
+            return &path[..end];
+        }
+        end += 1;
+    }
+    path
+}
+
+fn report(first: &TensorAnalysis, second: &TensorAnalysis, findings: &mut Findings) {
+    let message = format!(
+        "{} and {} follow one another and are both all zero: the gradient of either is exactly zero",
+        first.name, second.name,
+    );
+    let advice = "initialise one of the two again; zero is sound for one map of a pair, never for both";
+    findings
+        .push(Subject::Tensor(first.name.clone()), message, advice)
+        .evidence("zero elements of the first", first.elements as f64, "elements")
+        .evidence("zero elements of the second", second.elements as f64, "elements");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::test_support::{checkpoint, judge, tensor};
+
+    fn linear(number: u64, value: f64) -> TensorAnalysis {
+        let name = format!("layers.{number}.weight");
+        tensor(&name, Role::Linear, &[16, 16]).with_order(number).filled(value)
+    }
+
+    fn told(tensors: Vec<TensorAnalysis>) -> Vec<(Severity, String)> {
+        judge(&RULE, &checkpoint(tensors)).told()
+    }
+
+    #[test]
+    fn two_zero_maps_in_a_row_are_critical_whatever_the_order_of_the_file() {
+        let tensors = vec![linear(2, 0.0), linear(0, 0.1), linear(1, 0.0)];
+        assert_eq!(told(tensors), [(Severity::Critical, "layers.1.weight".to_owned())]);
+    }
+
+    #[test]
+    fn a_single_zero_map_is_sound() {
+        assert!(told(vec![linear(0, 0.1), linear(1, 0.0), linear(2, 0.1)]).is_empty());
+        assert!(told(vec![linear(0, 0.0), linear(1, 0.1), linear(2, 0.0)]).is_empty());
+    }
+
+    #[test]
+    fn maps_that_cannot_follow_one_another_are_not_a_pair() {
+        let narrow = tensor("other.weight", Role::Linear, &[16, 7]).with_order(1).filled(0.0);
+        assert!(told(vec![linear(0, 0.0), narrow]).is_empty());
+    }
+
+    #[test]
+    fn a_linear_map_can_follow_a_flattened_convolution() {
+        let convolution = tensor("conv.weight", Role::Convolution, &[8, 3, 3, 3]).filled(0.0);
+        let linear = tensor("fc.weight", Role::Linear, &[10, 8 * 16]).with_order(1).filled(0.0);
+        assert_eq!(told(vec![convolution, linear]).len(), 1);
+    }
+
+    #[test]
+    fn both_maps_of_an_mlp_are_a_pair_and_the_outputs_of_two_branches_are_not() {
+        let weight = |name: &str, role, value| tensor(name, role, &[16, 16]).filled(value);
+        let mlp = |fc: f64| {
+            vec![
+                weight("h.1.attn.c_proj.weight", Role::AttentionOutput, 0.0),
+                weight("h.1.mlp.c_fc.weight", Role::MlpIn, fc),
+                weight("h.1.mlp.c_proj.weight", Role::MlpOut, 0.0),
+                weight("h.2.mlp.c_proj.weight", Role::MlpOut, 0.0),
+            ]
+        };
+        assert_eq!(told(mlp(0.0)), [(Severity::Critical, "h.1.mlp.c_fc.weight".to_owned())]);
+        assert!(told(mlp(0.1)).is_empty());
+    }
+
+    #[test]
+    fn adapters_modulations_and_zero_convolutions_are_not_judged() {
+        let modulation = |number: u64| {
+            let name = format!("blocks.{number}.adaLN_modulation.1.weight");
+            tensor(&name, Role::Linear, &[16, 16]).with_order(number).filled(0.0)
+        };
+        let adapter = |name| tensor(name, Role::LoraB, &[16, 16]).filled(0.0);
+        assert!(
+            told(vec![modulation(0), modulation(1), adapter("q.lora_B"), adapter("v.lora_B")]).is_empty()
+        );
+    }
+
+    #[test]
+    fn a_map_without_statistics_is_not_evaluated() {
+        let findings = judge(&RULE, &checkpoint(vec![linear(0, 0.0), linear(1, 0.0).unmeasured()]));
+        assert!(findings.told().is_empty());
+        assert_eq!(findings.not_evaluated.len(), 1);
+    }
+}

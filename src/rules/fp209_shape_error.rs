@@ -1,0 +1,336 @@
+//! B9: a config that the weights contradict, or an inner width that is likely a slip.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+
+use super::weights::{Fans, fans, is_in_transformer_block, is_matrix};
+use super::{Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
+use crate::analysis::model::{CheckpointAnalysis, Role, TensorAnalysis};
+
+pub(super) static RULE: Rule = Rule {
+    code: "FP209",
+    name: "shape-error",
+    summary: "the config contradicts the shapes of the weights, or the inner width is unusually small",
+    page: include_str!("../../docs/rules/FP209-shape-error.md"),
+    severity: Severity::Warning,
+    confidence: Confidence::Heuristic,
+    needs: Needs::CONFIG,
+    thresholds: &[Threshold {
+        name: "smallest-inner-ratio",
+        default: 1.5,
+        unit: "inner width over hidden width",
+        source: "the BigScience 104B model was trained as 58B with 20480 / 16384 = 1.25",
+    }],
+    check,
+};
+
+const HIDDEN: [&str; 3] = ["hidden_size", "n_embd", "d_model"];
+/// Where embeddings are narrower than the hidden states: ALBERT and ELECTRA, OPT.
+const EMBEDDING: [&str; 2] = ["embedding_size", "word_embed_proj_dim"];
+const INNER: [&str; 4] = ["intermediate_size", "n_inner", "ffn_dim", "d_ff"];
+const LAYERS: [&str; 3] = ["num_hidden_layers", "n_layer", "num_layers"];
+const OTHER_LAYERS: [&str; 4] =
+    ["encoder_layers", "decoder_layers", "num_decoder_layers", "num_hidden_groups"];
+const HEADS: [&str; 2] = ["num_attention_heads", "n_head"];
+const VOCABULARY: [&str; 1] = ["vocab_size"];
+
+/// A config as far as it holds sizes.
+struct Config<'a>(&'a BTreeMap<String, Value>);
+
+impl<'a> Config<'a> {
+    /// The first of `keys` that holds a size, with its value.
+    fn size<'k>(&self, keys: &[&'k str]) -> Option<(&'k str, u64)> {
+        keys.iter().find_map(|key| Some((*key, self.0.get(*key)?.as_u64()?)))
+    }
+
+    fn model_type(&self) -> &'a str {
+        self.0.get("model_type").and_then(Value::as_str).unwrap_or_default()
+    }
+
+    /// Whether some of the feed-forward layers are mixtures, whose widths follow other keys.
+    fn has_experts(&self) -> bool {
+        self.0.keys().any(|key| key.contains("expert") || key.starts_with("moe_"))
+    }
+}
+
+fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mut Findings) {
+    let Some(config) = checkpoint.config.value().map(Config) else {
+        return findings.not_evaluated(Subject::Checkpoint, "the config has no value");
+    };
+    if config.size(&HIDDEN).is_none() {
+        let reason = "the config says no hidden size under a key that is known";
+        return findings.not_evaluated(Subject::Checkpoint, reason);
+    }
+    judge_layers(checkpoint, &config, findings);
+    judge_embedding(checkpoint, &config, findings);
+    judge_heads(checkpoint, &config, findings);
+    judge_inputs(checkpoint, &config, findings);
+    judge_inner(checkpoint, &config, thresholds.get("smallest-inner-ratio"), findings);
+}
+
+/// What the config says under `key` against what the weights have, as `what`.
+fn contradict(
+    subject: Subject,
+    (key, declared): (&str, u64),
+    (what, found): (&str, u64),
+    findings: &mut Findings,
+) {
+    let message = format!("the config says {key} {declared}, {what} {found}");
+    findings
+        .push(subject, message, "load the weights with the config they were made with, or convert them again")
+        .against(what, found as f64, declared as f64, "elements");
+}
+
+/// The stacks of blocks against the number of layers. One stack of that size is enough: towers beside it count for
+/// themselves. Prediction layers behind the last count extra, a decoder and ALBERT's shared groups have their own keys.
+fn judge_layers(checkpoint: &CheckpointAnalysis, config: &Config, findings: &mut Findings) {
+    let Some((key, declared)) = config.size(&LAYERS) else { return };
+    let extra = config.size(&["num_nextn_predict_layers"]).map_or(0, |(_, extra)| extra);
+    let others = OTHER_LAYERS.iter().filter_map(|key| Some(config.size(&[key])?.1));
+    let accepted: Vec<u64> = [declared, declared.saturating_add(extra)].into_iter().chain(others).collect();
+    let sizes = stack_sizes(checkpoint);
+    if let Some(&deepest) = sizes.iter().max()
+        && !sizes.iter().any(|size| accepted.contains(size))
+    {
+        contradict(
+            Subject::Checkpoint,
+            (key, declared),
+            ("blocks of the deepest stack of weights:", deepest),
+            findings,
+        );
+    }
+}
+
+/// How many numbered blocks each stack of a transformer has; nothing for other networks.
+fn stack_sizes(checkpoint: &CheckpointAnalysis) -> Vec<u64> {
+    let mut stacks: BTreeMap<&str, BTreeSet<u64>> = BTreeMap::new();
+    let parameters = || checkpoint.tensors.iter().filter(|tensor| tensor.is_parameter());
+    if !parameters().any(is_in_transformer_block) {
+        return Vec::new();
+    }
+    for tensor in parameters() {
+        if let Some(index) = tensor.layer.index {
+            stacks.entry(stack_of(&tensor.layer.path, index)).or_default().insert(index);
+        }
+    }
+    stacks.values().map(|blocks| blocks.len() as u64).collect()
+}
+
+/// The path before the component that is the block's number.
+fn stack_of(path: &str, index: u64) -> &str {
+    let mut end = 0;
+    for component in path.split('.') {
+        if component.parse() == Ok(index) {
+            return path[..end].trim_end_matches('.');
+        }
+        end += component.len() + 1;
+    }
+    path
+}
+
+/// The largest token embedding: fewer rows than tokens is a contradiction, more are padding.
+fn judge_embedding(checkpoint: &CheckpointAnalysis, config: &Config, findings: &mut Findings) {
+    let embeddings = matrices_of(checkpoint, Role::TokenEmbedding).filter(|tensor| tensor.shape.len() == 2);
+    let Some(embedding) = embeddings.max_by_key(|tensor| tensor.shape[0]) else { return };
+    let (rows, width) = (embedding.shape[0], embedding.shape[1]);
+    let subject = || Subject::Tensor(embedding.name.clone());
+    if let Some((key, declared)) = config.size(&VOCABULARY)
+        && rows < declared
+    {
+        contradict(subject(), (key, declared), (&format!("{} has rows", embedding.name), rows), findings);
+    }
+    if let Some((key, declared)) = config.size(&EMBEDDING).or_else(|| config.size(&HIDDEN))
+        && width != declared
+    {
+        contradict(subject(), (key, declared), (&format!("{} has columns", embedding.name), width), findings);
+    }
+}
+
+/// A query that cannot be split into the heads.
+fn judge_heads(checkpoint: &CheckpointAnalysis, config: &Config, findings: &mut Findings) {
+    let Some((key, heads)) = config.size(&HEADS).filter(|(_, heads)| *heads > 0) else { return };
+    let unsplit = |fans: &Fans| !fans.output.is_multiple_of(heads);
+    report_role(
+        checkpoint,
+        Role::AttentionQuery,
+        (key, heads),
+        "puts out",
+        unsplit,
+        |fans| fans.output,
+        findings,
+    );
+}
+
+/// Maps that read the hidden state, but are not as wide as it.
+fn judge_inputs(checkpoint: &CheckpointAnalysis, config: &Config, findings: &mut Findings) {
+    let Some((key, hidden)) = config.size(&HIDDEN) else { return };
+    let differs = |fans: &Fans| fans.input != hidden;
+    report_role(checkpoint, Role::MlpIn, (key, hidden), "reads", differs, |fans| fans.input, findings);
+}
+
+/// The inner width of the feed-forward layers.
+fn judge_inner(checkpoint: &CheckpointAnalysis, config: &Config, smallest: f64, findings: &mut Findings) {
+    if config.has_experts() {
+        return;
+    }
+    let Some((_, hidden)) = config.size(&HIDDEN).filter(|(_, hidden)| *hidden > 0) else { return };
+    let Some((key, inner)) = config.size(&INNER).or_else(|| default_inner(config, hidden)) else { return };
+    // A matrix of gate and value together is twice as wide.
+    let differs = |fans: &Fans| fans.output != inner && fans.output != inner.saturating_mul(2);
+    report_role(checkpoint, Role::MlpIn, (key, inner), "puts out", differs, |fans| fans.output, findings);
+    let ratio = inner as f64 / hidden as f64;
+    if ratio < smallest {
+        let message = format!(
+            "the feed-forward layers are {inner} wide inside, {ratio:.2} times the hidden {hidden} (limit {smallest})"
+        );
+        findings
+            .push(
+                Subject::Checkpoint,
+                message,
+                "check that the width is meant: 4 times the hidden size is usual, 8/3 with a gate",
+            )
+            .against("inner over hidden width", ratio, smallest, "1")
+            .severity(Severity::Note);
+    }
+}
+
+/// GPT-2 leaves the inner width out and means four times the hidden size.
+fn default_inner(config: &Config, hidden: u64) -> Option<(&'static str, u64)> {
+    (config.model_type() == "gpt2").then(|| ("n_inner null, 4 n_embd =", hidden.saturating_mul(4)))
+}
+
+/// Contradicts when every matrix of `role` is `wrong`. A wrong config is wrong in every block; where some matrices agree
+/// with it, the others belong to another tower.
+fn report_role(
+    checkpoint: &CheckpointAnalysis,
+    role: Role,
+    declared: (&str, u64),
+    does: &str,
+    wrong: impl Fn(&Fans) -> bool,
+    side: impl Fn(&Fans) -> u64,
+    findings: &mut Findings,
+) {
+    let all: Vec<_> =
+        matrices_of(checkpoint, role).filter_map(|tensor| Some((tensor, fans(tensor)?))).collect();
+    if let Some((first, fans)) = all.first()
+        && all.iter().all(|(_, fans)| wrong(fans))
+    {
+        let what = format!("{} {does}", first.name);
+        contradict(Subject::Tensor(first.name.clone()), declared, (&what, side(fans)), findings);
+    }
+}
+
+fn matrices_of(checkpoint: &CheckpointAnalysis, role: Role) -> impl Iterator<Item = &TensorAnalysis> {
+    checkpoint.tensors.iter().filter(move |tensor| is_matrix(tensor) && tensor.role == role)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::rules::test_support::{checkpoint, judge, judge_with, tensor};
+
+    fn llama() -> Vec<TensorAnalysis> {
+        let mut tensors = vec![tensor("model.embed_tokens.weight", Role::TokenEmbedding, &[128, 32])];
+        for block in 0..2 {
+            let block = format!("model.layers.{block}");
+            let weight =
+                |name: &str, role, shape: &[u64]| tensor(&format!("{block}.{name}.weight"), role, shape);
+            tensors.extend([
+                weight("self_attn.q_proj", Role::AttentionQuery, &[32, 32]),
+                weight("mlp.up_proj", Role::MlpIn, &[88, 32]),
+                weight("mlp.down_proj", Role::MlpOut, &[32, 88]),
+            ]);
+        }
+        tensors
+    }
+
+    fn config() -> Value {
+        json!({
+            "model_type": "llama", "hidden_size": 32, "intermediate_size": 88, "num_hidden_layers": 2,
+            "num_attention_heads": 4, "vocab_size": 128
+        })
+    }
+
+    /// What is said about the network when its config says `value` under `key`.
+    fn told_with(key: &str, value: impl Into<Value>) -> Vec<(Severity, String)> {
+        let mut config = config();
+        config[key] = value.into();
+        judge(&RULE, &checkpoint(llama()).with_config(config)).told()
+    }
+
+    #[test]
+    fn a_config_that_agrees_is_silent() {
+        assert!(judge(&RULE, &checkpoint(llama()).with_config(config())).is_clean());
+    }
+
+    #[test]
+    fn each_size_that_disagrees_is_a_warning_on_the_tensor_that_shows_it() {
+        let up = "model.layers.0.mlp.up_proj.weight".to_owned();
+        let embedding = "model.embed_tokens.weight".to_owned();
+        assert_eq!(told_with("intermediate_size", 64), [(Severity::Warning, up.clone())]);
+        assert_eq!(told_with("num_hidden_layers", 3), [(Severity::Warning, "checkpoint".to_owned())]);
+        assert_eq!(told_with("vocab_size", 129), [(Severity::Warning, embedding.clone())]);
+        let query = "model.layers.0.self_attn.q_proj.weight".to_owned();
+        assert_eq!(told_with("num_attention_heads", 5), [(Severity::Warning, query)]);
+        assert_eq!(told_with("hidden_size", 24), [(Severity::Warning, embedding), (Severity::Warning, up)]);
+    }
+
+    #[test]
+    fn a_tower_of_other_sizes_is_not_a_contradiction() {
+        let mut tensors = llama();
+        for block in 0..5 {
+            tensors.push(tensor(&format!("vision.layers.{block}.mlp.fc1.weight"), Role::MlpIn, &[64, 16]));
+        }
+        assert!(judge(&RULE, &checkpoint(tensors).with_config(config())).is_clean());
+    }
+
+    #[test]
+    fn a_padded_vocabulary_has_more_rows_than_tokens() {
+        assert!(told_with("vocab_size", 100).is_empty());
+    }
+
+    #[test]
+    fn prediction_layers_may_follow_the_last() {
+        let mut config = config();
+        config["num_hidden_layers"] = json!(1);
+        config["num_nextn_predict_layers"] = json!(1);
+        assert!(judge(&RULE, &checkpoint(llama()).with_config(config)).is_clean());
+    }
+
+    #[test]
+    fn experts_have_widths_of_their_own() {
+        let mut config = config();
+        config["intermediate_size"] = json!(64);
+        config["num_local_experts"] = json!(8);
+        assert!(judge(&RULE, &checkpoint(llama()).with_config(config)).is_clean());
+    }
+
+    #[test]
+    fn gpt2_means_four_times_the_hidden_size_where_it_says_nothing() {
+        let mlp = |inner| vec![tensor("h.0.mlp.c_fc.weight", Role::MlpIn, &[32, inner])];
+        let config = json!({"model_type": "gpt2", "n_embd": 32, "n_layer": 1, "n_inner": null});
+        assert!(judge(&RULE, &checkpoint(mlp(128)).with_config(config.clone())).is_clean());
+        let told = judge(&RULE, &checkpoint(mlp(96)).with_config(config)).told();
+        assert_eq!(told, [(Severity::Warning, "h.0.mlp.c_fc.weight".to_owned())]);
+    }
+
+    #[test]
+    fn a_declared_but_unusually_narrow_inner_width_is_a_note() {
+        let mlp = |inner| checkpoint(vec![tensor("layers.0.mlp.fc1.weight", Role::MlpIn, &[inner, 32])]);
+        let config = |inner: u64| json!({"hidden_size": 32, "intermediate_size": inner});
+        assert_eq!(judge(&RULE, &mlp(47).with_config(config(47))).told()[0].0, Severity::Note);
+        assert!(judge(&RULE, &mlp(48).with_config(config(48))).is_clean());
+        let relaxed = [("smallest-inner-ratio", 1.0)];
+        assert!(judge_with(&RULE, &mlp(47).with_config(config(47)), &relaxed).is_clean());
+    }
+
+    #[test]
+    fn a_config_without_a_hidden_size_is_not_evaluated() {
+        let findings = judge(&RULE, &checkpoint(llama()).with_config(json!({"num_layers": 7})));
+        assert!(findings.told().is_empty());
+        assert_eq!(findings.not_evaluated.len(), 1);
+    }
+}

@@ -1,0 +1,232 @@
+//! Small checkpoints for the tests of rules, built tensor by tensor.
+
+use std::collections::BTreeMap;
+
+use super::{Findings, Overrides, Rule, Severity, Subject, Thresholds};
+use crate::analysis::model::{
+    CheckpointAnalysis, DType, Danger, FileAnalysis, Format, GlobalAnalysis, Layer, Layout, Measured, Pages,
+    Problem, Role, Rows, Section, Statistics, TensorAnalysis,
+};
+
+/// A checkpoint of these tensors, without files, step or config.
+pub(super) fn checkpoint(tensors: Vec<TensorAnalysis>) -> CheckpointAnalysis {
+    CheckpointAnalysis {
+        name: "checkpoint".to_owned(),
+        layout: Layout::SingleFile,
+        step: Measured::not("the checkpoint does not say"),
+        files: Vec::new(),
+        problems: Vec::new(),
+        globals: Vec::new(),
+        config: Measured::not("no config.json beside the weights"),
+        tensors,
+        optimizer: Measured::not("the checkpoint holds no optimizer state that is read"),
+    }
+}
+
+impl CheckpointAnalysis {
+    pub(super) fn at_step(mut self, step: u64) -> Self {
+        self.step = Measured::Value(step);
+        self
+    }
+
+    pub(super) fn with_config(mut self, config: serde_json::Value) -> Self {
+        self.config = Measured::Value(serde_json::from_value(config).expect("a config is an object"));
+        self
+    }
+}
+
+/// A global named at byte 27 of the pickle of `model.pt`.
+pub(super) fn global(name: &str, danger: Danger, called: bool) -> GlobalAnalysis {
+    GlobalAnalysis { file: "model.pt".to_owned(), global: name.to_owned(), danger, called, offset: 27 }
+}
+
+/// A file of 4096 bytes.
+pub(super) fn file(name: &str, uncovered_bytes: u64) -> FileAnalysis {
+    FileAnalysis { name: name.to_owned(), format: Format::Safetensors, bytes: 4096, uncovered_bytes }
+}
+
+/// `model.safetensors` ends too early, for one tensor or as a whole.
+pub(super) fn problem(tensor: Option<&str>) -> Problem {
+    Problem {
+        file: "model.safetensors".to_owned(),
+        at: Some("byte 8".to_owned()),
+        tensor: tensor.map(str::to_owned),
+        kind: "past-end-of-file".to_owned(),
+        damage: true,
+        message: "64 bytes are needed here, the file has 40".to_owned(),
+        advice: "copy the file again".to_owned(),
+    }
+}
+
+/// An f32 parameter of the model whose elements are all 0.1, without measured rows, pages or peers.
+pub(super) fn tensor(name: &str, role: Role, shape: &[u64]) -> TensorAnalysis {
+    let unmeasured = "not in this test";
+    let elements = shape.iter().product();
+    let (path, _) = name.rsplit_once('.').unwrap_or(("", name));
+    TensorAnalysis {
+        name: name.to_owned(),
+        canonical_name: name.to_owned(),
+        file: Some("model.safetensors".to_owned()),
+        section: Section::Model,
+        layer: Layer {
+            path: path.to_owned(),
+            index: path.split('.').find_map(|part| part.parse().ok()),
+            order: 0,
+        },
+        role,
+        dtype: Some(DType::F32),
+        shape: shape.to_vec(),
+        elements,
+        damaged: false,
+        tied_to: None,
+        statistics: Measured::Value(constant(elements, 0.1)),
+        median_abs: Measured::not(unmeasured),
+        rows: Measured::not(unmeasured),
+        pages: Measured::not(unmeasured),
+        role_spread: Measured::not(unmeasured),
+    }
+}
+
+impl TensorAnalysis {
+    /// All elements are `value`.
+    pub(super) fn filled(mut self, value: f64) -> Self {
+        self.statistics = Measured::Value(constant(self.elements, value));
+        self
+    }
+
+    pub(super) fn in_section(mut self, section: Section) -> Self {
+        self.section = section;
+        self
+    }
+
+    pub(super) fn with_dtype(mut self, dtype: DType) -> Self {
+        self.dtype = Some(dtype);
+        self
+    }
+
+    pub(super) fn with_order(mut self, order: u64) -> Self {
+        self.layer.order = order;
+        self
+    }
+
+    pub(super) fn with_role_spread(mut self, spread: f64) -> Self {
+        self.role_spread = Measured::Value(spread);
+        self
+    }
+
+    pub(super) fn with_median_abs(mut self, median: f64) -> Self {
+        self.median_abs = Measured::Value(median);
+        self
+    }
+
+    /// Rows of equal norm, `duplicates` of them equal to an earlier one and `zero` of them zero.
+    pub(super) fn with_rows(mut self, duplicates: u64, zero: u64) -> Self {
+        self.rows = Measured::Value(Rows {
+            count: self.shape[0],
+            duplicates,
+            zero,
+            largest_norm: 1.0,
+            largest_row: 0,
+            median_norm: 1.0,
+        });
+        self
+    }
+
+    /// Rows of norm 1 but for row 3, which has `largest`.
+    pub(super) fn with_largest_row(mut self, largest: f64) -> Self {
+        self = self.with_rows(0, 0);
+        if let Measured::Value(rows) = &mut self.rows {
+            (rows.largest_norm, rows.largest_row) = (largest, 3);
+        }
+        self
+    }
+
+    pub(super) fn with_pages(mut self, lost: u64, repeated: u64) -> Self {
+        self.pages = Measured::Value(Pages {
+            count: 16,
+            lost,
+            first_lost: (lost > 0).then_some(4096),
+            repeated,
+            first_repeated: (repeated > 0).then_some(8192),
+        });
+        self
+    }
+
+    pub(super) fn tied_to(mut self, name: &str) -> Self {
+        self.tied_to = Some(name.to_owned());
+        self
+    }
+
+    /// Readable, but without statistics.
+    pub(super) fn unmeasured(mut self) -> Self {
+        self.statistics = Measured::not("an integer");
+        self
+    }
+}
+
+fn constant(count: u64, value: f64) -> Statistics {
+    let unmeasured = "not in this test";
+    Statistics {
+        count,
+        nan: 0,
+        positive_infinity: 0,
+        negative_infinity: 0,
+        zero: if value == 0.0 { count } else { 0 },
+        subnormal: 0,
+        negative: if value < 0.0 { count } else { 0 },
+        min: Measured::Value(value),
+        max: Measured::Value(value),
+        max_abs: Measured::Value(value.abs()),
+        l1: Measured::Value(value.abs() * count as f64),
+        l2: Measured::Value(value.abs() * (count as f64).sqrt()),
+        rms: Measured::Value(value.abs()),
+        mean: Measured::Value(value),
+        variance: Measured::Value(0.0),
+        skewness: Measured::not(unmeasured),
+        excess_kurtosis: Measured::not(unmeasured),
+        exponents: Measured::not(unmeasured),
+        headroom: Measured::not(unmeasured),
+        all_equal: Measured::Value(true),
+        all_one: Measured::Value(value == 1.0),
+    }
+}
+
+/// What `rule` says about `checkpoint` by its default thresholds.
+pub(super) fn judge(rule: &'static Rule, checkpoint: &CheckpointAnalysis) -> Findings {
+    judge_with(rule, checkpoint, &[])
+}
+
+/// What `rule` says about `checkpoint` with these thresholds replaced.
+pub(super) fn judge_with(
+    rule: &'static Rule,
+    checkpoint: &CheckpointAnalysis,
+    overrides: &[(&str, f64)],
+) -> Findings {
+    let overrides: BTreeMap<_, _> =
+        overrides.iter().map(|&(name, value)| ((rule.code.to_owned(), name.to_owned()), value)).collect();
+    let overrides = Overrides(overrides);
+    let mut findings = Findings::new(rule, &checkpoint.name, checkpoint.step.value().copied());
+    (rule.check)(checkpoint, &Thresholds::new(rule, &overrides), &mut findings);
+    findings
+}
+
+impl Findings {
+    /// Severity and subject of everything found.
+    pub(super) fn told(&self) -> Vec<(Severity, String)> {
+        self.found
+            .iter()
+            .map(|finding| {
+                let subject = match &finding.subject {
+                    Subject::Tensor(name) | Subject::Layer(name) | Subject::File(name) => name.clone(),
+                    Subject::Checkpoint => "checkpoint".to_owned(),
+                };
+                (finding.severity, subject)
+            })
+            .collect()
+    }
+
+    /// Whether nothing was found and everything was evaluated.
+    pub(super) fn is_clean(&self) -> bool {
+        self.found.is_empty() && self.not_evaluated.is_empty()
+    }
+}

@@ -1,0 +1,204 @@
+//! The command line: exit codes, what goes to stdout and what to stderr, and that the answer does not depend on how it
+//! was computed.
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+const EXPLODED: &str = "fixtures/runs/rnn-exploding/checkpoint-0400";
+const HEALTHY: &str = "fixtures/runs/rnn-healthy/checkpoint-0400";
+
+fn flashpoint(arguments: &[&str]) -> Output {
+    command(arguments).output().expect("the binary under test can be started")
+}
+
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_flashpoint"));
+    command.args(arguments);
+    command
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).expect("reports are UTF-8")
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).expect("errors are UTF-8")
+}
+
+#[test]
+fn an_answered_question_is_0_whatever_was_found() {
+    assert_eq!(flashpoint(&["inspect", EXPLODED]).status.code(), Some(0));
+    assert_eq!(flashpoint(&["inspect", HEALTHY]).status.code(), Some(0));
+}
+
+#[test]
+fn fail_on_makes_findings_1() {
+    assert_eq!(flashpoint(&["inspect", EXPLODED, "--fail-on", "warning"]).status.code(), Some(1));
+    assert_eq!(flashpoint(&["inspect", HEALTHY, "--fail-on", "warning"]).status.code(), Some(0));
+}
+
+#[test]
+fn a_path_that_is_not_there_is_2_and_one_sentence() {
+    let output = flashpoint(&["inspect", "no/such/checkpoint"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(
+        stderr(&output),
+        "flashpoint: no/such/checkpoint: no such file or directory; check the spelling of the path\n"
+    );
+    assert_eq!(stdout(&output), "");
+}
+
+#[test]
+fn one_bad_path_does_not_hide_the_good_one() {
+    let output = flashpoint(&["inspect", HEALTHY, "no/such/checkpoint"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stdout(&output).contains("rnn-healthy/checkpoint-0400"));
+    assert!(stderr(&output).contains("no/such/checkpoint"));
+}
+
+#[test]
+fn damage_is_2_and_what_is_intact_is_still_reported() {
+    let output = flashpoint(&["inspect", "fixtures/rules/FP903-damaged-file/fires-truncated-shard"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stdout(&output).contains("FP903"), "{}", stdout(&output));
+}
+
+#[test]
+fn damage_takes_precedence_over_findings() {
+    let path = "fixtures/rules/FP903-damaged-file/fires-truncated-shard";
+    assert_eq!(flashpoint(&["inspect", path, "--fail-on", "critical"]).status.code(), Some(2));
+}
+
+#[test]
+fn json_is_the_same_for_any_number_of_threads_and_without_a_memory_map() {
+    let reference = flashpoint(&["inspect", EXPLODED, "--format", "json"]).stdout;
+    for extra in [&["--threads", "1"][..], &["--threads", "2"], &["--threads", "5"], &["--no-mmap"]] {
+        let arguments = [&["inspect", EXPLODED, "--format", "json"], extra].concat();
+        assert!(flashpoint(&arguments).stdout == reference, "{extra:?} changes the report");
+    }
+}
+
+#[test]
+fn a_measurement_file_gives_the_same_report_as_the_checkpoint() {
+    let folder = tempfile::tempdir().expect("a temporary directory can be made");
+    let file = folder.path().join("x.measured.json");
+    let file = file.to_str().expect("temporary paths are UTF-8");
+    let measured = flashpoint(&["measure", EXPLODED, "--output", file]);
+    assert_eq!(measured.status.code(), Some(0), "{}", stderr(&measured));
+    for format in ["terminal", "json"] {
+        let from_file = stdout(&flashpoint(&["inspect", file, "--format", format]));
+        let from_checkpoint = stdout(&flashpoint(&["inspect", EXPLODED, "--format", format]));
+        assert_eq!(from_file, from_checkpoint);
+    }
+}
+
+#[test]
+fn the_json_report_holds_no_absolute_path() {
+    let absolute = std::fs::canonicalize(EXPLODED).expect("the fixture is there");
+    let output = flashpoint(&["inspect", absolute.to_str().expect("UTF-8"), "--format", "json"]);
+    let root = absolute
+        .ancestors()
+        .nth(3)
+        .expect("the fixture lies deep enough")
+        .to_str()
+        .expect("UTF-8")
+        .to_owned();
+    assert!(!stdout(&output).contains(&root));
+}
+
+#[test]
+fn an_output_that_cannot_be_written_is_refused_before_the_work() {
+    let output = flashpoint(&["inspect", EXPLODED, "--output", "json=no/such/folder/report.json"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("no/such/folder/report.json"), "{}", stderr(&output));
+    assert_eq!(stdout(&output), "");
+}
+
+#[test]
+fn an_output_file_holds_what_stdout_would() {
+    let folder = tempfile::tempdir().expect("a temporary directory can be made");
+    let file = folder.path().join("report.json");
+    let target = format!("json={}", file.display());
+    flashpoint(&["inspect", EXPLODED, "--output", &target]);
+    let written = std::fs::read(&file).expect("the report was written");
+    assert!(written == flashpoint(&["inspect", EXPLODED, "--format", "json"]).stdout);
+}
+
+#[test]
+fn a_reader_that_goes_away_is_not_an_error() {
+    let mut child = command(&["inspect", EXPLODED, "--format", "json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary under test can be started");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(stderr(&output), "");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_fifo_given_as_a_checkpoint_does_not_hang() {
+    let folder = tempfile::tempdir().expect("a temporary directory can be made");
+    let fifo = folder.path().join("model.safetensors");
+    let made = Command::new("mkfifo").arg(&fifo).status().expect("mkfifo can be started");
+    assert!(made.success());
+    let output = flashpoint(&["inspect", fifo.to_str().expect("temporary paths are UTF-8")]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("not a regular file"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_measurement_file_of_another_major_version_is_refused_by_version() {
+    let folder = tempfile::tempdir().expect("a temporary directory can be made");
+    let file = folder.path().join("x.measured.json");
+    std::fs::write(&file, r#"{"schema_version":"9.0"}"#).expect("a temporary file can be written");
+    let output = flashpoint(&["inspect", file.to_str().expect("temporary paths are UTF-8")]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("schema version 9.0"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_measurement_is_not_written_under_a_name_no_command_knows_again() {
+    let output = flashpoint(&["measure", EXPLODED, "--output", "x.json"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(!Path::new("x.json").exists());
+}
+
+#[test]
+fn a_check_that_could_not_run_is_said_not_to_have_run() {
+    let output = flashpoint(&["inspect", HEALTHY, "--measure", "list"]);
+    let text = stdout(&output);
+    assert!(text.contains("not evaluated"), "{text}");
+    assert!(text.contains("FP101 non-finite: needs --measure norms"), "{text}");
+}
+
+#[test]
+fn explain_prints_the_page_by_code_or_name_and_suggests_the_list() {
+    let by_code = stdout(&flashpoint(&["explain", "fp101"]));
+    assert!(by_code.starts_with("# FP101 non-finite\n"));
+    assert_eq!(stdout(&flashpoint(&["explain", "non-finite"])), by_code);
+    let unknown = flashpoint(&["explain", "FP999"]);
+    assert_eq!(unknown.status.code(), Some(2));
+    assert!(stderr(&unknown).contains("`flashpoint rules` lists them"), "{}", stderr(&unknown));
+}
+
+#[test]
+fn a_policy_overrides_a_limit_and_a_wrong_one_is_an_error_at_its_line() {
+    let folder = tempfile::tempdir().expect("a temporary directory can be made");
+    let policy = folder.path().join("flashpoint.toml");
+    let policy_path = policy.to_str().expect("temporary paths are UTF-8").to_owned();
+    std::fs::write(&policy, "\n[rules.FP999]\nx = 1.0\n").expect("a temporary file can be written");
+    let output = flashpoint(&["inspect", EXPLODED, "--config", &policy_path]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("line 2"), "{}", stderr(&output));
+}
+
+#[test]
+fn rules_lists_every_rule_once() {
+    let text = stdout(&flashpoint(&["rules"]));
+    let codes = text.lines().filter_map(|line| line.split_whitespace().next()).collect::<Vec<_>>();
+    let expected = flashpoint::rules::RULES.iter().map(|rule| rule.code).collect::<Vec<_>>();
+    assert_eq!(codes, expected);
+}

@@ -1,0 +1,73 @@
+//! The commands in the README and the docs are run, and print what stands below them.
+
+use std::path::Path;
+use std::process::Command;
+
+/// A command in a ```` ```console ```` block, and the output that stands below it.
+struct Example {
+    command: String,
+    output: String,
+}
+
+#[test]
+fn every_console_block_prints_what_it_shows() {
+    let mut examples = 0;
+    for page in ["README.md", "docs/formats.md", "docs/adding-a-rule.md"] {
+        let text = std::fs::read_to_string(page).unwrap_or_else(|error| panic!("{page}: {error}"));
+        for example in console_examples(&text) {
+            let printed = run(&example.command);
+            assert_eq!(printed.trim_end(), example.output.trim_end(), "{page}: $ {}", example.command);
+            examples += 1;
+        }
+    }
+    assert!(examples >= 3, "only {examples} examples were found");
+}
+
+#[test]
+fn the_first_two_commands_of_the_readme_are_the_promised_ones() {
+    let text = std::fs::read_to_string("README.md").expect("README.md is there");
+    let first = text.split("```").nth(1).expect("the README has a code block");
+    let commands = first.lines().skip(1).map(|line| line.split('#').next().unwrap_or_default().trim());
+    let commands = commands.filter(|line| !line.is_empty()).collect::<Vec<_>>();
+    let expected =
+        ["cargo run --release -- inspect fixtures/runs/rnn-exploding/checkpoint-0400", "cargo test"];
+    assert_eq!(commands, expected);
+}
+
+#[test]
+fn every_local_link_leads_somewhere() {
+    for page in ["README.md", "CONTRIBUTING.md"] {
+        let text = std::fs::read_to_string(page).unwrap_or_else(|error| panic!("{page}: {error}"));
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let local = !link.starts_with("http") && !link.starts_with('#');
+            assert!(!local || Path::new(link.split('#').next().unwrap_or(link)).exists(), "{page}: {link}");
+        }
+    }
+}
+
+fn console_examples(text: &str) -> Vec<Example> {
+    let mut examples = Vec::new();
+    for block in text.split("```console\n").skip(1) {
+        let block = block.split("```").next().unwrap_or_default();
+        for part in format!("\n{block}").split("\n$ ").skip(1) {
+            let (command, output) = part.split_once('\n').unwrap_or((part, ""));
+            examples.push(Example { command: command.to_owned(), output: output.to_owned() });
+        }
+    }
+    examples
+}
+
+/// Runs `flashpoint …` (or `cargo run --release -- …`) with the binary under test; stdout, then stderr.
+fn run(command: &str) -> String {
+    let arguments = command
+        .strip_prefix("cargo run --release -- ")
+        .or_else(|| command.strip_prefix("flashpoint "))
+        .unwrap_or_else(|| panic!("an example runs flashpoint: {command}"));
+    let output = Command::new(env!("CARGO_BIN_EXE_flashpoint"))
+        .args(arguments.split_whitespace())
+        .env_remove("NO_COLOR")
+        .output()
+        .expect("the binary under test can be started");
+    let text = [output.stdout, output.stderr].concat();
+    String::from_utf8(text).expect("reports are UTF-8")
+}

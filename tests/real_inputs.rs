@@ -1,0 +1,69 @@
+//! Checkpoints that nobody on this project wrote: healthy, trained, published models. The false-alarm control.
+//!
+//! `fixtures/real_inputs.py fetch DIR` downloads them; `FLASHPOINT_REAL_INPUTS=DIR cargo test` uses them.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use flashpoint::analysis::model::MeasureLevel;
+use flashpoint::analysis::of_checkpoints;
+use flashpoint::context::Context;
+use flashpoint::rules::{self, Overrides, Severity};
+
+/// The folder of fetched files, or `None` after saying loudly that nothing was checked.
+fn inputs(test: &str) -> Option<PathBuf> {
+    let folder =
+        std::env::var_os("FLASHPOINT_REAL_INPUTS").filter(|value| !value.is_empty()).map(PathBuf::from);
+    if folder.is_none() {
+        eprintln!("SKIPPED {test}: FLASHPOINT_REAL_INPUTS is not set, no real input was read");
+    }
+    folder
+}
+
+/// Oracle and file of every input in a format that is read.
+fn oracles(folder: &Path) -> Vec<(serde_json::Value, PathBuf)> {
+    let read = |path: &PathBuf| {
+        let oracle = common::oracle(path);
+        let file = folder.join(oracle["file"].as_str().expect("an oracle names its file"));
+        (oracle, file)
+    };
+    let oracles = common::json_files(Path::new("fixtures/oracle/real")).iter().map(read).collect::<Vec<_>>();
+    oracles.into_iter().filter(|(_, file)| is_read(file)).collect()
+}
+
+/// True for safetensors files and zip archives.
+fn is_read(file: &Path) -> bool {
+    let bytes = std::fs::read(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    file.extension().is_some_and(|ending| ending == "safetensors") || bytes.starts_with(b"PK")
+}
+
+#[test]
+fn every_tensor_of_every_real_input_has_the_numbers_of_pytorch() {
+    let Some(folder) = inputs("numbers") else { return };
+    let mut lines = Vec::new();
+    for (oracle, file) in oracles(&folder) {
+        let analysis = common::analyse(&file, &Context::default());
+        let found = common::differences(&analysis, &oracle);
+        lines.extend(found.into_iter().map(|line| format!("{}: {line}", file.display())));
+    }
+    assert!(lines.is_empty(), "{} differences:\n{}", lines.len(), lines.join("\n"));
+}
+
+#[test]
+fn no_real_input_is_accused_of_anything() {
+    let Some(folder) = inputs("false alarms") else { return };
+    let mut accused = Vec::new();
+    let oracles = oracles(&folder);
+    assert!(oracles.len() >= 9, "only {} real inputs have an oracle", oracles.len());
+    for (_, file) in oracles {
+        let analysis = common::analyse(&file, &Context::default());
+        let assessment =
+            rules::evaluate(&of_checkpoints(vec![analysis], MeasureLevel::Stats), &Overrides::default());
+        let alarms = assessment.findings.iter().filter(|finding| finding.severity > Severity::Note);
+        accused.extend(
+            alarms.map(|finding| format!("{}: {} {}", file.display(), finding.rule, finding.message)),
+        );
+    }
+    assert!(accused.is_empty(), "{}", accused.join("\n"));
+}

@@ -1,0 +1,102 @@
+//! The fixtures as the specification of the rules: what fires where, what stays silent, and what healthy runs look like.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use flashpoint::analysis::measure_checkpoint;
+use flashpoint::analysis::model::{Analysis, MeasureLevel};
+use flashpoint::analysis::of_checkpoints;
+use flashpoint::checkpoint::{Checkpoint, NameRules};
+use flashpoint::context::Context;
+use flashpoint::rules::{self, Assessment, Finding, Overrides, RULES, Severity, Subject};
+
+#[test]
+fn every_rule_fires_on_its_firing_fixtures_and_is_silent_on_the_others() {
+    let mut wrong = Vec::new();
+    for rule in RULES {
+        for fixture in fixtures_of(rule.code) {
+            let name = file_name(&fixture);
+            let fired = match assess(&fixture) {
+                Ok(assessment) => assessment.findings.iter().any(|finding| finding.rule == rule.code),
+                // A file that cannot be opened at all is damaged: the command says so and exits with 2.
+                Err(_) => rule.name == "damaged-file",
+            };
+            if fired != name.starts_with("fires-") {
+                wrong.push(format!("{} {}: {}", rule.code, name, if fired { "fired" } else { "was silent" }));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_rule_has_a_firing_and_a_silent_fixture() {
+    for rule in RULES {
+        let names = fixtures_of(rule.code).iter().map(|path| file_name(path)).collect::<Vec<_>>();
+        for prefix in ["fires-", "silent-"] {
+            assert!(
+                names.iter().any(|name| name.starts_with(prefix)),
+                "{} has no {prefix} fixture",
+                rule.code
+            );
+        }
+    }
+}
+
+#[test]
+fn a_failing_run_is_named_with_its_tensor_and_a_healthy_one_is_not_accused() {
+    let mut wrong = Vec::new();
+    for run in folders(Path::new("fixtures/runs")) {
+        let truth = common::oracle(&run.join("truth.json"));
+        for checkpoint in folders(&run) {
+            let assessment = assess(&checkpoint).unwrap_or_else(|error| panic!("{error}"));
+            if truth["healthy"].as_bool() == Some(true) {
+                let alarms = assessment.findings.iter().filter(|finding| finding.severity > Severity::Note);
+                wrong.extend(alarms.map(|finding| format!("{}: {}", checkpoint.display(), finding.message)));
+            }
+        }
+        if truth["healthy"].as_bool() == Some(false) {
+            let last = folders(&run).pop().expect("a run has checkpoints");
+            let assessment = assess(&last).unwrap_or_else(|error| panic!("{error}"));
+            let (rule, tensor) = (truth["expected_rule"].as_str(), truth["tensor"].as_str());
+            let named = |finding: &Finding| {
+                Some(finding.rule.as_str()) == rule
+                    && matches!(&finding.subject, Subject::Tensor(name) if Some(name.as_str()) == tensor)
+            };
+            if !assessment.findings.iter().any(named) {
+                wrong.push(format!("{}: {rule:?} does not name {tensor:?}", last.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+fn assess(path: &Path) -> Result<Assessment, flashpoint::error::Error> {
+    let checkpoint = Checkpoint::read(path, &NameRules::default(), &Context::default())?;
+    let analysis = measure_checkpoint(&checkpoint, MeasureLevel::Stats, &Context::default());
+    let analysis: Analysis = of_checkpoints(vec![analysis], MeasureLevel::Stats);
+    Ok(rules::evaluate(&analysis, &Overrides::default()))
+}
+
+fn fixtures_of(code: &str) -> Vec<PathBuf> {
+    let folder =
+        folders(Path::new("fixtures/rules")).into_iter().find(|path| file_name(path).starts_with(code));
+    folder.map(|folder| entries(&folder)).unwrap_or_default()
+}
+
+fn folders(path: &Path) -> Vec<PathBuf> {
+    entries(path).into_iter().filter(|entry| entry.is_dir()).collect()
+}
+
+fn entries(path: &Path) -> Vec<PathBuf> {
+    let listed = std::fs::read_dir(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let mut entries =
+        listed.map(|entry| entry.expect("a listed entry can be read").path()).collect::<Vec<_>>();
+    entries.sort();
+    entries
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
