@@ -155,12 +155,28 @@ pub(super) fn consensus(parameters: &[ParameterOptimizer]) -> Measured<Spike> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::OnceLock;
+
     use super::super::history::history;
     use super::super::pass::TOP;
     use super::super::simulation::{Adam, Noise};
     use super::*;
 
     const ELEMENTS: usize = 20_000;
+
+    /// Moments after so many steps of noise that a steady gradient would mimic age 9.
+    fn settled() -> Adam {
+        static SETTLED: OnceLock<Adam> = OnceLock::new();
+        let simulate = || {
+            let mut noise = Noise::new(1);
+            let mut adam = Adam::new(ELEMENTS, 0.9, 0.999);
+            for _ in 0..1200 {
+                adam.step(|_| noise.normal());
+            }
+            adam
+        };
+        SETTLED.get_or_init(simulate).clone()
+    }
 
     fn top(adam: &Adam) -> Vec<Coordinate> {
         let mut all: Vec<Coordinate> = (0..adam.first.len())
@@ -182,10 +198,7 @@ mod tests {
     /// Noise, one gradient `times` as large, and `age` steps of noise after it.
     fn spiked(times: f64, age: u64, seed: u64) -> Adam {
         let mut noise = Noise::new(seed);
-        let mut adam = Adam::new(ELEMENTS, 0.9, 0.999);
-        for _ in 0..300 {
-            adam.step(|_| noise.normal());
-        }
+        let mut adam = settled();
         adam.step(|_| times * noise.normal());
         for _ in 0..age {
             adam.step(|_| noise.normal());
@@ -206,12 +219,7 @@ mod tests {
 
     #[test]
     fn noise_and_steady_gradients_are_not_spikes() {
-        let mut noise = Noise::new(7);
-        let mut adam = Adam::new(ELEMENTS, 0.9, 0.999);
-        for _ in 0..500 {
-            adam.step(|_| noise.normal());
-        }
-        assert!(dated(&adam).value().is_none());
+        assert!(dated(&settled()).value().is_none());
         let mut steady = Adam::new(ELEMENTS, 0.9, 0.999);
         for _ in 0..500 {
             steady.step(|index| index as f64 - 1e4);
@@ -239,7 +247,6 @@ mod tests {
             let rms = (second(&adam) / ELEMENTS as f64 / history.second_correction()).sqrt();
             let floor = super::super::signal::noise_floor(&history);
             let found = *inflation(&history, &top(&adam), rms, floor).value().unwrap();
-            // Relative to the corrected average of 300-odd steps rather than to a long history.
             let expected =
                 (1.0 + 0.001 * 0.999f64.powi(age as i32) * times * times / history.second_correction()).sqrt();
             assert!((found / expected - 1.0).abs() < 0.35, "{times} {age}: {found} for {expected}");
@@ -249,10 +256,7 @@ mod tests {
     #[test]
     fn one_row_does_not_speak_for_a_matrix() {
         let mut noise = Noise::new(9);
-        let mut adam = Adam::new(ELEMENTS, 0.9, 0.999);
-        for _ in 0..300 {
-            adam.step(|_| noise.normal());
-        }
+        let mut adam = settled();
         adam.step(|index| if index < 200 { 1000.0 } else { 1.0 } * noise.normal());
         for _ in 0..5 {
             adam.step(|_| noise.normal());
