@@ -293,7 +293,11 @@ fn tie(mut tensors: Vec<CheckpointTensor>) -> Vec<CheckpointTensor> {
 }
 
 /// Joins every optimizer to the model's parameters.
-fn join_optimizers(optimizers: &mut [OptimizerState], tensors: &[CheckpointTensor], files: &[CheckpointFile]) {
+fn join_optimizers(
+    optimizers: &mut [OptimizerState],
+    tensors: &[CheckpointTensor],
+    files: &[CheckpointFile],
+) {
     if optimizers.is_empty() {
         return;
     }

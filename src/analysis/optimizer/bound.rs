@@ -84,9 +84,8 @@ mod tests {
 
     /// m and v after `gradients`, newest last.
     fn moments(beta1: f64, beta2: f64, gradients: impl Iterator<Item = f64>) -> (f64, f64) {
-        gradients.fold((0.0, 0.0), |(m, v), g| {
-            (beta1 * m + (1.0 - beta1) * g, beta2 * v + (1.0 - beta2) * g * g)
-        })
+        gradients
+            .fold((0.0, 0.0), |(m, v), g| (beta1 * m + (1.0 - beta1) * g, beta2 * v + (1.0 - beta2) * g * g))
     }
 
     #[test]

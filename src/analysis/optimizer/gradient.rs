@@ -17,7 +17,11 @@ const NEGLIGIBLE_PENALTY: f64 = 0.01;
 
 /// RMS over recent steps of the norm of the gradient.
 pub(super) fn norm(history: &History, sums: &Sums) -> Measured<f64> {
-    if history.is_counted() { number((sums.second / history.second_correction()).sqrt()) } else { Measured::not(UNCOUNTED) }
+    if history.is_counted() {
+        number((sums.second / history.second_correction()).sqrt())
+    } else {
+        Measured::not(UNCOUNTED)
+    }
 }
 
 /// (1+β₂)/(1−β₂) · (1−β₂^t)/(1+β₂^t): how many gradients the mean is worth.
@@ -56,7 +60,8 @@ mod tests {
         }
         for steps in [1, 2, 50] {
             let weights = || (0..steps).map(|age| 0.95f64.powi(age));
-            let by_hand = weights().sum::<f64>().powi(2) / weights().map(|weight| weight * weight).sum::<f64>();
+            let by_hand =
+                weights().sum::<f64>().powi(2) / weights().map(|weight| weight * weight).sum::<f64>();
             assert!((effective_steps(&history(0.9, 0.95, f64::from(steps))) / by_hand - 1.0).abs() < 1e-12);
         }
     }

@@ -83,7 +83,11 @@ mod tests {
 
     #[test]
     fn hyperparameters_out_of_range_are_refused() {
-        let group = |beta1, beta2| ParameterGroup { beta1: Some(beta1), beta2: Some(beta2), ..ParameterGroup::default() };
+        let group = |beta1, beta2| ParameterGroup {
+            beta1: Some(beta1),
+            beta2: Some(beta2),
+            ..ParameterGroup::default()
+        };
         assert!(History::of(&group(0.9, 0.999), Some(7.0)).is_ok_and(|history| history.steps == 7.0));
         assert!(History::of(&group(0.9, 0.999), None).is_ok_and(|history| !history.is_counted()));
         for (beta1, beta2) in [(1.0, 0.9), (-0.1, 0.9), (0.9, 1.0), (0.9, 0.0), (0.9, 2.0)] {

@@ -24,7 +24,12 @@ pub struct Alignment {
 impl Alignment {
     /// Adds one element: its weight before and after, and the moments of the later state.
     pub fn add(&mut self, before: f64, after: f64, first: f64, second: f64) {
-        if second <= 0.0 || !second.is_finite() || !first.is_finite() || !before.is_finite() || !after.is_finite() {
+        if second <= 0.0
+            || !second.is_finite()
+            || !first.is_finite()
+            || !before.is_finite()
+            || !after.is_finite()
+        {
             return;
         }
         let (movement, update) = (after - before, -first / second.sqrt());

@@ -30,7 +30,11 @@ use crate::tensor::Tensor;
 use parameter::{Energies, Place};
 
 /// Measures the optimizer state of `checkpoint`.
-pub fn measure(checkpoint: &Checkpoint, level: MeasureLevel, context: &Context) -> Measured<OptimizerAnalysis> {
+pub fn measure(
+    checkpoint: &Checkpoint,
+    level: MeasureLevel,
+    context: &Context,
+) -> Measured<OptimizerAnalysis> {
     if checkpoint.optimizers.is_empty() {
         return Measured::not("the checkpoint holds no optimizer state that is read");
     }

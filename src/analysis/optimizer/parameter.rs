@@ -3,7 +3,9 @@
 use super::history::History;
 use super::pass::{self, Inputs, Scales, Sums};
 use super::{bound, gradient, number, signal, spike, steps, update};
-use crate::analysis::model::{Degenerate, Defects, MappedTensor, Measured, ParameterOptimizer, SecondMomentRows};
+use crate::analysis::model::{
+    Defects, Degenerate, MappedTensor, Measured, ParameterOptimizer, SecondMomentRows,
+};
 use crate::analysis::statistics::STOPPED;
 use crate::checkpoint::optimizer::{Algorithm, OptimizerState, ParameterGroup, ParameterState};
 use crate::checkpoint::{Checkpoint, CheckpointTensor, Role};
@@ -45,7 +47,9 @@ impl<'a> Place<'a> {
     /// The tensors that are read.
     pub fn read(&self) -> Vec<&'a Tensor> {
         match self.moments() {
-            Ok(Moments { first, second, .. }) => first.into_iter().chain(second).chain(self.weight()).collect(),
+            Ok(Moments { first, second, .. }) => {
+                first.into_iter().chain(second).chain(self.weight()).collect()
+            }
             Err(_) => Vec::new(),
         }
     }
@@ -85,7 +89,8 @@ impl<'a> Place<'a> {
         if self.optimizer.algorithm.is_adam() && (first.is_none() || second.is_none()) {
             return Err("one of its moments is not there".to_owned());
         }
-        let shapes: Vec<&[u64]> = [first, second].into_iter().flatten().map(|tensor| tensor.shape.as_slice()).collect();
+        let shapes: Vec<&[u64]> =
+            [first, second].into_iter().flatten().map(|tensor| tensor.shape.as_slice()).collect();
         match shapes[..] {
             [] => Err("no moments are stored".to_owned()),
             [one, other] if one != other => Err("its moments have different shapes".to_owned()),
@@ -154,7 +159,9 @@ fn unmeasured(place: &Place<'_>, reason: &str) -> ParameterOptimizer {
     }
     let moments = place.moments().ok();
     let shape = moments.as_ref().map(|moments| moments.shape.to_vec()).unwrap_or_default();
-    let dtype = |index: Option<usize>| place.checkpoint.tensors[index?].tensor.as_ref().ok().map(|tensor| tensor.dtype);
+    let dtype = |index: Option<usize>| {
+        place.checkpoint.tensors[index?].tensor.as_ref().ok().map(|tensor| tensor.dtype)
+    };
     let state = place.state;
     ParameterOptimizer {
         optimizer: place.optimizer_index as u64,
@@ -211,7 +218,9 @@ impl Reading {
         let history = match place.optimizer.algorithm {
             Algorithm::RmsProp => root_mean_square(place.group, place.state.step),
             _ if place.optimizer.algorithm.is_adam() => History::of(place.group, place.state.step),
-            _ => Err("only Adam and its like keep a second moment that dates and weighs gradients".to_owned()),
+            _ => {
+                Err("only Adam and its like keep a second moment that dates and weighs gradients".to_owned())
+            }
         };
         let dtypes = moments.first.zip(moments.second).map(|(first, second)| (first.dtype, second.dtype));
         Self { history, dtypes }
@@ -231,7 +240,12 @@ impl Reading {
         Inputs { first: moments.first, second: moments.second, weight, scales }
     }
 
-    fn finish(&self, place: &Place<'_>, moments: &Moments<'_>, sums: &Sums) -> (ParameterOptimizer, Energies) {
+    fn finish(
+        &self,
+        place: &Place<'_>,
+        moments: &Moments<'_>,
+        sums: &Sums,
+    ) -> (ParameterOptimizer, Energies) {
         let elements = moments.shape.iter().product::<u64>();
         let reason = self.history.as_ref().err().map_or("not kept by this optimizer", String::as_str);
         let mut found = unmeasured(place, reason);
@@ -272,15 +286,24 @@ impl Reading {
     }
 
     /// What the mean square of the gradients tells, in Adam and `RMSprop`.
-    fn second_moment(&self, place: &Place<'_>, moments: &Moments<'_>, sums: &Sums, found: &mut ParameterOptimizer) {
+    fn second_moment(
+        &self,
+        place: &Place<'_>,
+        moments: &Moments<'_>,
+        sums: &Sums,
+        found: &mut ParameterOptimizer,
+    ) {
         found.rows = if pass::has_rows(moments.shape) {
             Measured::Value(SecondMomentRows { count: moments.shape[0], zero: sums.zero_rows })
         } else {
             Measured::not("it has no rows, or very long ones")
         };
         let Ok(history) = &self.history else { return };
-        found.effective_steps =
-            if history.is_counted() { number(gradient::effective_steps(history)) } else { Measured::not(super::UNCOUNTED) };
+        found.effective_steps = if history.is_counted() {
+            number(gradient::effective_steps(history))
+        } else {
+            Measured::not(super::UNCOUNTED)
+        };
         found.gradient_norm = self.gradient_norm(place, history, sums);
         found.gradient_rms = found.gradient_norm.clone().map(|norm| norm / (found.elements as f64).sqrt());
         let measured = found.elements - sums.zero_second;
@@ -367,7 +390,9 @@ impl Reading {
         } else {
             found.spike = spike::date(history, &sums.top, sums.second, pass::row_length(&found.shape));
             found.inflation = match (&found.spike, found.noise_floor.value(), found.gradient_rms.value()) {
-                (Measured::Value(_), Some(&floor), Some(&rms)) => spike::inflation(history, &sums.top, rms, floor),
+                (Measured::Value(_), Some(&floor), Some(&rms)) => {
+                    spike::inflation(history, &sums.top, rms, floor)
+                }
                 _ => Measured::not("no spike is dated in it"),
             };
             return;
@@ -403,10 +428,14 @@ fn ratio(place: &Place<'_>, step_norm: f64, sums: &Sums) -> Measured<f64> {
 
 fn stuck_share(place: &Place<'_>, sums: &Sums, elements: u64) -> Measured<f64> {
     match place.weight() {
-        Some(weight) if weight.dtype == DType::Bf16 && place.group.learning_rate.is_some_and(|rate| rate > 0.0) => {
+        Some(weight)
+            if weight.dtype == DType::Bf16 && place.group.learning_rate.is_some_and(|rate| rate > 0.0) =>
+        {
             number(sums.stuck as f64 / elements as f64)
         }
-        Some(weight) if weight.dtype == DType::Bf16 => Measured::not("its learning rate is zero or not known"),
+        Some(weight) if weight.dtype == DType::Bf16 => {
+            Measured::not("its learning rate is zero or not known")
+        }
         Some(_) => Measured::not("its weights are not in bf16"),
         None => Measured::not("its weights are not known"),
     }

@@ -122,7 +122,8 @@ impl Sums {
         }
         let root = second.sqrt();
         let denominator = root / scales.second_correction.sqrt();
-        let update = if first == 0.0 { 0.0 } else { first / scales.first_correction / (denominator + scales.epsilon) };
+        let update =
+            if first == 0.0 { 0.0 } else { first / scales.first_correction / (denominator + scales.epsilon) };
         self.zero_second += u64::from(second == 0.0);
         self.first += first * first;
         self.second += second;
@@ -190,7 +191,8 @@ pub(super) fn run(inputs: &Inputs<'_>, shape: &[u64], context: &Context) -> Resu
     let blocks = count.div_ceil(length);
     let mut whole = Sums::new();
     for wave in (0..blocks).step_by(WAVE as usize) {
-        let block = |index: u64| one_block(inputs, index * length..count.min((index + 1) * length), row, context);
+        let block =
+            |index: u64| one_block(inputs, index * length..count.min((index + 1) * length), row, context);
         let wave = (wave..blocks.min(wave + WAVE)).into_par_iter();
         let Some(done) = wave.map(block).collect::<Result<Option<Vec<Sums>>>>()? else { return Ok(None) };
         done.iter().for_each(|next| whole.join(next));

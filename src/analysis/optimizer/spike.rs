@@ -37,7 +37,12 @@ const SAME_EVENT: f64 = 1.0;
 const AGREEMENT: f64 = 0.8;
 
 /// Dates the gradient that dominates `top`, the coordinates with the largest v of a parameter whose Σv is `second`.
-pub(super) fn date(history: &History, top: &[Coordinate], second: f64, row_length: u64) -> Measured<SpikeAge> {
+pub(super) fn date(
+    history: &History,
+    top: &[Coordinate],
+    second: f64,
+    row_length: u64,
+) -> Measured<SpikeAge> {
     if !history.is_counted() {
         return Measured::not(UNCOUNTED);
     }
@@ -58,7 +63,12 @@ pub(super) fn date(history: &History, top: &[Coordinate], second: f64, row_lengt
         return Measured::NotMeasured(reason);
     }
     let energy = second / ((1.0 - history.beta2) * history.beta2.powf(age));
-    Measured::Value(SpikeAge { age: age.max(0.0), spread, coordinates: top.len() as u64, gradient_norm: energy.sqrt() })
+    Measured::Value(SpikeAge {
+        age: age.max(0.0),
+        spread,
+        coordinates: top.len() as u64,
+        gradient_norm: energy.sqrt(),
+    })
 }
 
 /// The age that each coordinate gives; infinite where m is 0.
@@ -72,11 +82,8 @@ fn ages(history: &History, top: &[Coordinate]) -> Vec<f64> {
 
 /// The age that a gradient which never changed mimics.
 fn steady_age(history: &History) -> f64 {
-    let steady = Coordinate {
-        index: 0,
-        first: history.first_correction(),
-        second: history.second_correction(),
-    };
+    let steady =
+        Coordinate { index: 0, first: history.first_correction(), second: history.second_correction() };
     ages(history, &[steady])[0]
 }
 
@@ -89,7 +96,9 @@ fn why_undated(history: &History, age: f64, top: &[Coordinate], row_length: u64)
         Some("its largest second moments are all in few rows".to_owned())
     } else if age < -0.5 {
         let limit = bound(history);
-        Some(format!("m is larger than one gradient leaves it: several in a row, growing (at most {limit:.2}·√v)"))
+        Some(format!(
+            "m is larger than one gradient leaves it: several in a row, growing (at most {limit:.2}·√v)"
+        ))
     } else if age > LONGEST_AGE / (1.0 - history.beta1) {
         Some("what dominates its moments is too old to be dated".to_owned())
     } else if age > BEGINNING * history.steps {
@@ -107,11 +116,17 @@ fn why_undated(history: &History, age: f64, top: &[Coordinate], row_length: u64)
 /// shorter by as much, with a half-life of ln 2/(1−β₂) steps (693 for 0.999). The usual gradient is read from what the
 /// spike leaves unexplained in m: noise of √f times its RMS, f being the noise floor. Heuristic: a usual gradient with a
 /// large mean is taken to be smaller than it is.
-pub(super) fn inflation(history: &History, top: &[Coordinate], gradient_rms: f64, noise_floor: f64) -> Measured<f64> {
+pub(super) fn inflation(
+    history: &History,
+    top: &[Coordinate],
+    gradient_rms: f64,
+    noise_floor: f64,
+) -> Measured<f64> {
     let mut ratios: Vec<f64> = top.iter().map(|c| c.first.abs() / c.second.sqrt()).collect();
     ratios.sort_by(f64::total_cmp);
     let typical = quantile(&ratios, 0.5);
-    let mut residuals: Vec<f64> = top.iter().map(|c| (c.first.abs() - typical * c.second.sqrt()).abs()).collect();
+    let mut residuals: Vec<f64> =
+        top.iter().map(|c| (c.first.abs() - typical * c.second.sqrt()).abs()).collect();
     residuals.sort_by(f64::total_cmp);
     let noise = DEVIATIONS_PER_MEDIAN * quantile(&residuals, 0.5) / history.first_correction();
     let usual = noise / noise_floor.sqrt();
@@ -137,7 +152,9 @@ pub(super) fn consensus(parameters: &[ParameterOptimizer]) -> Measured<Spike> {
     let age = quantile(&ages, 0.5);
     let agreed: Vec<_> = dated.iter().filter(|(_, own)| (own - age).abs() <= SAME_EVENT).collect();
     if (agreed.len() as f64) < AGREEMENT * dated.len() as f64 {
-        return Measured::not("parameters disagree on the date: their gradients changed steadily, not at once");
+        return Measured::not(
+            "parameters disagree on the date: their gradients changed steadily, not at once",
+        );
     }
     let inflation = |parameter: &ParameterOptimizer| parameter.inflation.value().copied().unwrap_or(1.0);
     let worst = agreed.iter().map(|(parameter, _)| *parameter).max_by(|a, b| {
@@ -180,7 +197,11 @@ mod tests {
 
     fn top(adam: &Adam) -> Vec<Coordinate> {
         let mut all: Vec<Coordinate> = (0..adam.first.len())
-            .map(|i| Coordinate { index: i as u64, first: adam.first[i].into(), second: adam.second[i].into() })
+            .map(|i| Coordinate {
+                index: i as u64,
+                first: adam.first[i].into(),
+                second: adam.second[i].into(),
+            })
             .collect();
         all.sort_by(|a, b| b.second.total_cmp(&a.second));
         all.truncate(TOP);
@@ -247,8 +268,9 @@ mod tests {
             let rms = (second(&adam) / ELEMENTS as f64 / history.second_correction()).sqrt();
             let floor = super::super::signal::noise_floor(&history);
             let found = *inflation(&history, &top(&adam), rms, floor).value().unwrap();
-            let expected =
-                (1.0 + 0.001 * 0.999f64.powi(age as i32) * times * times / history.second_correction()).sqrt();
+            let expected = (1.0
+                + 0.001 * 0.999f64.powi(age as i32) * times * times / history.second_correction())
+            .sqrt();
             assert!((found / expected - 1.0).abs() < 0.35, "{times} {age}: {found} for {expected}");
         }
     }

@@ -12,7 +12,12 @@ use super::pass::Sums;
 use crate::analysis::model::{FirstStep, Measured};
 
 /// Whether `step` can be the age of moments with these sums, which round by `tolerance`.
-pub(super) fn first_step(step: Option<f64>, history: &History, sums: &Sums, tolerance: f64) -> Measured<FirstStep> {
+pub(super) fn first_step(
+    step: Option<f64>,
+    history: &History,
+    sums: &Sums,
+    tolerance: f64,
+) -> Measured<FirstStep> {
     if sums.first == 0.0 && sums.second == 0.0 {
         return Measured::not("its moments are zero");
     }

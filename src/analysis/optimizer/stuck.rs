@@ -52,7 +52,8 @@ mod tests {
         for (rate, expected) in [(1e-6, 0.981), (1e-5, 0.845), (3e-5, 0.696), (1e-4, 0.117)] {
             let mut noise = Noise::new(2);
             let count = 400_000;
-            let stuck = (0..count).filter(|_| is_stuck(bf16::from_f64(0.02 * noise.normal()).to_f64(), rate)).count();
+            let stuck =
+                (0..count).filter(|_| is_stuck(bf16::from_f64(0.02 * noise.normal()).to_f64(), rate)).count();
             let share = stuck as f64 / f64::from(count);
             assert!((share - expected).abs() < 0.005, "{rate}: {share}");
         }

@@ -13,16 +13,18 @@ pub(super) fn optimizers(
     energies: &[Energies],
 ) -> Vec<OptimizerSummary> {
     let summary = |(index, optimizer): (usize, &OptimizerState)| {
-        let own = || parameters.iter().zip(energies).filter(move |(parameter, _)| parameter.optimizer == index as u64);
+        let own = || {
+            parameters.iter().zip(energies).filter(move |(parameter, _)| parameter.optimizer == index as u64)
+        };
         OptimizerSummary {
             place: optimizer.place.clone(),
             algorithm: optimizer.algorithm.clone(),
             mapping: optimizer.mapping.clone(),
             groups: optimizer.groups.clone(),
-            scheduled: optimizer
-                .scheduled
-                .clone()
-                .map_or_else(|| Measured::not("no scheduler beside it that is plainly its own"), Measured::Value),
+            scheduled: optimizer.scheduled.clone().map_or_else(
+                || Measured::not("no scheduler beside it that is plainly its own"),
+                Measured::Value,
+            ),
             gradient_norm: total(own().map(|(parameter, _)| &parameter.gradient_norm)),
             signal_fraction: signal_fraction(own().map(|(_, energies)| *energies)),
         }

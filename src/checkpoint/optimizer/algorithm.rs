@@ -19,7 +19,8 @@ pub(super) struct Configuration<'a> {
 const ADAM_MARKS: &[&str] = &["amsgrad", "correct_bias", "bias_correction"];
 
 /// Keys of groups whose optimizer keeps Adam's names for moments of another kind: NAdam, LAMB, Muon, RAdam.
-const OTHER_MARKS: &[&str] = &["momentum_decay", "grad_averaging", "ns_steps", "max_coeff", "trust_clip", "max_grad_norm"];
+const OTHER_MARKS: &[&str] =
+    &["momentum_decay", "grad_averaging", "ns_steps", "max_coeff", "trust_clip", "max_grad_norm"];
 
 /// The algorithm whose state has `keys` for its parameters.
 pub(super) fn recognise(keys: &BTreeSet<&str>, configuration: &Configuration<'_>) -> Algorithm {
@@ -31,7 +32,12 @@ pub(super) fn recognise(keys: &BTreeSet<&str>, configuration: &Configuration<'_>
         Algorithm::EightBit
     } else if has("exp_avg_sq_row") || has("variance") || has("row_var") || group("beta2_decay") {
         Algorithm::Adafactor
-    } else if has("mu_product") || has("acc_delta") || has("exp_inf") || has("exp_avg_diff") || marked(OTHER_MARKS) {
+    } else if has("mu_product")
+        || has("acc_delta")
+        || has("exp_inf")
+        || has("exp_avg_diff")
+        || marked(OTHER_MARKS)
+    {
         unknown()
     } else if has("exp_avg") && has("exp_avg_sq") || keys.is_empty() && group("betas") && marked(ADAM_MARKS) {
         adam(configuration, marked(ADAM_MARKS)).unwrap_or_else(unknown)
@@ -92,7 +98,10 @@ mod tests {
         let adam = ["step", "exp_avg", "exp_avg_sq"];
         let is_unknown = |algorithm| matches!(algorithm, Algorithm::Unknown { .. });
         assert!(is_unknown(of(&adam, &["betas"], Some(false))), "RAdam");
-        assert!(is_unknown(of(&["exp_avg", "exp_avg_sq", "mu_product"], &["momentum_decay"], Some(false))), "NAdam");
+        assert!(
+            is_unknown(of(&["exp_avg", "exp_avg_sq", "mu_product"], &["momentum_decay"], Some(false))),
+            "NAdam"
+        );
         assert!(is_unknown(of(&adam, &["betas", "bias_correction", "grad_averaging"], None)), "LAMB");
         assert!(is_unknown(of(&["momentum_buffer"], &["nesterov", "ns_steps"], None)), "Muon");
     }

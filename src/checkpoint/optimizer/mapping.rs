@@ -44,7 +44,8 @@ pub(in crate::checkpoint) fn map(
     if candidates.is_empty() {
         return;
     }
-    let mut joined = by_name(optimizer, candidates).unwrap_or_else(|| by_order(optimizer, shapes, candidates, in_order));
+    let mut joined =
+        by_name(optimizer, candidates).unwrap_or_else(|| by_order(optimizer, shapes, candidates, in_order));
     drop_contradictions(&mut joined, shapes, candidates);
     let refused = joined.pairs.iter().filter(|pair| pair.is_none()).count();
     if joined.pairs.iter().all(Option::is_none) {
@@ -73,7 +74,8 @@ fn drop_contradictions(joined: &mut Joined, shapes: &[Option<Vec<u64>>], candida
         let fits = shape.as_ref().is_none_or(|shape| *shape == candidates[candidate].shape);
         if !fits || claims[&candidate] > 1 {
             *pair = None;
-            joined.reason = Some("the moments have another shape than the tensor of that name, or two claim one tensor");
+            joined.reason =
+                Some("the moments have another shape than the tensor of that name, or two claim one tensor");
         }
     }
 }
@@ -89,7 +91,8 @@ fn by_name(optimizer: &OptimizerState, candidates: &[Candidate]) -> Option<Joine
             index.entry(name).or_insert(position);
         }
     }
-    let keys_are_names = optimizer.parameters.iter().all(|parameter| parameter.name.as_ref() == Some(&parameter.key));
+    let keys_are_names =
+        optimizer.parameters.iter().all(|parameter| parameter.name.as_ref() == Some(&parameter.key));
     let find = |name: &str| suffixes(name).find_map(|suffix| index.get(suffix).copied());
     Some(Joined {
         source: if keys_are_names { MappingSource::Fqn } else { MappingSource::ParamNames },
@@ -117,8 +120,11 @@ fn by_order(
             reason: Some("no parameter has state whose shape could be compared"),
         };
     }
-    let source =
-        if optimizer.groups.len() > 1 { MappingSource::FrameworkOrder } else { MappingSource::NamedParametersOrder };
+    let source = if optimizer.groups.len() > 1 {
+        MappingSource::FrameworkOrder
+    } else {
+        MappingSource::NamedParametersOrder
+    };
     let mut pairs = vec![None; shapes.len()];
     let mut start = 0;
     for group in &optimizer.groups {
@@ -128,10 +134,13 @@ fn by_order(
         start = end;
     }
     if pairs.iter().any(Option::is_some) {
-        let reason = Some("several tensors of the same shape may stand in its place, and the groups list no names");
+        let reason =
+            Some("several tensors of the same shape may stand in its place, and the groups list no names");
         return Joined { source, pairs, reason };
     }
-    let reason = Some("the order of its parameters is not known, several have the same shape, and the groups list no names");
+    let reason = Some(
+        "the order of its parameters is not known, several have the same shape, and the groups list no names",
+    );
     Joined { source: MappingSource::SoleShapes, pairs: by_sole_shapes(shapes, candidates), reason }
 }
 
@@ -181,11 +190,10 @@ fn arrange(wanted: &[Option<&[u64]>], eligible: &[usize], candidates: &[Candidat
         .iter()
         .map(|&index| Parameter { name: &candidates[index].names[1], shape: &candidates[index].shape })
         .collect();
-    let Some(possible) = registration::arrangements(&parameters, wanted) else { return vec![None; wanted.len()] };
-    possible
-        .into_iter()
-        .map(|set| if set.len() == 1 { set.first().copied() } else { None })
-        .collect()
+    let Some(possible) = registration::arrangements(&parameters, wanted) else {
+        return vec![None; wanted.len()];
+    };
+    possible.into_iter().map(|set| if set.len() == 1 { set.first().copied() } else { None }).collect()
 }
 
 /// Pairs of the shapes that occur once on either side.

@@ -57,7 +57,8 @@ fn children(objects: &Objects, id: NodeId, path: &str) -> Vec<(NodeId, String)> 
     let is_container = |id: NodeId| objects.entries(id).is_some() || objects.sequence(id).is_some();
     if let Some(entries) = objects.entries(id) {
         let keyed = entries.iter().filter(|&&(_, value)| is_container(value));
-        let named = keyed.filter_map(|&(key, value)| Some((value, format!("{path}: {}", shortened(objects.text(key)?)))));
+        let named = keyed
+            .filter_map(|&(key, value)| Some((value, format!("{path}: {}", shortened(objects.text(key)?)))));
         named.take(MAX_CONTAINERS).collect()
     } else if let Some(items) = objects.sequence(id) {
         let items = items.iter().enumerate().filter(|&(_, &item)| is_container(item));
@@ -86,7 +87,9 @@ impl<'a> Reader<'a> {
         }
         let state = self.objects.get(id, "state")?;
         let group_nodes = self.objects.sequence(self.objects.get(id, "param_groups")?)?;
-        if !matches!(self.objects.node(state), Node::Dict(_) | Node::Object(_)) || group_nodes.len() > MAX_PARAMETERS {
+        if !matches!(self.objects.node(state), Node::Dict(_) | Node::Object(_))
+            || group_nodes.len() > MAX_PARAMETERS
+        {
             return None;
         }
         let states = self.states(state);
@@ -96,7 +99,8 @@ impl<'a> Reader<'a> {
         for (index, &node) in group_nodes.iter().enumerate() {
             let fields = self.fields(node);
             configuration.keys.extend(fields.keys().copied());
-            configuration.decoupled = configuration.decoupled.or(self.flag(&fields, "decoupled_weight_decay"));
+            configuration.decoupled =
+                configuration.decoupled.or(self.flag(&fields, "decoupled_weight_decay"));
             let first = parameters.len();
             self.group_parameters(&fields, index, &states, &mut parameters)?;
             groups.push(self.group(&fields, parameters.len() - first));
@@ -104,7 +108,14 @@ impl<'a> Reader<'a> {
         }
         let algorithm = recognise(&state_keys(&states), &configuration);
         let mapping = Mapping::refused(parameters.len(), "there is no model beside the optimizer");
-        Some(OptimizerState { place: path.to_owned(), algorithm, groups, parameters, mapping, scheduled: None })
+        Some(OptimizerState {
+            place: path.to_owned(),
+            algorithm,
+            groups,
+            parameters,
+            mapping,
+            scheduled: None,
+        })
     }
 
     /// The state of each parameter, by the text of its key.

@@ -132,9 +132,13 @@ impl Tree {
     /// Splits long runs of numbered siblings and finds which siblings precede which. False where there are too many.
     fn order_siblings(&mut self, names: &[BTreeMap<&str, usize>]) -> bool {
         for node in 0..names.len() {
-            let mut siblings: Vec<(&str, usize)> = names[node].iter().map(|(&name, &child)| (name, child)).collect();
-            if let Some(numbers) = siblings.iter().map(|(name, _)| name.parse::<u64>().ok()).collect::<Option<Vec<_>>>() {
-                let mut numbered: Vec<(u64, usize)> = numbers.into_iter().zip(siblings.iter().map(|&(_, child)| child)).collect();
+            let mut siblings: Vec<(&str, usize)> =
+                names[node].iter().map(|(&name, &child)| (name, child)).collect();
+            if let Some(numbers) =
+                siblings.iter().map(|(name, _)| name.parse::<u64>().ok()).collect::<Option<Vec<_>>>()
+            {
+                let mut numbered: Vec<(u64, usize)> =
+                    numbers.into_iter().zip(siblings.iter().map(|&(_, child)| child)).collect();
                 numbered.sort_unstable();
                 self.chain(node, &numbered.into_iter().map(|(_, child)| child).collect::<Vec<_>>());
                 continue;
@@ -171,19 +175,21 @@ impl Tree {
 
     fn predecessors(&self, (name, child): (&str, usize), siblings: &[(&str, usize)]) -> u64 {
         let is_leaf = |child: usize| self.nodes[child].leaf.is_some();
-        let together = |family: &&&[&str]| family.iter().all(|member| siblings.iter().any(|(name, _)| name == member));
+        let together =
+            |family: &&&[&str]| family.iter().all(|member| siblings.iter().any(|(name, _)| name == member));
         let families: Vec<_> = SIBLINGS.iter().filter(together).collect();
         let precedes = |other: &str, other_child: usize| {
             let by_kind = is_leaf(other_child) && !is_leaf(child);
             let by_number = matches!((other.parse::<u64>(), name.parse::<u64>()), (Ok(a), Ok(b)) if a < b);
             let by_layer = matches!((recurrent(other), recurrent(name)), (Some(a), Some(b)) if a < b);
             let place = |family: &[&str], name| family.iter().position(|&member| member == name);
-            let by_family = families.iter().any(|family| {
-                matches!((place(family, other), place(family, name)), (Some(a), Some(b)) if a < b)
-            });
+            let by_family = families.iter().any(
+                |family| matches!((place(family, other), place(family, name)), (Some(a), Some(b)) if a < b),
+            );
             by_kind || by_number || by_layer || by_family
         };
-        let bits = siblings.iter().enumerate().filter(|(_, (other, other_child))| precedes(other, *other_child));
+        let bits =
+            siblings.iter().enumerate().filter(|(_, (other, other_child))| precedes(other, *other_child));
         bits.map(|(place, _)| 1 << place).sum()
     }
 }
@@ -213,7 +219,9 @@ impl Search<'_> {
             return Some(known);
         }
         let fits = match self.tree.nodes[node].leaf {
-            Some(parameter) => self.wanted[offset].is_none_or(|wanted| wanted == self.parameters[parameter].shape),
+            Some(parameter) => {
+                self.wanted[offset].is_none_or(|wanted| wanted == self.parameters[parameter].shape)
+            }
             None => self.reachable(node, offset)?.contains_key(&self.all(node)),
         };
         self.fits.insert((node, offset), fits);
@@ -233,7 +241,9 @@ impl Search<'_> {
         let mut reached = BTreeMap::from([(0, offset)]);
         let mut waiting = vec![(0, offset)];
         while let Some((placed, at)) = waiting.pop() {
-            for (set, behind) in self.next(node, placed, at)?.into_iter().map(|(_, set, behind)| (set, behind)) {
+            for (set, behind) in
+                self.next(node, placed, at)?.into_iter().map(|(_, set, behind)| (set, behind))
+            {
                 if reached.insert(set, behind).is_none() {
                     waiting.push((set, behind));
                 }
@@ -250,7 +260,9 @@ impl Search<'_> {
         }
         let tree = self.tree;
         let mut next = Vec::new();
-        for (place, (&child, &before)) in tree.nodes[node].children.iter().zip(&tree.nodes[node].before).enumerate() {
+        for (place, (&child, &before)) in
+            tree.nodes[node].children.iter().zip(&tree.nodes[node].before).enumerate()
+        {
             let set = placed | 1 << place;
             if set != placed && before & !placed == 0 && self.fits(child, at)? {
                 next.push((child, set, at + tree.nodes[child].size));
@@ -290,9 +302,13 @@ mod tests {
 
     #[test]
     fn numbered_modules_ascend_and_own_parameters_come_first() {
-        let names: &[(&str, &[u64])] = &[("h.10.w", &[2]), ("h.2.w", &[2]), ("h.scale", &[2]), ("h.9.w", &[2])];
+        let names: &[(&str, &[u64])] =
+            &[("h.10.w", &[2]), ("h.2.w", &[2]), ("h.scale", &[2]), ("h.9.w", &[2])];
         // `h` has a parameter of its own beside its numbered children.
-        assert_eq!(possible(names, &[&[2], &[2], &[2], &[2]]), Some(vec![vec![2], vec![1], vec![3], vec![0]]));
+        assert_eq!(
+            possible(names, &[&[2], &[2], &[2], &[2]]),
+            Some(vec![vec![2], vec![1], vec![3], vec![0]])
+        );
     }
 
     #[test]
@@ -316,10 +332,16 @@ mod tests {
     #[test]
     fn known_families_are_in_the_order_of_their_constructor() {
         let d: &[u64] = &[4, 4];
-        let llama = [("l.k_proj.weight", d), ("l.o_proj.weight", d), ("l.q_proj.weight", d), ("l.v_proj.weight", d)];
+        let llama =
+            [("l.k_proj.weight", d), ("l.o_proj.weight", d), ("l.q_proj.weight", d), ("l.v_proj.weight", d)];
         assert_eq!(possible(&llama, &[d, d, d, d]), Some(vec![vec![2], vec![0], vec![3], vec![1]]));
         // OPT and BART register k before q: their `out_proj` is in no family.
-        let opt = [("l.k_proj.weight", d), ("l.out_proj.weight", d), ("l.q_proj.weight", d), ("l.v_proj.weight", d)];
+        let opt = [
+            ("l.k_proj.weight", d),
+            ("l.out_proj.weight", d),
+            ("l.q_proj.weight", d),
+            ("l.v_proj.weight", d),
+        ];
         assert!(possible(&opt, &[d, d, d, d]).unwrap().iter().all(|set| set.len() == 4));
     }
 
