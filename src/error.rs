@@ -344,11 +344,65 @@ pub enum ErrorKind {
         /// The storage's key.
         key: String,
     },
+    /// A file of before PyTorch 1.6 in another protocol than all of them.
+    #[error("the legacy PyTorch protocol is {}, the only one known is 1001", found.map_or("no number".to_owned(), |found| found.to_string()))]
+    LegacyProtocol {
+        /// As written.
+        found: Option<i64>,
+    },
+    /// The list that says in which order storages follow the pickle.
+    #[error("the list of storages is not usable: {message}")]
+    StorageList {
+        /// What is wrong with it.
+        message: &'static str,
+    },
+    /// A storage in the list that no tensor is a view of: without an element type its length is unknown.
+    #[error("no tensor says how long the storage {} is", key.escape_debug())]
+    UnusedStorage {
+        /// The storage's key.
+        key: String,
+    },
+    /// A storage with another count of elements than the tensors on it were pickled with.
+    #[error("the storage {} states {stated} elements, the pickle {expected}", key.escape_debug())]
+    StorageLength {
+        /// The storage's key.
+        key: String,
+        /// The count before its bytes.
+        stated: i64,
+        /// The count in the pickle.
+        expected: u64,
+    },
+    /// A storage behind one that does not end where it should.
+    #[error("its storage {} lies behind one of unknown length", key.escape_debug())]
+    UnplacedStorage {
+        /// The storage's key.
+        key: String,
+    },
     /// The arguments of a call that rebuilds a tensor are not those PyTorch writes.
     #[error("the call that rebuilds it is malformed: {message}")]
     MalformedTensor {
         /// Which argument, and how.
         message: &'static str,
+    },
+    /// An array file in a version that is not known.
+    #[error("the header of the array has version {major}.{minor}, the last one known is 3.0")]
+    NpyVersion {
+        /// Major version.
+        major: u8,
+        /// Minor version.
+        minor: u8,
+    },
+    /// An array file whose header is not the Python literal that numpy writes.
+    #[error("the header of the array is not that of numpy: {message}")]
+    NpyHeader {
+        /// What is wrong with it.
+        message: &'static str,
+    },
+    /// More bytes than the array has elements.
+    #[error("{bytes} bytes follow the array")]
+    TrailingBytes {
+        /// How many.
+        bytes: u64,
     },
     /// A byte that is no pickle opcode.
     #[error("0x{byte:02x} is not a pickle opcode")]
@@ -517,7 +571,13 @@ impl ErrorKind {
             Self::UnknownDtype { .. } | Self::UnsupportedTensor { .. } => {
                 "cast the tensor to a plain float dtype if it matters to the diagnosis"
             }
-            Self::ZipDirectory { .. } | Self::ZipChecksum { .. } | Self::MissingStorage { .. } => {
+            Self::ZipDirectory { .. }
+            | Self::ZipChecksum { .. }
+            | Self::MissingStorage { .. }
+            | Self::StorageLength { .. }
+            | Self::UnplacedStorage { .. }
+            | Self::NpyHeader { .. }
+            | Self::TrailingBytes { .. } => {
                 "the file is damaged or truncated: copy it again, or take an earlier checkpoint"
             }
             Self::ZipMember {
@@ -531,6 +591,10 @@ impl ErrorKind {
             }
             Self::NoPickle => "name a file that torch.save wrote",
             Self::ByteOrder { .. } => "load it with PyTorch on any machine and save it again",
+            Self::LegacyProtocol { .. } | Self::StorageList { .. } | Self::UnusedStorage { .. } => {
+                "the file was not written by torch.save, or is damaged: find out who wrote it"
+            }
+            Self::NpyVersion { .. } => "load it with numpy and save it again",
             Self::MalformedTensor { .. } => "the file was not written by torch.save: find out who wrote it",
             Self::PickleTruncated { .. } => {
                 "the pickle is truncated or was made to mislead: do not load it, copy it again"

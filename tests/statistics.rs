@@ -618,7 +618,7 @@ fn complex_numbers_are_refused_by_name() {
     let directory = tempfile::tempdir().unwrap();
     let tensor = tensor(directory.path(), DType::C64, &[0; 16], &Context::default());
     let error = measure(&tensor, MeasureLevel::Stats, Pivot::Zero, &Context::default()).unwrap_err();
-    assert_eq!(error.kind, ErrorKind::UnsupportedTensor { what: "C64" });
+    assert_eq!(error.kind, ErrorKind::UnsupportedTensor { what: "C64", shape: None });
 }
 
 #[test]

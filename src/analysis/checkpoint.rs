@@ -72,7 +72,10 @@ fn measure_tensor(
     let mut analysis = listed(checkpoint, named);
     let tensor = match &named.tensor {
         Ok(tensor) => tensor,
-        Err(error) => return (analysis, Some(error.clone().for_tensor(&named.name))),
+        Err(error) => {
+            let damage = error.kind.is_damage().then(|| error.clone().for_tensor(&named.name));
+            return (analysis, damage);
+        }
     };
     if level == MeasureLevel::List || named.tied_to.is_some() {
         return (analysis, None);

@@ -280,8 +280,7 @@ impl Draft {
 fn tie(mut tensors: Vec<CheckpointTensor>) -> Vec<CheckpointTensor> {
     let mut first: HashMap<View, String> = HashMap::new();
     for tensor in &mut tensors {
-        let view = tensor.file.zip(tensor.tensor.as_ref().ok()).and_then(|(file, tensor)| view(file, tensor));
-        let Some(view) = view else { continue };
+        let Some(view) = tensor.tensor.as_ref().ok().and_then(view) else { continue };
         match first.get(&view) {
             Some(name) => tensor.tied_to = Some(name.clone()),
             None => {
@@ -351,13 +350,15 @@ fn attach_schedules(optimizers: &mut [OptimizerState], schedules: Vec<Vec<f64>>)
 }
 
 /// File, first byte, dtype, and size and stride of each axis: equal for two names of the same elements.
-type View = (usize, u64, &'static str, Vec<(u64, u64)>);
+type View = (*const InputFile, u64, &'static str, Vec<(u64, u64)>);
 
 /// How `tensor` sees the bytes of its file; `None` where it has none.
-fn view(file: usize, tensor: &Tensor) -> Option<View> {
+///
+/// The open file itself is compared, not its name: what two parts of a file inflated to bear one name.
+fn view(tensor: &Tensor) -> Option<View> {
     let [piece] = tensor.pieces.as_slice() else { return None };
     let axes = piece.axes.iter().map(|axis| (axis.size, axis.storage_stride)).collect();
-    Some((file, piece.bytes.start, tensor.dtype.name(), axes))
+    Some((Arc::as_ptr(&piece.file), piece.bytes.start, tensor.dtype.name(), axes))
 }
 
 /// The last component of a file's path, the last two of a directory's.

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use flashpoint::analysis::model::CheckpointAnalysis;
 use flashpoint::error::Result;
 use flashpoint::report::Report;
 use flashpoint::rules;
@@ -45,7 +46,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
     if read.analysis.checkpoints.is_empty() {
         return Ok(Outcome::CouldNot);
     }
-    let damaged = read.analysis.checkpoints.iter().any(|checkpoint| checkpoint.is_damaged());
+    let damaged = read.analysis.checkpoints.iter().any(CheckpointAnalysis::is_damaged);
     let assessment = rules::evaluate(&read.analysis, &policy.thresholds);
     let failed = arguments.fail_on.fails(assessment.worst());
     arguments.outputs.write(&Report::new(read.analysis, assessment))?;

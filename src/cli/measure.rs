@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use flashpoint::analysis::measurement;
+use flashpoint::analysis::model::CheckpointAnalysis;
 use flashpoint::error::{ErrorKind, Result};
 use flashpoint::files::write_atomically;
 
@@ -61,6 +62,6 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
         Some(path) => write_atomically(path, &bytes)?,
         None => print(&bytes)?,
     }
-    let damaged = read.analysis.checkpoints.iter().any(|checkpoint| checkpoint.is_damaged());
+    let damaged = read.analysis.checkpoints.iter().any(CheckpointAnalysis::is_damaged);
     Ok(if damaged { Outcome::CouldNot } else { Outcome::Answered })
 }

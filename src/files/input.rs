@@ -1,8 +1,11 @@
 //! A file opened for reading: mapped or read in bounded pieces, and known to be the same file at the end.
+//!
+//! What had to be inflated stands in for a file: tensors are read from it like from any other.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use memmap2::Mmap;
@@ -11,13 +14,19 @@ use super::map::map;
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 
-/// A regular file open for reading.
+/// A regular file open for reading, or what a part of one inflated to.
 #[derive(Debug)]
 pub struct InputFile {
     path: PathBuf,
-    file: File,
-    map: Option<Mmap>,
-    seen: Identity,
+    length: u64,
+    source: Source,
+}
+
+/// Where the bytes are.
+#[derive(Debug)]
+enum Source {
+    Disk { file: File, map: Option<Mmap>, seen: Identity },
+    Memory { bytes: Vec<u8>, origin: Arc<InputFile> },
 }
 
 /// What must not change while a file is read.
@@ -70,27 +79,53 @@ impl InputFile {
         } else {
             None
         };
-        Ok(Self { path: path.to_owned(), file, map, seen: Identity::of(&metadata) })
+        let seen = Identity::of(&metadata);
+        Ok(Self { path: path.to_owned(), length: seen.length, source: Source::Disk { file, map, seen } })
     }
 
-    /// The path as it was opened.
+    /// What a part of `origin` inflated to. The caller bounds its length.
+    pub fn inflated(origin: &Arc<InputFile>, bytes: Vec<u8>) -> Self {
+        Self {
+            path: origin.path.clone(),
+            length: bytes.len() as u64,
+            source: Source::Memory { bytes, origin: origin.clone() },
+        }
+    }
+
+    /// The path as it was opened; that of the origin for what was inflated.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
     /// Length in bytes when it was opened. Nothing past it is ever touched.
     pub fn len(&self) -> u64 {
-        self.seen.length
+        self.length
     }
 
-    /// Never true: an empty file is refused when it is opened.
+    /// Never true of a file: an empty one is refused when it is opened.
     pub fn is_empty(&self) -> bool {
-        self.seen.length == 0
+        self.length == 0
     }
 
-    /// The bytes of `range` where the file is mapped.
+    /// All bytes, where they can be borrowed.
+    fn in_memory(&self) -> Option<&[u8]> {
+        match &self.source {
+            Source::Disk { map, .. } => map.as_deref(),
+            Source::Memory { bytes, .. } => Some(bytes),
+        }
+    }
+
+    /// The file that the bytes come from, and what it was when it was opened.
+    fn on_disk(&self) -> (&File, &Identity) {
+        match &self.source {
+            Source::Disk { file, seen, .. } => (file, seen),
+            Source::Memory { origin, .. } => origin.on_disk(),
+        }
+    }
+
+    /// The bytes of `range` where the file is mapped, or was inflated.
     pub fn mapped(&self, range: Range<u64>) -> Option<&[u8]> {
-        self.map.as_ref()?.get(usize::try_from(range.start).ok()?..usize::try_from(range.end).ok()?)
+        self.in_memory()?.get(usize::try_from(range.start).ok()?..usize::try_from(range.end).ok()?)
     }
 
     /// The bytes of `range`: borrowed from the map, or read into `buffer`. The caller bounds the length.
@@ -99,8 +134,8 @@ impl InputFile {
             let kind = ErrorKind::PastEndOfFile { needed: range.end, available: self.len() };
             return Err(kind.at_byte(&self.path, range.start));
         }
-        if self.map.is_some() {
-            return Ok(self.mapped(range).expect("the range was checked against the length of the map"));
+        if let Some(all) = self.in_memory() {
+            return Ok(&all[range.start as usize..range.end as usize]);
         }
         buffer.resize((range.end - range.start) as usize, 0);
         self.read_exact_at(buffer, range.start)?;
@@ -109,17 +144,17 @@ impl InputFile {
 
     /// Fills `buffer` from `offset`.
     pub fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
-        let end = offset.checked_add(buffer.len() as u64).filter(|&end| end <= self.len());
-        if end.is_none() {
-            let needed = offset.saturating_add(buffer.len() as u64);
-            let kind = ErrorKind::PastEndOfFile { needed, available: self.len() };
+        let end = offset.saturating_add(buffer.len() as u64);
+        if end > self.len() {
+            let kind = ErrorKind::PastEndOfFile { needed: end, available: self.len() };
             return Err(kind.at_byte(&self.path, offset));
         }
-        if let Some(map) = &self.map {
-            buffer.copy_from_slice(&map[offset as usize..][..buffer.len()]);
+        if let Some(bytes) = self.mapped(offset..end) {
+            buffer.copy_from_slice(bytes);
             return Ok(());
         }
-        read_exact_at(&self.file, buffer, offset).map_err(|error| match error.kind() {
+        let (file, _) = self.on_disk();
+        read_exact_at(file, buffer, offset).map_err(|error| match error.kind() {
             std::io::ErrorKind::UnexpectedEof => ErrorKind::ChangedWhileReading.at_byte(&self.path, offset),
             _ => Error::io(&self.path, "read it", &error),
         })
@@ -130,8 +165,9 @@ impl InputFile {
     /// # Errors
     /// [`ErrorKind::ChangedWhileReading`] when what was measured may be a mixture of two files.
     pub fn check_unchanged(&self) -> Result<()> {
-        let now = self.file.metadata().map_err(|error| Error::io(&self.path, "read its size", &error))?;
-        if Identity::of(&now) == self.seen {
+        let (file, seen) = self.on_disk();
+        let now = file.metadata().map_err(|error| Error::io(&self.path, "read its size", &error))?;
+        if Identity::of(&now) == *seen {
             Ok(())
         } else {
             Err(ErrorKind::ChangedWhileReading.in_file(&self.path))
@@ -156,4 +192,26 @@ fn read_exact_at(file: &File, mut buffer: &mut [u8], mut offset: u64) -> std::io
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_inflated_is_read_like_a_file_and_changes_with_its_origin() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("archive");
+        std::fs::write(&path, b"deflated").unwrap();
+        let origin = Arc::new(InputFile::open(&path, &Context::default()).unwrap());
+        let inflated = InputFile::inflated(&origin, b"what it was".to_vec());
+        assert_eq!((inflated.len(), inflated.path()), (11, path.as_path()));
+        assert_eq!(inflated.bytes(8..11, &mut Vec::new()), Ok(&b"was"[..]));
+        let mut end = [0; 4];
+        let past = inflated.read_exact_at(&mut end, 8).unwrap_err();
+        assert_eq!(past.kind, ErrorKind::PastEndOfFile { needed: 12, available: 11 });
+        assert_eq!(inflated.check_unchanged(), Ok(()));
+        std::fs::write(&path, b"deflated again").unwrap();
+        assert_eq!(inflated.check_unchanged().unwrap_err().kind, ErrorKind::ChangedWhileReading);
+    }
 }

@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Container, safetensors, torch};
+use super::zip::Archive;
+use super::{Container, npy, npz, safetensors, torch};
 use crate::context::Context;
 use crate::error::{ErrorKind, Result};
 use crate::files::InputFile;
@@ -29,7 +30,10 @@ pub fn read_file(file: &Arc<InputFile>, context: &Context) -> Result<Container> 
     let start = file.bytes(0..file.len().min(PROBE_BYTES), &mut buffer)?;
     match Content::of(start, file.path()) {
         Content::Safetensors => safetensors::read(file),
-        Content::TorchZip => torch::read(file.clone(), context),
+        Content::Pickles => torch::legacy::read(file.clone(), context),
+        Content::Npy => npy::read(file.clone(), context),
+        Content::Zip if npz::matches(&Archive::open(file)?) => npz::read(file.clone(), context),
+        Content::Zip => torch::read(file.clone(), context),
         Content::Refused(kind) => Err(kind.in_file(file.path())),
     }
 }
@@ -38,7 +42,9 @@ pub fn read_file(file: &Arc<InputFile>, context: &Context) -> Result<Container> 
 #[derive(Debug, PartialEq)]
 enum Content {
     Safetensors,
-    TorchZip,
+    Zip,
+    Pickles,
+    Npy,
     Refused(ErrorKind),
 }
 
@@ -48,12 +54,6 @@ const OTHERS: &[(&[u8], &str)] = &[
     (b"lmgg", "ggml, the format before GGUF,"),
     (b"tjgg", "ggjt, the format before GGUF,"),
     (b"\x89HDF\r\n\x1a\n", "HDF5 (Keras .h5)"),
-    (b"\x93NUMPY", "a NumPy array (.npy)"),
-    (b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19", "the PyTorch format before version 1.6"),
-    (b"\x80\x02", "a bare Python pickle"),
-    (b"\x80\x03", "a bare Python pickle"),
-    (b"\x80\x04", "a bare Python pickle"),
-    (b"\x80\x05", "a bare Python pickle"),
     (b"\x1f\x8b", "a gzip archive"),
     (b"\x28\xb5\x2f\xfd", "a zstd archive"),
     (b"\xfd7zXZ\x00", "an xz archive"),
@@ -72,7 +72,14 @@ const TFLITE_MAGIC: &[u8] = b"TFL3";
 impl Content {
     fn of(start: &[u8], path: &Path) -> Self {
         if start.starts_with(b"PK\x03\x04") {
-            return Self::TorchZip;
+            return Self::Zip;
+        }
+        // The length of a safetensors header can look like the start of a pickle.
+        if torch::legacy::matches(start) && !looks_like_safetensors(start) {
+            return Self::Pickles;
+        }
+        if npy::matches(start) {
+            return Self::Npy;
         }
         if let Some(format) = other_format(start) {
             return Self::Refused(ErrorKind::UnsupportedFormat { format });
@@ -160,7 +167,10 @@ mod tests {
     fn content_decides_and_not_the_name() {
         assert_eq!(content(b"\x02\0\0\0\0\0\0\0{}"), Content::Safetensors);
         assert_eq!(content(b"\x05\0\0\0\0\0\0\0\xef\xbb\xbf{}"), Content::Safetensors);
-        assert_eq!(Content::of(b"PK\x03\x04rest", Path::new("a.safetensors")), Content::TorchZip);
+        assert_eq!(content(b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."), Content::Pickles);
+        assert_eq!(content(b"\x80\x02\0\0\0\0\0\0{}"), Content::Safetensors);
+        assert_eq!(content(b"\x93NUMPY\x01\0"), Content::Npy);
+        assert_eq!(Content::of(b"PK\x03\x04rest", Path::new("a.safetensors")), Content::Zip);
     }
 
     #[test]
@@ -172,14 +182,9 @@ mod tests {
     #[test]
     fn formats_of_others_are_named() {
         let tar = [&[0u8; 257][..], b"ustar\x0000"].concat();
-        let files: [(&[u8], &str); 7] = [
+        let files: [(&[u8], &str); 5] = [
             (b"GGUF\x03\0\0\0", "GGUF"),
             (b"\x89HDF\r\n\x1a\n\0", "HDF5 (Keras .h5)"),
-            (b"\x93NUMPY\x01\0", "a NumPy array (.npy)"),
-            (
-                b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.",
-                "the PyTorch format before version 1.6",
-            ),
             (b"\x08\x08\x12\x07pytorch", "ONNX, or another protobuf,"),
             (b"\x81\xa6params", "MessagePack (flax)"),
             (&tar, "a tar archive"),

@@ -11,7 +11,11 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 
+#[cfg(test)]
+mod craft;
 pub mod detect;
+pub mod npy;
+pub mod npz;
 pub mod object;
 pub mod pickle;
 pub mod safetensors;
@@ -28,6 +32,16 @@ pub enum Format {
     Safetensors,
     /// A PyTorch zip archive (1.6 and later).
     TorchZip,
+    /// What `torch.save` wrote before 1.6: pickles, then storages.
+    TorchLegacy,
+    /// A `TorchScript` archive.
+    TorchScript,
+    /// A pickle by itself.
+    Pickle,
+    /// One numpy array.
+    Npy,
+    /// A zip archive of numpy arrays.
+    Npz,
 }
 
 /// What one file holds.
@@ -78,7 +92,7 @@ pub struct GlobalUse {
     pub danger: Danger,
     /// Whether the pickle calls it (REDUCE, OBJ, INST, NEWOBJ), not only names it.
     pub called: bool,
-    /// Where it is named, from the start of the pickle.
+    /// Where it is named: from the start of the pickle, or of the file where that is a series of pickles.
     pub offset: u64,
 }
 

@@ -46,7 +46,7 @@ pub enum Node {
     /// A dict, in order, keys of any kind. A key that occurs twice stands twice; the last one counts.
     Dict(Vec<(NodeId, NodeId)>),
     /// A class or function, by name only.
-    Global(Global),
+    Global(Box<Global>),
     /// What a call or a constructor would have made.
     Object(Box<Object>),
     /// A persistent id, such as that of a tensor's storage.
@@ -70,13 +70,13 @@ pub struct Object {
     pub entries: Vec<(NodeId, NodeId)>,
 }
 
-/// Bytes of the pickle stream.
+/// Bytes of the pickle stream, which is shorter than 4 GiB: there is a span for every node.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Span {
     /// First byte, from the start of the pickle.
-    pub start: u64,
+    pub start: u32,
     /// One past the last.
-    pub end: u64,
+    pub end: u32,
 }
 
 impl Objects {
@@ -114,6 +114,11 @@ impl Objects {
             Node::Float(value) if value.fract() == 0.0 && value.abs() < 9e15 => Some(value as i64),
             _ => None,
         }
+    }
+
+    /// An integer that counts something.
+    pub fn count(&self, id: NodeId) -> Option<u64> {
+        u64::try_from(self.integer(id)?).ok()
     }
 
     /// A number.

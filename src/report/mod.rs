@@ -1,7 +1,6 @@
 //! What the user reads: one output format a file. Computes no statistic, decides no severity.
 
 mod json;
-mod number;
 mod terminal;
 mod text;
 

@@ -7,9 +7,9 @@ use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 
 use super::Report;
-use super::number::{bytes, grouped, share, short};
 use super::text::safe;
 use crate::analysis::model::{CheckpointAnalysis, Measured, Statistics, TensorAnalysis};
+use crate::number::{bytes, grouped, share, short};
 use crate::rules::{Evidence, Finding, NotEvaluated, RULES, Severity, Subject};
 
 /// How to write for a terminal.
@@ -275,7 +275,8 @@ fn safe_sentence(sentence: &str) -> String {
 }
 
 fn evidence(evidence: &Evidence) -> String {
-    let unit = if evidence.unit.is_empty() { String::new() } else { format!(" {}", evidence.unit) };
+    // "1" is the unit of what has none.
+    let unit = if evidence.unit == "1" { String::new() } else { format!(" {}", evidence.unit) };
     match evidence.limit {
         Some(limit) => format!("{} {}{unit} (limit {})", evidence.label, short(evidence.value), short(limit)),
         None => format!("{} {}{unit}", evidence.label, short(evidence.value)),

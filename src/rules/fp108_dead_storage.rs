@@ -40,33 +40,25 @@ fn report_lost_pages(tensor: &TensorAnalysis, pages: &Pages, findings: &mut Find
     if pages.lost == 0 {
         return;
     }
-    let whole_rows = are_zero_rows(tensor, pages.lost);
     let message = format!(
-        "{} of {} pages of {PAGE} bytes under {} are zero inside non-zero data{}{}",
+        "{} of {} pages of {PAGE} bytes under {} are zero inside non-zero data{}",
         pages.lost,
         pages.count,
         tensor.name,
         place(pages.first_lost),
-        if whole_rows { ", as whole rows of zeros would be" } else { "" },
     );
     let advice =
         "compare the file's digest with that of its source and copy it again, or roll back one checkpoint";
-    let finding = findings.push(Subject::Tensor(tensor.name.clone()), message, advice);
-    finding.against("lost pages", pages.lost as f64, 0.0, "pages");
-    if whole_rows {
-        finding.severity(Severity::Warning);
-    }
-}
-
-/// Whether rows are whole pages and enough of them are zero to explain the lost ones: pruned units look like that.
-fn are_zero_rows(tensor: &TensorAnalysis, lost: u64) -> bool {
-    let Some(rows) = tensor.rows.value() else { return false };
-    let row_bytes = bytes(tensor) / rows.count.max(1);
-    row_bytes > 0 && row_bytes.is_multiple_of(PAGE) && lost <= rows.zero.saturating_mul(row_bytes / PAGE)
+    findings.push(Subject::Tensor(tensor.name.clone()), message, advice).against(
+        "lost pages",
+        pages.lost as f64,
+        0.0,
+        "pages",
+    );
 }
 
 fn report_repeated_pages(tensor: &TensorAnalysis, pages: &Pages, findings: &mut Findings) {
-    if pages.repeated == 0 || has_equal_rows_by_design(tensor) {
+    if pages.repeated == 0 {
         return;
     }
     let message = format!(
@@ -76,25 +68,11 @@ fn report_repeated_pages(tensor: &TensorAnalysis, pages: &Pages, findings: &mut 
         tensor.name,
         place(pages.first_repeated),
     );
-    let advice = "compare the file's digest with that of its source and copy it again; heads or experts copied on purpose look the same";
+    let advice = "compare the file's digest with that of its source and copy it again; parts copied on purpose, by less or more than whole rows, look the same";
     findings
         .push(Subject::Tensor(tensor.name.clone()), message, advice)
         .against("repeated pages", pages.repeated as f64, 0.0, "pages")
         .severity(Severity::Warning);
-}
-
-/// Padded vocabularies, repeated key-value heads and upcycled experts hold equal rows.
-fn has_equal_rows_by_design(tensor: &TensorAnalysis) -> bool {
-    matches!(
-        tensor.role,
-        Role::TokenEmbedding
-            | Role::PositionEmbedding
-            | Role::OutputHead
-            | Role::AttentionKey
-            | Role::AttentionValue
-            | Role::AttentionQkv
-            | Role::Expert
-    )
 }
 
 fn place(offset: Option<u64>) -> String {
@@ -157,17 +135,8 @@ mod tests {
     }
 
     #[test]
-    fn lost_pages_that_whole_rows_of_zeros_explain_are_a_warning() {
-        let pruned = tensor("a", Role::Linear, &[16, 1024]).with_rows(0, 2);
-        assert_eq!(told(vec![pruned.clone().with_pages(2, 0)]), [(Severity::Warning, "a".to_owned())]);
-        assert_eq!(told(vec![pruned.with_pages(3, 0)]), [(Severity::Critical, "a".to_owned())]);
-    }
-
-    #[test]
-    fn a_repeated_page_is_a_warning_but_not_where_rows_repeat_by_design() {
+    fn a_repeated_page_is_a_warning() {
         assert_eq!(told(vec![weight("a").with_pages(0, 1)]), [(Severity::Warning, "a".to_owned())]);
-        let vocabulary = tensor("wte", Role::TokenEmbedding, &[128, 1024]).with_pages(0, 1);
-        assert!(told(vec![vocabulary]).is_empty());
     }
 
     #[test]

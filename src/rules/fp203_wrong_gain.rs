@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use super::weights::{fans, maps, median, rms, wanted};
 use super::{Confidence, Finding, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
 use crate::analysis::model::{CheckpointAnalysis, Role, TensorAnalysis};
+use crate::number::short;
 
 pub(super) static RULE: Rule = Rule {
     code: "FP203",
@@ -93,8 +94,9 @@ fn judge_among_peers(
         return;
     }
     let message = format!(
-        "{} multiplies its input {spread:.1} times as much as the median of its role (limit {limit})",
+        "{} multiplies its input {} times as much as the median of its role (limit {limit})",
         tensor.name,
+        short(spread),
     );
     let finding = findings.push(
         Subject::Tensor(tensor.name.clone()),
@@ -150,9 +152,10 @@ fn judge_recurrence(
         return;
     }
     let message = format!(
-        "the recurrent matrix {} has the gain {gain:.3} (limit {limit}): gradients grow about {:.1}-fold a time step",
+        "the recurrent matrix {} has the gain {} (limit {limit}): gradients can grow {}-fold a time step",
         tensor.name,
-        gain.sqrt(),
+        short(gain),
+        short(gain.sqrt()),
     );
     let finding = findings.push(
         Subject::Tensor(tensor.name.clone()),

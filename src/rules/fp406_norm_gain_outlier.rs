@@ -3,6 +3,7 @@
 use super::weights::{norm_gains, wanted};
 use super::{Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
 use crate::analysis::model::CheckpointAnalysis;
+use crate::number::short;
 
 pub(super) static RULE: Rule = Rule {
     code: "FP406",
@@ -40,9 +41,11 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
             continue;
         }
         let message = format!(
-            "the largest gain of {} is {largest:.4}, {:.1} times the typical {typical:.4} (limit {limit})",
+            "the largest gain of {} is {}, {} times the typical {} (limit {limit})",
             tensor.name,
-            largest / typical,
+            short(largest),
+            short(largest / typical),
+            short(typical),
         );
         findings
             .push(

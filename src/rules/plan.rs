@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Finding, Findings, Overrides, RULES, Rule, Severity, Subject, Thresholds};
-use crate::analysis::model::{Analysis, CheckpointAnalysis, MeasureLevel, Measured, TensorAnalysis};
+use crate::analysis::model::{Analysis, CheckpointAnalysis, MeasureLevel, Measured};
 
 /// A set of measurements that a rule cannot do without.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,7 +99,7 @@ pub struct NotEvaluated {
 pub fn evaluate(analysis: &Analysis, overrides: &Overrides) -> Assessment {
     let mut assessment = Assessment::default();
     for checkpoint in &analysis.checkpoints {
-        assessment.not_evaluated.extend(unread_tensors(checkpoint));
+        assessment.not_evaluated.extend(unread_tensors(checkpoint, analysis.measured));
         for &rule in RULES {
             evaluate_rule(rule, analysis.measured, checkpoint, overrides, &mut assessment);
         }
@@ -133,20 +133,22 @@ fn evaluate_rule(
     assessment.not_evaluated.extend(skipped.map(|(subject, reason)| not_evaluated(subject, reason)));
 }
 
-/// Tensors whose elements no rule could look at, although they are floats.
-fn unread_tensors(checkpoint: &CheckpointAnalysis) -> impl Iterator<Item = NotEvaluated> + '_ {
-    let unread = |tensor: &TensorAnalysis| match &tensor.statistics {
-        Measured::NotMeasured(reason) if tensor.damaged => Some(reason.clone()),
-        _ => None,
-    };
-    checkpoint.tensors.iter().filter_map(move |tensor| {
-        Some(NotEvaluated {
+/// Tensors whose elements no rule could look at: damaged ones, and kinds that have no plain elements.
+fn unread_tensors(checkpoint: &CheckpointAnalysis, measured: MeasureLevel) -> Vec<NotEvaluated> {
+    if measured == MeasureLevel::List {
+        // No element of any tensor was read: each rule says so for itself.
+        return Vec::new();
+    }
+    let unread = checkpoint.tensors.iter().filter_map(|tensor| match &tensor.statistics {
+        Measured::NotMeasured(reason) => Some(NotEvaluated {
             checkpoint: checkpoint.name.clone(),
             rule: None,
             subject: Subject::Tensor(tensor.name.clone()),
-            reason: unread(tensor)?,
-        })
-    })
+            reason: reason.clone(),
+        }),
+        _ => None,
+    });
+    unread.collect()
 }
 
 impl Assessment {

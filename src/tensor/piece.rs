@@ -46,12 +46,12 @@ pub struct Axis {
 pub fn element_count(shape: &[u64]) -> Option<u64> {
     if shape.contains(&0) {
         // Zero elements, but the other sizes must still be sizes.
-        return shape.iter().all(|&size| size <= i64::MAX as u64).then_some(0);
+        return shape.iter().all(|&size| i64::try_from(size).is_ok()).then_some(0);
     }
     shape
         .iter()
         .try_fold(1u64, |product, &size| product.checked_mul(size))
-        .filter(|&product| product <= i64::MAX as u64)
+        .filter(|&product| i64::try_from(product).is_ok())
 }
 
 impl Tensor {
@@ -189,9 +189,9 @@ impl Piece {
             }
             return Ok(());
         };
-        let mut run = vec![0u8; 0];
+        let mut run = Vec::new();
         let mut walk = Walk::new(outer);
-        walk.skip_to(range.start, self.logical_offset, inner);
+        walk.skip_to(range.start, self.logical_offset);
         while let Some((logical, storage)) = walk.position() {
             let logical = self.logical_offset + logical;
             if logical >= range.end {
@@ -262,13 +262,12 @@ impl<'a> Walk<'a> {
     }
 
     /// Moves to the last position at or before logical index `target`, so that earlier rows are not visited.
-    fn skip_to(&mut self, target: u64, offset: u64, _inner: &Axis) {
+    fn skip_to(&mut self, target: u64, offset: u64) {
         let mut remaining = target.saturating_sub(offset);
         for (index, axis) in self.index.iter_mut().zip(self.axes) {
-            if axis.logical_stride > 0 {
-                *index = (remaining / axis.logical_stride).min(axis.size - 1);
-                remaining -= *index * axis.logical_stride;
-            }
+            let steps = remaining.checked_div(axis.logical_stride).unwrap_or(0);
+            *index = steps.min(axis.size - 1);
+            remaining -= *index * axis.logical_stride;
         }
     }
 

@@ -145,16 +145,15 @@ pub(super) fn role(name: &str, subject: &Subject<'_>, shapes: &HashMap<&str, Opt
 }
 
 /// Whether `module`, whose own name does not say so, is a norm: its weight is a vector, with a bias or running
-/// statistics beside it. Nothing else in `torch.nn` is like that.
+/// statistics of the same length beside it. Nothing else in `torch.nn` is like that; equivariant linear maps keep
+/// their weight in a vector too, beside a bias of another length or of none.
 fn is_norm(module: &str, shapes: &HashMap<&str, Option<&[u64]>>) -> bool {
-    let is_vector = |leaf: &str| {
-        shapes
-            .get(format!("{module}.{leaf}").as_str())
-            .copied()
-            .flatten()
-            .is_some_and(|shape| shape.len() == 1)
+    let length = |leaf: &str| match shapes.get(format!("{module}.{leaf}").as_str()).copied().flatten() {
+        Some(&[length]) if length > 0 => Some(length),
+        _ => None,
     };
-    is_vector("weight") && (is_vector("bias") || is_vector("running_mean"))
+    let weight = length("weight");
+    weight.is_some() && (weight == length("bias") || weight == length("running_mean"))
 }
 
 impl Axes {

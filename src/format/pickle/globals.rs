@@ -123,6 +123,10 @@ const ALLOWED: &[Allowed] = &[
     ]), reason: ELEMENT_TYPES },
     Allowed { module: "torch.storage", names: Names::These(&["UntypedStorage", "TypedStorage", "_UntypedStorage", "_TypedStorage"]),
         reason: ELEMENT_TYPES },
+    Allowed { module: "torch.jit._pickle", names: Names::These(&[
+        "build_intlist", "build_doublelist", "build_boollist", "build_tensorlist", "restore_type_tag",
+    ]), reason: CONTAINER },
+    Allowed { module: "__torch__", names: Names::Classes, reason: "a class that the TorchScript of the same archive defines" },
     Allowed { module: "torch.nn.modules", names: Names::Classes, reason: LAYER },
     Allowed { module: "torch.optim", names: Names::Classes, reason: LAYER },
     Allowed { module: "torch.distributed.tensor", names: Names::Classes, reason: "describes how a tensor is cut over devices" },

@@ -10,8 +10,15 @@ use crate::error::ErrorKind;
 /// The longest pickle that is read: real ones have some hundred bytes a tensor.
 pub const MAX_BYTES: u64 = 256 << 20;
 
-/// The most values that are pushed, memorised or made. Bounds the memory of nodes, stack, lists and memo together.
-pub const MAX_VALUES: u64 = 1 << 25;
+/// The most values that are pushed, memorised or made: some 800 000 tensors. Each costs at most 80 bytes beyond its own
+/// text, so that this bounds the memory of nodes, stack, lists and memo together.
+pub const MAX_VALUES: u64 = 1 << 24;
+
+/// The most different globals outside the allow-list. A whole training framework has some hundred.
+pub const MAX_GLOBALS: usize = 1 << 16;
+
+/// The longest module path or name that `STACK_GLOBAL` may fetch, which costs no bytes of the pickle.
+const MAX_NAME: usize = 4096;
 
 /// What one pickle says, as far as it could be read.
 #[derive(Debug)]
@@ -35,9 +42,9 @@ pub struct Fault {
     pub offset: u64,
 }
 
-/// Reads the pickle at the start of `bytes`. Nothing is called, imported or opened.
+/// Reads the pickle at the start of `bytes`, at most [`MAX_BYTES`] of it. Nothing is called, imported or opened.
 pub fn read(bytes: &[u8]) -> Pickle {
-    let mut machine = Machine::new(bytes);
+    let mut machine = Machine::new(&bytes[..bytes.len().min(MAX_BYTES as usize)]);
     let error = machine.run().err();
     Pickle { objects: machine.objects, globals: machine.globals, length: machine.cursor.position(), error }
 }
@@ -60,11 +67,37 @@ struct Machine<'a> {
     stack: Vec<NodeId>,
     /// Heights of the stack at each open mark. Nothing below the last one can be taken.
     marks: Vec<usize>,
-    /// Sparse on purpose: an index is whatever the file says.
-    memo: HashMap<u64, NodeId>,
+    memo: Memo,
     pushed: u64,
     globals: Vec<GlobalUse>,
     reported: HashMap<Global, usize>,
+}
+
+/// What was memorised. Picklers count up from 0; any other index is kept apart, whatever it is.
+#[derive(Default)]
+struct Memo {
+    counted: Vec<NodeId>,
+    sparse: HashMap<u64, NodeId>,
+}
+
+impl Memo {
+    fn len(&self) -> u64 {
+        (self.counted.len() + self.sparse.len()) as u64
+    }
+
+    fn get(&self, index: u64) -> Option<NodeId> {
+        self.counted.get(index as usize).or_else(|| self.sparse.get(&index)).copied()
+    }
+
+    fn insert(&mut self, index: u64, id: NodeId) {
+        if let Some(place) = self.counted.get_mut(index as usize) {
+            *place = id;
+        } else if index == self.counted.len() as u64 && self.sparse.is_empty() {
+            self.counted.push(id);
+        } else {
+            self.sparse.insert(index, id);
+        }
+    }
 }
 
 struct Constants {
@@ -92,7 +125,7 @@ impl<'a> Machine<'a> {
             constants,
             stack: Vec::new(),
             marks: Vec::new(),
-            memo: HashMap::new(),
+            memo: Memo::default(),
             pushed: 0,
             globals: Vec::new(),
             reported: HashMap::new(),
@@ -156,7 +189,7 @@ impl<'a> Machine<'a> {
                 let index = self.cursor.u32()?.into();
                 self.put(index)?;
             }
-            Opcode::Memoize => self.put(self.memo.len() as u64)?,
+            Opcode::Memoize => self.put(self.memo.len())?,
 
             Opcode::None => self.push(self.constants.none)?,
             Opcode::NewTrue => self.push(self.constants.yes)?,
@@ -369,10 +402,15 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
+    /// From `start` to here.
+    fn span(&self, start: u64) -> Span {
+        Span { start: start as u32, end: self.cursor.position() as u32 }
+    }
+
     /// A new node that the current opcode wrote.
     fn add(&mut self, node: Node) -> Result<NodeId, ErrorKind> {
         self.count()?;
-        let span = Span { start: self.start, end: self.cursor.position() };
+        let span = self.span(self.start);
         Ok(self.objects.push(node, span))
     }
 
@@ -418,7 +456,8 @@ impl<'a> Machine<'a> {
 
     fn pop_to_mark(&mut self) -> Result<Vec<NodeId>, ErrorKind> {
         let height = self.marks.pop().ok_or(ErrorKind::PickleMark { opcode: self.opcode.name() })?;
-        Ok(self.stack.split_off(height))
+        // Not split_off: it may hand out the whole capacity of the stack each time.
+        Ok(self.stack.drain(height..).collect())
     }
 
     fn index_line(&mut self) -> Result<u64, ErrorKind> {
@@ -428,7 +467,7 @@ impl<'a> Machine<'a> {
     }
 
     fn get(&mut self, index: u64) -> Result<(), ErrorKind> {
-        let id = *self.memo.get(&index).ok_or(ErrorKind::PickleMemo { index })?;
+        let id = self.memo.get(index).ok_or(ErrorKind::PickleMemo { index })?;
         self.push(id)
     }
 
@@ -454,8 +493,8 @@ impl<'a> Machine<'a> {
     }
 
     fn decimal(&mut self, line: &[u8]) -> Result<(), ErrorKind> {
-        let end = self.cursor.position();
-        let digits = Span { start: end - 1 - line.len() as u64, end: end - 1 };
+        let end = self.cursor.position() as u32 - 1;
+        let digits = Span { start: end - line.len() as u32, end };
         let node = match literal::decimal(line).ok_or_else(|| self.refuse("not a number"))? {
             Integer::Small(value) => Node::Int(value),
             Integer::Big => Node::BigInt(digits),
@@ -465,9 +504,8 @@ impl<'a> Machine<'a> {
 
     fn long(&mut self, length: u64) -> Result<(), ErrorKind> {
         let bytes = self.cursor.take(length)?;
-        let end = self.cursor.position();
-        let node = literal::twos_complement(bytes)
-            .map_or(Node::BigInt(Span { start: end - length, end }), Node::Int);
+        let digits = self.span(self.cursor.position() - length);
+        let node = literal::twos_complement(bytes).map_or(Node::BigInt(digits), Node::Int);
         self.make(node).map(drop)
     }
 
@@ -500,7 +538,7 @@ impl<'a> Machine<'a> {
     fn tuple(&mut self, length: usize) -> Result<(), ErrorKind> {
         let height = self.stack.len().checked_sub(length).filter(|&height| height >= self.floor());
         let height = height.ok_or(ErrorKind::PickleStack { opcode: self.opcode.name() })?;
-        let items = self.stack.split_off(height);
+        let items = self.stack.drain(height..).collect();
         self.make(Node::Tuple(items)).map(drop)
     }
 
@@ -547,11 +585,11 @@ impl<'a> Machine<'a> {
         let computed = |id| matches!(self.objects.node(id), Node::Object(_));
         let hides = computed(name) || computed(module);
         let (Some(module), Some(name)) = (self.name_part(module), self.name_part(name)) else {
-            return Err(self.refuse("module and name are not text"));
+            return Err(self.refuse("module and name are not text of at most 4096 bytes"));
         };
         let global = Global { module, name };
         if hides {
-            self.report(&global, Danger::Dangerous);
+            self.report(&global, Danger::Dangerous)?;
         }
         self.name(global)
     }
@@ -559,7 +597,7 @@ impl<'a> Machine<'a> {
     /// Text, or a stand-in for text that a call would compute while the file is loaded.
     fn name_part(&self, id: NodeId) -> Option<String> {
         match self.objects.node(id) {
-            Node::Text(text) => Some(text.clone()),
+            Node::Text(text) if text.len() <= MAX_NAME => Some(text.clone()),
             Node::Object(_) => Some("(computed)".to_owned()),
             _ => None,
         }
@@ -582,25 +620,29 @@ impl<'a> Machine<'a> {
     fn named(&mut self, global: Global) -> Result<NodeId, ErrorKind> {
         match judge(&global) {
             Judgement::Allowed(_) => {}
-            Judgement::Unknown => self.report(&global, Danger::Unknown),
-            Judgement::Dangerous(_) => self.report(&global, Danger::Dangerous),
+            Judgement::Unknown => self.report(&global, Danger::Unknown)?,
+            Judgement::Dangerous(_) => self.report(&global, Danger::Dangerous)?,
         }
-        self.add(Node::Global(global))
+        self.add(Node::Global(Box::new(global)))
     }
 
     /// One report a global; the gravest danger counts.
-    fn report(&mut self, global: &Global, danger: Danger) {
+    fn report(&mut self, global: &Global, danger: Danger) -> Result<(), ErrorKind> {
         if let Some(&index) = self.reported.get(global) {
             let known = &mut self.globals[index];
             known.danger = known.danger.max(danger);
-            return;
+            return Ok(());
+        }
+        if self.globals.len() == MAX_GLOBALS {
+            return Err(ErrorKind::TooMany { what: "different globals", limit: MAX_GLOBALS as u64 });
         }
         self.reported.insert(global.clone(), self.globals.len());
         self.globals.push(GlobalUse { global: global.clone(), danger, called: false, offset: self.start });
+        Ok(())
     }
 
     fn call(&mut self, callable: NodeId, arguments: NodeId) -> Result<(), ErrorKind> {
-        if let Node::Global(global) = self.objects.node(callable)
+        if let Some(global) = self.objects.global(callable)
             && let Some(&index) = self.reported.get(global)
         {
             self.globals[index].called = true;
@@ -617,8 +659,7 @@ impl<'a> Machine<'a> {
             Node::Global(global) => {
                 // Setting attributes of a class or function changes it for the whole process that loads the file.
                 let global = global.clone();
-                self.report(&global, Danger::Dangerous);
-                return Ok(());
+                return self.report(&global, Danger::Dangerous);
             }
             _ => return Err(self.refuse("no state can be set on what lies below")),
         };

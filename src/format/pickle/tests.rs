@@ -347,13 +347,23 @@ fn operands_of_the_wrong_kind() {
     assert_refused(b"](K\x01d", &argument("DICT", "a key has no value"), 4);
     assert_refused(b"}(K\x01u", &argument("SETITEMS", "a key has no value"), 4);
     assert_refused(b"K\x01}b", &argument("BUILD", "no state can be set on what lies below"), 3);
-    assert_refused(b"K\x01K\x02\x93", &argument("STACK_GLOBAL", "module and name are not text"), 4);
+    assert_refused(
+        b"K\x01K\x02\x93",
+        &argument("STACK_GLOBAL", "module and name are not text of at most 4096 bytes"),
+        4,
+    );
 }
 
 #[test]
 fn a_sparse_memo_costs_one_entry() {
     assert_reads(b"Nr\xff\xff\xff\x7f0j\xff\xff\xff\x7f.", "None");
     assert_reads(b"Np18446744073709551615\n0g18446744073709551615\n.", "None");
+}
+
+#[test]
+fn memorised_out_of_order_is_found_where_it_was_put() {
+    assert_reads(b"K\x05q\x01K\x06q\x00K\x07\x94000h\x00h\x01h\x02\x87.", "(6 5 7)");
+    assert_reads(b"K\x05\x94K\x06q\x0000h\x00.", "6");
 }
 
 #[test]
@@ -382,10 +392,42 @@ fn four_to_the_thirtieth_elements_by_sharing_are_thirty_nodes() {
 }
 
 #[test]
+fn a_value_costs_what_the_limit_counts_on() {
+    assert_eq!(size_of::<Node>() + size_of::<Span>(), 40);
+}
+
+#[test]
 fn more_values_than_any_checkpoint_has_are_refused_before_memory_is() {
     let pickle = read(&repeated(b"", b"N", MAX_VALUES as usize + 1, b"."));
     let kind = pickle.error.map(|fault| fault.kind);
     assert_eq!(kind, Some(ErrorKind::TooMany { what: "pickled values", limit: MAX_VALUES }));
+}
+
+#[test]
+fn more_globals_than_any_framework_has_are_refused_before_memory_is() {
+    let names =
+        (0..=MAX_GLOBALS).flat_map(|index| format!("cm\nN{index}\n").into_bytes()).collect::<Vec<_>>();
+    let pickle = read(&names);
+    let kind = pickle.error.map(|fault| fault.kind);
+    assert_eq!(kind, Some(ErrorKind::TooMany { what: "different globals", limit: MAX_GLOBALS as u64 }));
+    assert_eq!(pickle.globals.len(), MAX_GLOBALS);
+}
+
+#[test]
+fn a_long_name_fetched_from_the_memo_is_not_copied_again_and_again() {
+    let bytes = [&b"X\x01\x10\0\0"[..], &[b'x'; 4097], b"\x94h\x00\x93."].concat();
+    assert_refused(
+        &bytes,
+        &argument("STACK_GLOBAL", "module and name are not text of at most 4096 bytes"),
+        4105,
+    );
+}
+
+#[test]
+fn small_tuples_after_a_large_stack_are_small() {
+    let pickle =
+        read(&repeated(&[&b"("[..], &b"N".repeat(1 << 20), b"1"].concat(), b"(K\x01t0", 100_000, b"N."));
+    assert_eq!(pickle.error, None);
 }
 
 proptest! {
@@ -406,7 +448,7 @@ proptest! {
             [super::opcode::Opcode::ALL[index].0, one % 4, other % 4, b'\n']
         }).collect::<Vec<_>>();
         let pickle = read(&bytes);
-        let end = bytes.len() as u64;
+        let end = bytes.len() as u32;
         prop_assert!(pickle.objects.spans.iter().all(|span| span.start <= span.end && span.end <= end));
     }
 }

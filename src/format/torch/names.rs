@@ -45,6 +45,9 @@ pub struct Problem {
 /// The deepest path. Real ones have some ten parts.
 pub const MAX_DEPTH: usize = 512;
 
+/// The longest dict key that becomes part of a name. Values under longer ones are named by position.
+pub const MAX_KEY_BYTES: usize = 4096;
+
 /// The most tensors, counted by name.
 pub const MAX_TENSORS: u64 = 10_000_000;
 
@@ -54,13 +57,13 @@ pub const MAX_NAME_BYTES: u64 = 256 << 20;
 /// Problems that are told one by one; a file with more has made its point.
 pub const MAX_PROBLEMS: usize = 1000;
 
-/// Finds every tensor that the root of `objects` leads to.
-pub fn named_tensors<'a>(objects: &'a Objects, rebuilder: &mut Rebuilder<'a>) -> Named {
+/// Finds every tensor that the root of `objects` leads to. All names begin with `prefix`.
+pub fn named_tensors<'a>(objects: &'a Objects, rebuilder: &mut Rebuilder<'a>, prefix: &str) -> Named {
     let mut walk = Walk {
         objects,
         rebuilder,
         named: Named::default(),
-        path: String::new(),
+        path: prefix.to_owned(),
         visited: vec![false; objects.nodes.len()],
         known: HashMap::new(),
         views: HashMap::new(),
@@ -108,7 +111,7 @@ struct Walk<'a, 'b> {
 impl Walk<'_, '_> {
     fn run(&mut self, root: NodeId) {
         let first = vec![(Part::Transparent, root)].into_iter();
-        let mut frames = vec![Frame { children: first, path: 0 }];
+        let mut frames = vec![Frame { children: first, path: self.path.len() }];
         while let Some(frame) = frames.last_mut() {
             self.path.truncate(frame.path);
             let Some((part, id)) = frame.children.next() else {
@@ -176,17 +179,22 @@ impl Walk<'_, '_> {
 
     fn children(&mut self, id: NodeId) -> Vec<(Part, NodeId)> {
         match self.objects.node(id) {
-            Node::List(items) | Node::Tuple(items) | Node::Set(items) => indexed(items),
+            Node::List(items) | Node::Tuple(items) | Node::Set(items) => self.indexed(items),
             Node::Dict(entries) => self.entries(entries),
             Node::Object(object) => {
                 let mut children = self.entries(&object.entries);
-                children.extend(indexed(&object.items));
+                children.extend(self.indexed(&object.items));
                 children.extend(object.state.map_or_else(Vec::new, |state| self.state(state)));
                 children.extend(self.arguments(object.callable, object.arguments));
                 children
             }
             _ => Vec::new(),
         }
+    }
+
+    fn indexed(&self, items: &[NodeId]) -> Vec<(Part, NodeId)> {
+        let parts = items.iter().enumerate().map(|(index, &item)| (Part::Index(index), item));
+        parts.filter(|&(_, item)| self.may_hold_tensors(item)).collect()
     }
 
     /// Dict entries. Of a key that stands more than once, the last value counts, at the first one's place.
@@ -196,7 +204,9 @@ impl Walk<'_, '_> {
         let mut repeated = Vec::new();
         for (index, &(key, value)) in entries.iter().enumerate() {
             let place = match self.objects.node(key) {
-                Node::Text(text) => *places.entry(Key::Text(text)).or_insert(children.len()),
+                Node::Text(text) if text.len() <= MAX_KEY_BYTES => {
+                    *places.entry(Key::Text(text)).or_insert(children.len())
+                }
                 Node::Int(value) => *places.entry(Key::Int(*value)).or_insert(children.len()),
                 _ => children.len(),
             };
@@ -210,21 +220,28 @@ impl Walk<'_, '_> {
         }
         drop(places);
         self.report_repeated(&repeated);
+        children.retain(|&(_, value)| self.may_hold_tensors(value));
         children
     }
 
     fn has_a_name(&self, key: NodeId) -> bool {
-        matches!(
-            self.objects.node(key),
-            Node::Text(_) | Node::Int(_) | Node::Bool(_) | Node::None | Node::Float(_)
-        )
+        match self.objects.node(key) {
+            Node::Text(text) => text.len() <= MAX_KEY_BYTES,
+            Node::Int(_) | Node::Bool(_) | Node::None | Node::Float(_) => true,
+            _ => false,
+        }
+    }
+
+    /// Whether a part of an object is met for the first time. Objects may share their parts.
+    fn is_new(&mut self, id: NodeId) -> bool {
+        !std::mem::replace(&mut self.visited[id], true)
     }
 
     /// Attributes: a dict of them, or a pair of such dicts where the class has slots.
     fn state(&mut self, state: NodeId) -> Vec<(Part, NodeId)> {
         match self.objects.node(state) {
-            Node::Tuple(parts) if parts.iter().all(|&part| self.is_attributes(part)) => {
-                parts.clone().into_iter().flat_map(|part| self.attributes(part)).collect()
+            Node::Tuple(parts) if parts.len() <= 2 && parts.iter().all(|&part| self.is_attributes(part)) => {
+                parts.iter().flat_map(|&part| self.attributes(part)).collect()
             }
             _ if self.is_attributes(state) => self.attributes(state),
             _ => vec![(Part::Word("state"), state)],
@@ -237,6 +254,9 @@ impl Walk<'_, '_> {
 
     fn attributes(&mut self, id: NodeId) -> Vec<(Part, NodeId)> {
         let Node::Dict(entries) = self.objects.node(id) else { return Vec::new() };
+        if !self.is_new(id) {
+            return Vec::new();
+        }
         let is_module = self.objects.get(id, "_modules").is_some();
         let mut children = self.entries(entries);
         for (part, _) in &mut children {
@@ -251,20 +271,33 @@ impl Walk<'_, '_> {
 
     /// The arguments of a call, without those of calls that copy a container.
     fn arguments(&mut self, callable: NodeId, arguments: NodeId) -> Vec<(Part, NodeId)> {
-        let Some(items) = self.objects.sequence(arguments) else { return Vec::new() };
-        let copies = self.objects.global(callable).is_some_and(|global| {
+        let Some(items) = self.objects.sequence(arguments).filter(|_| self.is_new(arguments)) else {
+            return Vec::new();
+        };
+        let global = self.objects.global(callable);
+        let is_tagged = global.is_some_and(|global| global.name == "restore_type_tag");
+        let copies = global.is_some_and(|global| {
             matches!(
                 global.name.as_str(),
-                "OrderedDict" | "Counter" | "deque" | "set" | "frozenset" | "list" | "dict"
+                "OrderedDict"
+                    | "Counter"
+                    | "deque"
+                    | "set"
+                    | "frozenset"
+                    | "list"
+                    | "dict"
+                    | "build_tensorlist"
             )
         });
         match items {
             // Python 2 writes an ordered dict as a call with a list of pairs.
-            &[pairs] if copies => match self.pairs(pairs) {
+            &[pairs] if copies => match self.pairs(pairs).filter(|_| self.is_new(pairs)) {
                 Some(entries) => self.entries(&entries),
                 None => vec![(Part::Transparent, pairs)],
             },
-            items => indexed(items),
+            // TorchScript writes the type of a container beside it.
+            &[value, _] if is_tagged => vec![(Part::Transparent, value)],
+            items => self.indexed(items),
         }
     }
 
@@ -274,6 +307,9 @@ impl Walk<'_, '_> {
             _ => None,
         };
         let Node::List(items) = self.objects.node(id) else { return None };
+        if self.visited[id] {
+            return None;
+        }
         items.iter().map(pair).collect()
     }
 
@@ -303,7 +339,7 @@ impl Walk<'_, '_> {
 
     fn report(&mut self, kind: ErrorKind) {
         if self.named.problems.len() < MAX_PROBLEMS {
-            self.named.problems.push(Problem { name: self.path.clone(), kind });
+            self.named.problems.push(Problem { name: shortened(&self.path), kind });
         }
     }
 
@@ -348,8 +384,9 @@ enum Key<'a> {
     Int(i64),
 }
 
-fn indexed(items: &[NodeId]) -> Vec<(Part, NodeId)> {
-    items.iter().enumerate().map(|(index, &item)| (Part::Index(index), item)).collect()
+/// The beginning of a name, long enough to find it.
+fn shortened(name: &str) -> String {
+    name.chars().take(MAX_KEY_BYTES).collect()
 }
 
 /// Puts plain numbers in place of numpy's.

@@ -2,13 +2,17 @@
 //!
 //! An array is `_reconstruct(…)` with the state `(version, shape, dtype, fortran order, bytes)`, or in protocol 5
 //! `_frombuffer(bytes, dtype, shape, order)`. Its elements stand in the pickle itself, as plain bytes from protocol 3 on.
-//! Protocol 2 encodes them as text, in which each byte from 128 on takes two: such arrays are listed, not measured.
+//! Protocol 2 encodes them as text, in which each byte from 128 on takes two: they are decoded into memory, each text
+//! once, however many arrays claim it, so that no more is held than the pickle has.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::rebuild::sizes;
-use crate::error::{Error, ErrorKind};
+use crate::error::ErrorKind;
 use crate::files::InputFile;
+use crate::format::npy;
 use crate::format::{Node, NodeId, Objects, Span};
 use crate::tensor::{DType, Tensor, element_count};
 
@@ -44,12 +48,13 @@ pub fn array(objects: &Objects, id: NodeId) -> Option<Array> {
 }
 
 impl Array {
-    /// The array as a tensor over bytes of `file`, of which the pickle starts at `pickle`.
+    /// The array as a tensor over bytes of `file`, of which the pickle starts at `pickle`, or over decoded text.
     pub fn tensor(
         &self,
         objects: &Objects,
         file: &Arc<InputFile>,
         pickle: Option<u64>,
+        decoded: &Decoded,
     ) -> Result<Tensor, ErrorKind> {
         let shape = sizes(objects, self.shape)
             .ok_or(ErrorKind::MalformedTensor { message: "the shape is not a tuple of counts" })?;
@@ -59,8 +64,16 @@ impl Array {
         let expected =
             count.checked_mul(size).ok_or_else(|| ErrorKind::ShapeOverflow { shape: shape.clone() })?;
         let unsupported = |what| ErrorKind::UnsupportedTensor { what, shape: Some(shape.clone().into()) };
+        if let Some(text) = encoded(objects, self.elements) {
+            let bytes = decoded.bytes(objects, text, file)?;
+            let actual = bytes.len();
+            if actual != expected {
+                return Err(ErrorKind::SizeMismatch { expected, actual });
+            }
+            return npy::tensor(dtype, shape, self.column_major, &bytes, 0..expected);
+        }
         let Node::Bytes(elements) = objects.node(self.elements) else {
-            return Err(unsupported("numpy (encoded as text)"));
+            return Err(ErrorKind::MalformedTensor { message: "the array's elements are not bytes" });
         };
         let span = objects.spans[self.elements];
         let Some(pickle) = pickle.filter(|_| span != Span::default()) else {
@@ -70,11 +83,32 @@ impl Array {
         if actual != expected {
             return Err(ErrorKind::SizeMismatch { expected, actual });
         }
-        let end = pickle + span.end;
-        let strides =
-            if self.column_major { column_major_strides(&shape) } else { row_major_strides(&shape) };
-        Tensor::strided(dtype, shape, &strides, file.clone(), end - expected..end)
-            .map_err(|error: Error| error.kind)
+        let end = pickle + u64::from(span.end);
+        npy::tensor(dtype, shape, self.column_major, file, end - expected..end)
+    }
+}
+
+/// Texts that were decoded to bytes, by their node.
+#[derive(Default)]
+pub struct Decoded(RefCell<HashMap<NodeId, Arc<InputFile>>>);
+
+impl Decoded {
+    /// The bytes that the Latin-1 text of a node stands for.
+    fn bytes(
+        &self,
+        objects: &Objects,
+        text: NodeId,
+        file: &Arc<InputFile>,
+    ) -> Result<Arc<InputFile>, ErrorKind> {
+        if let Some(bytes) = self.0.borrow().get(&text) {
+            return Ok(bytes.clone());
+        }
+        let malformed = ErrorKind::MalformedTensor { message: "the array's text is not Latin-1" };
+        let characters = objects.text(text).ok_or(malformed.clone())?.chars();
+        let bytes = characters.map(u8::try_from).collect::<Result<Vec<_>, _>>().map_err(|_| malformed)?;
+        let bytes = Arc::new(InputFile::inflated(file, bytes));
+        self.0.borrow_mut().insert(text, bytes.clone());
+        Ok(bytes)
     }
 }
 
@@ -124,48 +158,20 @@ fn bytes(objects: &Objects, id: NodeId) -> Option<Vec<u8>> {
     }
 }
 
+/// The longest code of a plain element type, with room for those that are not read.
+const MAX_CODE: usize = 32;
+
 /// The element type of a `dtype('f4', …)` call, whose state says the byte order.
 fn element_type(objects: &Objects, id: NodeId) -> Result<DType, ErrorKind> {
     let malformed = ErrorKind::MalformedTensor { message: "the element type is not a numpy dtype" };
     let Node::Object(object) = objects.node(id) else { return Err(malformed) };
     let arguments = objects.sequence(object.arguments).unwrap_or_default();
-    let Some(code) = arguments.first().and_then(|&code| objects.text(code)) else { return Err(malformed) };
+    let code = arguments.first().and_then(|&code| objects.text(code)).filter(|code| code.len() <= MAX_CODE);
+    let Some(code) = code else { return Err(malformed) };
     let order = object.state.and_then(|state| objects.text(*objects.sequence(state)?.get(1)?));
     if order == Some(">") || code.starts_with('>') {
         return Err(ErrorKind::UnsupportedTensor { what: "big-endian numpy", shape: None });
     }
-    Ok(match code.trim_start_matches(['<', '=', '|']) {
-        "f8" => DType::F64,
-        "f4" => DType::F32,
-        "f2" => DType::F16,
-        "c8" => DType::C64,
-        "c16" => DType::C128,
-        "i8" => DType::I64,
-        "i4" => DType::I32,
-        "i2" => DType::I16,
-        "i1" => DType::I8,
-        "u8" => DType::U64,
-        "u4" => DType::U32,
-        "u2" => DType::U16,
-        "u1" => DType::U8,
-        "b1" => DType::Bool,
-        other => return Err(ErrorKind::UnknownDtype { dtype: other.to_owned() }),
-    })
-}
-
-fn column_major_strides(shape: &[u64]) -> Vec<u64> {
-    let mut next = 1u64;
-    let mut stride = |&size: &u64| {
-        let stride = next;
-        next = next.saturating_mul(size);
-        stride
-    };
-    shape.iter().map(&mut stride).collect()
-}
-
-fn row_major_strides(shape: &[u64]) -> Vec<u64> {
-    let reversed = shape.iter().rev().copied().collect::<Vec<_>>();
-    let mut strides = column_major_strides(&reversed);
-    strides.reverse();
-    strides
+    let code = code.trim_start_matches(['<', '=', '|']);
+    npy::plain_type(code).ok_or_else(|| ErrorKind::UnknownDtype { dtype: code.to_owned() })
 }

@@ -40,10 +40,15 @@ pub struct Rebuilder<'a> {
     pickle: Option<u64>,
     /// Nodes whose storages are known to be referred to.
     noted: HashSet<NodeId>,
+    /// Arrays that the pickle encodes as text.
+    decoded: numpy::Decoded,
 }
 
 /// The most that PyTorch's kernels (`dim_bitset_size`) and numpy 2 take.
 const MAX_DIMENSIONS: usize = 64;
+
+/// The longest storage key and type name. PyTorch's keys are numbers.
+const MAX_WORD: usize = 255;
 
 /// Parameters of parameters of subclasses: real files nest two deep.
 const MAX_WRAPPERS: usize = 16;
@@ -103,14 +108,17 @@ fn maker(module: &str, name: &str) -> Option<Maker> {
 }
 
 /// A storage as a persistent id names it.
-struct Reference {
-    storage: Option<usize>,
-    key: String,
+pub struct Reference {
+    /// Under which key it lies in the file.
+    pub key: String,
+    /// Its elements, also those that a view of it leaves out.
+    pub count: u64,
     /// `None` for bytes without a type.
     dtype: Option<DType>,
     type_name: String,
-    location: String,
-    count: u64,
+    is_meta: bool,
+    /// First element and count, where only a part of the storage is meant.
+    part: Option<(u64, u64)>,
 }
 
 /// The sizes and strides that a call asks for, in elements.
@@ -123,7 +131,7 @@ struct Layout {
 impl<'a> Rebuilder<'a> {
     /// A reader of the calls in `objects`. `pickle` is where the pickle's own bytes stand in the file.
     pub fn new(objects: &'a Objects, storages: &'a mut Storages, pickle: Option<u64>) -> Self {
-        Self { objects, storages, pickle, noted: HashSet::new() }
+        Self { objects, storages, pickle, noted: HashSet::new(), decoded: numpy::Decoded::default() }
     }
 
     /// The tensor that a node stands for, if it stands for one, its bytes noted as referred to.
@@ -171,15 +179,15 @@ impl<'a> Rebuilder<'a> {
     }
 
     fn array(&self, array: &numpy::Array) -> Rebuilt {
-        let tensor = array.tensor(self.objects, &self.storages.file, self.pickle);
+        let tensor = array.tensor(self.objects, &self.storages.file, self.pickle, &self.decoded);
         Rebuilt { tensor, view: None, state: None }
     }
 
     /// A storage that was saved by itself is a vector of its elements.
     fn bare_storage(&self, id: NodeId) -> Option<Rebuilt> {
-        let reference = self.reference(id)?;
+        let reference = reference(self.objects, id)?;
         let dtype = reference.dtype.or((reference.type_name == "UntypedStorage").then_some(DType::U8));
-        let layout = Layout { offset: 0, shape: vec![reference.count], strides: vec![1] };
+        let layout = Layout { offset: 0, shape: vec![reference.length()], strides: vec![1] };
         Some(self.place(&reference, dtype, layout).unwrap_or_else(refused))
     }
 
@@ -198,11 +206,13 @@ impl<'a> Rebuilder<'a> {
         let &[storage, offset, size, stride, ..] = arguments else {
             return Err(malformed("it has fewer than four arguments"));
         };
-        let reference = self.reference(storage).ok_or(malformed("the first argument is not a storage"))?;
+        let reference =
+            reference(self.objects, storage).ok_or(malformed("the first argument is not a storage"))?;
         let dtype = match dtype_at {
             None => reference.dtype,
             Some(at) => {
                 let name = arguments.get(at).and_then(|&dtype| self.objects.global(dtype));
+                let name = name.filter(|name| name.name.len() <= MAX_WORD);
                 let name = name.ok_or(malformed("the element type is missing"))?;
                 let dtype = dtype_named(&name.name);
                 Some(dtype.ok_or_else(|| ErrorKind::UnknownDtype { dtype: name.name.clone() })?)
@@ -234,7 +244,7 @@ impl<'a> Rebuilder<'a> {
         dtype: Option<DType>,
         layout: Layout,
     ) -> Result<Rebuilt, ErrorKind> {
-        if reference.location == "meta" {
+        if reference.is_meta {
             return Err(ErrorKind::UnsupportedTensor {
                 what: "meta (without data)",
                 shape: Some(layout.shape.into()),
@@ -246,15 +256,14 @@ impl<'a> Rebuilder<'a> {
             }
             name => ErrorKind::UnknownDtype { dtype: name.to_owned() },
         })?;
-        let storage =
-            reference.storage.ok_or_else(|| ErrorKind::MissingStorage { key: reference.key.clone() })?;
+        let missing = || ErrorKind::MissingStorage { key: reference.key.clone() };
+        let storage = self.storages.find(&reference.key).ok_or_else(missing)?;
         let bytes = self.storages.readable(storage)?;
-        let unit = reference.dtype.map_or(1, |dtype| dtype.bits() / 8);
-        let expected = reference.count.saturating_mul(unit);
+        let expected = reference.count.saturating_mul(reference.unit()?);
         if expected != bytes.end - bytes.start {
             return Err(ErrorKind::SizeMismatch { expected, actual: bytes.end - bytes.start });
         }
-        let bytes = viewed(&bytes, dtype, &layout)?;
+        let bytes = viewed(&reference.part_of(bytes)?, dtype, &layout)?;
         let file = self.storages.file.clone();
         let tensor = Tensor::strided(dtype, layout.shape.clone(), &layout.strides, file, bytes.clone());
         let view = View { storage, bytes, dtype, shape: layout.shape, strides: layout.strides };
@@ -281,35 +290,13 @@ impl<'a> Rebuilder<'a> {
         sizes(self.objects, id)
     }
 
-    /// What `('storage', type, key, location, count)` names; `None` for any other persistent id.
-    fn reference(&self, id: NodeId) -> Option<Reference> {
-        let Node::Persistent(id) = *self.objects.node(id) else { return None };
-        let &[kind, class, key, location, count] = self.objects.sequence(id)? else { return None };
-        if self.objects.text(kind)? != "storage" {
-            return None;
-        }
-        let class = self.objects.global(class)?;
-        if !matches!(class.module.as_str(), "torch" | "torch.storage" | "torch.cuda") {
-            return None;
-        }
-        let key = self.objects.text(key)?.to_owned();
-        Some(Reference {
-            storage: self.storages.find(&key),
-            key,
-            dtype: storage_dtype(&class.name),
-            type_name: class.name.clone(),
-            location: self.objects.text(location)?.to_owned(),
-            count: u64::try_from(self.objects.integer(count)?).ok()?,
-        })
-    }
-
     fn other(&self, what: &'static str, shape: ShapeAt, arguments: &[NodeId]) -> Rebuilt {
         let size = match shape {
             ShapeAt::Argument(at) => arguments.get(at).copied(),
             // COO: indices, values, size, is_coalesced. Compressed: two index tensors, values, size.
             ShapeAt::Sparse => arguments.get(1).and_then(|&data| {
                 let data = self.objects.sequence(data)?;
-                data.iter().skip(2).copied().find(|&item| self.sizes(item).is_some())
+                data.iter().skip(2).take(2).copied().find(|&item| self.sizes(item).is_some())
             }),
             ShapeAt::Nowhere => None,
         };
@@ -326,7 +313,9 @@ impl<'a> Rebuilder<'a> {
             if !self.noted.insert(id) {
                 continue;
             }
-            if let Some(Reference { storage: Some(storage), .. }) = self.reference(id) {
+            let referred =
+                reference(self.objects, id).and_then(|reference| self.storages.find(&reference.key));
+            if let Some(storage) = referred {
                 self.storages.touch_all(storage);
             }
             match self.objects.node(id) {
@@ -389,6 +378,75 @@ fn viewed(storage: &Range<u64>, dtype: DType, layout: &Layout) -> Result<Range<u
     }
     let start = storage.start + start.min(available) as u64;
     Ok(start..start + length as u64)
+}
+
+/// Every storage that a persistent id names, in the order in which the pickle does.
+pub fn references(objects: &Objects) -> impl Iterator<Item = Reference> {
+    (0..objects.nodes.len()).filter_map(|id| reference(objects, id))
+}
+
+/// What `('storage', type, key, location, count)` names; `None` for any other persistent id.
+///
+/// Before 1.6 a sixth item says which part of the storage is meant: `None`, or `(key, offset, count)`.
+fn reference(objects: &Objects, id: NodeId) -> Option<Reference> {
+    let Node::Persistent(id) = *objects.node(id) else { return None };
+    let &[kind, class, key, location, count, ref rest @ ..] = objects.sequence(id)? else { return None };
+    if objects.text(kind)? != "storage" || rest.len() > 1 {
+        return None;
+    }
+    let class = objects.global(class)?;
+    let is_storage = matches!(class.module.as_str(), "torch" | "torch.storage" | "torch.cuda");
+    let key = objects.text(key)?;
+    if !is_storage || key.len() > MAX_WORD || class.name.len() > MAX_WORD {
+        return None;
+    }
+    let part = match rest.first().map(|&part| (part, objects.node(part))) {
+        None | Some((_, Node::None)) => None,
+        Some((part, _)) => match objects.sequence(part)? {
+            &[_, offset, count] => Some((objects.count(offset)?, objects.count(count)?)),
+            _ => return None,
+        },
+    };
+    Some(Reference {
+        key: key.to_owned(),
+        count: objects.count(count)?,
+        dtype: storage_dtype(&class.name),
+        type_name: class.name.clone(),
+        is_meta: objects.text(location)? == "meta",
+        part,
+    })
+}
+
+impl Reference {
+    /// Bytes of what the storage counts: elements, or bytes where they have no type or are packed.
+    pub fn unit(&self) -> Result<u64, ErrorKind> {
+        if let Some(size) = self.dtype.and_then(DType::size) {
+            return Ok(size);
+        }
+        match self.type_name.as_str() {
+            "UntypedStorage" | "_UntypedStorage" | "QInt8Storage" | "QUInt8Storage" | "QUInt4x2Storage"
+            | "QUInt2x4Storage" => Ok(1),
+            "QInt32Storage" => Ok(4),
+            other => Err(ErrorKind::UnknownDtype { dtype: other.to_owned() }),
+        }
+    }
+
+    /// Elements of the storage, or of the part that is meant.
+    fn length(&self) -> u64 {
+        self.part.map_or(self.count, |(_, count)| count)
+    }
+
+    /// The bytes that are meant, of those of the whole storage.
+    fn part_of(&self, bytes: Range<u64>) -> Result<Range<u64>, ErrorKind> {
+        let Some((offset, count)) = self.part else { return Ok(bytes) };
+        if offset.checked_add(count).is_none_or(|end| end > self.count) {
+            let message = format!("its part of the storage ends behind element {}", self.count);
+            return Err(ErrorKind::ViewOutOfStorage { message });
+        }
+        let unit = self.unit()?;
+        let start = bytes.start + offset * unit;
+        Ok(start..start + count * unit)
+    }
 }
 
 fn storage_dtype(class: &str) -> Option<DType> {

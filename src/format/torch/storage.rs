@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::error::{ErrorKind, ZipFault};
+use crate::error::ErrorKind;
 use crate::files::InputFile;
 
 /// The storages of one file, by key.
@@ -21,8 +21,8 @@ pub struct Storages {
 pub struct Storage {
     /// Its bytes in the file.
     pub bytes: Range<u64>,
-    /// The zip member, where it cannot be read in place.
-    pub compressed: Option<String>,
+    /// Why its elements cannot be read in place, if they cannot.
+    pub fault: Option<ErrorKind>,
     /// The bytes that tensors refer to.
     touched: Vec<Range<u64>>,
 }
@@ -37,9 +37,9 @@ impl Storages {
     }
 
     /// Adds the storage of that key.
-    pub fn add(&mut self, key: &str, bytes: Range<u64>, compressed: Option<String>) {
+    pub fn add(&mut self, key: &str, bytes: Range<u64>, fault: Option<ErrorKind>) {
         self.index.insert(key.to_owned(), self.list.len());
-        self.list.push(Storage { bytes, compressed, touched: Vec::new() });
+        self.list.push(Storage { bytes, fault, touched: Vec::new() });
     }
 
     /// Which storage has that key.
@@ -49,11 +49,8 @@ impl Storages {
 
     /// The bytes of a storage that can be read in place.
     pub fn readable(&self, storage: usize) -> Result<Range<u64>, ErrorKind> {
-        let Storage { bytes, compressed, .. } = &self.list[storage];
-        match compressed {
-            None => Ok(bytes.clone()),
-            Some(name) => Err(ErrorKind::ZipMember { name: name.clone(), fault: ZipFault::Compressed }),
-        }
+        let Storage { bytes, fault, .. } = &self.list[storage];
+        fault.clone().map_or_else(|| Ok(bytes.clone()), Err)
     }
 
     /// Notes that a tensor refers to `bytes` of a storage.

@@ -1,157 +1,13 @@
 //! Archives and pickles written by hand: what each one claims, and that the claim is seen through.
 
-use std::io::Write as _;
 use std::sync::Arc;
 
-use flate2::write::DeflateEncoder;
 use proptest::prelude::*;
 
 use super::*;
-use crate::error::ZipFault;
+use crate::format::Entry;
+use crate::format::craft::*;
 use crate::tensor::Tensor;
-
-/// A member as the test wants it described, true or not.
-#[derive(Clone)]
-struct Record {
-    name: String,
-    flags: u16,
-    method: u16,
-    data: Vec<u8>,
-    size: u32,
-    checksum: Option<u32>,
-    header: Option<u32>,
-    zip64: bool,
-}
-
-fn stored(name: &str, data: &[u8]) -> Record {
-    let (name, size) = (name.to_owned(), data.len() as u32);
-    Record {
-        name,
-        flags: 0,
-        method: 0,
-        data: data.to_vec(),
-        size,
-        checksum: None,
-        header: None,
-        zip64: false,
-    }
-}
-
-fn deflated(name: &str, data: &[u8]) -> Record {
-    let mut encoder = DeflateEncoder::new(Vec::new(), flate2::Compression::best());
-    encoder.write_all(data).expect("writing to memory");
-    let compressed = encoder.finish().expect("writing to memory");
-    Record { method: 8, size: data.len() as u32, data: compressed, checksum: Some(0), ..stored(name, &[]) }
-}
-
-fn crc(data: &[u8]) -> u32 {
-    let mut crc = flate2::Crc::new();
-    crc.update(data);
-    crc.sum()
-}
-
-fn zip(records: &[Record]) -> Vec<u8> {
-    zip_with_comment(records, b"")
-}
-
-/// As `torch.save` writes it: local headers without sizes, and a central directory.
-fn zip_with_comment(records: &[Record], comment: &[u8]) -> Vec<u8> {
-    let mut file = Vec::new();
-    let mut directory = Vec::new();
-    for record in records {
-        let checksum = record.checksum.unwrap_or_else(|| crc(&record.data));
-        let header = record.header.unwrap_or(file.len() as u32);
-        let name = record.name.as_bytes();
-        file.extend_from_slice(b"PK\x03\x04\0\0");
-        file.extend_from_slice(&(record.flags | 0x808).to_le_bytes());
-        file.extend_from_slice(&record.method.to_le_bytes());
-        file.extend_from_slice(&[0; 16]);
-        file.extend_from_slice(&(name.len() as u16).to_le_bytes());
-        file.extend_from_slice(&[0; 2]);
-        file.extend_from_slice(name);
-        file.extend_from_slice(&record.data);
-
-        let compressed = record.data.len() as u32;
-        let extra = if record.zip64 {
-            [&[1, 0, 16, 0][..], &u64::from(record.size).to_le_bytes(), &u64::from(compressed).to_le_bytes()]
-                .concat()
-        } else {
-            Vec::new()
-        };
-        let in_extra = |size: u32| if record.zip64 { u32::MAX } else { size };
-        directory.extend_from_slice(b"PK\x01\x02\0\0\0\0");
-        directory.extend_from_slice(&(record.flags | 0x808).to_le_bytes());
-        directory.extend_from_slice(&record.method.to_le_bytes());
-        directory.extend_from_slice(&[0; 4]);
-        directory.extend_from_slice(&checksum.to_le_bytes());
-        directory.extend_from_slice(&in_extra(compressed).to_le_bytes());
-        directory.extend_from_slice(&in_extra(record.size).to_le_bytes());
-        directory.extend_from_slice(&(name.len() as u16).to_le_bytes());
-        directory.extend_from_slice(&(extra.len() as u16).to_le_bytes());
-        directory.extend_from_slice(&[0; 10]);
-        directory.extend_from_slice(&header.to_le_bytes());
-        directory.extend_from_slice(name);
-        directory.extend_from_slice(&extra);
-    }
-    let start = file.len() as u32;
-    file.extend_from_slice(&directory);
-    file.extend_from_slice(b"PK\x05\x06\0\0\0\0");
-    file.extend_from_slice(&(records.len() as u16).to_le_bytes().repeat(2));
-    file.extend_from_slice(&(directory.len() as u32).to_le_bytes());
-    file.extend_from_slice(&start.to_le_bytes());
-    file.extend_from_slice(&(comment.len() as u16).to_le_bytes());
-    file.extend_from_slice(comment);
-    file
-}
-
-fn text(text: &str) -> Vec<u8> {
-    [&b"X"[..], &(text.len() as u32).to_le_bytes(), text.as_bytes()].concat()
-}
-
-fn int(value: i64) -> Vec<u8> {
-    [&b"\x8a\x08"[..], &value.to_le_bytes()].concat()
-}
-
-fn tuple(items: &[Vec<u8>]) -> Vec<u8> {
-    [&b"("[..], &items.concat(), b"t"].concat()
-}
-
-fn counts(values: &[i64]) -> Vec<u8> {
-    tuple(&values.iter().map(|&value| int(value)).collect::<Vec<_>>())
-}
-
-fn global(module: &str, name: &str) -> Vec<u8> {
-    format!("c{module}\n{name}\n").into_bytes()
-}
-
-fn call(module: &str, name: &str, arguments: &[Vec<u8>]) -> Vec<u8> {
-    [global(module, name), tuple(arguments), b"R".to_vec()].concat()
-}
-
-fn storage(class: &str, key: &str, count: i64) -> Vec<u8> {
-    let module = if class == "UntypedStorage" { "torch.storage" } else { "torch" };
-    let id = tuple(&[text("storage"), global(module, class), text(key), text("cpu"), int(count)]);
-    [id, b"Q".to_vec()].concat()
-}
-
-fn view(storage: Vec<u8>, offset: i64, size: &[i64], stride: &[i64]) -> Vec<u8> {
-    let hooks = call("collections", "OrderedDict", &[]);
-    let arguments = [storage, int(offset), counts(size), counts(stride), b"\x89".to_vec(), hooks];
-    call("torch._utils", "_rebuild_tensor_v2", &arguments)
-}
-
-fn floats(key: &str, count: i64, offset: i64, size: &[i64], stride: &[i64]) -> Vec<u8> {
-    view(storage("FloatStorage", key, count), offset, size, stride)
-}
-
-fn dict(entries: &[(&str, Vec<u8>)]) -> Vec<u8> {
-    let entries = entries.iter().map(|(key, value)| [text(key), value.clone()].concat()).collect::<Vec<_>>();
-    [&b"}("[..], &entries.concat(), b"u"].concat()
-}
-
-fn pickled(value: &[u8]) -> Vec<u8> {
-    [b"\x80\x02", value, b"."].concat()
-}
 
 /// An archive of one pickle and some storages.
 fn archive(value: &[u8], storages: &[(&str, &[u8])]) -> Vec<u8> {
@@ -349,18 +205,37 @@ mod archives {
     }
 
     #[test]
+    fn a_script_has_the_tensors_of_its_constants_too() {
+        let attributes = [text("w"), floats("0", 4, 0, &[4], &[1])].concat();
+        let module = [global("__torch__", "Net"), b")\x81}(".to_vec(), attributes, b"ub".to_vec()].concat();
+        let constants = tuple(&[floats("0", 1, 0, &[1], &[1])]);
+        let script = zip(&[
+            stored("m/data.pkl", &pickled(&module)),
+            stored("m/data/0", PLAIN),
+            deflated("m/code/__torch__.py", b"class Net(Module): ..."),
+            stored("m/constants.pkl", &pickled(&constants)),
+            stored("m/constants/0", &[0; 4]),
+        ]);
+        let container = read_bytes(&script).expect("a script");
+        assert_eq!(container.format, Format::TorchScript);
+        let expected = [("w".to_owned(), Ok(vec![4])), ("constants.0".to_owned(), Ok(vec![1]))];
+        assert_eq!(shapes(&container), expected);
+        assert_eq!((container.uncovered, container.problems, container.globals), (vec![], vec![], vec![]));
+    }
+
+    #[test]
+    fn a_call_among_the_constants_of_a_script_is_found() {
+        let evil = call("posix", "system", &[text("true")]);
+        let script = zip(&[stored("m/data.pkl", b"N."), stored("m/constants.pkl", &pickled(&evil))]);
+        let container = read_bytes(&script).expect("a script");
+        assert_eq!(container.globals.len(), 1, "{:?}", container.globals);
+    }
+
+    #[test]
     fn other_formats_are_refused_by_name() {
         assert_eq!(refused(b"junk before PK\x03\x04"), ErrorKind::UnknownFormat);
         assert_eq!(refused(&zip(&[stored("x.npy", b"")])), ErrorKind::NoPickle);
         assert_eq!(refused(&zip(&[stored("data.pkl", b"N.")])), ErrorKind::NoPickle);
-        let legacy = [b"\x80\x02", LEGACY_MAGIC, b"."].concat();
-        assert!(
-            matches!(refused(&legacy), ErrorKind::UnsupportedFormat { format } if format.contains("legacy"))
-        );
-        let script = zip(&[stored("m/data.pkl", b"N."), stored("m/constants.pkl", b"N.")]);
-        assert!(
-            matches!(refused(&script), ErrorKind::UnsupportedFormat { format } if format.contains("TorchScript"))
-        );
         let export = zip(&[stored("m/archive_format", b"pt2")]);
         assert!(
             matches!(refused(&export), ErrorKind::UnsupportedFormat { format } if format.contains("pt2"))
@@ -537,6 +412,25 @@ mod tensors {
     }
 
     #[test]
+    fn a_numpy_array_encoded_as_latin_1_text_is_decoded_and_other_text_is_refused() {
+        let dtype = [call("numpy", "dtype", &[text("f4"), b"\x89".to_vec(), b"\x88".to_vec()])].concat();
+        let array = |characters: &str| {
+            let encoded = call("_codecs", "encode", &[text(characters), text("latin1")]);
+            let arguments = [global("numpy", "ndarray"), counts(&[0]), text("b")];
+            let empty = call("numpy.core.multiarray", "_reconstruct", &arguments);
+            let state = tuple(&[int(1), counts(&[1]), dtype.clone(), b"\x89".to_vec(), encoded]);
+            [empty, state, b"b".to_vec()].concat()
+        };
+        // -1.5 is 0xbfc00000: two of its bytes take two bytes of UTF-8 each.
+        let minus_one_and_a_half = "\0\0\u{c0}\u{bf}";
+        assert_eq!(values(&only_tensor(array(minus_one_and_a_half), &[]).expect("an array")), [-1.5]);
+        let short = only_tensor(array("\u{c0}\u{bf}"), &[]).expect_err("two bytes for four");
+        assert_eq!(short, ErrorKind::SizeMismatch { expected: 4, actual: 2 });
+        let other = only_tensor(array("\0\0\0\u{100}"), &[]).expect_err("a character above a byte");
+        assert!(matches!(other, ErrorKind::MalformedTensor { .. }));
+    }
+
+    #[test]
     fn a_numpy_array_in_plain_bytes_is_a_tensor_over_the_pickle() {
         let dtype = [call("numpy", "dtype", &[text("f4"), b"\x89".to_vec(), b"\x88".to_vec()])].concat();
         let bytes = [&b"C\x08"[..], &1.5f32.to_le_bytes(), &(-2f32).to_le_bytes()].concat();
@@ -552,8 +446,8 @@ mod tensors {
         assert_eq!(values(&only_tensor(array(bytes), &[]).expect("an array")), [1.5, -2.0]);
         let short = only_tensor(array(b"C\x03abc".to_vec()), &[]).expect_err("eight bytes in three");
         assert_eq!(short, ErrorKind::SizeMismatch { expected: 8, actual: 3 });
-        let encoded = only_tensor(array(text("eight by")), &[]).expect_err("text");
-        assert!(matches!(encoded, ErrorKind::UnsupportedTensor { what: "numpy (encoded as text)", .. }));
+        let unencoded = only_tensor(array(text("eight by")), &[]).expect_err("text that nobody decodes");
+        assert!(matches!(unencoded, ErrorKind::MalformedTensor { .. }));
     }
 }
 
@@ -671,14 +565,35 @@ mod paths {
 
     #[test]
     fn long_names_shared_by_many_tensors_are_bounded_together() {
-        let key = "k".repeat(1 << 20);
+        let key = "k".repeat(MAX_KEY_BYTES);
         let once = [&weight()[..], b"q\x02"].concat();
-        let list = [&b"]("[..], &once, &b"h\x02".repeat(1000), b"e"].concat();
+        let list = [&b"]("[..], &once, &b"h\x02".repeat(70_000), b"e"].concat();
         let container =
             read_with(&archive(&dict(&[(&key, list)]), &[("0", PLAIN)]), true).expect("a readable archive");
-        assert!(container.entries.len() < 256, "{}", container.entries.len());
+        assert!(container.entries.len() < 65_536, "{}", container.entries.len());
         let limit = ErrorKind::TooMany { what: "bytes of tensor names", limit: MAX_NAME_BYTES };
         assert!(container.problems.iter().any(|problem| problem.kind == limit));
+    }
+
+    #[test]
+    fn a_key_longer_than_any_name_is_named_by_its_position() {
+        let value = dict(&[("a", weight()), (&"k".repeat(MAX_KEY_BYTES + 1), weight())]);
+        assert_eq!(named(&value, &[("0", PLAIN)]).0, ["a", "1"]);
+    }
+
+    #[test]
+    fn objects_that_share_one_large_state_are_walked_in_linear_time() {
+        let state = [
+            &b"}("[..],
+            &(0..1000).flat_map(|key| [int(key), b"]".to_vec()].concat()).collect::<Vec<_>>(),
+            b"uq\x05",
+        ]
+        .concat();
+        let object = [&global("mine", "Thing")[..], b")\x81h\x05ba"].concat();
+        let value = [b"]".to_vec(), state, b"a".to_vec(), object.repeat(20_000)].concat();
+        let started = std::time::Instant::now();
+        assert_eq!(named(&value, &[]).0, Vec::<String>::new());
+        assert!(started.elapsed().as_secs() < 10, "{:?}", started.elapsed());
     }
 
     #[test]

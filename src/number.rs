@@ -1,10 +1,10 @@
-//! Numbers as people read them in a table.
+//! Numbers as people read them, in tables and in sentences.
 
-/// About four significant digits, scientific where that is shorter.
+/// A small whole number as it is; otherwise about four significant digits, scientific where that is shorter.
 pub fn short(value: f64) -> String {
     let magnitude = value.abs();
-    if value == 0.0 {
-        "0".to_owned()
+    if value.fract() == 0.0 && magnitude < 1e5 {
+        format!("{value:.0}")
     } else if (1e-3..1e5).contains(&magnitude) {
         let integer_digits = [10.0, 100.0, 1000.0, 1e4].iter().filter(|&&power| magnitude >= power).count();
         let leading_zeros = [1.0, 0.1, 0.01].iter().filter(|&&power| magnitude < power).count();
@@ -62,6 +62,7 @@ mod tests {
     #[test]
     fn four_digits_are_kept_and_extremes_are_scientific() {
         assert_eq!(short(0.0), "0");
+        assert_eq!(short(25.0), "25");
         assert_eq!(short(1234.56), "1235");
         assert_eq!(short(0.012_345), "0.01235");
         assert_eq!(short(-2.5e-9), "-2.50e-9");

@@ -1,0 +1,121 @@
+//! Numpy's `.npz`: a zip archive of `.npy` members.
+//!
+//! Stored members are read in place. Deflated ones are inflated into memory when the archive is opened, at most
+//! [`MAX_INFLATED`] bytes together: what is beyond that is listed with the reason.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::npy::{self, Array};
+use super::zip::{Archive, Member, Method};
+use super::{Container, Entry, Format, GlobalUse};
+use crate::context::Context;
+use crate::error::{At, Error, ErrorKind, Result};
+use crate::files::InputFile;
+
+/// Bytes that the deflated members of one archive may have together when they are inflated.
+pub const MAX_INFLATED: u64 = 256 << 20;
+
+const ENDING: &str = ".npy";
+
+/// Whether the archive holds arrays and is none of PyTorch's.
+pub fn matches(archive: &Archive) -> bool {
+    let holds = |ending: &str| archive.members().iter().any(|member| member.name.ends_with(ending));
+    holds(ENDING) && !holds("/data.pkl")
+}
+
+/// Reads the arrays of an archive, each named like its member without the ending.
+///
+/// # Errors
+/// When the file is no zip archive, or holds no array. An array that cannot be read is an entry that says why.
+#[expect(clippy::needless_pass_by_value, reason = "every reader takes the file that its tensors keep open")]
+pub fn read(file: Arc<InputFile>, _context: &Context) -> Result<Container> {
+    let archive = Archive::open(&file)?;
+    let mut reader = Reader::new(&file);
+    let mut entries = Vec::new();
+    for member in archive.members() {
+        match member.name.strip_suffix(ENDING) {
+            Some(name) => entries.push(reader.entry(name, member)),
+            None => reader.leave_out(member.data.clone()),
+        }
+    }
+    if entries.is_empty() {
+        return Err(ErrorKind::NoTensors.in_file(file.path()));
+    }
+    Ok(Container {
+        format: Format::Npz,
+        entries,
+        metadata: BTreeMap::new(),
+        objects: None,
+        globals: reader.globals,
+        uncovered: reader.uncovered,
+        problems: reader.problems,
+    })
+}
+
+struct Reader<'a> {
+    file: &'a Arc<InputFile>,
+    /// Bytes that may still be inflated.
+    budget: u64,
+    globals: Vec<GlobalUse>,
+    uncovered: Vec<Range<u64>>,
+    problems: Vec<Error>,
+}
+
+impl<'a> Reader<'a> {
+    fn new(file: &'a Arc<InputFile>) -> Self {
+        let (globals, uncovered, problems) = Default::default();
+        Self { file, budget: MAX_INFLATED, globals, uncovered, problems }
+    }
+
+    fn entry(&mut self, name: &str, member: &Member) -> Entry {
+        let tensor = self.array(member).and_then(|array| {
+            self.globals.extend(array.globals);
+            self.problems.extend(array.problem.map(|kind| self.refuse(member, kind)));
+            array.tensor.map_err(|kind| self.refuse(member, kind))
+        });
+        Entry { name: name.to_owned(), tensor: tensor.map_err(|error| error.for_tensor(name)), storage: None }
+    }
+
+    fn array(&mut self, member: &Member) -> Result<Array> {
+        if member.method == Method::Stored {
+            let array = npy::array(self.file, member.data.clone());
+            let array = array.map_err(|kind| self.refuse(member, kind))?;
+            self.leave_out(array.end..member.data.end);
+            return Ok(array);
+        }
+        let inflated = Arc::new(self.inflate(member)?);
+        let array = npy::array(&inflated, 0..inflated.len());
+        let array = array.map_err(|kind| self.refuse(member, kind))?;
+        let bytes = inflated.len() - array.end;
+        if bytes > 0 {
+            self.problems.push(self.refuse(member, ErrorKind::TrailingBytes { bytes }));
+        }
+        Ok(array)
+    }
+
+    fn refuse(&self, member: &Member, kind: ErrorKind) -> Error {
+        kind.in_file(self.file.path()).at(At::Member(member.name.clone(), 0))
+    }
+
+    /// Counts what a member declares, also when it then turns out to be a lie: the work was done.
+    fn inflate(&mut self, member: &Member) -> Result<InputFile> {
+        let budget = self.budget;
+        self.budget = budget.saturating_sub(member.size);
+        let mut bytes = Vec::new();
+        let contents = member.contents(self.file, budget, &mut bytes)?;
+        member.check(self.file, contents)?;
+        Ok(InputFile::inflated(self.file, bytes))
+    }
+
+    /// Takes note of bytes that are no array.
+    fn leave_out(&mut self, bytes: Range<u64>) {
+        if !bytes.is_empty() {
+            self.uncovered.push(bytes);
+        }
+    }
+}
