@@ -93,7 +93,7 @@ pub(super) struct Sums {
 }
 
 impl Sums {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             non_finite_first: 0,
             non_finite_second: 0,
@@ -113,7 +113,8 @@ impl Sums {
         }
     }
 
-    fn add(&mut self, index: u64, [first, second, weight]: [f64; 3], scales: &Scales) {
+    /// Adds m, v and w of one element.
+    pub(super) fn add(&mut self, index: u64, [first, second, weight]: [f64; 3], scales: &Scales) {
         self.non_finite_first += u64::from(!first.is_finite());
         self.non_finite_second += u64::from(!second.is_finite());
         self.negative_second += u64::from(second < 0.0);

@@ -215,7 +215,7 @@ fn wrong_total(parts: &Parts, stated: &str) -> Option<ErrorKind> {
     };
     let named: u64 = tensors().map(|(_, tensor)| tensor.byte_count()).fold(0, u64::saturating_add);
     let views: HashMap<_, u64> =
-        tensors().filter_map(|(file, tensor)| Some((view(file, tensor)?, tensor.byte_count()))).collect();
+        tensors().filter_map(|(_, tensor)| Some((view(tensor)?, tensor.byte_count()))).collect();
     let distinct = views.values().copied().fold(0, u64::saturating_add);
     let matches = |stated: f64| stated == named as f64 || stated == distinct as f64;
     let right = stated.parse().is_ok_and(matches);
