@@ -5,7 +5,9 @@ mod common;
 
 use std::path::Path;
 
-use flashpoint::analysis::model::{Algorithm, MappingSource, Measured, OptimizerAnalysis, ParameterOptimizer};
+use flashpoint::analysis::model::{
+    Algorithm, MappingSource, Measured, OptimizerAnalysis, ParameterOptimizer,
+};
 use flashpoint::context::Context;
 use serde_json::Value;
 
@@ -64,7 +66,11 @@ fn a_spike_is_dated_and_its_weight_estimated() {
 }
 
 fn names(state: &OptimizerAnalysis) -> Vec<Option<&str>> {
-    state.parameters.iter().map(|parameter| Some(parameter.tensor.as_ref()?.canonical_name.as_str())).collect()
+    state
+        .parameters
+        .iter()
+        .map(|parameter| Some(parameter.tensor.as_ref()?.canonical_name.as_str()))
+        .collect()
 }
 
 #[test]
@@ -87,7 +93,10 @@ fn no_parameter_is_joined_to_a_wrong_tensor() {
         }
         let joined = found.iter().flatten().count();
         assert_eq!(joined as u64 + mapping.refused, expected.len() as u64);
-        assert!(if sure { joined == expected.len() } else { 2 * joined >= expected.len() }, "{layout}: {joined}");
+        assert!(
+            if sure { joined == expected.len() } else { 2 * joined >= expected.len() },
+            "{layout}: {joined}"
+        );
         assert_eq!(mapping.reason.is_none(), mapping.refused == 0);
     }
 }
@@ -120,5 +129,7 @@ fn any_number_of_threads_gives_the_same_bits() {
 #[test]
 fn a_swap_of_equal_shapes_is_not_seen_in_one_checkpoint() {
     let swapped = state("fixtures/rules/FP702/silent-swapped.pt");
-    assert!(swapped.parameters.iter().all(|parameter| *parameter.bound_ratio.value().expect("measured") < 1.0));
+    assert!(
+        swapped.parameters.iter().all(|parameter| *parameter.bound_ratio.value().expect("measured") < 1.0)
+    );
 }

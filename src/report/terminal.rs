@@ -7,6 +7,7 @@ use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 
 use super::Report;
+use super::moments;
 use super::text::safe;
 use crate::analysis::model::{CheckpointAnalysis, Measured, Statistics, TensorAnalysis};
 use crate::number::{bytes, grouped, share, short};
@@ -50,6 +51,9 @@ impl Page<'_> {
     fn write(&self, out: &mut String) -> fmt::Result {
         self.heading(out)?;
         self.table(out)?;
+        if let Measured::Value(state) = &self.checkpoint.optimizer {
+            moments::write(state, self.style.all, out)?;
+        }
         self.findings(out)?;
         self.not_evaluated(out)
     }
@@ -329,7 +333,7 @@ fn dtypes(checkpoint: &CheckpointAnalysis) -> String {
 }
 
 /// The name a plain enum has in JSON.
-fn name_of(value: &impl serde::Serialize) -> String {
+pub(super) fn name_of(value: &impl serde::Serialize) -> String {
     match serde_json::to_value(value) {
         Ok(serde_json::Value::String(name)) => name,
         _ => String::new(),

@@ -62,7 +62,7 @@ mod tests {
 
     fn with_denominator(rms: f64) -> CheckpointAnalysis {
         checkpoint(Vec::new()).with_moments(vec![moments("a.weight")], |_, parameter| {
-            parameter.denominator_rms = Measured::Value(rms)
+            parameter.denominator_rms = Measured::Value(rms);
         })
     }
 

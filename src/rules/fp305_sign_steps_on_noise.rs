@@ -54,7 +54,7 @@ mod tests {
 
     fn with_sign_steps(count: u64) -> CheckpointAnalysis {
         checkpoint(Vec::new()).with_moments(vec![moments("a.weight")], |_, parameter| {
-            parameter.sign_steps = Measured::Value(count)
+            parameter.sign_steps = Measured::Value(count);
         })
     }
 

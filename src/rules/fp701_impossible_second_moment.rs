@@ -49,7 +49,7 @@ mod tests {
 
     fn with_defects(defects: Defects) -> CheckpointAnalysis {
         checkpoint(Vec::new()).with_moments(vec![moments("a.weight")], |_, parameter| {
-            parameter.defects = Measured::Value(defects)
+            parameter.defects = Measured::Value(defects);
         })
     }
 

@@ -44,7 +44,7 @@ mod tests {
 
     fn with_ratio(ratio: f64) -> CheckpointAnalysis {
         checkpoint(Vec::new()).with_moments(vec![moments("a.weight")], |_, parameter| {
-            parameter.bound_ratio = Measured::Value(ratio)
+            parameter.bound_ratio = Measured::Value(ratio);
         })
     }
 

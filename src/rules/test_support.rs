@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use super::{Findings, Overrides, Rule, Severity, Subject, Thresholds};
 use crate::analysis::model::{
-    Algorithm, CheckpointAnalysis, DType, Danger, Defects, FileAnalysis, FirstStep, Format, GlobalAnalysis, Layer,
-    Layout, MappedTensor, Mapping, MappingSource, Measured, OptimizerAnalysis, OptimizerSummary, Pages, ParameterGroup,
-    ParameterOptimizer, Problem, Role, Rows, SecondMomentRows, Section, Statistics, TensorAnalysis,
+    Algorithm, CheckpointAnalysis, DType, Danger, Defects, FileAnalysis, FirstStep, Format, GlobalAnalysis,
+    Layer, Layout, MappedTensor, Mapping, MappingSource, Measured, OptimizerAnalysis, OptimizerSummary,
+    Pages, ParameterGroup, ParameterOptimizer, Problem, Role, Rows, SecondMomentRows, Section, Statistics,
+    TensorAnalysis,
 };
 
 /// A checkpoint of these tensors, without files, step or config.

@@ -69,8 +69,9 @@ fn number(value: f64) -> Measured<f64> {
 fn quantile(values: &[f64], at: f64) -> f64 {
     let Some(last) = values.len().checked_sub(1) else { return f64::NAN };
     let place = at * last as f64;
-    let (below, above) = (values[place.floor() as usize], values[place.ceil() as usize]);
-    if below == above { below } else { below + (above - below) * place.fract() }
+    let index = (0..last).take_while(|&index| (index + 1) as f64 <= place).count();
+    let (below, above) = (values[index], values[last.min(index + 1)]);
+    if below == above { below } else { below + (above - below) * (place - index as f64) }
 }
 
 /// Feeds the elements of four tensors of one shape to `add`, in index order. False when the user asked to stop.
@@ -85,8 +86,9 @@ fn pass_over(tensors: [&Tensor; 4], context: &Context, mut add: impl FnMut([f64;
         for (tensor, values) in tensors.iter().zip(&mut values) {
             tensor.read_f64(start..count.min(start + PART), values)?;
         }
-        for index in 0..values[0].len() {
-            add(std::array::from_fn(|tensor| values[tensor][index]));
+        let [first, second, third, fourth] = &values;
+        for (((&a, &b), &c), &d) in first.iter().zip(second).zip(third).zip(fourth) {
+            add([a, b, c, d]);
         }
     }
     Ok(true)

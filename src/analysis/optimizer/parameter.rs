@@ -256,7 +256,7 @@ impl Reading {
         });
         let defects = sums.non_finite_first + sums.non_finite_second + sums.negative_second;
         if elements == 0 || defects > 0 {
-            let mut empty = self.without_value(place, elements);
+            let mut empty = Self::without_value(place, elements);
             empty.defects = found.defects;
             return (empty, Energies::default());
         }
@@ -272,7 +272,7 @@ impl Reading {
     }
 
     /// Every quantity of a parameter without elements, or with elements that are no moments.
-    fn without_value(&self, place: &Place<'_>, elements: u64) -> ParameterOptimizer {
+    fn without_value(place: &Place<'_>, elements: u64) -> ParameterOptimizer {
         if elements > 0 {
             return unmeasured(place, "its moments hold what no gradients give");
         }
@@ -355,12 +355,12 @@ impl Reading {
                 found.signal_share = signal::share(fraction, floor, found.elements);
             }
         }
-        self.steps(place, history, sums, found);
-        self.date(place, history, sums, found);
+        Self::steps(place, history, sums, found);
+        Self::date(place, history, sums, found);
     }
 
     /// What the next step will be.
-    fn steps(&self, place: &Place<'_>, history: &History, sums: &Sums, found: &mut ParameterOptimizer) {
+    fn steps(place: &Place<'_>, history: &History, sums: &Sums, found: &mut ParameterOptimizer) {
         let reason = if place.group.amsgrad {
             "AMSGrad divides by the largest second moment so far"
         } else if place.group.epsilon.is_none() {
@@ -382,7 +382,7 @@ impl Reading {
         found.stuck_share = Measured::not(reason);
     }
 
-    fn date(&self, place: &Place<'_>, history: &History, sums: &Sums, found: &mut ParameterOptimizer) {
+    fn date(place: &Place<'_>, history: &History, sums: &Sums, found: &mut ParameterOptimizer) {
         let reason = if place.is_sparse() {
             "its rows date their last visit: not every batch reaches each"
         } else if place.state.parameter.is_none() {

@@ -196,7 +196,9 @@ pub(super) fn run(inputs: &Inputs<'_>, shape: &[u64], context: &Context) -> Resu
             |index: u64| one_block(inputs, index * length..count.min((index + 1) * length), row, context);
         let wave = (wave..blocks.min(wave + WAVE)).into_par_iter();
         let Some(done) = wave.map(block).collect::<Result<Option<Vec<Sums>>>>()? else { return Ok(None) };
-        done.iter().for_each(|next| whole.join(next));
+        for next in &done {
+            whole.join(next);
+        }
     }
     Ok(Some(whole))
 }

@@ -55,7 +55,10 @@ fn the_norm_of_gradients_is_recovered_within_its_deviation() {
         let found = gradient::norm(&history, &sums).value().unwrap() / (ELEMENTS as f64).sqrt();
         let variation = ((4.0 * 0.09f64).exp() - 1.0).sqrt();
         let deviation = gradient::deviation(squares.sqrt(), variation, gradient::effective_steps(&history));
-        assert!((found - squares.sqrt()).abs() < (2.0 * deviation).min(tolerance), "{beta2}: {found} {deviation}");
+        assert!(
+            (found - squares.sqrt()).abs() < (2.0 * deviation).min(tolerance),
+            "{beta2}: {found} {deviation}"
+        );
     }
 }
 

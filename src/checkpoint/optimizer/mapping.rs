@@ -162,10 +162,10 @@ fn one_group(shapes: &[Option<Vec<u64>>], candidates: &[Candidate], in_order: bo
 /// Where each wanted shape stands in `all`, in order and with omissions (buffers, frozen parameters), where only one
 /// place is possible: the first place from the front is also the first from the back.
 fn embed(wanted: &[Option<&[u64]>], all: &[&[u64]]) -> Vec<Option<usize>> {
-    let fits = |wanted: &Option<&[u64]>, shape: &[u64]| wanted.is_none_or(|wanted| wanted == shape);
+    let fits = |wanted: Option<&[u64]>, shape: &[u64]| wanted.is_none_or(|wanted| wanted == shape);
     let mut from_front = Vec::with_capacity(wanted.len());
     let mut next = 0;
-    for shape in wanted {
+    for &shape in wanted {
         match (next..all.len()).find(|&place| fits(shape, all[place])) {
             Some(place) => {
                 from_front.push(place);
@@ -176,7 +176,7 @@ fn embed(wanted: &[Option<&[u64]>], all: &[&[u64]]) -> Vec<Option<usize>> {
     }
     let mut pairs = vec![None; wanted.len()];
     let mut end = all.len();
-    for (index, shape) in wanted.iter().enumerate().rev() {
+    for (index, &shape) in wanted.iter().enumerate().rev() {
         let place = (0..end).rev().find(|&place| fits(shape, all[place]));
         end = place.expect("an order that can be laid from the front can be laid from the back");
         pairs[index] = (from_front[index] == end).then_some(end);

@@ -131,9 +131,9 @@ impl Tree {
 
     /// Splits long runs of numbered siblings and finds which siblings precede which. False where there are too many.
     fn order_siblings(&mut self, names: &[BTreeMap<&str, usize>]) -> bool {
-        for node in 0..names.len() {
+        for (node, children) in names.iter().enumerate() {
             let mut siblings: Vec<(&str, usize)> =
-                names[node].iter().map(|(&name, &child)| (name, child)).collect();
+                children.iter().map(|(&name, &child)| (name, child)).collect();
             if let Some(numbers) =
                 siblings.iter().map(|(name, _)| name.parse::<u64>().ok()).collect::<Option<Vec<_>>>()
             {
