@@ -244,9 +244,21 @@ impl Page<'_> {
             return Ok(());
         }
         writeln!(out, "not evaluated")?;
+        let mut of_the_whole: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for ((rule, reason), entries) in reasons {
+            if let Some(rule) = rule
+                && entries.iter().all(|entry| entry.subject == Subject::Checkpoint)
+            {
+                of_the_whole.entry(reason).or_default().push(rule);
+                continue;
+            }
             let what = rule.map_or_else(|| "elements".to_owned(), titled);
             writeln!(out, "  {what}{}: {}", self.subjects(&entries), safe_sentence(reason))?;
+        }
+        for (reason, rules) in of_the_whole {
+            // Many rules lack the same thing: their codes are enough.
+            let what = if let [rule] = rules[..] { titled(rule) } else { rules.join(", ") };
+            writeln!(out, "  {what}: {}", safe_sentence(reason))?;
         }
         writeln!(out)
     }

@@ -291,7 +291,9 @@ impl CheckpointAnalysis {
             parameters: parameters.len() as u64,
             ..ParameterGroup::default()
         };
-        parameters.iter_mut().for_each(|parameter| edit(&mut group, parameter));
+        for parameter in &mut parameters {
+            edit(&mut group, parameter);
+        }
         let optimizer = OptimizerSummary {
             place: "optimizer.pt".to_owned(),
             algorithm: Algorithm::Adam,
@@ -313,9 +315,11 @@ impl CheckpointAnalysis {
     }
 
     /// Edits every parameter's state.
-    pub(super) fn edit_moments(&mut self, edit: impl FnMut(&mut ParameterOptimizer)) {
+    pub(super) fn edit_moments(&mut self, mut edit: impl FnMut(&mut ParameterOptimizer)) {
         if let Measured::Value(state) = &mut self.optimizer {
-            state.parameters.iter_mut().for_each(edit);
+            for parameter in &mut state.parameters {
+                edit(parameter);
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
 //! I5: the norm that gradients have had, without a single gradient.
 //!
-//! E[v̂] = E[g²], so √Σv̂ is the RMS of ‖g‖ over about 1/(1−β₂) steps. Its effective sample size is
+//! The mean of v̂ is that of g², so √Σv̂ is the RMS of ‖g‖ over about 1/(1−β₂) steps. Its effective sample size is
 //! (Σw)²/Σw² of the weights w = β₂^a, and its standard deviation ½·RMS·CV(‖g‖²)/√ESS.
 //!
 //! Exact as a weighted mean; what it is the mean of is the gradient that entered the optimizer: clipped, unscaled. In

@@ -41,8 +41,13 @@ pub fn measure(
     if level == MeasureLevel::List {
         return Measured::not("needs --measure norms");
     }
-    context.progress.expect(bytes(checkpoint));
     let places: Vec<Place<'_>> = Place::all(checkpoint);
+    if places.is_empty() {
+        return Measured::not(
+            "the optimizer keeps no state for any parameter, as SGD without momentum does not",
+        );
+    }
+    context.progress.expect(bytes(checkpoint));
     let measured: Vec<(super::model::ParameterOptimizer, Energies)> =
         places.into_par_iter().map(|place| parameter::measure(&place, context)).collect();
     let (parameters, energies): (Vec<_>, Vec<_>) = measured.into_iter().unzip();

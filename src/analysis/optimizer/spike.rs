@@ -13,7 +13,7 @@
 //!
 //! Where the reading fails: a steady gradient leaves m²/v as a spike of one certain age does, so this age has no
 //! reading; gradients that shrink or grow together mimic others, which is why the parameters of a checkpoint must agree
-//! on one date ([`consensus`]); rows that a batch rarely reaches (embeddings, experts) date their last visit.
+//! on one date (`consensus`); rows that a batch rarely reaches (embeddings, experts) date their last visit.
 
 use super::bound::bound;
 use super::history::History;
