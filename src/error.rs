@@ -255,6 +255,12 @@ pub enum ErrorKind {
     },
 
     // Arguments.
+    /// An output path that must not be written.
+    #[error("is a {what}, and is not overwritten")]
+    NotAnOutput {
+        /// What it is.
+        what: &'static str,
+    },
     /// A rule code or name that is none.
     #[error("there is no rule {}", code.escape_debug())]
     UnknownRule {
@@ -567,6 +573,7 @@ impl ErrorKind {
             | Self::UncoveredBytes { .. } => {
                 "the file is damaged or was made to mislead: copy it again, or take an earlier checkpoint"
             }
+            Self::NotAnOutput { .. } => "name another file for the output",
             Self::UnknownRule { .. } => "`flashpoint rules` lists them",
             Self::UnknownDtype { .. } | Self::UnsupportedTensor { .. } => {
                 "cast the tensor to a plain float dtype if it matters to the diagnosis"

@@ -203,3 +203,124 @@ fn rules_lists_every_rule_once() {
     let expected = flashpoint::rules::RULES.iter().map(|rule| rule.code).collect::<Vec<_>>();
     assert_eq!(codes, expected);
 }
+
+#[test]
+fn two_checkpoints_of_one_name_keep_their_findings_apart() {
+    let folder = tempfile::tempdir().expect("a temporary directory can be made");
+    let place = |name: &str, source: &str| {
+        let path = folder.path().join(name);
+        std::fs::create_dir(&path).expect("a folder can be made");
+        std::fs::copy(source, path.join("model.safetensors")).expect("a fixture can be copied");
+        path.join("model.safetensors").to_str().expect("temporary paths are UTF-8").to_owned()
+    };
+    let broken = place("a", "fixtures/rules/FP101-non-finite/fires-one-nan-in-weight.safetensors");
+    let whole = place("b", "fixtures/rules/FP101-non-finite/silent-large-running-variance.safetensors");
+    let text = stdout(&flashpoint(&["inspect", &broken, &whole]));
+    assert_eq!(text.matches("critical FP101").count(), 1, "{text}");
+    let second = text.split("model.safetensors (2)").nth(1).expect("the second one has a name of its own");
+    assert!(!second.contains("critical FP101"), "{text}");
+}
+
+#[test]
+fn an_index_with_a_missing_shard_is_reported_without_absolute_paths() {
+    let index = "fixtures/rules/FP903-damaged-file/fires-missing-shard/model.safetensors.index.json";
+    let absolute = std::fs::canonicalize(index).expect("the fixture is there");
+    let root = std::env::current_dir().expect("a directory").to_str().expect("UTF-8").to_owned();
+    let output = flashpoint(&["inspect", absolute.to_str().expect("UTF-8"), "--format", "json"]);
+    assert!(stdout(&output).contains("FP903"));
+    assert!(!stdout(&output).contains(&root), "{}", stdout(&output));
+}
+
+#[test]
+fn the_norm_of_a_part_is_not_given_for_the_whole() {
+    let text = stdout(&flashpoint(&["inspect", "fixtures/rules/FP903-damaged-file/fires-truncated-shard"]));
+    assert!(text.contains("parameter norm not measured"), "{text}");
+}
+
+#[test]
+fn a_file_whose_elements_cannot_be_read_is_2_and_not_a_clean_verdict() {
+    let output = flashpoint(&[
+        "inspect",
+        "fixtures/formats/quantized-and-sparse.pt",
+        "--measure",
+        "list",
+        "--fail-on",
+        "critical",
+    ]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stdout(&output).contains("verdict: nothing was judged"), "{}", stdout(&output));
+}
+
+#[test]
+fn an_output_never_replaces_the_input_a_link_or_a_device() {
+    let folder = tempfile::tempdir().expect("a temporary directory can be made");
+    let model = folder.path().join("model.safetensors");
+    std::fs::copy("fixtures/formats/degenerate.safetensors", &model).expect("a fixture can be copied");
+    let before = std::fs::read(&model).expect("it was copied");
+    let model = model.to_str().expect("temporary paths are UTF-8");
+    let target = format!("json={model}");
+    for input in [model, folder.path().to_str().expect("temporary paths are UTF-8")] {
+        let output = flashpoint(&["inspect", input, "--output", &target]);
+        assert_eq!(output.status.code(), Some(2), "{}", stdout(&output));
+        assert!(stderr(&output).contains("part of the input"), "{}", stderr(&output));
+    }
+    assert!(std::fs::read(model).expect("it is still there") == before);
+    #[cfg(unix)]
+    {
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink("elsewhere", &link).expect("a link can be made");
+        let target = format!("json={}", link.display());
+        let output = flashpoint(&["inspect", EXPLODED, "--output", &target]);
+        assert!(stderr(&output).contains("link or device"), "{}", stderr(&output));
+    }
+}
+
+#[test]
+fn a_format_that_is_none_is_not_taken_for_a_file_name() {
+    let output = flashpoint(&["inspect", EXPLODED, "--output", "xml=report"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("no such format"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_measurement_file_that_contradicts_itself_is_refused() {
+    let folder = tempfile::tempdir().expect("a temporary directory can be made");
+    let file = folder.path().join("x.measured.json");
+    let path = file.to_str().expect("temporary paths are UTF-8");
+    flashpoint(&["measure", EXPLODED, "--output", path]);
+    let text = std::fs::read_to_string(&file).expect("it was written");
+    std::fs::write(&file, text.replace("\"shape\":[48,48]", "\"shape\":[48,0]")).expect("it can be written");
+    let output = flashpoint(&["inspect", path]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("does not have that many elements"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_measurement_file_from_before_optimizers_were_measured_is_still_read() {
+    let folder = tempfile::tempdir().expect("a temporary directory can be made");
+    let file = folder.path().join("x.measured.json");
+    let path = file.to_str().expect("temporary paths are UTF-8");
+    flashpoint(&["measure", HEALTHY, "--output", path]);
+    let mut analysis: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&file).expect("it was written")).expect("it is JSON");
+    let checkpoint = analysis["checkpoints"][0].as_object_mut().expect("a checkpoint");
+    checkpoint.remove("optimizer").expect("it is there today");
+    std::fs::write(&file, analysis.to_string()).expect("it can be written");
+    let output = flashpoint(&["inspect", path]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(stdout(&output).contains("written before this was measured"), "{}", stdout(&output));
+}
+
+#[test]
+fn a_replaced_limit_is_said_and_an_impossible_one_refused() {
+    let folder = tempfile::tempdir().expect("a temporary directory can be made");
+    let policy = folder.path().join("flashpoint.toml");
+    let path = policy.to_str().expect("temporary paths are UTF-8").to_owned();
+    std::fs::write(&policy, "[rules.FP406]\nratio = 20.0\n").expect("a temporary file can be written");
+    let text = stdout(&flashpoint(&["inspect", HEALTHY, "--config", &path]));
+    assert!(text.contains("limit replaced: FP406.ratio = 20"), "{text}");
+    std::fs::write(&policy, "[rules.FP406]\nratio = nan\n").expect("a temporary file can be written");
+    let output = flashpoint(&["inspect", HEALTHY, "--config", &path]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("line 2"), "{}", stderr(&output));
+}

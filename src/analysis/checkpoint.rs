@@ -1,12 +1,13 @@
 //! One checkpoint measured: every tensor once, ties copied, damage kept as entries.
 
 use std::collections::HashMap;
+use std::path::Path;
 
 use rayon::prelude::*;
 
 use super::model::{
     CheckpointAnalysis, Degenerate, FileAnalysis, GlobalAnalysis, MeasureLevel, Measured, Problem,
-    Statistics, TensorAnalysis,
+    TensorAnalysis,
 };
 use super::optimizer;
 use super::population::fill_role_spread;
@@ -186,11 +187,13 @@ fn globals(checkpoint: &Checkpoint) -> Vec<GlobalAnalysis> {
 
 /// An error without the path it was opened by: an analysis holds no absolute paths.
 fn problem(checkpoint: &Checkpoint, error: &Error) -> Problem {
-    let relative = error.path.strip_prefix(&checkpoint.path).unwrap_or(&error.path);
-    let file =
-        if relative.as_os_str().is_empty() { error.path.file_name() } else { Some(relative.as_os_str()) };
+    let home =
+        if checkpoint.path.is_dir() { Some(checkpoint.path.as_path()) } else { checkpoint.path.parent() };
+    let inside =
+        home.and_then(|home| error.path.strip_prefix(home).ok()).filter(|rest| !rest.as_os_str().is_empty());
+    let file = inside.map(Path::as_os_str).or(error.path.file_name()).unwrap_or_default();
     Problem {
-        file: file.unwrap_or(error.path.as_os_str()).to_string_lossy().into_owned(),
+        file: file.to_string_lossy().into_owned(),
         at: error.at.as_ref().map(ToString::to_string),
         tensor: error.tensor.clone(),
         kind: error.kind.name(),
@@ -208,19 +211,13 @@ impl CheckpointAnalysis {
 
     /// √Σx² over the model's parameters, tied tensors once.
     ///
-    /// # Errors
-    /// Not measured when a parameter was not, or is not finite: a norm of the rest would look like the whole.
+    /// Not measured when a part of the model was not, or is not finite: a norm of the rest would look like the whole.
     pub fn global_norm(&self) -> Measured<f64> {
         let mut sum = 0.0;
-        for tensor in self.tensors.iter().filter(|tensor| tensor.is_parameter()) {
+        for tensor in self.tensors.iter().filter(|tensor| tensor.is_parameter() || tensor.is_unread_weight())
+        {
             let norm = match &tensor.statistics {
-                Measured::Value(Statistics {
-                    nan: 0,
-                    positive_infinity: 0,
-                    negative_infinity: 0,
-                    l2,
-                    ..
-                }) => l2,
+                Measured::Value(statistics) if statistics.non_finite() == 0 => &statistics.l2,
                 Measured::Value(_) => return Measured::not(format!("{} is not finite", tensor.name)),
                 Measured::NotMeasured(reason) => return Measured::not(format!("{}: {reason}", tensor.name)),
                 Measured::Degenerate(_) => continue,

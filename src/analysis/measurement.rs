@@ -44,8 +44,15 @@ pub fn read(path: &Path, context: &Context) -> Result<Analysis> {
             value.schema_version
         )));
     }
-    serde_json::from_slice(bytes)
-        .map_err(|error: serde_json::Error| unusable(plain(&error)).at(place(&error)))
+    let analysis: Analysis =
+        serde_json::from_slice(bytes).map_err(|error| unusable(plain(&error)).at(place(&error)))?;
+    // The file may have been edited or made up: what rules rely on is checked here, once.
+    for tensor in analysis.checkpoints.iter().flat_map(|checkpoint| &checkpoint.tensors) {
+        if let Some(contradiction) = tensor.contradiction() {
+            return Err(unusable(contradiction.to_owned()).for_tensor(&tensor.name));
+        }
+    }
+    Ok(analysis)
 }
 
 /// The message alone: the place is given separately.

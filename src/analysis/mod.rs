@@ -9,10 +9,21 @@ pub mod statistics;
 
 pub use checkpoint::measure_checkpoint;
 
+use std::collections::HashMap;
+
 use model::{Analysis, CheckpointAnalysis, MeasureLevel, SCHEMA_VERSION};
 
 /// An analysis of `checkpoints`, measured by this version as deep as `measured`.
-pub fn of_checkpoints(checkpoints: Vec<CheckpointAnalysis>, measured: MeasureLevel) -> Analysis {
+///
+/// Findings name their checkpoint, so that names must differ: the second of a name gets ` (2)`.
+pub fn of_checkpoints(mut checkpoints: Vec<CheckpointAnalysis>, measured: MeasureLevel) -> Analysis {
+    let mut seen: HashMap<String, u64> = HashMap::new();
+    for checkpoint in &mut checkpoints {
+        let occurrence = seen.entry(checkpoint.name.clone()).and_modify(|count| *count += 1).or_insert(1);
+        if *occurrence > 1 {
+            checkpoint.name = format!("{} ({occurrence})", checkpoint.name);
+        }
+    }
     Analysis {
         schema_version: SCHEMA_VERSION.to_owned(),
         tool_version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -16,6 +16,7 @@ pub use optimizer::{
 
 pub use crate::checkpoint::{Layer, Layout, Role, Section};
 pub use crate::format::{Danger, Format};
+use crate::tensor::element_count;
 pub use crate::tensor::{DType, Kind};
 
 /// Version of the analysis format: additive within a major version.
@@ -118,6 +119,7 @@ pub struct CheckpointAnalysis {
     /// Every tensor, in file order.
     pub tensors: Vec<TensorAnalysis>,
     /// Its optimizers' state.
+    #[serde(default = "not_in_the_file")]
     pub optimizer: Measured<OptimizerAnalysis>,
 }
 
@@ -317,7 +319,50 @@ pub struct Pages {
     pub first_repeated: Option<u64>,
 }
 
+/// What a measurement file of an earlier version says of what was added since.
+fn not_in_the_file() -> Measured<OptimizerAnalysis> {
+    Measured::not("the measurement file was written before this was measured")
+}
+
+impl Analysis {
+    /// True where at least one element of every checkpoint was looked at.
+    pub fn is_judged(&self) -> bool {
+        let read = |tensor: &TensorAnalysis| tensor.statistics.value().is_some();
+        self.checkpoints.iter().all(|checkpoint| checkpoint.tensors.iter().any(read))
+    }
+}
+
+impl Statistics {
+    /// Elements that are NaN or infinite.
+    pub fn non_finite(&self) -> u64 {
+        self.nan.saturating_add(self.positive_infinity).saturating_add(self.negative_infinity)
+    }
+}
+
 impl TensorAnalysis {
+    /// True for a part of the model whose elements could not be read, so that it may be a parameter.
+    pub fn is_unread_weight(&self) -> bool {
+        self.section == Section::Model
+            && self.role != Role::Buffer
+            && self.tied_to.is_none()
+            && self.dtype.is_none_or(|dtype| dtype.kind() == Kind::Opaque)
+    }
+
+    /// What contradicts itself in a tensor that was not measured here but read from a file.
+    pub fn contradiction(&self) -> Option<&'static str> {
+        let known = self.dtype.is_some() || !self.shape.is_empty();
+        if known && element_count(&self.shape) != Some(self.elements) {
+            return Some("its shape does not have that many elements");
+        }
+        if self.statistics.value().is_some_and(|statistics| statistics.count != self.elements) {
+            return Some("its statistics are of another number of elements");
+        }
+        let rows = self.rows.value();
+        let impossible =
+            |rows: &Rows| rows.duplicates.max(rows.zero) > rows.count || rows.count > self.elements;
+        rows.is_some_and(impossible).then_some("it has fewer rows than it counts")
+    }
+
     /// True for what training adjusts: a floating tensor of the model that is no buffer, counted once where tied.
     pub fn is_parameter(&self) -> bool {
         self.section == Section::Model

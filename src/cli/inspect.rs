@@ -34,7 +34,7 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments) -> Result<Outcome> {
-    arguments.outputs.check()?;
+    arguments.outputs.check(&arguments.paths)?;
     let context = arguments.reading.context()?;
     let policy = arguments.reading.policy(&context)?;
     let progress = Progress::start(&context, arguments.outputs.quiet);
@@ -47,12 +47,17 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
         return Ok(Outcome::CouldNot);
     }
     let damaged = read.analysis.checkpoints.iter().any(CheckpointAnalysis::is_damaged);
+    let judged = read.analysis.is_judged();
     let assessment = rules::evaluate(&read.analysis, &policy.thresholds);
     let failed = arguments.fail_on.fails(assessment.worst());
-    arguments.outputs.write(&Report::new(read.analysis, assessment))?;
-    Ok(if context.cancelled() {
+    let report = Report::new(read.analysis, assessment, &policy.thresholds);
+    let interrupted = context.cancelled();
+    arguments.outputs.write(&if interrupted { report.interrupted() } else { report })?;
+    // Where only names were asked for, having judged nothing is an answer; as a check it is none.
+    let unanswered = !judged && (arguments.fail_on != FailOn::Never || !arguments.reading.is_list());
+    Ok(if interrupted {
         Outcome::Interrupted
-    } else if damaged || !read.errors.is_empty() {
+    } else if damaged || unanswered || !read.errors.is_empty() {
         Outcome::CouldNot
     } else if failed {
         Outcome::Findings

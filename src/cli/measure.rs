@@ -40,7 +40,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
                 format!("its name must end in {}, or no command will know it again", measurement::SUFFIX);
             return Err(ErrorKind::SideFile { what: "the measurement file", message }.in_file(path));
         }
-        check_writable(path)?;
+        check_writable(path, &arguments.paths)?;
     }
     let context = arguments.reading.context()?;
     let policy = arguments.reading.policy(&context)?;

@@ -45,6 +45,11 @@ const MOST_THREADS: i64 = 1024;
 const DEFAULT_POLICY: &str = "flashpoint.toml";
 
 impl Reading {
+    /// Whether only names and shapes are asked for.
+    pub fn is_list(&self) -> bool {
+        matches!(self.measure, Level::List)
+    }
+
     /// The level as the analysis knows it.
     pub fn level(&self) -> MeasureLevel {
         match self.measure {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
-use flashpoint::error::{Error, Result};
+use flashpoint::error::{Error, ErrorKind, Result};
 use flashpoint::files::write_atomically;
 use flashpoint::report::{self, Report, Style};
 
@@ -61,6 +61,13 @@ impl FromStr for Target {
             }
             None => (Format::Terminal, text),
         };
+        let looks_like_a_format =
+            |prefix: &str| !prefix.is_empty() && prefix.chars().all(|c| c.is_ascii_lowercase());
+        if named.is_none() && text.split_once('=').is_some_and(|(prefix, _)| looks_like_a_format(prefix)) {
+            return Err(format!(
+                "no such format; formats are terminal and json (a file of that name: ./{text})"
+            ));
+        }
         if path.is_empty() {
             return Err("no file name after the format".to_owned());
         }
@@ -70,8 +77,8 @@ impl FromStr for Target {
 
 impl Outputs {
     /// Finds out whether every file can be written, before the long work.
-    pub fn check(&self) -> Result<()> {
-        self.output.iter().try_for_each(|target| check_writable(&target.path))
+    pub fn check(&self, inputs: &[PathBuf]) -> Result<()> {
+        self.output.iter().try_for_each(|target| check_writable(&target.path, inputs))
     }
 
     /// Writes the report to stdout and to every file.
@@ -93,15 +100,30 @@ impl Outputs {
 }
 
 /// Tries to create a file beside `path`, so that a bad path fails at once and an existing file stays as it is.
-pub fn check_writable(path: &Path) -> Result<()> {
+///
+/// # Errors
+/// When it cannot be written, is no regular file, or is, or lies in, one of `inputs`: input is never written to.
+pub fn check_writable(path: &Path, inputs: &[PathBuf]) -> Result<()> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let probe = path.with_file_name(format!(".{name}.{}.probe", std::process::id()));
     let refused = |error: io::Error| Error::io(path, "write it", &error);
-    if path.is_dir() {
-        return Err(refused(io::Error::from(io::ErrorKind::IsADirectory)));
+    if let Ok(existing) = std::fs::symlink_metadata(path)
+        && !existing.is_file()
+    {
+        let what = if existing.is_dir() { "directory" } else { "link or device" };
+        return Err(ErrorKind::NotAnOutput { what }.in_file(path));
+    }
+    if inputs.iter().any(|input| is_inside(path, input)) {
+        return Err(ErrorKind::NotAnOutput { what: "part of the input" }.in_file(path));
     }
     OpenOptions::new().write(true).create_new(true).open(&probe).map_err(refused)?;
     std::fs::remove_file(&probe).map_err(refused)
+}
+
+/// Whether writing `path` would change `input`: it is that file, or an existing file under that directory.
+fn is_inside(path: &Path, input: &Path) -> bool {
+    let (Ok(path), Ok(input)) = (path.canonicalize(), input.canonicalize()) else { return false };
+    path.starts_with(input)
 }
 
 /// Writes to stdout. A reader that has gone away is not an error.

@@ -10,7 +10,9 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     let refused = |error: &std::io::Error| Error::io(path, "write it", error);
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temporary = path.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
-    let written = std::fs::File::create(&temporary).and_then(|mut file| {
+    // Never through something that lies there already, such as a link to elsewhere.
+    let created = std::fs::OpenOptions::new().write(true).create_new(true).open(&temporary);
+    let written = created.and_then(|mut file| {
         file.write_all(bytes)?;
         file.sync_all()
     });

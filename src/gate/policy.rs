@@ -72,6 +72,11 @@ impl Policy {
                 if !rule.thresholds.iter().any(|threshold| threshold.name == name.get_ref()) {
                     return Err(refuse(unknown_threshold(rule, name.get_ref()), name.span().start));
                 }
+                if !(value.is_finite() && value >= 0.0) {
+                    let message =
+                        format!("{} cannot be {value}: a limit is a number from 0 up", name.get_ref());
+                    return Err(refuse(message, name.span().start));
+                }
                 thresholds.0.insert((rule.code.to_owned(), name.get_ref().clone()), value);
             }
         }

@@ -5,11 +5,13 @@ mod moments;
 mod terminal;
 mod text;
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::analysis::model::Analysis;
-use crate::rules::{Assessment, Finding, NotEvaluated, Severity};
+use crate::rules::{Assessment, Finding, NotEvaluated, Overrides, Severity};
 
 pub use json::to_json;
 pub use terminal::{Style, checkpoint_reports};
@@ -25,6 +27,8 @@ pub struct Report {
     pub findings: Vec<Finding>,
     /// What could not be evaluated, and why.
     pub not_evaluated: Vec<NotEvaluated>,
+    /// Limits that replaced the rules' own, such as `FP406.ratio`.
+    pub replaced_limits: BTreeMap<String, f64>,
     /// One line.
     pub verdict: Verdict,
 }
@@ -45,10 +49,23 @@ pub struct Verdict {
 }
 
 impl Report {
-    /// Puts an analysis and what the rules said about it together.
-    pub fn new(analysis: Analysis, assessment: Assessment) -> Self {
-        let verdict = Verdict::of(&assessment.findings, &assessment.not_evaluated);
-        Self { analysis, findings: assessment.findings, not_evaluated: assessment.not_evaluated, verdict }
+    /// Puts an analysis and what the rules said about it under `overrides` together.
+    pub fn new(analysis: Analysis, assessment: Assessment, overrides: &Overrides) -> Self {
+        let Assessment { findings, not_evaluated } = assessment;
+        let mut verdict = Verdict::of(&findings, &not_evaluated);
+        if verdict.critical + verdict.warnings == 0 && !analysis.is_judged() {
+            verdict.sentence = format!("nothing was judged: no element was read{}", verdict.unchecked());
+        }
+        let limits = overrides.0.iter().map(|((rule, limit), &value)| (format!("{rule}.{limit}"), value));
+        Self { analysis, findings, not_evaluated, replaced_limits: limits.collect(), verdict }
+    }
+
+    /// Says that the user ended the command before everything was measured.
+    #[must_use]
+    pub fn interrupted(mut self) -> Self {
+        self.verdict.sentence =
+            format!("interrupted before everything was measured; {}", self.verdict.sentence);
+        self
     }
 }
 
@@ -67,12 +84,16 @@ impl Verdict {
         verdict
     }
 
-    fn sentence_for(&self, worst: Option<&Finding>) -> String {
-        let unchecked = match self.not_evaluated {
+    fn unchecked(&self) -> String {
+        match self.not_evaluated {
             0 => String::new(),
             1 => "; 1 check could not run".to_owned(),
             checks => format!("; {checks} checks could not run"),
-        };
+        }
+    }
+
+    fn sentence_for(&self, worst: Option<&Finding>) -> String {
+        let unchecked = self.unchecked();
         match worst {
             Some(worst) if worst.severity > Severity::Note => {
                 let counts = [(self.critical, "critical"), (self.warnings, "warning")];

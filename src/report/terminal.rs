@@ -35,6 +35,10 @@ pub fn checkpoint_reports(report: &Report, style: Style) -> String {
         let page = Page { report, checkpoint, style };
         page.write(&mut text).expect("writing to a string does not fail");
     }
+    for (limit, value) in &report.replaced_limits {
+        writeln!(text, "limit replaced: {limit} = {}", short(*value))
+            .expect("writing to a string does not fail");
+    }
     writeln!(text, "verdict: {}", safe_sentence(&report.verdict.sentence))
         .expect("writing to a string does not fail");
     text

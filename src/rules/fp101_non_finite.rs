@@ -16,21 +16,26 @@ pub(super) static RULE: Rule = Rule {
 };
 
 fn check(checkpoint: &CheckpointAnalysis, _: &Thresholds, findings: &mut Findings) {
-    for tensor in &checkpoint.tensors {
-        if let Some(statistics) = judged(tensor) {
+    for tensor in checkpoint.tensors.iter().filter(|tensor| is_state(tensor)) {
+        if let Some(statistics) = tensor.statistics.value() {
             report(tensor, statistics, findings);
         }
     }
 }
 
-/// The statistics of a tensor in which nothing may be non-finite: masks hold −Inf on purpose.
-fn judged(tensor: &TensorAnalysis) -> Option<&Statistics> {
+fn is_state(tensor: &TensorAnalysis) -> bool {
     let state = matches!(tensor.section, Section::Model | Section::Average | Section::Optimizer);
-    (state && tensor.role != Role::Buffer && tensor.tied_to.is_none()).then(|| tensor.statistics.value())?
+    state && tensor.tied_to.is_none()
+}
+
+/// Masks hold −Inf on purpose. Running statistics are buffers too, and do not.
+fn may_be_infinite(tensor: &TensorAnalysis) -> bool {
+    let running = ["running_mean", "running_var"].iter().any(|name| tensor.canonical_name.ends_with(name));
+    tensor.role == Role::Buffer && !running
 }
 
 fn report(tensor: &TensorAnalysis, statistics: &Statistics, findings: &mut Findings) {
-    let infinite = statistics.positive_infinity + statistics.negative_infinity;
+    let infinite = if may_be_infinite(tensor) { 0 } else { statistics.non_finite() - statistics.nan };
     if statistics.nan + infinite == 0 {
         return;
     }

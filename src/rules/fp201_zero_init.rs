@@ -52,7 +52,9 @@ fn report_stack(mut stack: Vec<(&TensorAnalysis, bool)>, findings: &mut Findings
 /// Whether `second` can take what `first` puts out: as many channels, or a multiple where a map was flattened.
 fn can_follow(first: &TensorAnalysis, second: &TensorAnalysis) -> bool {
     let (Some(from), Some(to)) = (fans(first), fans(second)) else { return false };
-    let (outputs, inputs) = (from.output / kernel(first), to.input / kernel(second));
+    let outputs = from.output.checked_div(kernel(first)).filter(|&outputs| outputs > 0);
+    let inputs = to.input.checked_div(kernel(second));
+    let (Some(outputs), Some(inputs)) = (outputs, inputs) else { return false };
     outputs == inputs || (second.role == Role::Linear && inputs.is_multiple_of(outputs))
 }
 
