@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::error::{Error, ErrorKind};
-use crate::format::Objects;
+use crate::format::{Container, Entry, Node};
 
 /// One place that states a step.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,13 +23,31 @@ const STEP_KEYS: &[&str] =
 const CERTAIN_WORDS: &[&str] = &["step", "steps", "iter", "iteration", "iterations"];
 const UNCERTAIN_WORDS: &[&str] = &["checkpoint", "ckpt"];
 
-/// What the root of a pickle states.
-pub(super) fn in_objects(objects: &Objects, file: &str) -> Option<Claim> {
+/// What the root of a pickle states, in a number or in a tensor of one element.
+pub(super) fn in_container(container: &Container, file: &str) -> Option<Claim> {
+    let objects = container.objects.as_ref()?;
     let root = objects.root?;
     STEP_KEYS.iter().find_map(|key| {
-        let step = u64::try_from(objects.integer(objects.get(root, key)?)?).ok()?;
+        let value = objects.get(root, key)?;
+        let step = match *objects.node(value) {
+            Node::Tensor(entry) => element(container.entries.get(entry)?)?,
+            _ => objects.count(value)?,
+        };
         Some(Claim { place: format!("{key} in {file}"), step, certain: true })
     })
+}
+
+/// The one element of a tensor that counts something.
+fn element(entry: &Entry) -> Option<u64> {
+    let tensor = entry.tensor.as_ref().ok()?;
+    if tensor.count() != 1 || tensor.dtype.size().is_none() {
+        return None;
+    }
+    let mut values = Vec::new();
+    tensor.read_f64(0..1, &mut values).ok()?;
+    let value = *values.first()?;
+    let whole = value.fract() == 0.0 && value.abs() < 9e15;
+    u64::try_from(whole.then_some(value as i64)?).ok()
 }
 
 /// What the name of a file or directory says: `checkpoint-400`, `global_step400`, `epoch=3-step=400.ckpt`.
