@@ -8,6 +8,7 @@ use super::model::{
     CheckpointAnalysis, Degenerate, FileAnalysis, GlobalAnalysis, MeasureLevel, Measured, Problem,
     Statistics, TensorAnalysis,
 };
+use super::optimizer;
 use super::population::fill_role_spread;
 use super::statistics::{self, Pivot};
 use crate::checkpoint::{Checkpoint, CheckpointTensor, Role};
@@ -49,6 +50,7 @@ pub fn measure_checkpoint(
             .clone()
             .map_or_else(|| Measured::not("no config.json beside the weights"), Measured::Value),
         tensors,
+        optimizer: optimizer::measure(checkpoint, level, context),
     }
 }
 

@@ -3,6 +3,7 @@
 mod checkpoint;
 pub mod measurement;
 pub mod model;
+pub mod optimizer;
 mod population;
 pub mod statistics;
 

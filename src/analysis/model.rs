@@ -7,6 +7,13 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+mod optimizer;
+
+pub use optimizer::{
+    Algorithm, Defects, FirstStep, MappedTensor, Mapping, MappingSource, OptimizerAnalysis, OptimizerSummary,
+    ParameterGroup, ParameterOptimizer, SecondMomentRows, Spike, SpikeAge,
+};
+
 pub use crate::checkpoint::{Layer, Layout, Role, Section};
 pub use crate::format::{Danger, Format};
 pub use crate::tensor::{DType, Kind};
@@ -110,6 +117,8 @@ pub struct CheckpointAnalysis {
     pub config: Measured<BTreeMap<String, serde_json::Value>>,
     /// Every tensor, in file order.
     pub tensors: Vec<TensorAnalysis>,
+    /// Its optimizers' state.
+    pub optimizer: Measured<OptimizerAnalysis>,
 }
 
 /// One file of a checkpoint.

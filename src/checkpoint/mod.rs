@@ -15,17 +15,19 @@ use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::InputFile;
 use crate::format::{Format, GlobalUse};
-use crate::tensor::Tensor;
+use crate::tensor::{Kind, Tensor};
 
 mod json;
 mod layout;
 pub mod names;
+pub mod optimizer;
 mod section;
 mod step;
 
 use layout::{Part, Parts};
 pub use names::NameRules;
 use names::{Named, Subject};
+use optimizer::{Candidate, OptimizerState};
 use section::Placed;
 
 /// One state of a training run, or what is left of it.
@@ -47,6 +49,8 @@ pub struct Checkpoint {
     pub problems: Vec<Error>,
     /// Classes and functions that pickles name and that are not on the allow-list, each with the index of its file.
     pub globals: Vec<(usize, GlobalUse)>,
+    /// Every optimizer whose state is there.
+    pub optimizers: Vec<OptimizerState>,
     /// The architecture's `config.json`, where there is one.
     pub config: Option<BTreeMap<String, serde_json::Value>>,
 }
@@ -175,20 +179,24 @@ pub struct Layer {
 impl Checkpoint {
     /// Reads the checkpoint at `path`: a file, an index of shards, or a directory.
     ///
-    /// Only names, shapes and places are read, no element, but where two shards hold a tensor of the same name.
+    /// Only names, shapes and places are read, no element, but where two shards hold a tensor of the same name, and the
+    /// step counters of optimizers.
     ///
     /// # Errors
     /// When nothing can be read, or there is no tensor, or the directory holds several checkpoints. Everything less is
     /// in [`Checkpoint::problems`] and in the tensors.
     pub fn read(path: &Path, names: &NameRules, context: &Context) -> Result<Self> {
-        let Parts { layout, files, absent, claims, mut problems, config } = layout::read(path, context)?;
-        let (step, disagreement) = step::settle(path, &claims);
-        problems.extend(disagreement);
+        let Parts { layout, files, absent, mut claims, mut problems, config } = layout::read(path, context)?;
         let mut drafts: Vec<Draft> = Vec::new();
         let mut read = Vec::with_capacity(files.len());
         let mut globals = Vec::new();
+        let mut optimizers = Vec::new();
+        let mut schedules = Vec::new();
         for (index, Part { name, section, input, container, label }) in files.into_iter().enumerate() {
             let places = section::place(&container, section);
+            let found = optimizer::read(&container, &name, drafts.len());
+            optimizers.extend(found.optimizers);
+            schedules.extend(found.schedules);
             problems.extend(container.problems);
             globals.extend(container.globals.into_iter().map(|global| (index, global)));
             drafts.extend(container.entries.into_iter().zip(places).map(|(entry, place)| Draft {
@@ -212,6 +220,11 @@ impl Checkpoint {
             return Err(problems.into_iter().next().unwrap_or_else(|| ErrorKind::NoTensors.in_file(path)));
         }
         let tensors = tie(name_all(drafts, names));
+        claims.extend(step::in_optimizers(&optimizers));
+        let (step, disagreement) = step::settle(path, &claims);
+        problems.extend(disagreement);
+        join_optimizers(&mut optimizers, &tensors, &read);
+        attach_schedules(&mut optimizers, schedules);
         let path = path.to_owned();
         Ok(Self {
             name: short_name(&path),
@@ -222,6 +235,7 @@ impl Checkpoint {
             tensors,
             problems,
             globals,
+            optimizers,
             config,
         })
     }
@@ -299,6 +313,64 @@ fn tie(mut tensors: Vec<CheckpointTensor>) -> Vec<CheckpointTensor> {
         }
     }
     tensors
+}
+
+/// Joins every optimizer to the model's parameters.
+fn join_optimizers(
+    optimizers: &mut [OptimizerState],
+    tensors: &[CheckpointTensor],
+    files: &[CheckpointFile],
+) {
+    if optimizers.is_empty() {
+        return;
+    }
+    let parameters: Vec<(usize, &CheckpointTensor, &Tensor)> = tensors
+        .iter()
+        .enumerate()
+        .filter(|(_, tensor)| is_parameter(tensor))
+        .filter_map(|(index, named)| Some((index, named, named.tensor.as_ref().ok()?)))
+        .collect();
+    // A safetensors file is sorted by name; a pickled state dict keeps the order of registration.
+    let in_order = parameters
+        .iter()
+        .all(|(_, named, _)| named.file.is_some_and(|file| files[file].format != Format::Safetensors));
+    let candidates: Vec<Candidate> = parameters
+        .into_iter()
+        .map(|(index, named, tensor)| Candidate {
+            index,
+            names: [named.name.clone(), named.canonical_name.clone()],
+            shape: tensor.shape.clone(),
+        })
+        .collect();
+    for optimizer in optimizers {
+        let shapes: Vec<_> = optimizer.parameters.iter().map(|state| moment_shape(state, tensors)).collect();
+        optimizer::map(optimizer, &shapes, &candidates, in_order);
+    }
+}
+
+/// What training adjusts: a floating tensor of the model that is no buffer, counted once where tied.
+fn is_parameter(tensor: &CheckpointTensor) -> bool {
+    tensor.section == Section::Model
+        && tensor.role != Role::Buffer
+        && tensor.tied_to.is_none()
+        && tensor.tensor.as_ref().is_ok_and(|tensor| tensor.dtype.kind() == Kind::Float)
+}
+
+/// The shape of a parameter, by what is stored for it element by element.
+fn moment_shape(state: &optimizer::ParameterState, tensors: &[CheckpointTensor]) -> Option<Vec<u64>> {
+    let moments = [state.exp_avg, state.exp_avg_sq, state.momentum_buffer, state.square_avg];
+    let tensor = tensors[moments.into_iter().flatten().next()?].tensor.as_ref().ok()?;
+    Some(tensor.shape.clone())
+}
+
+/// Gives optimizers their schedulers' learning rates, where it is plain which belongs to which.
+fn attach_schedules(optimizers: &mut [OptimizerState], schedules: Vec<Vec<f64>>) {
+    if optimizers.len() != schedules.len() {
+        return;
+    }
+    for (optimizer, rates) in optimizers.iter_mut().zip(schedules) {
+        optimizer.scheduled = (rates.len() == optimizer.groups.len()).then_some(rates);
+    }
 }
 
 /// File, first byte, dtype, and size and stride of each axis: equal for two names of the same elements.

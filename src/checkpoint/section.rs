@@ -305,7 +305,7 @@ mod tests {
         let container = container(&["state", "param_groups"], &["state.0.exp_avg"]);
         let expected = Placed { section: Section::Optimizer, name: "optimizer.state.0.exp_avg".to_owned() };
         for said_by_its_name in [Some(Section::Optimizer), None] {
-            assert_eq!(place(&container, said_by_its_name), [expected.clone()]);
+            assert_eq!(place(&container, said_by_its_name), std::slice::from_ref(&expected));
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::optimizer::OptimizerState;
 use crate::error::{Error, ErrorKind};
 use crate::format::{Container, Entry, Node};
 
@@ -37,6 +38,13 @@ pub(super) fn in_container(container: &Container, file: &str) -> Option<Claim> {
     })
 }
 
+/// The most steps that an optimizer took. It is none the wiser for steps that mixed precision skipped.
+pub(super) fn in_optimizers(optimizers: &[OptimizerState]) -> Option<Claim> {
+    let parameters = optimizers.iter().flat_map(|optimizer| &optimizer.parameters);
+    let steps = parameters.filter_map(|parameter| whole(parameter.step?));
+    Some(Claim { place: "the optimizer's state".to_owned(), step: steps.max()?, certain: false })
+}
+
 /// The one element of a tensor that counts something.
 fn element(entry: &Entry) -> Option<u64> {
     let tensor = entry.tensor.as_ref().ok()?;
@@ -45,9 +53,12 @@ fn element(entry: &Entry) -> Option<u64> {
     }
     let mut values = Vec::new();
     tensor.read_f64(0..1, &mut values).ok()?;
-    let value = *values.first()?;
-    let whole = value.fract() == 0.0 && value.abs() < 9e15;
-    u64::try_from(whole.then_some(value as i64)?).ok()
+    whole(*values.first()?)
+}
+
+fn whole(value: f64) -> Option<u64> {
+    let is_whole = value.fract() == 0.0 && value.abs() < 9e15;
+    u64::try_from(is_whole.then_some(value as i64)?).ok()
 }
 
 /// What the name of a file or directory says: `checkpoint-400`, `global_step400`, `epoch=3-step=400.ckpt`.
@@ -76,12 +87,12 @@ fn number_after(name: &str, word: &str) -> Option<u64> {
     })
 }
 
-/// The step to believe: the first of `claims`, or else what the path says. And a problem where they disagree.
+/// The step to believe: the first certain one of `claims` and the path, or else the first. And a problem where they disagree.
 pub(super) fn settle(path: &Path, claims: &[Claim]) -> (Option<u64>, Option<Error>) {
     let by_name = in_name(path).or_else(|| in_name(path.parent().filter(|_| path.is_file())?));
     let claims: Vec<&Claim> = claims.iter().chain(&by_name).collect();
-    let believed = claims.first().map(|claim| claim.step);
-    let certain: Vec<&Claim> = claims.into_iter().filter(|claim| claim.certain).collect();
+    let certain: Vec<&Claim> = claims.iter().copied().filter(|claim| claim.certain).collect();
+    let believed = certain.first().or(claims.first()).map(|claim| claim.step);
     let agree = certain.iter().all(|claim| Some(claim.step) == certain.first().map(|first| first.step));
     let disagreement = (!agree).then(|| {
         let claims = certain.iter().map(|claim| format!("{} in {}", claim.step, claim.place)).collect();
@@ -126,6 +137,8 @@ mod tests {
         assert!(matches!(problem.unwrap().kind, ErrorKind::StepsDisagree { .. }));
         assert_eq!(settle(path, &[claim(500, true)]), (Some(500), None));
         assert_eq!(settle(Path::new("ckpt_3.pt"), &[claim(400, true)]), (Some(400), None));
+        assert_eq!(settle(Path::new("ckpt_3.pt"), &[claim(120, false)]), (Some(120), None));
+        assert_eq!(settle(Path::new("step-400.pt"), &[claim(390, false)]), (Some(400), None));
         assert_eq!(settle(Path::new("model.pt"), &[]), (None, None));
     }
 }

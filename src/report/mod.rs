@@ -1,6 +1,7 @@
 //! What the user reads: one output format a file. Computes no statistic, decides no severity.
 
 mod json;
+mod moments;
 mod terminal;
 mod text;
 

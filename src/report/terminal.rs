@@ -7,6 +7,7 @@ use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 
 use super::Report;
+use super::moments;
 use super::text::safe;
 use crate::analysis::model::{CheckpointAnalysis, Measured, Statistics, TensorAnalysis};
 use crate::number::{bytes, grouped, share, short};
@@ -50,6 +51,9 @@ impl Page<'_> {
     fn write(&self, out: &mut String) -> fmt::Result {
         self.heading(out)?;
         self.table(out)?;
+        if let Measured::Value(state) = &self.checkpoint.optimizer {
+            moments::write(state, self.style.all, out)?;
+        }
         self.findings(out)?;
         self.not_evaluated(out)
     }
@@ -240,9 +244,21 @@ impl Page<'_> {
             return Ok(());
         }
         writeln!(out, "not evaluated")?;
+        let mut of_the_whole: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for ((rule, reason), entries) in reasons {
+            if let Some(rule) = rule
+                && entries.iter().all(|entry| entry.subject == Subject::Checkpoint)
+            {
+                of_the_whole.entry(reason).or_default().push(rule);
+                continue;
+            }
             let what = rule.map_or_else(|| "elements".to_owned(), titled);
             writeln!(out, "  {what}{}: {}", self.subjects(&entries), safe_sentence(reason))?;
+        }
+        for (reason, rules) in of_the_whole {
+            // Many rules lack the same thing: their codes are enough.
+            let what = if let [rule] = rules[..] { titled(rule) } else { rules.join(", ") };
+            writeln!(out, "  {what}: {}", safe_sentence(reason))?;
         }
         writeln!(out)
     }
@@ -329,7 +345,7 @@ fn dtypes(checkpoint: &CheckpointAnalysis) -> String {
 }
 
 /// The name a plain enum has in JSON.
-fn name_of(value: &impl serde::Serialize) -> String {
+pub(super) fn name_of(value: &impl serde::Serialize) -> String {
     match serde_json::to_value(value) {
         Ok(serde_json::Value::String(name)) => name,
         _ => String::new(),

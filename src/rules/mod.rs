@@ -4,20 +4,34 @@
 //! rule that could not be evaluated, with the missing need: absence is never silence.
 
 mod finding;
+mod moments;
 mod plan;
 mod threshold;
 mod weights;
 
 mod fp101_non_finite;
 mod fp106_stagnant_norm_gains;
+mod fp107_low_precision_moments;
 mod fp108_dead_storage;
 mod fp201_zero_init;
 mod fp202_symmetric_init;
 mod fp203_wrong_gain;
 mod fp204_fan_mismatch;
 mod fp209_shape_error;
+mod fp303_oversized_update;
+mod fp304_epsilon_dominates;
+mod fp305_sign_steps_on_noise;
+mod fp307_large_update_ratio;
+mod fp308_lost_optimizer_step;
+mod fp309_schedule_break;
+mod fp312_poisoned_moments;
 mod fp406_norm_gain_outlier;
 mod fp407_massive_activation_proxy;
+mod fp408_dead_rows;
+mod fp701_impossible_second_moment;
+mod fp702_broken_moment_bound;
+mod fp707_recent_spike;
+mod fp708_inconsistent_steps;
 mod fp901_dangerous_pickle;
 mod fp902_unknown_global;
 mod fp903_damaged_file;
@@ -59,14 +73,27 @@ pub struct Rule {
 pub static RULES: &[&Rule] = &[
     &fp101_non_finite::RULE,
     &fp106_stagnant_norm_gains::RULE,
+    &fp107_low_precision_moments::RULE,
     &fp108_dead_storage::RULE,
     &fp201_zero_init::RULE,
     &fp202_symmetric_init::RULE,
     &fp203_wrong_gain::RULE,
     &fp204_fan_mismatch::RULE,
     &fp209_shape_error::RULE,
+    &fp303_oversized_update::RULE,
+    &fp304_epsilon_dominates::RULE,
+    &fp305_sign_steps_on_noise::RULE,
+    &fp307_large_update_ratio::RULE,
+    &fp308_lost_optimizer_step::RULE,
+    &fp309_schedule_break::RULE,
+    &fp312_poisoned_moments::RULE,
     &fp406_norm_gain_outlier::RULE,
     &fp407_massive_activation_proxy::RULE,
+    &fp408_dead_rows::RULE,
+    &fp701_impossible_second_moment::RULE,
+    &fp702_broken_moment_bound::RULE,
+    &fp707_recent_spike::RULE,
+    &fp708_inconsistent_steps::RULE,
     &fp901_dangerous_pickle::RULE,
     &fp902_unknown_global::RULE,
     &fp903_damaged_file::RULE,

@@ -21,6 +21,8 @@ impl Needs {
     pub const STEP: Needs = Needs(4);
     /// The architecture's config.
     pub const CONFIG: Needs = Needs(8);
+    /// Optimizer state.
+    pub const OPTIMIZER: Needs = Needs(16);
 
     const fn has(self, need: Needs) -> bool {
         self.0 & need.0 == need.0 && need.0 != 0
@@ -53,6 +55,11 @@ impl Needs {
             && let Measured::NotMeasured(reason) = &checkpoint.config
         {
             return Some(format!("needs the architecture's config: {reason}"));
+        }
+        if self.has(Needs::OPTIMIZER)
+            && let Measured::NotMeasured(reason) = &checkpoint.optimizer
+        {
+            return Some(format!("needs optimizer state: {reason}"));
         }
         None
     }

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use super::{Findings, Overrides, Rule, Severity, Subject, Thresholds};
 use crate::analysis::model::{
-    CheckpointAnalysis, DType, Danger, FileAnalysis, Format, GlobalAnalysis, Layer, Layout, Measured, Pages,
-    Problem, Role, Rows, Section, Statistics, TensorAnalysis,
+    Algorithm, CheckpointAnalysis, DType, Danger, Defects, FileAnalysis, FirstStep, Format, GlobalAnalysis,
+    Layer, Layout, MappedTensor, Mapping, MappingSource, Measured, OptimizerAnalysis, OptimizerSummary,
+    Pages, ParameterGroup, ParameterOptimizer, Problem, Role, Rows, SecondMomentRows, Section, Statistics,
+    TensorAnalysis,
 };
 
 /// A checkpoint of these tensors, without files, step or config.
@@ -19,6 +21,7 @@ pub(super) fn checkpoint(tensors: Vec<TensorAnalysis>) -> CheckpointAnalysis {
         globals: Vec::new(),
         config: Measured::not("no config.json beside the weights"),
         tensors,
+        optimizer: Measured::not("the checkpoint holds no optimizer state that is read"),
     }
 }
 
@@ -227,5 +230,96 @@ impl Findings {
     /// Whether nothing was found and everything was evaluated.
     pub(super) fn is_clean(&self) -> bool {
         self.found.is_empty() && self.not_evaluated.is_empty()
+    }
+}
+
+/// The state of a 64×64 matrix in the middle of healthy training by Adam.
+pub(super) fn moments(name: &str) -> ParameterOptimizer {
+    let (path, _) = name.rsplit_once('.').unwrap_or(("", name));
+    let layer = Layer { path: path.to_owned(), index: None, order: 0 };
+    ParameterOptimizer {
+        optimizer: 0,
+        group: 0,
+        name: name.to_owned(),
+        tensor: Some(MappedTensor {
+            canonical_name: name.to_owned(),
+            layer,
+            role: Role::Linear,
+            dtype: DType::F32,
+        }),
+        shape: vec![64, 64],
+        elements: 4096,
+        step: Some(5000.0),
+        first_moment: Some(DType::F32),
+        second_moment: Some(DType::F32),
+        defects: Measured::Value(Defects::default()),
+        bound_ratio: Measured::Value(0.2),
+        bound_tolerance: 1e-3,
+        first_step: Measured::Value(FirstStep::Consistent),
+        gradient_norm: Measured::Value(0.1),
+        gradient_rms: Measured::Value(0.1 / 64.0),
+        effective_steps: Measured::Value(1999.0),
+        signal_fraction: Measured::Value(0.06),
+        noise_floor: Measured::Value(0.0526),
+        signal_share: Measured::Value(0.01),
+        update_rms: Measured::Value(0.24),
+        update_bound: Measured::Value(7.27),
+        update_ratio: Measured::Value(1e-3),
+        denominator_rms: Measured::Value(0.1 / 64.0),
+        below_epsilon: Measured::Value(0),
+        sign_steps: Measured::Value(0),
+        rows: Measured::Value(SecondMomentRows { count: 64, zero: 0 }),
+        spike: Measured::not("no single gradient dominates its moments"),
+        inflation: Measured::not("no spike is dated in it"),
+        stuck_share: Measured::not("its weights are not in bf16"),
+    }
+}
+
+impl CheckpointAnalysis {
+    /// Gives it one Adam of one group with these parameters, each edited together with the group.
+    pub(super) fn with_moments(
+        mut self,
+        mut parameters: Vec<ParameterOptimizer>,
+        mut edit: impl FnMut(&mut ParameterGroup, &mut ParameterOptimizer),
+    ) -> Self {
+        let mut group = ParameterGroup {
+            learning_rate: Some(1e-3),
+            beta1: Some(0.9),
+            beta2: Some(0.999),
+            epsilon: Some(1e-8),
+            weight_decay: Some(0.0),
+            parameters: parameters.len() as u64,
+            ..ParameterGroup::default()
+        };
+        for parameter in &mut parameters {
+            edit(&mut group, parameter);
+        }
+        let optimizer = OptimizerSummary {
+            place: "optimizer.pt".to_owned(),
+            algorithm: Algorithm::Adam,
+            mapping: Mapping {
+                source: MappingSource::NamedParametersOrder,
+                confirmed_by_shapes: true,
+                refused: 0,
+                reason: None,
+            },
+            groups: vec![group],
+            scheduled: Measured::Value(vec![1e-3]),
+            gradient_norm: Measured::Value(0.1),
+            signal_fraction: Measured::Value(0.06),
+        };
+        let spike = Measured::not("no parameter's moments are dominated by a single gradient");
+        self.optimizer =
+            Measured::Value(OptimizerAnalysis { optimizers: vec![optimizer], parameters, spike });
+        self
+    }
+
+    /// Edits every parameter's state.
+    pub(super) fn edit_moments(&mut self, mut edit: impl FnMut(&mut ParameterOptimizer)) {
+        if let Measured::Value(state) = &mut self.optimizer {
+            for parameter in &mut state.parameters {
+                edit(parameter);
+            }
+        }
     }
 }

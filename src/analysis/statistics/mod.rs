@@ -1,7 +1,7 @@
 //! Statistics of one tensor: counts, extrema, norms, moments, binades, what a cast would lose; its rows; its pages.
 //!
 //! Finite elements only; NaN and Inf are counted. A tensor is cut into blocks of 2²⁰ elements that all cores take
-//! from; counts and extrema merge exactly, sums are added in a fixed order ([`sums`]). The same bits come out for any
+//! from; counts and extrema merge exactly, sums are added in a fixed order (`sums.rs`). The same bits come out for any
 //! number of threads, any instruction set, mapped or read.
 //!
 //! Memory beyond the map: a read buffer of 64 KiB for each thread, and at most 256 blocks waiting to be joined.

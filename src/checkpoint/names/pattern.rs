@@ -7,34 +7,56 @@
 pub(super) struct Pattern {
     /// Whether it is about the whole name, and not only its end.
     whole: bool,
+    /// Whether it has no `**`, and so matches one number of components.
+    fixed: bool,
     components: Vec<Component>,
 }
 
 enum Component {
     /// `**`
     Any,
-    OneOf(Vec<&'static str>),
+    OneOf(Vec<Alternative>),
+}
+
+/// One text a component may be. Most hold no `*` and need no search.
+enum Alternative {
+    Text(&'static str),
+    Glob(&'static str),
 }
 
 impl Pattern {
     pub(super) fn new(text: &'static str) -> Self {
         let components = text.trim_start_matches('^').split('.').map(|component| match component {
             "**" => Component::Any,
-            alternatives => Component::OneOf(alternatives.split('|').collect()),
+            alternatives => Component::OneOf(alternatives.split('|').map(Alternative::new).collect()),
         });
-        Self { whole: text.starts_with('^'), components: components.collect() }
+        let components: Vec<Component> = components.collect();
+        let fixed = !components.iter().any(|component| matches!(component, Component::Any));
+        Self { whole: text.starts_with('^'), fixed, components }
     }
 
     /// Whether the components of a name, in lower case, are what the pattern says.
     pub(super) fn matches(&self, name: &[&str]) -> bool {
-        let fixed = !self.components.iter().any(|component| matches!(component, Component::Any));
         if self.whole {
             all(&self.components, name)
-        } else if fixed {
+        } else if self.fixed {
             let start = name.len().checked_sub(self.components.len());
             start.is_some_and(|start| all(&self.components, &name[start..]))
         } else {
             (0..name.len()).any(|start| all(&self.components, &name[start..]))
+        }
+    }
+}
+
+impl Alternative {
+    fn new(text: &'static str) -> Self {
+        if text.contains('*') { Alternative::Glob(text) } else { Alternative::Text(text) }
+    }
+
+    fn is(&self, component: &str) -> bool {
+        match self {
+            Alternative::Text(text) => *text == component,
+            Alternative::Glob(text) => glob(text, component),
         }
     }
 }
@@ -45,7 +67,7 @@ fn all(pattern: &[Component], name: &[&str]) -> bool {
         (None, None) => true,
         (Some((Component::Any, rest)), _) => (0..=name.len()).any(|skipped| all(rest, &name[skipped..])),
         (Some((Component::OneOf(alternatives), rest)), Some((component, others))) => {
-            all(rest, others) && alternatives.iter().any(|alternative| glob(alternative, component))
+            all(rest, others) && alternatives.iter().any(|alternative| alternative.is(component))
         }
         (None, Some(_)) | (Some(_), None) => false,
     }

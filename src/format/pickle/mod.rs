@@ -2,7 +2,7 @@
 //!
 //! [`read`] interprets every opcode of protocols 0 to 5 over an arena ([`Objects`]). A call becomes a node that says what
 //! would have been called; the name of what would have been called is taken from the stack and the memo, as CPython
-//! takes it, and judged by the tables in [`globals`].
+//! takes it, and judged by the tables in `globals.rs`.
 
 mod globals;
 mod literal;

@@ -2,7 +2,7 @@
 //! files of before.
 //!
 //! An archive has one root folder with `data.pkl`, the pickled object, and `data/KEY`, the bytes of each storage. The pickle
-//! is read by [`pickle`](super::pickle), which runs nothing; the calls in it that rebuild tensors are read as descriptions of
+//! is read by [`pickle`], which runs nothing; the calls in it that rebuild tensors are read as descriptions of
 //! views of the storages. A `TorchScript` archive has a second such pair, `constants.pkl` and `constants/KEY`, and its source
 //! in `code/`, which is not read.
 

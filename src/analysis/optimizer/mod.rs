@@ -1,0 +1,100 @@
+//! Forensics of optimizer state: what the moments saved in one checkpoint prove and tell about its history.
+//!
+//! One quantity a file, each with its formula, source, caveat and trustworthiness. `docs/forensics.md` is the reader's
+//! version, and says what no single checkpoint can show. Judges nothing.
+
+pub mod bound;
+pub mod gradient;
+pub mod history;
+pub mod mapping_proof;
+mod parameter;
+mod pass;
+pub mod signal;
+#[cfg(test)]
+mod simulation;
+pub mod spike;
+pub mod steps;
+pub mod stuck;
+mod summary;
+#[cfg(test)]
+mod tests;
+pub mod update;
+
+use rayon::iter::{IntoParallelIterator, ParallelIterator};
+
+use super::model::{Degenerate, MeasureLevel, Measured, OptimizerAnalysis};
+use crate::checkpoint::Checkpoint;
+use crate::context::Context;
+use crate::error::Result;
+use crate::tensor::Tensor;
+use parameter::{Energies, Place};
+
+/// Measures the optimizer state of `checkpoint`.
+pub fn measure(
+    checkpoint: &Checkpoint,
+    level: MeasureLevel,
+    context: &Context,
+) -> Measured<OptimizerAnalysis> {
+    if checkpoint.optimizers.is_empty() {
+        return Measured::not("the checkpoint holds no optimizer state that is read");
+    }
+    if level == MeasureLevel::List {
+        return Measured::not("needs --measure norms");
+    }
+    let places: Vec<Place<'_>> = Place::all(checkpoint);
+    if places.is_empty() {
+        return Measured::not(
+            "the optimizer keeps no state for any parameter, as SGD without momentum does not",
+        );
+    }
+    context.progress.expect(bytes(checkpoint));
+    let measured: Vec<(super::model::ParameterOptimizer, Energies)> =
+        places.into_par_iter().map(|place| parameter::measure(&place, context)).collect();
+    let (parameters, energies): (Vec<_>, Vec<_>) = measured.into_iter().unzip();
+    let optimizers = summary::optimizers(checkpoint, &parameters, &energies);
+    let spike = spike::consensus(&parameters);
+    Measured::Value(OptimizerAnalysis { optimizers, parameters, spike })
+}
+
+/// Bytes that [`measure`] reads.
+fn bytes(checkpoint: &Checkpoint) -> u64 {
+    let read = Place::all(checkpoint).into_iter().flat_map(|place| place.read());
+    read.map(Tensor::byte_count).fold(0, u64::saturating_add)
+}
+
+/// What is said where bias correction is not known.
+const UNCOUNTED: &str = "its state has no step counter";
+
+/// A finite number, or overflow: JSON has no infinity.
+fn number(value: f64) -> Measured<f64> {
+    if value.is_finite() { Measured::Value(value) } else { Measured::Degenerate(Degenerate::Overflow) }
+}
+
+/// The value below which a share `at` of the sorted `values` lies, between neighbours by proportion; NaN of nothing.
+fn quantile(values: &[f64], at: f64) -> f64 {
+    let Some(last) = values.len().checked_sub(1) else { return f64::NAN };
+    let place = at * last as f64;
+    let index = (0..last).take_while(|&index| (index + 1) as f64 <= place).count();
+    let (below, above) = (values[index], values[last.min(index + 1)]);
+    if below == above { below } else { below + (above - below) * (place - index as f64) }
+}
+
+/// Feeds the elements of four tensors of one shape to `add`, in index order. False when the user asked to stop.
+fn pass_over(tensors: [&Tensor; 4], context: &Context, mut add: impl FnMut([f64; 4])) -> Result<bool> {
+    const PART: u64 = 1 << 14;
+    let count = tensors[0].count();
+    let mut values = [const { Vec::new() }; 4];
+    for start in (0..count).step_by(PART as usize) {
+        if context.cancelled() {
+            return Ok(false);
+        }
+        for (tensor, values) in tensors.iter().zip(&mut values) {
+            tensor.read_f64(start..count.min(start + PART), values)?;
+        }
+        let [first, second, third, fourth] = &values;
+        for (((&a, &b), &c), &d) in first.iter().zip(second).zip(third).zip(fourth) {
+            add([a, b, c, d]);
+        }
+    }
+    Ok(true)
+}

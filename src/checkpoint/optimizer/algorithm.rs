@@ -1,0 +1,108 @@
+//! Which algorithm wrote a state, by what it keeps for a parameter and what its groups are configured with.
+//!
+//! Keys as in torch 2.9, torch-optimizer, apex, DeepSpeed and bitsandbytes 0.4x.
+
+use std::collections::BTreeSet;
+
+use super::Algorithm;
+
+/// What the groups say that the algorithm can be told by.
+#[derive(Debug, Default)]
+pub(super) struct Configuration<'a> {
+    /// Keys of all groups.
+    pub keys: BTreeSet<&'a str>,
+    /// The value of `decoupled_weight_decay`, since torch 2.7.
+    pub decoupled: Option<bool>,
+}
+
+/// Keys of groups that only ever belong to Adam or `AdamW`: torch, transformers before 5, apex and DeepSpeed.
+const ADAM_MARKS: &[&str] = &["amsgrad", "correct_bias", "bias_correction"];
+
+/// Keys of groups whose optimizer keeps Adam's names for moments of another kind: NAdam, LAMB, Muon, RAdam.
+const OTHER_MARKS: &[&str] =
+    &["momentum_decay", "grad_averaging", "ns_steps", "max_coeff", "trust_clip", "max_grad_norm"];
+
+/// The algorithm whose state has `keys` for its parameters.
+pub(super) fn recognise(keys: &BTreeSet<&str>, configuration: &Configuration<'_>) -> Algorithm {
+    let has = |key: &str| keys.contains(key);
+    let group = |key: &str| configuration.keys.contains(key);
+    let marked = |marks: &[&str]| marks.iter().any(|mark| group(mark));
+    let unknown = || Algorithm::Unknown { keys: keys.iter().map(|&key| key.to_owned()).collect() };
+    if has("state1") || has("absmax1") || has("qmap1") {
+        Algorithm::EightBit
+    } else if has("exp_avg_sq_row") || has("variance") || has("row_var") || group("beta2_decay") {
+        Algorithm::Adafactor
+    } else if has("mu_product")
+        || has("acc_delta")
+        || has("exp_inf")
+        || has("exp_avg_diff")
+        || marked(OTHER_MARKS)
+    {
+        unknown()
+    } else if has("exp_avg") && has("exp_avg_sq") || keys.is_empty() && group("betas") && marked(ADAM_MARKS) {
+        adam(configuration, marked(ADAM_MARKS)).unwrap_or_else(unknown)
+    } else if has("exp_avg") {
+        Algorithm::Lion
+    } else if has("square_avg") {
+        Algorithm::RmsProp
+    } else if has("sum") {
+        Algorithm::Adagrad
+    } else if has("momentum_buffer") || group("nesterov") {
+        Algorithm::Sgd
+    } else {
+        unknown()
+    }
+}
+
+/// Adam or `AdamW`. RAdam has the same moments, says how its weight decay acts, and has no AMSGrad.
+fn adam(configuration: &Configuration<'_>, marked: bool) -> Option<Algorithm> {
+    match configuration.decoupled {
+        Some(_) if !marked => None,
+        Some(true) => Some(Algorithm::AdamW),
+        Some(false) => Some(Algorithm::Adam),
+        // transformers' own AdamW.
+        None if configuration.keys.contains("correct_bias") => Some(Algorithm::AdamW),
+        None => Some(Algorithm::AdamLike),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(state: &[&str], group: &[&str], decoupled: Option<bool>) -> Algorithm {
+        let configuration = Configuration { keys: group.iter().copied().collect(), decoupled };
+        recognise(&state.iter().copied().collect(), &configuration)
+    }
+
+    #[test]
+    fn torch_optimizers_are_told_apart() {
+        let adam = ["step", "exp_avg", "exp_avg_sq"];
+        assert_eq!(of(&adam, &["betas", "amsgrad"], Some(true)), Algorithm::AdamW);
+        assert_eq!(of(&adam, &["betas", "amsgrad"], Some(false)), Algorithm::Adam);
+        assert_eq!(of(&adam, &["betas", "amsgrad"], None), Algorithm::AdamLike);
+        assert_eq!(of(&adam, &["betas", "correct_bias"], None), Algorithm::AdamW);
+        assert_eq!(of(&adam, &[], None), Algorithm::AdamLike);
+        assert_eq!(of(&["momentum_buffer"], &["nesterov"], None), Algorithm::Sgd);
+        assert_eq!(of(&[], &["nesterov"], None), Algorithm::Sgd);
+        assert_eq!(of(&[], &["betas", "amsgrad"], None), Algorithm::AdamLike);
+        assert_eq!(of(&["step", "square_avg"], &["alpha"], None), Algorithm::RmsProp);
+        assert_eq!(of(&["step", "sum"], &["lr_decay"], None), Algorithm::Adagrad);
+        assert_eq!(of(&["exp_avg"], &["betas"], None), Algorithm::Lion);
+        assert_eq!(of(&["step", "row_var", "col_var"], &["beta2_decay"], None), Algorithm::Adafactor);
+        assert_eq!(of(&["step", "state1", "qmap1"], &["betas"], None), Algorithm::EightBit);
+    }
+
+    #[test]
+    fn what_keeps_adams_names_for_something_else_is_unknown() {
+        let adam = ["step", "exp_avg", "exp_avg_sq"];
+        let is_unknown = |algorithm| matches!(algorithm, Algorithm::Unknown { .. });
+        assert!(is_unknown(of(&adam, &["betas"], Some(false))), "RAdam");
+        assert!(
+            is_unknown(of(&["exp_avg", "exp_avg_sq", "mu_product"], &["momentum_decay"], Some(false))),
+            "NAdam"
+        );
+        assert!(is_unknown(of(&adam, &["betas", "bias_correction", "grad_averaging"], None)), "LAMB");
+        assert!(is_unknown(of(&["momentum_buffer"], &["nesterov", "ns_steps"], None)), "Muon");
+    }
+}

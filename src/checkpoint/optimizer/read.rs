@@ -1,0 +1,252 @@
+//! Optimizer state dicts in a pickled object: `{"state": {key: {...}}, "param_groups": [{..., "params": [keys]}]}`.
+//!
+//! They stand at the root (`optimizer.pt`), under a key (nanoGPT, timm, hand-written loops) or in a list (Lightning).
+//! Objects may share parts, so that a small file can spell a large dict many times over: every walk is bounded.
+
+use std::collections::{BTreeSet, HashMap};
+
+use super::algorithm::{Configuration, recognise};
+use super::{Mapping, OptimizerState, ParameterGroup, ParameterState};
+use crate::format::{Container, Node, NodeId, Objects};
+
+/// Levels of containers above an optimizer dict. Composer has two.
+const MAX_DEPTH: usize = 4;
+/// Containers that are searched.
+const MAX_CONTAINERS: usize = 100_000;
+/// Parameters of one optimizer, and groups.
+const MAX_PARAMETERS: usize = 1_000_000;
+/// Keys of one parameter's state, or of one group.
+const MAX_KEYS: usize = 64;
+
+/// What one file holds of optimizers.
+#[derive(Debug, Default)]
+pub(in crate::checkpoint) struct Found {
+    /// Its optimizers.
+    pub optimizers: Vec<OptimizerState>,
+    /// The learning rates of its schedulers.
+    pub schedules: Vec<Vec<f64>>,
+}
+
+/// Finds the optimizers and schedulers of `container`, whose first entry is tensor `first` of the checkpoint.
+pub(in crate::checkpoint) fn read(container: &Container, file: &str, first: usize) -> Found {
+    let mut found = Found::default();
+    let Some(objects) = &container.objects else { return found };
+    let Some(root) = objects.root else { return found };
+    let mut visited = BTreeSet::new();
+    let mut waiting = vec![(root, file.to_owned(), 0)];
+    while let Some((id, path, depth)) = waiting.pop() {
+        if visited.len() >= MAX_CONTAINERS || !visited.insert(id) {
+            continue;
+        }
+        let reader = Reader { objects, container, first };
+        if let Some(optimizer) = reader.optimizer(id, &path) {
+            found.optimizers.push(optimizer);
+        } else if let Some(rates) = reader.schedule(id) {
+            found.schedules.push(rates);
+        } else if depth < MAX_DEPTH {
+            let mut within = children(objects, id, &path);
+            within.reverse();
+            waiting.extend(within.into_iter().map(|(id, path)| (id, path, depth + 1)));
+        }
+    }
+    found
+}
+
+/// The containers that `id` holds, with their paths, in order.
+fn children(objects: &Objects, id: NodeId, path: &str) -> Vec<(NodeId, String)> {
+    let is_container = |id: NodeId| objects.entries(id).is_some() || objects.sequence(id).is_some();
+    if let Some(entries) = objects.entries(id) {
+        let keyed = entries.iter().filter(|&&(_, value)| is_container(value));
+        let named = keyed
+            .filter_map(|&(key, value)| Some((value, format!("{path}: {}", shortened(objects.text(key)?)))));
+        named.take(MAX_CONTAINERS).collect()
+    } else if let Some(items) = objects.sequence(id) {
+        let items = items.iter().enumerate().filter(|&(_, &item)| is_container(item));
+        items.take(MAX_CONTAINERS).map(|(index, &item)| (item, format!("{path}[{index}]"))).collect()
+    } else {
+        Vec::new()
+    }
+}
+
+/// As much of a key as a person reads.
+fn shortened(key: &str) -> String {
+    key.chars().take(MAX_KEYS).collect()
+}
+
+struct Reader<'a> {
+    objects: &'a Objects,
+    container: &'a Container,
+    first: usize,
+}
+
+impl<'a> Reader<'a> {
+    /// The optimizer that `id` is the state dict of.
+    fn optimizer(&self, id: NodeId, path: &str) -> Option<OptimizerState> {
+        if self.objects.entries(id)?.len() > MAX_KEYS {
+            return None;
+        }
+        let state = self.objects.get(id, "state")?;
+        let group_nodes = self.objects.sequence(self.objects.get(id, "param_groups")?)?;
+        if !matches!(self.objects.node(state), Node::Dict(_) | Node::Object(_))
+            || group_nodes.len() > MAX_PARAMETERS
+        {
+            return None;
+        }
+        let states = self.states(state);
+        let mut configuration = Configuration::default();
+        let mut groups = Vec::new();
+        let mut parameters = Vec::new();
+        for (index, &node) in group_nodes.iter().enumerate() {
+            let fields = self.fields(node);
+            configuration.keys.extend(fields.keys().copied());
+            configuration.decoupled =
+                configuration.decoupled.or(self.flag(&fields, "decoupled_weight_decay"));
+            let first = parameters.len();
+            self.group_parameters(&fields, index, &states, &mut parameters)?;
+            groups.push(self.group(&fields, parameters.len() - first));
+            self.share_group_step(&fields, &mut parameters[first..]);
+        }
+        let algorithm = recognise(&state_keys(&states), &configuration);
+        let mapping = Mapping::refused(parameters.len(), "there is no model beside the optimizer");
+        Some(OptimizerState {
+            place: path.to_owned(),
+            algorithm,
+            groups,
+            parameters,
+            mapping,
+            scheduled: None,
+        })
+    }
+
+    /// The state of each parameter, by the text of its key.
+    fn states(&self, state: NodeId) -> HashMap<String, HashMap<&'a str, NodeId>> {
+        let entries = self.objects.entries(state).unwrap_or_default().iter().take(MAX_PARAMETERS);
+        entries.filter_map(|&(key, value)| Some((self.key(key)?, self.fields(value)))).collect()
+    }
+
+    /// A parameter's key. Older torch numbers parameters by their addresses, which may not fit 63 bits.
+    fn key(&self, id: NodeId) -> Option<String> {
+        match self.objects.node(id) {
+            Node::Int(number) => Some(number.to_string()),
+            Node::Text(text) => Some(text.clone()),
+            Node::BigInt(span) => Some(format!("big integer at byte {}", span.start)),
+            _ => None,
+        }
+    }
+
+    /// The text keys of a small dict.
+    fn fields(&self, id: NodeId) -> HashMap<&'a str, NodeId> {
+        let entries = self.objects.entries(id).unwrap_or_default().iter().take(MAX_KEYS);
+        entries.filter_map(|&(key, value)| Some((self.objects.text(key)?, value))).collect()
+    }
+
+    /// Adds the parameters of one group; `None` when there are more than any model has.
+    fn group_parameters(
+        &self,
+        fields: &HashMap<&str, NodeId>,
+        group: usize,
+        states: &HashMap<String, HashMap<&'a str, NodeId>>,
+        parameters: &mut Vec<ParameterState>,
+    ) -> Option<()> {
+        let list = |key| fields.get(key).and_then(|&id| self.objects.sequence(id)).unwrap_or_default();
+        let (keys, names) = (list("params"), list("param_names"));
+        if parameters.len() + keys.len() > MAX_PARAMETERS {
+            return None;
+        }
+        let no_state = HashMap::new();
+        for (position, &key) in keys.iter().enumerate() {
+            let is_name = self.objects.text(key).is_some();
+            let key = self.key(key).unwrap_or_default();
+            let listed = names.get(position).and_then(|&name| self.objects.text(name)).map(str::to_owned);
+            let stored = states.get(&key);
+            parameters.push(ParameterState {
+                group,
+                name: listed.or_else(|| is_name.then(|| key.clone())),
+                stored: stored.is_some(),
+                key,
+                ..self.parameter(stored.unwrap_or(&no_state))
+            });
+        }
+        Some(())
+    }
+
+    fn parameter(&self, fields: &HashMap<&str, NodeId>) -> ParameterState {
+        let tensor = |key| match *self.objects.node(*fields.get(key)?) {
+            Node::Tensor(entry) if entry < self.container.entries.len() => Some(self.first + entry),
+            _ => None,
+        };
+        ParameterState {
+            step: fields.get("step").and_then(|&id| self.scalar(id)),
+            exp_avg: tensor("exp_avg"),
+            exp_avg_sq: tensor("exp_avg_sq"),
+            max_exp_avg_sq: tensor("max_exp_avg_sq"),
+            momentum_buffer: tensor("momentum_buffer"),
+            square_avg: tensor("square_avg").or_else(|| tensor("sum")),
+            ..ParameterState::default()
+        }
+    }
+
+    /// A number, or the one element of a tensor: torch has kept `step` as a tensor since 1.12.
+    fn scalar(&self, id: NodeId) -> Option<f64> {
+        let number = match *self.objects.node(id) {
+            Node::Tensor(entry) => {
+                let tensor = self.container.entries.get(entry)?.tensor.as_ref().ok()?;
+                let mut values = Vec::new();
+                if tensor.count() != 1 || tensor.dtype.size().is_none() {
+                    return None;
+                }
+                tensor.read_f64(0..1, &mut values).ok()?;
+                *values.first()?
+            }
+            _ => self.objects.number(id)?,
+        };
+        number.is_finite().then_some(number)
+    }
+
+    fn group(&self, fields: &HashMap<&str, NodeId>, parameters: usize) -> ParameterGroup {
+        let number = |key| fields.get(key).and_then(|&id| self.scalar(id));
+        let betas = fields.get("betas").and_then(|&id| self.objects.sequence(id)).unwrap_or_default();
+        let beta = |index: usize| betas.get(index).and_then(|&id| self.scalar(id));
+        ParameterGroup {
+            learning_rate: number("lr"),
+            beta1: beta(0),
+            beta2: beta(1),
+            epsilon: number("eps"),
+            weight_decay: number("weight_decay"),
+            momentum: number("momentum"),
+            dampening: number("dampening"),
+            alpha: number("alpha"),
+            amsgrad: self.flag(fields, "amsgrad").unwrap_or(false),
+            parameters: parameters as u64,
+        }
+    }
+
+    fn flag(&self, fields: &HashMap<&str, NodeId>, key: &str) -> Option<bool> {
+        match *self.objects.node(*fields.get(key)?) {
+            Node::Bool(flag) => Some(flag),
+            _ => None,
+        }
+    }
+
+    /// apex and DeepSpeed's fused Adam keep one step for a whole group.
+    fn share_group_step(&self, fields: &HashMap<&str, NodeId>, parameters: &mut [ParameterState]) {
+        let step = fields.get("step").and_then(|&id| self.scalar(id));
+        for parameter in parameters.iter_mut().filter(|parameter| parameter.stored) {
+            parameter.step = parameter.step.or(step);
+        }
+    }
+
+    /// The learning rates that a scheduler's state dict says it set last.
+    fn schedule(&self, id: NodeId) -> Option<Vec<f64>> {
+        if self.objects.entries(id)?.len() > MAX_KEYS {
+            return None;
+        }
+        let rates = self.objects.sequence(self.objects.get(id, "_last_lr")?)?;
+        rates.iter().take(MAX_KEYS).map(|&rate| self.scalar(rate)).collect()
+    }
+}
+
+/// Every key that any parameter's state has.
+fn state_keys<'a>(states: &HashMap<String, HashMap<&'a str, NodeId>>) -> BTreeSet<&'a str> {
+    states.values().flat_map(|fields| fields.keys().copied()).collect()
+}

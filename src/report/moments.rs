@@ -1,0 +1,85 @@
+//! The table of optimizer state for people: how large gradients have been, how much of them is signal, and what the next
+//! step will change.
+
+use std::fmt::{self, Write};
+
+use comfy_table::presets::NOTHING;
+use comfy_table::{CellAlignment, Table};
+
+use super::text::safe;
+use crate::analysis::model::{Measured, OptimizerAnalysis, OptimizerSummary, ParameterOptimizer};
+use crate::number::{grouped, short};
+
+/// Rows of a folded table.
+const FOLDED_ROWS: usize = 12;
+
+/// Writes what is known of the optimizers; every parameter, where `all`.
+pub(super) fn write(state: &OptimizerAnalysis, all: bool, out: &mut String) -> fmt::Result {
+    writeln!(out, "optimizer state")?;
+    for optimizer in &state.optimizers {
+        summary(optimizer, out)?;
+    }
+    if let Measured::Value(spike) = &state.spike {
+        writeln!(out, "  a spike about {:.0} steps ago in {}", spike.age, safe(&spike.name))?;
+    }
+    let shown = shown(state, all);
+    if shown.is_empty() {
+        return writeln!(out);
+    }
+    let mut table = Table::new();
+    table.load_style(NOTHING);
+    table.set_header(["tensor", "steps", "RMS gradient", "signal", "update RMS", "update/weight"]);
+    for index in 1..6 {
+        if let Some(column) = table.column_mut(index) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    for &index in &shown {
+        table.add_row(row(&state.parameters[index]));
+    }
+    for line in table.lines() {
+        writeln!(out, "  {}", line.trim_end())?;
+    }
+    let hidden = state.parameters.len() - shown.len();
+    if hidden > 0 {
+        writeln!(out, "  … {} more (--all shows every parameter)", grouped(hidden as u64))?;
+    }
+    writeln!(out)
+}
+
+fn summary(optimizer: &OptimizerSummary, out: &mut String) -> fmt::Result {
+    write!(out, "  {}: {}", safe(&optimizer.place), super::terminal::name_of(&optimizer.algorithm))?;
+    if let Measured::Value(norm) = optimizer.gradient_norm {
+        write!(out, ", gradient norm {}", short(norm))?;
+    }
+    if optimizer.mapping.refused > 0 {
+        let reason = optimizer.mapping.reason.as_deref().unwrap_or("the reason is not known");
+        write!(out, "; {} parameters without a name: {reason}", grouped(optimizer.mapping.refused))?;
+    }
+    writeln!(out)
+}
+
+/// The rows of the table, in the order of the state: those whose next step is largest.
+fn shown(state: &OptimizerAnalysis, all: bool) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..state.parameters.len()).collect();
+    if !all && order.len() > FOLDED_ROWS {
+        let size = |index: usize| state.parameters[index].update_ratio.value().copied().unwrap_or(-1.0);
+        order.sort_by(|&a, &b| size(b).total_cmp(&size(a)));
+        order.truncate(FOLDED_ROWS);
+        order.sort_unstable();
+    }
+    order
+}
+
+fn row(parameter: &ParameterOptimizer) -> Vec<String> {
+    let number =
+        |quantity: &Measured<f64>| quantity.value().map_or_else(|| "–".to_owned(), |&value| short(value));
+    vec![
+        safe(&parameter.name),
+        parameter.step.map_or_else(|| "–".to_owned(), |step| format!("{step:.0}")),
+        number(&parameter.gradient_rms),
+        number(&parameter.signal_share),
+        number(&parameter.update_rms),
+        number(&parameter.update_ratio),
+    ]
+}

@@ -1,0 +1,159 @@
+//! C8: a step counter that was lost or reset while the moments were kept.
+
+use super::moments::{parameters, state, subject};
+use super::{Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
+use crate::analysis::model::{
+    CheckpointAnalysis, FirstStep, OptimizerSummary, ParameterGroup, ParameterOptimizer,
+};
+
+pub(super) static RULE: Rule = Rule {
+    code: "FP308",
+    name: "lost-optimizer-step",
+    summary: "the optimizer's step counter is not that of its moments",
+    page: include_str!("../../docs/rules/FP308-lost-optimizer-step.md"),
+    severity: Severity::Critical,
+    confidence: Confidence::Exact,
+    needs: Needs::NORMS.and(Needs::OPTIMIZER),
+    thresholds: &[
+        Threshold {
+            name: "window-share",
+            default: 0.1,
+            unit: "of 1/(1-beta2) steps",
+            source: "bias correction is off by tenfold there, where the counter is wrong",
+        },
+        Threshold {
+            name: "signal-share",
+            default: 0.1,
+            unit: "of the noise floor",
+            source: "settled moments corrected as young give 1/100; gradients that alternate in sign 1/20",
+        },
+    ],
+    check,
+};
+
+fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mut Findings) {
+    let mut told = Vec::new();
+    for (parameter, _, group) in parameters(checkpoint) {
+        let Some(&verdict) = parameter.first_step.value() else { continue };
+        let place = (parameter.optimizer, verdict);
+        if verdict == FirstStep::Consistent || told.contains(&place) {
+            continue;
+        }
+        told.push(place);
+        let same = parameters(checkpoint).filter(|(other, _, _)| {
+            (other.optimizer, other.first_step.value()) == (parameter.optimizer, Some(&verdict))
+        });
+        report(parameter, same.count(), verdict, group, findings);
+    }
+    for (index, optimizer) in
+        state(checkpoint).into_iter().flat_map(|state| state.optimizers.iter().enumerate())
+    {
+        restarted(checkpoint, index as u64, optimizer, thresholds, findings);
+    }
+}
+
+fn report(
+    parameter: &ParameterOptimizer,
+    count: usize,
+    verdict: FirstStep,
+    group: &ParameterGroup,
+    findings: &mut Findings,
+) {
+    let what = match verdict {
+        FirstStep::Missing => "have moments and no step counter",
+        FirstStep::Zero => "have moments and a step counter of 0",
+        FirstStep::NotTheFirst | FirstStep::Consistent => {
+            "have a step counter of 1 and moments of more than one step"
+        }
+    };
+    let message = format!("{count} parameters, from {} on, {what}", parameter.name);
+    let finding = findings.push(subject(parameter), message, ADVICE);
+    finding.evidence("parameters", count as f64, "");
+    if let (Some(beta1), Some(beta2)) = (group.beta1, group.beta2) {
+        finding.evidence(
+            "first update after a reset of the counter",
+            (1.0 - beta2).sqrt() / (1.0 - beta1),
+            "times what it should be",
+        );
+    }
+}
+
+const ADVICE: &str = "restore the counter from the step of the checkpoint, or reset moments and counter together; never the counter alone";
+
+/// A counter that is young, in a checkpoint that is not, over moments that are not young either.
+fn restarted(
+    checkpoint: &CheckpointAnalysis,
+    index: u64,
+    optimizer: &OptimizerSummary,
+    thresholds: &Thresholds,
+    findings: &mut Findings,
+) {
+    let own = || parameters(checkpoint).filter(move |(parameter, _, _)| parameter.optimizer == index);
+    let Some(step) = own().filter_map(|(parameter, _, _)| parameter.step).reduce(f64::max) else { return };
+    let (Some(&total), Some(&signal)) = (checkpoint.step.value(), optimizer.signal_fraction.value()) else {
+        return;
+    };
+    let Some((parameter, _, group)) = own().next() else { return };
+    let (Some(beta2), Some(&floor)) = (group.beta2, parameter.noise_floor.value()) else { return };
+    let is_young = step < thresholds.get("window-share") / (1.0 - beta2);
+    if step < 1.0
+        || !is_young
+        || step >= 0.5 * total as f64
+        || signal >= thresholds.get("signal-share") * floor
+    {
+        return;
+    }
+    let message = format!(
+        "the optimizer counts {step} steps of the checkpoint's {total}, and its moments are older than that: the counter was reset without them"
+    );
+    findings
+        .push(Subject::Checkpoint, message, ADVICE)
+        .against("signal fraction", signal, thresholds.get("signal-share") * floor, "")
+        .evidence("steps of the checkpoint", total as f64, "optimizer steps");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analysis::model::Measured;
+    use crate::rules::test_support::{checkpoint, judge, moments};
+
+    fn with_verdict(verdict: FirstStep) -> CheckpointAnalysis {
+        checkpoint(Vec::new()).with_moments(vec![moments("a.weight"), moments("b.weight")], |_, parameter| {
+            parameter.first_step = Measured::Value(verdict);
+        })
+    }
+
+    #[test]
+    fn moments_without_their_counter_are_told_once() {
+        assert!(judge(&RULE, &with_verdict(FirstStep::Consistent)).is_clean());
+        for verdict in [FirstStep::Missing, FirstStep::Zero, FirstStep::NotTheFirst] {
+            let told = judge(&RULE, &with_verdict(verdict)).told();
+            assert_eq!(told, [(Severity::Critical, "a.weight".to_owned())]);
+        }
+    }
+
+    fn counting(step: f64, total: u64, signal: f64) -> CheckpointAnalysis {
+        let mut saved = checkpoint(Vec::new())
+            .with_moments(vec![moments("a.weight")], |_, parameter| {
+                parameter.step = Some(step);
+                parameter.noise_floor = Measured::Value(0.2);
+            })
+            .at_step(total);
+        if let Measured::Value(state) = &mut saved.optimizer {
+            state.optimizers[0].signal_fraction = Measured::Value(signal);
+        }
+        saved
+    }
+
+    #[test]
+    fn a_young_counter_over_old_moments_is_told_and_over_young_ones_is_not() {
+        assert_eq!(
+            judge(&RULE, &counting(10.0, 4000, 0.002)).told(),
+            [(Severity::Critical, "checkpoint".to_owned())]
+        );
+        assert!(judge(&RULE, &counting(10.0, 4000, 0.2)).is_clean(), "a restart without optimizer state");
+        assert!(judge(&RULE, &counting(10.0, 12, 0.002)).is_clean());
+        assert!(judge(&RULE, &counting(2000.0, 9000, 0.002)).is_clean());
+    }
+}

@@ -1,0 +1,67 @@
+//! C12: a spike that outlives its gradient in the second moment.
+
+use super::moments::{parameters, subject};
+use super::{Confidence, Findings, Needs, Rule, Severity, Threshold, Thresholds};
+use crate::analysis::model::CheckpointAnalysis;
+
+pub(super) static RULE: Rule = Rule {
+    code: "FP312",
+    name: "poisoned-moments",
+    summary: "a past spike keeps the steps of a parameter short",
+    page: include_str!("../../docs/rules/FP312-poisoned-moments.md"),
+    severity: Severity::Warning,
+    confidence: Confidence::Heuristic,
+    needs: Needs::NORMS.and(Needs::OPTIMIZER),
+    thresholds: &[Threshold {
+        name: "inflation",
+        default: 3.0,
+        unit: "times the usual sqrt(v)",
+        source: "one gradient of 100 times the usual gives 3.3 with beta2 = 0.999",
+    }],
+    check,
+};
+
+fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mut Findings) {
+    let limit = thresholds.get("inflation");
+    for (parameter, _, group) in parameters(checkpoint) {
+        // A parameter whose spike cannot be dated has no inflation that could be judged: FP707 says why.
+        let (Some(&inflation), Some(spike), Some(beta2)) =
+            (parameter.inflation.value(), parameter.spike.value(), group.beta2)
+        else {
+            continue;
+        };
+        if inflation <= limit {
+            continue;
+        }
+        let half_life = std::f64::consts::LN_2 / (1.0 - beta2);
+        let message = format!(
+            "a gradient {:.0} steps ago makes the denominator of {} about {inflation:.1} times too large; it halves in v every {half_life:.0} steps",
+            spike.age, parameter.name,
+        );
+        findings
+            .push(subject(parameter), message, "reset m, v and step of this parameter together, and warm its learning rate up again; or roll back to before the spike")
+            .against("inflation of sqrt(v)", inflation, limit, "")
+            .evidence("age of the spike", spike.age, "optimizer steps");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analysis::model::{Measured, SpikeAge};
+    use crate::rules::test_support::{checkpoint, judge, moments};
+
+    fn inflated(inflation: f64) -> CheckpointAnalysis {
+        checkpoint(Vec::new()).with_moments(vec![moments("a.weight")], |_, parameter| {
+            parameter.inflation = Measured::Value(inflation);
+            parameter.spike =
+                Measured::Value(SpikeAge { age: 12.0, spread: 0.2, coordinates: 64, gradient_norm: 100.0 });
+        })
+    }
+
+    #[test]
+    fn a_large_inflation_is_told() {
+        assert!(judge(&RULE, &inflated(2.9)).is_clean());
+        assert_eq!(judge(&RULE, &inflated(3.3)).told(), [(Severity::Warning, "a.weight".to_owned())]);
+    }
+}

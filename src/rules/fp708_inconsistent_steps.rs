@@ -1,0 +1,105 @@
+//! I8: step counters that differ.
+
+use super::moments::{parameters, state, subject};
+use super::{Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
+use crate::analysis::model::{CheckpointAnalysis, ParameterOptimizer};
+
+pub(super) static RULE: Rule = Rule {
+    code: "FP708",
+    name: "inconsistent-steps",
+    summary: "parameters of one optimizer have taken different numbers of steps",
+    page: include_str!("../../docs/rules/FP708-inconsistent-steps.md"),
+    severity: Severity::Warning,
+    confidence: Confidence::Exact,
+    needs: Needs::NORMS.and(Needs::OPTIMIZER),
+    thresholds: &[Threshold {
+        name: "shortfall",
+        default: 0.1,
+        unit: "of the checkpoint's steps",
+        source: "skipped steps of fp16 loss scaling are fewer",
+    }],
+    check,
+};
+
+fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mut Findings) {
+    let Some(state) = state(checkpoint) else { return };
+    for index in 0..state.optimizers.len() as u64 {
+        let counted =
+            || parameters(checkpoint).filter(move |(p, _, _)| p.optimizer == index && p.step.is_some());
+        let step = |parameter: &ParameterOptimizer| parameter.step.unwrap_or_default();
+        let Some(most) = counted().map(|(parameter, _, _)| step(parameter)).reduce(f64::max) else {
+            continue;
+        };
+        let behind: Vec<_> =
+            counted().map(|(parameter, _, _)| parameter).filter(|parameter| step(parameter) < most).collect();
+        if let Some(&first) = behind.first() {
+            let message = format!(
+                "{} of {} parameters, from {} on, have taken fewer steps ({}) than the others ({most})",
+                behind.len(),
+                counted().count(),
+                first.name,
+                step(first),
+            );
+            let advice = "if these parameters were added or unfrozen later, or had no gradient in some steps, this is as it should be; if not, their state was lost and began again";
+            findings.push(subject(first), message, advice).against(
+                "steps",
+                step(first),
+                most,
+                "optimizer steps",
+            );
+        }
+        compare_with_checkpoint(checkpoint, most, thresholds.get("shortfall"), findings);
+    }
+}
+
+fn compare_with_checkpoint(
+    checkpoint: &CheckpointAnalysis,
+    most: f64,
+    shortfall: f64,
+    findings: &mut Findings,
+) {
+    let Some(&total) = checkpoint.step.value() else { return };
+    let total = total as f64;
+    // Loops count before or after the step: one more or less is a habit.
+    if most <= total + 1.0 && most + 1.0 >= (1.0 - shortfall) * total {
+        return;
+    }
+    let message = format!("the optimizer has taken {most} steps, the checkpoint says {total}");
+    let advice = "if the run counts batches, epochs or another optimizer's steps this is as it should be; if not, the files are of different saves";
+    findings.push(Subject::Checkpoint, message, advice).severity(Severity::Note).against(
+        "steps of the optimizer",
+        most,
+        total,
+        "optimizer steps",
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::test_support::{checkpoint, judge, moments};
+
+    fn at_steps(first: f64, second: f64) -> CheckpointAnalysis {
+        let mut saved =
+            checkpoint(Vec::new()).with_moments(vec![moments("a.weight"), moments("b.weight")], |_, _| {});
+        let mut steps = [first, second].into_iter();
+        saved.edit_moments(|parameter| parameter.step = steps.next());
+        saved
+    }
+
+    #[test]
+    fn a_parameter_that_is_behind_is_told() {
+        assert!(judge(&RULE, &at_steps(400.0, 400.0)).is_clean());
+        assert_eq!(judge(&RULE, &at_steps(400.0, 7.0)).told(), [(Severity::Warning, "b.weight".to_owned())]);
+    }
+
+    #[test]
+    fn another_step_than_the_checkpoints_is_a_note() {
+        for total in [400, 401, 440] {
+            assert!(judge(&RULE, &at_steps(400.0, 400.0).at_step(total)).is_clean(), "{total}");
+        }
+        for total in [300, 4000] {
+            assert_eq!(judge(&RULE, &at_steps(400.0, 400.0).at_step(total)).told()[0].0, Severity::Note);
+        }
+    }
+}
