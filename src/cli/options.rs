@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
-use clap::{Args, ValueEnum};
+use clap::{Args, ValueEnum, value_parser};
 use flashpoint::analysis::model::MeasureLevel;
 use flashpoint::context::Context;
 use flashpoint::error::{ErrorKind, Result};
@@ -17,8 +17,8 @@ pub struct Reading {
     #[arg(long, value_enum, default_value_t = Level::Stats, help_heading = "Reading")]
     pub measure: Level,
     /// Threads to use [default: one per core]; results do not depend on it
-    #[arg(long, value_name = "N", help_heading = "Reading")]
-    pub threads: Option<std::num::NonZeroUsize>,
+    #[arg(long, value_name = "N", help_heading = "Reading", value_parser = value_parser!(u16).range(1..=MOST_THREADS))]
+    pub threads: Option<u16>,
     /// Read into bounded buffers instead of mapping files: for network file systems and files still being written
     #[arg(long, help_heading = "Reading")]
     pub no_mmap: bool,
@@ -38,6 +38,9 @@ pub enum Level {
     Stats,
 }
 
+/// More threads than any machine has cores only take each other's time.
+const MOST_THREADS: i64 = 1024;
+
 /// The policy file that is used when it is there.
 const DEFAULT_POLICY: &str = "flashpoint.toml";
 
@@ -55,7 +58,7 @@ impl Reading {
     pub fn context(&self) -> Result<Context> {
         let context = Context { mmap: !self.no_mmap, ..Context::default() };
         if let Some(threads) = self.threads {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global();
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(usize::from(threads)).build_global();
             let refused = |error: rayon::ThreadPoolBuildError| {
                 ErrorKind::Io { doing: "start that many threads", message: error.to_string() }
                     .in_file(Path::new("--threads"))
