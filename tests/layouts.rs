@@ -190,6 +190,22 @@ fn the_name_of_a_file_says_nothing_about_its_layout() {
     }
 }
 
+#[test]
+fn a_global_step_that_lightnings_loops_contradict_is_told() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("last.ckpt");
+    let mut bytes = std::fs::read(fixture("lightning.ckpt")).expect("a fixture");
+    let key = b"global_step";
+    let start = bytes.windows(key.len()).position(|window| window == key).expect("the key is there");
+    // BININT1 and its argument, behind the key and its memo.
+    let step = bytes[start..].windows(2).position(|window| window == b"K\x06").expect("its value is there");
+    bytes[start + step + 1] = 7;
+    std::fs::write(&path, bytes).expect("a copy");
+    let checkpoint = read(&path);
+    assert_eq!(checkpoint.step, Some(7));
+    assert!(problems(&checkpoint).contains(&"steps-disagree".to_owned()), "{:?}", checkpoint.problems);
+}
+
 /// The fixture's directory, copied without the files of these names.
 fn copy_without(name: &str, left_out: &[&str]) -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().expect("a temporary folder");
