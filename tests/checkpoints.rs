@@ -95,7 +95,7 @@ fn no_weight_of_the_fixtures_runs_is_without_a_role() {
 #[test]
 fn a_pickled_dict_gives_its_step_its_sections_and_its_roles() {
     let checkpoint = read(&fixture("runs/cnn-healthy/checkpoint-0200")).expect("a checkpoint");
-    assert_eq!((checkpoint.layout, checkpoint.step), (Layout::ModelDirectory, Some(200)));
+    assert_eq!((checkpoint.layout, checkpoint.step), (Layout::TrainingDict, Some(200)));
     let optimizer = checkpoint.tensors.iter().filter(|tensor| tensor.section == Section::Optimizer).count();
     assert_eq!((checkpoint.tensors.len(), optimizer), (38, 24));
     let count = |role| roles(&checkpoint).values().filter(|&&found| found == role).count();

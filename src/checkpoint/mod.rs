@@ -73,7 +73,7 @@ pub struct CheckpointFile {
 /// One tensor of a checkpoint.
 #[derive(Debug)]
 pub struct CheckpointTensor {
-    /// Its name as stored, untrusted text.
+    /// Its name as stored, untrusted text; behind that of its file, where several files of a model repeat each other's names.
     pub name: String,
     /// Its name without the containers and wrappers around it: the key that series join on.
     pub canonical_name: String,
@@ -101,6 +101,18 @@ pub enum Layout {
     Sharded,
     /// A directory as the Hugging Face Trainer writes it.
     HfTrainer,
+    /// A directory as accelerate's `save_state` writes it.
+    Accelerate,
+    /// One file of Lightning's.
+    Lightning,
+    /// One file of nanoGPT's.
+    NanoGpt,
+    /// One file of timm's.
+    Timm,
+    /// One file with a dict of model and optimizer.
+    TrainingDict,
+    /// One file with a `torch.nn.Module` and its class.
+    SavedModule,
     /// A directory with a model file and perhaps a config.
     ModelDirectory,
     /// A checkpoint of flashpoint's own run directory.
@@ -174,15 +186,13 @@ impl Checkpoint {
     /// When nothing can be read, or there is no tensor, or the directory holds several checkpoints. Everything less is
     /// in [`Checkpoint::problems`] and in the tensors.
     pub fn read(path: &Path, names: &NameRules, context: &Context) -> Result<Self> {
-        let Parts { layout, files, absent, claims, mut problems, config } = layout::read(path, context)?;
-        let (step, disagreement) = step::settle(path, &claims);
-        problems.extend(disagreement);
+        let Parts { layout, files, absent, mut claims, mut problems, config } = layout::read(path, context)?;
         let mut drafts: Vec<Draft> = Vec::new();
         let mut read = Vec::with_capacity(files.len());
         let mut globals = Vec::new();
         let mut optimizers = Vec::new();
         let mut schedules = Vec::new();
-        for (index, Part { name, section, input, container }) in files.into_iter().enumerate() {
+        for (index, Part { name, section, input, container, label }) in files.into_iter().enumerate() {
             let places = section::place(&container, section);
             let found = optimizer::read(&container, &name, drafts.len());
             optimizers.extend(found.optimizers);
@@ -191,6 +201,7 @@ impl Checkpoint {
             globals.extend(container.globals.into_iter().map(|global| (index, global)));
             drafts.extend(container.entries.into_iter().zip(places).map(|(entry, place)| Draft {
                 name: entry.name,
+                label: label.clone(),
                 file: Some(index),
                 place,
                 tensor: entry.tensor,
@@ -201,6 +212,7 @@ impl Checkpoint {
         drafts.extend(absent.into_iter().map(|(name, error)| Draft {
             place: Placed { section: Section::Model, name: name.clone() },
             name,
+            label: None,
             file: None,
             tensor: Err(error),
         }));
@@ -208,6 +220,9 @@ impl Checkpoint {
             return Err(problems.into_iter().next().unwrap_or_else(|| ErrorKind::NoTensors.in_file(path)));
         }
         let tensors = tie(name_all(drafts, names));
+        claims.extend(step::in_optimizers(&optimizers));
+        let (step, disagreement) = step::settle(path, &claims);
+        problems.extend(disagreement);
         join_optimizers(&mut optimizers, &tensors, &read);
         attach_schedules(&mut optimizers, schedules);
         let path = path.to_owned();
@@ -229,17 +244,24 @@ impl Checkpoint {
 /// A tensor that has its section but not yet its names.
 struct Draft {
     name: String,
+    /// What tells it from tensors of the same name in other files.
+    label: Option<String>,
     file: Option<usize>,
     place: Placed,
     tensor: Result<Tensor>,
 }
 
-/// Gives every tensor its canonical name, layer and role. The model and its averaged copy are each named as a whole.
+/// Gives every tensor its canonical name, layer and role. The model and its averaged copy are each named as a whole, and so
+/// is each of several parts that are told apart.
 fn name_all(drafts: Vec<Draft>, rules: &NameRules) -> Vec<CheckpointTensor> {
     let mut named: Vec<Option<Named>> = drafts.iter().map(|_| None).collect();
-    for section in [Section::Model, Section::Average] {
-        let members: Vec<usize> =
-            (0..drafts.len()).filter(|&index| drafts[index].place.section == section).collect();
+    let mut wholes: BTreeMap<(Section, Option<&str>), Vec<usize>> = BTreeMap::new();
+    for (index, draft) in drafts.iter().enumerate() {
+        if [Section::Model, Section::Average].contains(&draft.place.section) {
+            wholes.entry((draft.place.section, draft.label.as_deref())).or_default().push(index);
+        }
+    }
+    for members in wholes.into_values() {
         let subjects: Vec<Subject<'_>> = members.iter().map(|&index| drafts[index].subject()).collect();
         for (&index, names) in members.iter().zip(names::assign(&subjects, rules)) {
             named[index] = Some(names);
@@ -263,9 +285,11 @@ impl Draft {
             role: if self.place.section == Section::Optimizer { Role::OptimizerState } else { Role::Other },
             canonical_name: self.place.name.clone(),
         });
+        let label = self.label.map(|label| format!("{label}/")).unwrap_or_default();
+        let layer = Layer { path: format!("{label}{}", layer.path), ..layer };
         CheckpointTensor {
-            name: self.name,
-            canonical_name,
+            name: format!("{label}{}", self.name),
+            canonical_name: format!("{label}{canonical_name}"),
             file: self.file,
             section: self.place.section,
             layer,

@@ -3,6 +3,8 @@
 //! A pickled dict says so by its first keys (`model`, `state_dict_ema`, `optimizer_states`, …). A file without such
 //! keys is a bare state dict and all model, but for what only optimizers call their tensors.
 
+use std::collections::BTreeSet;
+
 use super::Section;
 use crate::format::{Container, Node, NodeId, Objects};
 
@@ -73,10 +75,9 @@ const OPTIMIZER_PREFIX: &str = "optimizer.";
 
 /// Places every entry of `container`. `whole` is the section of all of it, where the file's name says so.
 pub(super) fn place(container: &Container, whole: Option<Section>) -> Vec<Placed> {
-    let holders = match (whole, &container.objects) {
-        (None, Some(objects)) => holders(objects),
-        _ => Vec::new(),
-    };
+    let objects = container.objects.as_ref();
+    let whole = whole.or_else(|| objects.is_some_and(is_optimizer).then_some(Section::Optimizer));
+    let holders = objects.filter(|_| whole.is_none()).map(holders).unwrap_or_default();
     let names = container.entries.iter().map(|entry| entry.name.as_str());
     let placed = names.map(|name| match whole {
         Some(section) => place_in(section, name),
@@ -107,6 +108,17 @@ fn place_one(name: &str, holders: &[Holder]) -> Placed {
         None if models > 0 => whole(Section::Other),
         None => whole(Section::Model),
     }
+}
+
+/// Whether all of it is an optimizer's `state_dict`.
+fn is_optimizer(objects: &Objects) -> bool {
+    let has = |key| objects.root.is_some_and(|root| objects.get(root, key).is_some());
+    has("state") && has("param_groups")
+}
+
+/// The sections that the root of a pickle holds by name.
+pub(super) fn sections(objects: &Objects) -> BTreeSet<Section> {
+    holders(objects).into_iter().map(|holder| holder.section).collect()
 }
 
 fn is_optimizer_leaf(name: &str) -> bool {
@@ -291,8 +303,9 @@ mod tests {
     #[test]
     fn a_file_of_optimizer_state_is_named_as_if_saved_with_the_model() {
         let container = container(&["state", "param_groups"], &["state.0.exp_avg"]);
-        let placed = place(&container, Some(Section::Optimizer));
         let expected = Placed { section: Section::Optimizer, name: "optimizer.state.0.exp_avg".to_owned() };
-        assert_eq!(placed, [expected]);
+        for said_by_its_name in [Some(Section::Optimizer), None] {
+            assert_eq!(place(&container, said_by_its_name), std::slice::from_ref(&expected));
+        }
     }
 }

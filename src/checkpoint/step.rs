@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
+use super::optimizer::OptimizerState;
 use crate::error::{Error, ErrorKind};
-use crate::format::Objects;
+use crate::format::{Container, Entry, Node};
 
 /// One place that states a step.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,13 +24,41 @@ const STEP_KEYS: &[&str] =
 const CERTAIN_WORDS: &[&str] = &["step", "steps", "iter", "iteration", "iterations"];
 const UNCERTAIN_WORDS: &[&str] = &["checkpoint", "ckpt"];
 
-/// What the root of a pickle states.
-pub(super) fn in_objects(objects: &Objects, file: &str) -> Option<Claim> {
+/// What the root of a pickle states, in a number or in a tensor of one element.
+pub(super) fn in_container(container: &Container, file: &str) -> Option<Claim> {
+    let objects = container.objects.as_ref()?;
     let root = objects.root?;
     STEP_KEYS.iter().find_map(|key| {
-        let step = u64::try_from(objects.integer(objects.get(root, key)?)?).ok()?;
+        let value = objects.get(root, key)?;
+        let step = match *objects.node(value) {
+            Node::Tensor(entry) => element(container.entries.get(entry)?)?,
+            _ => objects.count(value)?,
+        };
         Some(Claim { place: format!("{key} in {file}"), step, certain: true })
     })
+}
+
+/// The most steps that an optimizer took. It is none the wiser for steps that mixed precision skipped.
+pub(super) fn in_optimizers(optimizers: &[OptimizerState]) -> Option<Claim> {
+    let parameters = optimizers.iter().flat_map(|optimizer| &optimizer.parameters);
+    let steps = parameters.filter_map(|parameter| whole(parameter.step?));
+    Some(Claim { place: "the optimizer's state".to_owned(), step: steps.max()?, certain: false })
+}
+
+/// The one element of a tensor that counts something.
+fn element(entry: &Entry) -> Option<u64> {
+    let tensor = entry.tensor.as_ref().ok()?;
+    if tensor.count() != 1 || tensor.dtype.size().is_none() {
+        return None;
+    }
+    let mut values = Vec::new();
+    tensor.read_f64(0..1, &mut values).ok()?;
+    whole(*values.first()?)
+}
+
+fn whole(value: f64) -> Option<u64> {
+    let is_whole = value.fract() == 0.0 && value.abs() < 9e15;
+    u64::try_from(is_whole.then_some(value as i64)?).ok()
 }
 
 /// What the name of a file or directory says: `checkpoint-400`, `global_step400`, `epoch=3-step=400.ckpt`.
@@ -58,12 +87,12 @@ fn number_after(name: &str, word: &str) -> Option<u64> {
     })
 }
 
-/// The step to believe: the first of `claims`, or else what the path says. And a problem where they disagree.
+/// The step to believe: the first certain one of `claims` and the path, or else the first. And a problem where they disagree.
 pub(super) fn settle(path: &Path, claims: &[Claim]) -> (Option<u64>, Option<Error>) {
     let by_name = in_name(path).or_else(|| in_name(path.parent().filter(|_| path.is_file())?));
     let claims: Vec<&Claim> = claims.iter().chain(&by_name).collect();
-    let believed = claims.first().map(|claim| claim.step);
-    let certain: Vec<&Claim> = claims.into_iter().filter(|claim| claim.certain).collect();
+    let certain: Vec<&Claim> = claims.iter().copied().filter(|claim| claim.certain).collect();
+    let believed = certain.first().or(claims.first()).map(|claim| claim.step);
     let agree = certain.iter().all(|claim| Some(claim.step) == certain.first().map(|first| first.step));
     let disagreement = (!agree).then(|| {
         let claims = certain.iter().map(|claim| format!("{} in {}", claim.step, claim.place)).collect();
@@ -108,6 +137,8 @@ mod tests {
         assert!(matches!(problem.unwrap().kind, ErrorKind::StepsDisagree { .. }));
         assert_eq!(settle(path, &[claim(500, true)]), (Some(500), None));
         assert_eq!(settle(Path::new("ckpt_3.pt"), &[claim(400, true)]), (Some(400), None));
+        assert_eq!(settle(Path::new("ckpt_3.pt"), &[claim(120, false)]), (Some(120), None));
+        assert_eq!(settle(Path::new("step-400.pt"), &[claim(390, false)]), (Some(400), None));
         assert_eq!(settle(Path::new("model.pt"), &[]), (None, None));
     }
 }

@@ -1,6 +1,9 @@
 //! A file opened for reading: mapped or read in bounded pieces, and known to be the same file at the end.
 //!
 //! What had to be inflated stands in for a file: tensors are read from it like from any other.
+//!
+//! No file is held open between reads, so that a model may have more shards than a process may have descriptors: a map needs
+//! none, and without one the file is opened for each read, and must be the one it was.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::ops::Range;
@@ -25,7 +28,7 @@ pub struct InputFile {
 /// Where the bytes are.
 #[derive(Debug)]
 enum Source {
-    Disk { file: File, map: Option<Mmap>, seen: Identity },
+    Disk { map: Option<Mmap>, seen: Identity },
     Memory { bytes: Vec<u8>, origin: Arc<InputFile> },
 }
 
@@ -58,15 +61,7 @@ impl InputFile {
     /// # Errors
     /// Not found, not a regular file (a FIFO does not block), empty, or refused by the system.
     pub fn open(path: &Path, context: &Context) -> Result<Self> {
-        let mut options = OpenOptions::new();
-        options.read(true);
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::OpenOptionsExt;
-            options.custom_flags(libc::O_NONBLOCK);
-        }
-        let file = options.open(path).map_err(|error| Error::io(path, "open it", &error))?;
-        let metadata = file.metadata().map_err(|error| Error::io(path, "read its size", &error))?;
+        let (file, metadata) = open(path)?;
         if !metadata.is_file() {
             let what = if metadata.is_dir() { "directory" } else { "device, pipe or socket" };
             return Err(ErrorKind::NotARegularFile { what }.in_file(path));
@@ -80,7 +75,7 @@ impl InputFile {
             None
         };
         let seen = Identity::of(&metadata);
-        Ok(Self { path: path.to_owned(), length: seen.length, source: Source::Disk { file, map, seen } })
+        Ok(Self { path: path.to_owned(), length: seen.length, source: Source::Disk { map, seen } })
     }
 
     /// What a part of `origin` inflated to. The caller bounds its length.
@@ -115,11 +110,18 @@ impl InputFile {
         }
     }
 
-    /// The file that the bytes come from, and what it was when it was opened.
-    fn on_disk(&self) -> (&File, &Identity) {
-        match &self.source {
-            Source::Disk { file, seen, .. } => (file, seen),
-            Source::Memory { origin, .. } => origin.on_disk(),
+    /// The file that the bytes come from, opened again.
+    ///
+    /// A file that was replaced under its name counts as changed, although a map would still show the old one.
+    fn reopen(&self) -> Result<File> {
+        let seen = match &self.source {
+            Source::Disk { seen, .. } => seen,
+            Source::Memory { origin, .. } => return origin.reopen(),
+        };
+        match open(&self.path) {
+            Ok((file, now)) if Identity::of(&now) == *seen => Ok(file),
+            Err(error) if error.kind != ErrorKind::NotFound => Err(error),
+            _ => Err(ErrorKind::ChangedWhileReading.in_file(&self.path)),
         }
     }
 
@@ -153,8 +155,7 @@ impl InputFile {
             buffer.copy_from_slice(bytes);
             return Ok(());
         }
-        let (file, _) = self.on_disk();
-        read_exact_at(file, buffer, offset).map_err(|error| match error.kind() {
+        read_exact_at(&self.reopen()?, buffer, offset).map_err(|error| match error.kind() {
             std::io::ErrorKind::UnexpectedEof => ErrorKind::ChangedWhileReading.at_byte(&self.path, offset),
             _ => Error::io(&self.path, "read it", &error),
         })
@@ -165,14 +166,22 @@ impl InputFile {
     /// # Errors
     /// [`ErrorKind::ChangedWhileReading`] when what was measured may be a mixture of two files.
     pub fn check_unchanged(&self) -> Result<()> {
-        let (file, seen) = self.on_disk();
-        let now = file.metadata().map_err(|error| Error::io(&self.path, "read its size", &error))?;
-        if Identity::of(&now) == *seen {
-            Ok(())
-        } else {
-            Err(ErrorKind::ChangedWhileReading.in_file(&self.path))
-        }
+        self.reopen().map(|_| ())
     }
+}
+
+/// Opens `path` for reading; that of a FIFO nobody writes to does not block.
+fn open(path: &Path) -> Result<(File, Metadata)> {
+    let mut options = OpenOptions::new();
+    options.read(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt;
+        options.custom_flags(libc::O_NONBLOCK);
+    }
+    let file = options.open(path).map_err(|error| Error::io(path, "open it", &error))?;
+    let metadata = file.metadata().map_err(|error| Error::io(path, "read its size", &error))?;
+    Ok((file, metadata))
 }
 
 #[cfg(unix)]
@@ -213,5 +222,45 @@ mod tests {
         assert_eq!(inflated.check_unchanged(), Ok(()));
         std::fs::write(&path, b"deflated again").unwrap();
         assert_eq!(inflated.check_unchanged().unwrap_err().kind, ErrorKind::ChangedWhileReading);
+    }
+
+    fn open_with(path: &Path, mmap: bool) -> InputFile {
+        InputFile::open(path, &Context { mmap, ..Context::default() }).unwrap()
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn files_that_are_open_hold_no_descriptor() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("shard");
+        std::fs::write(&path, b"bytes").unwrap();
+        let files = [open_with(&path, true), open_with(&path, false)];
+        let target = path.canonicalize().unwrap();
+        let held = std::fs::read_dir("/proc/self/fd").unwrap();
+        let held = held.filter(|entry| {
+            std::fs::read_link(entry.as_ref().unwrap().path()).is_ok_and(|place| place == target)
+        });
+        assert_eq!(held.count(), 0);
+        for file in files {
+            assert_eq!(file.bytes(1..3, &mut Vec::new()), Ok(&b"yt"[..]));
+        }
+    }
+
+    #[test]
+    fn a_file_that_was_replaced_or_removed_has_changed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model");
+        for mmap in [true, false] {
+            std::fs::write(&path, b"first").unwrap();
+            let file = open_with(&path, mmap);
+            let new = folder.path().join("new");
+            std::fs::write(&new, b"other").unwrap();
+            std::fs::rename(&new, &path).unwrap();
+            assert_eq!(file.check_unchanged().unwrap_err().kind, ErrorKind::ChangedWhileReading);
+            let read = file.bytes(0..1, &mut Vec::new()).map(<[u8]>::to_vec);
+            assert_eq!(read.is_ok(), mmap, "{read:?}");
+            std::fs::remove_file(&path).unwrap();
+            assert_eq!(file.check_unchanged().unwrap_err().kind, ErrorKind::ChangedWhileReading);
+        }
     }
 }

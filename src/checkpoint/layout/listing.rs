@@ -57,6 +57,11 @@ impl Listing {
         self.files.contains(name)
     }
 
+    /// Whether there is a directory of this name.
+    pub(super) fn has_directory(&self, name: &str) -> bool {
+        self.directories.contains(name)
+    }
+
     /// The files, sorted by name.
     pub(super) fn files(&self) -> impl Iterator<Item = &str> {
         self.files.iter().map(String::as_str)

@@ -3,7 +3,7 @@
 //! A layout finds files, opens them, and says what is missing; it does not look inside tensors. Every name that comes
 //! from a file, and every symbolic link, is resolved by [`crate::files::sibling`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -14,16 +14,26 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::files::{InputFile, sibling};
 use crate::format::{Container, detect};
 
+mod accelerate;
+mod deepspeed;
+mod hand_written;
 mod hf_trainer;
+mod lightning;
 mod listing;
 mod model_directory;
+mod nano_gpt;
+mod object;
 mod run_directory;
 mod sharded;
 mod single_file;
 #[cfg(test)]
 mod tests;
+mod timm;
 
 use listing::Listing;
+use object::Root;
+
+const CONFIG: &str = "config.json";
 
 /// Longest `config.json` that is read.
 const MAX_CONFIG_BYTES: u64 = 4 << 20;
@@ -48,6 +58,8 @@ pub(super) struct Part {
     pub section: Option<Section>,
     pub input: Arc<InputFile>,
     pub container: Container,
+    /// What its tensors are told apart by from those of the same names in other parts.
+    pub label: Option<String>,
 }
 
 /// Finds and opens the files of the checkpoint at `path`.
@@ -57,28 +69,45 @@ pub(super) fn read(path: &Path, context: &Context) -> Result<Parts> {
         return directory(&Listing::of(path)?, context);
     }
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    if sharded::is_index(name) {
-        let directory =
-            path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        sharded::read(&Listing::of(directory)?, name, context)
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut parts = if sharded::is_index(name) {
+        sharded::read(&Listing::of(directory)?, name, context)?
     } else {
-        single_file::read(path, context)
-    }
+        single_file::read(path, context)?
+    };
+    parts.read_config_beside(directory, name, context);
+    Ok(parts)
 }
 
 fn directory(listing: &Listing, context: &Context) -> Result<Parts> {
     listing.refuse_unfinished()?;
     listing.refuse_others()?;
-    let mut parts = if run_directory::is_one(listing) {
-        run_directory::read(listing, context)?
+    let missing = deepspeed::missing_tag(listing, context);
+    let read = if run_directory::is_one(listing) {
+        run_directory::read(listing, context)
+    } else if accelerate::is_one(listing) {
+        accelerate::read(listing, context)
     } else if hf_trainer::is_one(listing) {
-        hf_trainer::read(listing, context)?
+        hf_trainer::read(listing, context)
     } else {
-        model_directory::read(listing, context)?
+        model_directory::read(listing, context)
     };
+    let mut parts = read.map_err(|error| missing.clone().unwrap_or(error))?;
+    parts.problems.extend(missing);
     parts.read_config(listing, context);
     Ok(parts)
 }
+
+type IsOne = fn(&Root<'_>) -> bool;
+
+/// The layouts that are told by the keys of one object, the most specific first.
+const OBJECTS: &[(Layout, IsOne)] = &[
+    (Layout::Lightning, lightning::is_one),
+    (Layout::NanoGpt, nano_gpt::is_one),
+    (Layout::Timm, timm::is_one),
+    (Layout::TrainingDict, hand_written::is_training_state),
+    (Layout::SavedModule, hand_written::is_module),
+];
 
 impl Parts {
     fn new(layout: Layout) -> Self {
@@ -108,17 +137,57 @@ impl Parts {
 
     /// Adds a file and what it says about the step.
     fn push(&mut self, part: Part) {
-        let is_state = part.section.is_none();
-        let objects = part.container.objects.as_ref().filter(|_| is_state);
-        self.claims.extend(objects.and_then(|objects| step::in_objects(objects, &part.name)));
+        if part.section.is_none() {
+            self.claims.extend(step::in_container(&part.container, &part.name));
+        }
         self.files.push(part);
     }
 
+    /// Asks the only file what it is, by the keys of its object, and what it says beside its tensors.
+    fn recognise(&mut self) {
+        let [part] = self.files.as_slice() else { return };
+        let root = Root::of(&part.container).filter(|_| part.section.is_none());
+        let Some(root) = root else { return };
+        let Some((layout, _)) = OBJECTS.iter().find(|(_, is_one)| is_one(&root)) else { return };
+        self.layout = *layout;
+        let config = match layout {
+            Layout::NanoGpt => nano_gpt::config(&root),
+            Layout::Timm => timm::config(&root),
+            _ => None,
+        };
+        self.config = config.map(|config| config.into_iter().collect());
+        let loops = (*layout == Layout::Lightning).then(|| lightning::claim(&root, part));
+        self.claims.extend(loops.flatten());
+    }
+
+    /// Labels the parts by their files, where two of them hold tensors of one name.
+    fn tell_apart(&mut self) {
+        let mut names = HashSet::new();
+        let entries = self.files.iter().flat_map(|part| &part.container.entries);
+        let repeated = entries.map(|entry| &entry.name).any(|name| !names.insert(name));
+        if repeated {
+            for part in &mut self.files {
+                let stem = Path::new(&part.name).file_stem();
+                part.label = stem.map(|stem| stem.to_string_lossy().into_owned());
+            }
+        }
+    }
+
+    /// The config beside a file that was named by itself, where its directory holds no other model.
+    fn read_config_beside(&mut self, directory: &Path, name: &str, context: &Context) {
+        // A directory that cannot be listed is no part of what was asked for.
+        let listing = directory.join(CONFIG).is_file().then(|| Listing::of(directory).ok()).flatten();
+        if let Some(listing) = listing.filter(|listing| model_directory::is_the_model(listing, name)) {
+            self.read_config(&listing, context);
+        }
+    }
+
+    /// What the weights were saved with says more than a file beside them.
     fn read_config(&mut self, listing: &Listing, context: &Context) {
-        if !listing.has("config.json") {
+        if self.config.is_some() || !listing.has(CONFIG) {
             return;
         }
-        match json::read(listing.path(), "config.json", "config.json", MAX_CONFIG_BYTES, context) {
+        match json::read(listing.path(), CONFIG, CONFIG, MAX_CONFIG_BYTES, context) {
             Ok(config) => self.config = Some(config),
             Err(error) => self.problems.push(error),
         }
@@ -130,7 +199,7 @@ fn open(directory: &Path, name: &str, section: Option<Section>, context: &Contex
     let path = sibling(directory, name)?;
     let input = Arc::new(InputFile::open(&path, context)?);
     let container = detect::read_file(&input, context)?;
-    Ok(Part { name: name.to_owned(), section, input, container })
+    Ok(Part { name: name.to_owned(), section, input, container, label: None })
 }
 
 /// The checkpoint at `path` is not complete: `missing` says what is not there.

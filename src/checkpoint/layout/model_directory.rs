@@ -34,7 +34,17 @@ pub(super) fn read(listing: &Listing, context: &Context) -> Result<Parts> {
         parts.add(listing, file, None, context);
         parts.claims.extend(step::in_name(Path::new(file)));
     }
+    parts.tell_apart();
+    parts.recognise();
     Ok(parts)
+}
+
+/// Whether `name` is all of the model that the directory holds.
+pub(super) fn is_the_model(listing: &Listing, name: &str) -> bool {
+    match sharded::find_index(listing) {
+        Some(index) => index == name,
+        None => model_files(listing).is_ok_and(|files| files == [name]),
+    }
 }
 
 /// The files that together are the model.

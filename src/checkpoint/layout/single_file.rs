@@ -17,6 +17,7 @@ pub(super) fn read(path: &Path, context: &Context) -> Result<Parts> {
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let section = super::hf_trainer::section_of_side_file(&name);
     let mut parts = Parts::new(Layout::SingleFile);
-    parts.push(Part { name, section, input, container });
+    parts.push(Part { name, section, input, container, label: None });
+    parts.recognise();
     Ok(parts)
 }
