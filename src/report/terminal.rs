@@ -73,8 +73,8 @@ impl Page<'_> {
         writeln!(out, "{}", safe(&checkpoint.name))?;
         writeln!(out, "  {formats} ({}), {step}", name_of(&checkpoint.layout))?;
         let parameters = checkpoint.tensors.iter().filter(|tensor| tensor.is_parameter());
-        let parameters = parameters.map(|tensor| tensor.elements).sum();
-        let size = checkpoint.files.iter().map(|file| file.bytes).sum();
+        let parameters = parameters.map(|tensor| tensor.elements).fold(0, u64::saturating_add);
+        let size = checkpoint.files.iter().map(|file| file.bytes).fold(0, u64::saturating_add);
         let files = match checkpoint.files.len() {
             1 => "1 file".to_owned(),
             count => format!("{count} files"),

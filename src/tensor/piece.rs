@@ -72,7 +72,8 @@ impl Tensor {
     /// A tensor whose element at index `i` lies `i · storage_strides` elements after the start of `bytes`.
     ///
     /// # Errors
-    /// When the shape overflows or the view reaches outside `bytes`, or `bytes` outside the file.
+    /// When the shape overflows or the view reaches outside `bytes`, or `bytes` outside the file, or when it shows more
+    /// elements than it spans, other than by strides of 0.
     pub fn strided(
         dtype: DType,
         shape: Vec<u64>,
@@ -93,6 +94,9 @@ impl Tensor {
         };
         if needed > available {
             return refuse(ErrorKind::SizeMismatch { expected: needed, actual: available });
+        }
+        if let Some(message) = overlap(&shape, storage_strides) {
+            return refuse(ErrorKind::ViewOutOfStorage { message });
         }
         let axes = shape
             .iter()
@@ -309,13 +313,29 @@ fn bytes_spanned(dtype: DType, shape: &[u64], strides: &[u64], count: u64) -> Op
         return Some(0);
     }
     let contiguous = strides == row_major_strides(shape);
-    let last = if contiguous {
-        count - 1
-    } else {
-        shape.iter().zip(strides).try_fold(0u64, |sum, (&size, &stride)| {
-            (size - 1).checked_mul(stride).and_then(|reach| sum.checked_add(reach))
-        })?
-    };
+    let last = if contiguous { count - 1 } else { last_element(shape, strides)? };
     let bits = u128::from(last + 1) * u128::from(dtype.bits());
     u64::try_from(bits.div_ceil(8)).ok()
+}
+
+/// How many elements after the first the last element of a view that shows any lies.
+fn last_element(shape: &[u64], strides: &[u64]) -> Option<u64> {
+    shape.iter().zip(strides).try_fold(0u64, |sum, (&size, &stride)| {
+        (size - 1).checked_mul(stride).and_then(|reach| sum.checked_add(reach))
+    })
+}
+
+/// What is wrong with a view that shows stored elements many times, other than along an expanded axis.
+///
+/// `torch.Tensor.as_strided` with strides of 1 shows 2^40 elements of 16 KB, which would be read one by one. Expanded
+/// axes, whose stride is 0, are not: see [`Tensor::without_repeats`].
+fn overlap(shape: &[u64], strides: &[u64]) -> Option<String> {
+    let distinct = shape.iter().zip(strides).filter(|(_, stride)| **stride != 0).map(|(&size, _)| size);
+    let shown = distinct.fold(1, u64::saturating_mul);
+    if shape.contains(&0) {
+        return None;
+    }
+    let spanned = last_element(shape, strides)?.saturating_add(1);
+    (shown > spanned)
+        .then(|| format!("the view shows {shown} elements of a storage of {spanned}: it overlaps itself"))
 }

@@ -72,6 +72,16 @@ pub fn assign(subjects: &[Subject<'_>], rules: &NameRules) -> Vec<Named> {
     named
 }
 
+/// Longest name that is taken apart, in bytes and in components. Frameworks make none a tenth as long, and patterns
+/// cost more than linear time in both.
+const MAX_NAME_BYTES: usize = 4096;
+const MAX_COMPONENTS: usize = 256;
+
+/// Whether a name is none that a framework makes. Such a name has no conventional role, index or place.
+fn is_too_long(name: &str) -> bool {
+    name.len() > MAX_NAME_BYTES || name.split('.').nth(MAX_COMPONENTS).is_some()
+}
+
 /// The path of the module that owns the parameter `name`: all but its last component.
 pub(in crate::checkpoint) fn module(name: &str) -> &str {
     name.rsplit_once('.').map_or("", |(module, _)| module)

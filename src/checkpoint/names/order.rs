@@ -28,6 +28,9 @@ const NOT_STACKS: &[&str] = &["experts", "heads", "parametrizations"];
 /// `layers.3.…`, `encoder.layer.3.…` and `encoder_layer_3.…` are 3; `layer3.1.…` (`ResNet`) is 1, the block in the
 /// stage; `weight_hh_l2` (`torch.nn.LSTM`) is 2.
 pub(super) fn block_index(name: &str) -> Option<u64> {
+    if super::is_too_long(name) {
+        return None;
+    }
     let components: Vec<&str> = name.split('.').collect();
     let pairs = || components.iter().zip(components.iter().skip(1));
     let stacked =
@@ -125,38 +128,67 @@ const UNTOLD: u8 = 50;
 /// occurs in the file, then by its number.
 type Place = (u8, usize, u64);
 
+/// The place of a layer whose name is none that a framework makes: behind all others.
+const NOWHERE: Place = (u8::MAX, 0, 0);
+
 /// Sets every layer's position in forward order. Layers that names do not tell apart keep the order of the file.
 pub(super) fn put_in_order(named: &mut [Named]) {
-    let mut seen: HashMap<String, usize> = HashMap::new();
-    let mut layers: HashMap<String, Vec<Place>> = HashMap::new();
-    for tensor in named.iter() {
-        let path = &tensor.layer.path;
-        if !layers.contains_key(path) {
-            layers.insert(path.clone(), places(path, &mut seen));
-        }
-    }
-    let mut sorted: Vec<(&Vec<Place>, &String)> =
-        layers.iter().map(|(path, places)| (places, path)).collect();
-    sorted.sort();
-    let positions: HashMap<String, u64> =
-        (0..).zip(sorted).map(|(order, (_, path))| (path.clone(), order)).collect();
-    for tensor in named {
-        tensor.layer.order = positions[&tensor.layer.path];
+    let positions = positions(named);
+    for (tensor, order) in named.iter_mut().zip(positions) {
+        tensor.layer.order = order;
     }
 }
 
-fn places(path: &str, seen: &mut HashMap<String, usize>) -> Vec<Place> {
-    let mut parent = String::new();
-    let components = path.split('.').filter(|component| !component.is_empty());
-    components
-        .map(|component| {
-            let (word, number) = stem(component);
-            let next = seen.len();
-            let appearance = *seen.entry(format!("{parent}.{word}")).or_insert(next);
-            parent = format!("{parent}.{component}");
-            (rank(component), appearance, number)
-        })
-        .collect()
+/// The position of every tensor's layer.
+fn positions(named: &[Named]) -> Vec<u64> {
+    let mut seen = Seen::default();
+    let mut layers: HashMap<&str, Vec<Place>> = HashMap::new();
+    for tensor in named {
+        let path = tensor.layer.path.as_str();
+        layers.entry(path).or_insert_with(|| seen.places(path));
+    }
+    let mut sorted: Vec<(&Vec<Place>, &str)> = layers.iter().map(|(path, places)| (places, *path)).collect();
+    sorted.sort();
+    let orders: HashMap<&str, u64> = (0..).zip(sorted).map(|(order, (_, path))| (path, order)).collect();
+    named.iter().map(|tensor| orders[tensor.layer.path.as_str()]).collect()
+}
+
+/// Most components of all layers together that are given places: no checkpoint has half as many.
+const MAX_PLACES: usize = 1 << 22;
+
+/// What is known of the tree of modules. Each module is a number, so that a deep one does not cost the text of all
+/// modules above it.
+#[derive(Default)]
+struct Seen<'a> {
+    /// Parent and component to the number of the module.
+    modules: HashMap<(usize, &'a str), usize>,
+    /// Parent and word to when the word first occurred.
+    words: HashMap<(usize, &'a str), usize>,
+    /// Components that were given places.
+    placed: usize,
+}
+
+impl<'a> Seen<'a> {
+    fn places(&mut self, path: &'a str) -> Vec<Place> {
+        if super::is_too_long(path) || self.placed > MAX_PLACES {
+            return vec![NOWHERE];
+        }
+        // Numbers of modules begin at 1: the root is 0.
+        let mut parent = 0;
+        let components = path.split('.').filter(|component| !component.is_empty());
+        let places: Vec<Place> = components
+            .map(|component| {
+                let (word, number) = stem(component);
+                let next = self.words.len();
+                let appearance = *self.words.entry((parent, word)).or_insert(next);
+                let next = self.modules.len() + 1;
+                parent = *self.modules.entry((parent, component)).or_insert(next);
+                (rank(component), appearance, number)
+            })
+            .collect();
+        self.placed += places.len();
+        places
+    }
 }
 
 fn rank(component: &str) -> u8 {

@@ -132,6 +132,9 @@ pub(super) fn role(name: &str, subject: &Subject<'_>, shapes: &HashMap<&str, Opt
     if subject.dtype.is_some_and(|dtype| dtype.kind() == Kind::Integer) {
         return Role::Buffer;
     }
+    if super::is_too_long(name) {
+        return Role::Other;
+    }
     let lower = name.to_ascii_lowercase();
     let components: Vec<&str> = lower.split('.').collect();
     let axes = subject.shape.map(<[u64]>::len);

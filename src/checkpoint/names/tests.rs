@@ -316,3 +316,27 @@ fn layers_are_put_in_forward_order_whatever_the_order_of_the_file() {
     ];
     assert_eq!(order, forward);
 }
+
+#[test]
+fn a_name_of_thirty_thousand_components_has_no_role_and_no_place_and_costs_its_length() {
+    let deep = format!("{}weight", "experts.".repeat(30_000));
+    let long = format!("layers.0.{}.weight", "q".repeat(MAX_NAME_BYTES));
+    let names = [deep.as_str(), long.as_str(), "layers.0.q_proj.weight"];
+    let subjects: Vec<_> = names.iter().map(|name| subject(name, &[2, 2])).collect();
+    let named = assign(&subjects, &NameRules::default());
+    for endless in &named[..2] {
+        assert_eq!((endless.role, endless.layer.index), (Role::Other, None));
+        assert!(endless.layer.order > 0);
+    }
+    assert_eq!((named[2].role, named[2].layer.index), (Role::AttentionQuery, Some(0)));
+    assert_eq!(named[2].layer.order, 0);
+}
+
+#[test]
+fn the_same_word_under_different_modules_is_ordered_in_each_by_its_first_occurrence() {
+    let names = ["x.second.w", "x.first.w", "y.first.w", "y.second.w"];
+    let subjects: Vec<_> = names.iter().map(|name| subject(name, &[2])).collect();
+    let orders: Vec<u64> =
+        assign(&subjects, &NameRules::default()).iter().map(|named| named.layer.order).collect();
+    assert_eq!(orders, [0, 1, 2, 3]);
+}

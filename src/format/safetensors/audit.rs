@@ -203,7 +203,7 @@ impl Audit<'_> {
 
     fn hole(&self, uncovered: &[Range<u64>]) -> Option<Error> {
         let first = uncovered.first()?;
-        let bytes = uncovered.iter().map(|range| range.end - range.start).sum();
+        let bytes = uncovered.iter().map(|range| range.end - range.start).fold(0, u64::saturating_add);
         Some(ErrorKind::UncoveredBytes { bytes }.at_byte(self.file.path(), first.start))
     }
 }

@@ -277,6 +277,24 @@ mod tensors {
     }
 
     #[test]
+    fn a_view_that_overlaps_itself_is_refused_unless_it_is_expanded() {
+        let data = [0u8; 16 << 10];
+        let view =
+            |size: &[i64], stride: &[i64]| only_tensor(floats("0", 4096, 0, size, stride), &[("0", &data)]);
+        let kind = view(&[1024; 4], &[1; 4]).expect_err("2^40 elements of 16 KB");
+        let message =
+            "the view shows 1099511627776 elements of a storage of 4093: it overlaps itself".to_owned();
+        assert_eq!(kind, ErrorKind::ViewOutOfStorage { message });
+        assert!(outside(
+            &view(&[64, 64, 1 << 30], &[1, 1, 0]).expect_err("an overlap in front of an expansion")
+        ));
+        let expanded = view(&[1 << 20, 64, 64], &[0, 1, 64]).expect("an expanded matrix");
+        let (distinct, repeats) = expanded.without_repeats();
+        assert_eq!((distinct.count(), repeats), (4096, 1 << 20));
+        assert_eq!(view(&[0, 9], &[0, 1]).expect("an empty view").shape, [0, 9]);
+    }
+
+    #[test]
     fn claims_elements_outside_of_its_storage() {
         for (offset, size, stride) in [
             (0, vec![5], vec![1]),
