@@ -202,7 +202,8 @@ const MEMORY: &str = "reads and writes memory of the process, or loads native co
 const NETWORK: &str = "reaches the network";
 const STARTS: &str = "starts a thread or process that runs a function";
 
-/// Full names, or names of whole modules, that are dangerous together with everything below them.
+/// Full names, or names of whole modules, that are dangerous together with everything below them. Of modules whose names
+/// people give to their own, such as `code`, only the names that do harm.
 #[rustfmt::skip]
 const DANGEROUS: &[(&str, &str)] = &[
     ("posix", PROCESS), ("nt", PROCESS), ("os", PROCESS), ("subprocess", PROCESS), ("_posixsubprocess", PROCESS),
@@ -223,8 +224,10 @@ const DANGEROUS: &[(&str, &str)] = &[
     ("builtins.eval", EVALUATES), ("builtins.exec", EVALUATES), ("builtins.compile", EVALUATES), ("builtins.breakpoint", EVALUATES),
     ("__builtin__.eval", EVALUATES), ("__builtin__.execfile", EVALUATES), ("__builtin__.exec", EVALUATES),
     ("__builtin__.compile", EVALUATES), ("builtins.help", EVALUATES), ("builtins.input", EVALUATES), ("__builtin__.input", EVALUATES),
-    ("runpy", EVALUATES), ("code", EVALUATES), ("codeop", EVALUATES), ("pdb", EVALUATES), ("bdb", EVALUATES),
-    ("timeit", EVALUATES), ("trace", EVALUATES), ("profile", EVALUATES), ("cProfile", EVALUATES), ("doctest", EVALUATES),
+    ("runpy", EVALUATES), ("code.interact", EVALUATES), ("code.InteractiveInterpreter", EVALUATES),
+    ("code.InteractiveConsole", EVALUATES), ("code.compile_command", EVALUATES), ("codeop", EVALUATES), ("pdb", EVALUATES), ("bdb", EVALUATES),
+    ("timeit", EVALUATES), ("trace.Trace", EVALUATES), ("trace.main", EVALUATES), ("profile.run", EVALUATES), ("profile.runctx", EVALUATES),
+    ("profile.Profile", EVALUATES), ("profile.main", EVALUATES), ("cProfile", EVALUATES), ("doctest", EVALUATES),
     ("test.support", EVALUATES), ("unittest", IMPORTS), ("py_compile", EVALUATES), ("compileall", EVALUATES), ("types.CodeType", EVALUATES), ("types.FunctionType", EVALUATES),
     ("types.LambdaType", EVALUATES), ("marshal", EVALUATES), ("sympy.parsing", EVALUATES), ("pandas.eval", EVALUATES),
     ("numpy.testing", EVALUATES), ("torch.fx.graph_module.reduce_graph_module", EVALUATES),

@@ -507,6 +507,7 @@ fn renaming_makes_nothing_of_python_2_dangerous_that_is_not() {
     assert_danger("UserDict", "UserDict", Danger::Unknown);
     assert_danger("exceptions", "ValueError", Danger::Unknown);
     assert_danger("commands_of_mine", "Popen", Danger::Unknown);
+    assert_danger("code.models", "Net", Danger::Unknown);
 }
 
 proptest! {
