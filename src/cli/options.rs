@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 
 use clap::{Args, ValueEnum, value_parser};
 use flashpoint::analysis::model::MeasureLevel;
@@ -41,6 +42,9 @@ pub enum Level {
 /// More threads than any machine has cores only take each other's time.
 const MOST_THREADS: i64 = 1024;
 
+/// What a shell reports of a program that Ctrl-C ended.
+const INTERRUPTED: i32 = 130;
+
 /// The policy file that is used when it is there.
 const DEFAULT_POLICY: &str = "flashpoint.toml";
 
@@ -71,7 +75,12 @@ impl Reading {
             pool.map_err(refused)?;
         }
         let cancel = context.cancel.clone();
-        let handler = ctrlc::set_handler(move || cancel.store(true, std::sync::atomic::Ordering::Relaxed));
+        let handler = ctrlc::set_handler(move || {
+            // Whoever asks twice does not want to wait for the partial report either.
+            if cancel.swap(true, Ordering::Relaxed) {
+                std::process::exit(INTERRUPTED);
+            }
+        });
         // Without the handler Ctrl-C ends the process as it always does: nothing is lost but the partial report.
         drop(handler);
         Ok(context)

@@ -62,7 +62,7 @@ pub(super) fn read(listing: &Listing, index: &str, context: &Context) -> Result<
         return Err(nothing_read(listing, index, parts.problems));
     }
     let owners = owners(&parts, &weight_map);
-    judge_others(&mut parts, &owners)?;
+    judge_others(&mut parts, &owners, context)?;
     judge_missing(&mut parts, &weight_map, &owners, &path);
     let strays = listing.files().filter(|file| is_shard_of(file, index) && !shards.contains(file));
     parts.problems.extend(strays.map(|stray| ErrorKind::StrayShard.in_file(&listing.path().join(stray))));
@@ -133,12 +133,12 @@ enum Other {
 }
 
 /// Judges the entries that are not where the index says. Of a tensor written twice, one is kept.
-fn judge_others(parts: &mut Parts, owners: &Owners) -> Result<()> {
+fn judge_others(parts: &mut Parts, owners: &Owners, context: &Context) -> Result<()> {
     for file in 0..parts.files.len() {
         let mut others = HashMap::new();
         for (position, entry) in parts.files[file].container.entries.iter().enumerate() {
             if owners.get(&entry.name) != Some(&(file, position)) {
-                others.insert(position, judge_other(parts, file, entry, owners)?);
+                others.insert(position, judge_other(parts, file, entry, owners, context)?);
             }
         }
         let entries = std::mem::take(&mut parts.files[file].container.entries);
@@ -155,7 +155,13 @@ fn judge_others(parts: &mut Parts, owners: &Owners) -> Result<()> {
     Ok(())
 }
 
-fn judge_other(parts: &Parts, file: usize, entry: &Entry, owners: &Owners) -> Result<Other> {
+fn judge_other(
+    parts: &Parts,
+    file: usize,
+    entry: &Entry,
+    owners: &Owners,
+    context: &Context,
+) -> Result<Other> {
     let refuse = |kind: ErrorKind| kind.in_file(parts.files[file].input.path()).for_tensor(&entry.name);
     let Some(&(owner_file, owner)) = owners.get(&entry.name).filter(|(owner_file, _)| *owner_file != file)
     else {
@@ -163,21 +169,34 @@ fn judge_other(parts: &Parts, file: usize, entry: &Entry, owners: &Owners) -> Re
     };
     let owner_part = &parts.files[owner_file];
     let same = match (&owner_part.container.entries[owner].tensor, &entry.tensor) {
-        (Ok(first), Ok(second)) => same_elements(first, second)?,
+        (Ok(first), Ok(second)) => same_elements(first, second, context)?,
         _ => false,
     };
     let other = owner_part.name.clone();
     Ok(if same { Other::Copy } else { Other::Different(refuse(ErrorKind::DifferentCopies { other })) })
 }
 
-/// Whether two tensors are the same bit by bit. Packed elements, which are not read one by one, count as different.
-fn same_elements(first: &Tensor, second: &Tensor) -> Result<bool> {
+/// Whether two tensors are the same bit by bit. Packed elements, which are not read one by one, count as different, and
+/// so do tensors that are expanded along different axes.
+fn same_elements(first: &Tensor, second: &Tensor, context: &Context) -> Result<bool> {
     if first.dtype != second.dtype || first.shape != second.shape || first.dtype.size().is_none() {
         return Ok(false);
     }
+    let ((first_distinct, repeats), (second_distinct, other_repeats)) =
+        (first.without_repeats(), second.without_repeats());
+    if first_distinct.shape == second_distinct.shape {
+        return same_blocks(&first_distinct, &second_distinct, context);
+    }
+    // One that is not expanded has no more elements than its file.
+    Ok((repeats == 1 || other_repeats == 1) && same_blocks(first, second, context)?)
+}
+
+/// Compares two tensors of the same shape block by block. What the user did not wait for counts as the same: that says
+/// nothing against the files.
+fn same_blocks(first: &Tensor, second: &Tensor, context: &Context) -> Result<bool> {
     let (mut buffer, mut other_buffer) = (Vec::new(), Vec::new());
     let mut start = 0;
-    while start < first.count() {
+    while start < first.count() && !context.cancelled() {
         let block = start..(start + BLOCK_ELEMENTS).min(first.count());
         if first.bytes(block.clone(), &mut buffer)? != second.bytes(block.clone(), &mut other_buffer)? {
             return Ok(false);
@@ -216,4 +235,44 @@ fn wrong_total(parts: &Parts, stated: &str) -> Option<ErrorKind> {
     let matches = |stated: f64| stated == named as f64 || stated == distinct as f64;
     let right = stated.parse().is_ok_and(matches);
     (!right).then(|| ErrorKind::TotalSize { stated: stated.chars().take(40).collect(), actual: distinct })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::Ordering;
+
+    use super::*;
+    use crate::files::InputFile;
+    use crate::tensor::DType;
+
+    /// A view of the bytes 0, 1, 2 …
+    fn view(shape: &[u64], strides: &[u64]) -> Tensor {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), (0..=255u8).collect::<Vec<_>>()).expect("written");
+        let input = Arc::new(InputFile::open(file.path(), &Context::default()).expect("opened"));
+        Tensor::strided(DType::U8, shape.to_vec(), strides, input, 0..256).expect("a view")
+    }
+
+    fn same(first: &Tensor, second: &Tensor) -> bool {
+        same_elements(first, second, &Context::default()).expect("compared")
+    }
+
+    #[test]
+    fn expanded_tensors_are_compared_by_what_they_stand_on() {
+        let endless = view(&[1 << 40, 16], &[0, 1]);
+        assert!(same(&endless, &view(&[1 << 40, 16], &[0, 1])));
+        assert!(!same(&endless, &view(&[1 << 40, 16], &[0, 2])));
+        assert!(!same(&endless, &view(&[1 << 40, 16], &[0, 0])));
+        assert!(!same(&view(&[16, 16], &[0, 1]), &view(&[16, 16], &[16, 1])));
+        assert!(same(&view(&[1, 16], &[0, 1]), &view(&[1, 16], &[16, 1])));
+    }
+
+    #[test]
+    fn nothing_is_compared_once_the_user_asked_to_stop() {
+        let context = Context::default();
+        context.cancel.store(true, Ordering::Relaxed);
+        let compared = same_elements(&view(&[16], &[1]), &view(&[16], &[2]), &context);
+        assert_eq!(compared, Ok(true));
+    }
 }

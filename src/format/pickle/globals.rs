@@ -3,6 +3,9 @@
 //!
 //! A listed-as-dangerous name wins over a listed-as-inert one. Protocol 4 resolves dotted names by attribute access, so
 //! `torch.serialization` + `os.system` is `os.system`: each tail of a dotted name is judged as if it stood alone.
+//!
+//! Up to protocol 2, which `torch.save` writes, modules go by their names in Python 2, and loading renames them
+//! (`fix_imports`): `commands.Popen` is `subprocess.Popen`. Such a module is judged by both names, whatever the protocol.
 
 use super::Global;
 
@@ -63,8 +66,9 @@ fn is_within(path: &str, prefix: &str) -> bool {
 
 /// Why this global is dangerous, if it is.
 fn danger(global: &Global) -> Option<&'static str> {
-    let path = format!("{}.{}", global.module, global.name);
-    if let Some(reason) = dangerous_path(&path) {
+    let modules = std::iter::once(global.module.as_str()).chain(renamed(&global.module));
+    let mut paths = modules.map(|module| format!("{module}.{}", global.name));
+    if let Some(reason) = paths.find_map(|path| dangerous_path(&path)) {
         return Some(reason);
     }
     if !global.name.contains('.') {
@@ -76,6 +80,11 @@ fn danger(global: &Global) -> Option<&'static str> {
     let tails =
         std::iter::successors(Some(global.name.as_str()), |tail| tail.split_once('.').map(|(_, rest)| rest));
     tails.filter(|tail| tail.contains('.')).find_map(dangerous_path)
+}
+
+/// The name in Python 3 of a module of Python 2.
+fn renamed(module: &str) -> Option<&'static str> {
+    RENAMED.iter().find(|(old, _)| *old == module).map(|(_, new)| *new)
 }
 
 fn dangerous_path(path: &str) -> Option<&'static str> {
@@ -159,6 +168,30 @@ const ALLOWED: &[Allowed] = &[
     Allowed { module: "datetime", names: Names::These(&["date", "time", "datetime", "timedelta", "timezone"]), reason: VALUE },
 ];
 
+/// Modules that loading renames, as `_compat_pickle` of CPython says. Single names that move between modules are left
+/// out: none of them becomes more dangerous by that.
+#[rustfmt::skip]
+const RENAMED: &[(&str, &str)] = &[
+    ("__builtin__", "builtins"), ("copy_reg", "copyreg"), ("Queue", "queue"), ("SocketServer", "socketserver"),
+    ("ConfigParser", "configparser"), ("repr", "reprlib"), ("markupbase", "_markupbase"), ("_winreg", "winreg"),
+    ("thread", "_thread"), ("dummy_thread", "_dummy_thread"), ("commands", "subprocess"), ("cPickle", "pickle"),
+    ("StringIO", "io"), ("cStringIO", "io"), ("UserDict", "collections"), ("UserList", "collections"),
+    ("UserString", "collections"), ("_abcoll", "collections.abc"), ("_elementtree", "xml.etree.ElementTree"),
+    ("test.test_support", "test.support"),
+    ("dbhash", "dbm.bsd"), ("dumbdbm", "dbm.dumb"), ("gdbm", "dbm.gnu"), ("anydbm", "dbm"), ("whichdb", "dbm"),
+    ("xmlrpclib", "xmlrpc.client"), ("SimpleXMLRPCServer", "xmlrpc.server"), ("DocXMLRPCServer", "xmlrpc.server"),
+    ("httplib", "http.client"), ("Cookie", "http.cookies"), ("cookielib", "http.cookiejar"),
+    ("BaseHTTPServer", "http.server"), ("SimpleHTTPServer", "http.server"), ("CGIHTTPServer", "http.server"),
+    ("htmlentitydefs", "html.entities"), ("HTMLParser", "html.parser"),
+    ("urlparse", "urllib.parse"), ("robotparser", "urllib.robotparser"), ("urllib2", "urllib.request"),
+    ("Tkinter", "tkinter"), ("Tix", "tkinter.tix"), ("ttk", "tkinter.ttk"), ("Tkconstants", "tkinter.constants"),
+    ("Tkdnd", "tkinter.dnd"), ("Dialog", "tkinter.dialog"), ("FileDialog", "tkinter.filedialog"),
+    ("SimpleDialog", "tkinter.simpledialog"), ("ScrolledText", "tkinter.scrolledtext"),
+    ("tkFileDialog", "tkinter.filedialog"), ("tkSimpleDialog", "tkinter.simpledialog"),
+    ("tkColorChooser", "tkinter.colorchooser"), ("tkCommonDialog", "tkinter.commondialog"), ("tkFont", "tkinter.font"),
+    ("tkMessageBox", "tkinter.messagebox"),
+];
+
 const PROCESS: &str = "runs a program or a shell";
 const FILES: &str = "opens, changes or deletes files";
 const EVALUATES: &str = "runs Python source or bytecode";
@@ -167,29 +200,39 @@ const IMPORTS: &str = "imports or installs code";
 const UNPICKLES: &str = "unpickles bytes that no scanner has seen";
 const MEMORY: &str = "reads and writes memory of the process, or loads native code";
 const NETWORK: &str = "reaches the network";
+const STARTS: &str = "starts a thread or process that runs a function";
 
-/// Full names, or names of whole modules, that are dangerous together with everything below them.
+/// Full names, or names of whole modules, that are dangerous together with everything below them. Of modules whose names
+/// people give to their own, such as `code`, only the names that do harm.
 #[rustfmt::skip]
 const DANGEROUS: &[(&str, &str)] = &[
     ("posix", PROCESS), ("nt", PROCESS), ("os", PROCESS), ("subprocess", PROCESS), ("_posixsubprocess", PROCESS),
-    ("_winapi", PROCESS), ("popen2", PROCESS), ("commands.getoutput", PROCESS), ("commands.getstatusoutput", PROCESS), ("pty", PROCESS), ("platform.popen", PROCESS),
+    ("_winapi", PROCESS), ("popen2", PROCESS), ("pty", PROCESS), ("platform.popen", PROCESS),
     ("asyncio.create_subprocess_exec", PROCESS), ("asyncio.create_subprocess_shell", PROCESS), ("asyncio.subprocess", PROCESS),
-    ("asyncio.unix_events", PROCESS), ("multiprocessing.util.spawnv_passfds", PROCESS), ("torch.utils.collect_env", PROCESS),
+    ("asyncio.unix_events", PROCESS), ("torch.utils.collect_env", PROCESS),
     ("torch.utils.bottleneck", EVALUATES), ("distutils", PROCESS), ("setuptools", PROCESS), ("numpy.distutils", PROCESS),
     ("numpy.f2py", EVALUATES), ("idlelib", PROCESS), ("lib2to3", EVALUATES), ("pydoc", PROCESS), ("venv", PROCESS),
+    ("asyncio.base_events", PROCESS), ("asyncio.base_subprocess", PROCESS), ("asyncio.windows_events", PROCESS),
+    ("asyncio.windows_utils", PROCESS), ("asyncio.events", PROCESS), ("pipes", PROCESS), ("tkinter", PROCESS),
+    ("_tkinter", PROCESS), ("pexpect", PROCESS), ("winreg", PROCESS),
+
+    ("multiprocessing", STARTS), ("_multiprocessing", STARTS), ("torch.multiprocessing", STARTS), ("_thread", STARTS),
+    ("_dummy_thread", STARTS), ("threading", STARTS), ("concurrent.futures", STARTS), ("asyncio.to_thread", STARTS),
+    ("torch.distributed.launch", STARTS), ("torch.distributed.run", STARTS), ("torch.distributed.elastic", STARTS),
+    ("_interpreters", EVALUATES), ("_xxsubinterpreters", EVALUATES), ("_testcapi", MEMORY),
 
     ("builtins.eval", EVALUATES), ("builtins.exec", EVALUATES), ("builtins.compile", EVALUATES), ("builtins.breakpoint", EVALUATES),
     ("__builtin__.eval", EVALUATES), ("__builtin__.execfile", EVALUATES), ("__builtin__.exec", EVALUATES),
     ("__builtin__.compile", EVALUATES), ("builtins.help", EVALUATES), ("builtins.input", EVALUATES), ("__builtin__.input", EVALUATES),
     ("runpy", EVALUATES), ("code.interact", EVALUATES), ("code.InteractiveInterpreter", EVALUATES),
-    ("code.InteractiveConsole", EVALUATES), ("codeop", EVALUATES), ("pdb", EVALUATES), ("bdb", EVALUATES),
-    ("timeit", EVALUATES), ("trace.Trace", EVALUATES), ("profile.run", EVALUATES),
-    ("profile.runctx", EVALUATES), ("profile.Profile", EVALUATES), ("cProfile", EVALUATES), ("doctest", EVALUATES),
-    ("test.support.script_helper", EVALUATES), ("types.CodeType", EVALUATES), ("types.FunctionType", EVALUATES),
+    ("code.InteractiveConsole", EVALUATES), ("code.compile_command", EVALUATES), ("codeop", EVALUATES), ("pdb", EVALUATES), ("bdb", EVALUATES),
+    ("timeit", EVALUATES), ("trace.Trace", EVALUATES), ("trace.main", EVALUATES), ("profile.run", EVALUATES), ("profile.runctx", EVALUATES),
+    ("profile.Profile", EVALUATES), ("profile.main", EVALUATES), ("cProfile", EVALUATES), ("doctest", EVALUATES),
+    ("test.support", EVALUATES), ("unittest", IMPORTS), ("py_compile", EVALUATES), ("compileall", EVALUATES), ("types.CodeType", EVALUATES), ("types.FunctionType", EVALUATES),
     ("types.LambdaType", EVALUATES), ("marshal", EVALUATES), ("sympy.parsing", EVALUATES), ("pandas.eval", EVALUATES),
     ("numpy.testing", EVALUATES), ("torch.fx.graph_module.reduce_graph_module", EVALUATES),
     ("torch.fx.graph_module.reduce_package_graph_module", EVALUATES), ("torch.fx.graph_module.reduce_deploy_graph_module", EVALUATES),
-    ("torch._inductor", EVALUATES), ("torch._dynamo", EVALUATES), ("torch.jit.unsupported_tensor_ops.execWrapper", EVALUATES),
+    ("torch._inductor", EVALUATES), ("torch._dynamo", EVALUATES), ("torch.jit.unsupported_tensor_ops", EVALUATES),
     ("torch.utils._config_module.load_config", UNPICKLES), ("torch.utils._config_module.ConfigModule.load_config", UNPICKLES),
     ("torch.distributed.rpc", NETWORK), ("torch.testing._internal", EVALUATES),
 
@@ -201,7 +244,8 @@ const DANGEROUS: &[(&str, &str)] = &[
     ("_operator.methodcaller", ATTRIBUTES), ("inspect", ATTRIBUTES), ("sys", ATTRIBUTES), ("gc", ATTRIBUTES),
 
     ("builtins.__import__", IMPORTS), ("__builtin__.__import__", IMPORTS), ("__builtin__.reload", IMPORTS),
-    ("builtins.__build_class__", EVALUATES), ("importlib", IMPORTS), ("imp", IMPORTS), ("_imp", IMPORTS), ("pkgutil", IMPORTS), ("zipimport", IMPORTS),
+    ("builtins.__build_class__", EVALUATES), ("importlib", IMPORTS), ("imp", IMPORTS), ("_imp", IMPORTS), ("_frozen_importlib", IMPORTS),
+    ("_frozen_importlib_external", IMPORTS), ("pkgutil", IMPORTS), ("zipimport", IMPORTS),
     ("pip", IMPORTS), ("ensurepip", IMPORTS), ("site", IMPORTS), ("torch.hub", IMPORTS), ("torch.package", IMPORTS),
     ("torch.utils.cpp_extension", IMPORTS), ("torch.ops", IMPORTS), ("torch._ops", IMPORTS), ("torch.classes", IMPORTS),
     ("pkg_resources", IMPORTS),
@@ -213,6 +257,8 @@ const DANGEROUS: &[(&str, &str)] = &[
     ("pandas.read_pickle", UNPICKLES), ("pandas.io.pickle", UNPICKLES),
 
     ("builtins.open", FILES), ("__builtin__.open", FILES), ("__builtin__.file", FILES), ("io.open", FILES), ("io.FileIO", FILES),
+    ("io.open_code", FILES), ("_io.open_code", FILES), ("_pyio", FILES), ("dbm", FILES), ("_dbm", FILES), ("_gdbm", FILES),
+    ("gzip", FILES), ("bz2", FILES), ("lzma", FILES),
     ("_io.open", FILES), ("_io.FileIO", FILES), ("shutil", FILES), ("tempfile", FILES), ("zipfile", FILES), ("tarfile", FILES),
     ("codecs.open", FILES), ("fileinput", FILES), ("linecache", FILES), ("glob", FILES), ("numpy.fromfile", FILES),
     ("numpy.memmap", FILES), ("numpy.savetxt", FILES), ("numpy.save", FILES), ("torch.save", FILES), ("logging.FileHandler", FILES),
@@ -224,7 +270,9 @@ const DANGEROUS: &[(&str, &str)] = &[
     ("socket", NETWORK), ("_socket", NETWORK), ("ssl", NETWORK), ("http", NETWORK), ("httplib", NETWORK), ("urllib", NETWORK),
     ("urllib2", NETWORK), ("requests", NETWORK), ("aiohttp", NETWORK), ("httpx", NETWORK), ("ftplib", NETWORK),
     ("smtplib", NETWORK), ("poplib", NETWORK), ("imaplib", NETWORK), ("nntplib", NETWORK), ("telnetlib", NETWORK),
-    ("xmlrpc", NETWORK), ("socketserver", NETWORK), ("SocketServer", NETWORK), ("webbrowser", PROCESS), ("antigravity", PROCESS),
+    ("xmlrpc", NETWORK), ("socketserver", NETWORK), ("urllib3", NETWORK), ("smtpd", NETWORK), ("wsgiref", NETWORK),
+    ("asyncio.open_connection", NETWORK), ("asyncio.start_server", NETWORK), ("asyncio.streams", NETWORK),
+    ("logging.handlers", NETWORK), ("paramiko", NETWORK), ("webbrowser", PROCESS), ("antigravity", PROCESS),
 ];
 
 #[cfg(test)]

@@ -430,6 +430,86 @@ fn small_tuples_after_a_large_stack_are_small() {
     assert_eq!(pickle.error, None);
 }
 
+/// How dangerous the only global of `c<module>\n<name>\n(tR.` is, under every protocol that has the opcode.
+#[track_caller]
+fn assert_danger(module: &str, name: &str, expected: Danger) {
+    for protocol in [0, 2, 4] {
+        let header: &[u8] = if protocol == 0 { b"" } else { &[0x80, protocol] };
+        let pickle = read(&[header, format!("c{module}\n{name}\n(tR.").as_bytes()].concat());
+        assert_eq!(named(&pickle), [(format!("{module}.{name}"), expected, true)], "protocol {protocol}");
+    }
+}
+
+#[test]
+fn what_python_2_called_otherwise_is_as_dangerous() {
+    for (module, name) in [
+        ("commands", "Popen"),
+        ("commands", "getoutput"),
+        ("commands", "check_output"),
+        ("__builtin__", "eval"),
+        ("__builtin__", "breakpoint"),
+        ("cPickle", "loads"),
+        ("StringIO", "open"),
+        ("cStringIO", "FileIO"),
+        ("urllib2", "urlopen"),
+        ("httplib", "HTTPConnection"),
+        ("xmlrpclib", "ServerProxy"),
+        ("SimpleHTTPServer", "test"),
+        ("thread", "start_new_thread"),
+        ("_winreg", "SetValue"),
+        ("anydbm", "open"),
+        ("Tkinter", "Tcl"),
+        ("test.test_support", "run_code"),
+    ] {
+        assert_danger(module, name, Danger::Dangerous);
+    }
+}
+
+#[test]
+fn what_starts_threads_programs_or_source_is_dangerous() {
+    for (module, name) in [
+        ("multiprocessing.process", "BaseProcess"),
+        ("multiprocessing.util", "spawnv_passfds"),
+        ("_thread", "start_new_thread"),
+        ("asyncio", "create_subprocess_shell"),
+        ("pydoc", "pipepager"),
+        ("code", "interact"),
+        ("codeop", "compile_command"),
+        ("timeit", "timeit"),
+        ("cProfile", "run"),
+        ("pdb", "run"),
+        ("bdb", "Bdb"),
+        ("doctest", "debug_script"),
+        ("trace", "main"),
+        ("distutils.spawn", "spawn"),
+        ("setuptools", "setup"),
+        ("pip._internal", "main"),
+        ("ensurepip", "bootstrap"),
+        ("venv", "create"),
+        ("webbrowser", "open"),
+        ("antigravity", "geohash"),
+        ("smtplib", "SMTP"),
+        ("ftplib", "FTP"),
+        ("telnetlib", "Telnet"),
+        ("urllib.request", "urlretrieve"),
+        ("http.client", "HTTPSConnection"),
+        ("requests.api", "get"),
+        ("numpy.testing._private.utils", "runstring"),
+        ("torch.utils.cpp_extension", "load_inline"),
+        ("torch.jit.unsupported_tensor_ops", "execWrapper"),
+    ] {
+        assert_danger(module, name, Danger::Dangerous);
+    }
+}
+
+#[test]
+fn renaming_makes_nothing_of_python_2_dangerous_that_is_not() {
+    assert_danger("UserDict", "UserDict", Danger::Unknown);
+    assert_danger("exceptions", "ValueError", Danger::Unknown);
+    assert_danger("commands_of_mine", "Popen", Danger::Unknown);
+    assert_danger("code.models", "Net", Danger::Unknown);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
