@@ -102,7 +102,7 @@ fn judge_kind(
 fn others(above: &[(&TensorAnalysis, f64)], kind: &Kind) -> String {
     match above.len() - 1 {
         0 => String::new(),
-        others => format!("; other {} above the limit for them: {others}", kind.word),
+        others => format!("; other {} above the limit: {others}", kind.word),
     }
 }
 
@@ -166,10 +166,7 @@ mod tests {
         let saved = checkpoint(saved.map(|(name, rms)| weight(name, Role::Linear, rms)).to_vec());
         let findings = judge(&RULE, &saved);
         assert_eq!(findings.told(), [(Severity::Warning, "b".to_owned())]);
-        assert_eq!(
-            findings.found[0].message,
-            "b has the RMS 70 (limit 32); other maps above the limit for them: 2"
-        );
+        assert_eq!(findings.found[0].message, "b has the RMS 70 (limit 32); other maps above the limit: 2");
     }
 
     #[test]
