@@ -34,6 +34,8 @@ const OTHER_LAYERS: [&str; 4] =
     ["encoder_layers", "decoder_layers", "num_decoder_layers", "num_hidden_groups"];
 const HEADS: [&str; 2] = ["num_attention_heads", "n_head"];
 const VOCABULARY: [&str; 1] = ["vocab_size"];
+/// Where the blocks are narrower inside than the stream between them, so that no one hidden size holds: `MobileBERT`.
+const BOTTLENECK: [&str; 3] = ["true_hidden_size", "intra_bottleneck_size", "use_bottleneck"];
 
 /// A config as far as it holds sizes.
 struct Config<'a>(&'a BTreeMap<String, Value>);
@@ -48,6 +50,12 @@ impl<'a> Config<'a> {
         self.0.get("model_type").and_then(Value::as_str).unwrap_or_default()
     }
 
+    /// The key that says the blocks have a bottleneck. `false` and null say that they have none.
+    fn bottleneck(&self) -> Option<&'static str> {
+        let says = |value: &Value| !matches!(value, Value::Null | Value::Bool(false));
+        BOTTLENECK.into_iter().find(|key| self.0.get(*key).is_some_and(says))
+    }
+
     /// Whether some of the feed-forward layers are mixtures, whose widths follow other keys.
     fn has_experts(&self) -> bool {
         self.0.keys().any(|key| key.contains("expert") || key.starts_with("moe_"))
@@ -60,6 +68,10 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
     };
     if config.size(&HIDDEN).is_none() {
         let reason = "the config says no hidden size under a key that is known";
+        return findings.not_evaluated(Subject::Checkpoint, reason);
+    }
+    if let Some(key) = config.bottleneck() {
+        let reason = format!("the config says {key}: blocks with a bottleneck have several hidden sizes");
         return findings.not_evaluated(Subject::Checkpoint, reason);
     }
     judge_layers(checkpoint, &config, findings);
@@ -325,6 +337,18 @@ mod tests {
         assert!(judge(&RULE, &mlp(48).with_config(config(48))).is_clean());
         let relaxed = [("smallest-inner-ratio", 1.0)];
         assert!(judge_with(&RULE, &mlp(47).with_config(config(47)), &relaxed).is_clean());
+    }
+
+    #[test]
+    fn blocks_with_a_bottleneck_are_not_evaluated() {
+        for key in BOTTLENECK {
+            let mut config = config();
+            (config["hidden_size"], config[key]) = (json!(24), json!(16));
+            let findings = judge(&RULE, &checkpoint(llama()).with_config(config));
+            assert!(findings.told().is_empty());
+            assert!(findings.not_evaluated[0].1.contains(key), "{:?}", findings.not_evaluated);
+        }
+        assert_eq!(told_with("use_bottleneck", false), []);
     }
 
     #[test]

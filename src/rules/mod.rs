@@ -18,6 +18,7 @@ mod fp202_symmetric_init;
 mod fp203_wrong_gain;
 mod fp204_fan_mismatch;
 mod fp209_shape_error;
+mod fp210_exploded_weights;
 mod fp303_oversized_update;
 mod fp304_epsilon_dominates;
 mod fp305_sign_steps_on_noise;
@@ -80,6 +81,7 @@ pub static RULES: &[&Rule] = &[
     &fp203_wrong_gain::RULE,
     &fp204_fan_mismatch::RULE,
     &fp209_shape_error::RULE,
+    &fp210_exploded_weights::RULE,
     &fp303_oversized_update::RULE,
     &fp304_epsilon_dominates::RULE,
     &fp305_sign_steps_on_noise::RULE,
