@@ -324,3 +324,18 @@ fn a_replaced_limit_is_said_and_an_impossible_one_refused() {
     assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains("line 2"), "{}", stderr(&output));
 }
+
+#[test]
+fn a_pickle_that_runs_code_and_holds_no_tensor_is_2_and_says_what_it_would_run() {
+    let folder = tempfile::tempdir().expect("a temporary directory can be made");
+    for module in ["posix", "commands"] {
+        let file = folder.path().join(module).with_extension("pkl");
+        // PROTO 2; GLOBAL module getoutput; BINUNICODE "echo"; TUPLE1; REDUCE; STOP.
+        let global = format!("c{module}\ngetoutput\n");
+        let pickle = [b"\x80\x02".as_slice(), global.as_bytes(), b"X\x04\0\0\0echo\x85R."].concat();
+        std::fs::write(&file, pickle).expect("a temporary file can be written");
+        let output = flashpoint(&["inspect", file.to_str().expect("temporary paths are UTF-8")]);
+        assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+        assert!(stdout(&output).contains("critical FP901"), "{}{}", stdout(&output), stderr(&output));
+    }
+}

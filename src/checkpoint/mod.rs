@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::InputFile;
-use crate::format::{Format, GlobalUse};
+use crate::format::{Danger, Format, GlobalUse};
 use crate::tensor::{Kind, Tensor};
 
 mod json;
@@ -217,7 +217,16 @@ impl Checkpoint {
             tensor: Err(error),
         }));
         if drafts.is_empty() {
-            return Err(problems.into_iter().next().unwrap_or_else(|| ErrorKind::NoTensors.in_file(path)));
+            // What a pickle would run is worth a report of its own, also where it holds nothing else.
+            if !globals.iter().any(|(_, found)| found.danger == Danger::Dangerous) {
+                return Err(problems
+                    .into_iter()
+                    .next()
+                    .unwrap_or_else(|| ErrorKind::NoTensors.in_file(path)));
+            }
+            if problems.is_empty() {
+                problems.push(ErrorKind::NoTensors.in_file(path));
+            }
         }
         let tensors = tie(name_all(drafts, names));
         claims.extend(step::in_optimizers(&optimizers));
