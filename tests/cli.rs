@@ -339,3 +339,17 @@ fn a_pickle_that_runs_code_and_holds_no_tensor_is_2_and_says_what_it_would_run()
         assert!(stdout(&output).contains("critical FP901"), "{}{}", stdout(&output), stderr(&output));
     }
 }
+
+#[test]
+fn one_flipped_bit_of_a_pytorch_archive_is_damage() {
+    let folder = tempfile::tempdir().expect("a temporary directory can be made");
+    let path = folder.path().join("flipped.pt");
+    let mut bytes = std::fs::read("fixtures/formats/shared-storage.pt").expect("the fixture is there");
+    // Members are aligned to 64 bytes and named before their data: behind "data/0" and its padding lie elements.
+    let name = bytes.windows(6).position(|window| window == b"data/0").expect("a storage");
+    bytes[(name + 6).next_multiple_of(64) + 64] ^= 1;
+    std::fs::write(&path, bytes).expect("a temporary file can be written");
+    let output = flashpoint(&["inspect", path.to_str().expect("temporary paths are UTF-8")]);
+    assert_eq!(output.status.code(), Some(2), "{}", stdout(&output));
+    assert!(stdout(&output).contains("checksum"), "{}", stdout(&output));
+}

@@ -15,6 +15,7 @@ use super::statistics::{self, Pivot};
 use crate::checkpoint::{Checkpoint, CheckpointTensor, Role};
 use crate::context::Context;
 use crate::error::Error;
+use crate::format::{Format, torch};
 use crate::tensor::{Kind, Tensor, element_count};
 
 /// Measures every tensor of `checkpoint` as deep as `level`. Tensors and their blocks are spread over all threads;
@@ -35,6 +36,13 @@ pub fn measure_checkpoint(
     for (tensor, error) in measured {
         problems.extend(error.map(|error| problem(checkpoint, &error)));
         tensors.push(tensor);
+    }
+    if level == MeasureLevel::Stats {
+        for found in failed_checksums(checkpoint, context) {
+            if !problems.contains(&found) {
+                problems.push(found);
+            }
+        }
     }
     problems.extend(changed_files(checkpoint));
     copy_ties(&mut tensors);
@@ -90,6 +98,15 @@ fn measure_tensor(
             (analysis, error)
         }
     }
+}
+
+/// Members of PyTorch archives whose bytes are not those that were written: PyTorch itself does not compare them.
+fn failed_checksums(checkpoint: &Checkpoint, context: &Context) -> Vec<Problem> {
+    let is_archive = |format| matches!(format, Format::TorchZip | Format::TorchScript);
+    let archives = checkpoint.files.iter().filter(|file| is_archive(file.format));
+    let failed = archives
+        .flat_map(|file| torch::verify_checksums(&file.input, context).unwrap_or_else(|error| vec![error]));
+    failed.map(|error| problem(checkpoint, &error)).collect()
 }
 
 /// Files that are not the same as when they were opened: what was measured may be a mixture of two.
