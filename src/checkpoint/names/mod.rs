@@ -6,6 +6,8 @@
 
 use std::collections::{HashMap, HashSet};
 
+use rayon::iter::{IndexedParallelIterator, IntoParallelRefIterator, ParallelIterator};
+
 use super::{Layer, Role};
 use crate::tensor::DType;
 
@@ -58,7 +60,7 @@ pub fn assign(subjects: &[Subject<'_>], rules: &NameRules) -> Vec<Named> {
     let shapes: HashMap<&str, Option<&[u64]>> =
         names.iter().zip(subjects).map(|(name, subject)| (name.as_str(), subject.shape)).collect();
     let mut named: Vec<Named> = names
-        .iter()
+        .par_iter()
         .zip(subjects)
         .map(|(name, subject)| {
             let rule = rules.find(name);
