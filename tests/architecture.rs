@@ -16,10 +16,12 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("tensor", &["error", "context", "files"]),
     ("format", &["error", "context", "files", "tensor"]),
     ("checkpoint", &["error", "context", "files", "tensor", "format"]),
-    ("analysis", &["error", "context", "json", "files", "tensor", "format", "checkpoint"]),
+    ("history", &["error", "context", "files", "tensor", "format", "checkpoint"]),
+    ("analysis", &["error", "context", "json", "files", "tensor", "format", "checkpoint", "history"]),
     ("rules", &["number", "analysis::model"]),
-    ("gate", &["error", "context", "files", "checkpoint", "analysis::model", "rules"]),
-    ("report", &["json", "number", "analysis::model", "rules", "gate"]),
+    ("diagnosis", &["number", "analysis::model", "rules"]),
+    ("gate", &["error", "context", "files", "checkpoint", "analysis::model", "rules", "diagnosis"]),
+    ("report", &["json", "number", "analysis::model", "rules", "diagnosis", "gate"]),
     ("lib", &[]),
 ];
 

@@ -271,7 +271,7 @@ impl Page<'_> {
     fn subjects(&self, entries: &[&NotEvaluated]) -> String {
         let names = entries.iter().filter_map(|entry| match &entry.subject {
             Subject::Tensor(name) | Subject::Layer(name) | Subject::File(name) => Some(safe(name)),
-            Subject::Checkpoint => None,
+            Subject::Checkpoint | Subject::Steps(..) | Subject::Run => None,
         });
         let names = names.collect::<Vec<_>>();
         let shown = if self.style.all { names.len() } else { FOLDED_FINDINGS };
