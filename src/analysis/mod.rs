@@ -1,6 +1,7 @@
 //! Everything measured: the model of an analysis, and the algorithms that fill it. Judges nothing, prints nothing.
 
 mod checkpoint;
+pub mod log;
 pub mod measurement;
 pub mod model;
 pub mod optimizer;

@@ -16,8 +16,8 @@ pub use optimizer::{
 };
 
 pub use run::{
-    DumpAnalysis, DumpTensor, IntervalAnalysis, LogAnalysis, LogPoint, LogSemantics, LogSource, Number,
-    Remark, RemarkKind, Run, TensorInterval,
+    AccumulationChange, DumpAnalysis, DumpTensor, IntervalAnalysis, LogAnalysis, LogPoint, LogSemantics, LogSource,
+    Number, Remark, RemarkKind, Run, ScaleFall, TensorInterval,
 };
 
 pub use crate::checkpoint::{Layer, Layout, Role, Section};

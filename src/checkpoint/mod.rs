@@ -176,6 +176,18 @@ pub struct Layer {
     pub order: u64,
 }
 
+/// The step that the name of a file or directory gives, and whether the number can only be a step: that of `ckpt_3.pt`
+/// may as well be an epoch.
+pub fn step_in_name(path: &Path) -> Option<(u64, bool)> {
+    step::in_name(path).map(|claim| (claim.step, claim.certain))
+}
+
+/// Why the directory at `path` is no checkpoint that is read, by the names in it alone: a kind that is not read, or one
+/// that its writer has not finished. `None` where nothing rules it out.
+pub fn refusal(path: &Path) -> Option<Error> {
+    layout::refusal(path)
+}
+
 impl Checkpoint {
     /// Reads the checkpoint at `path`: a file, an index of shards, or a directory.
     ///
