@@ -6,6 +6,8 @@ pub mod measurement;
 pub mod model;
 pub mod optimizer;
 mod population;
+pub mod run;
+pub mod series;
 pub mod statistics;
 
 pub use checkpoint::measure_checkpoint;

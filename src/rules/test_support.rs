@@ -277,6 +277,7 @@ pub(super) fn moments(name: &str) -> ParameterOptimizer {
         bound_ratio: Measured::Value(0.2),
         bound_tolerance: 1e-3,
         first_step: Measured::Value(FirstStep::Consistent),
+        second_moment_sum: Measured::Value(1.0),
         gradient_norm: Measured::Value(0.1),
         gradient_rms: Measured::Value(0.1 / 64.0),
         effective_steps: Measured::Value(1999.0),

@@ -7,7 +7,7 @@ pub mod bound;
 pub mod gradient;
 pub mod history;
 pub mod mapping_proof;
-mod parameter;
+pub(super) mod parameter;
 mod pass;
 pub mod signal;
 #[cfg(test)]

@@ -127,7 +127,7 @@ struct Moments<'a> {
 }
 
 /// Whether elements can be read one by one; an expanded view has more of them than the file has bytes.
-fn readable(tensor: &Tensor) -> Result<(), String> {
+pub(in crate::analysis) fn readable(tensor: &Tensor) -> Result<(), String> {
     if tensor.dtype.kind() != Kind::Float {
         return Err(format!("{} moments are not decoded", tensor.dtype));
     }
@@ -177,6 +177,7 @@ fn unmeasured(place: &Place<'_>, reason: &str) -> ParameterOptimizer {
         bound_ratio: not(reason),
         bound_tolerance: 0.0,
         first_step: not(reason),
+        second_moment_sum: not(reason),
         gradient_norm: not(reason),
         gradient_rms: not(reason),
         effective_steps: not(reason),
@@ -299,6 +300,7 @@ impl Reading {
             Measured::not("it has no rows, or very long ones")
         };
         let Ok(history) = &self.history else { return };
+        found.second_moment_sum = number(sums.second);
         found.effective_steps = if history.is_counted() {
             number(gradient::effective_steps(history))
         } else {
