@@ -1,6 +1,6 @@
 //! When it began: the earliest sign in the log, or, where there is no log, in the checkpoints.
 
-use super::facts::Facts;
+use super::facts::{Facts, median};
 use crate::analysis::model::{CheckpointAnalysis, LogPoint, Measured};
 
 /// Robust z of ln(gradient norm) from which a step is a spike (risk catalogue E1, benchmarked in its section 6).
@@ -15,19 +15,38 @@ pub(super) const CONFIRMED_BY: usize = 3;
 /// See `CONFIRMED_BY`; logged points.
 pub(super) const CONFIRMED_AMONG: usize = 5;
 
-/// A single spike is one where its ln(ratio) is this many times that of every excursion before it. Heavy tails give a
-/// continuum of excursions, in which the largest is not far from the second; a fault stands alone.
-pub(super) const STANDS_ALONE: f64 = 2.0;
+/// A single spike stands alone where next to no other excursion has this share of its ln(ratio). Heavy tails give a
+/// continuum of excursions, in which the largest is not far from the next ones.
+pub(super) const NEARLY: f64 = 0.5;
 
-/// Excursions below this ratio count as this: what calm runs do (1.25 is a 95 % point of log-normal norms of sd 0.14).
-const CALM_RATIO: f64 = 1.25;
+/// Other excursions of nearly its size that a lone spike may have.
+const FEW_OTHERS: usize = 1;
 
-/// Median of three losses over its running minimum from which a run diverges (E3: caught 6 of 6 failing runs, flagged
-/// none of 12 healthy ones).
+/// Points after a spike whose excursions are taken for its aftermath: three times the memory of m for β₁ = 0.9.
+const AFTERMATH: usize = 30;
+
+/// Level of the loss over its lowest so far from which a run diverges (E3).
 pub(super) const LOSS_RATIO: f64 = 1.5;
 
-/// Points that have to be seen before one can stand out from them.
-const FEWEST_POINTS: usize = 8;
+/// Points whose median is the level of the loss. The median of three that E3 asks for has a lowest value that is far
+/// below the level where batches are small, and flags half of all healthy runs.
+const LEVEL_POINTS: usize = 15;
+
+/// Standard errors of the level by which it must have left its lowest: at most 5.7 in 32 healthy runs (noise with two
+/// degrees of freedom), at least 8.1 in 22 that failed.
+const LEVEL_ERRORS: f64 = 7.0;
+
+/// Points whose distances to their level are the noise of the loss; the window of E1.
+const NOISE_POINTS: usize = 128;
+
+/// Distances without which the noise is not known.
+const FEWEST_DISTANCES: usize = 8;
+
+/// Standard error of a median of n normal values is this times σ/√n.
+const MEDIAN_ERROR: f64 = 1.2533;
+
+/// MAD of a normal distribution to its standard deviation.
+pub(super) const MAD_TO_DEVIATION: f64 = 1.4826;
 
 /// Halvings of the loss scale within `HALVINGS_WITHIN` that are a collapse (A4).
 pub(super) const HALVINGS: usize = 3;
@@ -114,10 +133,8 @@ pub(super) fn has_non_finite(checkpoint: &CheckpointAnalysis) -> bool {
 fn gradient_norm(facts: Facts) -> Option<Onset> {
     let points: Vec<&LogPoint> =
         facts.points().iter().filter(|point| point.grad_norm_ratio.is_some()).collect();
-    let (index, point) =
-        points.iter().enumerate().find(|&(index, _)| is_confirmed(&points, index) || is_alone(&points, index))?;
-    let ratio = points[index].grad_norm_ratio?;
-    Some(at(facts, point.step, Sign::GradientNorm(ratio)))
+    let first = (0..points.len()).find(|&index| is_confirmed(&points, index) || is_alone(&points, index))?;
+    Some(at(facts, points[first].step, Sign::GradientNorm(points[first].grad_norm_ratio?)))
 }
 
 /// Whether the gradient norm of a step is out of its window.
@@ -130,23 +147,38 @@ fn is_confirmed(points: &[&LogPoint], index: usize) -> bool {
     is_spike(points[index]) && next.iter().filter(|point| is_spike(point)).count() >= CONFIRMED_BY
 }
 
-/// Whether a spike is of another size than every excursion before it.
+/// Whether a spike is of another size than every excursion of the run but those it left behind.
 pub(super) fn is_alone(points: &[&LogPoint], index: usize) -> bool {
     let Some(ratio) = points[index].grad_norm_ratio.filter(|_| is_spike(points[index])) else { return false };
-    let earlier = points[..index].iter().filter_map(|point| point.grad_norm_ratio);
-    let largest = earlier.fold(CALM_RATIO, f64::max);
-    index >= FEWEST_POINTS && ratio.ln() >= STANDS_ALONE * largest.ln()
+    let elsewhere = points[..index].iter().chain(points.iter().skip(index + AFTERMATH));
+    let near = elsewhere.filter_map(|point| point.grad_norm_ratio).filter(|other| other.ln() > NEARLY * ratio.ln());
+    near.count() <= FEW_OTHERS
 }
 
-/// The first step from which on the smoothed loss is far above its minimum more often than not.
+/// The first step of the first stretch whose loss is far above the lowest level it had, in ratio and by its own noise.
 fn loss(facts: Facts) -> Option<Onset> {
-    let points: Vec<&LogPoint> = facts.points().iter().filter(|point| point.loss_ratio.is_some()).collect();
-    let is_high = |point: &&LogPoint| point.loss_ratio.is_some_and(|ratio| ratio > LOSS_RATIO);
-    let (index, point) = points.iter().enumerate().find(|&(index, point)| {
-        let next = &points[index..points.len().min(index + CONFIRMED_AMONG)];
-        index >= FEWEST_POINTS && is_high(point) && next.iter().filter(|point| is_high(point)).count() >= CONFIRMED_BY
-    })?;
-    Some(at(facts, point.step, Sign::Loss(points[index].loss_ratio?)))
+    let losses = facts.points().iter().filter_map(|point| Some((point.step, point.loss?.finite()?)));
+    let logs: Vec<(u64, f64)> = losses.filter(|(_, loss)| *loss > 0.0).map(|(step, loss)| (step, loss.ln())).collect();
+    let mut distances: Vec<f64> = Vec::new();
+    let mut lowest = f64::INFINITY;
+    for end in LEVEL_POINTS..=logs.len() {
+        let window = &logs[end - LEVEL_POINTS..end];
+        let level = median(window.iter().map(|(_, log)| *log))?;
+        distances.push((logs[end - 1].1 - level).abs());
+        lowest = lowest.min(level);
+        if distances.len() < FEWEST_DISTANCES {
+            continue;
+        }
+        let recent = &distances[distances.len().saturating_sub(NOISE_POINTS)..];
+        let noise = MAD_TO_DEVIATION * median(recent.iter().copied())?;
+        let error = MEDIAN_ERROR * noise / (LEVEL_POINTS as f64).sqrt();
+        let rise = level - lowest;
+        if rise > LOSS_RATIO.ln() && rise > LEVEL_ERRORS * error {
+            let first = window.iter().find(|(_, log)| *log > lowest + LOSS_RATIO.ln())?;
+            return Some(at(facts, first.0, Sign::Loss(rise.exp())));
+        }
+    }
+    None
 }
 
 /// The first halving of the first run of halvings that is a collapse, and the number of halvings in it.

@@ -69,6 +69,7 @@ pub fn measure(history: &History, request: &Request<'_>, context: &Context) -> M
     analysis.run =
         Some(Run { name: history.name.clone(), until: request.until, remarks: history.remarks.clone() });
     analysis.intervals = intervals;
+    analysis.log = super::log::measure(history);
     MeasuredRun { analysis, errors }
 }
 

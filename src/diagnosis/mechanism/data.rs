@@ -1,6 +1,6 @@
 //! What came in with one batch or one gradient: a spike, a number that is none, a range that half precision lacks.
 
-use super::{CONCLUSIVE, Case, STRONG, SUPPORTING};
+use super::{CONCLUSIVE, Case, STRONG, SUPPORTING, state};
 use crate::analysis::model::{CheckpointAnalysis, IntervalAnalysis, LogPoint};
 use crate::diagnosis::Mechanism;
 use crate::diagnosis::facts::{Facts, median};
@@ -16,21 +16,42 @@ const FALLS_BACK_TO: f64 = 0.5;
 /// once in 100 steps, gives √((99 + 144)/100).
 const INTERVAL_RATIO: f64 = 1.56;
 
+/// Points before one whose norms by layer are what is usual.
+const LAYER_POINTS: usize = 32;
+
+/// A layer's norm over its own median, over that of the others in the same step, from which it leads.
+const LAYER_LEAD: f64 = 5.0;
+
 /// One gradient far above all others, in one step, in one tensor or in all.
 pub(super) fn gradient_spike(facts: Facts, _: Option<&Onset>) -> Option<Case> {
     let pulse = pulse(facts);
-    let interval = match pulse {
-        Some((step, _)) => facts.analysis.intervals.iter().find(|one| one.from_step < step && step <= one.to_step),
+    let hidden = if pulse.is_none() { layer_pulse(facts) } else { None };
+    let logged = pulse.map(|(point, _)| point).or(hidden.as_ref().map(|(point, _)| *point));
+    let interval = match logged {
+        Some(point) => {
+            facts.analysis.intervals.iter().find(|one| one.from_step < point.step && point.step <= one.to_step)
+        }
         None => facts.analysis.intervals.iter().find(|one| stands_out(one).is_some()),
     };
     let lead = interval.and_then(stands_out);
     let mut case = Case::of(Mechanism::GradientSpike).with_confidence(Confidence::Calibrated);
-    if let Some((step, ratio)) = pulse {
-        let before = facts.points().iter().rev().find(|point| point.step < step).map_or(0, |point| point.step);
+    if let Some(point) = logged {
+        let before = facts.points().iter().rev().find(|own| own.step < point.step).map_or(0, |own| own.step);
+        case = case.at(point.step, [before, point.step]);
+    }
+    if let Some((point, ratio)) = pulse {
         case = case
-            .at(step, [before, step])
-            .because(STRONG, format!("the gradient norm of step {step} alone was {} times the usual", short(ratio)))
+            .in_tensor(leading_layer(facts, point))
+            .because(
+                STRONG,
+                format!("the gradient norm of step {} alone was {} times the usual", point.step, short(ratio)),
+            )
             .number("gradient norm over its window's median", ratio, Some(onset::SPIKE_RATIO), "1");
+    }
+    if let Some((point, layer)) = hidden {
+        case = case
+            .because(STRONG, format!("at step {} the gradient of {layer} alone left its usual norm", point.step))
+            .in_tensor(Some(layer));
     }
     if let (Some(interval), Some(lead)) = (interval, &lead) {
         let (from, to) = (interval.from_step, interval.to_step);
@@ -52,6 +73,11 @@ pub(super) fn gradient_spike(facts: Facts, _: Option<&Onset>) -> Option<Case> {
             let step = dated(facts, interval).unwrap_or(from + 1);
             case = case.at(step, [from, to]);
         }
+        if let Some(tensor) = &case.tensor
+            && state::was_decaying(facts, interval, tensor)
+        {
+            case = case.although(STRONG, "its second moment had only decayed for a while: it is the usual that was too small");
+        }
         if goes_on(facts, interval, case.tensor.as_deref()) {
             case = case.although(STRONG, "the gradient stayed that large in the intervals after");
         }
@@ -59,17 +85,48 @@ pub(super) fn gradient_spike(facts: Facts, _: Option<&Onset>) -> Option<Case> {
     (!case.reasons.is_empty()).then_some(case)
 }
 
-/// The first spike of the logged norm that stands alone and falls back at once, with its ratio.
-fn pulse(facts: Facts) -> Option<(u64, f64)> {
+/// The largest spike of the logged norm that stands alone and falls back at once.
+fn pulse(facts: Facts<'_>) -> Option<(&LogPoint, f64)> {
     let points: Vec<&LogPoint> = facts.points().iter().filter(|point| point.grad_norm_ratio.is_some()).collect();
     let norm = |index: usize| points.get(index)?.grad_norm?.finite();
-    (1..points.len()).find_map(|index| {
-        let (before, now) = (norm(index - 1)?, norm(index)?);
+    let pulses = (1..points.len()).filter(|&index| {
+        let (Some(before), Some(now)) = (norm(index - 1), norm(index)) else { return false };
         let jumps = now >= onset::SPIKE_RATIO * before;
         let falls = norm(index + 1).is_none_or(|next| next <= FALLS_BACK_TO * now);
-        (onset::is_alone(&points, index) && jumps && falls)
-            .then_some((points[index].step, points[index].grad_norm_ratio?))
-    })
+        onset::is_alone(&points, index) && jumps && falls
+    });
+    pulses.map(|index| (points[index], points[index].grad_norm_ratio.unwrap_or(1.0))).max_by(|a, b| a.1.total_cmp(&b.1))
+}
+
+/// The layer whose logged norm left its own median by far more than the others' did in the same step.
+fn leading_layer(facts: Facts, point: &LogPoint) -> Option<String> {
+    let before = facts.points_until(point.step.checked_sub(1)?);
+    let before = &before[before.len().saturating_sub(LAYER_POINTS)..];
+    let ratios: Vec<(&str, f64)> = point
+        .grad_norm_by_layer
+        .iter()
+        .filter_map(|(layer, norm)| {
+            let usual = median(before.iter().filter_map(|own| own.grad_norm_by_layer.get(layer)?.finite()))?;
+            Some((layer.as_str(), norm.finite()? / usual)).filter(|(_, ratio)| ratio.is_finite())
+        })
+        .collect();
+    let (first, ratio) = ratios.iter().copied().max_by(|a, b| a.1.total_cmp(&b.1))?;
+    let others = median(ratios.iter().filter(|(layer, _)| *layer != first).map(|(_, ratio)| *ratio))?;
+    (ratio >= LAYER_LEAD * others.max(1.0)).then(|| weight_of(facts, first))
+}
+
+/// The weight of a layer, or the layer where it has no one weight.
+fn weight_of(facts: Facts, layer: &str) -> String {
+    let own = facts.parameters().into_iter().filter(|tensor| tensor.canonical_name == layer || tensor.layer.path == layer);
+    let largest = own.max_by_key(|tensor| tensor.elements);
+    largest.map_or_else(|| layer.to_owned(), |tensor| tensor.canonical_name.clone())
+}
+
+/// The first step at which one layer alone had a gradient far from its usual, though the norm of all hid it.
+fn layer_pulse(facts: Facts<'_>) -> Option<(&LogPoint, String)> {
+    let points = facts.points();
+    let logged = points.iter().skip(LAYER_POINTS).filter(|point| point.grad_norm_by_layer.len() > 1);
+    logged.filter_map(|point| Some((point, leading_layer(facts, point)?))).next()
 }
 
 /// Whose gradient stands out in an interval, if anyone's does.

@@ -150,9 +150,11 @@ fn norm_step(points: &[&LogPoint], index: usize) -> Option<(f64, f64)> {
     // At once: the first norms of the new level are nearer to it than to the old one.
     let at_once = after[..3].iter().all(|value| *value > f64::midpoint(low, high))
         && before[before.len() - 3..].iter().all(|value| *value < f64::midpoint(low, high));
+    let half = after.len() / 2;
+    let is_flat = (median(after[half..].iter().copied())? - median(after[..half].iter().copied())?).abs() < step / 3.0;
     let stays = points[index..].iter().filter_map(norm).filter(|value| *value < f64::midpoint(low, high)).count();
     let stays = stays * 10 <= points.len() - index;
-    (at_once && stays && step >= LEVEL_FACTOR.ln() && step >= LEVEL_DEVIATIONS * deviation)
+    (at_once && is_flat && stays && step >= LEVEL_FACTOR.ln() && step >= LEVEL_DEVIATIONS * deviation)
         .then_some((step / deviation, step.exp()))
 }
 

@@ -187,13 +187,20 @@ pub(super) fn second_moment_decoupled(facts: Facts, onset: Option<&Onset>) -> Op
                     ),
                 )
                 .because(
-                    SUPPORTING,
+                    STRONG,
                     format!("then gradients {} times what it was prepared for arrived, and steps were that much too long", short(ratio)),
                 )
                 .number("gradient over what the second moment expects", ratio, Some(STALE), "1"),
         );
     }
     None
+}
+
+/// Whether the second moment of a parameter did nothing but decay right before an interval.
+pub(super) fn was_decaying(facts: Facts, interval: &IntervalAnalysis, name: &str) -> bool {
+    let intervals = &facts.analysis.intervals;
+    let index = intervals.iter().position(|own| own.from_step == interval.from_step);
+    index.is_some_and(|index| decayed_since(intervals, index, name) > 0)
 }
 
 /// Steps of the intervals right before `index` over which a parameter's second moment did nothing but decay.
