@@ -43,7 +43,10 @@ const NOISE_POINTS: usize = 128;
 const FEWEST_DISTANCES: usize = 8;
 
 /// Standard error of a median of n normal values is this times σ/√n.
-const MEDIAN_ERROR: f64 = 1.2533;
+pub(super) const MEDIAN_ERROR: f64 = 1.2533;
+
+/// Smallest MAD of ln(norm) that is believed (E1).
+pub(super) const MAD_FLOOR: f64 = 0.05;
 
 /// MAD of a normal distribution to its standard deviation.
 pub(super) const MAD_TO_DEVIATION: f64 = 1.4826;
@@ -53,6 +56,13 @@ pub(super) const HALVINGS: usize = 3;
 
 /// See `HALVINGS`; steps.
 pub(super) const HALVINGS_WITHIN: u64 = 100;
+
+/// Steps within which as many gradient norms that are not finite, the loss being finite, say the same as `HALVINGS` where
+/// no loss scale is logged: growing too far costs a scaler one step, and then it is right again.
+const SKIPPED_WITHIN: usize = 10;
+
+/// Points after one without which it is not known whether it recovers.
+const FEWEST_AFTER: usize = 3;
 
 /// When it began, and what says so.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -98,16 +108,27 @@ fn at(facts: Facts, step: u64, sign: Sign) -> Onset {
     Onset { step, interval: [before, step], sign }
 }
 
-/// Whether the log says that this step had no finite loss or gradient, other than one that a loss scaler skipped.
-pub(super) fn is_non_finite(point: &LogPoint) -> bool {
-    let loss = point.loss.is_some_and(|loss| loss.finite().is_none());
-    let norm = point.grad_norm.is_some_and(|norm| norm.finite().is_none());
-    loss || (norm && point.loss_scale.is_none())
+/// The first point from which on there is no finite loss, or no finite gradient norm, any more.
+///
+/// A gradient norm alone that is not finite and is followed by finite ones is a step that a loss scaler skipped.
+pub(super) fn first_lost(facts: Facts<'_>) -> Option<&LogPoint> {
+    let points = facts.points();
+    let is_lost = |&(index, point): &(usize, &LogPoint)| {
+        let later = points[index + 1..].iter().take(AFTERMATH);
+        let recovers = later.clone().any(|later| later.grad_norm.is_some_and(|norm| norm.finite().is_some()));
+        let loss = point.loss.is_some_and(|loss| loss.finite().is_none());
+        loss || (is_skipped(point) && !recovers && later.count() >= FEWEST_AFTER)
+    };
+    points.iter().enumerate().find(is_lost).map(|(_, point)| point)
+}
+
+/// Whether the gradient norm of a step is not finite.
+fn is_skipped(point: &LogPoint) -> bool {
+    point.grad_norm.is_some_and(|norm| norm.finite().is_none())
 }
 
 fn non_finite(facts: Facts) -> Option<Onset> {
-    let first = facts.points().iter().find(|point| is_non_finite(point))?;
-    Some(at(facts, first.step, Sign::NonFinite))
+    Some(at(facts, first_lost(facts)?.step, Sign::NonFinite))
 }
 
 /// The first checkpoint whose weights or moments are not finite.
@@ -185,6 +206,24 @@ fn loss(facts: Facts) -> Option<Onset> {
 ///
 /// A scaler starts far too high on purpose: its first descent, before any step was taken at all, is none.
 pub(super) fn scale_collapse(facts: Facts) -> Option<(u64, usize)> {
+    halvings(facts).or_else(|| skipped_steps(facts))
+}
+
+/// The same by the steps that were skipped, where the scale is not logged.
+fn skipped_steps(facts: Facts) -> Option<(u64, usize)> {
+    let points = facts.points();
+    let descended = (0..points.len()).find(|&index| {
+        points[index..].iter().take(SKIPPED_WITHIN).all(|point| !is_skipped(point))
+    })?;
+    let is_finite = |point: &&LogPoint| point.loss.is_some_and(|loss| loss.finite().is_some());
+    (descended..points.len()).filter(|&index| is_skipped(&points[index])).find_map(|first| {
+        let run = points[first..].iter().take(SKIPPED_WITHIN).filter(|point| is_skipped(point)).filter(is_finite);
+        let count = run.count();
+        (count >= HALVINGS).then_some((points[first].step, count))
+    })
+}
+
+fn halvings(facts: Facts) -> Option<(u64, usize)> {
     let scales: Vec<(u64, f64)> = facts
         .points()
         .iter()

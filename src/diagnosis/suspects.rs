@@ -2,11 +2,14 @@
 
 use super::Suspect;
 use super::facts::{Facts, is_matrix, median, rms};
-use crate::analysis::model::{CheckpointAnalysis, IntervalAnalysis, TensorAnalysis, TensorInterval};
+use crate::analysis::model::{CheckpointAnalysis, IntervalAnalysis, Role, TensorAnalysis, TensorInterval};
 
 /// A parameter leads where its quantity is this many times the median of the others': what is common to all parameters
 /// (a hard batch, a change of schedule) moves the median as well.
-pub(super) const LEAD: f64 = 1.5;
+pub(super) const LEAD: f64 = 1.9;
+
+/// Where the others stand out too, as they do once the loss is hurt, it leads by this factor.
+const FAR_LEAD: f64 = 4.0;
 
 /// How many suspects are told.
 const TOLD: usize = 8;
@@ -36,18 +39,23 @@ pub(super) fn lead(
     quantity: impl Fn(&TensorInterval) -> Option<f64>,
     limit: f64,
 ) -> Option<Lead> {
-    let own = interval.tensors.iter().filter_map(|tensor| Some((tensor, quantity(tensor)?)));
+    // Gains and biases have few elements, and begin at zero: their ratios are of anything.
+    let own = interval.tensors.iter().filter(|tensor| !is_vector(tensor.role));
+    let own = own.filter_map(|tensor| Some((tensor, quantity(tensor)?)));
     let own: Vec<(&TensorInterval, f64)> = own.filter(|(_, ratio)| ratio.is_finite()).collect();
     let (first, ratio) = own.iter().copied().max_by(|a, b| a.1.total_cmp(&b.1))?;
     let others = median(own.iter().filter(|(tensor, _)| tensor.name != first.name).map(|(_, ratio)| *ratio));
     let others = others.unwrap_or(1.0);
-    if others >= limit {
-        Some(Lead::All { ratio: others })
-    } else if ratio >= limit && ratio >= LEAD * others {
+    let wanted = if others >= limit { FAR_LEAD } else { LEAD };
+    if ratio >= limit && ratio >= wanted * others {
         Some(Lead::One { tensor: first.canonical_name.clone(), ratio, others })
     } else {
-        None
+        (others >= limit).then_some(Lead::All { ratio: others })
     }
+}
+
+fn is_vector(role: Role) -> bool {
+    matches!(role, Role::Bias | Role::NormGain | Role::NormBias)
 }
 
 /// The parameters ranked by the side on which each stands out most, over the intervals that contain or follow `step`.

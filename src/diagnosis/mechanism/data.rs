@@ -1,7 +1,7 @@
 //! What came in with one batch or one gradient: a spike, a number that is none, a range that half precision lacks.
 
-use super::{CONCLUSIVE, Case, STRONG, SUPPORTING, state};
-use crate::analysis::model::{CheckpointAnalysis, IntervalAnalysis, LogPoint};
+use super::{CONCLUSIVE, Case, STRONG, SUPPORTING, seam, state};
+use crate::analysis::model::{CheckpointAnalysis, IntervalAnalysis, LogPoint, TensorInterval};
 use crate::diagnosis::Mechanism;
 use crate::diagnosis::facts::{Facts, median};
 use crate::diagnosis::onset::{self, Onset, Sign};
@@ -15,6 +15,15 @@ const FALLS_BACK_TO: f64 = 0.5;
 /// Interval gradient over its trailing median from which an interval stands out: a gradient twelve times the usual,
 /// once in 100 steps, gives √((99 + 144)/100).
 const INTERVAL_RATIO: f64 = 1.56;
+
+/// Relative change over its trailing median, of the interval of a logged spike, from which a parameter took part in it.
+const CHANGE_RATIO: f64 = 1.2;
+
+/// Steps before a spike within which a change of the learning rate is its cause.
+const RATE_STEPS: u64 = 20;
+
+/// Steps by which another sign may come before the loss scale without being its cause.
+const FEW_STEPS: u64 = 3;
 
 /// Points before one whose norms by layer are what is usual.
 const LAYER_POINTS: usize = 32;
@@ -31,9 +40,9 @@ pub(super) fn gradient_spike(facts: Facts, _: Option<&Onset>) -> Option<Case> {
         Some(point) => {
             facts.analysis.intervals.iter().find(|one| one.from_step < point.step && point.step <= one.to_step)
         }
-        None => facts.analysis.intervals.iter().find(|one| stands_out(one).is_some()),
+        None => facts.analysis.intervals.iter().find(|one| stands_out(facts, one, false).is_some()),
     };
-    let lead = interval.and_then(stands_out);
+    let lead = interval.and_then(|one| stands_out(facts, one, logged.is_some()));
     let mut case = Case::of(Mechanism::GradientSpike).with_confidence(Confidence::Calibrated);
     if let Some(point) = logged {
         let before = facts.points().iter().rev().find(|own| own.step < point.step).map_or(0, |own| own.step);
@@ -64,7 +73,7 @@ pub(super) fn gradient_spike(facts: Facts, _: Option<&Onset>) -> Option<Case> {
                     short(*others)
                 ),
             ),
-            Lead::All { ratio } => case.because(
+            Lead::All { ratio } => case.in_tensor(None).because(
                 SUPPORTING,
                 format!("between steps {from} and {to} all gradients were {} times their usual norm", short(*ratio)),
             ),
@@ -81,6 +90,12 @@ pub(super) fn gradient_spike(facts: Facts, _: Option<&Onset>) -> Option<Case> {
         if goes_on(facts, interval, case.tensor.as_deref()) {
             case = case.although(STRONG, "the gradient stayed that large in the intervals after");
         }
+    }
+    if let (Some(step), Some((_, changed, ..))) = (case.onset, seam::rate_jump(facts))
+        && changed <= step
+        && step <= changed + RATE_STEPS
+    {
+        case = case.although(STRONG, format!("the learning rate had jumped at step {changed}"));
     }
     (!case.reasons.is_empty()).then_some(case)
 }
@@ -129,14 +144,15 @@ fn layer_pulse(facts: Facts<'_>) -> Option<(&LogPoint, String)> {
     logged.filter_map(|point| Some((point, leading_layer(facts, point)?))).next()
 }
 
-/// Whose gradient stands out in an interval, if anyone's does.
-fn stands_out(interval: &IntervalAnalysis) -> Option<Lead> {
-    suspects::lead(interval, |tensor| tensor.gradient_ratio.value().copied(), INTERVAL_RATIO)
-        .or_else(|| {
-            // Without a second moment the steps tell: momentum carries one gradient on for 1/(1−μ) steps.
-            let blind = interval.tensors.iter().all(|tensor| tensor.gradient_ratio.value().is_none());
-            blind.then(|| suspects::lead(interval, |tensor| tensor.change_ratio.value().copied(), INTERVAL_RATIO))?
-        })
+/// Whose gradient stands out in an interval, if anyone's does. Only a spike that the log has seen is looked for by the
+/// steps, where no second moment tells: momentum carries one gradient on for 1/(1−μ) of them.
+fn stands_out(facts: Facts, interval: &IntervalAnalysis, is_logged: bool) -> Option<Lead> {
+    let blind = facts.analysis.intervals.iter().flat_map(|one| &one.tensors).all(|own| own.energy.value().is_none());
+    if !blind {
+        return suspects::lead(interval, |tensor| tensor.gradient_ratio.value().copied(), INTERVAL_RATIO);
+    }
+    let change = |tensor: &TensorInterval| tensor.change_ratio.value().copied();
+    if is_logged { suspects::lead(interval, change, CHANGE_RATIO) } else { None }
 }
 
 /// The step that the optimizer's moments at the end of an interval give for a spike in it (I7).
@@ -160,7 +176,7 @@ fn goes_on(facts: Facts, interval: &IntervalAnalysis, tensor: Option<&str>) -> b
 
 /// A number that is none, in a run that was calm until then.
 pub(super) fn non_finite(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
-    let first = facts.points().iter().find(|point| onset::is_non_finite(point));
+    let first = onset::first_lost(facts);
     let state = facts.checkpoints().find(|(_, one)| onset::has_non_finite(one));
     let mut case = Case::of(Mechanism::NonFinite).with_confidence(Confidence::Exact);
     if let Some(point) = first {
@@ -218,11 +234,11 @@ pub(super) fn fp16_overflow(facts: Facts, onset: Option<&Onset>) -> Option<Case>
         .at(step, [before, step])
         .because(
             CONCLUSIVE,
-            format!("from step {step} on the loss scale was halved {halvings} times within {} steps", onset::HALVINGS_WITHIN),
+            format!("from step {step} on {halvings} steps had to be skipped, and the loss scale halved, in short time"),
         )
         .number("halvings of the loss scale", halvings as f64, Some(onset::HALVINGS as f64), "");
     Some(match onset {
-        Some(onset) if onset.step + 1 < step && onset.sign != Sign::LossScale => {
+        Some(onset) if onset.step + FEW_STEPS < step && onset.sign != Sign::LossScale => {
             case.although(STRONG, format!("the run was failing from step {} on, before that", onset.step))
         }
         _ => case,

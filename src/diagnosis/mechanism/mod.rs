@@ -4,6 +4,7 @@
 //! piece of evidence is worth to a judge, not how likely anything is.
 
 mod data;
+mod fast;
 mod logits;
 mod rate;
 mod seam;

@@ -1,10 +1,9 @@
 //! Steps that are too long: of the whole model, of one parameter, or at the very start.
 
-use super::logits::own_rate;
-use super::{Case, STRONG, SUPPORTING};
+use super::{Case, STRONG, SUPPORTING, fast, standstill};
 use crate::analysis::model::{CheckpointAnalysis, LogPoint};
 use crate::diagnosis::Mechanism;
-use crate::diagnosis::facts::{Facts, is_matrix, median, states};
+use crate::diagnosis::facts::{Facts, is_matrix, median, rms, states};
 use crate::diagnosis::onset::{Onset, Sign};
 use crate::number::short;
 use crate::rules::Confidence;
@@ -12,9 +11,6 @@ use crate::rules::Confidence;
 /// One step over the weight it changes from which it is too long (C7 warns at 1e-2 for large models; FP307's limit for
 /// small ones lies between 0.031, the largest of healthy small runs, and 1).
 const LONG_STEP: f64 = 0.1;
-
-/// Learning rate over the median of the others' from which a parameter's own is suspect.
-const OWN_RATE: f64 = 3.0;
 
 /// Steps by which a warm-up has to last to be one: 1/(1−β₂) of β₂ = 0.98, half of what is recommended (Ma 2019: 2/(1−β₂)).
 const WARMUP_STEPS: u64 = 20;
@@ -32,26 +28,21 @@ pub(super) fn learning_rate(facts: Facts, onset: Option<&Onset>) -> Option<Case>
 
 /// One parameter by a rate of its own.
 fn one_tensor(facts: Facts) -> Option<Case> {
-    facts.checkpoints().find_map(|(step, checkpoint)| {
-        let states = states(checkpoint);
-        let fast = states.keys().filter_map(|name| Some((*name, own_rate(checkpoint, name)?)));
-        let fast: Vec<(&str, f64)> = fast.filter(|(_, ratio)| *ratio >= OWN_RATE).collect();
-        let (name, ratio) = fast.iter().copied().max_by(|a, b| a.1.total_cmp(&b.1))?;
-        let length = *states[name].0.update_ratio.value()?;
-        let usual = median(states.values().filter_map(|(state, _)| state.update_ratio.value().copied()))?;
-        (fast.len() == 1 && length >= 2.0 * usual).then(|| {
-            Case::of(Mechanism::LearningRate)
-                .with_confidence(Confidence::Calibrated)
-                .in_tensor(Some(name.to_owned()))
-                .from_the_start(step)
-                .because(STRONG, format!("{name} is trained by {} times the learning rate of the others", short(ratio)))
-                .because(
-                    SUPPORTING,
-                    format!("its steps are {} of its weights, those of the others {}", short(length), short(usual)),
-                )
-                .number("learning rate over the median of the others", ratio, Some(OWN_RATE), "1")
-        })
-    })
+    let fast = fast::parameters(facts)?;
+    let [only] = &fast.matrices[..] else { return None };
+    Some(
+        Case::of(Mechanism::LearningRate)
+            .with_confidence(Confidence::Calibrated)
+            .in_tensor(Some(only.name.clone()))
+            .from_the_start(fast.step)
+            .because(
+                STRONG,
+                format!("{} is trained by {} times the learning rate of the others", only.name, short(only.rate)),
+            )
+            .because(STRONG, format!("it moved {} times as far as they did", short(only.distance)))
+            .number("learning rate over the median of the others", only.rate, Some(fast::OWN_RATE), "1")
+            .number("change over the median of the others", only.distance, Some(fast::FARTHER), "1"),
+    )
 }
 
 /// All parameters together.
@@ -108,33 +99,51 @@ fn is_rising_or_at_peak(facts: Facts, step: u64) -> bool {
     now.is_some_and(|now| peak > 0.0 && now >= AT_PEAK * peak)
 }
 
-/// The full learning rate from the first steps on, and a run that fails in them.
-pub(super) fn no_warmup(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
-    let last = facts.last_step()?;
+/// Whether the full learning rate came within the first steps, and each of them could change the matrices by a large
+/// share of themselves: an early step of Adam moves every element by about the learning rate, whatever the gradient.
+pub(super) fn leaps(facts: Facts) -> bool {
+    leap(facts).is_some_and(|(_, length)| length >= LONG_STEP)
+}
+
+/// The step at which the full learning rate came, and that rate over the RMS of the matrices at the first checkpoint.
+fn leap(facts: Facts) -> Option<(u64, f64)> {
     let peak = facts.points().iter().filter_map(rate).fold(0.0, f64::max);
     let reached = facts.points().iter().find(|point| rate(point).is_some_and(|rate| rate >= AT_PEAK * peak))?.step;
-    if peak <= 0.0 || reached > WARMUP_STEPS {
+    let (first, checkpoint) = facts.checkpoints().next()?;
+    let adam = facts.checkpoints().any(|(_, one)| {
+        one.optimizer.value().is_some_and(|state| state.optimizers.iter().any(|own| own.algorithm.is_adam()))
+    });
+    if peak <= 0.0 || reached > WARMUP_STEPS || !adam || first > WARMUP_STEPS {
         return None;
     }
-    let case = Case::of(Mechanism::NoWarmup).from_the_start(reached.max(1));
+    let size = median(checkpoint.tensors.iter().filter(|tensor| is_matrix(tensor)).filter_map(rms))?;
+    Some((reached, peak / size))
+}
+
+/// The full learning rate from the first steps on, and a run that suffers from them.
+pub(super) fn no_warmup(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
+    let (reached, length) = leap(facts)?;
+    let last = facts.last_step()?;
     let early = START_SHARE * last as f64;
-    let case = match onset {
-        Some(onset) if onset.step as f64 <= early => case
-            .at(onset.step, onset.interval)
-            .because(STRONG, format!("the run failed at step {}, at the full learning rate since step {reached}", onset.step)),
-        _ => case,
-    };
-    let case = match long_steps(facts) {
-        Some((step, length)) if step as f64 <= early => case
+    let mut case = Case::of(Mechanism::NoWarmup).from_the_start(reached.max(1));
+    if length >= LONG_STEP {
+        case = case
             .because(
-                STRONG,
+                SUPPORTING,
                 format!(
-                    "the full learning rate was reached at step {reached}, and at step {step} one step changed the matrices by {} of their norm",
+                    "the full learning rate came at step {reached}, and was {} of the matrices' own size: so much a step moves every element",
                     short(length)
                 ),
             )
-            .number("step over weight, median of the matrices", length, Some(LONG_STEP), "1"),
-        _ => case,
-    };
+            .number("learning rate over RMS of the matrices", length, Some(LONG_STEP), "1");
+    }
+    if let Some(onset) = onset.filter(|onset| onset.step as f64 <= early) {
+        case = case.because(STRONG, format!("the run failed at step {}, soon after", onset.step));
+    }
+    if let Some(died) = standstill::died(facts)
+        && died as f64 <= last as f64 * 0.75
+    {
+        case = case.because(STRONG, format!("by step {died} most units of a layer had died"));
+    }
     (!case.reasons.is_empty()).then_some(case)
 }

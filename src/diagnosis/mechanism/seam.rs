@@ -1,10 +1,10 @@
 //! What changes from one step to the next and stays: another divisor, another learning rate, replicas that part.
 
 use super::{CONCLUSIVE, Case, STRONG, SUPPORTING};
-use crate::analysis::model::{LogPoint, Number};
+use crate::analysis::model::LogPoint;
 use crate::diagnosis::Mechanism;
 use crate::diagnosis::facts::{Facts, median};
-use crate::diagnosis::onset::Onset;
+use crate::diagnosis::onset::{MAD_FLOOR, MAD_TO_DEVIATION, MEDIAN_ERROR, Onset};
 use crate::number::short;
 use crate::rules::Confidence;
 
@@ -18,8 +18,18 @@ const FEWEST_LEVEL_POINTS: usize = 6;
 /// noise grow it by √N, of signal by N; two of the former give 1.41.
 const LEVEL_FACTOR: f64 = 1.6;
 
-/// Robust standard deviations of ln(norm) that the change of level must exceed.
-const LEVEL_DEVIATIONS: f64 = 4.0;
+/// Standard errors of the difference of two medians that the change of level must exceed: at most 4.9 at the seams of
+/// healthy runs whose level stays, at least 6.9 where a divisor changed.
+const LEVEL_ERRORS: f64 = 6.0;
+
+/// Share of its height that a new level may drift by: a divergence and an edge of stability go on rising.
+const DRIFT: f64 = 0.33;
+
+/// Of so many points next to the change, so many are on its side.
+const NEXT: (usize, usize) = (5, 4);
+
+/// Learning rate after over before above which the level follows it.
+const SAME_RATE: f64 = 1.2;
 
 /// Two neighbouring learning rates further apart than this are no schedule (C9 asks for 10; schedules of published
 /// trainers change by at most 2 from one step to the next, but for the first steps of a warm-up).
@@ -78,7 +88,7 @@ pub(super) fn schedule_break(facts: Facts, _: Option<&Onset>) -> Option<Case> {
 }
 
 /// The first jump of the logged learning rate to where no schedule has had it: (step before, step, from, to).
-fn rate_jump(facts: Facts) -> Option<(u64, u64, f64, f64)> {
+pub(super) fn rate_jump(facts: Facts) -> Option<(u64, u64, f64, f64)> {
     let rates: Vec<(u64, f64)> = facts
         .points()
         .iter()
@@ -97,37 +107,40 @@ fn rate_jump(facts: Facts) -> Option<(u64, u64, f64, f64)> {
     None
 }
 
-/// A gradient, or a loss, that is another multiple of what it was, at once and for good.
+/// A gradient, or a loss, that is another multiple of what it was, at once and for good, from a checkpoint on.
 pub(super) fn accumulation_change(facts: Facts, _: Option<&Onset>) -> Option<Case> {
     let points: Vec<&LogPoint> = facts.points().iter().collect();
-    let (index, factor) = (1..points.len()).filter_map(|index| Some((index, norm_step(&points, index)?)))
-        .max_by(|a, b| a.1.0.total_cmp(&b.1.0))
-        .map(|(index, (_, factor))| (index, factor))?;
+    // A divisor changes where a run is resumed.
+    let is_seam = |index: &usize| facts.checkpoints().any(|(own, _)| own == points[index - 1].step);
+    let steps = (1..points.len()).filter(is_seam).filter_map(|index| Some((index, norm_step(&points, index)?)));
+    let (index, (_, factor)) = steps.max_by(|a, b| a.1.0.total_cmp(&b.1.0))?;
     let (before, point) = (points[index - 1].step, points[index]);
     let mut case = Case::of(Mechanism::AccumulationChange)
         .with_confidence(Confidence::Calibrated)
         .at(point.step, [before, point.step])
         .because(
-            SUPPORTING,
-            format!("from step {} on gradient norms were {} times those before, and stayed so", point.step, short(factor)),
+            STRONG,
+            format!(
+                "from step {} on, the first after a checkpoint, gradient norms were {} times those before, and stayed so",
+                point.step,
+                short(factor)
+            ),
         )
         .number("gradient norm after over before", factor, Some(LEVEL_FACTOR), "1");
-    if facts.checkpoints().any(|(own, _)| own == before) {
-        case = case.because(SUPPORTING, "that is the first step after a checkpoint, as after a resume with another setting");
-    }
     case = match loss_step(&points, index) {
-        Some(loss) if (loss - loss.round()).abs() <= 0.1 * loss && loss.round() >= 2.0 => case
-            .because(STRONG, format!("the loss became {} times what it was in the same step", short(loss)))
+        Some(loss) if (loss - loss.round()).abs() <= 0.2 * loss && loss.round() >= 2.0 => case
+            .because(SUPPORTING, format!("the loss became {} times what it was in the same step", short(loss)))
             .number("loss after over before", loss, None, "1"),
-        Some(loss) if loss <= 1.15 => {
+        Some(loss) if loss <= 1.25 => {
             case.because(SUPPORTING, "the loss went on as before: the gradient is counted otherwise, not larger")
         }
-        _ => case.although(STRONG, "the loss changed with it, and by no whole number"),
+        _ => case.although(SUPPORTING, "the loss changed with it, and by no whole number"),
     };
-    if let (Some(Number(was)), Some(Number(is))) = (points[index - 1].learning_rate, point.learning_rate)
-        && is > 1.5 * was
-    {
-        case = case.although(STRONG, "the learning rate changed in the same step");
+    if rate_step(&points, index).is_some_and(|factor| factor > SAME_RATE) {
+        case = case.although(STRONG, "the learning rate rose with it");
+    }
+    if facts.points_from(point.step).iter().any(|later| later.loss.is_some_and(|loss| loss.finite().is_none())) {
+        case = case.although(STRONG, "the loss was lost later, which no other divisor does");
     }
     if facts.findings("FP505").is_empty() {
         return Some(case);
@@ -135,7 +148,7 @@ pub(super) fn accumulation_change(facts: Facts, _: Option<&Onset>) -> Option<Cas
     Some(case.because(SUPPORTING, "the logged level changed by a factor that a divisor explains (FP505)"))
 }
 
-/// By how many deviations and what factor the gradient norm changes its level at `index`, if it stays changed.
+/// By how many standard errors and what factor the gradient norm changes its level at `index`, if at once and for good.
 fn norm_step(points: &[&LogPoint], index: usize) -> Option<(f64, f64)> {
     let norm = |point: &&LogPoint| point.grad_norm?.finite().filter(|&norm| norm > 0.0).map(f64::ln);
     let before: Vec<f64> = points[index.saturating_sub(LEVEL_POINTS)..index].iter().filter_map(norm).collect();
@@ -144,24 +157,38 @@ fn norm_step(points: &[&LogPoint], index: usize) -> Option<(f64, f64)> {
         return None;
     }
     let (low, high) = (median(before.iter().copied())?, median(after.iter().copied())?);
-    let spread = |values: &[f64], middle: f64| median(values.iter().map(|value| (value - middle).abs()));
-    let deviation = 1.4826 * spread(&before, low)?.max(spread(&after, high)?).max(0.05);
-    let step = high - low;
-    // At once: the first norms of the new level are nearer to it than to the old one.
-    let at_once = after[..3].iter().all(|value| *value > f64::midpoint(low, high))
-        && before[before.len() - 3..].iter().all(|value| *value < f64::midpoint(low, high));
+    let spread = |values: &[f64], level: f64| median(values.iter().map(|value| (value - level).abs()));
+    let deviation = MAD_TO_DEVIATION * spread(&before, low)?.max(spread(&after, high)?).max(MAD_FLOOR);
+    let error = MEDIAN_ERROR * deviation * (1.0 / before.len() as f64 + 1.0 / after.len() as f64).sqrt();
+    let (step, middle) = (high - low, f64::midpoint(low, high));
+    let (next, enough) = NEXT;
+    let above = after.iter().take(next).filter(|value| **value > middle).count();
+    let below = before.iter().rev().take(next).filter(|value| **value < middle).count();
     let half = after.len() / 2;
-    let is_flat = (median(after[half..].iter().copied())? - median(after[..half].iter().copied())?).abs() < step / 3.0;
-    let stays = points[index..].iter().filter_map(norm).filter(|value| *value < f64::midpoint(low, high)).count();
-    let stays = stays * 10 <= points.len() - index;
-    (at_once && is_flat && stays && step >= LEVEL_FACTOR.ln() && step >= LEVEL_DEVIATIONS * deviation)
-        .then_some((step / deviation, step.exp()))
+    let drift = median(after[half..].iter().copied())? - median(after[..half].iter().copied())?;
+    let fallen = points[index..].iter().filter_map(norm).filter(|value| *value < middle).count();
+    let stays = fallen * 4 <= points.len() - index;
+    (above >= enough
+        && below >= enough
+        && drift.abs() <= DRIFT * step
+        && stays
+        && step >= LEVEL_FACTOR.ln()
+        && step >= LEVEL_ERRORS * error)
+        .then_some((step / error, step.exp()))
+}
+
+/// By what factor the learning rate changes around `index`.
+fn rate_step(points: &[&LogPoint], index: usize) -> Option<f64> {
+    let rate = |point: &&LogPoint| point.learning_rate?.finite().filter(|&rate| rate > 0.0);
+    let before = median(points[index.saturating_sub(LEVEL_POINTS)..index].iter().filter_map(rate))?;
+    let after = median(points[index..points.len().min(index + LEVEL_POINTS)].iter().filter_map(rate))?;
+    Some(after / before)
 }
 
 /// By what factor the level of the loss changes at `index`.
 fn loss_step(points: &[&LogPoint], index: usize) -> Option<f64> {
     let loss = |point: &&LogPoint| point.loss?.finite().filter(|&loss| loss > 0.0);
     let before = median(points[index.saturating_sub(LEVEL_POINTS)..index].iter().filter_map(loss))?;
-    let after = median(points[index..points.len().min(index + FEWEST_LEVEL_POINTS)].iter().filter_map(loss))?;
+    let after = median(points[index..points.len().min(index + LEVEL_POINTS)].iter().filter_map(loss))?;
     Some(after / before)
 }

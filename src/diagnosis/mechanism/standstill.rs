@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{CONCLUSIVE, Case};
+use super::{CONCLUSIVE, Case, STRONG, SUPPORTING, rate};
 use crate::analysis::model::{IntervalAnalysis, Role, TensorInterval};
 use crate::diagnosis::Mechanism;
 use crate::diagnosis::facts::{Facts, states};
@@ -96,16 +96,23 @@ fn is_counting(facts: Facts, interval: &IntervalAnalysis, tensor: &TensorInterva
     matches!((step_at(interval.from_step), step_at(interval.to_step)), (Some(from), Some(to)) if to > from)
 }
 
+/// The step by which the units of a layer had died, if any did.
+pub(super) fn died(facts: Facts) -> Option<u64> {
+    facts.analysis.intervals.iter().find(|interval| boundary(interval, &dead_in(facts, interval)).is_some()).map(|one| one.to_step)
+}
+
+/// The parameters most of whose elements had no gradient over an interval.
+fn dead_in<'a>(facts: Facts, interval: &'a IntervalAnalysis) -> BTreeSet<&'a str> {
+    let dead = |tensor: &&TensorInterval| dead_share(facts, interval, tensor).is_some_and(|share| share >= DEAD_SHARE);
+    interval.tensors.iter().filter(dead).map(|tensor| tensor.canonical_name.as_str()).collect()
+}
+
 /// Units that never fire: their weights, their biases and what reads them get no gradient, and the bias behind them does.
 pub(super) fn dead_units(facts: Facts, _: Option<&Onset>) -> Option<Case> {
     for interval in &facts.analysis.intervals {
-        let dead: BTreeSet<&str> = interval
-            .tensors
-            .iter()
-            .filter(|tensor| dead_share(facts, interval, tensor).is_some_and(|share| share >= DEAD_SHARE))
-            .map(|tensor| tensor.canonical_name.as_str())
-            .collect();
+        let dead = dead_in(facts, interval);
         let Some(bias) = boundary(interval, &dead) else { continue };
+
         let share = dead_share(facts, interval, bias).unwrap_or(1.0);
         let is_first = interval.from_step == facts.checkpoints().next().map_or(0, |(step, _)| step);
         let case = Case::of(Mechanism::DeadUnits)
@@ -122,6 +129,11 @@ pub(super) fn dead_units(facts: Facts, _: Option<&Onset>) -> Option<Case> {
                 ),
             )
             .number("share of units without a gradient", share, Some(DEAD_SHARE), "");
+        let case = if is_first || !rate::leaps(facts) {
+            case
+        } else {
+            case.although(STRONG + SUPPORTING, "the first steps were as long as the weights: these pushed the units there")
+        };
         return Some(if is_first {
             case.from_the_start(interval.from_step.max(1))
         } else {

@@ -1,6 +1,6 @@
 //! What a run began with: maps that are zero, too wide, or a recurrence that grows.
 
-use super::{CONCLUSIVE, Case, STRONG, SUPPORTING};
+use super::{CONCLUSIVE, Case, STRONG, SUPPORTING, fast};
 use crate::analysis::model::{CheckpointAnalysis, Role, TensorAnalysis};
 use crate::diagnosis::Mechanism;
 use crate::diagnosis::facts::{Facts, is_matrix, rms};
@@ -49,6 +49,7 @@ pub(super) fn zero_init(facts: Facts, _: Option<&Onset>) -> Option<Case> {
 pub(super) fn init_gain(facts: Facts, _: Option<&Onset>) -> Option<Case> {
     let (step, checkpoint) = first(facts)?;
     let judged = checkpoint.tensors.iter().filter(|tensor| is_matrix(tensor) && tensor.role != Role::RecurrentHidden);
+    let judged = judged.filter(|tensor| !is_standard_normal(tensor));
     let wide = judged.filter_map(|tensor| Some((tensor, geometry(checkpoint, &tensor.canonical_name)?)));
     let (tensor, ratio) = wide.max_by(|a, b| a.1.total_cmp(&b.1)).filter(|(_, ratio)| *ratio >= WIDE)?;
     let case = Case::of(Mechanism::InitGain)
@@ -67,6 +68,12 @@ pub(super) fn init_gain(facts: Facts, _: Option<&Onset>) -> Option<Case> {
     let told = facts.findings("FP203").iter().any(|own| facts.tensor_of(own).as_ref() == case.tensor.as_ref());
     let case = if told { case.because(SUPPORTING, "its gain stands out among the maps of its role (FP203)") } else { case };
     let case = if step == 0 { case.because(SUPPORTING, "no step had been taken yet") } else { case };
+    let rated = fast::parameters(facts).is_some_and(|fast| fast.matrices.iter().any(|own| own.name == tensor.canonical_name));
+    let case = if rated && step > 0 {
+        case.although(STRONG, "it is trained by a learning rate of its own: by then it had grown")
+    } else {
+        case
+    };
     // What grew from a usual size is not what the run began with.
     Some(match grown(facts, tensor) {
         Some(growth) if growth > 2.0 && step > 0 => {
@@ -74,6 +81,12 @@ pub(super) fn init_gain(facts: Facts, _: Option<&Onset>) -> Option<Case> {
         }
         _ => case,
     })
+}
+
+/// Whether a tensor is an embedding as torch draws it, with a standard deviation of 1 whatever the others have.
+fn is_standard_normal(tensor: &TensorAnalysis) -> bool {
+    let is_embedding = matches!(tensor.role, Role::TokenEmbedding | Role::PositionEmbedding | Role::Other);
+    is_embedding && rms(tensor).is_some_and(|rms| (0.8..=1.25).contains(&rms))
 }
 
 /// RMS at the last checkpoint over that at the first.

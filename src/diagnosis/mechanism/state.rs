@@ -6,7 +6,7 @@ use super::{CONCLUSIVE, Case, STRONG, SUPPORTING};
 use crate::analysis::model::{IntervalAnalysis, TensorInterval};
 use crate::diagnosis::Mechanism;
 use crate::diagnosis::facts::{Facts, is_matrix, states};
-use crate::diagnosis::onset::Onset;
+use crate::diagnosis::onset::{Onset, Sign};
 use crate::number::short;
 use crate::rules::{Confidence, Finding};
 
@@ -17,8 +17,11 @@ const REPLACED_SHARE: f64 = 0.5;
 /// A second moment below this share of its free decay was replaced (I3): rounding takes off parts in a million.
 const BELOW_DECAY: f64 = 0.99;
 
-/// Share of a matrix's elements with √v̂ < ε from which ε sets its steps.
-const EPSILON_SHARE: f64 = 0.5;
+/// RMS of √v̂ over ε below which ε sets the steps (C4).
+const EPSILON_FACTOR: f64 = 10.0;
+
+/// The epsilon of torch's Adam: a larger one was chosen.
+const USUAL_EPSILON: f64 = 1e-8;
 
 /// Σv_{t+k}/(β₂^k Σv_t) up to which nothing but decay happened (C2).
 const FREE_DECAY: f64 = 1.02;
@@ -109,35 +112,35 @@ pub(super) fn epsilon(facts: Facts, _: Option<&Onset>) -> Option<Case> {
 }
 
 fn too_large(facts: Facts) -> Option<Case> {
+    let (first, _) = facts.checkpoints().find(|(_, one)| !states(one).is_empty())?;
     facts.checkpoints().find_map(|(step, checkpoint)| {
         let states = states(checkpoint);
         let matrices = checkpoint.tensors.iter().filter(|tensor| is_matrix(tensor));
-        let judged: Vec<(&str, f64, f64)> = matrices
+        let judged: Vec<(f64, f64)> = matrices
             .filter_map(|tensor| {
                 let (state, group) = states.get(tensor.canonical_name.as_str())?;
-                let share = *state.below_epsilon.value()? as f64 / state.elements.max(1) as f64;
                 // What never had a gradient is below any epsilon.
-                state.denominator_rms.value().filter(|&&rms| rms > 0.0)?;
-                Some((tensor.canonical_name.as_str(), share, group.epsilon?))
+                let rms = *state.denominator_rms.value().filter(|&&rms| rms > 0.0)?;
+                Some((rms, group.epsilon.filter(|&epsilon| epsilon > 0.0)?))
             })
             .collect();
-        let below: Vec<_> = judged.iter().filter(|(_, share, _)| *share >= EPSILON_SHARE).collect();
-        let (name, share, epsilon) = **below.first()?;
-        let everywhere = below.len() * 2 > judged.len();
-        everywhere.then(|| {
-            Case::of(Mechanism::Epsilon)
-                .with_confidence(Confidence::Calibrated)
-                .from_the_start(step)
-                .because(
-                    STRONG + SUPPORTING,
-                    format!(
-                        "at step {step} epsilon ({}) was above the gradients of most elements of {} of {} matrices, from {name} on: it set their steps",
-                        short(epsilon),
-                        below.len(),
-                        judged.len()
-                    ),
-                )
-                .number("share of elements below epsilon", share, Some(EPSILON_SHARE), "")
+        let below: Vec<_> = judged.iter().filter(|(rms, epsilon)| *rms < EPSILON_FACTOR * epsilon).collect();
+        let (rms, epsilon) = **below.first()?;
+        (below.len() * 2 > judged.len()).then(|| {
+            let what = format!(
+                "at step {step} epsilon ({}) was more than a tenth of the gradients of {} of {} matrices: it set their steps",
+                short(epsilon),
+                below.len(),
+                judged.len()
+            );
+            let case = Case::of(Mechanism::Epsilon).with_confidence(Confidence::Calibrated);
+            // Gradients that vanish come below any epsilon in the end.
+            let case = if step == first && epsilon > USUAL_EPSILON {
+                case.from_the_start(step).because(STRONG + SUPPORTING, what)
+            } else {
+                case.at(step, [first, step]).because(SUPPORTING, what)
+            };
+            case.number("RMS of sqrt(v) over epsilon", rms / epsilon, Some(EPSILON_FACTOR), "1")
         })
     })
 }
@@ -156,6 +159,36 @@ fn too_small(facts: Facts) -> Option<Case> {
 
 /// A second moment that only decayed, until gradients came for which it was far too small.
 pub(super) fn second_moment_decoupled(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
+    outrun(facts, onset).or_else(|| vanished(facts, onset))
+}
+
+/// Most second moments did nothing but decay, because gradients had vanished, and then the loss rose: the preconditioned
+/// curvature grows with every step of decay until it passes the limit of stability (C2).
+fn vanished(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
+    let onset = onset.filter(|onset| matches!(onset.sign, Sign::Loss(_) | Sign::GradientNorm(_)))?;
+    let before = facts.analysis.intervals.iter().rev().find(|one| one.to_step <= onset.step)?;
+    let decay = before.tensors.iter().filter_map(|tensor| tensor.decay_ratio.value());
+    let decay: Vec<f64> = decay.copied().collect();
+    let free = decay.iter().filter(|&&ratio| ratio <= FREE_DECAY).count();
+    (free * 2 > decay.len()).then(|| {
+        Case::of(Mechanism::SecondMomentDecoupled)
+            .with_confidence(Confidence::Calibrated)
+            .at(onset.step, onset.interval)
+            .because(
+                STRONG + STRONG,
+                format!(
+                    "between steps {} and {} the second moments of {free} of {} parameters did nothing but decay: gradients had vanished",
+                    before.from_step,
+                    before.to_step,
+                    decay.len()
+                ),
+            )
+            .because(SUPPORTING, "steps grow as the second moment decays, until the curvature is too much for them")
+    })
+}
+
+/// Gradients came back that the decayed second moment did not expect.
+fn outrun(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
     let intervals = &facts.analysis.intervals;
     for (index, interval) in intervals.iter().enumerate().skip(1) {
         let Some((_, before)) = facts.checkpoints().find(|(step, _)| *step == interval.from_step) else { continue };
