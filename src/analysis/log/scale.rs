@@ -30,8 +30,15 @@ pub fn falls(records: &[Record]) -> Vec<ScaleFall> {
                 }
                 _ => {
                     falls.extend(open.take());
-                    let first_step = step;
-                    open = Some(ScaleFall { first_step, last_step: step, halvings, from: before, to: scale, initial: !settled });
+                    open = Some(ScaleFall {
+                        since: before_step,
+                        first_step: step,
+                        last_step: step,
+                        halvings,
+                        from: before,
+                        to: scale,
+                        initial: !settled,
+                    });
                 }
             }
             since = step;
