@@ -9,7 +9,10 @@ use flashpoint::analysis::model::{Analysis, MeasureLevel};
 use flashpoint::analysis::of_checkpoints;
 use flashpoint::checkpoint::{Checkpoint, NameRules};
 use flashpoint::context::Context;
-use flashpoint::rules::{self, Assessment, Finding, Overrides, RULES, Severity, Subject};
+use flashpoint::analysis::log;
+use flashpoint::analysis::model::Run;
+use flashpoint::history::{History, Options};
+use flashpoint::rules::{self, Assessment, Check, Finding, Overrides, RULES, Severity, Subject};
 
 #[test]
 fn every_rule_fires_on_its_firing_fixtures_and_is_silent_on_the_others() {
@@ -17,7 +20,11 @@ fn every_rule_fires_on_its_firing_fixtures_and_is_silent_on_the_others() {
     for rule in RULES {
         for fixture in fixtures_of(rule.code) {
             let name = file_name(&fixture);
-            let fired = match assess(&fixture) {
+            let assessed = match rule.check {
+                Check::Checkpoint(_) => assess(&fixture),
+                Check::Run(_) => Ok(assess_run(&fixture)),
+            };
+            let fired = match assessed {
                 Ok(assessment) => assessment.findings.iter().any(|finding| finding.rule == rule.code),
                 // A file that cannot be opened at all is damaged: the command says so and exits with 2.
                 Err(_) => rule.name == "damaged-file",
@@ -79,6 +86,17 @@ fn assess(path: &Path) -> Result<Assessment, flashpoint::error::Error> {
     let analysis = measure_checkpoint(&checkpoint, MeasureLevel::Stats, &Context::default());
     let analysis: Analysis = of_checkpoints(vec![analysis], MeasureLevel::Stats);
     Ok(rules::evaluate(&analysis, &Overrides::default()))
+}
+
+/// What the rules say about a run that is nothing but its log.
+fn assess_run(path: &Path) -> Assessment {
+    let history = History::read(path, &Options::default(), &Context::default())
+        .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    assert!(history.errors.is_empty(), "{}: {:?}", path.display(), history.errors);
+    let mut analysis = of_checkpoints(Vec::new(), MeasureLevel::Stats);
+    analysis.log = log::measure(&history);
+    analysis.run = Some(Run { name: history.name, until: None, remarks: history.remarks });
+    rules::evaluate(&analysis, &Overrides::default())
 }
 
 fn fixtures_of(code: &str) -> Vec<PathBuf> {

@@ -4,12 +4,17 @@
 //! rule that could not be evaluated, with the missing need: absence is never silence.
 
 mod finding;
+mod logs;
 mod moments;
 mod plan;
 mod threshold;
 mod weights;
 
 mod fp101_non_finite;
+mod fp102_hidden_nan;
+mod fp103_non_finite_clip;
+mod fp104_loss_scale_collapse;
+mod fp105_loss_scaled_norm;
 mod fp106_stagnant_norm_gains;
 mod fp107_low_precision_moments;
 mod fp108_dead_storage;
@@ -25,10 +30,16 @@ mod fp305_sign_steps_on_noise;
 mod fp307_large_update_ratio;
 mod fp308_lost_optimizer_step;
 mod fp309_schedule_break;
+mod fp310_warmup_end_onset;
 mod fp312_poisoned_moments;
 mod fp406_norm_gain_outlier;
 mod fp407_massive_activation_proxy;
 mod fp408_dead_rows;
+mod fp501_gradient_spike;
+mod fp502_loss_spike;
+mod fp503_divergence;
+mod fp504_recurring_spikes;
+mod fp505_accumulation_change;
 mod fp701_impossible_second_moment;
 mod fp702_broken_moment_bound;
 mod fp707_recent_spike;
@@ -82,6 +93,10 @@ pub enum Check {
 /// Every rule, by code.
 pub static RULES: &[&Rule] = &[
     &fp101_non_finite::RULE,
+    &fp102_hidden_nan::RULE,
+    &fp103_non_finite_clip::RULE,
+    &fp104_loss_scale_collapse::RULE,
+    &fp105_loss_scaled_norm::RULE,
     &fp106_stagnant_norm_gains::RULE,
     &fp107_low_precision_moments::RULE,
     &fp108_dead_storage::RULE,
@@ -97,10 +112,16 @@ pub static RULES: &[&Rule] = &[
     &fp307_large_update_ratio::RULE,
     &fp308_lost_optimizer_step::RULE,
     &fp309_schedule_break::RULE,
+    &fp310_warmup_end_onset::RULE,
     &fp312_poisoned_moments::RULE,
     &fp406_norm_gain_outlier::RULE,
     &fp407_massive_activation_proxy::RULE,
     &fp408_dead_rows::RULE,
+    &fp501_gradient_spike::RULE,
+    &fp502_loss_spike::RULE,
+    &fp503_divergence::RULE,
+    &fp504_recurring_spikes::RULE,
+    &fp505_accumulation_change::RULE,
     &fp701_impossible_second_moment::RULE,
     &fp702_broken_moment_bound::RULE,
     &fp707_recent_spike::RULE,

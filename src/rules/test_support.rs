@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use super::{Check, Findings, Overrides, Rule, Severity, Subject, Thresholds};
 use crate::analysis::model::{
     Algorithm, Analysis, CheckpointAnalysis, DType, Danger, Defects, FileAnalysis, FirstStep, Format,
-    GlobalAnalysis, Layer, Layout, MappedTensor, Mapping, MappingSource, Measured, OptimizerAnalysis,
-    OptimizerSummary, Pages, ParameterGroup, ParameterOptimizer, Problem, Role, Rows, SecondMomentRows,
+    GlobalAnalysis, Layer, Layout, LogAnalysis, LogPoint, MappedTensor, MeasureLevel, Mapping, MappingSource, Measured, OptimizerAnalysis,
+    Number, OptimizerSummary, Pages, Run, ParameterGroup, ParameterOptimizer, Problem, Role, Rows, SecondMomentRows,
     Section, Statistics, TensorAnalysis,
 };
 
@@ -217,7 +217,6 @@ pub(super) fn judge_with(
 }
 
 /// What `rule` says about the run `analysis` with these thresholds replaced.
-#[expect(dead_code, reason = "the first rules over runs come next")]
 pub(super) fn judge_run(rule: &'static Rule, analysis: &Analysis, overrides: &[(&str, f64)]) -> Findings {
     let overrides: BTreeMap<_, _> =
         overrides.iter().map(|&(name, value)| ((rule.code.to_owned(), name.to_owned()), value)).collect();
@@ -229,6 +228,42 @@ pub(super) fn judge_run(rule: &'static Rule, analysis: &Analysis, overrides: &[(
         Check::Checkpoint(_) => panic!("{} looks at checkpoints: use `judge`", rule.code),
     }
     findings
+}
+
+/// A run of nothing but these logged points.
+pub(super) fn logged(points: Vec<LogPoint>) -> Analysis {
+    Analysis {
+        schema_version: "1.0".to_owned(),
+        tool_version: String::new(),
+        measured: MeasureLevel::Stats,
+        checkpoints: Vec::new(),
+        run: Some(Run { name: "run".to_owned(), until: None, remarks: Vec::new() }),
+        intervals: Vec::new(),
+        dumps: Vec::new(),
+        log: Some(LogAnalysis { points, ..LogAnalysis::default() }),
+    }
+}
+
+/// A logged step at which nothing was logged yet.
+pub(super) fn point(step: u64) -> LogPoint {
+    LogPoint { step, ..LogPoint::default() }
+}
+
+impl LogPoint {
+    pub(super) fn with_loss(mut self, loss: f64) -> Self {
+        self.loss = Some(Number(loss));
+        self
+    }
+
+    pub(super) fn with_norm(mut self, norm: f64) -> Self {
+        self.grad_norm = Some(Number(norm));
+        self
+    }
+
+    pub(super) fn with_scale(mut self, scale: f64) -> Self {
+        self.loss_scale = Some(Number(scale));
+        self
+    }
 }
 
 impl Findings {

@@ -6,6 +6,15 @@ use crate::history::Record;
 /// Points on either side whose median is compared.
 const SIDE: usize = 15;
 
+/// ln of the smallest jump that may be a factor.
+const JUMP: f64 = 0.47;
+
+/// A shift is so many times what the value moves by itself.
+const SHIFT_OVER_NOISE: f64 = 4.0;
+
+/// Allowed on top of twice the noise before, for values that hardly move.
+const STILL: f64 = 0.03;
+
 /// Fewer points on a side have no median to speak of.
 const FEWEST: usize = 5;
 
@@ -25,6 +34,12 @@ pub fn at_seams(records: &[Record], seams: &[u64]) -> Vec<AccumulationChange> {
             places.push((at, Some(factor)));
         }
         last = Some(record);
+    }
+    let shifts = [shifts(records, |record| record.grad_norm), shifts(records, |record| record.loss)].concat();
+    for at in shifts {
+        if places.iter().all(|(place, _)| place.abs_diff(at) > SIDE) {
+            places.push((at, None));
+        }
     }
     places.sort_by_key(|(at, _)| *at);
     places.into_iter().filter_map(|(at, factor)| change(records, at, factor)).collect()
@@ -54,9 +69,35 @@ fn change(records: &[Record], at: usize, factor: Option<f64>) -> Option<Accumula
         step,
         factor,
         grad_norm_ratio: ratio(before, after, norm),
-        grad_norm_noise: noise(before, norm),
+        grad_norm_noise: noise(before.iter().rev(), norm),
         loss_ratio: ratio(before, after, loss),
+        loss_noise: noise(before.iter().rev(), loss),
     })
+}
+
+/// Where a value goes to another level from one point to the next and stays there, moving no more than before.
+fn shifts(records: &[Record], of: fn(&Record) -> Option<f64>) -> Vec<usize> {
+    let mut found: Vec<usize> = Vec::new();
+    let mut last: Option<f64> = None;
+    for (at, record) in records.iter().enumerate() {
+        let Some(value) = usable(of(record)) else { continue };
+        let jumps = last.replace(value).is_some_and(|last| (value / last).ln().abs() > JUMP);
+        // Sorting both sides is for the few points that jump.
+        if jumps && is_shift(records, at, of) && found.last().is_none_or(|last| at - last > SIDE) {
+            found.push(at);
+        }
+    }
+    found
+}
+
+fn is_shift(records: &[Record], at: usize, of: fn(&Record) -> Option<f64>) -> bool {
+    let (before, after) = records.split_at(at);
+    let (Some(ratio), Some(quiet), Some(still)) =
+        (ratio(before, after, of), noise(before.iter().rev(), of), noise(after.iter(), of))
+    else {
+        return false;
+    };
+    ratio.ln().abs() > JUMP && ratio.ln().abs() > SHIFT_OVER_NOISE * quiet && still <= 2.0 * quiet + STILL
 }
 
 fn usable(value: Option<f64>) -> Option<f64> {
@@ -70,10 +111,9 @@ fn ratio(before: &[Record], after: &[Record], of: fn(&Record) -> Option<f64>) ->
     Some(median(after)? / median(before)?)
 }
 
-/// Median distance of ln of a value to the median of the points before: how much it moves by itself.
-fn noise(before: &[Record], of: fn(&Record) -> Option<f64>) -> Option<f64> {
-    let logs: Vec<f64> =
-        before.iter().rev().filter_map(|record| usable(of(record))).take(SIDE).map(f64::ln).collect();
+/// Median distance of ln of a value to the median of the points on one side: how much it moves by itself.
+fn noise<'a>(side: impl Iterator<Item = &'a Record>, of: fn(&Record) -> Option<f64>) -> Option<f64> {
+    let logs: Vec<f64> = side.filter_map(|record| usable(of(record))).take(SIDE).map(f64::ln).collect();
     let center = median(logs.clone())?;
     median(logs.into_iter().map(|log| (log - center).abs()).collect())
 }
@@ -116,6 +156,19 @@ mod tests {
         let changes = at_seams(&records(8.0, None), &[20]);
         assert_eq!((changes[0].step, changes[0].factor, changes[0].grad_norm_ratio), (20, None, Some(8.0)));
         assert_eq!(at_seams(&records(8.0, None), &[0])[0].grad_norm_ratio, None);
-        assert!(at_seams(&records(8.0, None), &[]).is_empty());
+        assert!(at_seams(&records(1.2, None), &[]).is_empty());
+    }
+
+    #[test]
+    fn a_step_to_another_level_is_found_where_nothing_announces_it() {
+        let changes = at_seams(&records(3.0, None), &[]);
+        assert_eq!(changes.len(), 1);
+        assert_eq!((changes[0].step, changes[0].grad_norm_ratio), (20, Some(3.0)));
+        // What goes on rising is no level.
+        let mut rising = records(3.0, None);
+        for (index, record) in rising.iter_mut().enumerate().skip(20) {
+            record.grad_norm = Some(1.5 * 1.3_f64.powi(index as i32 - 20));
+        }
+        assert!(at_seams(&rising, &[]).is_empty());
     }
 }

@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use super::window::{MAD_TO_DEVIATION, Sorted};
+
 /// Points of the window (OLMo-core).
 pub const WINDOW: usize = 128;
 
@@ -10,6 +12,9 @@ pub const FEWEST: usize = 32;
 
 /// A deviation below this share of the mean is rounding: losses are logged with about four digits.
 const DEVIATION_FLOOR: f64 = 1e-3;
+
+/// Fewer steps from loss to loss do not show its noise.
+const FEWEST_STEPS: usize = 8;
 
 /// Losses of one batch are noise: three together are taken (risk.md E3).
 const MEDIAN_OF: usize = 3;
@@ -70,6 +75,24 @@ pub fn ratios(losses: &[Option<f64>]) -> Vec<Option<f64>> {
         .collect()
 }
 
+/// Standard deviation of ln(loss) by itself, over up to [`WINDOW`] steps from one loss to the next before each: 1.4826 times
+/// the median of their sizes, over √2. A trend hardly moves it, and neither does a jump.
+pub fn noise(losses: &[Option<f64>]) -> Vec<Option<f64>> {
+    let mut window = Sorted::new(WINDOW);
+    let mut before: Option<f64> = None;
+    losses
+        .iter()
+        .map(|loss| {
+            let log = loss.filter(|loss| loss.is_finite() && *loss > 0.0)?.ln();
+            let noise = (window.len() >= FEWEST_STEPS).then(|| MAD_TO_DEVIATION * window.median() / 2_f64.sqrt());
+            if let Some(before) = before.replace(log) {
+                window.push((log - before).abs());
+            }
+            noise
+        })
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -86,6 +109,17 @@ mod tests {
     fn losses_that_are_not_positive_have_no_ratio() {
         let losses = [Some(1.0), Some(1.0), Some(1.0), Some(-1.0), Some(1.0), None, Some(1.0), Some(2.0)];
         assert_eq!(ratios(&losses), [None, None, Some(1.0), None, None, None, None, Some(1.0)]);
+    }
+
+    #[test]
+    fn noise_is_that_of_the_steps_and_not_of_the_trend() {
+        // ln(loss) falls by 0.01 a step, and goes 0.1 up and down beside it.
+        let losses: Vec<Option<f64>> =
+            (0..60).map(|i| Some((-0.01 * f64::from(i) + if i % 2 == 0 { 0.05 } else { -0.05 }).exp())).collect();
+        let noise = noise(&losses);
+        assert!(noise[8].is_none());
+        // Sizes are 0.11 and 0.09 in turn.
+        assert!((noise[50].unwrap() - 1.4826 * 0.1 / 2_f64.sqrt()).abs() < 0.012, "{:?}", noise[50]);
     }
 
     #[test]

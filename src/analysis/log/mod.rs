@@ -32,6 +32,9 @@ pub fn measure_log(log: &Log) -> LogAnalysis {
     for (point, ratio) in points.iter_mut().zip(loss::ratios(&losses)) {
         point.loss_ratio = ratio;
     }
+    for (point, noise) in points.iter_mut().zip(loss::noise(&losses)) {
+        point.loss_noise = noise;
+    }
     let scale_falls: Vec<ScaleFall> = scale::falls(&log.records);
     let accumulation_changes: Vec<AccumulationChange> = changes::at_seams(&log.records, &log.semantics.seams);
     LogAnalysis {

@@ -6,8 +6,8 @@ use crate::history::Record;
 /// Halvings that lie further apart are the regular search for the largest scale: Megatron doubles after 1000 good steps.
 const TOGETHER: u64 = 500;
 
-/// Every stretch of falls without a rise and without a long quiet between. Falls from the initial scale, before it has once
-/// risen or stayed for [`TOGETHER`] steps, are the search for where to begin.
+/// Every stretch of falls without a rise and without a long quiet between. Falls of a log that begins with the run, before the scale
+/// has once risen or stayed for [`TOGETHER`] steps, are the search for where to begin.
 pub fn falls(records: &[Record]) -> Vec<ScaleFall> {
     let scaled: Vec<(u64, f64)> = records
         .iter()
@@ -15,7 +15,8 @@ pub fn falls(records: &[Record]) -> Vec<ScaleFall> {
         .collect();
     let mut falls: Vec<ScaleFall> = Vec::new();
     let mut open: Option<ScaleFall> = None;
-    let mut settled = false;
+    // A log that begins in the middle of a run does not show the search.
+    let mut settled = scaled.first().is_some_and(|(step, _)| *step >= TOGETHER);
     let mut since = scaled.first().map_or(0, |(step, _)| *step);
     for pair in scaled.windows(2) {
         let ((before_step, before), (step, scale)) = (pair[0], pair[1]);
@@ -30,8 +31,15 @@ pub fn falls(records: &[Record]) -> Vec<ScaleFall> {
                 }
                 _ => {
                     falls.extend(open.take());
-                    let first_step = step;
-                    open = Some(ScaleFall { first_step, last_step: step, halvings, from: before, to: scale, initial: !settled });
+                    open = Some(ScaleFall {
+                        since: before_step,
+                        first_step: step,
+                        last_step: step,
+                        halvings,
+                        from: before,
+                        to: scale,
+                        initial: !settled,
+                    });
                 }
             }
             since = step;
@@ -78,6 +86,11 @@ mod tests {
     fn the_search_for_the_first_scale_is_marked() {
         let rows = [(1, 65_536.0), (2, 32_768.0), (3, 16_384.0), (4, 8192.0), (2000, 8192.0), (2001, 4096.0)];
         assert_eq!(measured(&rows), [(2, 4, 3, true), (2001, 2001, 1, false)]);
+    }
+
+    #[test]
+    fn a_log_that_begins_late_shows_no_search() {
+        assert_eq!(measured(&[(13_251, 524_288.0), (14_000, 4096.0)]), [(14_000, 14_000, 7, false)]);
     }
 
     #[test]

@@ -15,7 +15,7 @@ pub const FEWEST: usize = 32;
 pub const MAD_FLOOR: f64 = 0.05;
 
 /// MAD of a normal distribution with standard deviation 1 is its inverse.
-const MAD_TO_DEVIATION: f64 = 1.4826;
+pub(super) const MAD_TO_DEVIATION: f64 = 1.4826;
 
 /// How one norm stands.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -29,7 +29,7 @@ pub struct Spread {
 /// For each norm, its place against up to [`WINDOW`] finite, positive ones before it; `None` where there are fewer than
 /// [`FEWEST`], or it is itself none.
 pub fn robust(norms: &[Option<f64>]) -> Vec<Option<Spread>> {
-    let mut window = Window::default();
+    let mut window = Sorted::new(WINDOW);
     norms
         .iter()
         .map(|norm| {
@@ -42,15 +42,26 @@ pub fn robust(norms: &[Option<f64>]) -> Vec<Option<Spread>> {
 }
 
 /// The last values, in order of time and by size.
-#[derive(Debug, Default)]
-struct Window {
+#[derive(Debug)]
+pub(super) struct Sorted {
+    most: usize,
     in_time: VecDeque<f64>,
     sorted: Vec<f64>,
 }
 
-impl Window {
-    fn push(&mut self, value: f64) {
-        if self.in_time.len() == WINDOW
+impl Sorted {
+    /// None yet of at most `most` values.
+    pub(super) fn new(most: usize) -> Self {
+        Self { most, in_time: VecDeque::with_capacity(most), sorted: Vec::with_capacity(most) }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.sorted.len()
+    }
+
+    /// Adds a value, and drops the oldest where there are too many.
+    pub(super) fn push(&mut self, value: f64) {
+        if self.in_time.len() == self.most
             && let Some(oldest) = self.in_time.pop_front()
         {
             let at = self.sorted.partition_point(|kept| *kept < oldest);
@@ -61,13 +72,14 @@ impl Window {
         self.sorted.insert(at, value);
     }
 
-    fn spread(&self, value: f64) -> Option<Spread> {
-        if self.sorted.len() < FEWEST {
-            return None;
+    /// The median of at least one value.
+    pub(super) fn median(&self) -> f64 {
+        let middle = self.sorted.len() / 2;
+        if self.sorted.len() % 2 == 1 {
+            self.sorted[middle]
+        } else {
+            f64::midpoint(self.sorted[middle - 1], self.sorted[middle])
         }
-        let median = median(&self.sorted);
-        let deviation = MAD_TO_DEVIATION * self.mad(median).max(MAD_FLOOR);
-        Some(Spread { z: (value - median) / deviation, ratio: (value - median).exp() })
     }
 
     /// Median of the distances to the median, which both halves hold in order.
@@ -79,11 +91,15 @@ impl Window {
         let at = |rank: usize| smallest(rank, below, count - below, &lower, &upper);
         if count % 2 == 1 { at(count / 2) } else { f64::midpoint(at(count / 2 - 1), at(count / 2)) }
     }
-}
 
-fn median(sorted: &[f64]) -> f64 {
-    let middle = sorted.len() / 2;
-    if sorted.len() % 2 == 1 { sorted[middle] } else { f64::midpoint(sorted[middle - 1], sorted[middle]) }
+    fn spread(&self, value: f64) -> Option<Spread> {
+        if self.sorted.len() < FEWEST {
+            return None;
+        }
+        let median = self.median();
+        let deviation = MAD_TO_DEVIATION * self.mad(median).max(MAD_FLOOR);
+        Some(Spread { z: (value - median) / deviation, ratio: (value - median).exp() })
+    }
 }
 
 /// The value of `rank` (from 0) in two ascending sequences together.

@@ -194,6 +194,8 @@ pub struct LogAnalysis {
 /// A stretch of falls of the loss scale without a rise between.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ScaleFall {
+    /// The last logged step before the first fall.
+    pub since: u64,
     /// Step of the first fall.
     pub first_step: u64,
     /// Step of the last one.
@@ -208,7 +210,8 @@ pub struct ScaleFall {
     pub initial: bool,
 }
 
-/// A step at which accumulation, world size or batch changed, or another attempt or log began.
+/// A step at which accumulation, world size or batch changed, another attempt or log began, or norm or loss went to another
+/// level from one point to the next and stayed there.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct AccumulationChange {
     /// The step.
@@ -221,6 +224,8 @@ pub struct AccumulationChange {
     pub grad_norm_noise: Option<f64>,
     /// The same ratio of the loss.
     pub loss_ratio: Option<f64>,
+    /// The same distance of the loss.
+    pub loss_noise: Option<f64>,
 }
 
 /// What was logged at one step, and how it stands against the steps before it.
@@ -264,4 +269,7 @@ pub struct LogPoint {
     /// Median of the last three losses over its running minimum (E3); only where losses are positive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss_ratio: Option<f64>,
+    /// Standard deviation of ln(loss) from one point to the next, over the window before, trends left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_noise: Option<f64>,
 }

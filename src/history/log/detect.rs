@@ -117,7 +117,7 @@ fn of_state(state: trainer_state::State, file: &Arc<InputFile>) -> ReadLog {
 fn of_lines((table, broken): (Table, Broken), file: &Arc<InputFile>) -> ReadLog {
     let mut read = ReadLog::from(table);
     if let Some((line, fault)) = broken.first {
-        if broken.lines == 1 && fault.message.contains("ends") {
+        if broken.cut_off && !read.table.series.is_empty() {
             read.notes.push(format!("line {line} is not complete: its writer was killed, or still runs"));
         } else {
             let message = format!("{} lines are not JSON objects, the first: {}", broken.lines, fault.message);

@@ -14,7 +14,9 @@ pub(super) fn read(file: &Arc<InputFile>, name: &str, choices: &[Column]) -> Res
     let mut table = Table::new(name, "jsonl", choices);
     let mut broken = Broken::default();
     let mut lines = Lines::of(file)?;
+    let mut last = 0;
     while let Some((number, line)) = lines.next()? {
+        last = number;
         if line.iter().all(u8::is_ascii_whitespace) {
             continue;
         }
@@ -34,6 +36,7 @@ pub(super) fn read(file: &Arc<InputFile>, name: &str, choices: &[Column]) -> Res
         }
     }
     broken.too_long = lines.too_long;
+    broken.cut_off = broken.lines == 1 && broken.first.is_some_and(|(number, _)| number == last);
     table.finish();
     Ok((table, broken))
 }
@@ -43,6 +46,8 @@ pub(super) fn read(file: &Arc<InputFile>, name: &str, choices: &[Column]) -> Res
 pub(super) struct Broken {
     pub lines: u64,
     pub first: Option<(usize, Fault)>,
+    /// The only one is the last line: its writer did not finish it.
+    pub cut_off: bool,
     pub too_long: u64,
 }
 

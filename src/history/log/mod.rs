@@ -25,6 +25,8 @@ mod merge;
 mod number;
 mod semantics;
 mod table;
+#[cfg(test)]
+mod tests;
 mod torchtitan;
 mod trainer_state;
 
