@@ -55,12 +55,6 @@ pub fn read(path: &Path, context: &Context) -> Result<Analysis> {
     Ok(analysis)
 }
 
-/// A measurement file in which there is no checkpoint.
-pub(super) fn without_checkpoint(path: &Path) -> crate::error::Error {
-    let message = "it holds no checkpoint".to_owned();
-    ErrorKind::SideFile { what: "the measurement file", message }.in_file(path)
-}
-
 /// The message alone: the place is given separately.
 fn plain(error: &serde_json::Error) -> String {
     let text = error.to_string();

@@ -1,6 +1,7 @@
 //! Everything measured: the model of an analysis, and the algorithms that fill it. Judges nothing, prints nothing.
 
 mod checkpoint;
+pub mod diff;
 pub mod log;
 pub mod measurement;
 pub mod model;
@@ -34,6 +35,7 @@ pub fn of_checkpoints(mut checkpoints: Vec<CheckpointAnalysis>, measured: Measur
         checkpoints,
         run: None,
         intervals: Vec::new(),
+        replicas: Vec::new(),
         dumps: Vec::new(),
         log: None,
     }

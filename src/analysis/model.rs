@@ -17,7 +17,7 @@ pub use optimizer::{
 
 pub use run::{
     AccumulationChange, DumpAnalysis, DumpTensor, IntervalAnalysis, LogAnalysis, LogPoint, LogSemantics, LogSource,
-    Number, Remark, RemarkKind, Run, ScaleFall, TensorInterval,
+    Number, Remark, RemarkKind, ReplicaAnalysis, Run, ScaleFall, TensorDifference, TensorInterval,
 };
 
 pub use crate::checkpoint::{Layer, Layout, Role, Section};
@@ -45,6 +45,9 @@ pub struct Analysis {
     /// What happened between each two neighbouring checkpoints of the run.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub intervals: Vec<IntervalAnalysis>,
+    /// Replicas of the run's checkpoints by other ranks, by step.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub replicas: Vec<ReplicaAnalysis>,
     /// The run's gradient dumps, by step.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dumps: Vec<DumpAnalysis>,

@@ -49,6 +49,8 @@ pub struct Checkpoint {
     pub problems: Vec<Error>,
     /// Classes and functions that pickles name and that are not on the allow-list, each with the index of its file.
     pub globals: Vec<(usize, GlobalUse)>,
+    /// Text metadata of its files, such as safetensors' `__metadata__`; of the later file where two say one key.
+    pub metadata: BTreeMap<String, String>,
     /// Every optimizer whose state is there.
     pub optimizers: Vec<OptimizerState>,
     /// The architecture's `config.json`, where there is one.
@@ -202,6 +204,7 @@ impl Checkpoint {
         let mut drafts: Vec<Draft> = Vec::new();
         let mut read = Vec::with_capacity(files.len());
         let mut globals = Vec::new();
+        let mut metadata = BTreeMap::new();
         let mut optimizers = Vec::new();
         let mut schedules = Vec::new();
         for (index, Part { name, section, input, container, label }) in files.into_iter().enumerate() {
@@ -210,6 +213,7 @@ impl Checkpoint {
             optimizers.extend(found.optimizers);
             schedules.extend(found.schedules);
             problems.extend(container.problems);
+            metadata.extend(container.metadata);
             globals.extend(container.globals.into_iter().map(|global| (index, global)));
             drafts.extend(container.entries.into_iter().zip(places).map(|(entry, place)| Draft {
                 name: entry.name,
@@ -256,6 +260,7 @@ impl Checkpoint {
             tensors,
             problems,
             globals,
+            metadata,
             optimizers,
             config,
         })

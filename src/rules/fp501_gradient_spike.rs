@@ -46,7 +46,11 @@ fn check(analysis: &Analysis, thresholds: &Thresholds, findings: &mut Findings) 
     let mut spikes = norm_spikes(log, thresholds.get("z"), thresholds.get("ratio"));
     let count = spikes.len();
     // The ones that stay first, then by size; told in the order of time.
-    spikes.sort_by(|a, b| (b.confirmed.is_some(), b.z).partial_cmp(&(a.confirmed.is_some(), a.z)).unwrap_or(std::cmp::Ordering::Equal));
+    spikes.sort_by(|a, b| {
+        (b.confirmed.is_some(), b.z)
+            .partial_cmp(&(a.confirmed.is_some(), a.z))
+            .unwrap_or(std::cmp::Ordering::Equal)
+    });
     spikes.truncate(MOST);
     spikes.sort_by_key(|spike| spike.onset);
     for spike in &spikes {
@@ -56,10 +60,15 @@ fn check(analysis: &Analysis, thresholds: &Thresholds, findings: &mut Findings) 
 
 fn tell(log: &LogAnalysis, spike: &Spike, count: usize, thresholds: &Thresholds, findings: &mut Findings) {
     let (peak, norm) = spike.peak;
-    let ratio = log.points.iter().find(|point| point.step == spike.onset).and_then(|point| point.grad_norm_ratio);
+    let ratio =
+        log.points.iter().find(|point| point.step == spike.onset).and_then(|point| point.grad_norm_ratio);
     let after = match (spike.confirmed, spike.recovered) {
-        (Some(confirmed), Some(recovered)) => format!("three of five steps stand out by step {confirmed}; it is back at step {recovered}"),
-        (Some(confirmed), None) => format!("three of five steps stand out by step {confirmed}, and it does not come back"),
+        (Some(confirmed), Some(recovered)) => {
+            format!("three of five steps stand out by step {confirmed}; it is back at step {recovered}")
+        }
+        (Some(confirmed), None) => {
+            format!("three of five steps stand out by step {confirmed}, and it does not come back")
+        }
         (None, _) => format!("{} of the steps around it", spike.points),
     };
     let message = format!(
@@ -122,8 +131,17 @@ mod tests {
         let told = |spikes: &[(u64, f64)]| judge_run(&RULE, &run(spikes), &[]).told();
         assert!(judge_run(&RULE, &run(&[(40, 5.9)]), &[]).is_clean());
         assert_eq!(told(&[(40, 9.0)]), [(Severity::Warning, "steps 40 to 40".to_owned())]);
-        assert_eq!(told(&[(40, 9.0), (41, 7.0), (43, 30.0)]), [(Severity::Critical, "steps 40 to 43".to_owned())]);
-        assert_eq!(told(&[(20, 7.0), (30, 8.0), (40, 9.0)]).iter().map(|(severity, _)| *severity).collect::<Vec<_>>(), [Severity::Note; 3]);
+        assert_eq!(
+            told(&[(40, 9.0), (41, 7.0), (43, 30.0)]),
+            [(Severity::Critical, "steps 40 to 43".to_owned())]
+        );
+        assert_eq!(
+            told(&[(20, 7.0), (30, 8.0), (40, 9.0)])
+                .iter()
+                .map(|(severity, _)| *severity)
+                .collect::<Vec<_>>(),
+            [Severity::Note; 3]
+        );
     }
 
     #[test]

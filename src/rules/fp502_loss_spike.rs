@@ -52,7 +52,9 @@ fn check(analysis: &Analysis, thresholds: &Thresholds, findings: &mut Findings) 
         let rest = rest(log, spike, |point| point.loss_z);
         let alone = spike.z > thresholds.get("standing-out") * rest || spike.confirmed.is_some();
         let (peak, loss) = spike.peak;
-        let after = spike.recovered.map_or("it does not come back".to_owned(), |step| format!("it is back at step {step}"));
+        let after = spike
+            .recovered
+            .map_or("it does not come back".to_owned(), |step| format!("it is back at step {step}"));
         let message = format!(
             "the loss jumps at step {} and peaks with {loss:.4} at step {peak}, {:.1} deviations above its window: {after}",
             spike.onset, spike.z,
@@ -96,10 +98,14 @@ mod tests {
     #[test]
     fn a_jump_that_is_large_in_both_ways_is_told() {
         let told = |rows: &[(f64, f64)]| judge_run(&RULE, &run(rows), &[]).told();
-        assert_eq!(told(&[(2.0, 0.0), (2.6, 7.0), (2.0, 0.0)]), [(Severity::Warning, "steps 1 to 1".to_owned())]);
+        assert_eq!(
+            told(&[(2.0, 0.0), (2.6, 7.0), (2.0, 0.0)]),
+            [(Severity::Warning, "steps 1 to 1".to_owned())]
+        );
         assert!(told(&[(2.0, 0.0), (2.1, 7.0)]).is_empty());
         assert!(told(&[(2.0, 0.0), (2.6, 5.0)]).is_empty());
-        let often = [(2.0, 0.0), (2.6, 7.0), (2.0, 0.0), (2.0, 0.0), (2.0, 0.0), (2.0, 0.0), (2.0, 0.0), (2.7, 8.0)];
+        let often =
+            [(2.0, 0.0), (2.6, 7.0), (2.0, 0.0), (2.0, 0.0), (2.0, 0.0), (2.0, 0.0), (2.0, 0.0), (2.7, 8.0)];
         assert!(told(&often).iter().all(|(severity, _)| *severity == Severity::Note));
     }
 }

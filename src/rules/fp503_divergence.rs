@@ -36,8 +36,11 @@ fn check(analysis: &Analysis, thresholds: &Thresholds, findings: &mut Findings) 
         return;
     }
     let last = log.points.last().map_or(0, |point| point.step);
-    let advice = "go back to a checkpoint well before this step; lower the learning rate or clip before going on";
-    if let Some(point) = log.points.iter().find(|point| point.loss.is_some_and(|loss| loss.finite().is_none())) {
+    let advice =
+        "go back to a checkpoint well before this step; lower the learning rate or clip before going on";
+    if let Some(point) =
+        log.points.iter().find(|point| point.loss.is_some_and(|loss| loss.finite().is_none()))
+    {
         let message = format!("the loss is not finite from step {} on", point.step);
         findings.push(Subject::Steps(point.step, last), message, advice).at_step(point.step);
     }
@@ -46,11 +49,16 @@ fn check(analysis: &Analysis, thresholds: &Thresholds, findings: &mut Findings) 
         let ratio = point.loss_ratio.unwrap_or(f64::NAN);
         let limit = rise.max((noise * point.loss_noise.unwrap_or(0.0)).exp());
         let top = log.points.iter().filter_map(|point| point.loss_ratio).fold(ratio, f64::max);
-        let message = format!("the loss is {ratio:.2} times its lowest at step {} and reaches {top:.2} times", point.step);
-        findings
-            .push(Subject::Steps(point.step, last), message, advice)
-            .at_step(point.step)
-            .against("loss over its lowest", ratio, limit, "times, medians of three");
+        let message = format!(
+            "the loss is {ratio:.2} times its lowest at step {} and reaches {top:.2} times",
+            point.step
+        );
+        findings.push(Subject::Steps(point.step, last), message, advice).at_step(point.step).against(
+            "loss over its lowest",
+            ratio,
+            limit,
+            "times, medians of three",
+        );
     } else if log.points.iter().all(|point| point.loss_ratio.is_none()) && findings.found.is_empty() {
         findings.not_evaluated(Subject::Run, "the losses are not positive: a ratio of them says nothing");
     }
@@ -74,7 +82,10 @@ mod tests {
     #[test]
     fn a_rise_beyond_the_noise_is_told_at_its_first_step() {
         let told = |run: &Analysis| judge_run(&RULE, run, &[]).told();
-        assert_eq!(told(&run(&[1.0, 1.4, 1.6, 9.0], None)), [(Severity::Critical, "steps 2 to 3".to_owned())]);
+        assert_eq!(
+            told(&run(&[1.0, 1.4, 1.6, 9.0], None)),
+            [(Severity::Critical, "steps 2 to 3".to_owned())]
+        );
         assert!(told(&run(&[1.0, 1.4], None)).is_empty());
         // exp(5·0.2) = 2.7.
         assert!(told(&run(&[1.0, 1.6, 2.6], Some(0.2))).is_empty());

@@ -82,12 +82,17 @@ fn tell(change: &AccumulationChange, what: &str, ratio: f64, factor: f64, findin
         Some(factor) => format!("accumulation, world size or batch changed by a factor of {factor}"),
         None => format!("which is about {factor}"),
     };
-    let message = format!("the {what} changes by a factor of {ratio:.3} at step {} and stays there; {cause}", change.step);
+    let message = format!(
+        "the {what} changes by a factor of {ratio:.3} at step {} and stays there; {cause}",
+        change.step
+    );
     let advice = "check that gradients are divided by accumulation times world size (a mean, not a sum), and rescale the clipping threshold with them";
-    findings
-        .push(Subject::Steps(change.step, change.step), message, advice)
-        .at_step(change.step)
-        .against(&format!("{what}, behind over before"), ratio, factor, "times");
+    findings.push(Subject::Steps(change.step, change.step), message, advice).at_step(change.step).against(
+        &format!("{what}, behind over before"),
+        ratio,
+        factor,
+        "times",
+    );
 }
 
 #[cfg(test)]

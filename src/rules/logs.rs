@@ -74,7 +74,15 @@ pub(super) fn spikes(placed: impl Iterator<Item = Placed>) -> Vec<Spike> {
             continue;
         }
         if quiet >= TOGETHER || found.is_empty() {
-            found.push(Spike { onset: step, last: step, peak: (step, value), z, points: 0, confirmed: None, recovered: None });
+            found.push(Spike {
+                onset: step,
+                last: step,
+                peak: (step, value),
+                z,
+                points: 0,
+                confirmed: None,
+                recovered: None,
+            });
         }
         quiet = 0;
         let Some(spike) = found.last_mut() else { continue };
@@ -102,7 +110,8 @@ pub(super) fn rest(log: &LogAnalysis, spike: &Spike, z: impl Fn(&LogPoint) -> Op
 /// The first step at which the loss, or the norm of a step that was taken, is not finite.
 pub(super) fn first_non_finite(log: &LogAnalysis) -> Option<u64> {
     let bad = |number: Option<Number>| number.is_some_and(|number| number.finite().is_none());
-    let point = log.points.iter().find(|point| bad(point.loss) || (bad(point.grad_norm) && !is_skipped(log, point)));
+    let point =
+        log.points.iter().find(|point| bad(point.loss) || (bad(point.grad_norm) && !is_skipped(log, point)));
     point.map(|point| point.step)
 }
 
@@ -160,9 +169,15 @@ mod tests {
         let (o, x) = (false, true);
         let found = placed(&[o, x, o, x, x, o, o]);
         assert_eq!(found.len(), 1);
-        assert_eq!((found[0].onset, found[0].last, found[0].confirmed, found[0].recovered), (1, 4, Some(4), Some(5)));
+        assert_eq!(
+            (found[0].onset, found[0].last, found[0].confirmed, found[0].recovered),
+            (1, 4, Some(4), Some(5))
+        );
         let apart = placed(&[x, o, o, o, o, o, x, x, o]);
-        assert_eq!(apart.iter().map(|spike| (spike.onset, spike.confirmed)).collect::<Vec<_>>(), [(0, None), (6, None)]);
+        assert_eq!(
+            apart.iter().map(|spike| (spike.onset, spike.confirmed)).collect::<Vec<_>>(),
+            [(0, None), (6, None)]
+        );
         assert_eq!(placed(&[x, x, x])[0].recovered, None);
     }
 }

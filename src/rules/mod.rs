@@ -4,9 +4,11 @@
 //! rule that could not be evaluated, with the missing need: absence is never silence.
 
 mod finding;
+mod intervals;
 mod logs;
 mod moments;
 mod plan;
+mod replicas;
 mod threshold;
 mod weights;
 
@@ -24,14 +26,19 @@ mod fp203_wrong_gain;
 mod fp204_fan_mismatch;
 mod fp209_shape_error;
 mod fp210_exploded_weights;
+mod fp301_above_edge_of_stability;
+mod fp302_decoupled_second_moment;
 mod fp303_oversized_update;
 mod fp304_epsilon_dominates;
 mod fp305_sign_steps_on_noise;
+mod fp306_updates_without_signal;
 mod fp307_large_update_ratio;
 mod fp308_lost_optimizer_step;
 mod fp309_schedule_break;
 mod fp310_warmup_end_onset;
+mod fp311_weight_decay_drift;
 mod fp312_poisoned_moments;
+mod fp405_embedding_gradient_spike;
 mod fp406_norm_gain_outlier;
 mod fp407_massive_activation_proxy;
 mod fp408_dead_rows;
@@ -40,10 +47,15 @@ mod fp502_loss_spike;
 mod fp503_divergence;
 mod fp504_recurring_spikes;
 mod fp505_accumulation_change;
+mod fp601_tensor_parallel_drift;
+mod fp602_data_parallel_drift;
 mod fp701_impossible_second_moment;
 mod fp702_broken_moment_bound;
+mod fp703_replaced_state;
+mod fp704_interval_energy_jump;
 mod fp707_recent_spike;
 mod fp708_inconsistent_steps;
+mod fp709_contradicted_mapping;
 mod fp901_dangerous_pickle;
 mod fp902_unknown_global;
 mod fp903_damaged_file;
@@ -106,14 +118,19 @@ pub static RULES: &[&Rule] = &[
     &fp204_fan_mismatch::RULE,
     &fp209_shape_error::RULE,
     &fp210_exploded_weights::RULE,
+    &fp301_above_edge_of_stability::RULE,
+    &fp302_decoupled_second_moment::RULE,
     &fp303_oversized_update::RULE,
     &fp304_epsilon_dominates::RULE,
     &fp305_sign_steps_on_noise::RULE,
+    &fp306_updates_without_signal::RULE,
     &fp307_large_update_ratio::RULE,
     &fp308_lost_optimizer_step::RULE,
     &fp309_schedule_break::RULE,
     &fp310_warmup_end_onset::RULE,
+    &fp311_weight_decay_drift::RULE,
     &fp312_poisoned_moments::RULE,
+    &fp405_embedding_gradient_spike::RULE,
     &fp406_norm_gain_outlier::RULE,
     &fp407_massive_activation_proxy::RULE,
     &fp408_dead_rows::RULE,
@@ -122,10 +139,15 @@ pub static RULES: &[&Rule] = &[
     &fp503_divergence::RULE,
     &fp504_recurring_spikes::RULE,
     &fp505_accumulation_change::RULE,
+    &fp601_tensor_parallel_drift::RULE,
+    &fp602_data_parallel_drift::RULE,
     &fp701_impossible_second_moment::RULE,
     &fp702_broken_moment_bound::RULE,
+    &fp703_replaced_state::RULE,
+    &fp704_interval_energy_jump::RULE,
     &fp707_recent_spike::RULE,
     &fp708_inconsistent_steps::RULE,
+    &fp709_contradicted_mapping::RULE,
     &fp901_dangerous_pickle::RULE,
     &fp902_unknown_global::RULE,
     &fp903_damaged_file::RULE,

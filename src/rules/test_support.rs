@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use super::{Check, Findings, Overrides, Rule, Severity, Subject, Thresholds};
 use crate::analysis::model::{
-    Algorithm, Analysis, CheckpointAnalysis, DType, Danger, Defects, FileAnalysis, FirstStep, Format,
-    GlobalAnalysis, Layer, Layout, LogAnalysis, LogPoint, MappedTensor, MeasureLevel, Mapping, MappingSource, Measured, OptimizerAnalysis,
-    Number, OptimizerSummary, Pages, Run, ParameterGroup, ParameterOptimizer, Problem, Role, Rows, SecondMomentRows,
-    Section, Statistics, TensorAnalysis,
+    Algorithm, Analysis, CheckpointAnalysis, DType, Danger, Defects, DumpAnalysis, FileAnalysis, FirstStep,
+    Format, GlobalAnalysis, IntervalAnalysis, Layer, Layout, LogAnalysis, LogPoint, MappedTensor, Mapping,
+    MappingSource, MeasureLevel, Measured, Number, OptimizerAnalysis, OptimizerSummary, Pages,
+    ParameterGroup, ParameterOptimizer, Problem, ReplicaAnalysis, Role, Rows, Run, SecondMomentRows, Section,
+    Statistics, TensorAnalysis, TensorDifference, TensorInterval,
 };
 
 /// A checkpoint of these tensors, without files, step or config.
@@ -239,6 +240,7 @@ pub(super) fn logged(points: Vec<LogPoint>) -> Analysis {
         checkpoints: Vec::new(),
         run: Some(Run { name: "run".to_owned(), until: None, remarks: Vec::new() }),
         intervals: Vec::new(),
+        replicas: Vec::new(),
         dumps: Vec::new(),
         log: Some(LogAnalysis { points, ..LogAnalysis::default() }),
     }
@@ -247,6 +249,105 @@ pub(super) fn logged(points: Vec<LogPoint>) -> Analysis {
 /// A logged step at which nothing was logged yet.
 pub(super) fn point(step: u64) -> LogPoint {
     LogPoint { step, ..LogPoint::default() }
+}
+
+/// A run of `intervals` intervals of 100 steps, each of these tensors, and of the checkpoints at their ends, which hold
+/// Adam's state for every tensor.
+pub(super) fn run_of(intervals: usize, tensors: impl Fn() -> Vec<TensorInterval>) -> Analysis {
+    let names = tensors().into_iter().map(|tensor| tensor.name).collect::<Vec<_>>();
+    let mut run = logged(Vec::new());
+    run.log = None;
+    run.checkpoints = (0..=intervals)
+        .map(|index| {
+            let parameters = names.iter().map(|name| moments(name)).collect();
+            let mut saved = checkpoint(Vec::new()).with_moments(parameters, |_, _| {});
+            saved.name = format!("step-{}", 100 * index);
+            saved.at_step(100 * index as u64)
+        })
+        .collect();
+    run.intervals = (0..intervals)
+        .map(|index| IntervalAnalysis {
+            from: format!("step-{}", 100 * index),
+            to: format!("step-{}", 100 * (index + 1)),
+            from_step: 100 * index as u64,
+            to_step: 100 * (index as u64 + 1),
+            tensors: tensors(),
+            unmatched: Vec::new(),
+        })
+        .collect();
+    run
+}
+
+/// A 64×64 matrix over 100 steps of healthy training by Adam.
+pub(super) fn interval_tensor(name: &str) -> TensorInterval {
+    let known = moments(name).tensor.expect("it is known");
+    TensorInterval {
+        name: name.to_owned(),
+        canonical_name: name.to_owned(),
+        layer: known.layer,
+        role: known.role,
+        elements: 4096,
+        from_master: false,
+        weight_rms: Measured::Value(0.02),
+        change_rms: Measured::Value(2e-4),
+        relative_change: Measured::Value(0.01),
+        growth_rate: Measured::Value(1e-5),
+        steps: Measured::Value(100.0),
+        energy: Measured::Value(1.0),
+        gradient_norm: Measured::Value(0.1),
+        gradient_ratio: Measured::Value(1.0),
+        change_ratio: Measured::Value(1.0),
+        decay_ratio: Measured::Value(1.1),
+        floor_share: Measured::Value(0.0),
+        below_floor_share: Measured::Value(0.0),
+        mapping_cosine: Measured::Value(0.25),
+    }
+}
+
+/// The dump that applied `step`, of no tensor.
+pub(super) fn dump(step: u64) -> DumpAnalysis {
+    DumpAnalysis {
+        name: format!("step-{step}"),
+        step,
+        clipped: None,
+        unscaled: None,
+        accumulation: None,
+        rank: None,
+        norm: Measured::Value(1.0),
+        tensors: Vec::new(),
+        secant: Measured::not("needs the dump before it"),
+    }
+}
+
+/// Rank 1 at `step` against rank 0.
+pub(super) fn replica(step: u64, differing: Vec<TensorDifference>) -> ReplicaAnalysis {
+    ReplicaAnalysis {
+        name: "rank1".to_owned(),
+        against: "rank0".to_owned(),
+        step,
+        compared: 10,
+        differing,
+        not_compared: Vec::new(),
+    }
+}
+
+/// A tensor of the model that differs by that much of its norm.
+pub(super) fn difference(name: &str, role: Role, relative: f64) -> TensorDifference {
+    TensorDifference {
+        name: name.to_owned(),
+        canonical_name: name.to_owned(),
+        section: Section::Model,
+        layer: Layer { path: String::new(), index: None, order: 0 },
+        role,
+        elements: 64,
+        dtypes: [DType::F32; 2],
+        difference: Measured::Value(relative),
+        relative_difference: Measured::Value(relative),
+        cosine: Measured::Value(1.0 - relative * relative / 2.0),
+        largest_difference: Measured::Value(relative),
+        changed: 64,
+        non_finite: 0,
+    }
 }
 
 impl LogPoint {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Layer, Measured, Role};
+use super::{DType, Layer, Measured, Role, Section};
 pub use crate::history::{LogSemantics, LogSource, Number, Remark, RemarkKind};
 
 /// The run that checkpoints, dumps and logs belong to.
@@ -77,6 +77,54 @@ pub struct TensorInterval {
     pub below_floor_share: Measured<f64>,
     /// cos(Δw, −m/√v) for the state the mapping gives (I9).
     pub mapping_cosine: Measured<f64>,
+}
+
+/// A replica of a checkpoint, by another rank, against the lowest rank's.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ReplicaAnalysis {
+    /// Its name.
+    pub name: String,
+    /// Name of the lowest rank's checkpoint.
+    pub against: String,
+    /// The step of both.
+    pub step: u64,
+    /// Tensors that both have in one shape and that were compared element by element.
+    pub compared: u64,
+    /// Those whose bits differ.
+    pub differing: Vec<TensorDifference>,
+    /// Tensors that could not be compared, and why.
+    pub not_compared: Vec<(String, String)>,
+}
+
+/// One tensor at two places: two checkpoints, two ranks.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TensorDifference {
+    /// Its name in the second.
+    pub name: String,
+    /// The name both are joined by.
+    pub canonical_name: String,
+    /// What part of the training state it is.
+    pub section: Section,
+    /// Its layer.
+    pub layer: Layer,
+    /// Its role.
+    pub role: Role,
+    /// Number of elements.
+    pub elements: u64,
+    /// Element types in the first and in the second.
+    pub dtypes: [DType; 2],
+    /// ‖Δ‖.
+    pub difference: Measured<f64>,
+    /// ‖Δ‖ over the norm of the first.
+    pub relative_difference: Measured<f64>,
+    /// Cosine of the two.
+    pub cosine: Measured<f64>,
+    /// Largest |Δ|.
+    pub largest_difference: Measured<f64>,
+    /// Elements whose values differ.
+    pub changed: u64,
+    /// Elements that are NaN or infinite in either.
+    pub non_finite: u64,
 }
 
 /// One gradient dump.
