@@ -101,7 +101,7 @@ fn measured(directory: &Path, name: &str) -> Run {
     let history = History::read(&path, &Options::default(), &context)
         .unwrap_or_else(|error| panic!("{name}: {error}"));
     let names = NameRules::default();
-    let request = Request { level: MeasureLevel::Stats, until: None, names: &names };
+    let request = Request { level: MeasureLevel::Stats, names: &names };
     let run = measure(&history, &request, &context);
     for error in &run.errors {
         println!("{name}: {error}");
@@ -152,6 +152,7 @@ fn until(analysis: &Analysis, step: u64) -> Analysis {
     cut.checkpoints.retain(|one| one.step.value().is_some_and(|&own| own <= step));
     cut.intervals.retain(|one| one.to_step <= step);
     cut.dumps.retain(|one| one.step <= step);
+    cut.replicas.retain(|one| one.step <= step);
     if let Some(log) = &mut cut.log {
         log.points.retain(|point| point.step <= step);
     }

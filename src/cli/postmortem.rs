@@ -59,7 +59,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
         columns: arguments.columns.clone(),
     };
     let history = History::read(&arguments.run, &options, &context)?;
-    let request = Request { level: arguments.reading.level(), until: arguments.until, names: &policy.names };
+    let request = Request { level: arguments.reading.level(), names: &policy.names };
     let progress = Progress::start(&context, arguments.outputs.quiet);
     let measured = measure(&history, &request, &context);
     progress.finish();

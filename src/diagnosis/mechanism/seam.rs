@@ -1,7 +1,7 @@
 //! What changes from one step to the next and stays: another divisor, another learning rate, replicas that part.
 
 use super::{CONCLUSIVE, Case, STRONG, SUPPORTING};
-use crate::analysis::model::LogPoint;
+use crate::analysis::model::{LogPoint, Section, TensorDifference};
 use crate::diagnosis::Mechanism;
 use crate::diagnosis::facts::{Facts, median};
 use crate::diagnosis::onset::{MAD_FLOOR, MAD_TO_DEVIATION, MEDIAN_ERROR, Onset};
@@ -40,18 +40,33 @@ const ABOVE_PEAK: f64 = 1.2;
 
 /// Replicas whose copies of a tensor differ.
 pub(super) fn replica_drift(facts: Facts, _: Option<&Onset>) -> Option<Case> {
-    let found = [facts.findings("FP601"), facts.findings("FP602")].concat();
-    let first = found.iter().filter(|finding| finding.step.is_some()).min_by_key(|finding| finding.step);
-    let finding = first.or(found.first())?;
-    let step = finding.step.or_else(|| facts.checkpoints().next().map(|(step, _)| step)).unwrap_or(0);
+    let parted = facts.analysis.replicas.iter().filter_map(|replica| {
+        let weights = replica.differing.iter().filter(|own| own.section == Section::Model);
+        let largest = weights.max_by(|a, b| relative(a).total_cmp(&relative(b)))?;
+        Some((replica, largest))
+    });
+    let (replica, tensor) = parted.min_by_key(|(replica, _)| replica.step)?;
+    let (step, count) = (replica.step, replica.differing.len());
     let before = facts.checkpoints().map(|(own, _)| own).take_while(|&own| own < step).last().unwrap_or(0);
     Some(
         Case::of(Mechanism::ReplicaDrift)
             .with_confidence(Confidence::Exact)
-            .in_tensor(facts.tensor_of(finding))
+            .in_tensor(Some(tensor.canonical_name.clone()))
             .at(before + 1, [before, step])
-            .because(CONCLUSIVE, finding.message.clone()),
+            .because(
+                CONCLUSIVE,
+                format!(
+                    "at step {step} {} differs from {} in {count} tensors, most in {}",
+                    replica.name, replica.against, tensor.canonical_name
+                ),
+            )
+            .number("tensors that differ between replicas", count as f64, Some(0.0), ""),
     )
+}
+
+/// How far two replicas of a tensor are apart.
+fn relative(tensor: &TensorDifference) -> f64 {
+    tensor.relative_difference.value().copied().unwrap_or(f64::INFINITY)
 }
 
 /// A learning rate that is not the schedule's.
