@@ -23,7 +23,7 @@ pub(super) const NEARLY: f64 = 0.5;
 const FEW_OTHERS: usize = 1;
 
 /// Points after a spike whose excursions are taken for its aftermath: three times the memory of m for β₁ = 0.9.
-const AFTERMATH: usize = 30;
+pub(super) const AFTERMATH: usize = 30;
 
 /// Level of the loss over its lowest so far from which a run diverges (E3).
 pub(super) const LOSS_RATIO: f64 = 1.5;

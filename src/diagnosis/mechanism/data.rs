@@ -22,6 +22,9 @@ const CHANGE_RATIO: f64 = 1.2;
 /// Steps before a spike within which a change of the learning rate is its cause.
 const RATE_STEPS: u64 = 20;
 
+/// Spikes in its aftermath that one spike of all parameters may leave behind.
+const FEW_AGAIN: usize = 2;
+
 /// Steps by which another sign may come before the loss scale without being its cause.
 const FEW_STEPS: u64 = 3;
 
@@ -91,6 +94,11 @@ pub(super) fn gradient_spike(facts: Facts, _: Option<&Onset>) -> Option<Case> {
             case = case.although(STRONG, "the gradient stayed that large in the intervals after");
         }
     }
+    if let (Some((point, _)), None) = (pulse, &case.tensor)
+        && recurs(facts, point.step)
+    {
+        case = case.although(STRONG, "it came again and again, which no single gradient does");
+    }
     if let (Some(step), Some((_, changed, ..))) = (case.onset, seam::rate_jump(facts))
         && changed <= step
         && step <= changed + RATE_STEPS
@@ -98,6 +106,12 @@ pub(super) fn gradient_spike(facts: Facts, _: Option<&Onset>) -> Option<Case> {
         case = case.although(STRONG, format!("the learning rate had jumped at step {changed}"));
     }
     (!case.reasons.is_empty()).then_some(case)
+}
+
+/// Whether the gradient norm left its window several times more soon after `step`.
+fn recurs(facts: Facts, step: u64) -> bool {
+    let later = facts.points_from(step + 1).iter().take(onset::AFTERMATH);
+    later.filter(|point| onset::is_spike(point)).count() > FEW_AGAIN
 }
 
 /// The largest spike of the logged norm that stands alone and falls back at once.
@@ -201,7 +215,7 @@ pub(super) fn non_finite(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
     Some(match onset {
         Some(onset) if onset.step < began && !matches!(onset.sign, Sign::NonFinite | Sign::NonFiniteState) => case
             .although(
-                STRONG,
+                CONCLUSIVE,
                 format!("the run was failing from step {} on, before anything was not finite", onset.step),
             ),
         _ => case.because(SUPPORTING, "nothing stood out in the steps before"),

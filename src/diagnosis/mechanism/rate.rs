@@ -4,7 +4,7 @@ use super::{Case, STRONG, SUPPORTING, fast, standstill};
 use crate::analysis::model::{CheckpointAnalysis, LogPoint};
 use crate::diagnosis::Mechanism;
 use crate::diagnosis::facts::{Facts, is_matrix, median, rms, states};
-use crate::diagnosis::onset::{Onset, Sign};
+use crate::diagnosis::onset::{AFTERMATH, LOSS_RATIO, Onset, Sign};
 use crate::number::short;
 use crate::rules::Confidence;
 
@@ -65,11 +65,19 @@ fn whole_model(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
             _ => return None,
         };
         case = case.at(onset.step, onset.interval).because(SUPPORTING, format!("from step {} on {sign}", onset.step));
-        if is_rising_or_at_peak(facts, onset.step) {
+        // Norms leave their window at the edge of stability too, where the loss goes on falling.
+        let suffers = matches!(onset.sign, Sign::Loss(_)) || loss_rose(facts, onset.step);
+        if suffers && is_rising_or_at_peak(facts, onset.step) {
             case = case.because(SUPPORTING, "the learning rate was rising or at its peak");
         }
     }
     (!case.reasons.is_empty()).then_some(case)
+}
+
+/// Whether the loss rose far above its minimum soon after `step`.
+fn loss_rose(facts: Facts, step: u64) -> bool {
+    let soon = facts.points_from(step).iter().take(AFTERMATH);
+    soon.filter_map(|point| point.loss_ratio).any(|ratio| ratio >= LOSS_RATIO)
 }
 
 /// The first checkpoint at which the typical matrix is changed far too much by one step, and by how much.

@@ -86,7 +86,9 @@ pub(super) fn init_gain(facts: Facts, _: Option<&Onset>) -> Option<Case> {
 /// Whether a tensor is an embedding as torch draws it, with a standard deviation of 1 whatever the others have.
 fn is_standard_normal(tensor: &TensorAnalysis) -> bool {
     let is_embedding = matches!(tensor.role, Role::TokenEmbedding | Role::PositionEmbedding | Role::Other);
-    is_embedding && rms(tensor).is_some_and(|rms| (0.8..=1.25).contains(&rms))
+    // `positions.weight` and the like are no names of frameworks, so that their role is not told from linear maps'.
+    let is_called_so = tensor.canonical_name.split('.').any(|part| part.starts_with("pos") || part.starts_with("emb"));
+    (is_embedding || is_called_so) && rms(tensor).is_some_and(|rms| (0.8..=1.25).contains(&rms))
 }
 
 /// RMS at the last checkpoint over that at the first.

@@ -7,6 +7,7 @@ use crate::analysis::model::{IntervalAnalysis, TensorInterval};
 use crate::diagnosis::Mechanism;
 use crate::diagnosis::facts::{Facts, is_matrix, states};
 use crate::diagnosis::onset::{Onset, Sign};
+use crate::diagnosis::suspects::is_vector;
 use crate::number::short;
 use crate::rules::{Confidence, Finding};
 
@@ -193,7 +194,9 @@ fn outrun(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
     for (index, interval) in intervals.iter().enumerate().skip(1) {
         let Some((_, before)) = facts.checkpoints().find(|(step, _)| *step == interval.from_step) else { continue };
         let states = states(before);
-        let stale = interval.tensors.iter().filter_map(|tensor| {
+        // Gradients of gains and biases come and go with the data.
+        let matrices = interval.tensors.iter().filter(|tensor| !is_vector(tensor.role));
+        let stale = matrices.filter_map(|tensor| {
             let expected = *states.get(tensor.canonical_name.as_str())?.0.gradient_norm.value()?;
             let ratio = *tensor.gradient_norm.value()? / expected;
             let decayed = decayed_since(intervals, index, &tensor.canonical_name);

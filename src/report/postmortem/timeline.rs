@@ -143,7 +143,7 @@ fn heat_map(intervals: &[IntervalAnalysis], axis: &Axis) -> Vec<String> {
     let least = peaks[ROWS.min(total) - 1];
     let shown = layers.iter().filter(|(_, row)| peak(row) >= least).take(ROWS);
     let what = if by_gradient { "gradient" } else { "change" };
-    let mut lines = vec![format!("{what} of each layer between checkpoints, over its usual: ░ 1.25  ▒ 2  ▓ 4  █ 10")];
+    let mut lines = vec![format!("{what} of each layer over its usual: ░ 1.25  ▒ 2  ▓ 4  █ 10 times")];
     for ((_, path), row) in shown {
         let cells: String = row.iter().map(|cell| cell.map_or(' ', shade)).collect();
         lines.push(format!("{:LABEL$} {cells}", shortened(path)).trim_end().to_owned());
