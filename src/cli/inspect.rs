@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use flashpoint::analysis::model::CheckpointAnalysis;
 use flashpoint::error::Result;
-use flashpoint::report::Report;
+use flashpoint::report::{Report, checkpoint_reports};
 use flashpoint::rules;
 
 use super::Outcome;
@@ -52,7 +52,8 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
     let failed = arguments.fail_on.fails(assessment.worst());
     let report = Report::new(read.analysis, assessment, &policy.thresholds);
     let interrupted = context.cancelled();
-    arguments.outputs.write(&if interrupted { report.interrupted() } else { report })?;
+    let report = if interrupted { report.interrupted() } else { report };
+    arguments.outputs.write(&report, |style| checkpoint_reports(&report, style))?;
     // Where only names were asked for, having judged nothing is an answer; as a check it is none.
     let unanswered = !judged && (arguments.fail_on != FailOn::Never || !arguments.reading.is_list());
     Ok(if interrupted {

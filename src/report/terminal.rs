@@ -211,7 +211,7 @@ impl Page<'_> {
         writeln!(
             out,
             "{} {} {} ({}): {}",
-            self.painted(finding.severity),
+            painted(finding.severity, self.style),
             finding.rule,
             finding.name,
             finding.confidence,
@@ -223,19 +223,6 @@ impl Page<'_> {
         }
         writeln!(out, "  what to do: {}", safe_sentence(&finding.advice))?;
         writeln!(out, "  flashpoint explain {}\n", finding.rule)
-    }
-
-    fn painted(&self, severity: Severity) -> String {
-        if !self.style.color {
-            return severity.to_string();
-        }
-        let color = match severity {
-            Severity::Critical => anstyle::AnsiColor::Red,
-            Severity::Warning => anstyle::AnsiColor::Yellow,
-            Severity::Note => anstyle::AnsiColor::Cyan,
-        };
-        let style = color.on_default().bold();
-        format!("{style}{severity}{style:#}")
     }
 
     fn not_evaluated(&self, out: &mut String) -> fmt::Result {
@@ -283,18 +270,33 @@ impl Page<'_> {
     }
 }
 
+/// The severity, in its colour.
+pub(super) fn painted(severity: Severity, style: Style) -> String {
+    if !style.color {
+        return severity.to_string();
+    }
+    let color = match severity {
+        Severity::Critical => anstyle::AnsiColor::Red,
+        Severity::Warning => anstyle::AnsiColor::Yellow,
+        Severity::Note => anstyle::AnsiColor::Cyan,
+    };
+    let style = color.on_default().bold();
+    format!("{style}{severity}{style:#}")
+}
+
 /// A rule's code and name.
-fn titled(code: &str) -> String {
+pub(super) fn titled(code: &str) -> String {
     let rule = RULES.iter().find(|rule| rule.code == code);
     rule.map_or_else(|| code.to_owned(), |rule| format!("{code} {}", rule.name))
 }
 
 /// A sentence of ours that may hold names from a file.
-fn safe_sentence(sentence: &str) -> String {
+pub(super) fn safe_sentence(sentence: &str) -> String {
     sentence.split(' ').map(safe).collect::<Vec<_>>().join(" ")
 }
 
-fn evidence(evidence: &Evidence) -> String {
+/// A number behind a finding, with its limit.
+pub(super) fn evidence(evidence: &Evidence) -> String {
     // "1" is the unit of what has none.
     let unit = if evidence.unit == "1" { String::new() } else { format!(" {}", evidence.unit) };
     match evidence.limit {
