@@ -16,8 +16,8 @@ pub use optimizer::{
 };
 
 pub use run::{
-    AccumulationChange, DumpAnalysis, DumpTensor, IntervalAnalysis, LogAnalysis, LogPoint, LogSemantics, LogSource,
-    Number, Remark, RemarkKind, ReplicaAnalysis, Run, ScaleFall, TensorDifference, TensorInterval,
+    Difference,     AccumulationChange, DumpAnalysis, DumpTensor, IntervalAnalysis, LogAnalysis, LogPoint, LogSemantics, LogSource,
+    Number, Remark, RemarkKind, ReplicaAnalysis, Reshaped, Run, ScaleFall, TensorDifference, TensorInterval,
 };
 
 pub use crate::checkpoint::{Layer, Layout, Role, Section};
