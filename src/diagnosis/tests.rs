@@ -34,7 +34,6 @@ fn run(steps: u64, mut edit: impl FnMut(&mut LogPoint)) -> Analysis {
         intervals: Vec::new(),
         replicas: Vec::new(),
         dumps: Vec::new(),
-        replicas: Vec::new(),
         log: Some(log),
     }
 }

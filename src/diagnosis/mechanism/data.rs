@@ -9,9 +9,6 @@ use crate::diagnosis::suspects::{self, Lead};
 use crate::number::short;
 use crate::rules::Confidence;
 
-/// A pulse is over when the next norm is at most this share of it; a change of regime stays.
-const FALLS_BACK_TO: f64 = 0.5;
-
 /// Interval gradient over its trailing median from which an interval stands out: a gradient twelve times the usual,
 /// once in 100 steps, gives √((99 + 144)/100).
 const INTERVAL_RATIO: f64 = 1.56;
@@ -23,7 +20,7 @@ const CHANGE_RATIO: f64 = 1.2;
 const RATE_STEPS: u64 = 20;
 
 /// Spikes in its aftermath that one spike of all parameters may leave behind.
-const FEW_AGAIN: usize = 2;
+const FEW_AGAIN: usize = 1;
 
 /// Steps by which another sign may come before the loss scale without being its cause.
 const FEW_STEPS: u64 = 3;
@@ -117,13 +114,7 @@ fn recurs(facts: Facts, step: u64) -> bool {
 /// The largest spike of the logged norm that stands alone and falls back at once.
 fn pulse(facts: Facts<'_>) -> Option<(&LogPoint, f64)> {
     let points: Vec<&LogPoint> = facts.points().iter().filter(|point| point.grad_norm_ratio.is_some()).collect();
-    let norm = |index: usize| points.get(index)?.grad_norm?.finite();
-    let pulses = (1..points.len()).filter(|&index| {
-        let (Some(before), Some(now)) = (norm(index - 1), norm(index)) else { return false };
-        let jumps = now >= onset::SPIKE_RATIO * before;
-        let falls = norm(index + 1).is_none_or(|next| next <= FALLS_BACK_TO * now);
-        onset::is_alone(&points, index) && jumps && falls
-    });
+    let pulses = (1..points.len()).filter(|&index| onset::is_pulse(&points, index));
     pulses.map(|index| (points[index], points[index].grad_norm_ratio.unwrap_or(1.0))).max_by(|a, b| a.1.total_cmp(&b.1))
 }
 

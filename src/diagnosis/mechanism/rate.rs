@@ -4,7 +4,7 @@ use super::{Case, STRONG, SUPPORTING, fast, standstill};
 use crate::analysis::model::{CheckpointAnalysis, LogPoint};
 use crate::diagnosis::Mechanism;
 use crate::diagnosis::facts::{Facts, is_matrix, median, rms, states};
-use crate::diagnosis::onset::{AFTERMATH, LOSS_RATIO, Onset, Sign};
+use crate::diagnosis::onset::{Onset, Sign, loss_rose};
 use crate::number::short;
 use crate::rules::Confidence;
 
@@ -17,6 +17,12 @@ const WARMUP_STEPS: u64 = 20;
 
 /// Share of the run from which on it is no longer its start.
 const START_SHARE: f64 = 0.25;
+
+/// Points back to which a learning rate is compared to tell whether it rises.
+const RISE_POINTS: usize = 20;
+
+/// Learning rate over that of `RISE_POINTS` before from which it rises.
+const RISING: f64 = 1.05;
 
 /// Learning rate over its peak from which it is at its peak.
 const AT_PEAK: f64 = 0.95;
@@ -74,12 +80,6 @@ fn whole_model(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
     (!case.reasons.is_empty()).then_some(case)
 }
 
-/// Whether the loss rose far above its minimum soon after `step`.
-fn loss_rose(facts: Facts, step: u64) -> bool {
-    let soon = facts.points_from(step).iter().take(AFTERMATH);
-    soon.filter_map(|point| point.loss_ratio).any(|ratio| ratio >= LOSS_RATIO)
-}
-
 /// The first checkpoint at which the typical matrix is changed far too much by one step, and by how much.
 fn long_steps(facts: Facts) -> Option<(u64, f64)> {
     facts.checkpoints().find_map(|(step, checkpoint)| {
@@ -99,6 +99,13 @@ fn step_length(checkpoint: &CheckpointAnalysis) -> Option<f64> {
 
 fn rate(point: &LogPoint) -> Option<f64> {
     point.learning_rate?.finite()
+}
+
+/// Whether the learning rate was on its way up at `step`.
+pub(super) fn is_rising(facts: Facts, step: u64) -> bool {
+    let rates: Vec<f64> = facts.points_until(step).iter().filter_map(rate).collect();
+    let before = rates.len().checked_sub(RISE_POINTS).map(|index| rates[index]);
+    matches!((before, rates.last()), (Some(before), Some(now)) if *now > RISING * before)
 }
 
 fn is_rising_or_at_peak(facts: Facts, step: u64) -> bool {

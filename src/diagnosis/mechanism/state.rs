@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{CONCLUSIVE, Case, STRONG, SUPPORTING};
+use super::{CONCLUSIVE, Case, STRONG, SUPPORTING, rate};
 use crate::analysis::model::{IntervalAnalysis, TensorInterval};
 use crate::diagnosis::Mechanism;
 use crate::diagnosis::facts::{Facts, is_matrix, states};
@@ -172,7 +172,7 @@ fn vanished(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
     let decay: Vec<f64> = decay.copied().collect();
     let free = decay.iter().filter(|&&ratio| ratio <= FREE_DECAY).count();
     (free * 2 > decay.len()).then(|| {
-        Case::of(Mechanism::SecondMomentDecoupled)
+        let case = Case::of(Mechanism::SecondMomentDecoupled)
             .with_confidence(Confidence::Calibrated)
             .at(onset.step, onset.interval)
             .because(
@@ -184,7 +184,12 @@ fn vanished(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
                     decay.len()
                 ),
             )
-            .because(SUPPORTING, "steps grow as the second moment decays, until the curvature is too much for them")
+            .because(SUPPORTING, "steps grow as the second moment decays, until the curvature is too much for them");
+        if rate::is_rising(facts, onset.step) {
+            case.although(STRONG + SUPPORTING, "the learning rate was still rising: that alone makes steps grow")
+        } else {
+            case
+        }
     })
 }
 
