@@ -65,7 +65,8 @@ impl<'a> Facts<'a> {
     pub fn parameters(self) -> Vec<&'a TensorAnalysis> {
         let readable = |one: &&CheckpointAnalysis| one.tensors.iter().any(TensorAnalysis::is_parameter);
         let newest = self.analysis.checkpoints.iter().rev().find(readable);
-        newest.map_or_else(Vec::new, |one| one.tensors.iter().filter(|tensor| tensor.is_parameter()).collect())
+        newest
+            .map_or_else(Vec::new, |one| one.tensors.iter().filter(|tensor| tensor.is_parameter()).collect())
     }
 }
 
@@ -91,7 +92,8 @@ pub(super) fn states(
     let Some(state) = checkpoint.optimizer.value() else { return BTreeMap::new() };
     let mapped = state.parameters.iter().filter_map(|parameter| {
         let name = parameter.tensor.as_ref()?.canonical_name.as_str();
-        let group = state.optimizers.get(parameter.optimizer as usize)?.groups.get(parameter.group as usize)?;
+        let group =
+            state.optimizers.get(parameter.optimizer as usize)?.groups.get(parameter.group as usize)?;
         Some((name, (parameter, group)))
     });
     mapped.collect()
@@ -107,4 +109,11 @@ pub(super) fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
         count if count % 2 == 1 => Some(values[middle]),
         _ => Some(f64::midpoint(values[middle - 1], values[middle])),
     }
+}
+
+/// A non-negative number, rounded.
+pub(super) fn whole(value: f64) -> u64 {
+    #[expect(clippy::cast_sign_loss, reason = "what is negative becomes 0 first")]
+    let rounded = value.max(0.0).round() as u64;
+    rounded
 }

@@ -1,6 +1,6 @@
 //! The newest checkpoint to go back to.
 
-use super::facts::{Facts, states};
+use super::facts::{Facts, states, whole};
 use crate::analysis::model::CheckpointAnalysis;
 use crate::rules::Severity;
 
@@ -22,8 +22,13 @@ pub(super) struct Healthy {
 /// The newest checkpoint without a critical finding that is far enough before `onset`; else the newest clean one
 /// before it; the newest clean one of all where there is no onset.
 pub(super) fn find(facts: Facts, onset: Option<u64>) -> Option<Healthy> {
-    let clean: Vec<(u64, &CheckpointAnalysis)> = facts.checkpoints().filter(|(_, one)| is_clean(facts, one)).collect();
-    let told = |(step, one): &(u64, &CheckpointAnalysis), wanted| Healthy { name: one.name.clone(), step: *step, wanted };
+    let clean: Vec<(u64, &CheckpointAnalysis)> =
+        facts.checkpoints().filter(|(_, one)| is_clean(facts, one)).collect();
+    let told = |(step, one): &(u64, &CheckpointAnalysis), wanted| Healthy {
+        name: one.name.clone(),
+        step: *step,
+        wanted,
+    };
     let Some(onset) = onset else { return clean.last().map(|one| told(one, None)) };
     let distance = distance(facts);
     let far = clean.iter().rev().find(|(step, _)| step + distance <= onset);
@@ -43,5 +48,5 @@ fn distance(facts: Facts) -> u64 {
     let betas = newest.map(|(_, one)| states(one)).unwrap_or_default();
     let slowest = betas.values().filter_map(|(_, group)| group.beta2).filter(|&beta| beta < 1.0);
     let memory = slowest.fold(0.0, f64::max);
-    FEWEST_STEPS.max((1.0 / (1.0 - memory)).round() as u64)
+    FEWEST_STEPS.max(whole(1.0 / (1.0 - memory)))
 }

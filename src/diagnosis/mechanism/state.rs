@@ -71,7 +71,9 @@ pub(super) fn state_lost(facts: Facts, _: Option<&Onset>) -> Option<Case> {
 /// Counters before and after, of parameters that count fewer steps at the end of an interval than at its start.
 fn counters_gone_back<'a>(facts: Facts<'a>, interval: &IntervalAnalysis) -> BTreeMap<&'a str, (f64, f64)> {
     let at = |step: u64| facts.checkpoints().find(|(own, _)| *own == step).map(|(_, one)| states(one));
-    let (Some(before), Some(after)) = (at(interval.from_step), at(interval.to_step)) else { return BTreeMap::new() };
+    let (Some(before), Some(after)) = (at(interval.from_step), at(interval.to_step)) else {
+        return BTreeMap::new();
+    };
     let gone_back = after.into_iter().filter_map(|(name, (state, _))| {
         let (was, is) = (before.get(name)?.0.step?, state.step?);
         (is < was).then_some((name, (was, is)))
@@ -97,7 +99,7 @@ pub(super) fn low_precision_state(facts: Facts, _: Option<&Onset>) -> Option<Cas
         Case::of(Mechanism::LowPrecisionState)
             .with_confidence(Confidence::Exact)
             .in_tensor(one.filter(|_| !all || told_of_one(finding)))
-            .from_the_start(finding.step.unwrap_or(first))
+            .since_the_start(finding.step.unwrap_or(first))
             .because(CONCLUSIVE, finding.message.clone()),
     )
 }
@@ -137,7 +139,7 @@ fn too_large(facts: Facts) -> Option<Case> {
             let case = Case::of(Mechanism::Epsilon).with_confidence(Confidence::Calibrated);
             // Gradients that vanish come below any epsilon in the end.
             let case = if step == first && epsilon > USUAL_EPSILON {
-                case.from_the_start(step).because(STRONG + SUPPORTING, what)
+                case.since_the_start(step).because(STRONG + SUPPORTING, what)
             } else {
                 case.at(step, [first, step]).because(SUPPORTING, what)
             };
@@ -152,10 +154,15 @@ fn too_small(facts: Facts) -> Option<Case> {
     Some(
         Case::of(Mechanism::Epsilon)
             .with_confidence(Confidence::Heuristic)
-            .in_tensor(facts.tensor_of(finding))
-            .from_the_start(finding.step.unwrap_or(first))
+            .in_tensor(facts.tensor_of(finding).filter(|name| is_known(facts, name)))
+            .since_the_start(finding.step.unwrap_or(first))
             .because(STRONG + SUPPORTING, finding.message.clone()),
     )
+}
+
+/// Whether a name is that of a parameter, and not of state that could not be joined to one.
+fn is_known(facts: Facts, name: &str) -> bool {
+    facts.parameters().iter().any(|tensor| tensor.canonical_name == name)
 }
 
 /// A second moment that only decayed, until gradients came for which it was far too small.
@@ -197,7 +204,9 @@ fn vanished(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
 fn outrun(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
     let intervals = &facts.analysis.intervals;
     for (index, interval) in intervals.iter().enumerate().skip(1) {
-        let Some((_, before)) = facts.checkpoints().find(|(step, _)| *step == interval.from_step) else { continue };
+        let Some((_, before)) = facts.checkpoints().find(|(step, _)| *step == interval.from_step) else {
+            continue;
+        };
         let states = states(before);
         // Gradients of gains and biases come and go with the data.
         let matrices = interval.tensors.iter().filter(|tensor| !is_vector(tensor.role));
@@ -208,7 +217,9 @@ fn outrun(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
             (ratio.is_finite() && ratio >= STALE && decayed > 0).then_some((tensor, ratio, decayed))
         });
         let stale: Vec<(&TensorInterval, f64, u64)> = stale.collect();
-        let Some((tensor, ratio, decayed)) = stale.iter().max_by(|a, b| a.1.total_cmp(&b.1)).copied() else { continue };
+        let Some((tensor, ratio, decayed)) = stale.iter().max_by(|a, b| a.1.total_cmp(&b.1)).copied() else {
+            continue;
+        };
         let everywhere = stale.len() * 2 > interval.tensors.len();
         let (from, to) = (interval.from_step, interval.to_step);
         let step = match onset {

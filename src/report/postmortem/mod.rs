@@ -36,7 +36,12 @@ pub struct PostMortem {
 
 impl PostMortem {
     /// Puts an analysis, what the rules said about it under `overrides`, and the diagnosis together.
-    pub fn new(analysis: Analysis, assessment: Assessment, diagnosis: Diagnosis, overrides: &Overrides) -> Self {
+    pub fn new(
+        analysis: Analysis,
+        assessment: Assessment,
+        diagnosis: Diagnosis,
+        overrides: &Overrides,
+    ) -> Self {
         let Assessment { findings, not_evaluated } = assessment;
         let mut verdict = Verdict::of(&findings, &not_evaluated);
         verdict.sentence = format!("{}; {}", diagnosis.verdict, verdict.counts());

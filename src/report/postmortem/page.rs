@@ -86,7 +86,10 @@ impl Page<'_> {
         }
         if let Some(other) = &diagnosis.runner_up {
             let place = other.tensor.as_ref().map_or_else(String::new, |tensor| format!(" in {tensor}"));
-            let sentence = format!("next likely: {}{place}, as {}; but {}", other.mechanism, other.reason, other.against);
+            let sentence = format!(
+                "next likely: {}{place}, as {}; but {}",
+                other.mechanism, other.reason, other.against
+            );
             wrapped(out, "  ", &sentence)?;
         }
         writeln!(out)
@@ -157,7 +160,14 @@ impl Page<'_> {
         let finding = group.first;
         let severity = painted(finding.severity, self.style);
         let mut text = String::new();
-        wrapped(&mut text, "  ", &format!("{} {} {} ({}): {}", finding.severity, finding.rule, finding.name, finding.confidence, finding.message))?;
+        wrapped(
+            &mut text,
+            "  ",
+            &format!(
+                "{} {} {} ({}): {}",
+                finding.severity, finding.rule, finding.name, finding.confidence, finding.message
+            ),
+        )?;
         // Colour codes take no columns: they come in after the lines are broken.
         out.push_str(&text.replacen(&finding.severity.to_string(), &severity, 1));
         let numbers: Vec<String> = finding.evidence.iter().map(evidence).collect();
@@ -213,7 +223,8 @@ impl Page<'_> {
             let key = if self.style.all { entry.reason.clone() } else { without_numbers(&entry.reason) };
             reasons.entry(key).or_default().push(entry);
         }
-        let mut reasons: Vec<_> = reasons.into_values().map(|entries| (entries[0].reason.as_str(), entries)).collect();
+        let mut reasons: Vec<_> =
+            reasons.into_values().map(|entries| (entries[0].reason.as_str(), entries)).collect();
         // Stable: those that keep as much from being judged stay in the order of their words.
         reasons.sort_by_key(|(_, entries)| std::cmp::Reverse(entries.len()));
         let shown = if self.style.all { reasons.len() } else { FOLDED_LINES };
@@ -225,7 +236,11 @@ impl Page<'_> {
                 _ => rules.into_iter().collect::<Vec<_>>().join(", "),
             };
             let checkpoints: BTreeSet<&str> = entries.iter().map(|entry| entry.checkpoint.as_str()).collect();
-            let where_ = if checkpoints.len() > 1 { format!(" in {} checkpoints", checkpoints.len()) } else { String::new() };
+            let where_ = if checkpoints.len() > 1 {
+                format!(" in {} checkpoints", checkpoints.len())
+            } else {
+                String::new()
+            };
             wrapped(out, "  ", &format!("{what}{where_}: {reason}"))?;
         }
         if reasons.len() > shown {

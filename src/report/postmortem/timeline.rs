@@ -42,7 +42,11 @@ pub(super) fn draw(analysis: &Analysis, onset: Option<u64>) -> Vec<String> {
         let column = axis.column(onset).min(WIDTH.saturating_sub(mark.chars().count()));
         // A mark that does not fit to the right of its step points with its end.
         let mark = if column < axis.column(onset) { format!("step {onset} ▲") } else { mark };
-        let column = (axis.column(onset) + 1).saturating_sub(if mark.ends_with('▲') { mark.chars().count() } else { 1 });
+        let column = (axis.column(onset) + 1).saturating_sub(if mark.ends_with('▲') {
+            mark.chars().count()
+        } else {
+            1
+        });
         lines.push(format!("{:LABEL$} {:column$}{mark}", "", ""));
     }
     lines
@@ -66,7 +70,7 @@ impl Axis {
     fn column(&self, step: u64) -> usize {
         let span = (self.last - self.first).max(1) as f64;
         let share = step.saturating_sub(self.first) as f64 / span;
-        ((share * WIDTH as f64) as usize).min(WIDTH - 1)
+        whole(share * WIDTH as f64).min(WIDTH - 1)
     }
 
     fn ruler(&self) -> String {
@@ -102,7 +106,7 @@ fn sparkline(
     let scale = |value: f64| if low > 0.0 { value.ln() } else { value };
     let level = |value: f64| {
         let share = (scale(value) - scale(low)) / (scale(high) - scale(low)).max(f64::MIN_POSITIVE);
-        LEVELS[((share * 7.0).round() as usize).min(7)]
+        LEVELS[whole((share * 7.0).round()).min(7)]
     };
     let drawn = columns.iter().map(|column| match column {
         None => ' ',
@@ -121,13 +125,16 @@ fn sparkline(
 /// A row for each layer, a cell for each interval: its gradient over its trailing median. The layers that stand out
 /// most, in forward order.
 fn heat_map(intervals: &[IntervalAnalysis], axis: &Axis) -> Vec<String> {
-    let by_gradient = intervals.iter().flat_map(|one| &one.tensors).any(|own| ratio_of(&own.gradient_ratio).is_some());
-    let ratio = |own: &TensorInterval| ratio_of(if by_gradient { &own.gradient_ratio } else { &own.change_ratio });
+    let by_gradient =
+        intervals.iter().flat_map(|one| &one.tensors).any(|own| ratio_of(&own.gradient_ratio).is_some());
+    let ratio =
+        |own: &TensorInterval| ratio_of(if by_gradient { &own.gradient_ratio } else { &own.change_ratio });
     let mut layers: BTreeMap<(u64, &str), Vec<Option<f64>>> = BTreeMap::new();
     for interval in intervals {
         let columns = axis.column(interval.from_step)..=axis.column(interval.to_step.saturating_sub(1));
         for own in &interval.tensors {
-            let row = layers.entry((own.layer.order, own.layer.path.as_str())).or_insert_with(|| vec![None; WIDTH]);
+            let row =
+                layers.entry((own.layer.order, own.layer.path.as_str())).or_insert_with(|| vec![None; WIDTH]);
             for column in columns.clone() {
                 row[column] = row[column].into_iter().chain(ratio(own)).reduce(f64::max);
             }
@@ -152,6 +159,13 @@ fn heat_map(intervals: &[IntervalAnalysis], axis: &Axis) -> Vec<String> {
         lines.push(format!("… {} more layers that stand out less", total - ROWS));
     }
     lines
+}
+
+/// The whole part of a number that is not negative.
+fn whole(value: f64) -> usize {
+    #[expect(clippy::cast_sign_loss, reason = "what is negative becomes 0 first")]
+    let whole = value.max(0.0) as usize;
+    whole
 }
 
 fn ratio_of(quantity: &Measured<f64>) -> Option<f64> {
