@@ -17,10 +17,10 @@ use crate::rules::{NotEvaluated, Severity};
 const WIDTH: usize = 80;
 
 /// Findings that are shown before the rest is counted.
-const FOLDED_FINDINGS: usize = 6;
+const FOLDED_FINDINGS: usize = 3;
 
 /// Remarks, and reasons for what was not evaluated, that are shown before the rest is counted.
-const FOLDED_LINES: usize = 8;
+const FOLDED_LINES: usize = 4;
 
 /// The whole report as text.
 pub fn postmortem_page(report: &PostMortem, style: Style) -> String {
