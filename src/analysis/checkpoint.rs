@@ -27,15 +27,14 @@ pub fn measure_checkpoint(
 ) -> CheckpointAnalysis {
     announce_work(checkpoint, level, context);
     let mut problems = checkpoint.problems.iter().map(|error| problem(checkpoint, error)).collect::<Vec<_>>();
-    let measured: Vec<(TensorAnalysis, Option<Error>)> = checkpoint
-        .tensors
-        .par_iter()
-        .map(|tensor| measure_tensor(checkpoint, tensor, level, context))
-        .collect();
-    let mut tensors = Vec::with_capacity(measured.len());
-    for (tensor, error) in measured {
-        problems.extend(error.map(|error| problem(checkpoint, &error)));
-        tensors.push(tensor);
+    let mut tensors = Vec::with_capacity(checkpoint.tensors.len());
+    for batch in side_by_side(&checkpoint.tensors) {
+        let measured: Vec<(TensorAnalysis, Option<Error>)> =
+            batch.par_iter().map(|tensor| measure_tensor(checkpoint, tensor, level, context)).collect();
+        for (tensor, error) in measured {
+            problems.extend(error.map(|error| problem(checkpoint, &error)));
+            tensors.push(tensor);
+        }
     }
     if level == MeasureLevel::Stats {
         for found in failed_checksums(checkpoint, context) {
@@ -61,6 +60,26 @@ pub fn measure_checkpoint(
         tensors,
         optimizer: optimizer::measure(checkpoint, level, context),
     }
+}
+
+/// What the tensors that are measured side by side may hold together. A single one holds at most as much.
+const MOST_HELD_BYTES: u64 = 32 << 20;
+
+/// The tensors in batches whose searches fit into memory together, however many threads there are.
+fn side_by_side(tensors: &[CheckpointTensor]) -> impl Iterator<Item = &[CheckpointTensor]> {
+    let held = |named: &CheckpointTensor| named.tensor.as_ref().map_or(0, statistics::held_bytes);
+    let mut rest = tensors;
+    std::iter::from_fn(move || {
+        let mut sum = 0;
+        let fits = |named: &&CheckpointTensor| {
+            sum += held(named);
+            sum <= MOST_HELD_BYTES
+        };
+        let length = rest.iter().take_while(fits).count().max(1).min(rest.len());
+        let (batch, later) = rest.split_at(length);
+        rest = later;
+        (!batch.is_empty()).then_some(batch)
+    })
 }
 
 fn announce_work(checkpoint: &Checkpoint, level: MeasureLevel, context: &Context) {
