@@ -7,7 +7,7 @@ pub mod optimizer;
 mod population;
 pub mod statistics;
 
-pub use checkpoint::measure_checkpoint;
+pub use checkpoint::{measure_checkpoint, unread};
 
 use std::collections::HashMap;
 

@@ -108,6 +108,9 @@ pub struct CheckpointAnalysis {
     pub layout: Layout,
     /// Optimizer steps taken, where the checkpoint says so.
     pub step: Measured<u64>,
+    /// The place that says so: `global_step in last.ckpt`, `the name ckpt_400.pt`.
+    #[serde(default)]
+    pub step_source: Option<String>,
     /// The files that were read.
     pub files: Vec<FileAnalysis>,
     /// What is wrong with files or with the whole.
@@ -327,8 +330,14 @@ fn not_in_the_file() -> Measured<OptimizerAnalysis> {
 impl Analysis {
     /// True where at least one element of every checkpoint was looked at.
     pub fn is_judged(&self) -> bool {
-        let read = |tensor: &TensorAnalysis| tensor.statistics.value().is_some();
-        self.checkpoints.iter().all(|checkpoint| checkpoint.tensors.iter().any(read))
+        self.checkpoints.iter().all(CheckpointAnalysis::is_judged)
+    }
+}
+
+impl CheckpointAnalysis {
+    /// True where at least one element was looked at.
+    pub fn is_judged(&self) -> bool {
+        self.tensors.iter().any(|tensor| tensor.statistics.value().is_some())
     }
 }
 

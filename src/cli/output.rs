@@ -81,6 +81,11 @@ impl Outputs {
         self.output.iter().try_for_each(|target| check_writable(&target.path, inputs))
     }
 
+    /// Whether any of them is read by programs.
+    pub fn are_for_programs(&self) -> bool {
+        self.format == Format::Json || self.output.iter().any(|target| target.format == Format::Json)
+    }
+
     /// Writes the report to stdout and to every file.
     pub fn write(&self, report: &Report) -> Result<()> {
         for target in &self.output {

@@ -16,6 +16,7 @@ pub(super) fn checkpoint(tensors: Vec<TensorAnalysis>) -> CheckpointAnalysis {
         name: "checkpoint".to_owned(),
         layout: Layout::SingleFile,
         step: Measured::not("the checkpoint does not say"),
+        step_source: None,
         files: Vec::new(),
         problems: Vec::new(),
         globals: Vec::new(),

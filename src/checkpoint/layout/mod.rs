@@ -90,7 +90,10 @@ fn directory(listing: &Listing, context: &Context) -> Result<Parts> {
     } else if hf_trainer::is_one(listing) {
         hf_trainer::read(listing, context)
     } else {
-        model_directory::read(listing, context)
+        model_directory::read(listing, context).map(|mut parts| {
+            parts.add_side_files(listing, context);
+            parts
+        })
     };
     let mut parts = read.map_err(|error| missing.clone().unwrap_or(error))?;
     parts.problems.extend(missing);
