@@ -500,6 +500,8 @@ pub enum ZipFault {
     UnsafeName,
     /// Its bytes are also those of another member, or of the directory.
     Overlap,
+    /// Another name in its local header than in the directory.
+    TwoNames,
     /// A stored member with two different sizes.
     Sizes,
     /// What it inflates to is not as long as declared.
@@ -517,6 +519,7 @@ impl fmt::Display for ZipFault {
             Self::Duplicate => f.write_str("stands twice in the directory"),
             Self::UnsafeName => f.write_str("has a name that leads outside of the archive"),
             Self::Overlap => f.write_str("shares bytes with another"),
+            Self::TwoNames => f.write_str("has another name where its bytes lie"),
             Self::Sizes => f.write_str("is stored but has two sizes"),
             Self::Inflate => f.write_str("does not inflate to the size it declares"),
             Self::NotThere => f.write_str("is not where the directory says"),

@@ -101,9 +101,9 @@ fn measure_tensor(
     }
 }
 
-/// Members of PyTorch archives whose bytes are not those that were written: PyTorch itself does not compare them.
+/// Members of archives whose bytes are not those that were written: PyTorch itself does not compare them.
 fn failed_checksums(checkpoint: &Checkpoint, context: &Context) -> Vec<Problem> {
-    let is_archive = |format| matches!(format, Format::TorchZip | Format::TorchScript);
+    let is_archive = |format| matches!(format, Format::TorchZip | Format::TorchScript | Format::Npz);
     // Of a model beside the one that was read, only the pickle was looked at.
     let read: BTreeSet<usize> = checkpoint.tensors.iter().filter_map(|tensor| tensor.file).collect();
     let files = checkpoint.files.iter().enumerate();

@@ -59,7 +59,18 @@ pub fn cases() -> Vec<Case> {
             let mut archive = whole.clone();
             archive[end - 14..end - 10].copy_from_slice(&[0xfe; 4]);
             archive
-        }, reads(&[A])),
+        }, refused("zip-directory")),
+        file("zip/fewer-members-than-there-are.pt", {
+            let mut archive = whole.clone();
+            archive[end - 14..end - 10].copy_from_slice(&[1, 0, 1, 0]);
+            archive
+        }, refused("zip-directory")),
+        file("zip/member-of-two-names.pt", {
+            let mut archive = whole.clone();
+            let start = archive.windows(14).position(|window| window == b"archive/data/0").expect("a local header");
+            archive[start + 13] = b'1';
+            archive
+        }, refused("zip-member")),
         file("zip/comment-with-an-end-of-its-own.pt",
             zip_with_comment(&records(), &[&b"PK\x05\x06"[..], &[0; 18]].concat()), refused("zip-directory")),
         file("zip/member-of-2-gigabytes.pt", changed(1, |record| record.size = 2 << 30), refused("zip-member")),

@@ -162,6 +162,10 @@ fn legacy(file: &Arc<InputFile>, series: &mut Series<'_>) -> Result<Listing> {
     let keys = storage_keys(file, &keys.objects)?;
     let layout = Layout::of(file, &keys, &wanted(&object.objects), series.at);
     let mut listing = Listing::of(object.objects, layout.storages, Some(start), "");
+    if listing.unreferenced > 0 && layout.problem.is_none() {
+        let kind = ErrorKind::UncoveredBytes { bytes: listing.unreferenced };
+        listing.problems.push(kind.at_byte(file.path(), start));
+    }
     listing.problems.extend(layout.problem);
     if let Some(end) = layout.end.filter(|&end| end < file.len()) {
         listing.uncovered.push(end..file.len());
