@@ -564,7 +564,9 @@ impl ErrorKind {
             Self::SeveralCheckpoints { .. } => "name one of them",
             Self::MissingShard { .. } => "copy the shard beside the index again",
             Self::StrayShard => "move it away, or mend the index",
-            Self::OtherModel { .. } => "inspect it by its own name: which of them is loaded depends on the loader",
+            Self::OtherModel { .. } => {
+                "inspect it by its own name: which of them is loaded depends on the loader"
+            }
             Self::NotInShard { .. } | Self::NotInIndex | Self::TotalSize { .. } => {
                 "index and shards are of different writes: copy both again, or write the index anew"
             }

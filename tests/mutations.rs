@@ -41,7 +41,12 @@ struct Seed {
 fn seeds() -> Vec<Seed> {
     let whole = |name: &'static str| {
         let bytes = std::fs::read(Path::new("fixtures/formats").join(name)).expect("a fixture");
-        Seed { name, regions: vec![0..bytes.len()], files: vec![(name.to_owned(), bytes)], is_directory: false }
+        Seed {
+            name,
+            regions: vec![0..bytes.len()],
+            files: vec![(name.to_owned(), bytes)],
+            is_directory: false,
+        }
     };
     let up_to = |name, end| Seed { regions: vec![0..end], ..whole(name) };
     vec![
@@ -70,8 +75,12 @@ fn header_of(name: &str) -> usize {
 fn without_storages(seed: Seed, path: &Path) -> Seed {
     let file = InputFile::open(path, &Context::default()).expect("a fixture");
     let archive = Archive::open(&file).expect("an archive");
-    let storages = archive.members().iter().filter(|member| member.name.contains("/data/") || member.name.contains("/constants/"));
-    let mut ends: Vec<_> = storages.map(|member| member.data.start as usize..member.data.end as usize).collect();
+    let storages = archive
+        .members()
+        .iter()
+        .filter(|member| member.name.contains("/data/") || member.name.contains("/constants/"));
+    let mut ends: Vec<_> =
+        storages.map(|member| member.data.start as usize..member.data.end as usize).collect();
     ends.sort_by_key(|range| range.start);
     let mut regions = Vec::new();
     let mut start = 0;
@@ -87,14 +96,18 @@ fn without_storages(seed: Seed, path: &Path) -> Seed {
 fn unchecked() -> Seed {
     use craft::{Record, dict, floats, pickled, stored, zip};
     let keys = ["0", "1", "2", "3", "4", "5"];
-    let tensors: Vec<_> = keys.iter().map(|key| (format!("layer.{key}"), floats(key, 4, 0, &[2, 2], &[2, 1]))).collect();
+    let tensors: Vec<_> =
+        keys.iter().map(|key| (format!("layer.{key}"), floats(key, 4, 0, &[2, 2], &[2, 1]))).collect();
     let tensors: Vec<_> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor.clone())).collect();
     let pickle = pickled(&dict(&[("state_dict", dict(&tensors)), ("step", craft::int(7))]));
     let storage = |key: &&str| stored(&format!("archive/data/{key}"), &[1; 16]);
-    let records: Vec<_> = std::iter::once(stored("archive/data.pkl", &pickle)).chain(keys.iter().map(storage))
-        .map(|record| Record { checksum: Some(0), ..record }).collect();
+    let records: Vec<_> = std::iter::once(stored("archive/data.pkl", &pickle))
+        .chain(keys.iter().map(storage))
+        .map(|record| Record { checksum: Some(0), ..record })
+        .collect();
     let bytes = zip(&records);
-    let start = bytes.windows(pickle.len()).position(|window| window == pickle).expect("the pickle is stored");
+    let start =
+        bytes.windows(pickle.len()).position(|window| window == pickle).expect("the pickle is stored");
     Seed {
         name: "pickle-without-a-checksum.pt",
         regions: vec![start..start + pickle.len()],
@@ -108,7 +121,12 @@ fn sharded(name: &'static str, index: &str) -> Seed {
     let mut files: Vec<(String, Vec<u8>)> = std::fs::read_dir(&folder)
         .expect("a fixture")
         .map(|entry| entry.expect("an entry").path())
-        .map(|path| (path.file_name().expect("a name").to_string_lossy().into_owned(), std::fs::read(&path).expect("a fixture")))
+        .map(|path| {
+            (
+                path.file_name().expect("a name").to_string_lossy().into_owned(),
+                std::fs::read(&path).expect("a fixture"),
+            )
+        })
         .collect();
     files.sort_by_key(|(file, _)| file != index);
     Seed { name, regions: vec![0..files[0].1.len()], files, is_directory: true }
@@ -155,7 +173,8 @@ fn mutate(seed: &Seed, case: usize) -> (Vec<u8>, String) {
     if draws.below(2) == 0 {
         // Half of the time a value that means something to headers and pickles.
         const TELLING: &[u8] = b"\0\x01\x7f\x80\xff\"{}[],:0129-.eNRbtuas(20hq\x85\x87\x93\x94";
-        let value = if draws.below(2) == 0 { TELLING[draws.below(TELLING.len())] } else { draws.next() as u8 };
+        let value =
+            if draws.below(2) == 0 { TELLING[draws.below(TELLING.len())] } else { draws.next() as u8 };
         bytes[at] = value;
         return (bytes, format!("byte {at} is {value:#04x}"));
     }
@@ -205,7 +224,8 @@ impl Bench {
         let first = folder.path().join(&seed.files[0].0);
         let inspected = if seed.is_directory { folder.path().to_owned() } else { first.clone() };
         let whole: CheckpointAnalysis = {
-            let checkpoint = Checkpoint::read(&inspected, &NameRules::default(), &Context::default()).expect("a whole checkpoint");
+            let checkpoint = Checkpoint::read(&inspected, &NameRules::default(), &Context::default())
+                .expect("a whole checkpoint");
             measure_checkpoint(&checkpoint, MeasureLevel::Stats, &Context::default())
         };
         assert!(!whole.is_damaged(), "{}: {:?}", seed.name, whole.problems);
@@ -220,7 +240,9 @@ impl Bench {
         let outcome = catch_unwind(AssertUnwindSafe(|| passes(&self.inspected, self.truth, &context)));
         let fault = match outcome {
             Err(_) => Some("it panics".to_owned()),
-            Ok(Some(found)) if found < self.truth => Some(format!("it passes with {found} of {} tensors", self.truth)),
+            Ok(Some(found)) if found < self.truth => {
+                Some(format!("it passes with {found} of {} tensors", self.truth))
+            }
             Ok(_) if case % ASKED == 0 => self.ask(outcome.is_ok_and(|found| found.is_some())),
             Ok(_) => None,
         };
@@ -229,20 +251,28 @@ impl Bench {
 
     /// Whether the binary ends otherwise than was found out in process.
     fn ask(&self, passes: bool) -> Option<String> {
-        let output = Command::new(env!("CARGO_BIN_EXE_flashpoint")).arg("inspect").arg(&self.inspected).output();
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_flashpoint")).arg("inspect").arg(&self.inspected).output();
         let code = output.expect("the binary under test can be started").status.code();
         let is_expected = match code {
             Some(0) => passes,
             Some(2) => true,
             _ => false,
         };
-        (!is_expected).then(|| format!("the binary ends with {code:?}, in process it {}", if passes { "passes" } else { "does not pass" }))
+        (!is_expected).then(|| {
+            format!(
+                "the binary ends with {code:?}, in process it {}",
+                if passes { "passes" } else { "does not pass" }
+            )
+        })
     }
 }
 
 #[test]
 fn no_damaged_header_index_or_pickle_panics_or_hides_a_tensor() {
-    let only = std::env::var("FLASHPOINT_MUTATION").ok().map(|case| case.parse::<usize>().expect("a number of a case"));
+    let only = std::env::var("FLASHPOINT_MUTATION")
+        .ok()
+        .map(|case| case.parse::<usize>().expect("a number of a case"));
     let seeds: Vec<Arc<Seed>> = seeds().into_iter().map(Arc::new).collect();
     let next = AtomicUsize::new(0);
     let faults = Mutex::new(Vec::new());
@@ -252,17 +282,23 @@ fn no_damaged_header_index_or_pickle_panics_or_hides_a_tensor() {
             scope.spawn(|| {
                 let benches: Vec<Bench> = seeds.iter().cloned().map(Bench::new).collect();
                 // Each case is small: a pool of threads for it would cost more than it does.
-                let pool = rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build().expect("a pool");
-                pool.install(|| loop {
-                    let case = next.fetch_add(1, Ordering::Relaxed);
-                    if case >= CASES {
-                        break;
+                let pool = rayon::ThreadPoolBuilder::new()
+                    .num_threads(1)
+                    .use_current_thread()
+                    .build()
+                    .expect("a pool");
+                pool.install(|| {
+                    loop {
+                        let case = next.fetch_add(1, Ordering::Relaxed);
+                        if case >= CASES {
+                            break;
+                        }
+                        if only.is_some_and(|only| only != case) {
+                            continue;
+                        }
+                        let fault = benches[case % benches.len()].try_one(case);
+                        faults.lock().expect("no thread panics while it holds this").extend(fault);
                     }
-                    if only.is_some_and(|only| only != case) {
-                        continue;
-                    }
-                    let fault = benches[case % benches.len()].try_one(case);
-                    faults.lock().expect("no thread panics while it holds this").extend(fault);
                 });
             });
         }

@@ -46,6 +46,7 @@ pub fn measure_checkpoint(
     }
     problems.extend(changed_files(checkpoint));
     copy_ties(&mut tensors);
+    name_state(checkpoint, &mut tensors);
     fill_role_spread(&mut tensors);
     CheckpointAnalysis {
         name: checkpoint.name.clone(),
@@ -108,8 +109,9 @@ fn failed_checksums(checkpoint: &Checkpoint, context: &Context) -> Vec<Problem> 
     let read: BTreeSet<usize> = checkpoint.tensors.iter().filter_map(|tensor| tensor.file).collect();
     let files = checkpoint.files.iter().enumerate();
     let archives = files.filter(|(index, file)| is_archive(file.format) && read.contains(index));
-    let failed = archives
-        .flat_map(|(_, file)| torch::verify_checksums(&file.input, context).unwrap_or_else(|error| vec![error]));
+    let failed = archives.flat_map(|(_, file)| {
+        torch::verify_checksums(&file.input, context).unwrap_or_else(|error| vec![error])
+    });
     failed.map(|error| problem(checkpoint, &error)).collect()
 }
 
@@ -142,6 +144,7 @@ fn listed(checkpoint: &Checkpoint, named: &CheckpointTensor) -> TensorAnalysis {
         shape,
         damaged: named.tensor.as_ref().is_err_and(|error| error.kind.is_damage()),
         tied_to: named.tied_to.clone(),
+        state_of: None,
         statistics: Measured::NotMeasured(reason.clone()),
         median_abs: Measured::NotMeasured(reason.clone()),
         rows: Measured::NotMeasured(reason.clone()),
@@ -168,6 +171,18 @@ fn measure_elements(
         analysis.pages = statistics::measure_pages(tensor, statistics.zero, context)?;
     }
     Ok(())
+}
+
+/// Says of which parameter a moment is, where the optimizer was joined to the model.
+fn name_state(checkpoint: &Checkpoint, tensors: &mut [TensorAnalysis]) {
+    for state in checkpoint.optimizers.iter().flat_map(|optimizer| &optimizer.parameters) {
+        let Some(parameter) = state.parameter.map(|index| tensors[index].name.clone()) else { continue };
+        let moments =
+            [state.exp_avg, state.exp_avg_sq, state.max_exp_avg_sq, state.momentum_buffer, state.square_avg];
+        for index in moments.into_iter().flatten() {
+            tensors[index].state_of = Some(parameter.clone());
+        }
+    }
 }
 
 /// Gives tied tensors the measurements of the tensor they are tied to.

@@ -198,6 +198,9 @@ pub struct TensorAnalysis {
     pub damaged: bool,
     /// The first tensor with the same storage and view, where this one is tied to it.
     pub tied_to: Option<String>,
+    /// The parameter whose optimizer state it is, by its name as stored, where that is known.
+    #[serde(default)]
+    pub state_of: Option<String>,
     /// Statistics of its elements.
     pub statistics: Measured<Statistics>,
     /// Median of |x| over the finite elements, for small tensors.
@@ -349,6 +352,14 @@ impl Statistics {
 }
 
 impl TensorAnalysis {
+    /// Its name, and of optimizer state the parameter it belongs to: `state.3.exp_avg of layers.3.attn.qkv`.
+    pub fn told(&self) -> String {
+        match &self.state_of {
+            Some(parameter) => format!("{} of {parameter}", self.name),
+            None => self.name.clone(),
+        }
+    }
+
     /// True for a part of the model whose elements could not be read, so that it may be a parameter.
     pub fn is_unread_weight(&self) -> bool {
         self.section == Section::Model

@@ -188,7 +188,8 @@ impl Checkpoint {
     /// When nothing can be read, or there is no tensor, or the directory holds several checkpoints. Everything less is
     /// in [`Checkpoint::problems`] and in the tensors.
     pub fn read(path: &Path, names: &NameRules, context: &Context) -> Result<Self> {
-        let Parts { layout, files, absent, mut claims, mut problems, config } = layout::read(path, context)?;
+        let Parts { layout, files, absent, mut claims, mut problems, config, hyperparameters } =
+            layout::read(path, context)?;
         let mut drafts: Vec<Draft> = Vec::new();
         let mut read = Vec::with_capacity(files.len());
         let mut globals = Vec::new();
@@ -198,6 +199,11 @@ impl Checkpoint {
             let places = section::place(&container, section);
             let found = optimizer::read(&container, &name, drafts.len());
             optimizers.extend(found.optimizers);
+            if section == Some(Section::Optimizer) && container.objects.is_none() {
+                let told = hyperparameters.as_ref();
+                let steps = claims.first().map(|claim| claim.step);
+                optimizers.extend(optimizer::read_named(&container, &name, drafts.len(), told, steps));
+            }
             schedules.extend(found.schedules);
             problems.extend(container.problems);
             globals.extend(container.globals.into_iter().map(|global| (index, global)));

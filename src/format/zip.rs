@@ -81,6 +81,11 @@ impl Archive {
             return Err(ErrorKind::ZipDirectory { message }.in_file(file.path()));
         }
         refuse_overlap(file, &members, archive.directory_offset())?;
+        for member in &members {
+            if local_name(file, member.header)? != member.name.as_bytes() {
+                return Err(fault(file, &member.name, ZipFault::TwoNames));
+            }
+        }
         let mut index = HashMap::with_capacity(members.len());
         for (position, member) in members.iter().enumerate() {
             if index.insert(member.name.clone(), position).is_some() {
@@ -215,9 +220,6 @@ fn member(
     let (start, end) = entry.compressed_data_range();
     if end > file.len() {
         return Err(fault(file, &name, ZipFault::NotThere));
-    }
-    if local_name(file, record.local_header_offset())? != raw.as_bytes() {
-        return Err(fault(file, &name, ZipFault::TwoNames));
     }
     Ok(Member {
         name,

@@ -83,8 +83,7 @@ impl Report {
         };
         let verdicts = analysis.checkpoints.iter().map(of_one).collect();
         let several = analysis.checkpoints.len() > 1;
-        let mut verdict =
-            Verdict::of(findings.iter(), not_evaluated.iter(), analysis.is_judged(), several);
+        let mut verdict = Verdict::of(findings.iter(), not_evaluated.iter(), analysis.is_judged(), several);
         verdict.mention(&unread, analysis.checkpoints.len());
         let limits = overrides.0.iter().map(|((rule, limit), &value)| (format!("{rule}.{limit}"), value));
         Self {
@@ -115,8 +114,7 @@ impl Verdict {
         is_judged: bool,
         several: bool,
     ) -> Self {
-        let count =
-            |severity| findings.clone().filter(|finding| finding.severity == severity).count() as u64;
+        let count = |severity| findings.clone().filter(|finding| finding.severity == severity).count() as u64;
         let mut verdict = Self {
             critical: count(Severity::Critical),
             warnings: count(Severity::Warning),
@@ -153,7 +151,8 @@ impl Verdict {
 
     fn sentence_for(&self, worst: Option<&Finding>, several: bool) -> String {
         let unchecked = self.unchecked();
-        let place = |finding: &Finding| if several { format!("{}: ", finding.checkpoint) } else { String::new() };
+        let place =
+            |finding: &Finding| if several { format!("{}: ", finding.checkpoint) } else { String::new() };
         match worst {
             Some(worst) if worst.severity > Severity::Note => {
                 let counts = [(self.critical, "critical"), (self.warnings, "warning")];

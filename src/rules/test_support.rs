@@ -82,6 +82,7 @@ pub(super) fn tensor(name: &str, role: Role, shape: &[u64]) -> TensorAnalysis {
         elements,
         damaged: false,
         tied_to: None,
+        state_of: None,
         statistics: Measured::Value(constant(elements, 0.1)),
         median_abs: Measured::not(unmeasured),
         rows: Measured::not(unmeasured),

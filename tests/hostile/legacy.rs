@@ -46,7 +46,8 @@ impl File {
 
     fn bytes(&self) -> Vec<u8> {
         let pickles = self.pickles.iter().flat_map(|pickle| pickled(pickle));
-        let storages = self.storages.iter().flat_map(|(count, data)| [&count.to_le_bytes()[..], data].concat());
+        let storages =
+            self.storages.iter().flat_map(|(count, data)| [&count.to_le_bytes()[..], data].concat());
         pickles.chain(storages).collect()
     }
 }
@@ -66,28 +67,100 @@ pub fn cases() -> Vec<Case> {
     vec![
         file("legacy/honest.pt", whole.clone(), reads(&ALL)),
         file("legacy/magic-of-another-number.pt", plain().with(0, int(7)).bytes(), refused("no-tensors")),
-        file("legacy/magic-that-calls-the-shell.pt", plain().with(0, shell.to_vec()).bytes(),
-            damaged(&["no-tensors", "pickle-opcode"], &[]).finding("FP901")),
+        file(
+            "legacy/magic-that-calls-the-shell.pt",
+            plain().with(0, shell.to_vec()).bytes(),
+            damaged(&["no-tensors", "pickle-opcode"], &[]).finding("FP901"),
+        ),
         file("legacy/protocol-1000.pt", plain().with(1, int(1000)).bytes(), refused("legacy-protocol")),
-        file("legacy/protocol-that-is-text.pt", plain().with(1, text("1001")).bytes(), refused("legacy-protocol")),
-        file("legacy/big-endian.pt", plain().with(2, dict(&[("little_endian", b"\x89".to_vec())])).bytes(), refused("byte-order")),
-        file("legacy/object-that-calls-the-shell.pt", plain().with(3, dict(&[("a", vector("0", 1)), ("b", vector("1", 2)), ("c", vector("2", 3)), ("d", shell.to_vec())])).bytes(),
-            reads(&ALL).finding("FP901")),
+        file(
+            "legacy/protocol-that-is-text.pt",
+            plain().with(1, text("1001")).bytes(),
+            refused("legacy-protocol"),
+        ),
+        file(
+            "legacy/big-endian.pt",
+            plain().with(2, dict(&[("little_endian", b"\x89".to_vec())])).bytes(),
+            refused("byte-order"),
+        ),
+        file(
+            "legacy/object-that-calls-the-shell.pt",
+            plain()
+                .with(
+                    3,
+                    dict(&[
+                        ("a", vector("0", 1)),
+                        ("b", vector("1", 2)),
+                        ("c", vector("2", 3)),
+                        ("d", shell.to_vec()),
+                    ]),
+                )
+                .bytes(),
+            reads(&ALL).finding("FP901"),
+        ),
         file("legacy/keys-that-are-a-number.pt", plain().with(4, int(3)).bytes(), refused("storage-list")),
-        file("legacy/keys-that-are-no-text.pt", plain().with(4, list(&[int(0)])).bytes(), refused("storage-list")),
-        file("legacy/key-twice.pt", plain().with(4, list(&["0", "0"].map(text))).bytes(), refused("storage-list")),
-        file("legacy/key-that-no-tensor-uses.pt", plain().with(4, list(&["0", "x", "1", "2"].map(text))).bytes(), damaged(&["unused-storage", "unplaced-storage"], &[A]).finding("FP904")),
-        file("legacy/fewer-keys-than-storages.pt", plain().with(4, list(&["0"].map(text))).bytes(),
-            damaged(&["missing-storage"], &[A]).finding("FP904")),
+        file(
+            "legacy/keys-that-are-no-text.pt",
+            plain().with(4, list(&[int(0)])).bytes(),
+            refused("storage-list"),
+        ),
+        file(
+            "legacy/key-twice.pt",
+            plain().with(4, list(&["0", "0"].map(text))).bytes(),
+            refused("storage-list"),
+        ),
+        file(
+            "legacy/key-that-no-tensor-uses.pt",
+            plain().with(4, list(&["0", "x", "1", "2"].map(text))).bytes(),
+            damaged(&["unused-storage", "unplaced-storage"], &[A]).finding("FP904"),
+        ),
+        file(
+            "legacy/fewer-keys-than-storages.pt",
+            plain().with(4, list(&["0"].map(text))).bytes(),
+            damaged(&["missing-storage"], &[A]).finding("FP904"),
+        ),
         file("legacy/count-negative.pt", plain().counting(1, -2).bytes(), from_the_second("storage-length")),
-        file("legacy/count-of-another-number.pt", plain().counting(1, 3).bytes(), from_the_second("storage-length")),
-        file("legacy/count-of-2-to-the-62.pt", plain().with(3, dict(&[("a", vector("0", 1)), ("b", vector("1", 1 << 62)), ("c", vector("2", 3))]))
-            .counting(1, 1 << 62).bytes(), from_the_second("past-end-of-file")),
-        file("legacy/storage-of-a-type-that-does-not-exist.pt",
-            plain().with(3, dict(&[("a", vector("0", 1)), ("b", view(storage("OctopleStorage", "1", 2), 0, &[2], &[1])), ("c", vector("2", 3))])).bytes(),
-            damaged(&["unplaced-storage", "unknown-dtype"], &[A]).listing("b", "unknown-dtype", "unknown dtype")),
-        file("legacy/cut-in-the-last-storage.pt", whole[..whole.len() - 4].to_vec(), damaged(&["past-end-of-file"], &ALL[..2])),
+        file(
+            "legacy/count-of-another-number.pt",
+            plain().counting(1, 3).bytes(),
+            from_the_second("storage-length"),
+        ),
+        file(
+            "legacy/count-of-2-to-the-62.pt",
+            plain()
+                .with(3, dict(&[("a", vector("0", 1)), ("b", vector("1", 1 << 62)), ("c", vector("2", 3))]))
+                .counting(1, 1 << 62)
+                .bytes(),
+            from_the_second("past-end-of-file"),
+        ),
+        file(
+            "legacy/storage-of-a-type-that-does-not-exist.pt",
+            plain()
+                .with(
+                    3,
+                    dict(&[
+                        ("a", vector("0", 1)),
+                        ("b", view(storage("OctopleStorage", "1", 2), 0, &[2], &[1])),
+                        ("c", vector("2", 3)),
+                    ]),
+                )
+                .bytes(),
+            damaged(&["unplaced-storage", "unknown-dtype"], &[A]).listing(
+                "b",
+                "unknown-dtype",
+                "unknown dtype",
+            ),
+        ),
+        file(
+            "legacy/cut-in-the-last-storage.pt",
+            whole[..whole.len() - 4].to_vec(),
+            damaged(&["past-end-of-file"], &ALL[..2]),
+        ),
         file("legacy/cut-in-the-object.pt", whole[..200].to_vec(), refused("pickle-truncated")),
-        file("legacy/bytes-behind-the-end.pt", [whole, b"more".to_vec()].concat(), reads(&ALL).finding("FP904")),
+        file(
+            "legacy/bytes-behind-the-end.pt",
+            [whole, b"more".to_vec()].concat(),
+            reads(&ALL).finding("FP904"),
+        ),
     ]
 }

@@ -116,7 +116,10 @@ fn every_kind_of_error_has_a_hostile_input() {
     let cases = cases();
     let caused: BTreeSet<&str> = cases.iter().flat_map(|case| case.expected.all_kinds()).collect();
     let excused: BTreeSet<&str> = NOT_OF_INPUTS.iter().map(|(kind, _)| *kind).collect();
-    let without: Vec<_> = kinds.iter().filter(|kind| !caused.contains(kind.as_str()) && !excused.contains(kind.as_str())).collect();
+    let without: Vec<_> = kinds
+        .iter()
+        .filter(|kind| !caused.contains(kind.as_str()) && !excused.contains(kind.as_str()))
+        .collect();
     assert!(without.is_empty(), "no hostile input for {without:?}");
     let known: BTreeSet<&str> = kinds.iter().map(String::as_str).chain(["opaque"]).collect();
     let unknown: Vec<_> = caused.union(&excused).filter(|kind| !known.contains(**kind)).collect();
@@ -128,8 +131,13 @@ fn every_kind_of_error_has_a_hostile_input() {
 fn variants(source: &str, name: &str) -> Vec<String> {
     let body = source.split(&format!("pub enum {name} {{")).nth(1).expect("the enum is there");
     let body = body.split("\n}").next().expect("the enum ends");
-    let lines = body.lines().filter_map(|line| line.strip_prefix("    ")).filter(|line| line.starts_with(char::is_uppercase));
-    let word = |line: &str| line.split(|character: char| !character.is_alphanumeric()).next().unwrap_or_default().to_owned();
+    let lines = body
+        .lines()
+        .filter_map(|line| line.strip_prefix("    "))
+        .filter(|line| line.starts_with(char::is_uppercase));
+    let word = |line: &str| {
+        line.split(|character: char| !character.is_alphanumeric()).next().unwrap_or_default().to_owned()
+    };
     lines.map(word).map(|word| kebab(&word)).collect()
 }
 

@@ -90,7 +90,12 @@ impl Run {
     pub fn faults(&self, case: &Case) -> Vec<String> {
         let mut faults = Vec::new();
         if self.code != Some(case.expected.exit) {
-            faults.push(format!("exit {:?}, expected {}; {}", self.code, case.expected.exit, shortened(&self.stderr)));
+            faults.push(format!(
+                "exit {:?}, expected {}; {}",
+                self.code,
+                case.expected.exit,
+                shortened(&self.stderr)
+            ));
         }
         if self.time > DEBUG_FACTOR * MOST_TIME {
             faults.push(format!("{:?} of processor time are too much", self.time));
@@ -126,7 +131,8 @@ fn compare(report: &Value, case: &Case, faults: &mut Vec<String>) {
         let told: Vec<_> = problems.iter().take(4).map(|problem| shortened(&problem.to_string())).collect();
         faults.push(format!("problems {kinds:?}, expected {:?}: {told:?}", expected.kinds));
     }
-    let tensors: Vec<&Value> = checkpoints.iter().flat_map(|checkpoint| list(&checkpoint["tensors"])).collect();
+    let tensors: Vec<&Value> =
+        checkpoints.iter().flat_map(|checkpoint| list(&checkpoint["tensors"])).collect();
     let read: Vec<(String, f64)> = tensors.iter().filter_map(|tensor| sum(tensor)).collect();
     if read != expected.tensors {
         faults.push(format!("read {}, expected {}", some(&read), some(&expected.tensors)));
@@ -157,6 +163,7 @@ fn sum(tensor: &Value) -> Option<(String, f64)> {
 }
 
 fn some(tensors: &[(String, f64)]) -> String {
-    let first: Vec<_> = tensors.iter().take(5).map(|(name, sum)| format!("{} {sum}", shortened(name))).collect();
+    let first: Vec<_> =
+        tensors.iter().take(5).map(|(name, sum)| format!("{} {sum}", shortened(name))).collect();
     format!("{} tensors ({})", tensors.len(), first.join(", "))
 }

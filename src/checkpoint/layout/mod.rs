@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
+use super::optimizer::Hyperparameters;
 use super::step::{self, Claim};
 use super::{Layout, Section, json};
 use crate::context::Context;
@@ -48,6 +49,8 @@ pub(super) struct Parts {
     pub claims: Vec<Claim>,
     pub problems: Vec<Error>,
     pub config: Option<BTreeMap<String, serde_json::Value>>,
+    /// What is said about the optimizer outside of its own file.
+    pub hyperparameters: Option<Hyperparameters>,
 }
 
 /// A file that was read.
@@ -121,6 +124,7 @@ impl Parts {
             claims: Vec::new(),
             problems: Vec::new(),
             config: None,
+            hyperparameters: None,
         }
     }
 

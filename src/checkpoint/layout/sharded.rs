@@ -85,7 +85,8 @@ fn nothing_read(listing: &Listing, index: &str, problems: Vec<Error>) -> Error {
 /// What a shard is that the index does not name: one of the same writing, which the index has lost, or another file.
 fn stray_shard(listing: &Listing, stray: &str, named: &BTreeSet<&str>) -> Error {
     let series = |name: &str| name.rsplit_once("-of-").map(|(_, rest)| rest.to_owned());
-    let is_lost = series(stray).is_some_and(|rest| named.iter().any(|name| series(name) == Some(rest.clone())));
+    let is_lost =
+        series(stray).is_some_and(|rest| named.iter().any(|name| series(name) == Some(rest.clone())));
     if is_lost {
         return incomplete(listing.path(), format!("the entries of the shard {stray} in the index"));
     }

@@ -702,7 +702,9 @@ fn content(node: &Node) -> usize {
         Node::List(items) | Node::Tuple(items) | Node::Set(items) => list(size_of_val(items.as_slice())),
         Node::Dict(entries) => list(size_of_val(entries.as_slice())),
         Node::Object(_) => list(size_of::<Object>()),
-        Node::Global(global) => list(size_of::<Global>()) + list(global.module.len()) + list(global.name.len()),
+        Node::Global(global) => {
+            list(size_of::<Global>()) + list(global.module.len()) + list(global.name.len())
+        }
         _ => 0,
     }
 }

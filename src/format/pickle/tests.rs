@@ -403,21 +403,27 @@ fn a_value_costs_what_the_limit_counts_on() {
 #[test]
 fn more_values_than_any_checkpoint_has_are_refused_before_memory_is() {
     // Each of these repeats the cheapest way to make one kind of value.
-    let programs: [&[u8]; 12] =
-        [b"N", b"(", b"]", b"N\x85", b"K\x01", b"}NNs", b"]Na", b"U\x01a", b"NR", b"\x94", b"ca\nb\n", b"NNt("];
+    let programs: [&[u8]; 12] = [
+        b"N", b"(", b"]", b"N\x85", b"K\x01", b"}NNs", b"]Na", b"U\x01a", b"NR", b"\x94", b"ca\nb\n", b"NNt(",
+    ];
     for program in programs {
         let pickle = read(&repeated(b"((N", program, MAX_HELD as usize / 7, b"."));
         let kind = pickle.error.map(|fault| fault.kind);
         let refused = matches!(kind, Some(ErrorKind::TooMany { what: "bytes of pickled values", .. }));
         assert!(refused, "{}: {kind:?}", program.escape_ascii());
         let ids = |ids: &Vec<NodeId>| ids.capacity() * size_of::<NodeId>();
-        let held: usize = pickle.objects.nodes.iter().map(|node| match node {
-            Node::List(items) | Node::Tuple(items) => ids(items),
-            Node::Dict(entries) => 2 * size_of::<NodeId>() * entries.capacity(),
-            Node::Text(text) => text.capacity(),
-            Node::Object(object) => size_of::<Object>() + ids(&object.items),
-            _ => 0,
-        }).sum();
+        let held: usize = pickle
+            .objects
+            .nodes
+            .iter()
+            .map(|node| match node {
+                Node::List(items) | Node::Tuple(items) => ids(items),
+                Node::Dict(entries) => 2 * size_of::<NodeId>() * entries.capacity(),
+                Node::Text(text) => text.capacity(),
+                Node::Object(object) => size_of::<Object>() + ids(&object.items),
+                _ => 0,
+            })
+            .sum();
         let held = held + pickle.objects.nodes.len() * (size_of::<Node>() + size_of::<Span>());
         assert!(held as u64 <= MAX_HELD, "{}: {held}", program.escape_ascii());
     }

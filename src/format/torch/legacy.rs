@@ -106,7 +106,8 @@ impl<'a> Series<'a> {
         let mut window = most.min(FIRST_WINDOW);
         let mut buffer = Vec::new();
         loop {
-            let pickle = pickle::read(self.file.bytes(self.at..self.at + window, &mut buffer)?, self.file.len());
+            let pickle =
+                pickle::read(self.file.bytes(self.at..self.at + window, &mut buffer)?, self.file.len());
             let ends_early = pickle.error.as_ref().is_some_and(|fault| is_truncation(&fault.kind));
             if !ends_early || window == most {
                 return Ok(pickle);

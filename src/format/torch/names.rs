@@ -136,7 +136,9 @@ impl Walk<'_, '_> {
 
     fn may_hold_tensors(&self, id: NodeId) -> bool {
         match self.objects.node(id) {
-            Node::List(items) | Node::Tuple(items) | Node::Set(items) => !items.is_empty() && !self.visited[id],
+            Node::List(items) | Node::Tuple(items) | Node::Set(items) => {
+                !items.is_empty() && !self.visited[id]
+            }
             Node::Dict(entries) => !entries.is_empty() && !self.visited[id],
             Node::Object(_) => !self.visited[id],
             Node::Persistent(_) => true,

@@ -40,8 +40,14 @@ pub(super) fn scan(file: &InputFile, archive: &Archive, root: &str, data: &Membe
 
 /// Whether PyTorch writes members of that name, below the root.
 fn is_known(name: &str) -> bool {
-    const RECORDS: [&str; 6] =
-        ["version", "byteorder", ".format_version", ".storage_alignment", ".data/serialization_id", "constants.pkl"];
+    const RECORDS: [&str; 6] = [
+        "version",
+        "byteorder",
+        ".format_version",
+        ".storage_alignment",
+        ".data/serialization_id",
+        "constants.pkl",
+    ];
     // Of a script: its constants, its source with what debuggers ask for, and files of the author's own.
     const FOLDERS: [&str; 4] = ["data/", "constants/", "code/", "extra/"];
     RECORDS.contains(&name) || FOLDERS.iter().any(|folder| name.starts_with(folder))
