@@ -1,6 +1,6 @@
 //! One checkpoint measured: every tensor once, ties copied, damage kept as entries.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 use rayon::prelude::*;
@@ -45,11 +45,13 @@ pub fn measure_checkpoint(
     }
     problems.extend(changed_files(checkpoint));
     copy_ties(&mut tensors);
+    name_state(checkpoint, &mut tensors);
     fill_role_spread(&mut tensors);
     CheckpointAnalysis {
         name: checkpoint.name.clone(),
         layout: checkpoint.layout,
         step: checkpoint.step.map_or_else(|| Measured::not("the checkpoint does not say"), Measured::Value),
+        step_source: checkpoint.step_source.clone(),
         files: files(checkpoint),
         problems,
         globals: globals(checkpoint),
@@ -119,12 +121,16 @@ fn measure_tensor(
     }
 }
 
-/// Members of PyTorch archives whose bytes are not those that were written: PyTorch itself does not compare them.
+/// Members of archives whose bytes are not those that were written: PyTorch itself does not compare them.
 fn failed_checksums(checkpoint: &Checkpoint, context: &Context) -> Vec<Problem> {
-    let is_archive = |format| matches!(format, Format::TorchZip | Format::TorchScript);
-    let archives = checkpoint.files.iter().filter(|file| is_archive(file.format));
-    let failed = archives
-        .flat_map(|file| torch::verify_checksums(&file.input, context).unwrap_or_else(|error| vec![error]));
+    let is_archive = |format| matches!(format, Format::TorchZip | Format::TorchScript | Format::Npz);
+    // Of a model beside the one that was read, only the pickle was looked at.
+    let read: BTreeSet<usize> = checkpoint.tensors.iter().filter_map(|tensor| tensor.file).collect();
+    let files = checkpoint.files.iter().enumerate();
+    let archives = files.filter(|(index, file)| is_archive(file.format) && read.contains(index));
+    let failed = archives.flat_map(|(_, file)| {
+        torch::verify_checksums(&file.input, context).unwrap_or_else(|error| vec![error])
+    });
     failed.map(|error| problem(checkpoint, &error)).collect()
 }
 
@@ -157,6 +163,7 @@ fn listed(checkpoint: &Checkpoint, named: &CheckpointTensor) -> TensorAnalysis {
         shape,
         damaged: named.tensor.as_ref().is_err_and(|error| error.kind.is_damage()),
         tied_to: named.tied_to.clone(),
+        state_of: None,
         statistics: Measured::NotMeasured(reason.clone()),
         median_abs: Measured::NotMeasured(reason.clone()),
         rows: Measured::NotMeasured(reason.clone()),
@@ -183,6 +190,18 @@ fn measure_elements(
         analysis.pages = statistics::measure_pages(tensor, statistics.zero, context)?;
     }
     Ok(())
+}
+
+/// Says of which parameter a moment is, where the optimizer was joined to the model.
+fn name_state(checkpoint: &Checkpoint, tensors: &mut [TensorAnalysis]) {
+    for state in checkpoint.optimizers.iter().flat_map(|optimizer| &optimizer.parameters) {
+        let Some(parameter) = state.parameter.map(|index| tensors[index].name.clone()) else { continue };
+        let moments =
+            [state.exp_avg, state.exp_avg_sq, state.max_exp_avg_sq, state.momentum_buffer, state.square_avg];
+        for index in moments.into_iter().flatten() {
+            tensors[index].state_of = Some(parameter.clone());
+        }
+    }
 }
 
 /// Gives tied tensors the measurements of the tensor they are tied to.
@@ -232,8 +251,18 @@ fn problem(checkpoint: &Checkpoint, error: &Error) -> Problem {
     let inside =
         home.and_then(|home| error.path.strip_prefix(home).ok()).filter(|rest| !rest.as_os_str().is_empty());
     let file = inside.map(Path::as_os_str).or(error.path.file_name()).unwrap_or_default();
+    described(&file.to_string_lossy(), error)
+}
+
+/// Why a path could not be read at all. An absolute one is told by its last component.
+pub fn unread(error: &Error) -> Problem {
+    let own = error.path.file_name().filter(|_| error.path.is_absolute());
+    described(&own.unwrap_or(error.path.as_os_str()).to_string_lossy(), error)
+}
+
+fn described(file: &str, error: &Error) -> Problem {
     Problem {
-        file: file.to_string_lossy().into_owned(),
+        file: file.to_owned(),
         at: error.at.as_ref().map(ToString::to_string),
         tensor: error.tensor.clone(),
         kind: error.kind.name(),

@@ -11,7 +11,7 @@ pub mod run;
 pub mod series;
 pub mod statistics;
 
-pub use checkpoint::measure_checkpoint;
+pub use checkpoint::{measure_checkpoint, unread};
 
 use std::collections::HashMap;
 

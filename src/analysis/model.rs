@@ -129,6 +129,9 @@ pub struct CheckpointAnalysis {
     pub layout: Layout,
     /// Optimizer steps taken, where the checkpoint says so.
     pub step: Measured<u64>,
+    /// The place that says so: `global_step in last.ckpt`, `the name ckpt_400.pt`.
+    #[serde(default)]
+    pub step_source: Option<String>,
     /// The files that were read.
     pub files: Vec<FileAnalysis>,
     /// What is wrong with files or with the whole.
@@ -216,6 +219,9 @@ pub struct TensorAnalysis {
     pub damaged: bool,
     /// The first tensor with the same storage and view, where this one is tied to it.
     pub tied_to: Option<String>,
+    /// The parameter whose optimizer state it is, by its name as stored, where that is known.
+    #[serde(default)]
+    pub state_of: Option<String>,
     /// Statistics of its elements.
     pub statistics: Measured<Statistics>,
     /// Median of |x| over the finite elements, for small tensors.
@@ -348,8 +354,14 @@ fn not_in_the_file() -> Measured<OptimizerAnalysis> {
 impl Analysis {
     /// True where at least one element of every checkpoint was looked at.
     pub fn is_judged(&self) -> bool {
-        let read = |tensor: &TensorAnalysis| tensor.statistics.value().is_some();
-        self.checkpoints.iter().all(|checkpoint| checkpoint.tensors.iter().any(read))
+        self.checkpoints.iter().all(CheckpointAnalysis::is_judged)
+    }
+}
+
+impl CheckpointAnalysis {
+    /// True where at least one element was looked at.
+    pub fn is_judged(&self) -> bool {
+        self.tensors.iter().any(|tensor| tensor.statistics.value().is_some())
     }
 }
 
@@ -361,6 +373,14 @@ impl Statistics {
 }
 
 impl TensorAnalysis {
+    /// Its name, and of optimizer state the parameter it belongs to: `state.3.exp_avg of layers.3.attn.qkv`.
+    pub fn told(&self) -> String {
+        match &self.state_of {
+            Some(parameter) => format!("{} of {parameter}", self.name),
+            None => self.name.clone(),
+        }
+    }
+
     /// True for a part of the model whose elements could not be read, so that it may be a parameter.
     pub fn is_unread_weight(&self) -> bool {
         self.section == Section::Model

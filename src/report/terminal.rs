@@ -39,9 +39,18 @@ pub fn checkpoint_reports(report: &Report, style: Style) -> String {
         writeln!(text, "limit replaced: {limit} = {}", short(*value))
             .expect("writing to a string does not fail");
     }
-    writeln!(text, "verdict: {}", safe_sentence(&report.verdict.sentence))
-        .expect("writing to a string does not fail");
+    verdicts(report, &mut text).expect("writing to a string does not fail");
     text
+}
+
+/// The last lines: one on all, and before it one on each of several.
+fn verdicts(report: &Report, out: &mut String) -> fmt::Result {
+    if report.verdicts.len() > 1 {
+        for one in &report.verdicts {
+            writeln!(out, "{}: {}", safe(&one.checkpoint), safe_sentence(&one.verdict.sentence))?;
+        }
+    }
+    writeln!(out, "verdict: {}", safe_sentence(&report.verdict.sentence))
 }
 
 /// One checkpoint's part of the report.
@@ -67,7 +76,13 @@ impl Page<'_> {
         let formats = checkpoint.files.iter().map(|file| name_of(&file.format)).collect::<BTreeSet<_>>();
         let formats = formats.into_iter().collect::<Vec<_>>().join(", ");
         let step = match &checkpoint.step {
-            Measured::Value(step) => format!("step {}", grouped(*step)),
+            // What a file states needs no more words; what a name suggests does.
+            Measured::Value(step) => match checkpoint.step_source.as_deref() {
+                Some(place) if place.starts_with("the ") => {
+                    format!("step {} by {}", grouped(*step), safe_sentence(place))
+                }
+                _ => format!("step {}", grouped(*step)),
+            },
             _ => "step unknown".to_owned(),
         };
         writeln!(out, "{}", safe(&checkpoint.name))?;

@@ -7,6 +7,7 @@ pub mod bound;
 pub mod gradient;
 pub mod history;
 pub mod mapping_proof;
+mod moment;
 pub(super) mod parameter;
 mod pass;
 pub mod signal;
