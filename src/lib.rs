@@ -9,6 +9,7 @@
 
 pub mod analysis;
 pub mod checkpoint;
+pub mod compute;
 pub mod context;
 pub mod error;
 pub mod files;
@@ -16,6 +17,7 @@ pub mod format;
 pub mod gate;
 pub mod json;
 pub mod number;
+pub mod random;
 pub mod report;
 pub mod rules;
 pub mod tensor;

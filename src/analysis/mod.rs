@@ -5,6 +5,7 @@ pub mod measurement;
 pub mod model;
 pub mod optimizer;
 mod population;
+pub mod spectrum;
 pub mod statistics;
 
 pub use checkpoint::measure_checkpoint;
