@@ -109,6 +109,9 @@ pub trait Backend: Sync {
         y: &mut Self::Buffer<f64>,
     ) -> Result<()>;
 
+    /// `Σx²` over a stored matrix.
+    fn sum_of_squares(&self, matrix: &Matrix<'_>) -> Result<f64>;
+
     /// The Gram matrix of the shorter side of a stored matrix in f64, whole and row-major: `AᵀA` where A has at least as many
     /// rows as columns, otherwise `AAᵀ`.
     fn gram(&self, matrix: &Matrix<'_>) -> Result<Self::Buffer<f64>>;

@@ -24,13 +24,22 @@ impl Needs {
     /// Optimizer state.
     pub const OPTIMIZER: Needs = Needs(16);
 
+    /// The largest singular values.
+    pub const SPECTRA: Needs = Needs(256);
+    /// All singular values.
+    pub const FULL: Needs = Needs(512);
+
     const fn has(self, need: Needs) -> bool {
         self.0 & need.0 == need.0 && need.0 != 0
     }
 
     /// The measurement level that satisfies the set.
     pub fn level(self) -> MeasureLevel {
-        if self.has(Needs::STATS) {
+        if self.has(Needs::FULL) {
+            MeasureLevel::Full
+        } else if self.has(Needs::SPECTRA) {
+            MeasureLevel::Spectra
+        } else if self.has(Needs::STATS) {
             MeasureLevel::Stats
         } else if self.has(Needs::NORMS) {
             MeasureLevel::Norms
@@ -43,7 +52,12 @@ impl Needs {
     fn missing(self, measured: MeasureLevel, checkpoint: &CheckpointAnalysis) -> Option<String> {
         let level = self.level();
         if measured < level {
-            let name = if level == MeasureLevel::Stats { "stats" } else { "norms" };
+            let name = match level {
+                MeasureLevel::Full => "full",
+                MeasureLevel::Spectra => "spectra",
+                MeasureLevel::Stats => "stats",
+                MeasureLevel::List | MeasureLevel::Norms => "norms",
+            };
             return Some(format!("needs --measure {name}"));
         }
         if self.has(Needs::STEP)

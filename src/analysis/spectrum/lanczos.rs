@@ -26,6 +26,8 @@ pub struct Ritz<Vector> {
     pub steps: usize,
     /// The Krylov space is complete: the values are singular values, but for rounding.
     pub is_complete: bool,
+    /// For each, the share of the start that lies in its direction: the weights of Gauss quadrature.
+    pub weights: Vec<f64>,
     /// The right vector of the largest, on the shorter side: of A for a tall operator, of Aᵀ for a wide one.
     pub vector: Vector,
 }
@@ -41,6 +43,18 @@ pub fn run<B: Backend>(
     start: Stream,
     context: &Context,
 ) -> Result<Option<Ritz<B::Buffer<f64>>>> {
+    run_orthogonal_to(backend, operator, steps, start, None, context)
+}
+
+/// [`run`] from a start without the directions `taken`, of the shorter side, which the operator must not lead back to.
+pub(super) fn run_orthogonal_to<B: Backend>(
+    backend: &B,
+    operator: &impl Operator<B>,
+    steps: usize,
+    start: Stream,
+    taken: Option<&Basis<B::Buffer<f64>>>,
+    context: &Context,
+) -> Result<Option<Ritz<B::Buffer<f64>>>> {
     let forward = if operator.rows() >= operator.columns() { Side::Plain } else { Side::Transposed };
     let (short, long) = match forward {
         Side::Plain => (operator.columns(), operator.rows()),
@@ -51,6 +65,9 @@ pub fn run<B: Backend>(
     let mut right = Basis::new(backend, steps, short)?;
     let mut left = Basis::new(backend, if keeps_left { steps } else { 0 }, long)?;
     let mut v = backend.upload(&start.normals(short))?;
+    if let Some(taken) = taken {
+        taken.remove_from(backend, &mut v)?;
+    }
     normalise(backend, &mut v)?;
     let (mut u, mut next) = (backend.zeros(long)?, backend.zeros(short)?);
     let mut u_before = backend.zeros(long)?;
@@ -100,19 +117,21 @@ pub fn run<B: Backend>(
     let last = if is_complete { 0.0 } else { betas.last().copied().unwrap_or(0.0) };
     let Triplets { values, left: p, right: q } = jacobi::bidiagonal(&alphas, &betas);
     let residuals = p.iter().map(|p| last * p.last().copied().unwrap_or(0.0).abs()).collect();
+    let weights = q.iter().map(|q| q.first().copied().unwrap_or(0.0).powi(2)).collect();
     let combination = backend.upload(q.first().map_or(&[][..], Vec::as_slice))?;
     let vector = right.combine(backend, &combination)?;
-    Ok(Some(Ritz { values, residuals, steps: taken, is_complete, vector }))
+    Ok(Some(Ritz { values, residuals, steps: taken, is_complete, weights, vector }))
 }
 
 /// Orthonormal vectors, one a row.
-pub(super) struct Basis<Vectors> {
+pub struct Basis<Vectors> {
     vectors: Vectors,
     count: usize,
     length: usize,
 }
 
 impl<Vectors> Basis<Vectors> {
+    /// Room for `most` vectors of `length` numbers.
     pub fn new<B: Backend<Buffer<f64> = Vectors>>(
         backend: &B,
         most: usize,
@@ -121,10 +140,44 @@ impl<Vectors> Basis<Vectors> {
         Ok(Self { vectors: backend.zeros::<f64>(most * length)?, count: 0, length })
     }
 
+    /// Adds a vector, which is a unit vector orthogonal to the others.
     pub fn push<B: Backend<Buffer<f64> = Vectors>>(&mut self, backend: &B, vector: &Vectors) -> Result<()> {
         backend.place::<f64>(vector, &mut self.vectors, self.count * self.length)?;
         self.count += 1;
         Ok(())
+    }
+
+    /// How many vectors it has.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// `count` vectors from the `first` on, one a row.
+    pub fn slice<B: Backend<Buffer<f64> = Vectors>>(
+        &self,
+        backend: &B,
+        first: usize,
+        count: usize,
+    ) -> Result<Vectors> {
+        let all = backend.download::<f64>(&self.vectors)?;
+        backend.upload(&all[first * self.length..(first + count) * self.length])
+    }
+
+    /// The inner products of its vectors with those of `other`, which has as many.
+    pub fn against<B: Backend<Buffer<f64> = Vectors>>(&self, backend: &B, other: &Self) -> Result<Vectors> {
+        let gemm = Gemm {
+            batch: 1,
+            m: self.count,
+            n: other.count,
+            k: self.length,
+            transpose_a: false,
+            transpose_b: true,
+            alpha: 1.0,
+            beta: 0.0,
+        };
+        let mut products = backend.zeros::<f64>(self.count * other.count)?;
+        backend.gemm::<f64>(&gemm, &self.vectors, &other.vectors, &mut products)?;
+        Ok(products)
     }
 
     /// Takes the span of the basis out of `vector`, twice: once leaves what rounding put in (Parlett: "twice is enough").

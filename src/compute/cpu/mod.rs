@@ -64,6 +64,18 @@ impl Backend for Cpu {
         product::multiply(matrix, side, columns, x, y)
     }
 
+    fn sum_of_squares(&self, matrix: &Matrix<'_>) -> Result<f64> {
+        let mut sum = 0.0;
+        let mut values = Vec::new();
+        matrix.for_each_block(0..matrix.row_count(), 0..matrix.column_count(), |block| {
+            values.resize(block.rows.len() * block.columns.len(), 0.0);
+            matrix.widen(block.bytes, &mut values);
+            sum += dense::dot(&values, &values);
+            Ok(())
+        })?;
+        Ok(sum)
+    }
+
     fn gram(&self, matrix: &Matrix<'_>) -> Result<Vec<f64>> {
         gram::gram(matrix)
     }
