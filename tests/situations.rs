@@ -76,8 +76,8 @@ fn a_failing_run_is_named_with_its_tensor_and_a_healthy_one_is_not_accused() {
 
 fn assess(path: &Path) -> Result<Assessment, flashpoint::error::Error> {
     let checkpoint = Checkpoint::read(path, &NameRules::default(), &Context::default())?;
-    let analysis = measure_checkpoint(&checkpoint, MeasureLevel::Stats, &Context::default());
-    let analysis: Analysis = of_checkpoints(vec![analysis], MeasureLevel::Stats);
+    let analysis = measure_checkpoint(&checkpoint, MeasureLevel::Full, &Context::default());
+    let analysis: Analysis = of_checkpoints(vec![analysis], MeasureLevel::Full);
     Ok(rules::evaluate(&analysis, &Overrides::default()))
 }
 

@@ -17,8 +17,12 @@ mod fp201_zero_init;
 mod fp202_symmetric_init;
 mod fp203_wrong_gain;
 mod fp204_fan_mismatch;
+mod fp205_ill_conditioned_stack;
+mod fp206_unstable_recurrence;
+mod fp207_resonant_convolution;
 mod fp209_shape_error;
 mod fp210_exploded_weights;
+mod fp213_depth_gain;
 mod fp303_oversized_update;
 mod fp304_epsilon_dominates;
 mod fp305_sign_steps_on_noise;
@@ -26,6 +30,10 @@ mod fp307_large_update_ratio;
 mod fp308_lost_optimizer_step;
 mod fp309_schedule_break;
 mod fp312_poisoned_moments;
+mod fp401_attention_logits;
+mod fp402_attention_entropy_collapse;
+mod fp403_attention_rank_collapse;
+mod fp404_output_logit_drift;
 mod fp406_norm_gain_outlier;
 mod fp407_massive_activation_proxy;
 mod fp408_dead_rows;
@@ -80,8 +88,12 @@ pub static RULES: &[&Rule] = &[
     &fp202_symmetric_init::RULE,
     &fp203_wrong_gain::RULE,
     &fp204_fan_mismatch::RULE,
+    &fp205_ill_conditioned_stack::RULE,
+    &fp206_unstable_recurrence::RULE,
+    &fp207_resonant_convolution::RULE,
     &fp209_shape_error::RULE,
     &fp210_exploded_weights::RULE,
+    &fp213_depth_gain::RULE,
     &fp303_oversized_update::RULE,
     &fp304_epsilon_dominates::RULE,
     &fp305_sign_steps_on_noise::RULE,
@@ -89,6 +101,10 @@ pub static RULES: &[&Rule] = &[
     &fp308_lost_optimizer_step::RULE,
     &fp309_schedule_break::RULE,
     &fp312_poisoned_moments::RULE,
+    &fp401_attention_logits::RULE,
+    &fp402_attention_entropy_collapse::RULE,
+    &fp403_attention_rank_collapse::RULE,
+    &fp404_output_logit_drift::RULE,
     &fp406_norm_gain_outlier::RULE,
     &fp407_massive_activation_proxy::RULE,
     &fp408_dead_rows::RULE,

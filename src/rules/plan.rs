@@ -29,6 +29,9 @@ impl Needs {
     /// All singular values.
     pub const FULL: Needs = Needs(512);
 
+    /// Attention layers whose heads can be told apart.
+    pub const ATTENTION: Needs = Needs(1024);
+
     const fn has(self, need: Needs) -> bool {
         self.0 & need.0 == need.0 && need.0 != 0
     }
@@ -69,6 +72,11 @@ impl Needs {
             && let Measured::NotMeasured(reason) = &checkpoint.config
         {
             return Some(format!("needs the architecture's config: {reason}"));
+        }
+        if self.has(Needs::ATTENTION)
+            && let Measured::NotMeasured(reason) = &checkpoint.attention
+        {
+            return Some(format!("needs attention heads: {reason}"));
         }
         if self.has(Needs::OPTIMIZER)
             && let Measured::NotMeasured(reason) = &checkpoint.optimizer

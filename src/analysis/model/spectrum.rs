@@ -209,6 +209,8 @@ pub struct HeadAnalysis {
     pub logit_bound: f64,
     /// −Σ p ln p with p = σ²/Σσ² of M.
     pub spectral_entropy: f64,
+    /// Share of ln T that the entropy of attention over the longest context T has if logits are independent and normal.
+    pub predicted_entropy: Measured<f64>,
 }
 
 /// A low-rank adapter: the product of its two halves.

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::head::{self, Head};
+use super::head::{self, Head, NormalLogits};
 use super::layout::{Attention, Heads, Order, Projections};
 use crate::analysis::model::{AttentionAnalysis, HeadAnalysis, Measured, TensorAnalysis};
 use crate::checkpoint::Checkpoint;
@@ -10,6 +10,10 @@ use crate::compute::{Cpu, Matrix};
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
+
+/// Keys and rows that the entropy is predicted over; longer contexts have nearly the same share.
+const MOST_KEYS: usize = 4096;
+const ROWS: usize = 32;
 
 /// The matrices that are stored as one in the tensor `index`; none where it is a single one.
 pub(super) fn parts<'a>(layers: &[Attention], index: usize, tensor: &'a Tensor) -> Vec<(&'static str, Matrix<'a>)> {
@@ -88,13 +92,18 @@ fn is_finite(layer: &Attention, analyses: &[TensorAnalysis]) -> bool {
 fn measure(checkpoint: &Checkpoint, layer: &Attention, context: &Context) -> Result<Option<AttentionAnalysis>> {
     let reader = Reader { checkpoint, layer };
     let gains = reader.norm_gains()?;
+    let logits = layer.context.map(|context| NormalLogits::new((context as usize).min(MOST_KEYS), ROWS));
     let heads: Vec<Option<HeadAnalysis>> = (0..layer.heads.query)
         .into_par_iter()
         .map(|number| {
             if context.cancelled() {
                 return Ok(None);
             }
-            head::measure(&Cpu, &reader.head(number, &gains)?)
+            let mut measured = head::measure(&Cpu, &reader.head(number, &gains)?)?;
+            if let (Some(head), Some(logits)) = (&mut measured, &logits) {
+                head.predicted_entropy = Measured::Value(logits.entropy_share(head.logit_std));
+            }
+            Ok(measured)
         })
         .collect::<Result<_>>()?;
     let Some(heads) = heads.into_iter().collect::<Option<Vec<_>>>() else { return Ok(None) };

