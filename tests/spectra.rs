@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use flashpoint::analysis::model::{Measured, Spectrum, SpectrumMethod};
 use flashpoint::analysis::spectrum::choice::Route;
-use flashpoint::analysis::spectrum::{bidiagonal, bracket, convolution, krylov, lanczos, marchenko_pastur, matrix};
+use flashpoint::analysis::spectrum::{
+    bidiagonal, bracket, convolution, krylov, lanczos, marchenko_pastur, matrix,
+};
 use flashpoint::analysis::spectrum::{power_law, recurrence};
 use flashpoint::compute::{Backend, Cpu, Gemm, Matrix, Side};
 use flashpoint::context::Context;
@@ -53,7 +55,8 @@ fn gaussian(stream: u64, count: usize, scale: f64) -> Vec<f64> {
 }
 
 fn multiply(a: &[f64], b: &[f64], n: usize) -> Vec<f64> {
-    let gemm = Gemm { batch: 1, m: n, n, k: n, transpose_a: false, transpose_b: false, alpha: 1.0, beta: 0.0 };
+    let gemm =
+        Gemm { batch: 1, m: n, n, k: n, transpose_a: false, transpose_b: false, alpha: 1.0, beta: 0.0 };
     let mut c = vec![0.0; n * n];
     Cpu.gemm(&gemm, &a.to_vec(), &b.to_vec(), &mut c).unwrap();
     c
@@ -67,7 +70,8 @@ fn singular_values(matrix: Vec<f64>, rows: usize, columns: usize) -> Vec<f64> {
 fn reflection(stream: u64, n: usize, factor: f64) -> Vec<f64> {
     let u = gaussian(stream, n, 1.0);
     let square: f64 = u.iter().map(|x| x * x).sum();
-    let entry = |row: usize, column: usize| f64::from(u8::from(row == column)) - 2.0 * u[row] * u[column] / square;
+    let entry =
+        |row: usize, column: usize| f64::from(u8::from(row == column)) - 2.0 * u[row] * u[column] / square;
     (0..n * n).map(|at| factor * entry(at / n, at % n)).collect()
 }
 
@@ -86,7 +90,8 @@ fn products_are_those_of_the_plain_definition_in_every_dtype_and_part() {
         let mut elements = Vec::new();
         tensor.read_f64(0..rows * columns, &mut elements).unwrap();
         for (matrix, row_indices, column_range) in parts {
-            let element = |row: usize, column: usize| elements[row_indices[row] * 2051 + column_range.start + column];
+            let element =
+                |row: usize, column: usize| elements[row_indices[row] * 2051 + column_range.start + column];
             let (m, n) = (row_indices.len(), column_range.len());
             assert_eq!((matrix.row_count(), matrix.column_count()), (m, n));
             for vectors in [1, 3] {
@@ -96,7 +101,8 @@ fn products_are_those_of_the_plain_definition_in_every_dtype_and_part() {
                 for at in 0..m * vectors {
                     let (row, vector) = (at / vectors, at % vectors);
                     let terms = (0..n).map(|column| element(row, column) * x[column * vectors + vector]);
-                    let (sum, size) = terms.fold((0.0, 0.0), |(sum, size), term| (sum + term, size + term.abs()));
+                    let (sum, size) =
+                        terms.fold((0.0, 0.0), |(sum, size), term| (sum + term, size + term.abs()));
                     assert!((y[at] - sum).abs() <= 1e-14 * size, "{dtype} {at}");
                 }
                 let z = gaussian(3, m * vectors, 1.0);
@@ -105,7 +111,8 @@ fn products_are_those_of_the_plain_definition_in_every_dtype_and_part() {
                 for at in 0..n * vectors {
                     let (column, vector) = (at / vectors, at % vectors);
                     let terms = (0..m).map(|row| element(row, column) * z[row * vectors + vector]);
-                    let (sum, size) = terms.fold((0.0, 0.0), |(sum, size), term| (sum + term, size + term.abs()));
+                    let (sum, size) =
+                        terms.fold((0.0, 0.0), |(sum, size), term| (sum + term, size + term.abs()));
                     assert!((w[at] - sum).abs() <= 1e-14 * size, "{dtype} {at}");
                 }
             }
@@ -129,7 +136,9 @@ fn the_same_bits_on_one_two_and_five_threads() {
         stored(directory.path(), DType::F32, &[rows, columns], &gaussian(4, (rows * columns) as usize, 1.0));
     let run = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| [Route::Lanczos, Route::Gram, Route::LanczosAndDensity].map(|route| spectrum(&tensor, route)))
+        pool.install(|| {
+            [Route::Lanczos, Route::Gram, Route::LanczosAndDensity].map(|route| spectrum(&tensor, route))
+        })
     };
     let one = run(1);
     assert_eq!(run(2), one);
@@ -149,7 +158,9 @@ fn contrived(kind: usize, draw: u64) -> (usize, usize, Vec<f64>) {
     };
     match kind {
         0 => {}
-        1 => (0..3u64).for_each(|spike| outer(&mut values, 0.3 * (spike + 1) as f64, 50_000_000 + 100 * draw + 2 * spike)),
+        1 => (0..3u64).for_each(|spike| {
+            outer(&mut values, 0.3 * (spike + 1) as f64, 50_000_000 + 100 * draw + 2 * spike)
+        }),
         2 => {
             // Two largest values within a thousandth of each other.
             values.iter_mut().for_each(|x| *x *= 0.01);
@@ -159,7 +170,9 @@ fn contrived(kind: usize, draw: u64) -> (usize, usize, Vec<f64>) {
         }
         _ => {
             values.fill(0.0);
-            (0..3u64).for_each(|term| outer(&mut values, 1.0 / (term + 1) as f64, 90_000_000 + 100 * draw + 2 * term));
+            (0..3u64).for_each(|term| {
+                outer(&mut values, 1.0 / (term + 1) as f64, 90_000_000 + 100 * draw + 2 * term)
+            });
         }
     }
     (rows, columns, values)
@@ -168,7 +181,8 @@ fn contrived(kind: usize, draw: u64) -> (usize, usize, Vec<f64>) {
 /// `FLASHPOINT_BRACKETS=10000 cargo test --release --test spectra -- --nocapture the_bracket` is the whole run.
 #[test]
 fn the_bracket_fails_no_more_often_than_it_says() {
-    let draws: u64 = std::env::var("FLASHPOINT_BRACKETS").ok().and_then(|text| text.parse().ok()).unwrap_or(200);
+    let draws: u64 =
+        std::env::var("FLASHPOINT_BRACKETS").ok().and_then(|text| text.parse().ok()).unwrap_or(200);
     let directory = tempfile::tempdir().unwrap();
     let (mut failures, mut widths, mut exact, mut stopped_early) = (0u64, Vec::new(), 0u64, 0u64);
     for draw in 0..draws {
@@ -198,8 +212,10 @@ fn the_bracket_fails_no_more_often_than_it_says() {
 #[test]
 fn the_gram_route_and_the_bidiagonal_one_are_within_their_error_bars_of_numpy() {
     for name in ["gaussian-40x24", "condition-1e10-30", "rank-5-of-32x20"] {
-        let oracle: serde_json::Value =
-            serde_json::from_str(&std::fs::read_to_string(format!("fixtures/oracle/spectra/{name}.json")).unwrap()).unwrap();
+        let oracle: serde_json::Value = serde_json::from_str(
+            &std::fs::read_to_string(format!("fixtures/oracle/spectra/{name}.json")).unwrap(),
+        )
+        .unwrap();
         let numbers = |key: &str| -> Vec<f64> {
             oracle[key].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
         };
@@ -214,11 +230,16 @@ fn the_gram_route_and_the_bidiagonal_one_are_within_their_error_bars_of_numpy() 
             let largest = expected[0];
             for (value, expected) in values(&found).iter().zip(&expected) {
                 let bar = match found.method {
-                    SpectrumMethod::Gram => largest * rounding.sqrt().min(rounding * largest / expected.max(1e-300)),
+                    SpectrumMethod::Gram => {
+                        largest * rounding.sqrt().min(rounding * largest / expected.max(1e-300))
+                    }
                     _ => largest * rounding,
                 };
                 // numpy's own values are within some roundoffs of the true ones.
-                assert!((value - expected).abs() <= bar + 1e-14 * largest, "{name} {route:?}: {value} {expected}");
+                assert!(
+                    (value - expected).abs() <= bar + 1e-14 * largest,
+                    "{name} {route:?}: {value} {expected}"
+                );
                 if found.method == SpectrumMethod::Gram && *expected > 1e-5 * largest {
                     assert!((value - expected).abs() <= 1e-10 * largest, "{name}: {value} {expected}");
                 }
@@ -235,19 +256,29 @@ fn power_law_and_noise_are_those_of_weightwatcher_and_powerlaw() {
     let text = std::fs::read_to_string("fixtures/oracle/spectra/weightwatcher.json").unwrap();
     let oracle: serde_json::Value = serde_json::from_str(&text).unwrap();
     for (name, case) in oracle.as_object().unwrap() {
-        let values: Vec<f64> = case["singular_values"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect();
-        let (rows, columns) = (case["rows"].as_u64().unwrap() as usize, case["columns"].as_u64().unwrap() as usize);
-        let number = |package: &str, key: &str| case[package][key].as_f64().unwrap_or_else(|| panic!("{name} {key}"));
+        let values: Vec<f64> =
+            case["singular_values"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect();
+        let (rows, columns) =
+            (case["rows"].as_u64().unwrap() as usize, case["columns"].as_u64().unwrap() as usize);
+        let number =
+            |package: &str, key: &str| case[package][key].as_f64().unwrap_or_else(|| panic!("{name} {key}"));
         let metrics = power_law::metrics(&values, rows.max(columns)).unwrap();
         let value = |measured: &Measured<f64>| *measured.value().unwrap();
         let near = |found: f64, expected: f64, tolerance: f64, what: &str| {
-            assert!((found - expected).abs() <= tolerance * expected.abs().max(1e-3), "{name} {what}: {found}, not {expected}");
+            assert!(
+                (found - expected).abs() <= tolerance * expected.abs().max(1e-3),
+                "{name} {what}: {found}, not {expected}"
+            );
         };
         near(value(&metrics.alpha), number("weightwatcher", "alpha"), 1e-9, "alpha");
         near(value(&metrics.distance), number("weightwatcher", "D"), 1e-9, "D");
         near(value(&metrics.sigma), number("weightwatcher", "sigma"), 1e-9, "sigma");
         near(value(&metrics.xmin), number("weightwatcher", "xmin"), 1e-9, "xmin");
-        assert_eq!(*metrics.num_pl_spikes.value().unwrap() as f64, number("weightwatcher", "num_pl_spikes"), "{name}");
+        assert_eq!(
+            *metrics.num_pl_spikes.value().unwrap() as f64,
+            number("weightwatcher", "num_pl_spikes"),
+            "{name}"
+        );
         near(value(&metrics.entropy), number("weightwatcher", "entropy"), 1e-6, "entropy");
         assert_eq!(metrics.matrix_rank as f64, number("weightwatcher", "matrix_rank"), "{name}");
         if number("weightwatcher", "num_pl_spikes") >= 50.0 && case["powerlaw"].is_object() {
@@ -273,7 +304,9 @@ fn the_largest_values_by_block_krylov_are_those_of_the_whole_spectrum() {
     }
     let tensor = f64_tensor(directory.path(), rows, columns, &elements);
     let expected = singular_values(elements, rows, columns);
-    let top = krylov::run(&Cpu, &Matrix::new(&tensor), 12, Stream::new(1, 1), &Context::default()).unwrap().unwrap();
+    let top = krylov::run(&Cpu, &Matrix::new(&tensor), 12, Stream::new(1, 1), &Context::default())
+        .unwrap()
+        .unwrap();
     for ((value, residual), expected) in top.values.iter().zip(&top.residuals).zip(&expected) {
         assert!((value - expected).abs() < 1e-9 * expected, "{value} {expected}");
         assert!(*residual < 1e-3 * expected);
@@ -352,7 +385,10 @@ fn products_of_gaussians_have_their_known_spread() {
         assert!((values[0].powi(2) / largest - 1.0).abs() < 0.07, "{layers}: {}", values[0].powi(2));
         let mean = values.iter().map(|x| x * x).sum::<f64>() / n as f64;
         let variance = values.iter().map(|x| (x * x - mean).powi(2)).sum::<f64>() / n as f64;
-        assert!((mean - 1.0).abs() < 0.07 && (variance / layers as f64 - 1.0).abs() < 0.07, "{layers}: {mean} {variance}");
+        assert!(
+            (mean - 1.0).abs() < 0.07 && (variance / layers as f64 - 1.0).abs() < 0.07,
+            "{layers}: {mean} {variance}"
+        );
     }
 }
 
@@ -382,7 +418,9 @@ fn a_convolution_is_more_than_its_unfolded_kernel() {
         convolution::Convolution::new(weights.clone(), channels, 1, vec![3, 3], geometry).unwrap()
     };
     let largest = |circular| {
-        let ritz = lanczos::run(&Cpu, &operator(circular), 60, Stream::new(5, 5), &Context::default()).unwrap().unwrap();
+        let ritz = lanczos::run(&Cpu, &operator(circular), 60, Stream::new(5, 5), &Context::default())
+            .unwrap()
+            .unwrap();
         ritz.values[0]
     };
     assert!((largest(true) / 2.828 - 1.0).abs() < 0.03, "{}", largest(true));
@@ -405,7 +443,8 @@ fn the_frequencies_of_a_larger_input_bound_the_operator_with_zeros() {
         let geometry = convolution::Geometry::same(&[side, side], &[3, 3], circular);
         convolution::Convolution::new(weights.clone(), 8, 1, vec![3, 3], geometry).unwrap()
     };
-    let zeros = lanczos::run(&Cpu, &made(6, false), 80, Stream::new(5, 5), &Context::default()).unwrap().unwrap();
+    let zeros =
+        lanczos::run(&Cpu, &made(6, false), 80, Stream::new(5, 5), &Context::default()).unwrap().unwrap();
     let bound = made(8, true).circular_singular_values().unwrap()[0];
     assert!(zeros.values[0] <= bound && bound < 1.5 * zeros.values[0], "{} {bound}", zeros.values[0]);
 }

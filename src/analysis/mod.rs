@@ -30,5 +30,9 @@ pub fn of_checkpoints(mut checkpoints: Vec<CheckpointAnalysis>, measured: Measur
         tool_version: env!("CARGO_PKG_VERSION").to_owned(),
         measured,
         checkpoints,
+        run: None,
+        intervals: Vec::new(),
+        dumps: Vec::new(),
+        log: None,
     }
 }

@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 mod optimizer;
+mod run;
 mod spectrum;
 
 pub use optimizer::{
@@ -15,9 +16,14 @@ pub use optimizer::{
     ParameterGroup, ParameterOptimizer, SecondMomentRows, Spike, SpikeAge,
 };
 
+pub use run::{
+    DumpAnalysis, DumpTensor, IntervalAnalysis, LogAnalysis, LogPoint, LogSemantics, LogSource, Number,
+    Remark, RemarkKind, Run, TensorInterval,
+};
+
 pub use spectrum::{
-    AdapterAnalysis, AttentionAnalysis, ConvolutionSetting, Density, HeadAnalysis, MarchenkoPastur, SpectralNorm,
-    Spectrum, SpectrumMethod, SpectrumOf, SpectrumPart, WeightWatcher,
+    AdapterAnalysis, AttentionAnalysis, ConvolutionSetting, Density, HeadAnalysis, MarchenkoPastur,
+    SpectralNorm, Spectrum, SpectrumMethod, SpectrumOf, SpectrumPart, WeightWatcher,
 };
 
 pub use crate::checkpoint::{Layer, Layout, Role, Section};
@@ -28,7 +34,7 @@ pub use crate::tensor::{DType, Kind};
 /// Version of the analysis format: additive within a major version.
 pub const SCHEMA_VERSION: &str = "1.0";
 
-/// Everything measured about one or more checkpoints.
+/// Everything measured about one or more checkpoints, or about a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Analysis {
     /// Version of this format, `major.minor`.
@@ -37,8 +43,20 @@ pub struct Analysis {
     pub tool_version: String,
     /// How deep it measured.
     pub measured: MeasureLevel,
-    /// The checkpoints, in the order they were named.
+    /// The checkpoints, in the order they were named; those of a run by step.
     pub checkpoints: Vec<CheckpointAnalysis>,
+    /// The run they belong to, where a run was looked at as a whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<Run>,
+    /// What happened between each two neighbouring checkpoints of the run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub intervals: Vec<IntervalAnalysis>,
+    /// The run's gradient dumps, by step.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dumps: Vec<DumpAnalysis>,
+    /// The run's log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<LogAnalysis>,
 }
 
 /// How deep to measure. Each level includes the ones before it.

@@ -38,7 +38,8 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
     let context = arguments.reading.context()?;
     let policy = arguments.reading.policy(&context)?;
     let progress = Progress::start(&context, arguments.outputs.quiet);
-    let read = read(&arguments.paths, arguments.reading.level_or(MeasureLevel::Spectra), &policy.names, &context);
+    let read =
+        read(&arguments.paths, arguments.reading.level_or(MeasureLevel::Spectra), &policy.names, &context);
     progress.finish();
     for error in &read.errors {
         eprintln!("flashpoint: {error}");

@@ -54,7 +54,8 @@ pub struct InputSize(Vec<u64>);
 const LARGEST_INPUT: u64 = 1 << 20;
 
 fn input_size(text: &str) -> std::result::Result<InputSize, String> {
-    let sizes: Option<Vec<u64>> = text.split('x').map(|size| size.parse().ok().filter(|size| *size > 0)).collect();
+    let sizes: Option<Vec<u64>> =
+        text.split('x').map(|size| size.parse().ok().filter(|size| *size > 0)).collect();
     let sizes = sizes.ok_or_else(|| "sizes are numbers with an x between them, such as 32x32".to_owned())?;
     match sizes.iter().try_fold(1u64, |places, size| places.checked_mul(*size)) {
         Some(places) if places <= LARGEST_INPUT => Ok(InputSize(sizes)),

@@ -275,7 +275,7 @@ impl Page<'_> {
     fn subjects(&self, entries: &[&NotEvaluated]) -> String {
         let names = entries.iter().filter_map(|entry| match &entry.subject {
             Subject::Tensor(name) | Subject::Layer(name) | Subject::File(name) => Some(safe(name)),
-            Subject::Checkpoint => None,
+            Subject::Checkpoint | Subject::Steps(..) | Subject::Run => None,
         });
         let names = names.collect::<Vec<_>>();
         let shown = if self.style.all { names.len() } else { FOLDED_FINDINGS };
@@ -340,7 +340,9 @@ fn row(tensor: &TensorAnalysis) -> Vec<String> {
 /// σ₁; with a mark where it is the bound of a large input and not of this one.
 fn sigma(spectrum: &Spectrum) -> String {
     match &spectrum.of {
-        SpectrumOf::Convolution(setting) if setting.circular => format!("{} ○", short(spectrum.spectral_norm.value)),
+        SpectrumOf::Convolution(setting) if setting.circular => {
+            format!("{} ○", short(spectrum.spectral_norm.value))
+        }
         _ => short(spectrum.spectral_norm.value),
     }
 }

@@ -1,7 +1,7 @@
 //! B5: a plain stack of maps whose singular values lie much further apart than those of random maps of these shapes.
 
 use super::weights::{is_plain_stack, maps, wanted};
-use super::{Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
+use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
 use crate::analysis::model::{CheckpointAnalysis, Role};
 use crate::number::short;
 
@@ -19,7 +19,7 @@ pub(super) static RULE: Rule = Rule {
         unit: "times the spread of Gaussian maps",
         source: "design choice: a stack that behaves as if it were ten times as deep",
     }],
-    check,
+    check: Check::Checkpoint(check),
 };
 
 /// Fewer maps are no stack.
@@ -32,7 +32,9 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
     let (mut spread, mut gaussian, mut count) = (0.0, 0.0, 0);
     for tensor in maps(checkpoint).filter(|tensor| tensor.role != Role::Convolution) {
         let Some(spectrum) = wanted(&tensor.spectrum, tensor, "spectrum", findings) else { return };
-        let Some(&own) = wanted(&spectrum.spread, tensor, "spread of singular values", findings) else { return };
+        let Some(&own) = wanted(&spectrum.spread, tensor, "spread of singular values", findings) else {
+            return;
+        };
         spread += own;
         gaussian += spectrum.rows.min(spectrum.columns) as f64 / spectrum.rows.max(spectrum.columns) as f64;
         count += 1;

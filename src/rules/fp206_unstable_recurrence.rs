@@ -1,7 +1,7 @@
 //! B6: a plain recurrence that grows or forgets by a thousandfold within a hundred steps.
 
 use super::weights::{is_matrix, wanted};
-use super::{Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
+use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
 use crate::analysis::model::{CheckpointAnalysis, Measured, Role, TensorAnalysis};
 use crate::number::short;
 
@@ -27,7 +27,7 @@ pub(super) static RULE: Rule = Rule {
             source: "failure catalogue, B6",
         },
     ],
-    check,
+    check: Check::Checkpoint(check),
 };
 
 fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mut Findings) {
@@ -47,7 +47,9 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
 fn judge(tensor: &TensorAnalysis, initial: bool, thresholds: &Thresholds, findings: &mut Findings) {
     let (steps, growth) = (thresholds.get("steps"), thresholds.get("growth"));
     let Some(spectrum) = wanted(&tensor.spectrum, tensor, "spectrum", findings) else { return };
-    let Some(&radius) = wanted(&spectrum.spectral_radius, tensor, "spectral radius", findings) else { return };
+    let Some(&radius) = wanted(&spectrum.spectral_radius, tensor, "spectral radius", findings) else {
+        return;
+    };
     let limit = growth.powf(1.0 / steps);
     if radius > limit {
         let message = format!(

@@ -1,8 +1,10 @@
 //! B7: a convolution that answers one input pattern far more than noise of its size would.
 
 use super::weights::{maps, wanted};
-use super::{Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
-use crate::analysis::model::{CheckpointAnalysis, ConvolutionSetting, Measured, Role, SpectrumOf, TensorAnalysis};
+use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
+use crate::analysis::model::{
+    CheckpointAnalysis, ConvolutionSetting, Measured, Role, SpectrumOf, TensorAnalysis,
+};
 use crate::number::short;
 
 pub(super) static RULE: Rule = Rule {
@@ -19,12 +21,13 @@ pub(super) static RULE: Rule = Rule {
         unit: "times the norm of a random kernel",
         source: "smooth kernels reach 2 to 6, the measured convolutions of the design study",
     }],
-    check,
+    check: Check::Checkpoint(check),
 };
 
 fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mut Findings) {
     let limit = thresholds.get("resonance");
-    let convolutions = maps(checkpoint).filter(|tensor| tensor.role == Role::Convolution && tensor.shape.len() > 2);
+    let convolutions =
+        maps(checkpoint).filter(|tensor| tensor.role == Role::Convolution && tensor.shape.len() > 2);
     for tensor in convolutions {
         if matches!(tensor.spectrum, Measured::Degenerate(_)) {
             continue;

@@ -1,7 +1,7 @@
 //! B3, over depth: a plain stack at the start of training whose maps together multiply signals tenfold or more, or down to nothing.
 
 use super::weights::{fans, is_plain_stack, maps, rms};
-use super::{Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
+use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
 use crate::analysis::model::CheckpointAnalysis;
 use crate::number::short;
 
@@ -14,12 +14,7 @@ pub(super) static RULE: Rule = Rule {
     confidence: Confidence::Heuristic,
     needs: Needs::NORMS.and(Needs::STEP),
     thresholds: &[
-        Threshold {
-            name: "gain",
-            default: 10.0,
-            unit: "times the signal",
-            source: "failure catalogue, B3",
-        },
+        Threshold { name: "gain", default: 10.0, unit: "times the signal", source: "failure catalogue, B3" },
         Threshold {
             name: "severe-gain",
             default: 1000.0,
@@ -27,7 +22,7 @@ pub(super) static RULE: Rule = Rule {
             source: "failure catalogue, B3",
         },
     ],
-    check,
+    check: Check::Checkpoint(check),
 };
 
 /// Fewer maps are no stack.
@@ -79,7 +74,11 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
             short(1.0 / severe),
         );
         findings
-            .push(Subject::Checkpoint, message, "initialise with the critical gain of the activation (He for ReLU)")
+            .push(
+                Subject::Checkpoint,
+                message,
+                "initialise with the critical gain of the activation (He for ReLU)",
+            )
             .against("gain over depth of the weights alone", logarithm.exp(), 1.0 / severe, "1")
             .severity(Severity::Note);
     }

@@ -1,6 +1,6 @@
 //! D1: attention heads whose logits are so large that the softmax condenses onto single keys.
 
-use super::{Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
+use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
 use crate::analysis::model::{AttentionAnalysis, CheckpointAnalysis, HeadAnalysis};
 use crate::number::short;
 
@@ -32,7 +32,7 @@ pub(super) static RULE: Rule = Rule {
             source: "logits of the order of 100, the limit of QK-clip (Kimi K2, Megatron)",
         },
     ],
-    check,
+    check: Check::Checkpoint(check),
 };
 
 fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mut Findings) {

@@ -1,6 +1,6 @@
 //! D2: attention heads that are expected to attend to almost nothing but single keys.
 
-use super::{Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
+use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
 use crate::analysis::model::{CheckpointAnalysis, HeadAnalysis};
 use crate::number::short;
 
@@ -18,7 +18,7 @@ pub(super) static RULE: Rule = Rule {
         unit: "share of ln T",
         source: "failure catalogue, D2, after Zhai et al. 2023; healthy heads keep 0.23 or more",
     }],
-    check,
+    check: Check::Checkpoint(check),
 };
 
 fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mut Findings) {
@@ -34,7 +34,9 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
             continue;
         };
         let collapsed = entropies.iter().filter(|share| **share < limit).count();
-        let Some((number, least)) = entropies.iter().enumerate().min_by(|a, b| a.1.total_cmp(b.1)) else { continue };
+        let Some((number, least)) = entropies.iter().enumerate().min_by(|a, b| a.1.total_cmp(b.1)) else {
+            continue;
+        };
         if collapsed == 0 {
             continue;
         }
@@ -68,7 +70,10 @@ mod tests {
 
     #[test]
     fn less_than_a_tenth_is_a_warning() {
-        assert_eq!(judge(&RULE, &layer(0.09)).told(), [(Severity::Warning, "h.0.attn.c_attn.weight".to_owned())]);
+        assert_eq!(
+            judge(&RULE, &layer(0.09)).told(),
+            [(Severity::Warning, "h.0.attn.c_attn.weight".to_owned())]
+        );
         assert!(judge(&RULE, &layer(0.11)).is_clean());
     }
 

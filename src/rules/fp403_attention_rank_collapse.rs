@@ -1,6 +1,6 @@
 //! D3: attention heads whose form has shrunk to about one direction.
 
-use super::{Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
+use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
 use crate::analysis::model::CheckpointAnalysis;
 use crate::number::short;
 
@@ -26,7 +26,7 @@ pub(super) static RULE: Rule = Rule {
             source: "design choice: narrower heads have few directions by design",
         },
     ],
-    check,
+    check: Check::Checkpoint(check),
 };
 
 fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mut Findings) {
@@ -36,7 +36,9 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
     let (limit, narrowest) = (thresholds.get("directions"), thresholds.get("smallest-head"));
     for layer in layers.iter().filter(|layer| layer.head_width as f64 >= narrowest) {
         let directions = layer.heads.iter().map(|head| head.spectral_entropy.exp());
-        let Some((number, least)) = directions.enumerate().min_by(|a, b| a.1.total_cmp(&b.1)) else { continue };
+        let Some((number, least)) = directions.enumerate().min_by(|a, b| a.1.total_cmp(&b.1)) else {
+            continue;
+        };
         // A head of zeros compares nothing, and is another rule's.
         if least >= limit || layer.heads[number].logit_std == 0.0 {
             continue;

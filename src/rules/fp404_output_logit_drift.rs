@@ -1,7 +1,7 @@
 //! D4: an output head so wide that the logits of any state are decided before the state says anything.
 
 use super::weights::{is_meant_to_be_zero, norm_gains};
-use super::{Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
+use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
 use crate::analysis::model::{CheckpointAnalysis, Role, Section, TensorAnalysis};
 use crate::number::short;
 
@@ -27,7 +27,7 @@ pub(super) static RULE: Rule = Rule {
             source: "design choice: classifiers of few classes read features without a norm",
         },
     ],
-    check,
+    check: Check::Checkpoint(check),
 };
 
 /// What the last norm before a head is called.

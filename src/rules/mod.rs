@@ -53,7 +53,7 @@ pub use finding::{Confidence, Evidence, Finding, Findings, Severity, Subject};
 pub use plan::{Assessment, Needs, NotEvaluated, evaluate};
 pub use threshold::{Overrides, Threshold, Thresholds};
 
-use crate::analysis::model::CheckpointAnalysis;
+use crate::analysis::model::{Analysis, CheckpointAnalysis};
 
 /// One bad state: how it is called, what it needs, and how it is recognised.
 #[derive(Debug)]
@@ -74,8 +74,17 @@ pub struct Rule {
     pub needs: Needs,
     /// Its limits, each overridable.
     pub thresholds: &'static [Threshold],
-    /// Looks at one checkpoint that has everything in `needs`.
-    pub check: fn(&CheckpointAnalysis, &Thresholds, &mut Findings),
+    /// How it is recognised.
+    pub check: Check,
+}
+
+/// What a rule looks at. It is asked only where everything in its `needs` is there.
+#[derive(Debug, Clone, Copy)]
+pub enum Check {
+    /// One checkpoint after the other.
+    Checkpoint(fn(&CheckpointAnalysis, &Thresholds, &mut Findings)),
+    /// A run as a whole: its checkpoints in order, intervals, dumps, log.
+    Run(fn(&Analysis, &Thresholds, &mut Findings)),
 }
 
 /// Every rule, by code.

@@ -28,7 +28,10 @@ pub(super) fn is_matrix(tensor: &TensorAnalysis) -> bool {
 pub(super) fn is_plain_stack(checkpoint: &CheckpointAnalysis) -> bool {
     let is_plain = |tensor: &TensorAnalysis| {
         is_mlp(tensor.role)
-            || matches!(tensor.role, Role::Linear | Role::Convolution | Role::OutputHead | Role::Bias | Role::Buffer)
+            || matches!(
+                tensor.role,
+                Role::Linear | Role::Convolution | Role::OutputHead | Role::Bias | Role::Buffer
+            )
     };
     checkpoint.tensors.iter().filter(|tensor| tensor.section == Section::Model).all(is_plain)
 }

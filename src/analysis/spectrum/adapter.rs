@@ -45,7 +45,9 @@ pub(super) fn measure_all(
 ) -> Measured<Vec<AdapterAnalysis>> {
     let mut seconds = HashMap::new();
     let mut firsts = Vec::new();
-    for (index, analysis) in analyses.iter().enumerate().filter(|(_, analysis)| analysis.section == Section::Model) {
+    for (index, analysis) in
+        analyses.iter().enumerate().filter(|(_, analysis)| analysis.section == Section::Model)
+    {
         match place(analysis) {
             Some((layer, true)) => firsts.push((layer, index)),
             Some((layer, false)) => {
@@ -57,13 +59,17 @@ pub(super) fn measure_all(
     if firsts.is_empty() {
         return Measured::not("no low-rank adapters");
     }
-    let pairs: Vec<(String, usize, usize)> =
-        firsts.into_iter().filter_map(|(layer, a)| seconds.get(&layer).map(|b| (layer.clone(), a, *b))).collect();
+    let pairs: Vec<(String, usize, usize)> = firsts
+        .into_iter()
+        .filter_map(|(layer, a)| seconds.get(&layer).map(|b| (layer.clone(), a, *b)))
+        .collect();
     let measured: Vec<Result<Option<AdapterAnalysis>>> = pairs
         .par_iter()
-        .map(|(layer, a, b)| {
-            if context.cancelled() { Ok(None) } else { product(checkpoint, analyses, layer, (*a, *b)) }
-        })
+        .map(
+            |(layer, a, b)| {
+                if context.cancelled() { Ok(None) } else { product(checkpoint, analyses, layer, (*a, *b)) }
+            },
+        )
         .collect();
     let mut found = Vec::new();
     for adapter in measured {
@@ -72,7 +78,11 @@ pub(super) fn measure_all(
             Err(error) => errors.push(error),
         }
     }
-    if found.is_empty() { Measured::not("no pair of adapter halves that fit and are finite") } else { Measured::Value(found) }
+    if found.is_empty() {
+        Measured::not("no pair of adapter halves that fit and are finite")
+    } else {
+        Measured::Value(found)
+    }
 }
 
 fn product(
@@ -85,7 +95,9 @@ fn product(
         let statistics = analyses[index].statistics.value();
         statistics.is_some_and(|statistics| statistics.count > 0 && statistics.non_finite() == 0)
     };
-    let (Ok(first), Ok(second)) = (&checkpoint.tensors[a].tensor, &checkpoint.tensors[b].tensor) else { return Ok(None) };
+    let (Ok(first), Ok(second)) = (&checkpoint.tensors[a].tensor, &checkpoint.tensors[b].tensor) else {
+        return Ok(None);
+    };
     let ([rank, _], [_, columns]) = (&first.shape[..], &second.shape[..]) else { return Ok(None) };
     if rank != columns || *rank == 0 || *rank > LARGEST_RANK || !finite(a) || !finite(b) {
         return Ok(None);

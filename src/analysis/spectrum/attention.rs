@@ -16,7 +16,11 @@ const MOST_KEYS: usize = 4096;
 const ROWS: usize = 32;
 
 /// The matrices that are stored as one in the tensor `index`; none where it is a single one.
-pub(super) fn parts<'a>(layers: &[Attention], index: usize, tensor: &'a Tensor) -> Vec<(&'static str, Matrix<'a>)> {
+pub(super) fn parts<'a>(
+    layers: &[Attention],
+    index: usize,
+    tensor: &'a Tensor,
+) -> Vec<(&'static str, Matrix<'a>)> {
     let fused = layers.iter().find_map(|layer| match &layer.projections {
         Projections::Fused { tensor, order, transposed, .. } if *tensor == index => {
             Some((layer.heads, *order, *transposed))
@@ -33,7 +37,8 @@ pub(super) fn parts<'a>(layers: &[Attention], index: usize, tensor: &'a Tensor) 
             }
             Order::Grouped => (0..key)
                 .map(|head| {
-                    let starts = [0, group, group + 1, group + 2].map(|heads| (head * (group + 2) + heads) * width);
+                    let starts =
+                        [0, group, group + 1, group + 2].map(|heads| (head * (group + 2) + heads) * width);
                     starts[part as usize]..starts[part as usize + 1]
                 })
                 .collect(),
@@ -74,12 +79,19 @@ pub(super) fn measure_all(
             Err(error) => errors.push(error),
         }
     }
-    if found.is_empty() { Measured::not("no attention layer has finite weights") } else { Measured::Value(found) }
+    if found.is_empty() {
+        Measured::not("no attention layer has finite weights")
+    } else {
+        Measured::Value(found)
+    }
 }
 
 fn is_finite(layer: &Attention, analyses: &[TensorAnalysis]) -> bool {
     let finite = |index: usize| {
-        analyses[index].statistics.value().is_some_and(|statistics| statistics.count > 0 && statistics.non_finite() == 0)
+        analyses[index]
+            .statistics
+            .value()
+            .is_some_and(|statistics| statistics.count > 0 && statistics.non_finite() == 0)
     };
     let norms = [layer.norm, layer.head_norms.map(|norms| norms.0), layer.head_norms.map(|norms| norms.1)];
     let projections = match &layer.projections {
@@ -89,7 +101,11 @@ fn is_finite(layer: &Attention, analyses: &[TensorAnalysis]) -> bool {
     norms.into_iter().chain(projections).flatten().all(finite)
 }
 
-fn measure(checkpoint: &Checkpoint, layer: &Attention, context: &Context) -> Result<Option<AttentionAnalysis>> {
+fn measure(
+    checkpoint: &Checkpoint,
+    layer: &Attention,
+    context: &Context,
+) -> Result<Option<AttentionAnalysis>> {
     let reader = Reader { checkpoint, layer };
     let gains = reader.norm_gains()?;
     let logits = layer.context.map(|context| NormalLogits::new((context as usize).min(MOST_KEYS), ROWS));

@@ -97,8 +97,9 @@ mod tests {
             let values = Stream::new(3, (rows * 100 + columns) as u64).normals(rows * columns);
             // Columns of the square matrix that zeros make of it.
             let side = rows.max(columns);
-            let entry =
-                |row: usize, column: usize| if row < rows && column < columns { values[row * columns + column] } else { 0.0 };
+            let entry = |row: usize, column: usize| {
+                if row < rows && column < columns { values[row * columns + column] } else { 0.0 }
+            };
             let square = (0..side).map(|column| (0..side).map(|row| entry(row, column)).collect()).collect();
             let expected = jacobi::triplets(square).values;
             let found = singular_values(values, rows, columns).unwrap();

@@ -48,7 +48,8 @@ pub fn measure_all(
         .map(|analysis| analysis.name.clone());
     let spectrum_of = |(index, analysis): (usize, &TensorAnalysis)| {
         let Ok(stored) = &checkpoint.tensors[index].tensor else {
-            let reason = tensor::reason(analysis).unwrap_or_else(|| Measured::not("the tensor cannot be read"));
+            let reason =
+                tensor::reason(analysis).unwrap_or_else(|| Measured::not("the tensor cannot be read"));
             return (reason, None);
         };
         if let Some(reason) = tensor::reason(analysis) {
@@ -88,7 +89,9 @@ fn copy_ties(analyses: &mut [TensorAnalysis]) {
     let found: std::collections::HashMap<String, usize> =
         analyses.iter().enumerate().map(|(index, analysis)| (analysis.name.clone(), index)).collect();
     for index in 0..analyses.len() {
-        let Some(source) = analyses[index].tied_to.as_ref().and_then(|name| found.get(name)).copied() else { continue };
+        let Some(source) = analyses[index].tied_to.as_ref().and_then(|name| found.get(name)).copied() else {
+            continue;
+        };
         analyses[index].spectrum = analyses[source].spectrum.clone();
     }
 }

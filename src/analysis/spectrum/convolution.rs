@@ -79,7 +79,9 @@ impl Geometry {
         let padded = output * self.stride[axis] + tap * self.dilation[axis];
         let size = self.input[axis];
         if self.circular {
-            return Some((padded + size * self.padding[axis].div_ceil(size.max(1)) - self.padding[axis]) % size);
+            return Some(
+                (padded + size * self.padding[axis].div_ceil(size.max(1)) - self.padding[axis]) % size,
+            );
         }
         padded.checked_sub(self.padding[axis]).filter(|index| *index < size)
     }
@@ -108,7 +110,8 @@ impl Convolution {
             for tap in 0..taps {
                 let offset = index_of(tap, &kernel);
                 let axes = (0..kernel.len()).map(|axis| geometry.along(axis, at[axis], offset[axis]));
-                let input = axes.zip(&geometry.input).try_fold(0, |place, (index, size)| Some(place * size + index?));
+                let input =
+                    axes.zip(&geometry.input).try_fold(0, |place, (index, size)| Some(place * size + index?));
                 places.push(input.unwrap_or(NOWHERE));
             }
         }
@@ -293,7 +296,13 @@ mod tests {
     use crate::random::Stream;
 
     /// The operator written out from the definition, element by element.
-    fn written_out(weights: &[f64], channels: (usize, usize), groups: usize, kernel: &[usize; 2], geometry: &Geometry) -> (Vec<f64>, usize, usize) {
+    fn written_out(
+        weights: &[f64],
+        channels: (usize, usize),
+        groups: usize,
+        kernel: &[usize; 2],
+        geometry: &Geometry,
+    ) -> (Vec<f64>, usize, usize) {
         let (outputs, inputs) = channels;
         let out = geometry.output(kernel).unwrap();
         let (height, width) = (geometry.input[0], geometry.input[1]);
@@ -307,8 +316,10 @@ mod tests {
                     for x in 0..out[1] {
                         for ky in 0..kernel[0] {
                             for kx in 0..kernel[1] {
-                                let v = (y * geometry.stride[0] + ky * geometry.dilation[0]) as i64 - geometry.padding[0] as i64;
-                                let u = (x * geometry.stride[1] + kx * geometry.dilation[1]) as i64 - geometry.padding[1] as i64;
+                                let v = (y * geometry.stride[0] + ky * geometry.dilation[0]) as i64
+                                    - geometry.padding[0] as i64;
+                                let u = (x * geometry.stride[1] + kx * geometry.dilation[1]) as i64
+                                    - geometry.padding[1] as i64;
                                 let (v, u) = if geometry.circular {
                                     (v.rem_euclid(height as i64), u.rem_euclid(width as i64))
                                 } else {
@@ -344,14 +355,25 @@ mod tests {
                             dilation: vec![dilation, 1],
                             circular,
                         };
-                        let weights = Stream::new(2, 7).normals(outputs * inputs / groups * kernel[0] * kernel[1]);
-                        let made = Convolution::new(weights.clone(), outputs, groups, kernel.to_vec(), geometry.clone());
+                        let weights =
+                            Stream::new(2, 7).normals(outputs * inputs / groups * kernel[0] * kernel[1]);
+                        let made = Convolution::new(
+                            weights.clone(),
+                            outputs,
+                            groups,
+                            kernel.to_vec(),
+                            geometry.clone(),
+                        );
                         let Some(convolution) = made else {
                             assert!(geometry.output(&kernel).is_none());
                             continue;
                         };
-                        let (dense, rows, columns) = written_out(&weights, (outputs, inputs), groups, &kernel, &geometry);
-                        assert_eq!((Operator::<Cpu>::rows(&convolution), Operator::<Cpu>::columns(&convolution)), (rows, columns));
+                        let (dense, rows, columns) =
+                            written_out(&weights, (outputs, inputs), groups, &kernel, &geometry);
+                        assert_eq!(
+                            (Operator::<Cpu>::rows(&convolution), Operator::<Cpu>::columns(&convolution)),
+                            (rows, columns)
+                        );
                         let x = Stream::new(8, 1).normals(columns);
                         let mut y = vec![0.0; rows];
                         convolution.apply(&Cpu, Side::Plain, &x, &mut y).unwrap();
@@ -359,11 +381,13 @@ mod tests {
                         let mut w = vec![0.0; columns];
                         convolution.apply(&Cpu, Side::Transposed, &z, &mut w).unwrap();
                         for row in 0..rows {
-                            let expected: f64 = (0..columns).map(|column| dense[row * columns + column] * x[column]).sum();
+                            let expected: f64 =
+                                (0..columns).map(|column| dense[row * columns + column] * x[column]).sum();
                             assert!((y[row] - expected).abs() < 1e-12, "{geometry:?} {kernel:?} {groups}");
                         }
                         for column in 0..columns {
-                            let expected: f64 = (0..rows).map(|row| dense[row * columns + column] * z[row]).sum();
+                            let expected: f64 =
+                                (0..rows).map(|row| dense[row * columns + column] * z[row]).sum();
                             assert!((w[column] - expected).abs() < 1e-12, "{geometry:?} {kernel:?} {groups}");
                         }
                         let squares: f64 = dense.iter().map(|x| x * x).sum();
@@ -377,9 +401,14 @@ mod tests {
         }
     }
 
-    fn every(strides: usize, paddings: usize, dilations: usize) -> impl Iterator<Item = (usize, usize, usize)> {
+    fn every(
+        strides: usize,
+        paddings: usize,
+        dilations: usize,
+    ) -> impl Iterator<Item = (usize, usize, usize)> {
         (1..=strides).flat_map(move |stride| {
-            (0..=paddings).flat_map(move |padding| (1..=dilations).map(move |dilation| (stride, padding, dilation)))
+            (0..=paddings)
+                .flat_map(move |padding| (1..=dilations).map(move |dilation| (stride, padding, dilation)))
         })
     }
 

@@ -44,7 +44,8 @@ pub fn estimate<B: Backend>(
     let mut nodes: Vec<(f64, f64)> = top.values.iter().map(|value| (*value, 1.0 / n)).collect();
     for start in 0..STARTS {
         let stream = Stream::new(SEED, 2 + start);
-        let Some(ritz) = lanczos::run_orthogonal_to(backend, &deflated, STEPS, stream, Some(&top.vectors), context)?
+        let Some(ritz) =
+            lanczos::run_orthogonal_to(backend, &deflated, STEPS, stream, Some(&top.vectors), context)?
         else {
             return Ok(None);
         };

@@ -34,9 +34,11 @@ pub fn measure<B: Backend>(backend: &B, head: &Head) -> Result<Option<HeadAnalys
     let (query, key) = (gram(backend, &head.query, d)?, gram(backend, &head.key, d)?);
     let lower = cholesky(&query, d);
     let product = multiply(backend, &multiply(backend, &lower, &key, d, true)?, &lower, d, false)?;
-    let (Some(form), Some(queries), Some(keys)) =
-        (symmetric::eigenvalues(product, d), symmetric::eigenvalues(query, d), symmetric::eigenvalues(key.clone(), d))
-    else {
+    let (Some(form), Some(queries), Some(keys)) = (
+        symmetric::eigenvalues(product, d),
+        symmetric::eigenvalues(query, d),
+        symmetric::eigenvalues(key.clone(), d),
+    ) else {
         return Ok(None);
     };
     let squares: Vec<f64> = form.iter().map(|x| x.max(0.0)).collect();
@@ -117,8 +119,9 @@ fn bias_norm(bias: &[f64], key_gram: &[f64], d: usize, key_norm: Option<f64>) ->
     if let Some(norm) = key_norm {
         return norm * bias.iter().map(|x| x * x).sum::<f64>().sqrt();
     }
-    let form: f64 =
-        (0..d).map(|row| bias[row] * (0..d).map(|column| key_gram[row * d + column] * bias[column]).sum::<f64>()).sum();
+    let form: f64 = (0..d)
+        .map(|row| bias[row] * (0..d).map(|column| key_gram[row * d + column] * bias[column]).sum::<f64>())
+        .sum();
     form.max(0.0).sqrt()
 }
 
@@ -131,7 +134,13 @@ fn gram<B: Backend>(backend: &B, rows: &[f64], d: usize) -> Result<Vec<f64>> {
     backend.download(&product)
 }
 
-pub(super) fn multiply<B: Backend>(backend: &B, a: &[f64], b: &[f64], n: usize, transpose_a: bool) -> Result<Vec<f64>> {
+pub(super) fn multiply<B: Backend>(
+    backend: &B,
+    a: &[f64],
+    b: &[f64],
+    n: usize,
+    transpose_a: bool,
+) -> Result<Vec<f64>> {
     let gemm = Gemm { batch: 1, m: n, n, k: n, transpose_a, transpose_b: false, alpha: 1.0, beta: 0.0 };
     let (a, b) = (backend.upload(a)?, backend.upload(b)?);
     let mut product = backend.zeros::<f64>(n * n)?;
@@ -168,7 +177,14 @@ mod tests {
 
     fn head(d: usize, stream: usize) -> Head {
         let numbers = |number| Stream::new(6, number).normals(d * stream);
-        Head { query: numbers(0), key: numbers(1), width: d, query_bias: Vec::new(), gains: None, rotates: false }
+        Head {
+            query: numbers(0),
+            key: numbers(1),
+            width: d,
+            query_bias: Vec::new(),
+            gains: None,
+            rotates: false,
+        }
     }
 
     /// W_qᵀ·W_k, written out.
@@ -209,7 +225,8 @@ mod tests {
             };
             let query = project(&head.query, &unit(2 * draw));
             let key = project(&head.key, &unit(2 * draw + 1));
-            let logit: f64 = query.iter().zip(&head.query_bias).zip(&key).map(|((q, b), k)| (q + b) * k).sum();
+            let logit: f64 =
+                query.iter().zip(&head.query_bias).zip(&key).map(|((q, b), k)| (q + b) * k).sum();
             assert!(logit.abs() / 2.0 <= found.logit_bound);
         }
         head.rotates = true;

@@ -68,7 +68,16 @@ pub fn run<B: Backend>(
             break;
         }
         let rows_of_block = basis.slice(backend, first, width)?;
-        let turn = |m, n, k| Gemm { batch: 1, m, n, k, transpose_a: true, transpose_b: false, alpha: 1.0, beta: 0.0 };
+        let turn = |m, n, k| Gemm {
+            batch: 1,
+            m,
+            n,
+            k,
+            transpose_a: true,
+            transpose_b: false,
+            alpha: 1.0,
+            beta: 0.0,
+        };
         let eye = if width == block { &identity } else { &backend.upload(&self::identity(width))? };
         let mut x = backend.zeros::<f64>(short * width)?;
         backend.gemm::<f64>(&turn(short, width, width), &rows_of_block, eye, &mut x)?;
@@ -76,7 +85,16 @@ pub fn run<B: Backend>(
         backend.multiply(matrix, forward, width, &x, &mut y)?;
         backend.multiply(matrix, flip(forward), width, &y, &mut x)?;
         // Back to one vector a row: I·Xᵀ.
-        let back = Gemm { batch: 1, m: width, n: short, k: width, transpose_a: false, transpose_b: true, alpha: 1.0, beta: 0.0 };
+        let back = Gemm {
+            batch: 1,
+            m: width,
+            n: short,
+            k: width,
+            transpose_a: false,
+            transpose_b: true,
+            alpha: 1.0,
+            beta: 0.0,
+        };
         let mut image = backend.zeros::<f64>(width * short)?;
         backend.gemm::<f64>(&back, eye, &x, &mut image)?;
         for vector in backend.download::<f64>(&image)?.chunks_exact(short) {
@@ -88,7 +106,9 @@ pub fn run<B: Backend>(
     let count = basis.count();
     let projected = backend.download(&basis.against(backend, &images)?)?;
     // AᵀA is symmetric, and so is what it does in the space but for rounding.
-    let entry = |row: usize, column: usize| f64::midpoint(projected[row * count + column], projected[column * count + row]);
+    let entry = |row: usize, column: usize| {
+        f64::midpoint(projected[row * count + column], projected[column * count + row])
+    };
     let columns = (0..count).map(|column| (0..count).map(|row| entry(row, column)).collect()).collect();
     let eigen = jacobi::triplets(columns);
     let wanted = wanted.min(count);

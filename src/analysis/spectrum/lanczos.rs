@@ -132,11 +132,7 @@ pub struct Basis<Vectors> {
 
 impl<Vectors> Basis<Vectors> {
     /// Room for `most` vectors of `length` numbers.
-    pub fn new<B: Backend<Buffer<f64> = Vectors>>(
-        backend: &B,
-        most: usize,
-        length: usize,
-    ) -> Result<Self> {
+    pub fn new<B: Backend<Buffer<f64> = Vectors>>(backend: &B, most: usize, length: usize) -> Result<Self> {
         Ok(Self { vectors: backend.zeros::<f64>(most * length)?, count: 0, length })
     }
 

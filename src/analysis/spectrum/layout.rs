@@ -56,8 +56,15 @@ pub(super) struct Heads {
     pub width: u64,
 }
 
-const HEADS: [&str; 7] =
-    ["num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads", "encoder_attention_heads", "heads"];
+const HEADS: [&str; 7] = [
+    "num_attention_heads",
+    "n_head",
+    "n_heads",
+    "num_heads",
+    "attention_heads",
+    "encoder_attention_heads",
+    "heads",
+];
 const KEY_HEADS: [&str; 4] = ["num_key_value_heads", "num_kv_heads", "n_head_kv", "n_kv_heads"];
 const WIDTHS: [&str; 2] = ["head_dim", "attention_head_dim"];
 const CONTEXTS: [&str; 5] = ["max_position_embeddings", "n_positions", "n_ctx", "block_size", "max_seq_len"];
@@ -79,8 +86,14 @@ const NORMS_BEFORE: [&str; 12] = [
 ];
 const QUERY_NORMS: [&str; 4] = ["q_norm", "query_norm", "q_layernorm", "query_layernorm"];
 const KEY_NORMS: [&str; 4] = ["k_norm", "key_norm", "k_layernorm", "key_layernorm"];
-const ROTARY: [&str; 6] =
-    ["rope_theta", "rope_scaling", "rotary_pct", "rotary_emb_base", "partial_rotary_factor", "rope_parameters"];
+const ROTARY: [&str; 6] = [
+    "rope_theta",
+    "rope_scaling",
+    "rotary_pct",
+    "rotary_emb_base",
+    "partial_rotary_factor",
+    "rope_parameters",
+];
 /// Fused matrices whose heads are interleaved.
 const GROUPED: [&str; 2] = ["query_key_value", "linear_qkv"];
 
@@ -102,7 +115,8 @@ impl Config<'_> {
 
     fn rotates(&self) -> bool {
         const TYPES: [&str; 7] = ["llama", "mistral", "qwen2", "qwen3", "gpt_neox", "gptj", "phi"];
-        TYPES.contains(&self.model_type()) || ROTARY.iter().any(|key| self.0.get(*key).is_some_and(|value| !value.is_null()))
+        TYPES.contains(&self.model_type())
+            || ROTARY.iter().any(|key| self.0.get(*key).is_some_and(|value| !value.is_null()))
     }
 }
 
@@ -148,12 +162,19 @@ struct Model<'a> {
 
 impl<'a> Model<'a> {
     fn of(checkpoint: &'a Checkpoint) -> Self {
-        let model = checkpoint.tensors.iter().enumerate().filter(|(_, tensor)| tensor.section == Section::Model);
+        let model =
+            checkpoint.tensors.iter().enumerate().filter(|(_, tensor)| tensor.section == Section::Model);
         Self { by_name: model.map(|(index, tensor)| (tensor.canonical_name.as_str(), index)).collect() }
     }
 
     fn find(&self, module: &str, leaves: &[&str], parameter: &str) -> Option<usize> {
-        let name = |leaf: &&str| if module.is_empty() { format!("{leaf}.{parameter}") } else { format!("{module}.{leaf}.{parameter}") };
+        let name = |leaf: &&str| {
+            if module.is_empty() {
+                format!("{leaf}.{parameter}")
+            } else {
+                format!("{module}.{leaf}.{parameter}")
+            }
+        };
         leaves.iter().find_map(|leaf| self.by_name.get(name(leaf).as_str()).copied())
     }
 
@@ -171,7 +192,8 @@ impl<'a> Model<'a> {
                     let leaf = module.rsplit('.').next().unwrap_or_default();
                     let order = if GROUPED.contains(&leaf) { Order::Grouped } else { Order::Contiguous };
                     let transposed = is_input_first(tensor);
-                    let bias = bias.or_else(|| self.by_name.get(format!("{module}.in_proj_bias").as_str()).copied());
+                    let bias =
+                        bias.or_else(|| self.by_name.get(format!("{module}.in_proj_bias").as_str()).copied());
                     let projections = Projections::Fused { tensor: index, bias, order, transposed };
                     found.push((parent(module).to_owned(), tensor.layer.index, projections));
                 }
@@ -179,7 +201,9 @@ impl<'a> Model<'a> {
                     let home = parent(module);
                     let is_key = |other: &&usize| {
                         let other = &checkpoint.tensors[**other];
-                        other.role == Role::AttentionKey && parent(&other.layer.path) == home && axes(other) == Some(2)
+                        other.role == Role::AttentionKey
+                            && parent(&other.layer.path) == home
+                            && axes(other) == Some(2)
                     };
                     let mut keys = self.by_name.values().filter(is_key);
                     if let (Some(&key), None) = (keys.next(), keys.next()) {
@@ -232,7 +256,8 @@ impl<'a> Model<'a> {
         match number.checked_sub(1) {
             Some(before) => self.find(&format!("{stack}.{before}"), &behind, "weight"),
             None => {
-                let names = self.by_name.iter().filter(|(name, _)| name.ends_with("embeddings.LayerNorm.weight"));
+                let names =
+                    self.by_name.iter().filter(|(name, _)| name.ends_with("embeddings.LayerNorm.weight"));
                 let mut names = names.map(|(_, index)| *index);
                 names.next().filter(|_| names.next().is_none())
             }
@@ -241,7 +266,12 @@ impl<'a> Model<'a> {
 }
 
 /// Heads whose numbers add up to the shapes; `None` where they do not.
-fn count_heads(checkpoint: &Checkpoint, config: &Config<'_>, query: u64, projections: &Projections) -> Option<Heads> {
+fn count_heads(
+    checkpoint: &Checkpoint,
+    config: &Config<'_>,
+    query: u64,
+    projections: &Projections,
+) -> Option<Heads> {
     let declared = config.number(&KEY_HEADS);
     let heads = match projections {
         Projections::Apart { query: tensor, key, .. } => {

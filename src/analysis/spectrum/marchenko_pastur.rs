@@ -57,8 +57,11 @@ impl Law {
 
     /// The width whose density is nearest to that of the eigenvalues.
     fn sigma(&self, eigenvalues: &[f64]) -> Option<f64> {
-        let values: Vec<f64> =
-            if self.is_square { eigenvalues.iter().map(|x| x.sqrt()).collect() } else { eigenvalues.to_vec() };
+        let values: Vec<f64> = if self.is_square {
+            eigenvalues.iter().map(|x| x.sqrt()).collect()
+        } else {
+            eigenvalues.to_vec()
+        };
         let bulk = Smoothed::of(values)?;
         // As `calc_sigma`: the width whose edge is the largest eigenvalue.
         let unit = eigenvalues[0].sqrt() / (1.0 + self.root);
@@ -89,7 +92,11 @@ impl Law {
         }
         let (low, high) = ((sigma * (1.0 - self.root)).powi(2), (sigma * (1.0 + self.root)).powi(2));
         let inside = (high - x) * (x - low);
-        if inside <= 0.0 || x <= 0.0 { 0.0 } else { inside.sqrt() / (2.0 * PI * square * x * self.root.powi(2)) }
+        if inside <= 0.0 || x <= 0.0 {
+            0.0
+        } else {
+            inside.sqrt() / (2.0 * PI * square * x * self.root.powi(2))
+        }
     }
 }
 

@@ -171,7 +171,11 @@ fn largest<B: Backend>(
         return Ok(None);
     };
     let spectral_norm = norm_of(&ritz, shorter, frobenius_norm);
-    let near = ritz.values.iter().zip(&ritz.residuals).take_while(|(value, residual)| **residual <= CONVERGED * **value);
+    let near = ritz
+        .values
+        .iter()
+        .zip(&ritz.residuals)
+        .take_while(|(value, residual)| **residual <= CONVERGED * **value);
     let mut values: Vec<f64> = near.map(|(value, _)| *value).take(REPORTED).collect();
     if values.is_empty() {
         values.push(spectral_norm.value);

@@ -85,12 +85,15 @@ pub fn metrics(singular_values: &[f64], longer: usize) -> Option<WeightWatcher> 
     fitted.sort_by(f64::total_cmp);
     let law = if fitted.len() <= MOST { fit(&fitted) } else { None };
     let reason = match fitted.len() {
-        count if count < FEWEST => format!("{count} eigenvalues above {SMALLEST_EIGENVALUE}, {FEWEST} are needed"),
+        count if count < FEWEST => {
+            format!("{count} eigenvalues above {SMALLEST_EIGENVALUE}, {FEWEST} are needed")
+        }
         count if count > MOST => format!("{count} eigenvalues, more than {MOST} are not fitted"),
         _ => "no eigenvalue starts a tail".to_owned(),
     };
-    let of_law =
-        |pick: &dyn Fn(PowerLaw) -> f64| law.map_or_else(|| Measured::not(&reason), |law| Measured::Value(pick(law)));
+    let of_law = |pick: &dyn Fn(PowerLaw) -> f64| {
+        law.map_or_else(|| Measured::not(&reason), |law| Measured::Value(pick(law)))
+    };
     let tolerance = singular_values[0] * longer as f64 * f64::EPSILON;
     let rank = singular_values.iter().filter(|x| **x > tolerance).count();
     Some(WeightWatcher {

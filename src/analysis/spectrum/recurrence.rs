@@ -23,7 +23,8 @@ pub fn spectral_radius<B: Backend>(backend: &B, values: &[f64], n: usize) -> Res
             break;
         }
         power.iter_mut().for_each(|x| *x /= norm);
-        let gemm = Gemm { batch: 1, m: n, n, k: n, transpose_a: false, transpose_b: false, alpha: 1.0, beta: 0.0 };
+        let gemm =
+            Gemm { batch: 1, m: n, n, k: n, transpose_a: false, transpose_b: false, alpha: 1.0, beta: 0.0 };
         let factor = backend.upload(&power)?;
         let mut square = backend.zeros::<f64>(n * n)?;
         backend.gemm(&gemm, &factor, &factor, &mut square)?;
@@ -109,7 +110,8 @@ mod tests {
     #[test]
     fn a_gaussian_matrix_has_a_radius_near_one() {
         let n = 400;
-        let values: Vec<f64> = Stream::new(1, 1).normals(n * n).iter().map(|x| x / (n as f64).sqrt()).collect();
+        let values: Vec<f64> =
+            Stream::new(1, 1).normals(n * n).iter().map(|x| x / (n as f64).sqrt()).collect();
         let radius = spectral_radius(&Cpu, &values, n).unwrap();
         assert!((radius - 1.0).abs() < 0.06, "{radius}");
     }

@@ -86,11 +86,8 @@ fn update_and_multiply(
     let (mut rest, mut first) = (values, 0);
     for part in 1..=parts {
         // Rows of a triangle: equal areas end at square roots.
-        let end = if part == parts {
-            rows
-        } else {
-            ((part as f64 / parts as f64).sqrt() * rows as f64) as usize
-        };
+        let end =
+            if part == parts { rows } else { ((part as f64 / parts as f64).sqrt() * rows as f64) as usize };
         let (piece, others) = rest.split_at_mut((end - first) * n);
         pieces.push((first, piece));
         (rest, first) = (others, end);
@@ -134,7 +131,8 @@ fn update_and_add(row: &mut [f64], [v, w, u]: [f64; 3], [vs, ws, us]: [&[f64]; 3
     let whole = row.len() - row.len() % LANES;
     let (row_chunks, row_rest) = row.as_chunks_mut::<LANES>();
     let (sum_chunks, sum_rest) = sum.as_chunks_mut::<LANES>();
-    let chunks = vs.as_chunks::<LANES>().0.iter().zip(ws.as_chunks::<LANES>().0).zip(us.as_chunks::<LANES>().0);
+    let chunks =
+        vs.as_chunks::<LANES>().0.iter().zip(ws.as_chunks::<LANES>().0).zip(us.as_chunks::<LANES>().0);
     for ((row, sum), ((vs, ws), us)) in row_chunks.iter_mut().zip(sum_chunks).zip(chunks) {
         for lane in 0..LANES {
             let value = row[lane] - (v * ws[lane] + w * vs[lane]);

@@ -5,8 +5,8 @@ use super::convolution::{Convolution, Geometry};
 use super::matrix::{self, SEED};
 use super::{bracket, lanczos, recurrence};
 use crate::analysis::model::{
-    ConvolutionSetting, Degenerate, MeasureLevel, Measured, Role, Section, Spectrum, SpectrumMethod, SpectrumOf,
-    SpectrumPart, TensorAnalysis,
+    ConvolutionSetting, Degenerate, MeasureLevel, Measured, Role, Section, Spectrum, SpectrumMethod,
+    SpectrumOf, SpectrumPart, TensorAnalysis,
 };
 use crate::analysis::statistics::STOPPED;
 use crate::compute::{Cpu, Matrix};
@@ -14,7 +14,6 @@ use crate::context::Context;
 use crate::error::Result;
 use crate::random::Stream;
 use crate::tensor::{DType, Kind, Tensor};
-
 
 /// Multiplications that a convolution may take unless everything is asked for: about a second.
 const CHEAP: u64 = 4_000_000_000;
@@ -170,7 +169,8 @@ fn experts(tensor: &Tensor, level: MeasureLevel, context: &Context) -> Result<Me
             frobenius_norm: spectrum.frobenius_norm,
             stable_rank: spectrum.stable_rank,
         });
-        let larger = whole.as_ref().is_none_or(|whole| whole.spectral_norm.value < spectrum.spectral_norm.value);
+        let larger =
+            whole.as_ref().is_none_or(|whole| whole.spectral_norm.value < spectrum.spectral_norm.value);
         if larger {
             whole = Some(spectrum);
         }
@@ -218,7 +218,8 @@ fn convolution(
     // Padding such as `same` of even kernels is one-sided: what stands here is the nearest symmetric one.
     let geometry = Geometry::same(&sizes, &kernel, circular);
     let places = sizes.iter().fold(1u64, |product, size| product.saturating_mul(*size as u64));
-    let cost = subject.analysis.elements.saturating_mul(places).saturating_mul(2 * bracket::steps(1 << 16) as u64);
+    let cost =
+        subject.analysis.elements.saturating_mul(places).saturating_mul(2 * bracket::steps(1 << 16) as u64);
     if cost > CHEAP && level < MeasureLevel::Full {
         return Ok(Measured::not(format!(
             "as an operator this convolution takes {:.0} billion multiplications: needs --measure full",

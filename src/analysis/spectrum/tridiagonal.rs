@@ -91,7 +91,8 @@ mod tests {
 
     #[test]
     fn a_block_of_rounding_beside_large_values_converges() {
-        let below: Vec<f64> = (0..59).map(|index| if index < 10 { 1.0 } else { 1e-17 / f64::from(index) }).collect();
+        let below: Vec<f64> =
+            (0..59).map(|index| if index < 10 { 1.0 } else { 1e-17 / f64::from(index) }).collect();
         let values = eigenvalues(vec![0.0; 60], below).unwrap();
         // ±2cos(πk/12) and zero of the path of eleven.
         for (index, value) in values.iter().rev().take(5).enumerate() {
