@@ -98,8 +98,8 @@ fn measured(directory: &Path, name: &str) -> Run {
     let context = Context::default();
     let path = directory.join(name);
     let truth = truth_in(&path.join("truth.json"));
-    let history = History::read(&path, &Options::default(), &context)
-        .unwrap_or_else(|error| panic!("{name}: {error}"));
+    let history =
+        History::read(&path, &Options::default(), &context).unwrap_or_else(|error| panic!("{name}: {error}"));
     let names = NameRules::default();
     let request = Request { level: MeasureLevel::Stats, names: &names };
     let run = measure(&history, &request, &context);
@@ -125,9 +125,12 @@ fn committed(directory: &str) -> Vec<Run> {
     names.sort();
     let directory = Path::new(directory);
     let read = |name: String| {
-        let file = std::fs::File::open(directory.join(format!("{name}.measured.json.gz"))).expect("it was listed");
+        let file =
+            std::fs::File::open(directory.join(format!("{name}.measured.json.gz"))).expect("it was listed");
         let mut text = Vec::new();
-        flate2::read::GzDecoder::new(file).read_to_end(&mut text).unwrap_or_else(|error| panic!("{name}: {error}"));
+        flate2::read::GzDecoder::new(file)
+            .read_to_end(&mut text)
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
         let analysis = serde_json::from_slice(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
         Run { truth: truth_in(&directory.join(format!("{name}.truth.json"))), analysis, name }
     };
@@ -186,7 +189,9 @@ fn score(run: &Run) -> Score {
 /// A pulse within one checkpoint interval; a sustained fault between its injection and the doubling of the loss, within
 /// one checkpoint interval on either side.
 fn is_in_time(truth: &Truth, told: Option<u64>) -> bool {
-    let (Some(onset), Some(told)) = (truth.onset, told) else { return truth.onset.is_none() && told.is_none() };
+    let (Some(onset), Some(told)) = (truth.onset, told) else {
+        return truth.onset.is_none() && told.is_none();
+    };
     let slack = truth.checkpoint_interval;
     if truth.kind.as_deref() == Some("pulse") {
         return told.abs_diff(onset) <= slack;
@@ -201,9 +206,9 @@ fn lead(run: &Run, doubled: u64) -> Option<i64> {
     let mut steps: Vec<u64> = steps.collect();
     steps.sort_unstable();
     steps.dedup();
-    let told = steps.into_iter().find(|&step| {
-        diagnosed(&until(&run.analysis, step)).0.mechanism.name() == run.truth.mechanism
-    })?;
+    let told = steps
+        .into_iter()
+        .find(|&step| diagnosed(&until(&run.analysis, step)).0.mechanism.name() == run.truth.mechanism)?;
     Some(doubled as i64 - told as i64)
 }
 
@@ -272,8 +277,10 @@ fn table(scores: &[Score], text: &mut String) {
             *instead.entry(score.diagnosis.mechanism.name()).or_default() += 1;
         }
         let instead: Vec<String> = instead.iter().map(|(name, count)| format!("{name} {count}")).collect();
-        let strengths: Vec<String> = own.iter().filter_map(|score| score.truth.strength).map(|one| format!("{one}")).collect();
-        let strengths = if strengths.is_empty() { String::new() } else { format!(" ({})", strengths.join(", ")) };
+        let strengths: Vec<String> =
+            own.iter().filter_map(|score| score.truth.strength).map(|one| format!("{one}")).collect();
+        let strengths =
+            if strengths.is_empty() { String::new() } else { format!(" ({})", strengths.join(", ")) };
         writeln!(
             text,
             "| {mechanism} | {difficulty}{strengths} | {} | {} | {} | {} | {} |",

@@ -11,6 +11,7 @@ use super::model::{
 };
 use super::optimizer;
 use super::population::fill_role_spread;
+use super::spectrum;
 use super::statistics::{self, Pivot};
 use crate::checkpoint::{Checkpoint, CheckpointTensor, Role};
 use crate::context::Context;
@@ -36,7 +37,7 @@ pub fn measure_checkpoint(
             tensors.push(tensor);
         }
     }
-    if level == MeasureLevel::Stats {
+    if level >= MeasureLevel::Stats {
         for found in failed_checksums(checkpoint, context) {
             if !problems.contains(&found) {
                 problems.push(found);
@@ -47,6 +48,12 @@ pub fn measure_checkpoint(
     copy_ties(&mut tensors);
     name_state(checkpoint, &mut tensors);
     fill_role_spread(&mut tensors);
+    let layers = spectrum::measure_all(checkpoint, &mut tensors, level, &context.input_size, context);
+    for found in layers.errors.iter().map(|error| problem(checkpoint, error)) {
+        if !problems.contains(&found) {
+            problems.push(found);
+        }
+    }
     CheckpointAnalysis {
         name: checkpoint.name.clone(),
         layout: checkpoint.layout,
@@ -61,6 +68,8 @@ pub fn measure_checkpoint(
             .map_or_else(|| Measured::not("no config.json beside the weights"), Measured::Value),
         tensors,
         optimizer: optimizer::measure(checkpoint, level, context),
+        attention: layers.attention,
+        adapters: layers.adapters,
     }
 }
 
@@ -168,7 +177,8 @@ fn listed(checkpoint: &Checkpoint, named: &CheckpointTensor) -> TensorAnalysis {
         median_abs: Measured::NotMeasured(reason.clone()),
         rows: Measured::NotMeasured(reason.clone()),
         pages: Measured::NotMeasured(reason.clone()),
-        role_spread: Measured::NotMeasured(reason),
+        role_spread: Measured::NotMeasured(reason.clone()),
+        spectrum: Measured::NotMeasured(reason),
     }
 }
 
@@ -182,7 +192,7 @@ fn measure_elements(
     // LayerNorm and RMSNorm gains sit near 1: power sums around 0 would cancel.
     let pivot = if role == Role::NormGain { Pivot::One } else { Pivot::Zero };
     analysis.statistics = statistics::measure(tensor, level, pivot, context)?;
-    if level == MeasureLevel::Stats
+    if level >= MeasureLevel::Stats
         && let Measured::Value(statistics) = &analysis.statistics
     {
         analysis.median_abs = statistics::measure_median_abs(tensor, context)?;

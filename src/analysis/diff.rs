@@ -51,7 +51,12 @@ pub struct Reshaped {
 type Key<'a> = (Section, &'a str);
 
 /// Compares the tensors of `sections` in `before` and `after`.
-pub fn between(before: &Checkpoint, after: &Checkpoint, sections: &[Section], context: &Context) -> Difference {
+pub fn between(
+    before: &Checkpoint,
+    after: &Checkpoint,
+    sections: &[Section],
+    context: &Context,
+) -> Difference {
     let wanted = |tensor: &&CheckpointTensor| sections.contains(&tensor.section) && tensor.tied_to.is_none();
     let index: HashMap<Key<'_>, &CheckpointTensor> =
         before.tensors.iter().filter(wanted).map(|tensor| (key(tensor), tensor)).collect();
@@ -127,11 +132,7 @@ fn compare(before: &CheckpointTensor, after: &CheckpointTensor, context: &Contex
     }
 }
 
-fn difference(
-    tensor: &CheckpointTensor,
-    dtypes: [super::model::DType; 2],
-    sums: &Sums,
-) -> TensorDifference {
+fn difference(tensor: &CheckpointTensor, dtypes: [super::model::DType; 2], sums: &Sums) -> TensorDifference {
     let finite = sums.elements - sums.non_finite;
     let empty = Measured::Degenerate(Degenerate::Empty);
     let over = |value: f64, norm: f64| match norm {

@@ -9,6 +9,7 @@ pub mod optimizer;
 mod population;
 pub mod run;
 pub mod series;
+pub mod spectrum;
 pub mod statistics;
 
 pub use checkpoint::{measure_checkpoint, unread};

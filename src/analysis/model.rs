@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 mod optimizer;
 mod run;
+mod spectrum;
 
 pub use optimizer::{
     Algorithm, Defects, FirstStep, MappedTensor, Mapping, MappingSource, OptimizerAnalysis, OptimizerSummary,
@@ -16,8 +17,13 @@ pub use optimizer::{
 };
 
 pub use run::{
-    AccumulationChange, DumpAnalysis, DumpTensor, IntervalAnalysis, LogAnalysis, LogPoint, LogSemantics, LogSource,
-    Number, Remark, RemarkKind, ReplicaAnalysis, Run, ScaleFall, TensorDifference, TensorInterval,
+    AccumulationChange, DumpAnalysis, DumpTensor, IntervalAnalysis, LogAnalysis, LogPoint, LogSemantics,
+    LogSource, Number, Remark, RemarkKind, ReplicaAnalysis, Run, ScaleFall, TensorDifference, TensorInterval,
+};
+
+pub use spectrum::{
+    AdapterAnalysis, AttentionAnalysis, ConvolutionSetting, Density, HeadAnalysis, MarchenkoPastur,
+    SpectralNorm, Spectrum, SpectrumMethod, SpectrumOf, SpectrumPart, WeightWatcher,
 };
 
 pub use crate::checkpoint::{Layer, Layout, Role, Section};
@@ -66,6 +72,10 @@ pub enum MeasureLevel {
     Norms,
     /// Moments, exponent histogram, rows, storage pages as well.
     Stats,
+    /// The largest singular values as well, with a bracket.
+    Spectra,
+    /// All singular values as well.
+    Full,
 }
 
 /// A quantity, or why there is none. A check that could not run is never a pass.
@@ -143,8 +153,14 @@ pub struct CheckpointAnalysis {
     /// Every tensor, in file order.
     pub tensors: Vec<TensorAnalysis>,
     /// Its optimizers' state.
-    #[serde(default = "not_in_the_file")]
+    #[serde(default = "not_in_the_file::<OptimizerAnalysis>")]
     pub optimizer: Measured<OptimizerAnalysis>,
+    /// The logits its attention layers can give.
+    #[serde(default = "not_in_the_file::<Vec<AttentionAnalysis>>")]
+    pub attention: Measured<Vec<AttentionAnalysis>>,
+    /// Its low-rank adapters.
+    #[serde(default = "not_in_the_file::<Vec<AdapterAnalysis>>")]
+    pub adapters: Measured<Vec<AdapterAnalysis>>,
 }
 
 /// One file of a checkpoint.
@@ -232,6 +248,9 @@ pub struct TensorAnalysis {
     pub pages: Measured<Pages>,
     /// RMS divided by the median RMS of the tensors of its role.
     pub role_spread: Measured<f64>,
+    /// Its singular values, for what maps.
+    #[serde(default = "not_in_the_file::<Spectrum>")]
+    pub spectrum: Measured<Spectrum>,
 }
 
 /// Statistics over the finite elements of a tensor; counts over all.
@@ -347,7 +366,7 @@ pub struct Pages {
 }
 
 /// What a measurement file of an earlier version says of what was added since.
-fn not_in_the_file() -> Measured<OptimizerAnalysis> {
+fn not_in_the_file<T>() -> Measured<T> {
     Measured::not("the measurement file was written before this was measured")
 }
 

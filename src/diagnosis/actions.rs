@@ -1,9 +1,9 @@
 //! What to do, in order: go back, change what caused it, watch what would have shown it.
 
+use super::facts::{Facts, median};
 use super::healthy::Healthy;
 use super::mechanism::Case;
 use super::{Action, Mechanism, Snippet};
-use super::facts::{Facts, median};
 use crate::analysis::model::Layout;
 use crate::number::short;
 
@@ -24,7 +24,10 @@ const SKIPPED: u64 = 1;
 pub(super) fn recommend(facts: Facts, case: &Case, healthy: Option<&Healthy>) -> Vec<Action> {
     let mut actions = Vec::new();
     if is_of_the_start(case) {
-        actions.push(Action { what: "start again: no checkpoint of this run is without it".to_owned(), snippets: Vec::new() });
+        actions.push(Action {
+            what: "start again: no checkpoint of this run is without it".to_owned(),
+            snippets: Vec::new(),
+        });
     } else if let Some(healthy) = healthy {
         actions.push(resume(facts, healthy));
     } else {
@@ -39,7 +42,8 @@ pub(super) fn recommend(facts: Facts, case: &Case, healthy: Option<&Healthy>) ->
 
 /// Whether every checkpoint already has what was wrong from the first step on.
 fn is_of_the_start(case: &Case) -> bool {
-    let initial = matches!(case.mechanism, Mechanism::InitGain | Mechanism::ZeroInit | Mechanism::RecurrentGain);
+    let initial =
+        matches!(case.mechanism, Mechanism::InitGain | Mechanism::ZeroInit | Mechanism::RecurrentGain);
     initial || case.onset == Some(0)
 }
 
@@ -78,12 +82,18 @@ fn remedy(facts: Facts, case: &Case) -> Vec<Action> {
         }
         Mechanism::NoWarmup => vec![warm_up()],
         Mechanism::RecurrentGain => {
-            let mut actions = vec![plain(&format!("initialise the recurrence{of} orthogonally (gain 1)"), "PyTorch", "torch.nn.init.orthogonal_(rnn.weight_hh_l0)")];
+            let mut actions = vec![plain(
+                &format!("initialise the recurrence{of} orthogonally (gain 1)"),
+                "PyTorch",
+                "torch.nn.init.orthogonal_(rnn.weight_hh_l0)",
+            )];
             actions.extend(clip(facts, case));
             actions
         }
         Mechanism::InitGain => vec![say(&format!("initialise{of} at the width of the other matrices"))],
-        Mechanism::ZeroInit => vec![say("initialise at least one of two consecutive maps with other than zeros")],
+        Mechanism::ZeroInit => {
+            vec![say("initialise at least one of two consecutive maps with other than zeros")]
+        }
         Mechanism::AttentionLogits => vec![
             say("normalise queries and keys (QK-norm), or train them at the learning rate of the others"),
             plain("or cap the logits while training", "Megatron-LM", "--qk-clip --qk-clip-threshold 100"),
@@ -105,10 +115,18 @@ fn remedy(facts: Facts, case: &Case) -> Vec<Action> {
         Mechanism::StateLost => vec![say(
             "resume with the optimizer's whole state; where it is lost, reset moments and step counter together and warm the learning rate up again",
         )],
-        Mechanism::LowPrecisionState => vec![say("keep second moments in f32, or lower beta2 to 0.99 or below"), beta2()],
+        Mechanism::LowPrecisionState => {
+            vec![say("keep second moments in f32, or lower beta2 to 0.99 or below"), beta2()]
+        }
         Mechanism::Fp16Overflow => vec![
-            say("look at what is fed from the onset on: inputs that are not normalised, a sum where a mean was meant"),
-            plain("train in bfloat16, which has the range of f32", "Hugging Face Trainer", "TrainingArguments(bf16=True, fp16=False)"),
+            say(
+                "look at what is fed from the onset on: inputs that are not normalised, a sum where a mean was meant",
+            ),
+            plain(
+                "train in bfloat16, which has the range of f32",
+                "Hugging Face Trainer",
+                "TrainingArguments(bf16=True, fp16=False)",
+            ),
         ],
         Mechanism::NonFinite => {
             let mut actions = vec![plain(
@@ -143,7 +161,8 @@ fn remedy(facts: Facts, case: &Case) -> Vec<Action> {
 /// A clipping threshold from the run's own norms.
 fn clip(facts: Facts, case: &Case) -> Option<Action> {
     let points = facts.points_until(case.onset?.checked_sub(1)?);
-    let norms: Vec<f64> = points.iter().rev().filter_map(|point| point.grad_norm?.finite()).take(NORM_POINTS).collect();
+    let norms: Vec<f64> =
+        points.iter().rev().filter_map(|point| point.grad_norm?.finite()).take(NORM_POINTS).collect();
     let usual = median(norms.iter().copied()).filter(|&usual| usual > 0.0)?;
     let threshold = short(CLIP_OVER_MEDIAN * usual);
     let lines = [
@@ -154,7 +173,10 @@ fn clip(facts: Facts, case: &Case) -> Option<Action> {
         ("PyTorch", format!("torch.nn.utils.clip_grad_norm_(model.parameters(), {threshold})")),
     ];
     Some(Action {
-        what: format!("clip the gradient norm at {threshold}, twice its median of {} before the onset", short(usual)),
+        what: format!(
+            "clip the gradient norm at {threshold}, twice its median of {} before the onset",
+            short(usual)
+        ),
         snippets: lines.into_iter().map(|(place, text)| snippet(place, text)).collect(),
     })
 }
@@ -177,7 +199,10 @@ fn lower_rate(facts: Facts, case: &Case) -> Action {
         ("PyTorch", format!("for group in optimizer.param_groups: group[\"lr\"] = {rate}")),
     ];
     Action {
-        what: format!("lower the learning rate from {} to {rate}, and look that it takes: a resume restores the saved one", short(peak)),
+        what: format!(
+            "lower the learning rate from {} to {rate}, and look that it takes: a resume restores the saved one",
+            short(peak)
+        ),
         snippets: lines.into_iter().map(|(place, text)| snippet(place, text)).collect(),
     }
 }
@@ -214,7 +239,9 @@ fn skip(case: &Case) -> Option<Action> {
     let steps = if first == last { format!("step {first}") } else { format!("steps {first} to {last}") };
     let text = format!("--skip-train-iteration-range {first}-{last}");
     Some(Action {
-        what: format!("look at the batches of {steps}; skip them where a replay from the same state fails again"),
+        what: format!(
+            "look at the batches of {steps}; skip them where a replay from the same state fails again"
+        ),
         snippets: vec![snippet("Megatron-DeepSpeed", text)],
     })
 }

@@ -65,7 +65,8 @@ impl<'a> Facts<'a> {
     pub fn parameters(self) -> Vec<&'a TensorAnalysis> {
         let readable = |one: &&CheckpointAnalysis| one.tensors.iter().any(TensorAnalysis::is_parameter);
         let newest = self.analysis.checkpoints.iter().rev().find(readable);
-        newest.map_or_else(Vec::new, |one| one.tensors.iter().filter(|tensor| tensor.is_parameter()).collect())
+        newest
+            .map_or_else(Vec::new, |one| one.tensors.iter().filter(|tensor| tensor.is_parameter()).collect())
     }
 }
 
@@ -91,7 +92,8 @@ pub(super) fn states(
     let Some(state) = checkpoint.optimizer.value() else { return BTreeMap::new() };
     let mapped = state.parameters.iter().filter_map(|parameter| {
         let name = parameter.tensor.as_ref()?.canonical_name.as_str();
-        let group = state.optimizers.get(parameter.optimizer as usize)?.groups.get(parameter.group as usize)?;
+        let group =
+            state.optimizers.get(parameter.optimizer as usize)?.groups.get(parameter.group as usize)?;
         Some((name, (parameter, group)))
     });
     mapped.collect()

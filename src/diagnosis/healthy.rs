@@ -22,8 +22,13 @@ pub(super) struct Healthy {
 /// The newest checkpoint without a critical finding that is far enough before `onset`; else the newest clean one
 /// before it; the newest clean one of all where there is no onset.
 pub(super) fn find(facts: Facts, onset: Option<u64>) -> Option<Healthy> {
-    let clean: Vec<(u64, &CheckpointAnalysis)> = facts.checkpoints().filter(|(_, one)| is_clean(facts, one)).collect();
-    let told = |(step, one): &(u64, &CheckpointAnalysis), wanted| Healthy { name: one.name.clone(), step: *step, wanted };
+    let clean: Vec<(u64, &CheckpointAnalysis)> =
+        facts.checkpoints().filter(|(_, one)| is_clean(facts, one)).collect();
+    let told = |(step, one): &(u64, &CheckpointAnalysis), wanted| Healthy {
+        name: one.name.clone(),
+        step: *step,
+        wanted,
+    };
     let Some(onset) = onset else { return clean.last().map(|one| told(one, None)) };
     let distance = distance(facts);
     let far = clean.iter().rev().find(|(step, _)| step + distance <= onset);

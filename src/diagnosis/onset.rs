@@ -160,7 +160,8 @@ fn gradient_norm(facts: Facts) -> Option<Onset> {
 
 /// Whether the gradient norm of a step is out of its window.
 pub(super) fn is_spike(point: &LogPoint) -> bool {
-    point.grad_norm_z.is_some_and(|z| z > SPIKE_Z) && point.grad_norm_ratio.is_some_and(|ratio| ratio > SPIKE_RATIO)
+    point.grad_norm_z.is_some_and(|z| z > SPIKE_Z)
+        && point.grad_norm_ratio.is_some_and(|ratio| ratio > SPIKE_RATIO)
 }
 
 fn is_confirmed(points: &[&LogPoint], index: usize) -> bool {
@@ -172,14 +173,16 @@ fn is_confirmed(points: &[&LogPoint], index: usize) -> bool {
 pub(super) fn is_alone(points: &[&LogPoint], index: usize) -> bool {
     let Some(ratio) = points[index].grad_norm_ratio.filter(|_| is_spike(points[index])) else { return false };
     let elsewhere = points[..index].iter().chain(points.iter().skip(index + AFTERMATH));
-    let near = elsewhere.filter_map(|point| point.grad_norm_ratio).filter(|other| other.ln() > NEARLY * ratio.ln());
+    let near =
+        elsewhere.filter_map(|point| point.grad_norm_ratio).filter(|other| other.ln() > NEARLY * ratio.ln());
     near.count() <= FEW_OTHERS
 }
 
 /// The first step of the first stretch whose loss is far above the lowest level it had, in ratio and by its own noise.
 fn loss(facts: Facts) -> Option<Onset> {
     let losses = facts.points().iter().filter_map(|point| Some((point.step, point.loss?.finite()?)));
-    let logs: Vec<(u64, f64)> = losses.filter(|(_, loss)| *loss > 0.0).map(|(step, loss)| (step, loss.ln())).collect();
+    let logs: Vec<(u64, f64)> =
+        losses.filter(|(_, loss)| *loss > 0.0).map(|(step, loss)| (step, loss.ln())).collect();
     let mut distances: Vec<f64> = Vec::new();
     let mut lowest = f64::INFINITY;
     for end in LEVEL_POINTS..=logs.len() {
@@ -212,23 +215,20 @@ pub(super) fn scale_collapse(facts: Facts) -> Option<(u64, usize)> {
 /// The same by the steps that were skipped, where the scale is not logged.
 fn skipped_steps(facts: Facts) -> Option<(u64, usize)> {
     let points = facts.points();
-    let descended = (0..points.len()).find(|&index| {
-        points[index..].iter().take(SKIPPED_WITHIN).all(|point| !is_skipped(point))
-    })?;
+    let descended = (0..points.len())
+        .find(|&index| points[index..].iter().take(SKIPPED_WITHIN).all(|point| !is_skipped(point)))?;
     let is_finite = |point: &&LogPoint| point.loss.is_some_and(|loss| loss.finite().is_some());
     (descended..points.len()).filter(|&index| is_skipped(&points[index])).find_map(|first| {
-        let run = points[first..].iter().take(SKIPPED_WITHIN).filter(|point| is_skipped(point)).filter(is_finite);
+        let run =
+            points[first..].iter().take(SKIPPED_WITHIN).filter(|point| is_skipped(point)).filter(is_finite);
         let count = run.count();
         (count >= HALVINGS).then_some((points[first].step, count))
     })
 }
 
 fn halvings(facts: Facts) -> Option<(u64, usize)> {
-    let scales: Vec<(u64, f64)> = facts
-        .points()
-        .iter()
-        .filter_map(|point| Some((point.step, point.loss_scale?.finite()?)))
-        .collect();
+    let scales: Vec<(u64, f64)> =
+        facts.points().iter().filter_map(|point| Some((point.step, point.loss_scale?.finite()?))).collect();
     let settled = scales.windows(2).position(|pair| pair[1].1 >= pair[0].1)?;
     let halvings: Vec<u64> =
         scales[settled..].windows(2).filter(|pair| pair[1].1 < pair[0].1).map(|pair| pair[1].0).collect();

@@ -11,7 +11,12 @@ use crate::number::{grouped, short};
 const BEFORE_POINTS: usize = 20;
 
 /// The sentences.
-pub(super) fn tell(facts: Facts, onset: Option<&Onset>, case: Option<&Case>, healthy: Option<&Healthy>) -> Vec<String> {
+pub(super) fn tell(
+    facts: Facts,
+    onset: Option<&Onset>,
+    case: Option<&Case>,
+    healthy: Option<&Healthy>,
+) -> Vec<String> {
     let step = case.and_then(|case| case.onset).or_else(|| onset.map(|onset| onset.step));
     let mut story = Vec::new();
     let Some(step) = step else {
@@ -32,7 +37,11 @@ pub(super) fn tell(facts: Facts, onset: Option<&Onset>, case: Option<&Case>, hea
     }
     if let Some(healthy) = healthy {
         let distance = step.saturating_sub(healthy.step);
-        story.push(format!("the newest checkpoint without a critical finding far enough before is {}, {} steps earlier", healthy.name, grouped(distance)));
+        story.push(format!(
+            "the newest checkpoint without a critical finding far enough before is {}, {} steps earlier",
+            healthy.name,
+            grouped(distance)
+        ));
         if let Some(wanted) = healthy.wanted {
             story.pop();
             story.push(format!(
@@ -74,10 +83,17 @@ fn before(facts: Facts, step: u64) -> Option<String> {
 fn first_sign(onset: &Onset) -> String {
     let step = onset.step;
     match onset.sign {
-        Sign::NonFinite => format!("in the log, step {step} is the first whose loss or gradient is not finite"),
-        Sign::NonFiniteState => format!("the checkpoint of step {step} is the first that holds NaN or infinity"),
+        Sign::NonFinite => {
+            format!("in the log, step {step} is the first whose loss or gradient is not finite")
+        }
+        Sign::NonFiniteState => {
+            format!("the checkpoint of step {step} is the first that holds NaN or infinity")
+        }
         Sign::GradientNorm(ratio) => {
-            format!("the log shows it first at step {step}: the gradient norm is {} times its median", short(ratio))
+            format!(
+                "the log shows it first at step {step}: the gradient norm is {} times its median",
+                short(ratio)
+            )
         }
         Sign::Loss(ratio) => {
             format!("the log shows it first at step {step}: the loss is {} times its minimum", short(ratio))
@@ -109,9 +125,9 @@ fn missing(facts: Facts, step: u64) -> String {
         (Some(before), Some(after)) => format!(
             "what is kept of steps {before} to {after} does not show what it was: keep gradient dumps, or save more often"
         ),
-        (Some(before), None) => format!(
-            "no checkpoint after step {before} has seen it: keep gradient dumps, or save more often"
-        ),
+        (Some(before), None) => {
+            format!("no checkpoint after step {before} has seen it: keep gradient dumps, or save more often")
+        }
         _ => "no checkpoint before it is kept: keep gradient dumps, or save more often".to_owned(),
     }
 }
@@ -121,7 +137,9 @@ pub(super) fn verdict(mechanism: Mechanism, tensor: Option<&str>, step: Option<u
     let place = tensor.map_or_else(String::new, |tensor| format!(" in {tensor}"));
     match (mechanism, step) {
         (Mechanism::None, _) => "no failure found".to_owned(),
-        (Mechanism::Unknown, Some(step)) => format!("failing from step {step} on, and what is kept does not show why"),
+        (Mechanism::Unknown, Some(step)) => {
+            format!("failing from step {step} on, and what is kept does not show why")
+        }
         (Mechanism::Unknown, None) => "failing, and what is kept does not show why".to_owned(),
         (_, Some(0)) => format!("{}{place} from the start", mechanism.name()),
         (_, Some(step)) => format!("{}{place} at step {step}", mechanism.name()),

@@ -108,17 +108,19 @@ fn worst(suspect: &Suspect) -> f64 {
 /// One of the three is what an initialisation keeps equal over layers: one standard deviation for all (GPT-2), gain
 /// over fan-in (LeCun, He, torch), gain over fan-out. The smallest of the three is how far it is from all of them.
 pub(super) fn geometry(checkpoint: &CheckpointAnalysis, canonical_name: &str) -> Option<f64> {
-    let own = checkpoint.tensors.iter().find(|tensor| tensor.canonical_name == canonical_name && is_matrix(tensor))?;
-    let others: Vec<_> = checkpoint.tensors.iter().filter(|other| is_matrix(other) && other.name != own.name).collect();
+    let own = checkpoint
+        .tensors
+        .iter()
+        .find(|tensor| tensor.canonical_name == canonical_name && is_matrix(tensor))?;
+    let others: Vec<_> =
+        checkpoint.tensors.iter().filter(|other| is_matrix(other) && other.name != own.name).collect();
     let ways: [fn(&[u64], u64) -> f64; 3] = [
         |_, _| 1.0,
         |shape, elements| (elements as f64 / shape[0] as f64).sqrt(),
         |shape, elements| (elements as f64 / shape[1] as f64).sqrt(),
     ];
     let ratios = ways.iter().map(|way| {
-        let size = |tensor: &TensorAnalysis| {
-            Some(rms(tensor)? * way(&tensor.shape, tensor.elements))
-        };
+        let size = |tensor: &TensorAnalysis| Some(rms(tensor)? * way(&tensor.shape, tensor.elements));
         let usual = median(others.iter().filter_map(|other| size(other)).filter(|&size| size > 0.0))?;
         Some(size(own)? / usual)
     });

@@ -47,7 +47,8 @@ fn spike(point: &mut LogPoint, norm: f64) {
 
 /// An interval of 20 steps in which each tensor's gradient is so many times its usual.
 fn interval(from_step: u64, ratios: &[(&str, f64)]) -> IntervalAnalysis {
-    let tensors = ratios.iter().enumerate().map(|(order, (name, ratio))| tensor_interval(name, order as u64, *ratio));
+    let tensors =
+        ratios.iter().enumerate().map(|(order, (name, ratio))| tensor_interval(name, order as u64, *ratio));
     IntervalAnalysis {
         from: format!("checkpoint-{from_step}"),
         to: format!("checkpoint-{}", from_step + 20),
@@ -107,7 +108,11 @@ fn one_gradient_far_above_all_others_is_a_spike_of_its_tensor_at_its_step() {
     assert_eq!(diagnosis.mechanism, Mechanism::GradientSpike);
     assert_eq!(diagnosis.tensor.as_deref(), Some("b.weight"));
     assert_eq!((diagnosis.onset_step, diagnosis.onset_interval), (Some(133), Some([132, 133])));
-    assert!(diagnosis.actions.iter().any(|action| action.what.contains("step 133")), "{:?}", diagnosis.actions);
+    assert!(
+        diagnosis.actions.iter().any(|action| action.what.contains("step 133")),
+        "{:?}",
+        diagnosis.actions
+    );
 }
 
 #[test]

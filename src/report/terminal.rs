@@ -9,7 +9,9 @@ use comfy_table::{CellAlignment, Table};
 use super::Report;
 use super::moments;
 use super::text::safe;
-use crate::analysis::model::{CheckpointAnalysis, Measured, Statistics, TensorAnalysis};
+use crate::analysis::model::{
+    CheckpointAnalysis, Measured, Spectrum, SpectrumOf, Statistics, TensorAnalysis,
+};
 use crate::number::{bytes, grouped, share, short};
 use crate::rules::{Evidence, Finding, NotEvaluated, RULES, Severity, Subject};
 
@@ -128,11 +130,13 @@ impl Page<'_> {
             "L2",
             "RMS",
             "max |x|",
+            "sigma_1",
+            "stable rank",
             "non-finite",
             "zero",
             "spread",
         ]);
-        for index in 3..10 {
+        for index in 3..12 {
             if let Some(column) = table.column_mut(index) {
                 column.set_cell_alignment(CellAlignment::Right);
             }
@@ -339,6 +343,8 @@ fn row(tensor: &TensorAnalysis) -> Vec<String> {
         number(|s| &s.l2),
         number(|s| &s.rms),
         number(|s| &s.max_abs),
+        tensor.spectrum.value().map_or_else(|| "–".to_owned(), sigma),
+        tensor.spectrum.value().map_or_else(|| "–".to_owned(), |spectrum| short(spectrum.stable_rank)),
         statistics.map_or_else(|| "–".to_owned(), non_finite),
         statistics.map_or_else(|| "–".to_owned(), |s| share(s.zero, s.count)),
         match tensor.role_spread {
@@ -346,6 +352,16 @@ fn row(tensor: &TensorAnalysis) -> Vec<String> {
             _ => "–".to_owned(),
         },
     ]
+}
+
+/// σ₁; with a mark where it is the bound of a large input and not of this one.
+fn sigma(spectrum: &Spectrum) -> String {
+    match &spectrum.of {
+        SpectrumOf::Convolution(setting) if setting.circular => {
+            format!("{} ○", short(spectrum.spectral_norm.value))
+        }
+        _ => short(spectrum.spectral_norm.value),
+    }
 }
 
 fn shape(sizes: &[u64]) -> String {

@@ -20,10 +20,8 @@ const FEWEST: usize = 5;
 
 /// One for every step at which a logged divisor changes, and for every seam.
 pub fn at_seams(records: &[Record], seams: &[u64]) -> Vec<AccumulationChange> {
-    let mut places: Vec<(usize, Option<f64>)> = seams
-        .iter()
-        .map(|step| (records.partition_point(|record| record.step < *step), None))
-        .collect();
+    let mut places: Vec<(usize, Option<f64>)> =
+        seams.iter().map(|step| (records.partition_point(|record| record.step < *step), None)).collect();
     let mut last: Option<&Record> = None;
     for (at, record) in records.iter().enumerate() {
         if record.accumulation.is_none() && record.world_size.is_none() && record.batch_size.is_none() {
@@ -124,7 +122,11 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
     }
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
-    Some(if values.len() % 2 == 1 { values[middle] } else { f64::midpoint(values[middle - 1], values[middle]) })
+    Some(if values.len() % 2 == 1 {
+        values[middle]
+    } else {
+        f64::midpoint(values[middle - 1], values[middle])
+    })
 }
 
 #[cfg(test)]

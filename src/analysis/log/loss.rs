@@ -84,7 +84,8 @@ pub fn noise(losses: &[Option<f64>]) -> Vec<Option<f64>> {
         .iter()
         .map(|loss| {
             let log = loss.filter(|loss| loss.is_finite() && *loss > 0.0)?.ln();
-            let noise = (window.len() >= FEWEST_STEPS).then(|| MAD_TO_DEVIATION * window.median() / 2_f64.sqrt());
+            let noise =
+                (window.len() >= FEWEST_STEPS).then(|| MAD_TO_DEVIATION * window.median() / 2_f64.sqrt());
             if let Some(before) = before.replace(log) {
                 window.push((log - before).abs());
             }
@@ -114,8 +115,9 @@ mod tests {
     #[test]
     fn noise_is_that_of_the_steps_and_not_of_the_trend() {
         // ln(loss) falls by 0.01 a step, and goes 0.1 up and down beside it.
-        let losses: Vec<Option<f64>> =
-            (0..60).map(|i| Some((-0.01 * f64::from(i) + if i % 2 == 0 { 0.05 } else { -0.05 }).exp())).collect();
+        let losses: Vec<Option<f64>> = (0..60)
+            .map(|i| Some((-0.01 * f64::from(i) + if i % 2 == 0 { 0.05 } else { -0.05 }).exp()))
+            .collect();
         let noise = noise(&losses);
         assert!(noise[8].is_none());
         // Sizes are 0.11 and 0.09 in turn.
@@ -125,7 +127,8 @@ mod tests {
     #[test]
     fn the_z_score_is_that_of_the_window_before() {
         // 32 losses of mean 2 and deviation 0.1.
-        let mut losses: Vec<Option<f64>> = (0..32).map(|i| Some(if i % 2 == 0 { 1.9 } else { 2.1 })).collect();
+        let mut losses: Vec<Option<f64>> =
+            (0..32).map(|i| Some(if i % 2 == 0 { 1.9 } else { 2.1 })).collect();
         losses.push(Some(2.7));
         let z = z_scores(&losses);
         assert!(z[..32].iter().all(Option::is_none));

@@ -165,7 +165,10 @@ mod tests {
         for (at, fast) in fast.into_iter().enumerate() {
             match (fast, slow(&norms, at)) {
                 (Some(fast), Some(slow)) => {
-                    assert!((fast.z - slow.z).abs() < 1e-9 && (fast.ratio / slow.ratio - 1.0).abs() < 1e-12, "{at}");
+                    assert!(
+                        (fast.z - slow.z).abs() < 1e-9 && (fast.ratio / slow.ratio - 1.0).abs() < 1e-12,
+                        "{at}"
+                    );
                 }
                 (fast, slow) => assert_eq!(fast, slow, "{at}"),
             }

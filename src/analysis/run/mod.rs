@@ -106,7 +106,9 @@ impl<'a> Stream<'a> {
         // Checkpoints of one name were told apart: intervals name them as they are called now.
         let mut ends = analysis.checkpoints.iter().zip(&names).zip(analysis.checkpoints.iter().skip(1));
         for interval in &mut self.intervals {
-            let its_own = ends.find(|((from, name), _)| **name == interval.from && from.step.value() == Some(&interval.from_step));
+            let its_own = ends.find(|((from, name), _)| {
+                **name == interval.from && from.step.value() == Some(&interval.from_step)
+            });
             if let Some(((from, _), to)) = its_own {
                 interval.from.clone_from(&from.name);
                 interval.to.clone_from(&to.name);
@@ -146,7 +148,8 @@ impl<'a> Stream<'a> {
         self.measured = self.measured.min(held.measured);
         let in_time = |step: u64| self.history.until.is_none_or(|until| step <= until);
         let only = held.checkpoints.len() == 1;
-        let mut intervals = held.intervals.into_iter().filter(|interval| in_time(interval.to_step)).peekable();
+        let mut intervals =
+            held.intervals.into_iter().filter(|interval| in_time(interval.to_step)).peekable();
         for checkpoint in held.checkpoints {
             let step = checkpoint.step.value().copied().or(only.then_some(found.step));
             let Some(step) = step.filter(|&step| in_time(step)) else { continue };
@@ -212,7 +215,12 @@ impl<'a> Stream<'a> {
         let measured = measure_checkpoint(&dump, MeasureLevel::Norms, self.context);
         let mut analysis = series::dump::of(&measured, &dump.metadata, found.step);
         if let Some(before) = index.checked_sub(1).map(|index| &self.history.dumps[index]) {
-            let weights = |step: u64| self.history.checkpoints.iter().find(|found| Some(found.step) == step.checked_sub(1) && found.kind == FoundKind::Stored);
+            let weights = |step: u64| {
+                self.history
+                    .checkpoints
+                    .iter()
+                    .find(|found| Some(found.step) == step.checked_sub(1) && found.kind == FoundKind::Stored)
+            };
             if let (Some(one), Some(other)) = (weights(before.step), weights(found.step))
                 && let (Ok(one), Ok(other), Ok(earlier)) = (read(one), read(other), read(before))
             {

@@ -6,14 +6,20 @@ use crate::checkpoint::Checkpoint;
 use crate::context::Context;
 
 /// Compares `other`, a replica, with the lowest rank's checkpoint of `step`.
-pub(super) fn compare(step: u64, lowest: &Checkpoint, other: &Checkpoint, context: &Context) -> ReplicaAnalysis {
+pub(super) fn compare(
+    step: u64,
+    lowest: &Checkpoint,
+    other: &Checkpoint,
+    context: &Context,
+) -> ReplicaAnalysis {
     let found = diff::between(lowest, other, &[Section::Model, Section::Optimizer], context);
     let mut not_compared = found.not_compared;
     for name in found.missing.into_iter().chain(found.new) {
         not_compared.push((name, "only one of the two has it".to_owned()));
     }
     for tensor in found.reshaped {
-        not_compared.push((tensor.name, format!("its shapes are {:?} and {:?}", tensor.shapes[0], tensor.shapes[1])));
+        not_compared
+            .push((tensor.name, format!("its shapes are {:?} and {:?}", tensor.shapes[0], tensor.shapes[1])));
     }
     ReplicaAnalysis {
         name: found.after,

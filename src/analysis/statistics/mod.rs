@@ -81,7 +81,9 @@ pub fn measure(
     match level {
         MeasureLevel::List => Ok(Measured::not("needs --measure norms")),
         MeasureLevel::Norms => measure_as_planned(tensor, Plan::new(false), pivot, context),
-        MeasureLevel::Stats => measure_as_planned(tensor, Plan::new(true), pivot, context),
+        MeasureLevel::Stats | MeasureLevel::Spectra | MeasureLevel::Full => {
+            measure_as_planned(tensor, Plan::new(true), pivot, context)
+        }
     }
 }
 

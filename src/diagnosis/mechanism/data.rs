@@ -37,9 +37,11 @@ pub(super) fn gradient_spike(facts: Facts, _: Option<&Onset>) -> Option<Case> {
     let hidden = if pulse.is_none() { layer_pulse(facts) } else { None };
     let logged = pulse.map(|(point, _)| point).or(hidden.as_ref().map(|(point, _)| *point));
     let interval = match logged {
-        Some(point) => {
-            facts.analysis.intervals.iter().find(|one| one.from_step < point.step && point.step <= one.to_step)
-        }
+        Some(point) => facts
+            .analysis
+            .intervals
+            .iter()
+            .find(|one| one.from_step < point.step && point.step <= one.to_step),
         None => facts.analysis.intervals.iter().find(|one| stands_out(facts, one, false).is_some()),
     };
     let lead = interval.and_then(|one| stands_out(facts, one, logged.is_some()));
@@ -53,13 +55,20 @@ pub(super) fn gradient_spike(facts: Facts, _: Option<&Onset>) -> Option<Case> {
             .in_tensor(leading_layer(facts, point))
             .because(
                 STRONG,
-                format!("the gradient norm of step {} alone was {} times the usual", point.step, short(ratio)),
+                format!(
+                    "the gradient norm of step {} alone was {} times the usual",
+                    point.step,
+                    short(ratio)
+                ),
             )
             .number("gradient norm over its window's median", ratio, Some(onset::SPIKE_RATIO), "1");
     }
     if let Some((point, layer)) = hidden {
         case = case
-            .because(STRONG, format!("at step {} the gradient of {layer} alone left its usual norm", point.step))
+            .because(
+                STRONG,
+                format!("at step {} the gradient of {layer} alone left its usual norm", point.step),
+            )
             .in_tensor(Some(layer));
     }
     if let (Some(interval), Some(lead)) = (interval, &lead) {
@@ -85,7 +94,10 @@ pub(super) fn gradient_spike(facts: Facts, _: Option<&Onset>) -> Option<Case> {
         if let Some(tensor) = &case.tensor
             && state::was_decaying(facts, interval, tensor)
         {
-            case = case.although(STRONG, "its second moment had only decayed for a while: it is the usual that was too small");
+            case = case.although(
+                STRONG,
+                "its second moment had only decayed for a while: it is the usual that was too small",
+            );
         }
         if goes_on(facts, interval, case.tensor.as_deref()) {
             case = case.although(STRONG, "the gradient stayed that large in the intervals after");
@@ -102,7 +114,8 @@ pub(super) fn gradient_spike(facts: Facts, _: Option<&Onset>) -> Option<Case> {
 
 /// The largest spike of the logged norm that stands alone and falls back at once.
 fn pulse(facts: Facts<'_>) -> Option<(&LogPoint, f64)> {
-    let points: Vec<&LogPoint> = facts.points().iter().filter(|point| point.grad_norm_ratio.is_some()).collect();
+    let points: Vec<&LogPoint> =
+        facts.points().iter().filter(|point| point.grad_norm_ratio.is_some()).collect();
     let norm = |index: usize| points.get(index)?.grad_norm?.finite();
     let pulses = (1..points.len()).filter(|&index| {
         let (Some(before), Some(now)) = (norm(index - 1), norm(index)) else { return false };
@@ -110,7 +123,9 @@ fn pulse(facts: Facts<'_>) -> Option<(&LogPoint, f64)> {
         let falls = norm(index + 1).is_none_or(|next| next <= FALLS_BACK_TO * now);
         onset::is_alone(&points, index) && jumps && falls
     });
-    pulses.map(|index| (points[index], points[index].grad_norm_ratio.unwrap_or(1.0))).max_by(|a, b| a.1.total_cmp(&b.1))
+    pulses
+        .map(|index| (points[index], points[index].grad_norm_ratio.unwrap_or(1.0)))
+        .max_by(|a, b| a.1.total_cmp(&b.1))
 }
 
 /// The layer whose logged norm left its own median by far more than the others' did in the same step.
@@ -132,7 +147,10 @@ fn leading_layer(facts: Facts, point: &LogPoint) -> Option<String> {
 
 /// The weight of a layer, or the layer where it has no one weight.
 fn weight_of(facts: Facts, layer: &str) -> String {
-    let own = facts.parameters().into_iter().filter(|tensor| tensor.canonical_name == layer || tensor.layer.path == layer);
+    let own = facts
+        .parameters()
+        .into_iter()
+        .filter(|tensor| tensor.canonical_name == layer || tensor.layer.path == layer);
     let largest = own.max_by_key(|tensor| tensor.elements);
     largest.map_or_else(|| layer.to_owned(), |tensor| tensor.canonical_name.clone())
 }
@@ -147,7 +165,8 @@ fn layer_pulse(facts: Facts<'_>) -> Option<(&LogPoint, String)> {
 /// Whose gradient stands out in an interval, if anyone's does. Only a spike that the log has seen is looked for by the
 /// steps, where no second moment tells: momentum carries one gradient on for 1/(1−μ) of them.
 fn stands_out(facts: Facts, interval: &IntervalAnalysis, is_logged: bool) -> Option<Lead> {
-    let blind = facts.analysis.intervals.iter().flat_map(|one| &one.tensors).all(|own| own.energy.value().is_none());
+    let blind =
+        facts.analysis.intervals.iter().flat_map(|one| &one.tensors).all(|own| own.energy.value().is_none());
     if !blind {
         return suspects::lead(interval, |tensor| tensor.gradient_ratio.value().copied(), INTERVAL_RATIO);
     }
@@ -181,12 +200,14 @@ pub(super) fn non_finite(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
     let mut case = Case::of(Mechanism::NonFinite).with_confidence(Confidence::Exact);
     if let Some(point) = first {
         let before = facts.points().iter().rev().find(|one| one.step < point.step).map_or(0, |one| one.step);
-        case = case
-            .at(point.step, [before, point.step])
-            .because(STRONG, format!("the first loss or gradient that is not finite is that of step {}", point.step));
+        case = case.at(point.step, [before, point.step]).because(
+            STRONG,
+            format!("the first loss or gradient that is not finite is that of step {}", point.step),
+        );
     }
     if let Some((step, checkpoint)) = state {
-        let before = facts.checkpoints().map(|(step, _)| step).take_while(|&own| own < step).last().unwrap_or(0);
+        let before =
+            facts.checkpoints().map(|(step, _)| step).take_while(|&own| own < step).last().unwrap_or(0);
         if case.onset.is_none_or(|onset| onset > step) {
             case = case.at(before + 1, [before, step]);
         }
@@ -199,11 +220,14 @@ pub(super) fn non_finite(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
         case = case.in_tensor(Some(layer));
     }
     Some(match onset {
-        Some(onset) if onset.step < began && !matches!(onset.sign, Sign::NonFinite | Sign::NonFiniteState) => case
-            .although(
+        Some(onset)
+            if onset.step < began && !matches!(onset.sign, Sign::NonFinite | Sign::NonFiniteState) =>
+        {
+            case.although(
                 STRONG,
                 format!("the run was failing from step {} on, before anything was not finite", onset.step),
-            ),
+            )
+        }
         _ => case.because(SUPPORTING, "nothing stood out in the steps before"),
     })
 }
@@ -211,7 +235,8 @@ pub(super) fn non_finite(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
 /// The one parameter of a checkpoint that is not finite, where it is one alone.
 fn only_non_finite(checkpoint: &CheckpointAnalysis) -> Option<String> {
     let bad = checkpoint.tensors.iter().filter(|tensor| {
-        tensor.is_parameter() && tensor.statistics.value().is_some_and(|statistics| statistics.non_finite() > 0)
+        tensor.is_parameter()
+            && tensor.statistics.value().is_some_and(|statistics| statistics.non_finite() > 0)
     });
     let mut bad = bad.map(|tensor| tensor.canonical_name.clone());
     let first = bad.next()?;

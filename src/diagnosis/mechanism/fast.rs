@@ -70,7 +70,12 @@ fn distances(facts: Facts<'_>) -> BTreeMap<&str, f64> {
 fn rated(checkpoint: &CheckpointAnalysis) -> Option<Vec<(&ParameterOptimizer, f64)>> {
     let state = checkpoint.optimizer.value()?;
     let rate = |parameter: &ParameterOptimizer| {
-        state.optimizers.get(parameter.optimizer as usize)?.groups.get(parameter.group as usize)?.learning_rate
+        state
+            .optimizers
+            .get(parameter.optimizer as usize)?
+            .groups
+            .get(parameter.group as usize)?
+            .learning_rate
     };
     let usual = median(state.parameters.iter().filter_map(rate)).filter(|&usual| usual > 0.0)?;
     let fast = state.parameters.iter().filter(|parameter| parameter.shape.len() >= 2);
@@ -86,7 +91,8 @@ fn name_of<'a>(
     if let Some(tensor) = &parameter.tensor {
         return Some(tensor.canonical_name.as_str());
     }
-    let alike = checkpoint.tensors.iter().filter(|tensor| is_matrix(tensor) && tensor.shape == parameter.shape);
+    let alike =
+        checkpoint.tensors.iter().filter(|tensor| is_matrix(tensor) && tensor.shape == parameter.shape);
     let farthest = alike.max_by(|a, b| {
         let distance = |name: &str| distances.get(name).copied().unwrap_or(0.0);
         distance(&a.canonical_name).total_cmp(&distance(&b.canonical_name))

@@ -38,7 +38,12 @@ pub(super) fn attention_logits(facts: Facts, _: Option<&Onset>) -> Option<Case> 
         let largest = fast.iter().map(|own| own.rate).fold(0.0, f64::max);
         case = case.from_the_start(step).because(
             STRONG,
-            format!("{} and {} more maps of attention are trained by {} times the learning rate of the others", names[0], names.len() - 1, short(largest)),
+            format!(
+                "{} and {} more maps of attention are trained by {} times the learning rate of the others",
+                names[0],
+                names.len() - 1,
+                short(largest)
+            ),
         );
         case = case.because(STRONG, "they moved that much farther");
     }
@@ -51,7 +56,12 @@ pub(super) fn attention_logits(facts: Facts, _: Option<&Onset>) -> Option<Case> 
         }
         case = case.because(
             STRONG,
-            format!("by step {} {} had outgrown the other matrices by {} times", worst.step, worst.tensor.canonical_name, short(worst.ratio)),
+            format!(
+                "by step {} {} had outgrown the other matrices by {} times",
+                worst.step,
+                worst.tensor.canonical_name,
+                short(worst.ratio)
+            ),
         );
         let (_, seen) = facts.checkpoints().find(|(step, _)| *step == worst.step)?;
         case = match logit_spread(seen, &worst.tensor.layer.path) {
@@ -86,7 +96,8 @@ fn is_attention(role: Role) -> bool {
 fn rated(facts: Facts, wanted: fn(Role) -> bool) -> Option<(u64, Vec<fast::Own>)> {
     let fast = fast::parameters(facts)?;
     let parameters = facts.parameters();
-    let role = |name: &str| parameters.iter().find(|tensor| tensor.canonical_name == name).map(|tensor| tensor.role);
+    let role =
+        |name: &str| parameters.iter().find(|tensor| tensor.canonical_name == name).map(|tensor| tensor.role);
     fast.matrices.iter().all(|own| role(&own.name).is_some_and(wanted)).then_some((fast.step, fast.matrices))
 }
 
@@ -118,7 +129,14 @@ pub(super) fn output_logits(facts: Facts, _: Option<&Onset>) -> Option<Case> {
         case = case
             .in_tensor(Some(own.name.clone()))
             .from_the_start(step)
-            .because(STRONG, format!("{} is trained by {} times the learning rate of the others", own.name, short(own.rate)))
+            .because(
+                STRONG,
+                format!(
+                    "{} is trained by {} times the learning rate of the others",
+                    own.name,
+                    short(own.rate)
+                ),
+            )
             .because(STRONG, "it moved that much farther")
             .number("learning rate over the median of the others", own.rate, Some(fast::OWN_RATE), "1");
     }
@@ -130,7 +148,11 @@ pub(super) fn output_logits(facts: Facts, _: Option<&Onset>) -> Option<Case> {
         }
         case = case.because(
             STRONG,
-            format!("by step {} the output layer had outgrown the other matrices by {} times", worst.step, short(worst.ratio)),
+            format!(
+                "by step {} the output layer had outgrown the other matrices by {} times",
+                worst.step,
+                short(worst.ratio)
+            ),
         );
     }
     (!case.reasons.is_empty()).then_some(case)
@@ -153,13 +175,18 @@ fn outgrown(facts: Facts<'_>, wanted: fn(Role) -> bool) -> Option<Vec<Outgrowth<
 }
 
 /// RMS over the median of the matrices of other roles.
-fn against_others(checkpoint: &CheckpointAnalysis, tensor: &TensorAnalysis, wanted: fn(Role) -> bool) -> Option<f64> {
+fn against_others(
+    checkpoint: &CheckpointAnalysis,
+    tensor: &TensorAnalysis,
+    wanted: fn(Role) -> bool,
+) -> Option<f64> {
     let others = checkpoint.tensors.iter().filter(|other| is_matrix(other) && !wanted(other.role));
     Some(rms(tensor)? / median(others.filter_map(rms)).filter(|&usual| usual > 0.0)?)
 }
 
 fn dated(facts: Facts, case: Case, worst: &Outgrowth) -> Case {
-    let before = facts.checkpoints().map(|(own, _)| own).take_while(|&own| own < worst.step).last().unwrap_or(0);
+    let before =
+        facts.checkpoints().map(|(own, _)| own).take_while(|&own| own < worst.step).last().unwrap_or(0);
     case.with_confidence(Confidence::Heuristic)
         .at(before + 1, [before, worst.step])
         .number("RMS over that of the other matrices", worst.ratio, Some(OUTGROWN), "1")

@@ -37,7 +37,11 @@ fn one_tensor(facts: Facts) -> Option<Case> {
             .from_the_start(fast.step)
             .because(
                 STRONG,
-                format!("{} is trained by {} times the learning rate of the others", only.name, short(only.rate)),
+                format!(
+                    "{} is trained by {} times the learning rate of the others",
+                    only.name,
+                    short(only.rate)
+                ),
             )
             .because(STRONG, format!("it moved {} times as far as they did", short(only.distance)))
             .number("learning rate over the median of the others", only.rate, Some(fast::OWN_RATE), "1")
@@ -50,21 +54,29 @@ fn whole_model(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
     let long = long_steps(facts);
     let mut case = Case::of(Mechanism::LearningRate);
     if let Some((step, length)) = long {
-        let before = facts.checkpoints().map(|(own, _)| own).take_while(|&own| own < step).last().unwrap_or(0);
+        let before =
+            facts.checkpoints().map(|(own, _)| own).take_while(|&own| own < step).last().unwrap_or(0);
         case = case
             .at(before + 1, [before, step])
             .with_confidence(Confidence::Calibrated)
-            .because(STRONG, format!("at step {step} one step changed the matrices by {} of their norm", short(length)))
+            .because(
+                STRONG,
+                format!("at step {step} one step changed the matrices by {} of their norm", short(length)),
+            )
             .number("step over weight, median of the matrices", length, Some(LONG_STEP), "1");
     }
     let onset = onset.filter(|onset| matches!(onset.sign, Sign::Loss(_) | Sign::GradientNorm(_)));
     if let Some(onset) = onset {
         let sign = match onset.sign {
             Sign::Loss(ratio) => format!("the loss rose to {} times its minimum", short(ratio)),
-            Sign::GradientNorm(ratio) => format!("gradient norms rose to {} times their median", short(ratio)),
+            Sign::GradientNorm(ratio) => {
+                format!("gradient norms rose to {} times their median", short(ratio))
+            }
             _ => return None,
         };
-        case = case.at(onset.step, onset.interval).because(SUPPORTING, format!("from step {} on {sign}", onset.step));
+        case = case
+            .at(onset.step, onset.interval)
+            .because(SUPPORTING, format!("from step {} on {sign}", onset.step));
         if is_rising_or_at_peak(facts, onset.step) {
             case = case.because(SUPPORTING, "the learning rate was rising or at its peak");
         }
@@ -84,9 +96,10 @@ fn long_steps(facts: Facts) -> Option<(u64, f64)> {
 fn step_length(checkpoint: &CheckpointAnalysis) -> Option<f64> {
     let states = states(checkpoint);
     let matrices = checkpoint.tensors.iter().filter(|tensor| is_matrix(tensor));
-    median(matrices.filter_map(|tensor| {
-        states.get(tensor.canonical_name.as_str())?.0.update_ratio.value().copied()
-    }))
+    median(
+        matrices
+            .filter_map(|tensor| states.get(tensor.canonical_name.as_str())?.0.update_ratio.value().copied()),
+    )
 }
 
 fn rate(point: &LogPoint) -> Option<f64> {
@@ -108,7 +121,8 @@ pub(super) fn leaps(facts: Facts) -> bool {
 /// The step at which the full learning rate came, and that rate over the RMS of the matrices at the first checkpoint.
 fn leap(facts: Facts) -> Option<(u64, f64)> {
     let peak = facts.points().iter().filter_map(rate).fold(0.0, f64::max);
-    let reached = facts.points().iter().find(|point| rate(point).is_some_and(|rate| rate >= AT_PEAK * peak))?.step;
+    let reached =
+        facts.points().iter().find(|point| rate(point).is_some_and(|rate| rate >= AT_PEAK * peak))?.step;
     let (first, checkpoint) = facts.checkpoints().next()?;
     let adam = facts.checkpoints().any(|(_, one)| {
         one.optimizer.value().is_some_and(|state| state.optimizers.iter().any(|own| own.algorithm.is_adam()))

@@ -95,7 +95,8 @@ pub(super) fn schedule_break(facts: Facts, _: Option<&Onset>) -> Option<Case> {
         if case.onset.is_none()
             && let Some(step) = finding.step
         {
-            let before = facts.checkpoints().map(|(own, _)| own).take_while(|&own| own < step).last().unwrap_or(0);
+            let before =
+                facts.checkpoints().map(|(own, _)| own).take_while(|&own| own < step).last().unwrap_or(0);
             case = case.at(before + 1, [before, step]);
         }
     }
@@ -127,7 +128,8 @@ pub(super) fn accumulation_change(facts: Facts, _: Option<&Onset>) -> Option<Cas
     let points: Vec<&LogPoint> = facts.points().iter().collect();
     // A divisor changes where a run is resumed.
     let is_seam = |index: &usize| facts.checkpoints().any(|(own, _)| own == points[index - 1].step);
-    let steps = (1..points.len()).filter(is_seam).filter_map(|index| Some((index, norm_step(&points, index)?)));
+    let steps =
+        (1..points.len()).filter(is_seam).filter_map(|index| Some((index, norm_step(&points, index)?)));
     let (index, (_, factor)) = steps.max_by(|a, b| a.1.0.total_cmp(&b.1.0))?;
     let (before, point) = (points[index - 1].step, points[index]);
     let mut case = Case::of(Mechanism::AccumulationChange)
@@ -144,17 +146,23 @@ pub(super) fn accumulation_change(facts: Facts, _: Option<&Onset>) -> Option<Cas
         .number("gradient norm after over before", factor, Some(LEVEL_FACTOR), "1");
     case = match loss_step(&points, index) {
         Some(loss) if (loss - loss.round()).abs() <= 0.2 * loss && loss.round() >= 2.0 => case
-            .because(SUPPORTING, format!("the loss became {} times what it was in the same step", short(loss)))
+            .because(
+                SUPPORTING,
+                format!("the loss became {} times what it was in the same step", short(loss)),
+            )
             .number("loss after over before", loss, None, "1"),
-        Some(loss) if loss <= 1.25 => {
-            case.because(SUPPORTING, "the loss went on as before: the gradient is counted otherwise, not larger")
-        }
+        Some(loss) if loss <= 1.25 => case
+            .because(SUPPORTING, "the loss went on as before: the gradient is counted otherwise, not larger"),
         _ => case.although(SUPPORTING, "the loss changed with it, and by no whole number"),
     };
     if rate_step(&points, index).is_some_and(|factor| factor > SAME_RATE) {
         case = case.although(STRONG, "the learning rate rose with it");
     }
-    if facts.points_from(point.step).iter().any(|later| later.loss.is_some_and(|loss| loss.finite().is_none())) {
+    if facts
+        .points_from(point.step)
+        .iter()
+        .any(|later| later.loss.is_some_and(|loss| loss.finite().is_none()))
+    {
         case = case.although(STRONG, "the loss was lost later, which no other divisor does");
     }
     if facts.findings("FP505").is_empty() {
@@ -166,8 +174,10 @@ pub(super) fn accumulation_change(facts: Facts, _: Option<&Onset>) -> Option<Cas
 /// By how many standard errors and what factor the gradient norm changes its level at `index`, if at once and for good.
 fn norm_step(points: &[&LogPoint], index: usize) -> Option<(f64, f64)> {
     let norm = |point: &&LogPoint| point.grad_norm?.finite().filter(|&norm| norm > 0.0).map(f64::ln);
-    let before: Vec<f64> = points[index.saturating_sub(LEVEL_POINTS)..index].iter().filter_map(norm).collect();
-    let after: Vec<f64> = points[index..points.len().min(index + LEVEL_POINTS)].iter().filter_map(norm).collect();
+    let before: Vec<f64> =
+        points[index.saturating_sub(LEVEL_POINTS)..index].iter().filter_map(norm).collect();
+    let after: Vec<f64> =
+        points[index..points.len().min(index + LEVEL_POINTS)].iter().filter_map(norm).collect();
     if before.len() < FEWEST_LEVEL_POINTS || after.len() < FEWEST_LEVEL_POINTS {
         return None;
     }

@@ -27,38 +27,47 @@ pub(super) fn frozen(facts: Facts, _: Option<&Onset>) -> Option<Case> {
 
 /// A learning rate of 0 long before the end.
 fn zero_rate(facts: Facts) -> Option<Case> {
-    let rates: Vec<(u64, f64)> =
-        facts.points().iter().filter_map(|point| Some((point.step, point.learning_rate?.finite()?))).collect();
+    let rates: Vec<(u64, f64)> = facts
+        .points()
+        .iter()
+        .filter_map(|point| Some((point.step, point.learning_rate?.finite()?)))
+        .collect();
     let moving = rates.iter().rposition(|(_, rate)| *rate > 0.0)?;
     let zero = rates.len() - 1 - moving;
     if zero < FROZEN_POINTS {
         return None;
     }
     let (before, first) = (rates[moving].0, rates[moving + 1].0);
-    Some(
-        Case::of(Mechanism::Frozen)
-            .with_confidence(Confidence::Exact)
-            .at(first, [before, first])
-            .because(CONCLUSIVE, format!("from step {first} on the learning rate is exactly 0, and nothing moves")),
-    )
+    Some(Case::of(Mechanism::Frozen).with_confidence(Confidence::Exact).at(first, [before, first]).because(
+        CONCLUSIVE,
+        format!("from step {first} on the learning rate is exactly 0, and nothing moves"),
+    ))
 }
 
 /// Parameters that moved, and from one interval on are bit for bit what they were while others go on.
 fn stopped(facts: Facts) -> Option<Case> {
     let intervals = &facts.analysis.intervals;
     for (index, interval) in intervals.iter().enumerate().skip(1) {
-        let still: Vec<&TensorInterval> =
-            interval.tensors.iter().filter(|tensor| is_unmoved(tensor) && moved_before(intervals, index, tensor)).collect();
+        let still: Vec<&TensorInterval> = interval
+            .tensors
+            .iter()
+            .filter(|tensor| is_unmoved(tensor) && moved_before(intervals, index, tensor))
+            .collect();
         let stays = |tensor: &&TensorInterval| {
             intervals[index..].iter().all(|later| {
                 later.tensors.iter().filter(|own| own.canonical_name == tensor.canonical_name).all(is_unmoved)
             })
         };
-        let still: Vec<&TensorInterval> = still.into_iter().filter(stays).filter(|tensor| !is_counting(facts, interval, tensor)).collect();
+        let still: Vec<&TensorInterval> =
+            still.into_iter().filter(stays).filter(|tensor| !is_counting(facts, interval, tensor)).collect();
         let Some(first) = still.first() else { continue };
         let (from, to) = (interval.from_step, interval.to_step);
         let all = still.len() == interval.tensors.len();
-        let what = if all { "no parameter".to_owned() } else { format!("{} and {} more parameters not", first.canonical_name, still.len() - 1) };
+        let what = if all {
+            "no parameter".to_owned()
+        } else {
+            format!("{} and {} more parameters not", first.canonical_name, still.len() - 1)
+        };
         let sentence = if all {
             format!("from step {from} on {what} moved any more")
         } else {
@@ -98,12 +107,19 @@ fn is_counting(facts: Facts, interval: &IntervalAnalysis, tensor: &TensorInterva
 
 /// The step by which the units of a layer had died, if any did.
 pub(super) fn died(facts: Facts) -> Option<u64> {
-    facts.analysis.intervals.iter().find(|interval| boundary(interval, &dead_in(facts, interval)).is_some()).map(|one| one.to_step)
+    facts
+        .analysis
+        .intervals
+        .iter()
+        .find(|interval| boundary(interval, &dead_in(facts, interval)).is_some())
+        .map(|one| one.to_step)
 }
 
 /// The parameters most of whose elements had no gradient over an interval.
 fn dead_in<'a>(facts: Facts, interval: &'a IntervalAnalysis) -> BTreeSet<&'a str> {
-    let dead = |tensor: &&TensorInterval| dead_share(facts, interval, tensor).is_some_and(|share| share >= DEAD_SHARE);
+    let dead = |tensor: &&TensorInterval| {
+        dead_share(facts, interval, tensor).is_some_and(|share| share >= DEAD_SHARE)
+    };
     interval.tensors.iter().filter(dead).map(|tensor| tensor.canonical_name.as_str()).collect()
 }
 
@@ -132,7 +148,10 @@ pub(super) fn dead_units(facts: Facts, _: Option<&Onset>) -> Option<Case> {
         let case = if is_first || !rate::leaps(facts) {
             case
         } else {
-            case.although(STRONG + SUPPORTING, "the first steps were as long as the weights: these pushed the units there")
+            case.although(
+                STRONG + SUPPORTING,
+                "the first steps were as long as the weights: these pushed the units there",
+            )
         };
         return Some(if is_first {
             case.from_the_start(interval.from_step.max(1))
@@ -147,7 +166,8 @@ pub(super) fn dead_units(facts: Facts, _: Option<&Onset>) -> Option<Case> {
 fn dead_share(facts: Facts, interval: &IntervalAnalysis, tensor: &TensorInterval) -> Option<f64> {
     let checkpoint = facts.checkpoints().find(|(step, _)| *step == interval.to_step).map(|(_, one)| one)?;
     let state = states(checkpoint).get(tensor.canonical_name.as_str()).map(|(state, _)| *state);
-    let never = state.and_then(|state| state.rows.value()).map(|rows| rows.zero as f64 / rows.count.max(1) as f64);
+    let never =
+        state.and_then(|state| state.rows.value()).map(|rows| rows.zero as f64 / rows.count.max(1) as f64);
     if let Some(&decayed) = tensor.floor_share.value() {
         // Free decay is asked of elements that have a second moment; those without never had a gradient.
         let never = never.unwrap_or(0.0);
@@ -168,7 +188,10 @@ fn boundary<'a>(interval: &'a IntervalAnalysis, dead: &BTreeSet<&str>) -> Option
         .iter()
         .filter(|tensor| matches!(tensor.role, Role::Bias))
         .filter_map(|bias| {
-            let weight = interval.tensors.iter().find(|own| own.layer.path == bias.layer.path && own.name != bias.name)?;
+            let weight = interval
+                .tensors
+                .iter()
+                .find(|own| own.layer.path == bias.layer.path && own.name != bias.name)?;
             Some((bias, weight))
         })
         .collect();
@@ -177,6 +200,7 @@ fn boundary<'a>(interval: &'a IntervalAnalysis, dead: &BTreeSet<&str>) -> Option
         let ((bias, weight), (next_bias, next_weight)) = (pair[0], pair[1]);
         let is_dead = |tensor: &TensorInterval| dead.contains(tensor.canonical_name.as_str());
         let zero = weight.weight_rms.value() == Some(&0.0);
-        (is_dead(bias) && is_dead(weight) && is_dead(next_weight) && !is_dead(next_bias) && !zero).then_some(bias)
+        (is_dead(bias) && is_dead(weight) && is_dead(next_weight) && !is_dead(next_bias) && !zero)
+            .then_some(bias)
     })
 }

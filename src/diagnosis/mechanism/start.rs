@@ -32,7 +32,8 @@ fn first(facts: Facts<'_>) -> Option<(u64, &CheckpointAnalysis)> {
 pub(super) fn zero_init(facts: Facts, _: Option<&Onset>) -> Option<Case> {
     let finding = facts.findings("FP201").into_iter().next()?;
     let (step, checkpoint) = facts.checkpoints().next()?;
-    let told = facts.assessment.findings.iter().any(|own| own.rule == "FP201" && own.checkpoint == checkpoint.name);
+    let told =
+        facts.assessment.findings.iter().any(|own| own.rule == "FP201" && own.checkpoint == checkpoint.name);
     let case = Case::of(Mechanism::ZeroInit)
         .with_confidence(Confidence::Exact)
         .in_tensor(facts.tensor_of(finding))
@@ -48,7 +49,8 @@ pub(super) fn zero_init(facts: Facts, _: Option<&Onset>) -> Option<Case> {
 /// One map far wider than the others from the start.
 pub(super) fn init_gain(facts: Facts, _: Option<&Onset>) -> Option<Case> {
     let (step, checkpoint) = first(facts)?;
-    let judged = checkpoint.tensors.iter().filter(|tensor| is_matrix(tensor) && tensor.role != Role::RecurrentHidden);
+    let judged =
+        checkpoint.tensors.iter().filter(|tensor| is_matrix(tensor) && tensor.role != Role::RecurrentHidden);
     let judged = judged.filter(|tensor| !is_standard_normal(tensor));
     let wide = judged.filter_map(|tensor| Some((tensor, geometry(checkpoint, &tensor.canonical_name)?)));
     let (tensor, ratio) = wide.max_by(|a, b| a.1.total_cmp(&b.1)).filter(|(_, ratio)| *ratio >= WIDE)?;
@@ -65,10 +67,16 @@ pub(super) fn init_gain(facts: Facts, _: Option<&Onset>) -> Option<Case> {
             ),
         )
         .number("RMS over that of the other matrices", ratio, Some(WIDE), "1");
-    let told = facts.findings("FP203").iter().any(|own| facts.tensor_of(own).as_ref() == case.tensor.as_ref());
-    let case = if told { case.because(SUPPORTING, "its gain stands out among the maps of its role (FP203)") } else { case };
+    let told =
+        facts.findings("FP203").iter().any(|own| facts.tensor_of(own).as_ref() == case.tensor.as_ref());
+    let case = if told {
+        case.because(SUPPORTING, "its gain stands out among the maps of its role (FP203)")
+    } else {
+        case
+    };
     let case = if step == 0 { case.because(SUPPORTING, "no step had been taken yet") } else { case };
-    let rated = fast::parameters(facts).is_some_and(|fast| fast.matrices.iter().any(|own| own.name == tensor.canonical_name));
+    let rated = fast::parameters(facts)
+        .is_some_and(|fast| fast.matrices.iter().any(|own| own.name == tensor.canonical_name));
     let case = if rated && step > 0 {
         case.although(STRONG, "it is trained by a learning rate of its own: by then it had grown")
     } else {
@@ -76,9 +84,10 @@ pub(super) fn init_gain(facts: Facts, _: Option<&Onset>) -> Option<Case> {
     };
     // What grew from a usual size is not what the run began with.
     Some(match grown(facts, tensor) {
-        Some(growth) if growth > 2.0 && step > 0 => {
-            case.although(SUPPORTING, format!("it went on growing, by {} times until the last checkpoint", short(growth)))
-        }
+        Some(growth) if growth > 2.0 && step > 0 => case.although(
+            SUPPORTING,
+            format!("it went on growing, by {} times until the last checkpoint", short(growth)),
+        ),
         _ => case,
     })
 }
@@ -101,17 +110,23 @@ fn grown(facts: Facts, tensor: &TensorAnalysis) -> Option<f64> {
 /// A recurrence that multiplies what it carries at every step of time.
 pub(super) fn recurrent_gain(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
     let (step, checkpoint) = first(facts)?;
-    let recurrences = checkpoint.tensors.iter().filter(|tensor| is_matrix(tensor) && is_plain_recurrence(tensor));
+    let recurrences =
+        checkpoint.tensors.iter().filter(|tensor| is_matrix(tensor) && is_plain_recurrence(tensor));
     let gains = recurrences.filter_map(|tensor| Some((tensor, gain(tensor)?)));
-    let (tensor, gain) = gains.max_by(|a, b| a.1.total_cmp(&b.1)).filter(|(_, gain)| *gain > CRITICAL_GAIN)?;
+    let (tensor, gain) =
+        gains.max_by(|a, b| a.1.total_cmp(&b.1)).filter(|(_, gain)| *gain > CRITICAL_GAIN)?;
     let case = Case::of(Mechanism::RecurrentGain)
         .with_confidence(Confidence::Calibrated)
         .in_tensor(Some(tensor.canonical_name.clone()))
         .from_the_start(step)
         .number("gain sigma_w^2 of the recurrence", gain, Some(CRITICAL_GAIN), "1");
-    let what = format!("at step {step} the recurrence {} had the gain {}", tensor.canonical_name, short(gain));
+    let what =
+        format!("at step {step} the recurrence {} had the gain {}", tensor.canonical_name, short(gain));
     let case = if gain >= EXPLOSIVE_GAIN {
-        case.because(STRONG + SUPPORTING, format!("{what}: ten steps of time can grow more than a hundredfold"))
+        case.because(
+            STRONG + SUPPORTING,
+            format!("{what}: ten steps of time can grow more than a hundredfold"),
+        )
     } else {
         case.because(SUPPORTING, format!("{what}, above the critical 1"))
     };

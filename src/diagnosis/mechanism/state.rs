@@ -70,7 +70,9 @@ pub(super) fn state_lost(facts: Facts, _: Option<&Onset>) -> Option<Case> {
 /// Counters before and after, of parameters that count fewer steps at the end of an interval than at its start.
 fn counters_gone_back<'a>(facts: Facts<'a>, interval: &IntervalAnalysis) -> BTreeMap<&'a str, (f64, f64)> {
     let at = |step: u64| facts.checkpoints().find(|(own, _)| *own == step).map(|(_, one)| states(one));
-    let (Some(before), Some(after)) = (at(interval.from_step), at(interval.to_step)) else { return BTreeMap::new() };
+    let (Some(before), Some(after)) = (at(interval.from_step), at(interval.to_step)) else {
+        return BTreeMap::new();
+    };
     let gone_back = after.into_iter().filter_map(|(name, (state, _))| {
         let (was, is) = (before.get(name)?.0.step?, state.step?);
         (is < was).then_some((name, (was, is)))
@@ -191,7 +193,9 @@ fn vanished(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
 fn outrun(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
     let intervals = &facts.analysis.intervals;
     for (index, interval) in intervals.iter().enumerate().skip(1) {
-        let Some((_, before)) = facts.checkpoints().find(|(step, _)| *step == interval.from_step) else { continue };
+        let Some((_, before)) = facts.checkpoints().find(|(step, _)| *step == interval.from_step) else {
+            continue;
+        };
         let states = states(before);
         let stale = interval.tensors.iter().filter_map(|tensor| {
             let expected = *states.get(tensor.canonical_name.as_str())?.0.gradient_norm.value()?;
@@ -200,7 +204,9 @@ fn outrun(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
             (ratio.is_finite() && ratio >= STALE && decayed > 0).then_some((tensor, ratio, decayed))
         });
         let stale: Vec<(&TensorInterval, f64, u64)> = stale.collect();
-        let Some((tensor, ratio, decayed)) = stale.iter().max_by(|a, b| a.1.total_cmp(&b.1)).copied() else { continue };
+        let Some((tensor, ratio, decayed)) = stale.iter().max_by(|a, b| a.1.total_cmp(&b.1)).copied() else {
+            continue;
+        };
         let everywhere = stale.len() * 2 > interval.tensors.len();
         let (from, to) = (interval.from_step, interval.to_step);
         let step = match onset {

@@ -54,7 +54,8 @@ pub(super) fn discover(
         finds.given_dumps(path, history);
     }
     if !options.logs.is_empty() {
-        finds.logs = LogFiles { logs: options.logs.iter().map(|path| given_log(path)).collect(), states: Vec::new() };
+        finds.logs =
+            LogFiles { logs: options.logs.iter().map(|path| given_log(path)).collect(), states: Vec::new() };
         finds.states.clear();
     }
     history.checkpoints = order::settle(finds.checkpoints, "checkpoint", history);
@@ -140,7 +141,8 @@ impl Finds {
             let (path, name) = (folder.path.join("trainer_state.json"), folder.shown("trainer_state.json"));
             self.states.insert(step, LogFile { path, name });
         }
-        self.configs.extend(folder.files.iter().filter(|name| is_config(name)).map(|name| folder.path.join(name)));
+        self.configs
+            .extend(folder.files.iter().filter(|name| is_config(name)).map(|name| folder.path.join(name)));
         if let Some(path) = folder.megatron() {
             match path {
                 Ok(path) => self.checkpoints.push(Candidate::new(path, folder.shown.clone(), step)),
@@ -177,7 +179,8 @@ impl Finds {
                 self.uncertain(&path, &shown, context, history);
                 continue;
             }
-            let numbered = names::numbered(&shown).filter(|(_, pattern)| patterns.get(pattern).is_some_and(|count| *count > 1));
+            let numbered = names::numbered(&shown)
+                .filter(|(_, pattern)| patterns.get(pattern).is_some_and(|count| *count > 1));
             match numbered {
                 Some((number, pattern)) => {
                     let step = self.ask(&path, context).unwrap_or(number);
@@ -198,7 +201,8 @@ impl Finds {
         let Some((number, _)) = names::step(shown) else { return };
         let inside = self.ask(path, context);
         if let Some(step) = inside.filter(|step| *step != number) {
-            let message = format!("it says step {step}; the {number} in its name is taken for something else");
+            let message =
+                format!("it says step {step}; the {number} in its name is taken for something else");
             history.remark(RemarkKind::TakenFor, Some(shown.to_owned()), message);
         }
         self.checkpoints.push(Candidate::new(path.to_owned(), shown.to_owned(), inside.unwrap_or(number)));
@@ -235,11 +239,19 @@ impl Finds {
         } else if is_config(name) {
             self.configs.insert(0, path);
         } else if std::path::Path::new(name).extension().is_some_and(|extension| extension == "wandb") {
-            history.remark(RemarkKind::LeftOut, Some(shown), "a binary log of wandb is not read: export its history as CSV");
+            history.remark(
+                RemarkKind::LeftOut,
+                Some(shown),
+                "a binary log of wandb is not read: export its history as CSV",
+            );
         } else {
             match names::log(name) {
                 Some(LogName::Text) if self.texts >= MOST_TEXTS => {
-                    history.remark(RemarkKind::LeftOut, Some(shown), "there are too many texts to search all for rows: name it with --logs");
+                    history.remark(
+                        RemarkKind::LeftOut,
+                        Some(shown),
+                        "there are too many texts to search all for rows: name it with --logs",
+                    );
                 }
                 Some(kind) => {
                     self.texts += usize::from(kind == LogName::Text);
@@ -252,7 +264,8 @@ impl Finds {
 
     fn measured(&mut self, path: &Path, shown: &str, history: &mut History) -> Result<()> {
         let step = names::step(shown.trim_end_matches(".measured.json")).map(|(step, _)| step);
-        let step = step.or_else(|| names::numbered(shown.trim_end_matches(".measured.json")).map(|(step, _)| step));
+        let step =
+            step.or_else(|| names::numbered(shown.trim_end_matches(".measured.json")).map(|(step, _)| step));
         let Some(step) = step else {
             let message = "the name of the measurement file has no step in it";
             history.remark(RemarkKind::LeftOut, Some(shown.to_owned()), message);
@@ -292,7 +305,11 @@ impl Finds {
         let by_word = names::step(base).map(|(step, _)| step);
         match by_word.or_else(|| names::numbered(base).map(|(number, _)| number)) {
             Some(step) => self.dumps.push(Candidate::new(path, shown, step)),
-            None => history.remark(RemarkKind::LeftOut, Some(shown), "no step is in the name of the gradient dump"),
+            None => history.remark(
+                RemarkKind::LeftOut,
+                Some(shown),
+                "no step is in the name of the gradient dump",
+            ),
         }
     }
 }

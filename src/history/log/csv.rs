@@ -59,9 +59,8 @@ fn unusable(file: &Arc<InputFile>, error: ::csv::Error) -> Error {
         ::csv::ErrorKind::Io(error) => error.downcast::<Error>().ok(),
         _ => None,
     };
-    let error = error.unwrap_or_else(|| {
-        ErrorKind::SideFile { what: "the log", message }.in_file(file.path())
-    });
+    let error =
+        error.unwrap_or_else(|| ErrorKind::SideFile { what: "the log", message }.in_file(file.path()));
     at.map_or(error.clone(), |at| error.at(at))
 }
 

@@ -84,9 +84,8 @@ fn entry(
     });
     if !summary {
         let numbers = cells.iter().map(|(name, number)| (name, Value::Number(*number)));
-        let texts = texts.iter().map(|(name, text)| {
-            (name, text.as_deref().map_or(Value::List(None), Value::Text))
-        });
+        let texts =
+            texts.iter().map(|(name, text)| (name, text.as_deref().map_or(Value::List(None), Value::Text)));
         for (name, value) in numbers.chain(texts) {
             if let Err(kind) = table.cell(name, value) {
                 failed.get_or_insert(kind);

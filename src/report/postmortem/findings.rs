@@ -15,7 +15,8 @@ pub(super) struct Group<'a> {
 pub(super) fn grouped(findings: &[Finding]) -> Vec<Group<'_>> {
     let mut groups: Vec<Group> = Vec::new();
     for finding in findings {
-        let same = |group: &&mut Group| group.first.rule == finding.rule && group.first.subject == finding.subject;
+        let same =
+            |group: &&mut Group| group.first.rule == finding.rule && group.first.subject == finding.subject;
         match groups.iter_mut().find(same) {
             Some(group) => {
                 group.checkpoints += 1;
@@ -29,7 +30,8 @@ pub(super) fn grouped(findings: &[Finding]) -> Vec<Group<'_>> {
         }
     }
     groups.sort_by(|a, b| {
-        let key = |group: &Group| (std::cmp::Reverse(group.first.severity), group.first.step.unwrap_or(u64::MAX));
+        let key =
+            |group: &Group| (std::cmp::Reverse(group.first.severity), group.first.step.unwrap_or(u64::MAX));
         key(a).cmp(&key(b)).then_with(|| a.first.rule.cmp(&b.first.rule))
     });
     groups

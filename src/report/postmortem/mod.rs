@@ -36,10 +36,14 @@ pub struct PostMortem {
 
 impl PostMortem {
     /// Puts an analysis, what the rules said about it under `overrides`, and the diagnosis together.
-    pub fn new(analysis: Analysis, assessment: Assessment, diagnosis: Diagnosis, overrides: &Overrides) -> Self {
+    pub fn new(
+        analysis: Analysis,
+        assessment: Assessment,
+        diagnosis: Diagnosis,
+        overrides: &Overrides,
+    ) -> Self {
         let Assessment { findings, not_evaluated } = assessment;
-        let mut verdict =
-            Verdict::of(findings.iter(), not_evaluated.iter(), analysis.is_judged(), true);
+        let mut verdict = Verdict::of(findings.iter(), not_evaluated.iter(), analysis.is_judged(), true);
         verdict.sentence = format!("{}; {}", diagnosis.verdict, verdict.counts());
         let limits = overrides.0.iter().map(|((rule, limit), &value)| (format!("{rule}.{limit}"), value));
         Self { diagnosis, verdict, findings, not_evaluated, replaced_limits: limits.collect(), analysis }

@@ -86,7 +86,10 @@ impl Page<'_> {
         }
         if let Some(other) = &diagnosis.runner_up {
             let place = other.tensor.as_ref().map_or_else(String::new, |tensor| format!(" in {tensor}"));
-            let sentence = format!("next likely: {}{place}, as {}; but {}", other.mechanism, other.reason, other.against);
+            let sentence = format!(
+                "next likely: {}{place}, as {}; but {}",
+                other.mechanism, other.reason, other.against
+            );
             wrapped(out, "  ", &sentence)?;
         }
         writeln!(out)
@@ -157,7 +160,14 @@ impl Page<'_> {
         let finding = group.first;
         let severity = painted(finding.severity, self.style);
         let mut text = String::new();
-        wrapped(&mut text, "  ", &format!("{} {} {} ({}): {}", finding.severity, finding.rule, finding.name, finding.confidence, finding.message))?;
+        wrapped(
+            &mut text,
+            "  ",
+            &format!(
+                "{} {} {} ({}): {}",
+                finding.severity, finding.rule, finding.name, finding.confidence, finding.message
+            ),
+        )?;
         // Colour codes take no columns: they come in after the lines are broken.
         out.push_str(&text.replacen(&finding.severity.to_string(), &severity, 1));
         let numbers: Vec<String> = finding.evidence.iter().map(evidence).collect();
@@ -223,7 +233,11 @@ impl Page<'_> {
                 _ => rules.into_iter().collect::<Vec<_>>().join(", "),
             };
             let checkpoints: BTreeSet<&str> = entries.iter().map(|entry| entry.checkpoint.as_str()).collect();
-            let where_ = if checkpoints.len() > 1 { format!(" in {} checkpoints", checkpoints.len()) } else { String::new() };
+            let where_ = if checkpoints.len() > 1 {
+                format!(" in {} checkpoints", checkpoints.len())
+            } else {
+                String::new()
+            };
             wrapped(out, "  ", &format!("{what}{where_}: {reason}"))?;
         }
         if reasons.len() > shown {

@@ -42,7 +42,11 @@ pub(super) fn draw(analysis: &Analysis, onset: Option<u64>) -> Vec<String> {
         let column = axis.column(onset).min(WIDTH.saturating_sub(mark.chars().count()));
         // A mark that does not fit to the right of its step points with its end.
         let mark = if column < axis.column(onset) { format!("step {onset} ▲") } else { mark };
-        let column = (axis.column(onset) + 1).saturating_sub(if mark.ends_with('▲') { mark.chars().count() } else { 1 });
+        let column = (axis.column(onset) + 1).saturating_sub(if mark.ends_with('▲') {
+            mark.chars().count()
+        } else {
+            1
+        });
         lines.push(format!("{:LABEL$} {:column$}{mark}", "", ""));
     }
     lines
@@ -121,13 +125,16 @@ fn sparkline(
 /// A row for each layer, a cell for each interval: its gradient over its trailing median. The layers that stand out
 /// most, in forward order.
 fn heat_map(intervals: &[IntervalAnalysis], axis: &Axis) -> Vec<String> {
-    let by_gradient = intervals.iter().flat_map(|one| &one.tensors).any(|own| ratio_of(&own.gradient_ratio).is_some());
-    let ratio = |own: &TensorInterval| ratio_of(if by_gradient { &own.gradient_ratio } else { &own.change_ratio });
+    let by_gradient =
+        intervals.iter().flat_map(|one| &one.tensors).any(|own| ratio_of(&own.gradient_ratio).is_some());
+    let ratio =
+        |own: &TensorInterval| ratio_of(if by_gradient { &own.gradient_ratio } else { &own.change_ratio });
     let mut layers: BTreeMap<(u64, &str), Vec<Option<f64>>> = BTreeMap::new();
     for interval in intervals {
         let columns = axis.column(interval.from_step)..=axis.column(interval.to_step.saturating_sub(1));
         for own in &interval.tensors {
-            let row = layers.entry((own.layer.order, own.layer.path.as_str())).or_insert_with(|| vec![None; WIDTH]);
+            let row =
+                layers.entry((own.layer.order, own.layer.path.as_str())).or_insert_with(|| vec![None; WIDTH]);
             for column in columns.clone() {
                 row[column] = row[column].into_iter().chain(ratio(own)).reduce(f64::max);
             }
@@ -143,7 +150,8 @@ fn heat_map(intervals: &[IntervalAnalysis], axis: &Axis) -> Vec<String> {
     let least = peaks[ROWS.min(total) - 1];
     let shown = layers.iter().filter(|(_, row)| peak(row) >= least).take(ROWS);
     let what = if by_gradient { "gradient" } else { "change" };
-    let mut lines = vec![format!("{what} of each layer between checkpoints, over its usual: ░ 1.25  ▒ 2  ▓ 4  █ 10")];
+    let mut lines =
+        vec![format!("{what} of each layer between checkpoints, over its usual: ░ 1.25  ▒ 2  ▓ 4  █ 10")];
     for ((_, path), row) in shown {
         let cells: String = row.iter().map(|cell| cell.map_or(' ', shade)).collect();
         lines.push(format!("{:LABEL$} {cells}", shortened(path)).trim_end().to_owned());
