@@ -102,6 +102,11 @@ fn of_events(events: events::Events, file: &Arc<InputFile>) -> ReadLog {
             let kind = ErrorKind::SideFile { what: "the log", message: format!("{reason}; what comes before was read") };
             read.problem = Some(kind.at_byte(file.path(), events.at));
         }
+        None if events.damaged > 0 => {
+            let message = format!("the checksum of {} records is wrong: they were left out", events.damaged);
+            let kind = ErrorKind::SideFile { what: "the log", message };
+            read.problem = Some(kind.at_byte(file.path(), events.first_damaged));
+        }
         None => {}
     }
     read
