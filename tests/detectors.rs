@@ -2,7 +2,6 @@
 //!
 //! `cargo test --release --test detectors -- --nocapture` prints it.
 
-use std::collections::VecDeque;
 use std::time::Instant;
 
 use flashpoint::analysis::log::measure_log;
@@ -61,7 +60,11 @@ fn norms(seed: u64, freedom: Option<u32>, deviation: f64) -> Vec<f64> {
 type Detector = fn(&[f64]) -> Vec<bool>;
 
 fn robust(norms: &[f64], z: f64, ratio: f64) -> Vec<bool> {
-    let record = |(step, norm): (usize, &f64)| Record { step: step as u64, grad_norm: Some(*norm), ..Record::default() };
+    let record = |(step, norm): (usize, &f64)| Record {
+        step: step as u64,
+        grad_norm: Some(*norm),
+        ..Record::default()
+    };
     let log = Log {
         records: norms.iter().enumerate().map(record).collect(),
         semantics: LogSemantics::default(),
@@ -73,23 +76,24 @@ fn robust(norms: &[f64], z: f64, ratio: f64) -> Vec<bool> {
 }
 
 fn mean_and_deviations(norms: &[f64], window: usize, limit: f64) -> Vec<bool> {
-    let mut last: VecDeque<f64> = VecDeque::new();
-    let flag = |norm: &f64| {
-        let count = last.len() as f64;
-        let mean = last.iter().sum::<f64>() / count;
-        let variance = last.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / count;
-        let flagged = last.len() >= 64 && *norm > mean + limit * variance.sqrt();
-        if last.len() == window {
-            last.pop_front();
-        }
-        last.push_back(*norm);
-        flagged
+    let mut sums = vec![(0.0, 0.0)];
+    for norm in norms {
+        let (sum, squares) = sums[sums.len() - 1];
+        sums.push((sum + norm, squares + norm * norm));
+    }
+    let flag = |at: usize| {
+        let from = at.saturating_sub(window);
+        let count = (at - from) as f64;
+        let mean = (sums[at].0 - sums[from].0) / count;
+        let variance = (sums[at].1 - sums[from].1) / count - mean * mean;
+        at - from >= 64 && norms[at] > mean + limit * variance.max(0.0).sqrt()
     };
-    norms.iter().map(flag).collect()
+    (0..norms.len()).map(flag).collect()
 }
 
 fn stays(flags: &[bool]) -> Vec<bool> {
-    let confirmed = |at: usize| flags[at] && flags[at.saturating_sub(4)..=at].iter().filter(|flag| **flag).count() >= 3;
+    let confirmed =
+        |at: usize| flags[at] && flags[at.saturating_sub(4)..=at].iter().filter(|flag| **flag).count() >= 3;
     (0..flags.len()).map(confirmed).collect()
 }
 
@@ -102,8 +106,12 @@ const DETECTORS: &[(&str, Detector)] = &[
     ("FP501, three of five", |norms| stays(&robust(norms, 6.0, 2.5))),
 ];
 
-const TAILS: &[(&str, Option<u32>, f64)] =
-    &[("logN 0.2", None, 0.2), ("logN 0.5", None, 0.5), ("log-t4 0.2", Some(4), 0.2), ("log-t3 0.3", Some(3), 0.3)];
+const TAILS: &[(&str, Option<u32>, f64)] = &[
+    ("logN 0.2", None, 0.2),
+    ("logN 0.5", None, 0.5),
+    ("log-t4 0.2", Some(4), 0.2),
+    ("log-t3 0.3", Some(3), 0.3),
+];
 
 /// Norms of iterations 31214 to 31222: chronicles of BLOOM-176B.
 const BLOOM: [f64; 9] = [0.242, 0.947, 2.390, 15.886, 145.119, 960.351, 353.2, 379.3, 650.2];
@@ -127,15 +135,23 @@ fn false_alarms_and_first_flags_are_those_of_the_table() {
     println!("|---|{}---|", "---|".repeat(TAILS.len()));
     let mut ours = Vec::new();
     for (name, detector) in DETECTORS {
-        let found: Vec<f64> = TAILS.iter().map(|(_, freedom, deviation)| alarms(*detector, *freedom, *deviation)).collect();
+        let found: Vec<f64> =
+            TAILS.iter().map(|(_, freedom, deviation)| alarms(*detector, *freedom, *deviation)).collect();
         let flags: Vec<String> = [0.078, 0.2, 0.35]
-            .map(|deviation| first_flag(*detector, deviation).map_or("–".to_owned(), |step| step.to_string()))
+            .map(|deviation| {
+                first_flag(*detector, deviation).map_or("–".to_owned(), |step| step.to_string())
+            })
             .to_vec();
         let cells: Vec<String> = found.iter().map(|count| format!("{count:.1}")).collect();
         println!("| {name} | {} | {} |", cells.join(" | "), flags.join(" / "));
         ours.push((*name, found));
     }
-    let of = |wanted: &str| ours.iter().find(|(name, _)| name.starts_with(wanted)).map(|(_, found)| found.clone()).expect("it is listed");
+    let of = |wanted: &str| {
+        ours.iter()
+            .find(|(name, _)| name.starts_with(wanted))
+            .map(|(_, found)| found.clone())
+            .expect("it is listed")
+    };
     // What the rule stands on: log-normal norms are quiet, and so is what stays, whatever the tail.
     assert_eq!(of("log-MAD z > 6")[..2], [0.0, 0.0]);
     assert!(of("FP501, three of five").iter().all(|count| *count < 1.0));
@@ -166,6 +182,6 @@ fn a_million_norms_take_about_as_long_as_sorting_them_a_few_times() {
     let measuring = start.elapsed().as_secs_f64();
     println!("a million points: measured in {measuring:.2} s, sorted in {sorting:.2} s");
     assert_eq!(measured.points.len(), 1_000_000);
-    // Against the clock a crowded machine decides; work that is quadratic in the window is a hundred times as much.
-    assert!(measuring < 200.0 * sorting, "{measuring} s, sorting {sorting} s");
+    // Against the clock a crowded machine decides; sorting every window by itself is hundreds of times as much.
+    assert!(measuring < 60.0 * sorting, "{measuring} s, sorting {sorting} s");
 }

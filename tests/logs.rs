@@ -16,7 +16,8 @@ fn read(path: &str) -> History {
 }
 
 fn measured(history: &History) -> LogAnalysis {
-    log::measure(history).unwrap_or_else(|| panic!("{}: no log; {:?} {:?}", history.name, history.remarks, history.errors))
+    log::measure(history)
+        .unwrap_or_else(|| panic!("{}: no log; {:?} {:?}", history.name, history.remarks, history.errors))
 }
 
 fn series(log: &LogAnalysis, key: &str) -> Vec<(u64, f64)> {
@@ -27,7 +28,10 @@ fn series(log: &LogAnalysis, key: &str) -> Vec<(u64, f64)> {
         "loss_scale" => point.loss_scale,
         _ => panic!("no such series: {key}"),
     };
-    log.points.iter().filter_map(|point| Some((point.step, value(point).map(|Number(value)| value)?))).collect()
+    log.points
+        .iter()
+        .filter_map(|point| Some((point.step, value(point).map(|Number(value)| value)?)))
+        .collect()
 }
 
 /// What differs between a log and its oracle, whose steps are `shift` lower.
@@ -36,12 +40,17 @@ fn differences(log: &LogAnalysis, oracle: &Value, keys: &[&str], shift: u64) -> 
     for key in keys {
         let Some(expected) = oracle["series"][key].as_array() else { continue };
         let number = |value: &Value| {
-            value.as_f64().unwrap_or_else(|| value.as_str().and_then(|text| text.parse().ok()).expect("a number"))
+            value
+                .as_f64()
+                .unwrap_or_else(|| value.as_str().and_then(|text| text.parse().ok()).expect("a number"))
         };
-        let expected: Vec<(u64, f64)> =
-            expected.iter().map(|pair| (pair[0].as_u64().expect("a step") + shift, number(&pair[1]))).collect();
+        let expected: Vec<(u64, f64)> = expected
+            .iter()
+            .map(|pair| (pair[0].as_u64().expect("a step") + shift, number(&pair[1])))
+            .collect();
         let found = series(log, key);
-        let same = |(a, b): (&(u64, f64), &(u64, f64))| a.0 == b.0 && (a.1 == b.1 || (a.1.is_nan() && b.1.is_nan()));
+        let same =
+            |(a, b): (&(u64, f64), &(u64, f64))| a.0 == b.0 && (a.1 == b.1 || (a.1.is_nan() && b.1.is_nan()));
         if found.len() != expected.len() || !found.iter().zip(&expected).all(same) {
             wrong.push(format!("{key}: {found:?}, not {expected:?}"));
         }
@@ -90,7 +99,12 @@ fn a_loss_of_nan_shown_as_zero_is_nan_again() {
     let (_, log, _) = trap("nan-logged-as-zero");
     assert_eq!(log.semantics.hidden_nan, [[30, 40]]);
     assert_eq!(log.semantics.loss_is_window_mean, Some(true));
-    assert!(log.points.iter().filter(|point| point.step >= 30).all(|point| point.loss.is_none_or(|loss| loss.0.is_nan())));
+    assert!(
+        log.points
+            .iter()
+            .filter(|point| point.step >= 30)
+            .all(|point| point.loss.is_none_or(|loss| loss.0.is_nan()))
+    );
 }
 
 #[test]
@@ -138,8 +152,12 @@ fn of_steps_that_are_logged_twice_the_later_writer_counts() {
             .map(|pair| (pair[0].as_u64().expect("a step") + shift, pair[1].as_f64().expect("a loss")))
             .collect();
         assert_eq!(series(&log, "loss"), kept, "{name}");
-        let seams: Vec<u64> =
-            truth["seams"].as_array().expect("a list").iter().map(|step| step.as_u64().expect("a step") + shift).collect();
+        let seams: Vec<u64> = truth["seams"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|step| step.as_u64().expect("a step") + shift)
+            .collect();
         assert_eq!(log.semantics.seams, seams, "{name}");
         assert!(history.remarks.iter().any(|remark| remark.kind == RemarkKind::Rewind), "{name}");
     }
@@ -159,9 +177,11 @@ fn repeated_norms_belong_to_skipped_steps() {
 fn more_micro_batches_are_seen_where_they_are_logged() {
     // By itself this log does not show it: its norms move as much without it.
     let (_, log, truth) = trap("more-micro-batches");
-    let (at, factor) = (truth["change"].as_u64().expect("a step"), truth["factor"].as_u64().expect("a factor"));
+    let (at, factor) =
+        (truth["change"].as_u64().expect("a step"), truth["factor"].as_u64().expect("a factor"));
     assert!(log.accumulation_changes.iter().all(|change| change.factor.is_none()));
-    let rows = std::fs::read_to_string("fixtures/logs/traps/more-micro-batches/metrics.jsonl").expect("the rows are there");
+    let rows = std::fs::read_to_string("fixtures/logs/traps/more-micro-batches/metrics.jsonl")
+        .expect("the rows are there");
     let mut text = String::new();
     for row in rows.lines() {
         let mut row: Value = serde_json::from_str(row).expect("a row is JSON");
@@ -182,10 +202,16 @@ fn damaged_event_files_give_what_is_whole() {
     let all = whole["series"]["loss"].as_array().expect("a list").len();
     let (history, log, _) = trap("tensorboard-cut-off");
     assert!(history.errors.is_empty());
-    assert!(history.remarks.iter().any(|remark| remark.message.starts_with("it ends in the middle of a record")));
+    assert!(
+        history.remarks.iter().any(|remark| remark.message.starts_with("it ends in the middle of a record"))
+    );
     assert!((1..=all).contains(&series(&log, "loss").len()));
     let (history, log, _) = trap("tensorboard-flipped-bit");
-    assert!(history.errors[0].to_string().contains("the checksum of 1 records is wrong"), "{:?}", history.errors);
+    assert!(
+        history.errors[0].to_string().contains("the checksum of 1 records is wrong"),
+        "{:?}",
+        history.errors
+    );
     let read = ["loss", "grad_norm", "lr"].map(|key| series(&log, key).len()).iter().sum::<usize>();
     assert_eq!(read, 3 * all - 1);
 }

@@ -4,13 +4,13 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
+use flashpoint::analysis::log;
 use flashpoint::analysis::measure_checkpoint;
+use flashpoint::analysis::model::Run;
 use flashpoint::analysis::model::{Analysis, MeasureLevel};
 use flashpoint::analysis::of_checkpoints;
 use flashpoint::checkpoint::{Checkpoint, NameRules};
 use flashpoint::context::Context;
-use flashpoint::analysis::log;
-use flashpoint::analysis::model::Run;
 use flashpoint::history::{History, Options};
 use flashpoint::rules::{self, Assessment, Check, Finding, Overrides, RULES, Severity, Subject};
 

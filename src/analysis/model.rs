@@ -16,8 +16,8 @@ pub use optimizer::{
 };
 
 pub use run::{
-    AccumulationChange, DumpAnalysis, DumpTensor, IntervalAnalysis, LogAnalysis, LogPoint, LogSemantics, LogSource,
-    Number, Remark, RemarkKind, Run, ScaleFall, TensorInterval,
+    AccumulationChange, DumpAnalysis, DumpTensor, IntervalAnalysis, LogAnalysis, LogPoint, LogSemantics,
+    LogSource, Number, Remark, RemarkKind, Run, ScaleFall, TensorInterval,
 };
 
 pub use crate::checkpoint::{Layer, Layout, Role, Section};

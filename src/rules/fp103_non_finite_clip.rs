@@ -22,7 +22,9 @@ fn check(analysis: &Analysis, _: &Thresholds, findings: &mut Findings) {
         findings.not_evaluated(Subject::Run, "the log has no gradient norm");
         return;
     }
-    let taken = |point: &&LogPoint| point.grad_norm.is_some_and(|norm| norm.finite().is_none()) && !is_skipped(log, point);
+    let taken = |point: &&LogPoint| {
+        point.grad_norm.is_some_and(|norm| norm.finite().is_none()) && !is_skipped(log, point)
+    };
     let bad: Vec<&LogPoint> = log.points.iter().filter(taken).collect();
     let Some(first) = bad.first() else { return };
     let norm = first.grad_norm.map_or(f64::NAN, |Number(norm)| norm);
@@ -43,7 +45,8 @@ fn check(analysis: &Analysis, _: &Thresholds, findings: &mut Findings) {
         bad.len(),
     );
     let advice = "skip such steps: clip_grad_norm_(…, error_if_nonfinite=True), or a check before optimizer.step(); accumulate the norm in fp32 or wider";
-    let harmless = layers_finite && log.points.iter().all(|point| point.loss.is_none_or(|loss| loss.finite().is_some()));
+    let harmless =
+        layers_finite && log.points.iter().all(|point| point.loss.is_none_or(|loss| loss.finite().is_some()));
     let finding = findings.push(Subject::Steps(first.step, last), message, advice);
     finding.at_step(first.step).evidence("steps with such a norm", bad.len() as f64, "");
     if harmless {
@@ -58,7 +61,11 @@ mod tests {
 
     #[test]
     fn an_infinite_norm_that_was_not_skipped_is_told() {
-        let run = logged(vec![point(1).with_norm(1.0), point(2).with_norm(f64::INFINITY), point(3).with_norm(f64::NAN)]);
+        let run = logged(vec![
+            point(1).with_norm(1.0),
+            point(2).with_norm(f64::INFINITY),
+            point(3).with_norm(f64::NAN),
+        ]);
         assert_eq!(judge_run(&RULE, &run, &[]).told(), [(Severity::Critical, "steps 2 to 3".to_owned())]);
         assert!(judge_run(&RULE, &logged(vec![point(1).with_norm(1.0)]), &[]).is_clean());
     }
@@ -66,11 +73,14 @@ mod tests {
     #[test]
     fn a_step_that_mixed_precision_skips_is_none() {
         let scaled = |step: u64, norm: f64, scale: f64| point(step).with_norm(norm).with_scale(scale);
-        let run = logged(vec![scaled(1, 1.0, 1024.0), scaled(2, f64::INFINITY, 512.0), scaled(3, 1.0, 512.0)]);
+        let run =
+            logged(vec![scaled(1, 1.0, 1024.0), scaled(2, f64::INFINITY, 512.0), scaled(3, 1.0, 512.0)]);
         assert!(judge_run(&RULE, &run, &[]).is_clean());
-        let later = logged(vec![scaled(1, 1.0, 1024.0), scaled(2, f64::INFINITY, 1024.0), scaled(3, 1.0, 512.0)]);
+        let later =
+            logged(vec![scaled(1, 1.0, 1024.0), scaled(2, f64::INFINITY, 1024.0), scaled(3, 1.0, 512.0)]);
         assert!(judge_run(&RULE, &later, &[]).is_clean());
-        let kept = logged(vec![scaled(1, 1.0, 1024.0), scaled(2, f64::INFINITY, 1024.0), scaled(3, 1.0, 1024.0)]);
+        let kept =
+            logged(vec![scaled(1, 1.0, 1024.0), scaled(2, f64::INFINITY, 1024.0), scaled(3, 1.0, 1024.0)]);
         assert!(!judge_run(&RULE, &kept, &[]).is_clean());
     }
 }

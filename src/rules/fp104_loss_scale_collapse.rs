@@ -38,7 +38,8 @@ pub(super) static RULE: Rule = Rule {
 fn check(analysis: &Analysis, thresholds: &Thresholds, findings: &mut Findings) {
     let Some(log) = log(analysis) else { return };
     if log.points.iter().all(|point| point.loss_scale.is_none()) {
-        findings.not_evaluated(Subject::Run, "the log has no loss scale: fp16 is not used, or it is not logged");
+        findings
+            .not_evaluated(Subject::Run, "the log has no loss scale: fp16 is not used, or it is not logged");
         return;
     }
     let (often, net, smallest) =

@@ -24,7 +24,8 @@ pub(super) static RULE: Rule = Rule {
 fn check(analysis: &Analysis, thresholds: &Thresholds, findings: &mut Findings) {
     let Some(log) = log(analysis) else { return };
     if log.points.iter().all(|point| point.loss_scale.is_none()) {
-        findings.not_evaluated(Subject::Run, "the log has no loss scale: fp16 is not used, or it is not logged");
+        findings
+            .not_evaluated(Subject::Run, "the log has no loss scale: fp16 is not used, or it is not logged");
         return;
     }
     if !log.semantics.loss_scaled {
@@ -34,7 +35,12 @@ fn check(analysis: &Analysis, thresholds: &Thresholds, findings: &mut Findings) 
     let advice = "divide the norm by the loss scale where it is logged: as it stands, no threshold of clipping can be read from it";
     let finding = findings.push(Subject::Run, message.to_owned(), advice);
     if let Some(correlation) = log.semantics.scale_correlation {
-        finding.against("correlation", correlation, thresholds.get("correlation"), "of ln norm with ln loss scale");
+        finding.against(
+            "correlation",
+            correlation,
+            thresholds.get("correlation"),
+            "of ln norm with ln loss scale",
+        );
     }
 }
 

@@ -38,8 +38,10 @@ fn check(analysis: &Analysis, thresholds: &Thresholds, findings: &mut Findings) 
     let distance = (onset as f64 - end as f64).abs() / end as f64;
     let limit = thresholds.get("distance");
     if distance <= limit {
-        let message = format!("trouble begins at step {onset}, and the learning rate stops rising at step {end}");
-        let advice = "the peak learning rate is too high, or reached too early: lower it, or lengthen the warm-up";
+        let message =
+            format!("trouble begins at step {onset}, and the learning rate stops rising at step {end}");
+        let advice =
+            "the peak learning rate is too high, or reached too early: lower it, or lengthen the warm-up";
         findings
             .push(Subject::Steps(end.min(onset), end.max(onset)), message, advice)
             .at_step(onset)
@@ -52,7 +54,8 @@ fn onset(log: &LogAnalysis, thresholds: &Thresholds) -> Option<u64> {
     let spikes = norm_spikes(log, thresholds.get("z"), thresholds.get("ratio"));
     let spike = spikes.iter().find(|spike| spike.confirmed.is_some()).map(|spike| spike.onset);
     let rise = first_divergence(log, thresholds.get("rise"), thresholds.get("noise")).map(|point| point.step);
-    let scale = log.scale_falls.iter().find(|fall| !fall.initial && fall.halvings >= 3).map(|fall| fall.first_step);
+    let scale =
+        log.scale_falls.iter().find(|fall| !fall.initial && fall.halvings >= 3).map(|fall| fall.first_step);
     [first_non_finite(log), spike, rise, scale].into_iter().flatten().min()
 }
 
@@ -65,6 +68,7 @@ mod tests {
         let points = (1..=200).map(|step| {
             let mut point = point(step).with_loss(2.0);
             point.loss_ratio = Some(if step < diverges { 1.0 } else { 3.0 });
+            point.loss_noise = Some(0.01);
             point.learning_rate = Some(crate::analysis::model::Number(1e-3));
             point
         });
@@ -75,7 +79,10 @@ mod tests {
 
     #[test]
     fn trouble_near_the_end_of_the_warmup_is_told() {
-        assert_eq!(judge_run(&RULE, &run(100, 110), &[]).told(), [(Severity::Note, "steps 100 to 110".to_owned())]);
+        assert_eq!(
+            judge_run(&RULE, &run(100, 110), &[]).told(),
+            [(Severity::Note, "steps 100 to 110".to_owned())]
+        );
         assert!(judge_run(&RULE, &run(100, 130), &[]).is_clean());
         assert!(judge_run(&RULE, &run(100, 300), &[]).is_clean());
     }

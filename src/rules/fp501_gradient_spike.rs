@@ -28,8 +28,14 @@ pub(super) static RULE: Rule = Rule {
         Threshold {
             name: "standing-out",
             default: 2.0,
-            unit: "times the largest z elsewhere",
+            unit: "times the largest ln ratio elsewhere",
             source: "design: in a heavy tail single norms stand out all the time",
+        },
+        Threshold {
+            name: "towering",
+            default: 10.0,
+            unit: "times the median",
+            source: "design: full-batch training at the edge of stability rises some times and comes back",
         },
     ],
     check: Check::Run(check),
@@ -46,7 +52,11 @@ fn check(analysis: &Analysis, thresholds: &Thresholds, findings: &mut Findings) 
     let mut spikes = norm_spikes(log, thresholds.get("z"), thresholds.get("ratio"));
     let count = spikes.len();
     // The ones that stay first, then by size; told in the order of time.
-    spikes.sort_by(|a, b| (b.confirmed.is_some(), b.z).partial_cmp(&(a.confirmed.is_some(), a.z)).unwrap_or(std::cmp::Ordering::Equal));
+    spikes.sort_by(|a, b| {
+        (b.confirmed.is_some(), b.z)
+            .partial_cmp(&(a.confirmed.is_some(), a.z))
+            .unwrap_or(std::cmp::Ordering::Equal)
+    });
     spikes.truncate(MOST);
     spikes.sort_by_key(|spike| spike.onset);
     for spike in &spikes {
@@ -56,10 +66,15 @@ fn check(analysis: &Analysis, thresholds: &Thresholds, findings: &mut Findings) 
 
 fn tell(log: &LogAnalysis, spike: &Spike, count: usize, thresholds: &Thresholds, findings: &mut Findings) {
     let (peak, norm) = spike.peak;
-    let ratio = log.points.iter().find(|point| point.step == spike.onset).and_then(|point| point.grad_norm_ratio);
+    let ratio =
+        log.points.iter().find(|point| point.step == spike.onset).and_then(|point| point.grad_norm_ratio);
     let after = match (spike.confirmed, spike.recovered) {
-        (Some(confirmed), Some(recovered)) => format!("three of five steps stand out by step {confirmed}; it is back at step {recovered}"),
-        (Some(confirmed), None) => format!("three of five steps stand out by step {confirmed}, and it does not come back"),
+        (Some(confirmed), Some(recovered)) => {
+            format!("three of five steps stand out by step {confirmed}; it is back at step {recovered}")
+        }
+        (Some(confirmed), None) => {
+            format!("three of five steps stand out by step {confirmed}, and it does not come back")
+        }
         (None, _) => format!("{} of the steps around it", spike.points),
     };
     let message = format!(
@@ -68,13 +83,14 @@ fn tell(log: &LogAnalysis, spike: &Spike, count: usize, thresholds: &Thresholds,
         ratio.unwrap_or(f64::NAN),
     );
     let advice = "clip below the peak (flashpoint clip), look at the batches of these steps, and if the loss followed go back to a checkpoint well before them";
-    let rest = rest(log, spike, |point| point.grad_norm_z);
-    let alone = spike.z > thresholds.get("standing-out") * rest;
+    let rest = rest(log, spike, |point| point.grad_norm_ratio.map(f64::ln));
+    let height = height(log, spike);
+    let alone = height.ln() > thresholds.get("standing-out") * rest;
     let severity = match spike.confirmed {
         Some(_) if hurt(log, spike) => Severity::Critical,
-        Some(_) => Severity::Warning,
+        Some(_) if height > thresholds.get("towering") => Severity::Warning,
         None if alone => Severity::Warning,
-        None => Severity::Note,
+        _ => Severity::Note,
     };
     findings
         .push(Subject::Steps(spike.onset, spike.last), message, advice)
@@ -82,8 +98,15 @@ fn tell(log: &LogAnalysis, spike: &Spike, count: usize, thresholds: &Thresholds,
         .at_step(spike.onset)
         .against("largest z", spike.z, thresholds.get("z"), "robust deviations")
         .evidence("peak norm", norm, "")
-        .evidence("largest z elsewhere", rest, "robust deviations")
+        .evidence("largest ratio", height, "times the median")
+        .evidence("largest ratio elsewhere", rest.exp(), "times the median")
         .evidence("spikes in the log", count as f64, "");
+}
+
+/// The largest ratio of the spike.
+fn height(log: &LogAnalysis, spike: &Spike) -> f64 {
+    let within = log.points.iter().filter(|point| (spike.onset..=spike.last).contains(&point.step));
+    within.filter_map(|point| point.grad_norm_ratio).fold(1.0, f64::max)
 }
 
 /// Whether the loss was thrown too, or is not logged so that it may have been.
@@ -122,8 +145,17 @@ mod tests {
         let told = |spikes: &[(u64, f64)]| judge_run(&RULE, &run(spikes), &[]).told();
         assert!(judge_run(&RULE, &run(&[(40, 5.9)]), &[]).is_clean());
         assert_eq!(told(&[(40, 9.0)]), [(Severity::Warning, "steps 40 to 40".to_owned())]);
-        assert_eq!(told(&[(40, 9.0), (41, 7.0), (43, 30.0)]), [(Severity::Critical, "steps 40 to 43".to_owned())]);
-        assert_eq!(told(&[(20, 7.0), (30, 8.0), (40, 9.0)]).iter().map(|(severity, _)| *severity).collect::<Vec<_>>(), [Severity::Note; 3]);
+        assert_eq!(
+            told(&[(40, 9.0), (41, 7.0), (43, 30.0)]),
+            [(Severity::Critical, "steps 40 to 43".to_owned())]
+        );
+        assert_eq!(
+            told(&[(20, 7.0), (30, 8.0), (40, 9.0)])
+                .iter()
+                .map(|(severity, _)| *severity)
+                .collect::<Vec<_>>(),
+            [Severity::Note; 3]
+        );
     }
 
     #[test]

@@ -15,7 +15,12 @@ pub(super) static RULE: Rule = Rule {
     confidence: Confidence::Heuristic,
     needs: Needs::LOG,
     thresholds: &[
-        Threshold { name: "spikes", default: 4.0, unit: "spikes", source: "design: three equal distances are no chance" },
+        Threshold {
+            name: "spikes",
+            default: 4.0,
+            unit: "spikes",
+            source: "design: three equal distances are no chance",
+        },
         Threshold {
             name: "spread",
             default: 0.05,
@@ -45,19 +50,30 @@ fn check(analysis: &Analysis, thresholds: &Thresholds, findings: &mut Findings) 
     }
     let (first, last) = (spikes[0].onset, spikes[spikes.len() - 1].onset);
     if let Some(distance) = regular(&spikes, log, thresholds.get("spread")) {
-        let message = format!("{} gradient spikes lie {distance} steps apart, from step {first} to {last}", spikes.len());
+        let message = format!(
+            "{} gradient spikes lie {distance} steps apart, from step {first} to {last}",
+            spikes.len()
+        );
         let advice = "compare the distance with an epoch, a shard, an evaluation or a save: what happens there is the cause";
-        findings
-            .push(Subject::Steps(first, last), message, advice)
-            .at_step(first)
-            .evidence("distance", distance as f64, "steps");
+        findings.push(Subject::Steps(first, last), message, advice).at_step(first).evidence(
+            "distance",
+            distance as f64,
+            "steps",
+        );
     }
     if log.points.iter().all(|point| point.data.is_none()) {
-        findings.not_evaluated(Subject::Run, "the log does not say what its batches were made of: only distances were looked at");
+        findings.not_evaluated(
+            Subject::Run,
+            "the log does not say what its batches were made of: only distances were looked at",
+        );
         return;
     }
     if let Some((data, count, share)) = common_data(&spikes, log, thresholds.get("share")) {
-        let message = format!("{count} of {} gradient spikes come with the data {data:?}, {:.0} % of the steps", spikes.len(), 100.0 * share);
+        let message = format!(
+            "{count} of {} gradient spikes come with the data {data:?}, {:.0} % of the steps",
+            spikes.len(),
+            100.0 * share
+        );
         let advice = "look for repeated n-grams or broken records in it; replay it from a healthy checkpoint before blaming it";
         findings
             .push(Subject::Steps(first, last), message, advice)
@@ -103,7 +119,8 @@ mod tests {
         let points = (1..=400).map(|step| {
             let mut point = point(step).with_norm(1.0);
             let out = spikes.contains(&step);
-            (point.grad_norm_z, point.grad_norm_ratio) = if out { (Some(9.0), Some(9.0)) } else { (Some(0.0), Some(1.0)) };
+            (point.grad_norm_z, point.grad_norm_ratio) =
+                if out { (Some(9.0), Some(9.0)) } else { (Some(0.0), Some(1.0)) };
             point.data = data(step);
             point
         });
@@ -120,7 +137,9 @@ mod tests {
 
     #[test]
     fn data_that_spikes_have_in_common_are_told() {
-        let shard = |step: u64| Some(format!("shard-{}", if [50, 90, 250, 350].contains(&step) { 7 } else { step % 5 }));
+        let shard = |step: u64| {
+            Some(format!("shard-{}", if [50, 90, 250, 350].contains(&step) { 7 } else { step % 5 }))
+        };
         let told = judge_run(&RULE, &run(&[50, 90, 250, 350], shard), &[]);
         assert_eq!(told.told().len(), 1);
         let every = |_| Some("all".to_owned());

@@ -54,12 +54,20 @@ fn check(analysis: &Analysis, thresholds: &Thresholds, findings: &mut Findings) 
         ];
         for (what, ratio, noise) in sides {
             let Some(ratio) = ratio.filter(|ratio| *ratio > 0.0) else { continue };
+            if change.factor.is_none() && what == "gradient norm" && loss_moved(change) {
+                continue;
+            }
             if let Some(factor) = whole_factor(change, ratio, noise.unwrap_or(0.0), thresholds) {
                 tell(change, what, ratio, factor, findings);
                 break;
             }
         }
     }
+}
+
+/// A norm that grows with its loss is no matter of a divisor alone.
+fn loss_moved(change: &AccumulationChange) -> bool {
+    change.loss_ratio.is_some_and(|ratio| !(0.7..=1.3).contains(&ratio))
 }
 
 /// The factor that `ratio` is, where it is one.
@@ -82,12 +90,17 @@ fn tell(change: &AccumulationChange, what: &str, ratio: f64, factor: f64, findin
         Some(factor) => format!("accumulation, world size or batch changed by a factor of {factor}"),
         None => format!("which is about {factor}"),
     };
-    let message = format!("the {what} changes by a factor of {ratio:.3} at step {} and stays there; {cause}", change.step);
+    let message = format!(
+        "the {what} changes by a factor of {ratio:.3} at step {} and stays there; {cause}",
+        change.step
+    );
     let advice = "check that gradients are divided by accumulation times world size (a mean, not a sum), and rescale the clipping threshold with them";
-    findings
-        .push(Subject::Steps(change.step, change.step), message, advice)
-        .at_step(change.step)
-        .against(&format!("{what}, behind over before"), ratio, factor, "times");
+    findings.push(Subject::Steps(change.step, change.step), message, advice).at_step(change.step).against(
+        &format!("{what}, behind over before"),
+        ratio,
+        factor,
+        "times",
+    );
 }
 
 #[cfg(test)]

@@ -74,7 +74,15 @@ pub(super) fn spikes(placed: impl Iterator<Item = Placed>) -> Vec<Spike> {
             continue;
         }
         if quiet >= TOGETHER || found.is_empty() {
-            found.push(Spike { onset: step, last: step, peak: (step, value), z, points: 0, confirmed: None, recovered: None });
+            found.push(Spike {
+                onset: step,
+                last: step,
+                peak: (step, value),
+                z,
+                points: 0,
+                confirmed: None,
+                recovered: None,
+            });
         }
         quiet = 0;
         let Some(spike) = found.last_mut() else { continue };
@@ -102,7 +110,8 @@ pub(super) fn rest(log: &LogAnalysis, spike: &Spike, z: impl Fn(&LogPoint) -> Op
 /// The first step at which the loss, or the norm of a step that was taken, is not finite.
 pub(super) fn first_non_finite(log: &LogAnalysis) -> Option<u64> {
     let bad = |number: Option<Number>| number.is_some_and(|number| number.finite().is_none());
-    let point = log.points.iter().find(|point| bad(point.loss) || (bad(point.grad_norm) && !is_skipped(log, point)));
+    let point =
+        log.points.iter().find(|point| bad(point.loss) || (bad(point.grad_norm) && !is_skipped(log, point)));
     point.map(|point| point.step)
 }
 
@@ -113,17 +122,38 @@ pub(super) fn is_skipped(log: &LogAnalysis, point: &LogPoint) -> bool {
     }
     let at = log.points.partition_point(|other| other.step < point.step);
     let scale = |point: &LogPoint| point.loss_scale.and_then(Number::finite);
-    let before = log.points[..at].iter().rev().find_map(scale);
+    // Some log the scale before the step, some after it, and it may have been doubled between.
+    let before =
+        log.points[..at].iter().rev().find_map(scale).into_iter().chain(scale(point)).reduce(f64::max);
     let after = log.points[at..].iter().filter_map(scale).take(2).fold(f64::INFINITY, f64::min);
     before.is_some_and(|before| after < before)
 }
 
-/// The first step at which the loss is above `limit` times its lowest, and above what its noise explains.
+/// Points behind a rise that are looked at, and the share of them that must be up as well.
+const RISEN_POINTS: usize = 10;
+const RISEN_SHARE: f64 = 0.7;
+
+/// What the loss may rise to before its noise is known.
+const EARLY_RISE: f64 = 3.0;
+
+/// How far above its lowest the loss may be at this point.
+pub(super) fn allowed_rise(point: &LogPoint, limit: f64, noise: f64) -> f64 {
+    limit.max(point.loss_noise.map_or(EARLY_RISE, |found| (noise * found).exp()))
+}
+
+/// The first step at which the loss is above `limit` times its lowest, and above what its noise explains, and mostly stays
+/// there for ten points, or to the end.
 pub(super) fn first_divergence(log: &LogAnalysis, limit: f64, noise: f64) -> Option<&LogPoint> {
-    log.points.iter().find(|point| {
-        let allowed = limit.max((noise * point.loss_noise.unwrap_or(0.0)).exp());
-        point.loss_ratio.is_some_and(|ratio| ratio > allowed)
-    })
+    let rises =
+        |point: &LogPoint| point.loss_ratio.is_some_and(|ratio| ratio > allowed_rise(point, limit, noise));
+    let stays = |at: usize| {
+        let behind = log.points[at..].iter().filter(|point| point.loss.is_some()).take(RISEN_POINTS);
+        let up = |point: &&LogPoint| point.loss_ratio.is_none_or(|ratio| ratio > limit);
+        let (all, up) = (behind.clone().count(), behind.filter(up).count());
+        up as f64 >= RISEN_SHARE * all as f64
+    };
+    let at = (0..log.points.len()).find(|at| rises(&log.points[*at]) && stays(*at))?;
+    log.points.get(at)
 }
 
 /// Why norms cannot be judged, where they cannot; told to `findings`.
@@ -160,9 +190,15 @@ mod tests {
         let (o, x) = (false, true);
         let found = placed(&[o, x, o, x, x, o, o]);
         assert_eq!(found.len(), 1);
-        assert_eq!((found[0].onset, found[0].last, found[0].confirmed, found[0].recovered), (1, 4, Some(4), Some(5)));
+        assert_eq!(
+            (found[0].onset, found[0].last, found[0].confirmed, found[0].recovered),
+            (1, 4, Some(4), Some(5))
+        );
         let apart = placed(&[x, o, o, o, o, o, x, x, o]);
-        assert_eq!(apart.iter().map(|spike| (spike.onset, spike.confirmed)).collect::<Vec<_>>(), [(0, None), (6, None)]);
+        assert_eq!(
+            apart.iter().map(|spike| (spike.onset, spike.confirmed)).collect::<Vec<_>>(),
+            [(0, None), (6, None)]
+        );
         assert_eq!(placed(&[x, x, x])[0].recovered, None);
     }
 }

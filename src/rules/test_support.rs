@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use super::{Check, Findings, Overrides, Rule, Severity, Subject, Thresholds};
 use crate::analysis::model::{
     Algorithm, Analysis, CheckpointAnalysis, DType, Danger, Defects, FileAnalysis, FirstStep, Format,
-    GlobalAnalysis, Layer, Layout, LogAnalysis, LogPoint, MappedTensor, MeasureLevel, Mapping, MappingSource, Measured, OptimizerAnalysis,
-    Number, OptimizerSummary, Pages, Run, ParameterGroup, ParameterOptimizer, Problem, Role, Rows, SecondMomentRows,
-    Section, Statistics, TensorAnalysis,
+    GlobalAnalysis, Layer, Layout, LogAnalysis, LogPoint, MappedTensor, Mapping, MappingSource, MeasureLevel,
+    Measured, Number, OptimizerAnalysis, OptimizerSummary, Pages, ParameterGroup, ParameterOptimizer,
+    Problem, Role, Rows, Run, SecondMomentRows, Section, Statistics, TensorAnalysis,
 };
 
 /// A checkpoint of these tensors, without files, step or config.

@@ -124,7 +124,8 @@ pub fn noise(losses: &[Option<f64>]) -> Vec<Option<f64>> {
         .iter()
         .map(|loss| {
             let log = loss.filter(|loss| loss.is_finite() && *loss > 0.0)?.ln();
-            let noise = (window.len() >= FEWEST_STEPS).then(|| MAD_TO_DEVIATION * window.median() / 2_f64.sqrt());
+            let noise =
+                (window.len() >= FEWEST_STEPS).then(|| MAD_TO_DEVIATION * window.median() / 2_f64.sqrt());
             if let Some(before) = before.replace(log) {
                 window.push((log - before).abs());
             }
@@ -154,8 +155,9 @@ mod tests {
     #[test]
     fn noise_is_that_of_the_steps_and_not_of_the_trend() {
         // ln(loss) falls by 0.01 a step, and goes 0.1 up and down beside it.
-        let losses: Vec<Option<f64>> =
-            (0..60).map(|i| Some((-0.01 * f64::from(i) + if i % 2 == 0 { 0.05 } else { -0.05 }).exp())).collect();
+        let losses: Vec<Option<f64>> = (0..60)
+            .map(|i| Some((-0.01 * f64::from(i) + if i % 2 == 0 { 0.05 } else { -0.05 }).exp()))
+            .collect();
         let noise = noise(&losses);
         assert!(noise[8].is_none());
         // Sizes are 0.11 and 0.09 in turn.
@@ -178,14 +180,18 @@ mod tests {
             let mean = window.iter().sum::<f64>() / window.len() as f64;
             let variance = window.iter().map(|loss| (loss - mean).powi(2)).sum::<f64>() / window.len() as f64;
             let expected = (losses[at] - mean) / variance.sqrt().max(1e-3 * mean);
-            assert!((sliding.unwrap() - expected).abs() < 1e-6 * (1.0 + expected.abs()), "{at}: {sliding:?} {expected}");
+            assert!(
+                (sliding.unwrap() - expected).abs() < 1e-6 * (1.0 + expected.abs()),
+                "{at}: {sliding:?} {expected}"
+            );
         }
     }
 
     #[test]
     fn the_z_score_is_that_of_the_window_before() {
         // 32 losses of mean 2 and deviation 0.1.
-        let mut losses: Vec<Option<f64>> = (0..32).map(|i| Some(if i % 2 == 0 { 1.9 } else { 2.1 })).collect();
+        let mut losses: Vec<Option<f64>> =
+            (0..32).map(|i| Some(if i % 2 == 0 { 1.9 } else { 2.1 })).collect();
         losses.push(Some(2.7));
         let z = z_scores(&losses);
         assert!(z[..32].iter().all(Option::is_none));

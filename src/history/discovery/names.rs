@@ -48,7 +48,8 @@ pub(super) fn is_measurement(name: &str) -> bool {
 pub(super) fn may_hold_tensors(name: &str) -> bool {
     let stem = name.split('.').next().unwrap_or(name);
     let beside = BESIDE.iter().any(|start| {
-        stem.strip_prefix(start).is_some_and(|rest| rest.is_empty() || rest.starts_with('_') || rest.starts_with('-'))
+        stem.strip_prefix(start)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('_') || rest.starts_with('-'))
     });
     TENSORS.contains(&extension(name).as_str()) && !beside
 }

@@ -29,7 +29,13 @@ pub(super) struct Events {
 ///
 /// A file whose writer is still running, or was killed, ends inside a record: what comes before is kept.
 pub(super) fn read(file: &Arc<InputFile>, name: &str, choices: &[Column]) -> Result<Events> {
-    let mut events = Events { table: Table::new(name, "tensorboard", choices), ended: None, at: 0, damaged: 0, first_damaged: 0 };
+    let mut events = Events {
+        table: Table::new(name, "tensorboard", choices),
+        ended: None,
+        at: 0,
+        damaged: 0,
+        first_damaged: 0,
+    };
     let mut buffer = Vec::new();
     while events.at < file.len() {
         let left = file.len() - events.at;
@@ -199,7 +205,9 @@ fn little_endian(bytes: &[u8]) -> u64 {
 
 /// CRC-32C, rotated and shifted, so that a checksum of data with checksums in it stays one (TFRecord).
 fn masked_crc(bytes: &[u8]) -> u32 {
-    let crc = !bytes.iter().fold(!0, |crc: u32, byte| TABLE[((crc ^ u32::from(*byte)) & 0xff) as usize] ^ (crc >> 8));
+    let crc = !bytes
+        .iter()
+        .fold(!0, |crc: u32, byte| TABLE[((crc ^ u32::from(*byte)) & 0xff) as usize] ^ (crc >> 8));
     crc.rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
@@ -246,7 +254,9 @@ mod tests {
 
     #[test]
     fn a_message_that_lies_about_its_lengths_ends() {
-        for hostile in [&b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"[..], b"\x0a\x05a", b"\x80", b"\x0b", b"\xff"] {
+        for hostile in
+            [&b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"[..], b"\x0a\x05a", b"\x80", b"\x0b", b"\xff"]
+        {
             assert_eq!(scalar(hostile), None);
         }
     }
