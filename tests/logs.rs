@@ -187,7 +187,8 @@ fn more_micro_batches_are_seen_where_they_are_logged() {
         let mut row: Value = serde_json::from_str(row).expect("a row is JSON");
         let later = row["step"].as_u64().expect("a step") >= at;
         row["gradient_accumulation_steps"] = Value::from(if later { factor } else { 1 });
-        text += &format!("{row}\n");
+        text.push_str(&row.to_string());
+        text.push('\n');
     }
     let folder = tempfile::tempdir().expect("a directory can be made");
     std::fs::write(folder.path().join("metrics.jsonl"), text).expect("it can be written");

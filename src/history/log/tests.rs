@@ -218,7 +218,8 @@ fn norms_after_clipping_and_a_threshold_beside_the_log_are_recognised() {
     let mut rows = String::new();
     for step in 1..40 {
         let norm = if step % 2 == 0 { 1.0 } else { 0.5 };
-        rows += &format!("{{\"step\": {step}, \"loss\": 2.0, \"grad_norm\": {norm}}}\n");
+        let row = format!("{{\"step\": {step}, \"loss\": 2.0, \"grad_norm\": {norm}}}\n");
+        rows.push_str(&row);
     }
     let history = history(&[("metrics.jsonl", &rows), ("run.json", "{\"config\": {\"clip\": 1.0}}")]);
     let semantics = history.log.unwrap().semantics;
