@@ -90,6 +90,10 @@ fn shifts(records: &[Record], of: fn(&Record) -> Option<f64>) -> Vec<usize> {
 
 fn is_shift(records: &[Record], at: usize, of: fn(&Record) -> Option<f64>) -> bool {
     let (before, after) = records.split_at(at);
+    let full = |side: usize| side >= SIDE;
+    if !full(before.len()) || !full(after.len()) {
+        return false;
+    }
     let (Some(ratio), Some(quiet), Some(still)) =
         (ratio(before, after, of), noise(before.iter().rev(), of), noise(after.iter(), of))
     else {
@@ -168,8 +172,8 @@ mod tests {
         assert_eq!((changes[0].step, changes[0].grad_norm_ratio), (20, Some(3.0)));
         // What goes on rising is no level.
         let mut rising = records(3.0, None);
-        for (index, record) in rising.iter_mut().enumerate().skip(20) {
-            record.grad_norm = Some(1.5 * 1.3_f64.powi(index as i32 - 20));
+        for record in rising.iter_mut().skip(20) {
+            record.grad_norm = Some(1.5 * 1.3_f64.powf(record.step as f64 - 20.0));
         }
         assert!(at_seams(&rising, &[]).is_empty());
     }

@@ -24,7 +24,7 @@ pub fn falls(records: &[Record]) -> Vec<ScaleFall> {
         let ((before_step, before), (step, scale)) = (pair[0], pair[1]);
         if scale < before {
             settled |= before_step - since >= TOGETHER;
-            let halvings = (before / scale).log2().round().max(1.0) as u64;
+            let halvings = u64::try_from((before / scale).log2().round() as i64).unwrap_or(0).max(1);
             match &mut open {
                 Some(fall) if step - fall.last_step <= TOGETHER.max(step - before_step) => {
                     fall.last_step = step;

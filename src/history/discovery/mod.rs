@@ -48,7 +48,7 @@ pub(super) fn discover(
         let root = Folder::read(run, "", 0, history)?;
         finds.folder(&root, context, history);
     } else {
-        finds.single(run, &history.name.clone(), context, history)?;
+        finds.single(run, &history.name.clone(), context, history);
     }
     for path in &options.grads {
         finds.given_dumps(path, history);
@@ -73,18 +73,16 @@ fn given_log(path: &Path) -> LogFile {
 
 impl Finds {
     /// The run is one file.
-    fn single(&mut self, path: &Path, name: &str, context: &Context, history: &mut History) -> Result<()> {
+    fn single(&mut self, path: &Path, name: &str, context: &Context, history: &mut History) {
         if names::is_measurement(name) {
             return self.measured(path, name, history);
         }
         if names::may_hold_tensors(name) {
-            self.without_step(path, name, context, history);
-            return Ok(());
+            return self.without_step(path, name, context, history);
         }
-        let state = name.ends_with(".json");
-        let list = if state { &mut self.logs.states } else { &mut self.logs.logs };
+        let is_state = path.extension().is_some_and(|extension| extension == "json");
+        let list = if is_state { &mut self.logs.states } else { &mut self.logs.logs };
         list.push(LogFile { path: path.to_owned(), name: name.to_owned() });
-        Ok(())
     }
 
     /// A directory of the run, or the run itself; it may be a checkpoint at the same time.
@@ -98,9 +96,7 @@ impl Finds {
             let path = folder.path.join(name);
             let shown = folder.shown(name);
             if names::is_measurement(name) {
-                if let Err(error) = self.measured(&path, &shown, history) {
-                    history.errors.push(error);
-                }
+                self.measured(&path, &shown, history);
             } else if names::may_hold_tensors(name) {
                 if names::is_of_gradients(name) {
                     self.dump(path, shown, history);
@@ -210,17 +206,16 @@ impl Finds {
 
     /// A checkpoint whose step only its contents can tell.
     fn without_step(&mut self, path: &Path, shown: &str, context: &Context, history: &mut History) {
-        match self.ask(path, context).or(names::step(shown).map(|(step, _)| step)) {
-            Some(step) => self.checkpoints.push(Candidate::unnamed(path.to_owned(), shown.to_owned(), step)),
-            None => {
-                let reason = if self.opened >= MOST_OPENED {
-                    "there are too many files without a step in their names to open all"
-                } else {
-                    "neither its name nor what is in it says a step"
-                };
-                history.remark(RemarkKind::LeftOut, Some(shown.to_owned()), reason);
-            }
+        if let Some(step) = self.ask(path, context).or(names::step(shown).map(|(step, _)| step)) {
+            self.checkpoints.push(Candidate::unnamed(path.to_owned(), shown.to_owned(), step));
+            return;
         }
+        let reason = if self.opened >= MOST_OPENED {
+            "there are too many files without a step in their names to open all"
+        } else {
+            "neither its name nor what is in it says a step"
+        };
+        history.remark(RemarkKind::LeftOut, Some(shown.to_owned()), reason);
     }
 
     /// The step that the checkpoint states.
@@ -262,17 +257,15 @@ impl Finds {
         }
     }
 
-    fn measured(&mut self, path: &Path, shown: &str, history: &mut History) -> Result<()> {
+    fn measured(&mut self, path: &Path, shown: &str, history: &mut History) {
         let step = names::step(shown.trim_end_matches(".measured.json")).map(|(step, _)| step);
         let step =
             step.or_else(|| names::numbered(shown.trim_end_matches(".measured.json")).map(|(step, _)| step));
         let Some(step) = step else {
             let message = "the name of the measurement file has no step in it";
-            history.remark(RemarkKind::LeftOut, Some(shown.to_owned()), message);
-            return Ok(());
+            return history.remark(RemarkKind::LeftOut, Some(shown.to_owned()), message);
         };
         self.checkpoints.push(Candidate::measured(path.to_owned(), shown.to_owned(), step));
-        Ok(())
     }
 
     /// A file or directory that the user says holds gradients.

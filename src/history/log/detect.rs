@@ -98,7 +98,7 @@ fn of_events(events: events::Events, file: &Arc<InputFile>) -> ReadLog {
     match events.ended {
         // The usual end of a file whose writer was killed.
         Some(reason) if reason.starts_with("it ends") => {
-            read.notes.push(format!("{reason}: its writer was killed, or still runs"))
+            read.notes.push(format!("{reason}: its writer was killed, or still runs"));
         }
         Some(reason) => {
             let kind = ErrorKind::SideFile {
@@ -106,6 +106,11 @@ fn of_events(events: events::Events, file: &Arc<InputFile>) -> ReadLog {
                 message: format!("{reason}; what comes before was read"),
             };
             read.problem = Some(kind.at_byte(file.path(), events.at));
+        }
+        None if events.damaged > 0 => {
+            let message = format!("the checksum of {} records is wrong: they were left out", events.damaged);
+            let kind = ErrorKind::SideFile { what: "the log", message };
+            read.problem = Some(kind.at_byte(file.path(), events.first_damaged));
         }
         None => {}
     }

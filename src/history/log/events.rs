@@ -20,13 +20,22 @@ pub(super) struct Events {
     pub ended: Option<&'static str>,
     /// Byte at which it ended.
     pub at: u64,
+    /// Records whose own checksum is wrong, and the byte of the first: they were left out.
+    pub damaged: u64,
+    pub first_damaged: u64,
 }
 
 /// Reads every scalar.
 ///
 /// A file whose writer is still running, or was killed, ends inside a record: what comes before is kept.
 pub(super) fn read(file: &Arc<InputFile>, name: &str, choices: &[Column]) -> Result<Events> {
-    let mut events = Events { table: Table::new(name, "tensorboard", choices), ended: None, at: 0 };
+    let mut events = Events {
+        table: Table::new(name, "tensorboard", choices),
+        ended: None,
+        at: 0,
+        damaged: 0,
+        first_damaged: 0,
+    };
     let mut buffer = Vec::new();
     while events.at < file.len() {
         let left = file.len() - events.at;
@@ -50,11 +59,15 @@ pub(super) fn read(file: &Arc<InputFile>, name: &str, choices: &[Column]) -> Res
         if length <= MAX_RECORD {
             let payload = file.bytes(events.at + HEADER..end, &mut buffer)?;
             let (payload, check) = payload.split_at(length as usize);
-            if little_endian(check) != u64::from(masked_crc(payload)) {
-                events.ended = Some("the checksum of a record is wrong");
-                break;
+            if little_endian(check) == u64::from(masked_crc(payload)) {
+                event(payload, &mut events.table).map_err(|kind| kind.at_byte(file.path(), events.at))?;
+            } else {
+                // Its length is certain, so that the next record is too.
+                if events.damaged == 0 {
+                    events.first_damaged = events.at;
+                }
+                events.damaged += 1;
             }
-            event(payload, &mut events.table).map_err(|kind| kind.at_byte(file.path(), events.at))?;
         }
         events.at = end;
     }

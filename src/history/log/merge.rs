@@ -90,8 +90,11 @@ fn best_format(tables: &[Table], quantity: Quantity) -> Option<&'static str> {
         .map(|(format, _)| format)
 }
 
+/// A column, its log, and which one that is.
+type Part<'a> = (usize, &'a Table, &'a Series);
+
 /// The norms by layer, of the format that has most of them.
-fn layers(tables: &[Table]) -> Vec<(String, Vec<(usize, &Table, &Series)>)> {
+fn layers(tables: &[Table]) -> BTreeMap<String, Vec<Part<'_>>> {
     let of_layers = |table: &&Table| {
         table
             .series
@@ -101,9 +104,9 @@ fn layers(tables: &[Table]) -> Vec<(String, Vec<(usize, &Table, &Series)>)> {
             .sum::<usize>()
     };
     let Some(format) = tables.iter().max_by_key(of_layers).map(|table| table.format) else {
-        return Vec::new();
+        return BTreeMap::new();
     };
-    let mut found: BTreeMap<String, Vec<(usize, &Table, &Series)>> = BTreeMap::new();
+    let mut found: BTreeMap<String, Vec<Part<'_>>> = BTreeMap::new();
     for (index, table) in tables.iter().enumerate().filter(|(_, table)| table.format == format) {
         for series in &table.series {
             if let Some(layer) = &series.column.layer {
@@ -111,7 +114,7 @@ fn layers(tables: &[Table]) -> Vec<(String, Vec<(usize, &Table, &Series)>)> {
             }
         }
     }
-    found.into_iter().collect()
+    found
 }
 
 /// One quantity over the whole run, by ascending step.
@@ -269,7 +272,7 @@ fn is_cumulative(points: &[(u64, f64)]) -> bool {
 }
 
 fn set(record: &mut Record, quantity: Quantity, layer: Option<&str>, value: f64) {
-    let count = || (value >= 0.0 && value < 9e15).then_some(value as u64);
+    let count = || super::table::whole(value.trunc());
     match quantity {
         Quantity::Loss => record.loss = Some(value),
         Quantity::GradNorm => record.grad_norm = Some(value),

@@ -215,14 +215,12 @@ fn what_is_no_log_is_none() {
 
 #[test]
 fn norms_after_clipping_and_a_threshold_beside_the_log_are_recognised() {
-    let rows: String = (1..40)
-        .map(|step| {
-            format!(
-                "{{\"step\": {step}, \"loss\": 2.0, \"grad_norm\": {}}}\n",
-                if step % 2 == 0 { 1.0 } else { 0.5 }
-            )
-        })
-        .collect();
+    let mut rows = String::new();
+    for step in 1..40 {
+        let norm = if step % 2 == 0 { 1.0 } else { 0.5 };
+        let row = format!("{{\"step\": {step}, \"loss\": 2.0, \"grad_norm\": {norm}}}\n");
+        rows.push_str(&row);
+    }
     let history = history(&[("metrics.jsonl", &rows), ("run.json", "{\"config\": {\"clip\": 1.0}}")]);
     let semantics = history.log.unwrap().semantics;
     assert_eq!((semantics.clip_threshold, semantics.before_clipping), (Some(1.0), Some(false)));

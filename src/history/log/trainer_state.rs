@@ -100,7 +100,7 @@ fn entry(
 
 fn place(bytes: &[u8], at: usize) -> At {
     let before = &bytes[..at.min(bytes.len())];
-    let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+    let line = before.split(|byte| *byte == b'\n').count();
     let column = before.len() - before.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1) + 1;
     At::Line(line, column)
 }

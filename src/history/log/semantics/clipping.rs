@@ -27,15 +27,12 @@ pub(super) fn settle(records: &[Record], semantics: &mut LogSemantics, say: &mut
             );
             say(None, RemarkKind::Semantics, message);
         }
-        Some(limit) if piled_up(at(limit)) => semantics.before_clipping = Some(false),
-        Some(_) => {}
-        None if largest > 0.0
-            && piled_up(at(largest))
-            && norms.iter().any(|norm| *norm < largest * (1.0 - EQUAL)) =>
-        {
-            semantics.before_clipping = Some(false);
+        limit => {
+            let end = limit.unwrap_or(largest);
+            if end > 0.0 && piled_up(at(end)) {
+                semantics.before_clipping = Some(false);
+            }
         }
-        None => {}
     }
     if semantics.before_clipping == Some(false) {
         let limit = semantics.clip_threshold.unwrap_or(largest);
@@ -72,6 +69,7 @@ mod tests {
         norms.extend([0.5, 0.6, 0.7]);
         assert_eq!(settled(&norms, Some(1.0)), Some(false));
         assert_eq!(settled(&norms, None), Some(false));
+        assert_eq!(settled(&[0.999_999; 40], None), Some(false));
         assert_eq!(settled(&[0.5, 0.6, 0.7, 0.8], None), None);
     }
 }
