@@ -6,46 +6,14 @@
 use std::collections::HashMap;
 
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 
-use super::model::{Degenerate, Measured, TensorDifference};
+use super::model::{Degenerate, Difference, Measured, Reshaped, TensorDifference};
 use super::optimizer::parameter::readable;
 use super::series::number;
 use super::series::pass::{Pair, Sums};
 use super::statistics::STOPPED;
 use crate::checkpoint::{Checkpoint, CheckpointTensor, Section};
 use crate::context::Context;
-
-/// Two checkpoints compared.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Difference {
-    /// Name of the first.
-    pub before: String,
-    /// Name of the second.
-    pub after: String,
-    /// Their steps, where they say so.
-    pub steps: [Option<u64>; 2],
-    /// Every tensor both have in one shape, in the second's order.
-    pub tensors: Vec<TensorDifference>,
-    /// Tensors of which only the first has one.
-    pub missing: Vec<String>,
-    /// Tensors of which only the second has one.
-    pub new: Vec<String>,
-    /// Tensors whose shape changed, and both shapes.
-    pub reshaped: Vec<Reshaped>,
-    /// Tensors that could not be compared, and why.
-    pub not_compared: Vec<(String, String)>,
-}
-
-/// A tensor of another shape.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Reshaped {
-    /// Its canonical name.
-    pub name: String,
-    /// Its shapes.
-    pub shapes: [Vec<u64>; 2],
-}
 
 /// What one tensor is joined by.
 type Key<'a> = (Section, &'a str);

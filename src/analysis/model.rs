@@ -17,8 +17,9 @@ pub use optimizer::{
 };
 
 pub use run::{
-    AccumulationChange, DumpAnalysis, DumpTensor, IntervalAnalysis, LogAnalysis, LogPoint, LogSemantics,
-    LogSource, Number, Remark, RemarkKind, ReplicaAnalysis, Run, ScaleFall, TensorDifference, TensorInterval,
+    AccumulationChange, Difference, DumpAnalysis, DumpTensor, IntervalAnalysis, LogAnalysis, LogPoint,
+    LogSemantics, LogSource, Number, Remark, RemarkKind, ReplicaAnalysis, Reshaped, Run, ScaleFall,
+    TensorDifference, TensorInterval,
 };
 
 pub use spectrum::{

@@ -1,5 +1,6 @@
 //! Arguments to checked options to the rooms in their order to a report to an exit code. One subcommand a file.
 
+mod diff;
 mod explain;
 mod inspect;
 mod measure;
@@ -34,6 +35,8 @@ enum Command {
     Inspect(inspect::Arguments),
     /// Say when, where and why a run blew up, and what to do
     Postmortem(postmortem::Arguments),
+    /// Say what differs between two checkpoints, tensor by tensor
+    Diff(diff::Arguments),
     /// Write everything measured about a checkpoint to a file, without the weights
     Measure(measure::Arguments),
     /// List the rules
@@ -71,6 +74,7 @@ pub fn run(arguments: Arguments) -> Result<Outcome> {
     match arguments.command {
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Postmortem(arguments) => postmortem::run(&arguments),
+        Command::Diff(arguments) => diff::run(&arguments),
         Command::Measure(arguments) => measure::run(&arguments),
         Command::Rules(arguments) => rules::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),

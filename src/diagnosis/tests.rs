@@ -32,8 +32,8 @@ fn run(steps: u64, mut edit: impl FnMut(&mut LogPoint)) -> Analysis {
         checkpoints: Vec::new(),
         run: Some(Run { name: "run".to_owned(), until: None, remarks: Vec::new() }),
         intervals: Vec::new(),
-        dumps: Vec::new(),
         replicas: Vec::new(),
+        dumps: Vec::new(),
         log: Some(log),
     }
 }

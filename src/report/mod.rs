@@ -1,5 +1,6 @@
 //! What the user reads: one output format a file. Computes no statistic, decides no severity.
 
+mod difference;
 mod json;
 mod moments;
 mod postmortem;
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::analysis::model::{Analysis, CheckpointAnalysis, Problem};
 use crate::rules::{Assessment, Finding, NotEvaluated, Overrides, Severity};
 
+pub use difference::{DifferenceReport, difference_page};
 pub use json::to_json;
 pub use postmortem::{PostMortem, postmortem_page};
 pub use terminal::{Style, checkpoint_reports};

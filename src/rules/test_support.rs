@@ -4,7 +4,12 @@ use std::collections::BTreeMap;
 
 use super::{Check, Findings, Overrides, Rule, Severity, Subject, Thresholds};
 use crate::analysis::model::{
-    Algorithm, Analysis, AttentionAnalysis, CheckpointAnalysis, DType, Danger, Defects, DumpAnalysis, FileAnalysis, FirstStep, Format, GlobalAnalysis, HeadAnalysis, IntervalAnalysis, Layer, Layout, LogAnalysis, LogPoint, MappedTensor, Mapping, MappingSource, MeasureLevel, Measured, Number, OptimizerAnalysis, OptimizerSummary, Pages, ParameterGroup, ParameterOptimizer, Problem, ReplicaAnalysis, Role, Rows, Run, SecondMomentRows, Section, SpectralNorm, Spectrum, SpectrumMethod, SpectrumOf, Statistics, TensorAnalysis, TensorDifference, TensorInterval,
+    Algorithm, Analysis, AttentionAnalysis, CheckpointAnalysis, DType, Danger, Defects, DumpAnalysis,
+    FileAnalysis, FirstStep, Format, GlobalAnalysis, HeadAnalysis, IntervalAnalysis, Layer, Layout,
+    LogAnalysis, LogPoint, MappedTensor, Mapping, MappingSource, MeasureLevel, Measured, Number,
+    OptimizerAnalysis, OptimizerSummary, Pages, ParameterGroup, ParameterOptimizer, Problem, ReplicaAnalysis,
+    Role, Rows, Run, SecondMomentRows, Section, SpectralNorm, Spectrum, SpectrumMethod, SpectrumOf,
+    Statistics, TensorAnalysis, TensorDifference, TensorInterval,
 };
 
 /// A checkpoint of these tensors, without files, step or config.

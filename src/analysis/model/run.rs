@@ -127,6 +127,36 @@ pub struct TensorDifference {
     pub non_finite: u64,
 }
 
+/// Two checkpoints compared.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Difference {
+    /// Name of the first.
+    pub before: String,
+    /// Name of the second.
+    pub after: String,
+    /// Their steps, where they say so.
+    pub steps: [Option<u64>; 2],
+    /// Every tensor both have in one shape, in the second's order.
+    pub tensors: Vec<TensorDifference>,
+    /// Tensors of which only the first has one.
+    pub missing: Vec<String>,
+    /// Tensors of which only the second has one.
+    pub new: Vec<String>,
+    /// Tensors whose shape changed, and both shapes.
+    pub reshaped: Vec<Reshaped>,
+    /// Tensors that could not be compared, and why.
+    pub not_compared: Vec<(String, String)>,
+}
+
+/// A tensor of another shape.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Reshaped {
+    /// Its canonical name.
+    pub name: String,
+    /// Its shapes.
+    pub shapes: [Vec<u64>; 2],
+}
+
 /// One gradient dump.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct DumpAnalysis {

@@ -75,7 +75,9 @@ impl Finds {
     /// The run is one file.
     fn single(&mut self, path: &Path, name: &str, context: &Context, history: &mut History) {
         if names::is_measurement(name) {
-            return self.measured(path, name, history);
+            // Whether of one checkpoint or of a whole run: it says the steps itself.
+            let candidate = Candidate::measured(path.to_owned(), name.to_owned(), 0);
+            return self.checkpoints.push(candidate);
         }
         if names::may_hold_tensors(name) {
             return self.without_step(path, name, context, history);
@@ -258,9 +260,9 @@ impl Finds {
     }
 
     fn measured(&mut self, path: &Path, shown: &str, history: &mut History) {
-        let step = names::step(shown.trim_end_matches(".measured.json")).map(|(step, _)| step);
-        let step =
-            step.or_else(|| names::numbered(shown.trim_end_matches(".measured.json")).map(|(step, _)| step));
+        let stem = shown.trim_end_matches(".gz").trim_end_matches(".measured.json");
+        let step = names::step(stem).map(|(step, _)| step);
+        let step = step.or_else(|| names::numbered(stem).map(|(step, _)| step));
         let Some(step) = step else {
             let message = "the name of the measurement file has no step in it";
             return history.remark(RemarkKind::LeftOut, Some(shown.to_owned()), message);

@@ -41,7 +41,7 @@ fn words(name: &str) -> Vec<String> {
 
 /// A measurement file.
 pub(super) fn is_measurement(name: &str) -> bool {
-    name.ends_with(".measured.json")
+    name.trim_end_matches(".gz").ends_with(".measured.json")
 }
 
 /// A file that may hold tensors of a model.
