@@ -294,11 +294,15 @@ impl Draft {
             role: if self.place.section == Section::Optimizer { Role::OptimizerState } else { Role::Other },
             canonical_name: self.place.name.clone(),
         });
-        let label = self.label.map(|label| format!("{label}/")).unwrap_or_default();
-        let layer = Layer { path: format!("{label}{}", layer.path), ..layer };
+        // Most tensors have no label, and keep the text they have.
+        let labelled = |text: String| match &self.label {
+            Some(label) => format!("{label}/{text}"),
+            None => text,
+        };
+        let layer = Layer { path: labelled(layer.path), ..layer };
         CheckpointTensor {
-            name: format!("{label}{}", self.name),
-            canonical_name: format!("{label}{canonical_name}"),
+            name: labelled(self.name),
+            canonical_name: labelled(canonical_name),
             file: self.file,
             section: self.place.section,
             layer,
