@@ -27,15 +27,14 @@ pub fn measure_checkpoint(
 ) -> CheckpointAnalysis {
     announce_work(checkpoint, level, context);
     let mut problems = checkpoint.problems.iter().map(|error| problem(checkpoint, error)).collect::<Vec<_>>();
-    let measured: Vec<(TensorAnalysis, Option<Error>)> = checkpoint
-        .tensors
-        .par_iter()
-        .map(|tensor| measure_tensor(checkpoint, tensor, level, context))
-        .collect();
-    let mut tensors = Vec::with_capacity(measured.len());
-    for (tensor, error) in measured {
-        problems.extend(error.map(|error| problem(checkpoint, &error)));
-        tensors.push(tensor);
+    let mut tensors = Vec::with_capacity(checkpoint.tensors.len());
+    for batch in side_by_side(&checkpoint.tensors) {
+        let measured: Vec<(TensorAnalysis, Option<Error>)> =
+            batch.par_iter().map(|tensor| measure_tensor(checkpoint, tensor, level, context)).collect();
+        for (tensor, error) in measured {
+            problems.extend(error.map(|error| problem(checkpoint, &error)));
+            tensors.push(tensor);
+        }
     }
     if level == MeasureLevel::Stats {
         for found in failed_checksums(checkpoint, context) {
@@ -61,6 +60,26 @@ pub fn measure_checkpoint(
         tensors,
         optimizer: optimizer::measure(checkpoint, level, context),
     }
+}
+
+/// What the tensors that are measured side by side may hold together. A single one holds at most as much.
+const MOST_HELD_BYTES: u64 = 32 << 20;
+
+/// The tensors in batches whose searches fit into memory together, however many threads there are.
+fn side_by_side(tensors: &[CheckpointTensor]) -> impl Iterator<Item = &[CheckpointTensor]> {
+    let held = |named: &CheckpointTensor| named.tensor.as_ref().map_or(0, statistics::held_bytes);
+    let mut rest = tensors;
+    std::iter::from_fn(move || {
+        let mut sum = 0;
+        let fits = |named: &&CheckpointTensor| {
+            sum += held(named);
+            sum <= MOST_HELD_BYTES
+        };
+        let length = rest.iter().take_while(fits).count().max(1).min(rest.len());
+        let (batch, later) = rest.split_at(length);
+        rest = later;
+        (!batch.is_empty()).then_some(batch)
+    })
 }
 
 fn announce_work(checkpoint: &Checkpoint, level: MeasureLevel, context: &Context) {
@@ -250,5 +269,55 @@ impl CheckpointAnalysis {
             }
         }
         Measured::Value(sum.sqrt())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::checkpoint::{Layer, Section};
+    use crate::files::InputFile;
+    use crate::tensor::DType;
+
+    fn named(name: &str, tensor: Tensor) -> CheckpointTensor {
+        CheckpointTensor {
+            name: name.to_owned(),
+            canonical_name: name.to_owned(),
+            file: Some(0),
+            section: Section::Model,
+            layer: Layer { path: String::new(), index: None, order: 0 },
+            role: Role::Other,
+            tensor: Ok(tensor),
+            tied_to: None,
+        }
+    }
+
+    #[test]
+    fn tensors_side_by_side_hold_no_more_than_the_bound_and_each_is_measured_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("holes");
+        std::fs::File::create(&path).unwrap().set_len(8 << 30).unwrap();
+        let file = Arc::new(InputFile::open(&path, &Context::default()).unwrap());
+        let tensor = |rows: u64, columns: u64| {
+            let bytes = 0..rows * columns * 4;
+            Tensor::contiguous(DType::F32, vec![rows, columns], file.clone(), bytes).unwrap()
+        };
+        let shapes =
+            [(8, 8), (4096, 1 << 18), (1 << 20, 2), (4096, 1 << 19), (1 << 20, 1), (3, 3), (4096, 1 << 18)];
+        let tensors: Vec<CheckpointTensor> = (0..)
+            .zip(shapes)
+            .map(|(index, (rows, columns))| named(&format!("{index}"), tensor(rows, columns)))
+            .collect();
+        let batches: Vec<&[CheckpointTensor]> = side_by_side(&tensors).collect();
+        for batch in &batches {
+            let held: u64 =
+                batch.iter().map(|named| statistics::held_bytes(named.tensor.as_ref().unwrap())).sum();
+            assert!(held <= MOST_HELD_BYTES, "{held}");
+        }
+        let names: Vec<&str> = batches.iter().copied().flatten().map(|named| named.name.as_str()).collect();
+        assert_eq!(names, ["0", "1", "2", "3", "4", "5", "6"]);
+        assert!(batches.len() > 1 && batches.len() < tensors.len());
     }
 }
