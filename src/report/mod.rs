@@ -79,7 +79,7 @@ impl Report {
         let of_one = |checkpoint: &CheckpointAnalysis| CheckpointVerdict {
             checkpoint: checkpoint.name.clone(),
             verdict: Verdict::of(
-                findings.iter().filter(|finding| finding.checkpoint == checkpoint.name),
+                &findings.iter().filter(|finding| finding.checkpoint == checkpoint.name),
                 not_evaluated.iter().filter(|entry| entry.checkpoint == checkpoint.name),
                 checkpoint.is_judged(),
                 false,
@@ -87,7 +87,7 @@ impl Report {
         };
         let verdicts = analysis.checkpoints.iter().map(of_one).collect();
         let several = analysis.checkpoints.len() > 1;
-        let mut verdict = Verdict::of(findings.iter(), not_evaluated.iter(), analysis.is_judged(), several);
+        let mut verdict = Verdict::of(&findings.iter(), not_evaluated.iter(), analysis.is_judged(), several);
         verdict.mention(&unread, analysis.checkpoints.len());
         let limits = overrides.0.iter().map(|((rule, limit), &value)| (format!("{rule}.{limit}"), value));
         Self {
@@ -113,7 +113,7 @@ impl Report {
 impl Verdict {
     /// The verdict on `findings`, worst first.
     fn of<'a>(
-        findings: impl Iterator<Item = &'a Finding> + Clone,
+        findings: &(impl Iterator<Item = &'a Finding> + Clone),
         not_evaluated: impl Iterator<Item = &'a NotEvaluated>,
         is_judged: bool,
         several: bool,
