@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use flashpoint::analysis::measurement;
-use flashpoint::analysis::model::CheckpointAnalysis;
+use flashpoint::analysis::model::{CheckpointAnalysis, MeasureLevel};
 use flashpoint::error::{ErrorKind, Result};
 use flashpoint::files::write_atomically;
 
@@ -45,7 +45,8 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
     let context = arguments.reading.context()?;
     let policy = arguments.reading.policy(&context)?;
     let progress = Progress::start(&context, arguments.quiet);
-    let read = read(&arguments.paths, arguments.reading.level(), &policy.names, &context);
+    let read =
+        read(&arguments.paths, arguments.reading.level_or(MeasureLevel::Spectra), &policy.names, &context);
     progress.finish();
     for error in &read.errors {
         eprintln!("flashpoint: {error}");
