@@ -1,14 +1,18 @@
 //! Everything measured: the model of an analysis, and the algorithms that fill it. Judges nothing, prints nothing.
 
 mod checkpoint;
+pub mod diff;
+pub mod log;
 pub mod measurement;
 pub mod model;
 pub mod optimizer;
 mod population;
+pub mod run;
+pub mod series;
 pub mod spectrum;
 pub mod statistics;
 
-pub use checkpoint::measure_checkpoint;
+pub use checkpoint::{measure_checkpoint, unread};
 
 use std::collections::HashMap;
 
@@ -32,6 +36,7 @@ pub fn of_checkpoints(mut checkpoints: Vec<CheckpointAnalysis>, measured: Measur
         checkpoints,
         run: None,
         intervals: Vec::new(),
+        replicas: Vec::new(),
         dumps: Vec::new(),
         log: None,
     }

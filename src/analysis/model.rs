@@ -17,8 +17,8 @@ pub use optimizer::{
 };
 
 pub use run::{
-    DumpAnalysis, DumpTensor, IntervalAnalysis, LogAnalysis, LogPoint, LogSemantics, LogSource, Number,
-    Remark, RemarkKind, Run, TensorInterval,
+    AccumulationChange, DumpAnalysis, DumpTensor, IntervalAnalysis, LogAnalysis, LogPoint, LogSemantics,
+    LogSource, Number, Remark, RemarkKind, ReplicaAnalysis, Run, ScaleFall, TensorDifference, TensorInterval,
 };
 
 pub use spectrum::{
@@ -51,6 +51,9 @@ pub struct Analysis {
     /// What happened between each two neighbouring checkpoints of the run.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub intervals: Vec<IntervalAnalysis>,
+    /// Replicas of the run's checkpoints by other ranks, by step.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub replicas: Vec<ReplicaAnalysis>,
     /// The run's gradient dumps, by step.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dumps: Vec<DumpAnalysis>,
@@ -136,6 +139,9 @@ pub struct CheckpointAnalysis {
     pub layout: Layout,
     /// Optimizer steps taken, where the checkpoint says so.
     pub step: Measured<u64>,
+    /// The place that says so: `global_step in last.ckpt`, `the name ckpt_400.pt`.
+    #[serde(default)]
+    pub step_source: Option<String>,
     /// The files that were read.
     pub files: Vec<FileAnalysis>,
     /// What is wrong with files or with the whole.
@@ -229,6 +235,9 @@ pub struct TensorAnalysis {
     pub damaged: bool,
     /// The first tensor with the same storage and view, where this one is tied to it.
     pub tied_to: Option<String>,
+    /// The parameter whose optimizer state it is, by its name as stored, where that is known.
+    #[serde(default)]
+    pub state_of: Option<String>,
     /// Statistics of its elements.
     pub statistics: Measured<Statistics>,
     /// Median of |x| over the finite elements, for small tensors.
@@ -364,8 +373,14 @@ fn not_in_the_file<T>() -> Measured<T> {
 impl Analysis {
     /// True where at least one element of every checkpoint was looked at.
     pub fn is_judged(&self) -> bool {
-        let read = |tensor: &TensorAnalysis| tensor.statistics.value().is_some();
-        self.checkpoints.iter().all(|checkpoint| checkpoint.tensors.iter().any(read))
+        self.checkpoints.iter().all(CheckpointAnalysis::is_judged)
+    }
+}
+
+impl CheckpointAnalysis {
+    /// True where at least one element was looked at.
+    pub fn is_judged(&self) -> bool {
+        self.tensors.iter().any(|tensor| tensor.statistics.value().is_some())
     }
 }
 
@@ -377,6 +392,14 @@ impl Statistics {
 }
 
 impl TensorAnalysis {
+    /// Its name, and of optimizer state the parameter it belongs to: `state.3.exp_avg of layers.3.attn.qkv`.
+    pub fn told(&self) -> String {
+        match &self.state_of {
+            Some(parameter) => format!("{} of {parameter}", self.name),
+            None => self.name.clone(),
+        }
+    }
+
     /// True for a part of the model whose elements could not be read, so that it may be a parameter.
     pub fn is_unread_weight(&self) -> bool {
         self.section == Section::Model

@@ -41,9 +41,18 @@ pub fn checkpoint_reports(report: &Report, style: Style) -> String {
         writeln!(text, "limit replaced: {limit} = {}", short(*value))
             .expect("writing to a string does not fail");
     }
-    writeln!(text, "verdict: {}", safe_sentence(&report.verdict.sentence))
-        .expect("writing to a string does not fail");
+    verdicts(report, &mut text).expect("writing to a string does not fail");
     text
+}
+
+/// The last lines: one on all, and before it one on each of several.
+fn verdicts(report: &Report, out: &mut String) -> fmt::Result {
+    if report.verdicts.len() > 1 {
+        for one in &report.verdicts {
+            writeln!(out, "{}: {}", safe(&one.checkpoint), safe_sentence(&one.verdict.sentence))?;
+        }
+    }
+    writeln!(out, "verdict: {}", safe_sentence(&report.verdict.sentence))
 }
 
 /// One checkpoint's part of the report.
@@ -69,7 +78,13 @@ impl Page<'_> {
         let formats = checkpoint.files.iter().map(|file| name_of(&file.format)).collect::<BTreeSet<_>>();
         let formats = formats.into_iter().collect::<Vec<_>>().join(", ");
         let step = match &checkpoint.step {
-            Measured::Value(step) => format!("step {}", grouped(*step)),
+            // What a file states needs no more words; what a name suggests does.
+            Measured::Value(step) => match checkpoint.step_source.as_deref() {
+                Some(place) if place.starts_with("the ") => {
+                    format!("step {} by {}", grouped(*step), safe_sentence(place))
+                }
+                _ => format!("step {}", grouped(*step)),
+            },
             _ => "step unknown".to_owned(),
         };
         writeln!(out, "{}", safe(&checkpoint.name))?;
@@ -215,7 +230,7 @@ impl Page<'_> {
         writeln!(
             out,
             "{} {} {} ({}): {}",
-            self.painted(finding.severity),
+            painted(finding.severity, self.style),
             finding.rule,
             finding.name,
             finding.confidence,
@@ -227,19 +242,6 @@ impl Page<'_> {
         }
         writeln!(out, "  what to do: {}", safe_sentence(&finding.advice))?;
         writeln!(out, "  flashpoint explain {}\n", finding.rule)
-    }
-
-    fn painted(&self, severity: Severity) -> String {
-        if !self.style.color {
-            return severity.to_string();
-        }
-        let color = match severity {
-            Severity::Critical => anstyle::AnsiColor::Red,
-            Severity::Warning => anstyle::AnsiColor::Yellow,
-            Severity::Note => anstyle::AnsiColor::Cyan,
-        };
-        let style = color.on_default().bold();
-        format!("{style}{severity}{style:#}")
     }
 
     fn not_evaluated(&self, out: &mut String) -> fmt::Result {
@@ -287,18 +289,33 @@ impl Page<'_> {
     }
 }
 
+/// The severity, in its colour.
+pub(super) fn painted(severity: Severity, style: Style) -> String {
+    if !style.color {
+        return severity.to_string();
+    }
+    let color = match severity {
+        Severity::Critical => anstyle::AnsiColor::Red,
+        Severity::Warning => anstyle::AnsiColor::Yellow,
+        Severity::Note => anstyle::AnsiColor::Cyan,
+    };
+    let style = color.on_default().bold();
+    format!("{style}{severity}{style:#}")
+}
+
 /// A rule's code and name.
-fn titled(code: &str) -> String {
+pub(super) fn titled(code: &str) -> String {
     let rule = RULES.iter().find(|rule| rule.code == code);
     rule.map_or_else(|| code.to_owned(), |rule| format!("{code} {}", rule.name))
 }
 
 /// A sentence of ours that may hold names from a file.
-fn safe_sentence(sentence: &str) -> String {
+pub(super) fn safe_sentence(sentence: &str) -> String {
     sentence.split(' ').map(safe).collect::<Vec<_>>().join(" ")
 }
 
-fn evidence(evidence: &Evidence) -> String {
+/// A number behind a finding, with its limit.
+pub(super) fn evidence(evidence: &Evidence) -> String {
     // "1" is the unit of what has none.
     let unit = if evidence.unit == "1" { String::new() } else { format!(" {}", evidence.unit) };
     match evidence.limit {
