@@ -14,7 +14,7 @@ use flashpoint::rules::Severity;
 /// How to read and measure.
 #[derive(Debug, Args)]
 pub struct Reading {
-    /// How deep to measure, each level with those before it [default: spectra for inspect, otherwise stats]
+    /// How deep to measure, each level with those before it [default: spectra for inspect and measure, otherwise stats]
     #[arg(long, value_enum, help_heading = "Reading")]
     pub measure: Option<Level>,
     /// Sizes of the input that convolutions are measured at, such as 32x32; they are measured as if each had stride 1
@@ -78,7 +78,7 @@ impl Reading {
         matches!(self.measure, Some(Level::List))
     }
 
-    /// The level as the analysis knows it.
+    /// The level that was asked for, or everything but spectra.
     pub fn level(&self) -> MeasureLevel {
         self.level_or(MeasureLevel::Stats)
     }
