@@ -1,7 +1,7 @@
 //! flashpoint reads what a training run left on disk and says what is about to explode, which tensor started it, and why.
 //!
 //! ```text
-//! paths → files → tensor → format → checkpoint → analysis → rules → report → screen | file + exit code
+//! paths → files → tensor → format → checkpoint → history → analysis → rules → diagnosis → report → screen | file + exit code
 //! ```
 //!
 //! Data goes forward only; `docs/architecture.md` says what each room owns and may use, and `tests/architecture.rs`
@@ -9,13 +9,17 @@
 
 pub mod analysis;
 pub mod checkpoint;
+pub mod compute;
 pub mod context;
+pub mod diagnosis;
 pub mod error;
 pub mod files;
 pub mod format;
 pub mod gate;
+pub mod history;
 pub mod json;
 pub mod number;
+pub mod random;
 pub mod report;
 pub mod rules;
 pub mod tensor;

@@ -11,6 +11,7 @@ use super::model::{
 };
 use super::optimizer;
 use super::population::fill_role_spread;
+use super::spectrum;
 use super::statistics::{self, Pivot};
 use crate::checkpoint::{Checkpoint, CheckpointTensor, Role};
 use crate::context::Context;
@@ -27,17 +28,16 @@ pub fn measure_checkpoint(
 ) -> CheckpointAnalysis {
     announce_work(checkpoint, level, context);
     let mut problems = checkpoint.problems.iter().map(|error| problem(checkpoint, error)).collect::<Vec<_>>();
-    let measured: Vec<(TensorAnalysis, Option<Error>)> = checkpoint
-        .tensors
-        .par_iter()
-        .map(|tensor| measure_tensor(checkpoint, tensor, level, context))
-        .collect();
-    let mut tensors = Vec::with_capacity(measured.len());
-    for (tensor, error) in measured {
-        problems.extend(error.map(|error| problem(checkpoint, &error)));
-        tensors.push(tensor);
+    let mut tensors = Vec::with_capacity(checkpoint.tensors.len());
+    for batch in side_by_side(&checkpoint.tensors) {
+        let measured: Vec<(TensorAnalysis, Option<Error>)> =
+            batch.par_iter().map(|tensor| measure_tensor(checkpoint, tensor, level, context)).collect();
+        for (tensor, error) in measured {
+            problems.extend(error.map(|error| problem(checkpoint, &error)));
+            tensors.push(tensor);
+        }
     }
-    if level == MeasureLevel::Stats {
+    if level >= MeasureLevel::Stats {
         for found in failed_checksums(checkpoint, context) {
             if !problems.contains(&found) {
                 problems.push(found);
@@ -48,6 +48,12 @@ pub fn measure_checkpoint(
     copy_ties(&mut tensors);
     name_state(checkpoint, &mut tensors);
     fill_role_spread(&mut tensors);
+    let layers = spectrum::measure_all(checkpoint, &mut tensors, level, &context.input_size, context);
+    for found in layers.errors.iter().map(|error| problem(checkpoint, error)) {
+        if !problems.contains(&found) {
+            problems.push(found);
+        }
+    }
     CheckpointAnalysis {
         name: checkpoint.name.clone(),
         layout: checkpoint.layout,
@@ -62,7 +68,29 @@ pub fn measure_checkpoint(
             .map_or_else(|| Measured::not("no config.json beside the weights"), Measured::Value),
         tensors,
         optimizer: optimizer::measure(checkpoint, level, context),
+        attention: layers.attention,
+        adapters: layers.adapters,
     }
+}
+
+/// What the tensors that are measured side by side may hold together. A single one holds at most as much.
+const MOST_HELD_BYTES: u64 = 32 << 20;
+
+/// The tensors in batches whose searches fit into memory together, however many threads there are.
+fn side_by_side(tensors: &[CheckpointTensor]) -> impl Iterator<Item = &[CheckpointTensor]> {
+    let held = |named: &CheckpointTensor| named.tensor.as_ref().map_or(0, statistics::held_bytes);
+    let mut rest = tensors;
+    std::iter::from_fn(move || {
+        let mut sum = 0;
+        let fits = |named: &&CheckpointTensor| {
+            sum += held(named);
+            sum <= MOST_HELD_BYTES
+        };
+        let length = rest.iter().take_while(fits).count().max(1).min(rest.len());
+        let (batch, later) = rest.split_at(length);
+        rest = later;
+        (!batch.is_empty()).then_some(batch)
+    })
 }
 
 fn announce_work(checkpoint: &Checkpoint, level: MeasureLevel, context: &Context) {
@@ -149,7 +177,8 @@ fn listed(checkpoint: &Checkpoint, named: &CheckpointTensor) -> TensorAnalysis {
         median_abs: Measured::NotMeasured(reason.clone()),
         rows: Measured::NotMeasured(reason.clone()),
         pages: Measured::NotMeasured(reason.clone()),
-        role_spread: Measured::NotMeasured(reason),
+        role_spread: Measured::NotMeasured(reason.clone()),
+        spectrum: Measured::NotMeasured(reason),
     }
 }
 
@@ -163,7 +192,7 @@ fn measure_elements(
     // LayerNorm and RMSNorm gains sit near 1: power sums around 0 would cancel.
     let pivot = if role == Role::NormGain { Pivot::One } else { Pivot::Zero };
     analysis.statistics = statistics::measure(tensor, level, pivot, context)?;
-    if level == MeasureLevel::Stats
+    if level >= MeasureLevel::Stats
         && let Measured::Value(statistics) = &analysis.statistics
     {
         analysis.median_abs = statistics::measure_median_abs(tensor, context)?;

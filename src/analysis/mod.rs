@@ -1,10 +1,15 @@
 //! Everything measured: the model of an analysis, and the algorithms that fill it. Judges nothing, prints nothing.
 
 mod checkpoint;
+pub mod diff;
+pub mod log;
 pub mod measurement;
 pub mod model;
 pub mod optimizer;
 mod population;
+pub mod run;
+pub mod series;
+pub mod spectrum;
 pub mod statistics;
 
 pub use checkpoint::{measure_checkpoint, unread};
@@ -29,5 +34,10 @@ pub fn of_checkpoints(mut checkpoints: Vec<CheckpointAnalysis>, measured: Measur
         tool_version: env!("CARGO_PKG_VERSION").to_owned(),
         measured,
         checkpoints,
+        run: None,
+        intervals: Vec::new(),
+        replicas: Vec::new(),
+        dumps: Vec::new(),
+        log: None,
     }
 }

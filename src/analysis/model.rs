@@ -8,10 +8,23 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 mod optimizer;
+mod run;
+mod spectrum;
 
 pub use optimizer::{
     Algorithm, Defects, FirstStep, MappedTensor, Mapping, MappingSource, OptimizerAnalysis, OptimizerSummary,
     ParameterGroup, ParameterOptimizer, SecondMomentRows, Spike, SpikeAge,
+};
+
+pub use run::{
+    AccumulationChange, Difference, DumpAnalysis, DumpTensor, IntervalAnalysis, LogAnalysis, LogPoint,
+    LogSemantics, LogSource, Number, Remark, RemarkKind, ReplicaAnalysis, Reshaped, Run, ScaleFall,
+    TensorDifference, TensorInterval,
+};
+
+pub use spectrum::{
+    AdapterAnalysis, AttentionAnalysis, ConvolutionSetting, Density, HeadAnalysis, MarchenkoPastur,
+    SpectralNorm, Spectrum, SpectrumMethod, SpectrumOf, SpectrumPart, WeightWatcher,
 };
 
 pub use crate::checkpoint::{Layer, Layout, Role, Section};
@@ -22,7 +35,7 @@ pub use crate::tensor::{DType, Kind};
 /// Version of the analysis format: additive within a major version.
 pub const SCHEMA_VERSION: &str = "1.0";
 
-/// Everything measured about one or more checkpoints.
+/// Everything measured about one or more checkpoints, or about a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Analysis {
     /// Version of this format, `major.minor`.
@@ -31,8 +44,23 @@ pub struct Analysis {
     pub tool_version: String,
     /// How deep it measured.
     pub measured: MeasureLevel,
-    /// The checkpoints, in the order they were named.
+    /// The checkpoints, in the order they were named; those of a run by step.
     pub checkpoints: Vec<CheckpointAnalysis>,
+    /// The run they belong to, where a run was looked at as a whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<Run>,
+    /// What happened between each two neighbouring checkpoints of the run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub intervals: Vec<IntervalAnalysis>,
+    /// Replicas of the run's checkpoints by other ranks, by step.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub replicas: Vec<ReplicaAnalysis>,
+    /// The run's gradient dumps, by step.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dumps: Vec<DumpAnalysis>,
+    /// The run's log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<LogAnalysis>,
 }
 
 /// How deep to measure. Each level includes the ones before it.
@@ -45,6 +73,10 @@ pub enum MeasureLevel {
     Norms,
     /// Moments, exponent histogram, rows, storage pages as well.
     Stats,
+    /// The largest singular values as well, with a bracket.
+    Spectra,
+    /// All singular values as well.
+    Full,
 }
 
 /// A quantity, or why there is none. A check that could not run is never a pass.
@@ -122,8 +154,14 @@ pub struct CheckpointAnalysis {
     /// Every tensor, in file order.
     pub tensors: Vec<TensorAnalysis>,
     /// Its optimizers' state.
-    #[serde(default = "not_in_the_file")]
+    #[serde(default = "not_in_the_file::<OptimizerAnalysis>")]
     pub optimizer: Measured<OptimizerAnalysis>,
+    /// The logits its attention layers can give.
+    #[serde(default = "not_in_the_file::<Vec<AttentionAnalysis>>")]
+    pub attention: Measured<Vec<AttentionAnalysis>>,
+    /// Its low-rank adapters.
+    #[serde(default = "not_in_the_file::<Vec<AdapterAnalysis>>")]
+    pub adapters: Measured<Vec<AdapterAnalysis>>,
 }
 
 /// One file of a checkpoint.
@@ -211,6 +249,9 @@ pub struct TensorAnalysis {
     pub pages: Measured<Pages>,
     /// RMS divided by the median RMS of the tensors of its role.
     pub role_spread: Measured<f64>,
+    /// Its singular values, for what maps.
+    #[serde(default = "not_in_the_file::<Spectrum>")]
+    pub spectrum: Measured<Spectrum>,
 }
 
 /// Statistics over the finite elements of a tensor; counts over all.
@@ -326,7 +367,7 @@ pub struct Pages {
 }
 
 /// What a measurement file of an earlier version says of what was added since.
-fn not_in_the_file() -> Measured<OptimizerAnalysis> {
+fn not_in_the_file<T>() -> Measured<T> {
     Measured::not("the measurement file was written before this was measured")
 }
 

@@ -51,6 +51,8 @@ pub struct Checkpoint {
     pub problems: Vec<Error>,
     /// Classes and functions that pickles name and that are not on the allow-list, each with the index of its file.
     pub globals: Vec<(usize, GlobalUse)>,
+    /// Text metadata of its files, such as safetensors' `__metadata__`; of the later file where two say one key.
+    pub metadata: BTreeMap<String, String>,
     /// Every optimizer whose state is there.
     pub optimizers: Vec<OptimizerState>,
     /// The architecture's `config.json`, where there is one.
@@ -178,6 +180,18 @@ pub struct Layer {
     pub order: u64,
 }
 
+/// The step that the name of a file or directory gives, and whether the number can only be a step: that of `ckpt_3.pt`
+/// may as well be an epoch.
+pub fn step_in_name(path: &Path) -> Option<(u64, bool)> {
+    step::in_name(path).map(|claim| (claim.step, claim.certain))
+}
+
+/// Why the directory at `path` is no checkpoint that is read, by the names in it alone: a kind that is not read, or one
+/// that its writer has not finished. `None` where nothing rules it out.
+pub fn refusal(path: &Path) -> Option<Error> {
+    layout::refusal(path)
+}
+
 impl Checkpoint {
     /// Reads the checkpoint at `path`: a file, an index of shards, or a directory.
     ///
@@ -193,6 +207,7 @@ impl Checkpoint {
         let mut drafts: Vec<Draft> = Vec::new();
         let mut read = Vec::with_capacity(files.len());
         let mut globals = Vec::new();
+        let mut metadata = BTreeMap::new();
         let mut optimizers = Vec::new();
         let mut schedules = Vec::new();
         for (index, Part { name, section, input, container, label }) in files.into_iter().enumerate() {
@@ -206,6 +221,7 @@ impl Checkpoint {
             }
             schedules.extend(found.schedules);
             problems.extend(container.problems);
+            metadata.extend(container.metadata);
             globals.extend(container.globals.into_iter().map(|global| (index, global)));
             drafts.extend(container.entries.into_iter().zip(places).map(|(entry, place)| Draft {
                 name: entry.name,
@@ -256,6 +272,7 @@ impl Checkpoint {
             tensors,
             problems,
             globals,
+            metadata,
             optimizers,
             config,
         })
@@ -306,11 +323,15 @@ impl Draft {
             role: if self.place.section == Section::Optimizer { Role::OptimizerState } else { Role::Other },
             canonical_name: self.place.name.clone(),
         });
-        let label = self.label.map(|label| format!("{label}/")).unwrap_or_default();
-        let layer = Layer { path: format!("{label}{}", layer.path), ..layer };
+        // Most tensors have no label, and keep the text they have.
+        let labelled = |text: String| match &self.label {
+            Some(label) => format!("{label}/{text}"),
+            None => text,
+        };
+        let layer = Layer { path: labelled(layer.path), ..layer };
         CheckpointTensor {
-            name: format!("{label}{}", self.name),
-            canonical_name: format!("{label}{canonical_name}"),
+            name: labelled(self.name),
+            canonical_name: labelled(canonical_name),
             file: self.file,
             section: self.place.section,
             layer,

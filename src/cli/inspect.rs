@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 use flashpoint::analysis;
-use flashpoint::analysis::model::CheckpointAnalysis;
+use flashpoint::analysis::model::{CheckpointAnalysis, MeasureLevel};
 use flashpoint::error::Result;
-use flashpoint::report::Report;
+use flashpoint::report::{Report, checkpoint_reports};
 use flashpoint::rules;
 
 use super::Outcome;
@@ -39,7 +39,8 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
     let context = arguments.reading.context()?;
     let policy = arguments.reading.policy(&context)?;
     let progress = Progress::start(&context, arguments.outputs.quiet);
-    let read = read(&arguments.paths, arguments.reading.level(), &policy.names, &context);
+    let read =
+        read(&arguments.paths, arguments.reading.level_or(MeasureLevel::Spectra), &policy.names, &context);
     progress.finish();
     for error in &read.errors {
         eprintln!("flashpoint: {error}");
@@ -59,7 +60,8 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
         read.errors.iter().map(analysis::unread).collect(),
     );
     let interrupted = context.cancelled();
-    arguments.outputs.write(&if interrupted { report.interrupted() } else { report })?;
+    let report = if interrupted { report.interrupted() } else { report };
+    arguments.outputs.write(&report, |style| checkpoint_reports(&report, style))?;
     // Where only names were asked for, having judged nothing is an answer; as a check it is none.
     let unanswered = !judged && (arguments.fail_on != FailOn::Never || !arguments.reading.is_list());
     Ok(if interrupted {

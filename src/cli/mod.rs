@@ -1,10 +1,12 @@
 //! Arguments to checked options to the rooms in their order to a report to an exit code. One subcommand a file.
 
+mod diff;
 mod explain;
 mod inspect;
 mod measure;
 mod options;
 mod output;
+mod postmortem;
 mod progress;
 mod read;
 mod rules;
@@ -31,6 +33,10 @@ pub struct Arguments {
 enum Command {
     /// Say what a checkpoint is, what its layers look like, and what is wrong with it
     Inspect(inspect::Arguments),
+    /// Say when, where and why a run blew up, and what to do
+    Postmortem(postmortem::Arguments),
+    /// Say what differs between two checkpoints, tensor by tensor
+    Diff(diff::Arguments),
     /// Write everything measured about a checkpoint to a file, without the weights
     Measure(measure::Arguments),
     /// List the rules
@@ -67,6 +73,8 @@ impl From<Outcome> for ExitCode {
 pub fn run(arguments: Arguments) -> Result<Outcome> {
     match arguments.command {
         Command::Inspect(arguments) => inspect::run(&arguments),
+        Command::Postmortem(arguments) => postmortem::run(&arguments),
+        Command::Diff(arguments) => diff::run(&arguments),
         Command::Measure(arguments) => measure::run(&arguments),
         Command::Rules(arguments) => rules::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),

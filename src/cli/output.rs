@@ -8,7 +8,8 @@ use std::str::FromStr;
 use clap::{Args, ValueEnum};
 use flashpoint::error::{Error, ErrorKind, Result};
 use flashpoint::files::write_atomically;
-use flashpoint::report::{self, Report, Style};
+use flashpoint::report::{self, Style};
+use serde::Serialize;
 
 use super::options::Color;
 
@@ -86,21 +87,16 @@ impl Outputs {
         self.format == Format::Json || self.output.iter().any(|target| target.format == Format::Json)
     }
 
-    /// Writes the report to stdout and to every file.
-    pub fn write(&self, report: &Report) -> Result<()> {
-        for target in &self.output {
-            write_atomically(&target.path, &self.render(target.format, report, false))?;
-        }
-        print(&self.render(self.format, report, self.color.on_stdout()))
-    }
-
-    fn render(&self, format: Format, report: &Report, color: bool) -> Vec<u8> {
-        match format {
-            Format::Terminal => {
-                report::checkpoint_reports(report, Style { color, all: self.all }).into_bytes()
-            }
+    /// Writes the report to stdout and to every file; `page` is the report for people.
+    pub fn write(&self, report: &impl Serialize, page: impl Fn(Style) -> String) -> Result<()> {
+        let render = |format, color| match format {
+            Format::Terminal => page(Style { color, all: self.all }).into_bytes(),
             Format::Json => report::to_json(report),
+        };
+        for target in &self.output {
+            write_atomically(&target.path, &render(target.format, false))?;
         }
+        print(&render(self.format, self.color.on_stdout()))
     }
 }
 

@@ -46,3 +46,8 @@ fn read_one(
     let checkpoint = Checkpoint::read(path, names, context)?;
     Ok((vec![measure_checkpoint(&checkpoint, level, context)], level))
 }
+
+/// Whether `path` is the directory of a run, and no checkpoint by itself.
+pub fn is_run(path: &Path, context: &Context) -> bool {
+    path.is_dir() && Checkpoint::read(path, &NameRules::default(), context).is_err()
+}

@@ -1,7 +1,9 @@
 //! What the user reads: one output format a file. Computes no statistic, decides no severity.
 
+mod difference;
 mod json;
 mod moments;
+mod postmortem;
 mod terminal;
 mod text;
 
@@ -13,7 +15,9 @@ use serde::{Deserialize, Serialize};
 use crate::analysis::model::{Analysis, CheckpointAnalysis, Problem};
 use crate::rules::{Assessment, Finding, NotEvaluated, Overrides, Severity};
 
+pub use difference::{DifferenceReport, difference_page};
 pub use json::to_json;
+pub use postmortem::{PostMortem, postmortem_page};
 pub use terminal::{Style, checkpoint_reports};
 pub use text::safe;
 
@@ -149,19 +153,26 @@ impl Verdict {
         }
     }
 
+    /// What was found and what could not be looked at, in numbers.
+    fn counts(&self) -> String {
+        format!("{}{}", self.severities(), self.unchecked())
+    }
+
+    fn severities(&self) -> String {
+        let counts = [(self.critical, "critical"), (self.warnings, "warning")];
+        let counts = counts.iter().filter(|(count, _)| *count > 0);
+        let counts = counts.map(|(count, name)| format!("{count} {name}")).collect::<Vec<_>>();
+        if counts.is_empty() { "nothing critical, no warning".to_owned() } else { counts.join(", ") }
+    }
+
     fn sentence_for(&self, worst: Option<&Finding>, several: bool) -> String {
-        let unchecked = self.unchecked();
         let place =
             |finding: &Finding| if several { format!("{}: ", finding.checkpoint) } else { String::new() };
         match worst {
             Some(worst) if worst.severity > Severity::Note => {
-                let counts = [(self.critical, "critical"), (self.warnings, "warning")];
-                let counts = counts.iter().filter(|(count, _)| *count > 0);
-                let counts =
-                    counts.map(|(count, name)| format!("{count} {name}")).collect::<Vec<_>>().join(", ");
-                format!("{counts}: {}{}{unchecked}", place(worst), worst.message)
+                format!("{}: {}{}{}", self.severities(), place(worst), worst.message, self.unchecked())
             }
-            _ => format!("nothing critical, no warning{unchecked}"),
+            _ => self.counts(),
         }
     }
 }

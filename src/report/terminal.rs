@@ -9,7 +9,9 @@ use comfy_table::{CellAlignment, Table};
 use super::Report;
 use super::moments;
 use super::text::safe;
-use crate::analysis::model::{CheckpointAnalysis, Measured, Statistics, TensorAnalysis};
+use crate::analysis::model::{
+    CheckpointAnalysis, Measured, Spectrum, SpectrumOf, Statistics, TensorAnalysis,
+};
 use crate::number::{bytes, grouped, share, short};
 use crate::rules::{Evidence, Finding, NotEvaluated, RULES, Severity, Subject};
 
@@ -128,11 +130,13 @@ impl Page<'_> {
             "L2",
             "RMS",
             "max |x|",
+            "sigma_1",
+            "stable rank",
             "non-finite",
             "zero",
             "spread",
         ]);
-        for index in 3..10 {
+        for index in 3..12 {
             if let Some(column) = table.column_mut(index) {
                 column.set_cell_alignment(CellAlignment::Right);
             }
@@ -226,7 +230,7 @@ impl Page<'_> {
         writeln!(
             out,
             "{} {} {} ({}): {}",
-            self.painted(finding.severity),
+            painted(finding.severity, self.style),
             finding.rule,
             finding.name,
             finding.confidence,
@@ -238,19 +242,6 @@ impl Page<'_> {
         }
         writeln!(out, "  what to do: {}", safe_sentence(&finding.advice))?;
         writeln!(out, "  flashpoint explain {}\n", finding.rule)
-    }
-
-    fn painted(&self, severity: Severity) -> String {
-        if !self.style.color {
-            return severity.to_string();
-        }
-        let color = match severity {
-            Severity::Critical => anstyle::AnsiColor::Red,
-            Severity::Warning => anstyle::AnsiColor::Yellow,
-            Severity::Note => anstyle::AnsiColor::Cyan,
-        };
-        let style = color.on_default().bold();
-        format!("{style}{severity}{style:#}")
     }
 
     fn not_evaluated(&self, out: &mut String) -> fmt::Result {
@@ -286,7 +277,7 @@ impl Page<'_> {
     fn subjects(&self, entries: &[&NotEvaluated]) -> String {
         let names = entries.iter().filter_map(|entry| match &entry.subject {
             Subject::Tensor(name) | Subject::Layer(name) | Subject::File(name) => Some(safe(name)),
-            Subject::Checkpoint => None,
+            Subject::Checkpoint | Subject::Steps(..) | Subject::Run => None,
         });
         let names = names.collect::<Vec<_>>();
         let shown = if self.style.all { names.len() } else { FOLDED_FINDINGS };
@@ -298,18 +289,33 @@ impl Page<'_> {
     }
 }
 
+/// The severity, in its colour.
+pub(super) fn painted(severity: Severity, style: Style) -> String {
+    if !style.color {
+        return severity.to_string();
+    }
+    let color = match severity {
+        Severity::Critical => anstyle::AnsiColor::Red,
+        Severity::Warning => anstyle::AnsiColor::Yellow,
+        Severity::Note => anstyle::AnsiColor::Cyan,
+    };
+    let style = color.on_default().bold();
+    format!("{style}{severity}{style:#}")
+}
+
 /// A rule's code and name.
-fn titled(code: &str) -> String {
+pub(super) fn titled(code: &str) -> String {
     let rule = RULES.iter().find(|rule| rule.code == code);
     rule.map_or_else(|| code.to_owned(), |rule| format!("{code} {}", rule.name))
 }
 
 /// A sentence of ours that may hold names from a file.
-fn safe_sentence(sentence: &str) -> String {
+pub(super) fn safe_sentence(sentence: &str) -> String {
     sentence.split(' ').map(safe).collect::<Vec<_>>().join(" ")
 }
 
-fn evidence(evidence: &Evidence) -> String {
+/// A number behind a finding, with its limit.
+pub(super) fn evidence(evidence: &Evidence) -> String {
     // "1" is the unit of what has none.
     let unit = if evidence.unit == "1" { String::new() } else { format!(" {}", evidence.unit) };
     match evidence.limit {
@@ -337,6 +343,8 @@ fn row(tensor: &TensorAnalysis) -> Vec<String> {
         number(|s| &s.l2),
         number(|s| &s.rms),
         number(|s| &s.max_abs),
+        tensor.spectrum.value().map_or_else(|| "–".to_owned(), sigma),
+        tensor.spectrum.value().map_or_else(|| "–".to_owned(), |spectrum| short(spectrum.stable_rank)),
         statistics.map_or_else(|| "–".to_owned(), non_finite),
         statistics.map_or_else(|| "–".to_owned(), |s| share(s.zero, s.count)),
         match tensor.role_spread {
@@ -344,6 +352,16 @@ fn row(tensor: &TensorAnalysis) -> Vec<String> {
             _ => "–".to_owned(),
         },
     ]
+}
+
+/// σ₁; with a mark where it is the bound of a large input and not of this one.
+fn sigma(spectrum: &Spectrum) -> String {
+    match &spectrum.of {
+        SpectrumOf::Convolution(setting) if setting.circular => {
+            format!("{} ○", short(spectrum.spectral_norm.value))
+        }
+        _ => short(spectrum.spectral_norm.value),
+    }
 }
 
 fn shape(sizes: &[u64]) -> String {

@@ -63,6 +63,10 @@ pub enum Subject {
     File(String),
     /// The checkpoint as a whole.
     Checkpoint,
+    /// Steps of a run, first and last.
+    Steps(u64, u64),
+    /// The run as a whole.
+    Run,
 }
 
 /// One number behind a finding.
@@ -89,9 +93,9 @@ pub struct Finding {
     pub severity: Severity,
     /// How sure.
     pub confidence: Confidence,
-    /// The checkpoint's name.
+    /// The checkpoint's name; the run's for what no single checkpoint shows.
     pub checkpoint: String,
-    /// Its step, where known.
+    /// Its step, where known; the step at which it began, for a run.
     pub step: Option<u64>,
     /// What it is about.
     pub subject: Subject,
@@ -107,7 +111,7 @@ pub struct Finding {
 #[derive(Debug)]
 pub struct Findings {
     rule: &'static Rule,
-    checkpoint: String,
+    pub(super) checkpoint: String,
     step: Option<u64>,
     pub(super) found: Vec<Finding>,
     pub(super) not_evaluated: Vec<(Subject, String)>,
@@ -156,6 +160,12 @@ impl Finding {
             limit: Some(limit),
             unit: unit.to_owned(),
         });
+        self
+    }
+
+    /// Says at which step of a run it began.
+    pub fn at_step(&mut self, step: u64) -> &mut Self {
+        self.step = Some(step);
         self
     }
 

@@ -1,7 +1,7 @@
 //! A6: norm gains in half precision that are still exactly what they were at initialisation.
 
 use super::weights::{is_zero, norm_gains, wanted};
-use super::{Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
+use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
 use crate::analysis::model::{CheckpointAnalysis, DType, Section, Statistics, TensorAnalysis};
 
 pub(super) static RULE: Rule = Rule {
@@ -18,7 +18,7 @@ pub(super) static RULE: Rule = Rule {
         unit: "optimizer steps",
         source: "a gain that moves by lr = 1e-4 a step crosses the rounding step of bf16 below 1, 2^-8, within 40 steps",
     }],
-    check,
+    check: Check::Checkpoint(check),
 };
 
 fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mut Findings) {

@@ -1,7 +1,7 @@
 //! A7: second moments in half precision.
 
 use super::moments::{parameters, subject};
-use super::{Confidence, Findings, Needs, Rule, Severity, Thresholds};
+use super::{Check, Confidence, Findings, Needs, Rule, Severity, Thresholds};
 use crate::analysis::model::{CheckpointAnalysis, DType, ParameterOptimizer};
 
 pub(super) static RULE: Rule = Rule {
@@ -13,7 +13,7 @@ pub(super) static RULE: Rule = Rule {
     confidence: Confidence::Exact,
     needs: Needs::NORMS.and(Needs::OPTIMIZER),
     thresholds: &[],
-    check,
+    check: Check::Checkpoint(check),
 };
 
 /// 1−β₂ below which v·β₂ rounds back to v: half the largest relative spacing of bf16.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::weights::{is_matrix, is_meant_to_be_zero, is_of_model, is_zero, wanted};
-use super::{Confidence, Findings, Needs, Rule, Severity, Subject, Thresholds};
+use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Thresholds};
 use crate::analysis::model::{CheckpointAnalysis, Pages, Role, TensorAnalysis};
 
 pub(super) static RULE: Rule = Rule {
@@ -15,7 +15,7 @@ pub(super) static RULE: Rule = Rule {
     confidence: Confidence::Heuristic,
     needs: Needs::STATS,
     thresholds: &[],
-    check,
+    check: Check::Checkpoint(check),
 };
 
 /// Bytes of a page.

@@ -1,7 +1,7 @@
 //! B1: two maps of zeros in a row, neither of which ever gets a gradient.
 
 use super::weights::{fans, is_in_transformer_block, is_meant_to_be_zero, is_zero, maps, wanted};
-use super::{Confidence, Findings, Needs, Rule, Severity, Subject, Thresholds};
+use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Thresholds};
 use crate::analysis::model::{CheckpointAnalysis, Role, TensorAnalysis};
 
 pub(super) static RULE: Rule = Rule {
@@ -13,7 +13,7 @@ pub(super) static RULE: Rule = Rule {
     confidence: Confidence::Heuristic,
     needs: Needs::NORMS,
     thresholds: &[],
-    check,
+    check: Check::Checkpoint(check),
 };
 
 fn check(checkpoint: &CheckpointAnalysis, _: &Thresholds, findings: &mut Findings) {

@@ -1,7 +1,7 @@
 //! B2: units that start equal and therefore stay equal.
 
 use super::weights::{maps, wanted};
-use super::{Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
+use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
 use crate::analysis::model::{CheckpointAnalysis, Role, Rows, TensorAnalysis};
 
 pub(super) static RULE: Rule = Rule {
@@ -18,7 +18,7 @@ pub(super) static RULE: Rule = Rule {
         unit: "share of the non-zero rows",
         source: "no duplicate row in any judged map of 12 published models, the largest with 1536 rows",
     }],
-    check,
+    check: Check::Checkpoint(check),
 };
 
 /// Fewer rows are no population to speak of a share of.

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::weights::{fans, is_matrix, maps, median, norm_gains, rms, wanted};
-use super::{Confidence, Finding, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
+use super::{Check, Confidence, Finding, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
 use crate::analysis::model::{CheckpointAnalysis, Role, TensorAnalysis};
 use crate::number::short;
 
@@ -60,7 +60,7 @@ pub(super) static RULE: Rule = Rule {
             source: "ten times the first limit, below the known fault of 1000",
         },
     ],
-    check,
+    check: Check::Checkpoint(check),
 };
 
 /// Fewer layers say nothing about what is usual for their like.

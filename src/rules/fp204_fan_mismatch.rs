@@ -1,7 +1,7 @@
 //! B4: matrices scaled by the side they do not sum over.
 
 use super::weights::{Fans, fans, maps, rms};
-use super::{Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
+use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
 use crate::analysis::model::{CheckpointAnalysis, Role, TensorAnalysis};
 
 pub(super) static RULE: Rule = Rule {
@@ -26,7 +26,7 @@ pub(super) static RULE: Rule = Rule {
             source: "two points fit a power of either side",
         },
     ],
-    check,
+    check: Check::Checkpoint(check),
 };
 
 /// The width of one map beside its two sides.

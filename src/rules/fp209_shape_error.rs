@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use super::weights::{Fans, fans, is_in_transformer_block, is_matrix};
-use super::{Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
+use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
 use crate::analysis::model::{CheckpointAnalysis, Role, TensorAnalysis};
 
 pub(super) static RULE: Rule = Rule {
@@ -22,7 +22,7 @@ pub(super) static RULE: Rule = Rule {
         unit: "inner width over hidden width",
         source: "the BigScience 104B model was trained as 58B with 20480 / 16384 = 1.25",
     }],
-    check,
+    check: Check::Checkpoint(check),
 };
 
 const HIDDEN: [&str; 3] = ["hidden_size", "n_embd", "d_model"];

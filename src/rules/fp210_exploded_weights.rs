@@ -1,7 +1,7 @@
 //! B3: weights at a level that no healthy network reaches. Where all of them blew up, none stands out among its peers.
 
 use super::weights::rms;
-use super::{Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
+use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
 use crate::analysis::model::{CheckpointAnalysis, Role, TensorAnalysis};
 use crate::number::short;
 
@@ -45,7 +45,7 @@ pub(super) static RULE: Rule = Rule {
             source: "a hundred times the healthy maximum and more",
         },
     ],
-    check,
+    check: Check::Checkpoint(check),
 };
 
 /// What is held against one limit, and how it is called.

@@ -1,7 +1,7 @@
 //! C3: an update larger than a second moment that keeps up would allow.
 
 use super::moments::{parameters, subject, wanted, why_sparse};
-use super::{Confidence, Findings, Needs, Rule, Severity, Threshold, Thresholds};
+use super::{Check, Confidence, Findings, Needs, Rule, Severity, Threshold, Thresholds};
 use crate::analysis::model::{CheckpointAnalysis, ParameterGroup, ParameterOptimizer};
 
 pub(super) static RULE: Rule = Rule {
@@ -18,7 +18,7 @@ pub(super) static RULE: Rule = Rule {
         unit: "RMS of u = m/(sqrt(v)+eps), bias-corrected",
         source: "a constant gradient gives 1, noise 0.229; only growth faster than v forgets gives more",
     }],
-    check,
+    check: Check::Checkpoint(check),
 };
 
 /// How far a constant gradient exceeds 1 by rounding.

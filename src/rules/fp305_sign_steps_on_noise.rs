@@ -1,7 +1,7 @@
 //! C5: epsilon too small for elements that have no gradient.
 
 use super::moments::{parameters, subject, wanted};
-use super::{Confidence, Findings, Needs, Rule, Severity, Threshold, Thresholds};
+use super::{Check, Confidence, Findings, Needs, Rule, Severity, Threshold, Thresholds};
 use crate::analysis::model::CheckpointAnalysis;
 
 pub(super) static RULE: Rule = Rule {
@@ -18,7 +18,7 @@ pub(super) static RULE: Rule = Rule {
         unit: "of the elements",
         source: "one in a hundred moves a layer at random",
     }],
-    check,
+    check: Check::Checkpoint(check),
 };
 
 fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mut Findings) {

@@ -1,7 +1,7 @@
 //! C7: the size of a step against the weight it changes.
 
 use super::moments::{is_matrix, parameters, subject, wanted};
-use super::{Confidence, Findings, Needs, Rule, Severity, Threshold, Thresholds};
+use super::{Check, Confidence, Findings, Needs, Rule, Severity, Threshold, Thresholds};
 use crate::analysis::model::{CheckpointAnalysis, ParameterOptimizer, Role};
 
 pub(super) static RULE: Rule = Rule {
@@ -32,7 +32,7 @@ pub(super) static RULE: Rule = Rule {
             source: "ten times the memory of m for beta1 = 0.9",
         },
     ],
-    check,
+    check: Check::Checkpoint(check),
 };
 
 fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mut Findings) {

@@ -1,7 +1,7 @@
 //! C8: a step counter that was lost or reset while the moments were kept.
 
 use super::moments::{parameters, state, subject};
-use super::{Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
+use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
 use crate::analysis::model::{
     CheckpointAnalysis, FirstStep, OptimizerSummary, ParameterGroup, ParameterOptimizer,
 };
@@ -28,7 +28,7 @@ pub(super) static RULE: Rule = Rule {
             source: "settled moments corrected as young give 1/100; gradients that alternate in sign 1/20",
         },
     ],
-    check,
+    check: Check::Checkpoint(check),
 };
 
 fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mut Findings) {

@@ -1,7 +1,7 @@
 //! C12: a spike that outlives its gradient in the second moment.
 
 use super::moments::{parameters, subject};
-use super::{Confidence, Findings, Needs, Rule, Severity, Threshold, Thresholds};
+use super::{Check, Confidence, Findings, Needs, Rule, Severity, Threshold, Thresholds};
 use crate::analysis::model::CheckpointAnalysis;
 
 pub(super) static RULE: Rule = Rule {
@@ -18,7 +18,7 @@ pub(super) static RULE: Rule = Rule {
         unit: "times the usual sqrt(v)",
         source: "one gradient of 100 times the usual gives 3.3 with beta2 = 0.999",
     }],
-    check,
+    check: Check::Checkpoint(check),
 };
 
 fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mut Findings) {

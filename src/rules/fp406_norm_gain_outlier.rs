@@ -1,7 +1,7 @@
 //! D6: one channel of a norm amplified far beyond the others.
 
 use super::weights::{norm_gains, wanted};
-use super::{Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
+use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
 use crate::analysis::model::CheckpointAnalysis;
 use crate::number::short;
 
@@ -27,7 +27,7 @@ pub(super) static RULE: Rule = Rule {
             source: "weight decay shrinks batch-norm gains: a median of 0.026 in a published model",
         },
     ],
-    check,
+    check: Check::Checkpoint(check),
 };
 
 fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mut Findings) {

@@ -1,7 +1,7 @@
 //! D7: one output channel of a down projection far above the others, the trace of massive activations in the weights.
 
 use super::weights::{is_input_first, is_matrix, wanted};
-use super::{Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
+use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
 use crate::analysis::model::{CheckpointAnalysis, Role, Rows, TensorAnalysis};
 
 pub(super) static RULE: Rule = Rule {
@@ -18,7 +18,7 @@ pub(super) static RULE: Rule = Rule {
         unit: "largest row norm over the median row norm",
         source: "twice the largest of 42 down projections of 4 published BERTs, 4.97",
     }],
-    check,
+    check: Check::Checkpoint(check),
 };
 
 fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mut Findings) {

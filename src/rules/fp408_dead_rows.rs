@@ -1,7 +1,7 @@
 //! D8: rows of a matrix whose second moments are exactly zero.
 
 use super::moments::{is_matrix, parameters, subject, wanted, why_sparse};
-use super::{Confidence, Findings, Needs, Rule, Severity, Threshold, Thresholds};
+use super::{Check, Confidence, Findings, Needs, Rule, Severity, Threshold, Thresholds};
 use crate::analysis::model::{CheckpointAnalysis, ParameterOptimizer};
 
 pub(super) static RULE: Rule = Rule {
@@ -26,7 +26,7 @@ pub(super) static RULE: Rule = Rule {
             source: "ten times the memory of m for beta1 = 0.9",
         },
     ],
-    check,
+    check: Check::Checkpoint(check),
 };
 
 fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mut Findings) {

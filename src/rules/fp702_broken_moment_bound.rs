@@ -1,7 +1,7 @@
 //! I2: the bound on m by v that every history obeys.
 
 use super::moments::{parameters, subject, wanted};
-use super::{Confidence, Findings, Needs, Rule, Severity, Thresholds};
+use super::{Check, Confidence, Findings, Needs, Rule, Severity, Thresholds};
 use crate::analysis::model::CheckpointAnalysis;
 
 pub(super) static RULE: Rule = Rule {
@@ -13,7 +13,7 @@ pub(super) static RULE: Rule = Rule {
     confidence: Confidence::Exact,
     needs: Needs::NORMS.and(Needs::OPTIMIZER),
     thresholds: &[],
-    check,
+    check: Check::Checkpoint(check),
 };
 
 fn check(checkpoint: &CheckpointAnalysis, _: &Thresholds, findings: &mut Findings) {

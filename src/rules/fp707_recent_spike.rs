@@ -1,7 +1,7 @@
 //! I7: a spike that is still to be seen in the moments.
 
 use super::moments::state;
-use super::{Confidence, Findings, Needs, Rule, Severity, Subject, Thresholds};
+use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Thresholds};
 use crate::analysis::model::{CheckpointAnalysis, Measured};
 
 pub(super) static RULE: Rule = Rule {
@@ -13,7 +13,7 @@ pub(super) static RULE: Rule = Rule {
     confidence: Confidence::Calibrated,
     needs: Needs::NORMS.and(Needs::OPTIMIZER),
     thresholds: &[],
-    check,
+    check: Check::Checkpoint(check),
 };
 
 fn check(checkpoint: &CheckpointAnalysis, _: &Thresholds, findings: &mut Findings) {

@@ -1,6 +1,6 @@
 //! Files that cannot be read, or not as a whole.
 
-use super::{Confidence, Findings, Needs, Rule, Severity, Subject, Thresholds};
+use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Thresholds};
 use crate::analysis::model::{CheckpointAnalysis, Problem};
 
 pub(super) static RULE: Rule = Rule {
@@ -12,7 +12,7 @@ pub(super) static RULE: Rule = Rule {
     confidence: Confidence::Exact,
     needs: Needs::LIST,
     thresholds: &[],
-    check,
+    check: Check::Checkpoint(check),
 };
 
 /// The kind of problem that FP904 reports.

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Finding, Findings, Overrides, RULES, Rule, Severity, Subject, Thresholds};
+use super::{Check, Finding, Findings, Overrides, RULES, Rule, Severity, Subject, Thresholds};
 use crate::analysis::model::{Analysis, CheckpointAnalysis, MeasureLevel, Measured};
 
 /// A set of measurements that a rule cannot do without.
@@ -23,6 +23,18 @@ impl Needs {
     pub const CONFIG: Needs = Needs(8);
     /// Optimizer state.
     pub const OPTIMIZER: Needs = Needs(16);
+    /// At least two checkpoints of one run, compared.
+    pub const INTERVALS: Needs = Needs(32);
+    /// Gradient dumps of a run.
+    pub const DUMPS: Needs = Needs(64);
+    /// The log of a run.
+    pub const LOG: Needs = Needs(128);
+    /// The largest singular values.
+    pub const SPECTRA: Needs = Needs(256);
+    /// All singular values.
+    pub const FULL: Needs = Needs(512);
+    /// Attention layers whose heads can be told apart.
+    pub const ATTENTION: Needs = Needs(1024);
 
     const fn has(self, need: Needs) -> bool {
         self.0 & need.0 == need.0 && need.0 != 0
@@ -30,7 +42,11 @@ impl Needs {
 
     /// The measurement level that satisfies the set.
     pub fn level(self) -> MeasureLevel {
-        if self.has(Needs::STATS) {
+        if self.has(Needs::FULL) {
+            MeasureLevel::Full
+        } else if self.has(Needs::SPECTRA) {
+            MeasureLevel::Spectra
+        } else if self.has(Needs::STATS) {
             MeasureLevel::Stats
         } else if self.has(Needs::NORMS) {
             MeasureLevel::Norms
@@ -43,7 +59,12 @@ impl Needs {
     fn missing(self, measured: MeasureLevel, checkpoint: &CheckpointAnalysis) -> Option<String> {
         let level = self.level();
         if measured < level {
-            let name = if level == MeasureLevel::Stats { "stats" } else { "norms" };
+            let name = match level {
+                MeasureLevel::Full => "full",
+                MeasureLevel::Spectra => "spectra",
+                MeasureLevel::Stats => "stats",
+                MeasureLevel::List | MeasureLevel::Norms => "norms",
+            };
             return Some(format!("needs --measure {name}"));
         }
         if self.has(Needs::STEP)
@@ -56,10 +77,32 @@ impl Needs {
         {
             return Some(format!("needs the architecture's config: {reason}"));
         }
+        if self.has(Needs::ATTENTION)
+            && let Measured::NotMeasured(reason) = &checkpoint.attention
+        {
+            return Some(format!("needs attention heads: {reason}"));
+        }
         if self.has(Needs::OPTIMIZER)
             && let Measured::NotMeasured(reason) = &checkpoint.optimizer
         {
             return Some(format!("needs optimizer state: {reason}"));
+        }
+        None
+    }
+
+    /// What of the set a run lacks, as a reason; `None` when nothing is.
+    fn missing_in_run(self, analysis: &Analysis) -> Option<String> {
+        if analysis.run.is_none() {
+            return Some("needs a run: flashpoint postmortem RUN".to_owned());
+        }
+        if self.has(Needs::INTERVALS) && analysis.intervals.is_empty() {
+            return Some("needs two checkpoints of the run with known steps".to_owned());
+        }
+        if self.has(Needs::DUMPS) && analysis.dumps.is_empty() {
+            return Some("needs gradient dumps of the run".to_owned());
+        }
+        if self.has(Needs::LOG) && analysis.log.as_ref().is_none_or(|log| log.points.is_empty()) {
+            return Some("needs the log of the run".to_owned());
         }
         None
     }
@@ -85,7 +128,7 @@ pub struct Assessment {
 /// A check that could not run: never a pass.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub struct NotEvaluated {
-    /// The checkpoint's name.
+    /// The checkpoint's name, or the run's.
     pub checkpoint: String,
     /// The rule's code; `None` where no rule could look, such as at a tensor that could not be read.
     pub rule: Option<String>,
@@ -101,36 +144,27 @@ pub fn evaluate(analysis: &Analysis, overrides: &Overrides) -> Assessment {
     for checkpoint in &analysis.checkpoints {
         assessment.not_evaluated.extend(unread_tensors(checkpoint, analysis.measured));
         for &rule in RULES {
-            evaluate_rule(rule, analysis.measured, checkpoint, overrides, &mut assessment);
+            if let Check::Checkpoint(check) = rule.check {
+                let missing = rule.needs.missing(analysis.measured, checkpoint);
+                let findings = Findings::new(rule, &checkpoint.name, checkpoint.step.value().copied());
+                assessment.ask(rule, missing, findings, |findings| {
+                    check(checkpoint, &Thresholds::new(rule, overrides), findings);
+                });
+            }
+        }
+    }
+    let name = analysis.run.as_ref().map_or("", |run| run.name.as_str());
+    for &rule in RULES {
+        if let Check::Run(check) = rule.check {
+            let missing = rule.needs.missing_in_run(analysis);
+            assessment.ask(rule, missing, Findings::new(rule, name, None), |findings| {
+                check(analysis, &Thresholds::new(rule, overrides), findings);
+            });
         }
     }
     // Stable: within a rule the order in which it found them, which is file order, stays.
     assessment.findings.sort_by(|a, b| (b.severity, a.rule.as_str()).cmp(&(a.severity, b.rule.as_str())));
     assessment
-}
-
-fn evaluate_rule(
-    rule: &'static Rule,
-    measured: MeasureLevel,
-    checkpoint: &CheckpointAnalysis,
-    overrides: &Overrides,
-    assessment: &mut Assessment,
-) {
-    let not_evaluated = |subject, reason| NotEvaluated {
-        checkpoint: checkpoint.name.clone(),
-        rule: Some(rule.code.to_owned()),
-        subject,
-        reason,
-    };
-    if let Some(reason) = rule.needs.missing(measured, checkpoint) {
-        assessment.not_evaluated.push(not_evaluated(Subject::Checkpoint, reason));
-        return;
-    }
-    let mut findings = Findings::new(rule, &checkpoint.name, checkpoint.step.value().copied());
-    (rule.check)(checkpoint, &Thresholds::new(rule, overrides), &mut findings);
-    assessment.findings.append(&mut findings.found);
-    let skipped = findings.not_evaluated.into_iter();
-    assessment.not_evaluated.extend(skipped.map(|(subject, reason)| not_evaluated(subject, reason)));
 }
 
 /// Tensors whose elements no rule could look at: damaged ones, and kinds that have no plain elements.
@@ -152,6 +186,32 @@ fn unread_tensors(checkpoint: &CheckpointAnalysis, measured: MeasureLevel) -> Ve
 }
 
 impl Assessment {
+    /// Has `check` fill `findings`, or notes the rule as not evaluated for what is `missing`.
+    fn ask(
+        &mut self,
+        rule: &'static Rule,
+        missing: Option<String>,
+        mut findings: Findings,
+        check: impl FnOnce(&mut Findings),
+    ) {
+        match missing {
+            Some(reason) => {
+                let whole =
+                    if matches!(rule.check, Check::Run(_)) { Subject::Run } else { Subject::Checkpoint };
+                findings.not_evaluated(whole, reason);
+            }
+            None => check(&mut findings),
+        }
+        let Findings { checkpoint, found, not_evaluated, .. } = findings;
+        self.findings.extend(found);
+        self.not_evaluated.extend(not_evaluated.into_iter().map(|(subject, reason)| NotEvaluated {
+            checkpoint: checkpoint.clone(),
+            rule: Some(rule.code.to_owned()),
+            subject,
+            reason,
+        }));
+    }
+
     /// The worst severity found.
     pub fn worst(&self) -> Option<Severity> {
         self.findings.iter().map(|finding| finding.severity).max()

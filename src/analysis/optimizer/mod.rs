@@ -10,7 +10,7 @@ pub mod mapping_proof;
 mod moment;
 mod parameter;
 mod pass;
-mod place;
+pub(in crate::analysis) mod place;
 pub mod signal;
 #[cfg(test)]
 mod simulation;
@@ -83,7 +83,11 @@ fn quantile(values: &[f64], at: f64) -> f64 {
 }
 
 /// Feeds the elements of four tensors of one shape to `add`, in index order. False when the user asked to stop.
-fn pass_over(tensors: [&Tensor; 4], context: &Context, mut add: impl FnMut([f64; 4])) -> Result<bool> {
+pub(super) fn pass_over(
+    tensors: [&Tensor; 4],
+    context: &Context,
+    mut add: impl FnMut([f64; 4]),
+) -> Result<bool> {
     const PART: u64 = 1 << 14;
     let count = tensors[0].count();
     let mut values = [const { Vec::new() }; 4];

@@ -63,6 +63,7 @@ fn unmeasured(place: &Place<'_>, reason: &str) -> ParameterOptimizer {
         bound_ratio: not(reason),
         bound_tolerance: 0.0,
         first_step: not(reason),
+        second_moment_sum: not(reason),
         gradient_norm: not(reason),
         gradient_rms: not(reason),
         effective_steps: not(reason),
@@ -200,6 +201,7 @@ impl Reading {
             Measured::not("it has no rows, or very long ones")
         };
         let Ok(history) = &self.history else { return };
+        found.second_moment_sum = number(sums.second);
         found.effective_steps = if history.is_counted() {
             number(gradient::effective_steps(history))
         } else {

@@ -154,7 +154,7 @@ pub(super) struct Moments<'a> {
 }
 
 /// Whether elements can be read one by one; an expanded view has more of them than the file has bytes.
-fn readable(tensor: &Tensor) -> Result<(), String> {
+pub(in crate::analysis) fn readable(tensor: &Tensor) -> Result<(), String> {
     if tensor.dtype.kind() != Kind::Float {
         return Err(format!("{} moments are not decoded", tensor.dtype));
     }

@@ -82,6 +82,12 @@ pub(super) fn read(path: &Path, context: &Context) -> Result<Parts> {
     Ok(parts)
 }
 
+/// Why the directory at `path` is none that is read, by the names in it.
+pub(super) fn refusal(path: &Path) -> Option<Error> {
+    let refuse = |listing: Listing| listing.refuse_unfinished().and_then(|()| listing.refuse_others());
+    Listing::of(path).and_then(refuse).err()
+}
+
 fn directory(listing: &Listing, context: &Context) -> Result<Parts> {
     listing.refuse_unfinished()?;
     listing.refuse_others()?;
