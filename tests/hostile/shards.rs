@@ -166,12 +166,10 @@ pub fn cases() -> Vec<Case> {
         ),
         directory(
             "shards/dangerous-pickle-beside-a-model",
-            {
-                vec![
-                    ("model.safetensors", honest("a", &[1.0])),
-                    ("pytorch_model.bin", super::pickle::archived(&super::pickle::evil())),
-                ]
-            },
+            vec![
+                ("model.safetensors", honest("a", &[1.0])),
+                ("pytorch_model.bin", super::pickle::archived(&super::pickle::evil())),
+            ],
             noted(&["other-model"], &[A]).finding("FP901"),
         ),
     ];

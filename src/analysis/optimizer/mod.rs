@@ -10,7 +10,7 @@ pub mod mapping_proof;
 mod moment;
 mod parameter;
 mod pass;
-pub(super) mod place;
+pub(in crate::analysis) mod place;
 pub mod signal;
 #[cfg(test)]
 mod simulation;
