@@ -21,7 +21,12 @@ fn findings(history: &History) -> Vec<Finding> {
 }
 
 fn evidence(finding: &Finding, label: &str) -> f64 {
-    finding.evidence.iter().find(|one| one.label == label).map(|one| one.value).expect("the label is one of its own")
+    finding
+        .evidence
+        .iter()
+        .find(|one| one.label == label)
+        .map(|one| one.value)
+        .expect("the label is one of its own")
 }
 
 #[test]

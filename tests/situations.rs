@@ -4,13 +4,13 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
+use flashpoint::analysis::log;
 use flashpoint::analysis::measure_checkpoint;
+use flashpoint::analysis::model::Run;
 use flashpoint::analysis::model::{Analysis, MeasureLevel};
 use flashpoint::analysis::of_checkpoints;
 use flashpoint::checkpoint::{Checkpoint, NameRules};
 use flashpoint::context::Context;
-use flashpoint::analysis::log;
-use flashpoint::analysis::model::Run;
 use flashpoint::history::{History, Options};
 use flashpoint::rules::{self, Assessment, Check, Finding, Overrides, RULES, Severity, Subject};
 
@@ -85,8 +85,8 @@ fn a_failing_run_is_named_with_its_tensor_and_a_healthy_one_is_not_accused() {
 
 fn assess(path: &Path) -> Result<Assessment, flashpoint::error::Error> {
     let checkpoint = Checkpoint::read(path, &NameRules::default(), &Context::default())?;
-    let analysis = measure_checkpoint(&checkpoint, MeasureLevel::Stats, &Context::default());
-    let analysis: Analysis = of_checkpoints(vec![analysis], MeasureLevel::Stats);
+    let analysis = measure_checkpoint(&checkpoint, MeasureLevel::Full, &Context::default());
+    let analysis: Analysis = of_checkpoints(vec![analysis], MeasureLevel::Full);
     Ok(rules::evaluate(&analysis, &Overrides::default()))
 }
 

@@ -9,9 +9,10 @@ pub mod optimizer;
 mod population;
 pub mod run;
 pub mod series;
+pub mod spectrum;
 pub mod statistics;
 
-pub use checkpoint::measure_checkpoint;
+pub use checkpoint::{measure_checkpoint, unread};
 
 use std::collections::HashMap;
 

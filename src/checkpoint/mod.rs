@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::InputFile;
-use crate::format::{Danger, Format, GlobalUse};
+use crate::format::{Danger, Format, GlobalUse, MAX_TENSORS};
 use crate::tensor::{Kind, Tensor};
 
 mod json;
@@ -41,6 +41,8 @@ pub struct Checkpoint {
     pub layout: Layout,
     /// Optimizer steps taken, where the checkpoint says so.
     pub step: Option<u64>,
+    /// The place that says so, for people: a key of a file, a name, the optimizer's state.
+    pub step_source: Option<String>,
     /// The files that were read.
     pub files: Vec<CheckpointFile>,
     /// Every tensor, file by file and in file order, then those that only an index names.
@@ -200,7 +202,8 @@ impl Checkpoint {
     /// When nothing can be read, or there is no tensor, or the directory holds several checkpoints. Everything less is
     /// in [`Checkpoint::problems`] and in the tensors.
     pub fn read(path: &Path, names: &NameRules, context: &Context) -> Result<Self> {
-        let Parts { layout, files, absent, mut claims, mut problems, config } = layout::read(path, context)?;
+        let Parts { layout, files, absent, mut claims, mut problems, config, hyperparameters } =
+            layout::read(path, context)?;
         let mut drafts: Vec<Draft> = Vec::new();
         let mut read = Vec::with_capacity(files.len());
         let mut globals = Vec::new();
@@ -211,6 +214,11 @@ impl Checkpoint {
             let places = section::place(&container, section);
             let found = optimizer::read(&container, &name, drafts.len());
             optimizers.extend(found.optimizers);
+            if section == Some(Section::Optimizer) && container.objects.is_none() {
+                let told = hyperparameters.as_ref();
+                let steps = claims.first().map(|claim| claim.step);
+                optimizers.extend(optimizer::read_named(&container, &name, drafts.len(), told, steps));
+            }
             schedules.extend(found.schedules);
             problems.extend(container.problems);
             metadata.extend(container.metadata);
@@ -232,6 +240,9 @@ impl Checkpoint {
             file: None,
             tensor: Err(error),
         }));
+        if drafts.len() as u64 > MAX_TENSORS {
+            return Err(ErrorKind::TooMany { what: "tensors", limit: MAX_TENSORS }.in_file(path));
+        }
         if drafts.is_empty() {
             // What a pickle would run is worth a report of its own, also where it holds nothing else.
             if !globals.iter().any(|(_, found)| found.danger == Danger::Dangerous) {
@@ -246,7 +257,7 @@ impl Checkpoint {
         }
         let tensors = tie(name_all(drafts, names));
         claims.extend(step::in_optimizers(&optimizers));
-        let (step, disagreement) = step::settle(path, &claims);
+        let (claim, disagreement) = step::settle(path, &claims);
         problems.extend(disagreement);
         join_optimizers(&mut optimizers, &tensors, &read);
         attach_schedules(&mut optimizers, schedules);
@@ -255,7 +266,8 @@ impl Checkpoint {
             name: short_name(&path),
             path,
             layout,
-            step,
+            step: claim.as_ref().map(|claim| claim.step),
+            step_source: claim.map(|claim| claim.place),
             files: read,
             tensors,
             problems,
@@ -311,11 +323,15 @@ impl Draft {
             role: if self.place.section == Section::Optimizer { Role::OptimizerState } else { Role::Other },
             canonical_name: self.place.name.clone(),
         });
-        let label = self.label.map(|label| format!("{label}/")).unwrap_or_default();
-        let layer = Layer { path: format!("{label}{}", layer.path), ..layer };
+        // Most tensors have no label, and keep the text they have.
+        let labelled = |text: String| match &self.label {
+            Some(label) => format!("{label}/{text}"),
+            None => text,
+        };
+        let layer = Layer { path: labelled(layer.path), ..layer };
         CheckpointTensor {
-            name: format!("{label}{}", self.name),
-            canonical_name: format!("{label}{canonical_name}"),
+            name: labelled(self.name),
+            canonical_name: labelled(canonical_name),
             file: self.file,
             section: self.place.section,
             layer,

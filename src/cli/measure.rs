@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use flashpoint::analysis::measurement;
-use flashpoint::analysis::model::CheckpointAnalysis;
+use flashpoint::analysis::model::{CheckpointAnalysis, MeasureLevel};
 use flashpoint::analysis::run::{MeasuredRun, Request, measure};
 use flashpoint::error::{ErrorKind, Result};
 use flashpoint::files::write_atomically;
@@ -51,11 +51,12 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
     let read = match &arguments.paths[..] {
         [run] if is_run(run, &context) => {
             let history = History::read(run, &Options::default(), &context)?;
-            let request = Request { level: arguments.reading.level(), names: &policy.names };
+            let request =
+                Request { level: arguments.reading.level_or(MeasureLevel::Stats), names: &policy.names };
             let MeasuredRun { analysis, errors } = measure(&history, &request, &context);
             Read { analysis, errors }
         }
-        paths => read(paths, arguments.reading.level(), &policy.names, &context),
+        paths => read(paths, arguments.reading.level_or(MeasureLevel::Spectra), &policy.names, &context),
     };
     progress.finish();
     for error in &read.errors {

@@ -82,6 +82,11 @@ impl Outputs {
         self.output.iter().try_for_each(|target| check_writable(&target.path, inputs))
     }
 
+    /// Whether any of them is read by programs.
+    pub fn are_for_programs(&self) -> bool {
+        self.format == Format::Json || self.output.iter().any(|target| target.format == Format::Json)
+    }
+
     /// Writes the report to stdout and to every file; `page` is the report for people.
     pub fn write(&self, report: &impl Serialize, page: impl Fn(Style) -> String) -> Result<()> {
         let render = |format, color| match format {

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::analysis::model::Analysis;
+use crate::analysis::model::{Analysis, CheckpointAnalysis, Problem};
 use crate::rules::{Assessment, Finding, NotEvaluated, Overrides, Severity};
 
 pub use difference::{DifferenceReport, difference_page};
@@ -33,7 +33,22 @@ pub struct Report {
     pub not_evaluated: Vec<NotEvaluated>,
     /// Limits that replaced the rules' own, such as `FP406.ratio`.
     pub replaced_limits: BTreeMap<String, f64>,
-    /// One line.
+    /// Paths that could not be read at all, each with the reason.
+    #[serde(default)]
+    pub unread: Vec<Problem>,
+    /// One line a checkpoint, in their order.
+    #[serde(default)]
+    pub verdicts: Vec<CheckpointVerdict>,
+    /// One line about all of them.
+    pub verdict: Verdict,
+}
+
+/// The verdict on one checkpoint of several.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct CheckpointVerdict {
+    /// The checkpoint's name.
+    pub checkpoint: String,
+    /// What was found in it.
     pub verdict: Verdict,
 }
 
@@ -53,15 +68,37 @@ pub struct Verdict {
 }
 
 impl Report {
-    /// Puts an analysis and what the rules said about it under `overrides` together.
-    pub fn new(analysis: Analysis, assessment: Assessment, overrides: &Overrides) -> Self {
+    /// Puts an analysis and what the rules said about it under `overrides` together, and the paths that are not in it.
+    pub fn new(
+        analysis: Analysis,
+        assessment: Assessment,
+        overrides: &Overrides,
+        unread: Vec<Problem>,
+    ) -> Self {
         let Assessment { findings, not_evaluated } = assessment;
-        let mut verdict = Verdict::of(&findings, &not_evaluated);
-        if verdict.critical + verdict.warnings == 0 && !analysis.is_judged() {
-            verdict.sentence = format!("nothing was judged: no element was read{}", verdict.unchecked());
-        }
+        let of_one = |checkpoint: &CheckpointAnalysis| CheckpointVerdict {
+            checkpoint: checkpoint.name.clone(),
+            verdict: Verdict::of(
+                &findings.iter().filter(|finding| finding.checkpoint == checkpoint.name),
+                not_evaluated.iter().filter(|entry| entry.checkpoint == checkpoint.name),
+                checkpoint.is_judged(),
+                false,
+            ),
+        };
+        let verdicts = analysis.checkpoints.iter().map(of_one).collect();
+        let several = analysis.checkpoints.len() > 1;
+        let mut verdict = Verdict::of(&findings.iter(), not_evaluated.iter(), analysis.is_judged(), several);
+        verdict.mention(&unread, analysis.checkpoints.len());
         let limits = overrides.0.iter().map(|((rule, limit), &value)| (format!("{rule}.{limit}"), value));
-        Self { analysis, findings, not_evaluated, replaced_limits: limits.collect(), verdict }
+        Self {
+            analysis,
+            findings,
+            not_evaluated,
+            replaced_limits: limits.collect(),
+            unread,
+            verdicts,
+            verdict,
+        }
     }
 
     /// Says that the user ended the command before everything was measured.
@@ -75,17 +112,37 @@ impl Report {
 
 impl Verdict {
     /// The verdict on `findings`, worst first.
-    fn of(findings: &[Finding], not_evaluated: &[NotEvaluated]) -> Self {
-        let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count() as u64;
+    fn of<'a>(
+        findings: &(impl Iterator<Item = &'a Finding> + Clone),
+        not_evaluated: impl Iterator<Item = &'a NotEvaluated>,
+        is_judged: bool,
+        several: bool,
+    ) -> Self {
+        let count = |severity| findings.clone().filter(|finding| finding.severity == severity).count() as u64;
         let mut verdict = Self {
             critical: count(Severity::Critical),
             warnings: count(Severity::Warning),
             notes: count(Severity::Note),
-            not_evaluated: not_evaluated.len() as u64,
+            not_evaluated: not_evaluated.count() as u64,
             sentence: String::new(),
         };
-        verdict.sentence = verdict.sentence_for(findings.first());
+        verdict.sentence = if verdict.critical + verdict.warnings == 0 && !is_judged {
+            format!("nothing was judged: no element was read{}", verdict.unchecked())
+        } else {
+            verdict.sentence_for(findings.clone().next(), several)
+        };
         verdict
+    }
+
+    /// Says first that something was not read: what is said behind it is about the rest.
+    fn mention(&mut self, unread: &[Problem], read: usize) {
+        if let Some(first) = unread.first() {
+            let place = first.at.as_ref().map(|at| format!(", {at}")).unwrap_or_default();
+            let first = format!("{}{place}: {}", first.file, first.message);
+            let rest = if read == 0 { String::new() } else { format!("; of the rest: {}", self.sentence) };
+            let paths = unread.len() + read;
+            self.sentence = format!("{} of {paths} paths could not be read ({first}){rest}", unread.len());
+        }
     }
 
     fn unchecked(&self) -> String {
@@ -108,10 +165,12 @@ impl Verdict {
         if counts.is_empty() { "nothing critical, no warning".to_owned() } else { counts.join(", ") }
     }
 
-    fn sentence_for(&self, worst: Option<&Finding>) -> String {
+    fn sentence_for(&self, worst: Option<&Finding>, several: bool) -> String {
+        let place =
+            |finding: &Finding| if several { format!("{}: ", finding.checkpoint) } else { String::new() };
         match worst {
             Some(worst) if worst.severity > Severity::Note => {
-                format!("{}: {}{}", self.severities(), worst.message, self.unchecked())
+                format!("{}: {}{}{}", self.severities(), place(worst), worst.message, self.unchecked())
             }
             _ => self.counts(),
         }

@@ -9,7 +9,9 @@ use comfy_table::{CellAlignment, Table};
 use super::Report;
 use super::moments;
 use super::text::safe;
-use crate::analysis::model::{CheckpointAnalysis, Measured, Statistics, TensorAnalysis};
+use crate::analysis::model::{
+    CheckpointAnalysis, Measured, Spectrum, SpectrumOf, Statistics, TensorAnalysis,
+};
 use crate::number::{bytes, grouped, share, short};
 use crate::rules::{Evidence, Finding, NotEvaluated, RULES, Severity, Subject};
 
@@ -39,9 +41,18 @@ pub fn checkpoint_reports(report: &Report, style: Style) -> String {
         writeln!(text, "limit replaced: {limit} = {}", short(*value))
             .expect("writing to a string does not fail");
     }
-    writeln!(text, "verdict: {}", safe_sentence(&report.verdict.sentence))
-        .expect("writing to a string does not fail");
+    verdicts(report, &mut text).expect("writing to a string does not fail");
     text
+}
+
+/// The last lines: one on all, and before it one on each of several.
+fn verdicts(report: &Report, out: &mut String) -> fmt::Result {
+    if report.verdicts.len() > 1 {
+        for one in &report.verdicts {
+            writeln!(out, "{}: {}", safe(&one.checkpoint), safe_sentence(&one.verdict.sentence))?;
+        }
+    }
+    writeln!(out, "verdict: {}", safe_sentence(&report.verdict.sentence))
 }
 
 /// One checkpoint's part of the report.
@@ -67,7 +78,13 @@ impl Page<'_> {
         let formats = checkpoint.files.iter().map(|file| name_of(&file.format)).collect::<BTreeSet<_>>();
         let formats = formats.into_iter().collect::<Vec<_>>().join(", ");
         let step = match &checkpoint.step {
-            Measured::Value(step) => format!("step {}", grouped(*step)),
+            // What a file states needs no more words; what a name suggests does.
+            Measured::Value(step) => match checkpoint.step_source.as_deref() {
+                Some(place) if place.starts_with("the ") => {
+                    format!("step {} by {}", grouped(*step), safe_sentence(place))
+                }
+                _ => format!("step {}", grouped(*step)),
+            },
             _ => "step unknown".to_owned(),
         };
         writeln!(out, "{}", safe(&checkpoint.name))?;
@@ -113,11 +130,13 @@ impl Page<'_> {
             "L2",
             "RMS",
             "max |x|",
+            "sigma_1",
+            "stable rank",
             "non-finite",
             "zero",
             "spread",
         ]);
-        for index in 3..10 {
+        for index in 3..12 {
             if let Some(column) = table.column_mut(index) {
                 column.set_cell_alignment(CellAlignment::Right);
             }
@@ -324,6 +343,8 @@ fn row(tensor: &TensorAnalysis) -> Vec<String> {
         number(|s| &s.l2),
         number(|s| &s.rms),
         number(|s| &s.max_abs),
+        tensor.spectrum.value().map_or_else(|| "–".to_owned(), sigma),
+        tensor.spectrum.value().map_or_else(|| "–".to_owned(), |spectrum| short(spectrum.stable_rank)),
         statistics.map_or_else(|| "–".to_owned(), non_finite),
         statistics.map_or_else(|| "–".to_owned(), |s| share(s.zero, s.count)),
         match tensor.role_spread {
@@ -331,6 +352,16 @@ fn row(tensor: &TensorAnalysis) -> Vec<String> {
             _ => "–".to_owned(),
         },
     ]
+}
+
+/// σ₁; with a mark where it is the bound of a large input and not of this one.
+fn sigma(spectrum: &Spectrum) -> String {
+    match &spectrum.of {
+        SpectrumOf::Convolution(setting) if setting.circular => {
+            format!("{} ○", short(spectrum.spectral_norm.value))
+        }
+        _ => short(spectrum.spectral_norm.value),
+    }
 }
 
 fn shape(sizes: &[u64]) -> String {

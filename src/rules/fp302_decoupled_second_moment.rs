@@ -20,6 +20,12 @@ pub(super) static RULE: Rule = Rule {
             source: "Bai et al., arXiv:2506.04805; 1 is no gradient at all",
         },
         Threshold {
+            name: "gradient-ratio",
+            default: 0.1,
+            unit: "times the median of the intervals before",
+            source: "after a spike v decays too, under gradients as large as before",
+        },
+        Threshold {
             name: "fewest-steps",
             default: 0.02,
             unit: "of 1/(1-beta2) steps",
@@ -37,7 +43,10 @@ fn check(analysis: &Analysis, thresholds: &Thresholds, findings: &mut Findings) 
         let moves = tensor.relative_change.value().is_some_and(|&change| change > 0.0);
         let Some(beta2) = decay_per_step(analysis, &interval.to, tensor) else { continue };
         let long_enough = *steps > thresholds.get("fewest-steps") / (1.0 - beta2);
-        if *ratio > limit || !moves || !long_enough || is_sparse(tensor) {
+        // After a spike v decays as well, although gradients are what they were.
+        let fed =
+            tensor.gradient_ratio.value().is_some_and(|&ratio| ratio > thresholds.get("gradient-ratio"));
+        if *ratio > limit || fed || !moves || !long_enough || is_sparse(tensor) {
             continue;
         }
         let doubling = 2.0 * std::f64::consts::LN_2 / -beta2.ln();
@@ -85,6 +94,8 @@ mod tests {
         let mut run = run_of(2, || vec![interval_tensor("fc.weight")]);
         assert!(judge_run(&RULE, &run, &[]).is_clean());
         run.intervals[1].tensors[0].decay_ratio = Measured::Value(1.0001);
+        assert!(judge_run(&RULE, &run, &[]).is_clean(), "after a spike");
+        run.intervals[1].tensors[0].gradient_ratio = Measured::Value(0.01);
         let findings = judge_run(&RULE, &run, &[]);
         assert_eq!(findings.told(), [(Severity::Warning, "fc.weight".to_owned())]);
         assert!(

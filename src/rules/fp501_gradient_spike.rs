@@ -28,8 +28,14 @@ pub(super) static RULE: Rule = Rule {
         Threshold {
             name: "standing-out",
             default: 2.0,
-            unit: "times the largest z elsewhere",
+            unit: "times the largest ln ratio elsewhere",
             source: "design: in a heavy tail single norms stand out all the time",
+        },
+        Threshold {
+            name: "towering",
+            default: 10.0,
+            unit: "times the median",
+            source: "design: full-batch training at the edge of stability rises some times and comes back",
         },
     ],
     check: Check::Run(check),
@@ -77,13 +83,14 @@ fn tell(log: &LogAnalysis, spike: &Spike, count: usize, thresholds: &Thresholds,
         ratio.unwrap_or(f64::NAN),
     );
     let advice = "clip below the peak (flashpoint clip), look at the batches of these steps, and if the loss followed go back to a checkpoint well before them";
-    let rest = rest(log, spike, |point| point.grad_norm_z);
-    let alone = spike.z > thresholds.get("standing-out") * rest;
+    let rest = rest(log, spike, |point| point.grad_norm_ratio.map(f64::ln));
+    let height = height(log, spike);
+    let alone = height.ln() > thresholds.get("standing-out") * rest;
     let severity = match spike.confirmed {
         Some(_) if hurt(log, spike) => Severity::Critical,
-        Some(_) => Severity::Warning,
+        Some(_) if height > thresholds.get("towering") => Severity::Warning,
         None if alone => Severity::Warning,
-        None => Severity::Note,
+        _ => Severity::Note,
     };
     findings
         .push(Subject::Steps(spike.onset, spike.last), message, advice)
@@ -91,8 +98,15 @@ fn tell(log: &LogAnalysis, spike: &Spike, count: usize, thresholds: &Thresholds,
         .at_step(spike.onset)
         .against("largest z", spike.z, thresholds.get("z"), "robust deviations")
         .evidence("peak norm", norm, "")
-        .evidence("largest z elsewhere", rest, "robust deviations")
+        .evidence("largest ratio", height, "times the median")
+        .evidence("largest ratio elsewhere", rest.exp(), "times the median")
         .evidence("spikes in the log", count as f64, "");
+}
+
+/// The largest ratio of the spike.
+fn height(log: &LogAnalysis, spike: &Spike) -> f64 {
+    let within = log.points.iter().filter(|point| (spike.onset..=spike.last).contains(&point.step));
+    within.filter_map(|point| point.grad_norm_ratio).fold(1.0, f64::max)
 }
 
 /// Whether the loss was thrown too, or is not logged so that it may have been.

@@ -1,6 +1,6 @@
 //! E3: the loss rises above its lowest, for longer than noise does, or stops being a number.
 
-use super::logs::{first_divergence, log};
+use super::logs::{allowed_rise, first_divergence, log};
 use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
 use crate::analysis::model::Analysis;
 
@@ -47,7 +47,7 @@ fn check(analysis: &Analysis, thresholds: &Thresholds, findings: &mut Findings) 
     let (rise, noise) = (thresholds.get("rise"), thresholds.get("noise"));
     if let Some(point) = first_divergence(log, rise, noise) {
         let ratio = point.loss_ratio.unwrap_or(f64::NAN);
-        let limit = rise.max((noise * point.loss_noise.unwrap_or(0.0)).exp());
+        let limit = allowed_rise(point, rise, noise);
         let top = log.points.iter().filter_map(|point| point.loss_ratio).fold(ratio, f64::max);
         let message = format!(
             "the loss is {ratio:.2} times its lowest at step {} and reaches {top:.2} times",
@@ -83,13 +83,26 @@ mod tests {
     fn a_rise_beyond_the_noise_is_told_at_its_first_step() {
         let told = |run: &Analysis| judge_run(&RULE, run, &[]).told();
         assert_eq!(
-            told(&run(&[1.0, 1.4, 1.6, 9.0], None)),
+            told(&run(&[1.0, 1.4, 1.6, 9.0], Some(0.01))),
             [(Severity::Critical, "steps 2 to 3".to_owned())]
         );
-        assert!(told(&run(&[1.0, 1.4], None)).is_empty());
+        assert!(told(&run(&[1.0, 1.4], Some(0.01))).is_empty());
         // exp(5·0.2) = 2.7.
         assert!(told(&run(&[1.0, 1.6, 2.6], Some(0.2))).is_empty());
         assert_eq!(told(&run(&[1.0, 1.6, 2.8], Some(0.2)))[0].1, "steps 2 to 2");
+    }
+
+    #[test]
+    fn a_rise_that_comes_back_is_none() {
+        let mut ratios = vec![1.0, 1.6, 1.6];
+        ratios.extend([1.1; 10]);
+        assert!(judge_run(&RULE, &run(&ratios, Some(0.01)), &[]).told().is_empty());
+    }
+
+    #[test]
+    fn before_its_noise_is_known_a_loss_may_triple() {
+        assert!(judge_run(&RULE, &run(&[1.0, 2.9], None), &[]).told().is_empty());
+        assert_eq!(judge_run(&RULE, &run(&[1.0, 2.9, 3.1], None), &[]).told().len(), 1);
     }
 
     #[test]

@@ -54,12 +54,20 @@ fn check(analysis: &Analysis, thresholds: &Thresholds, findings: &mut Findings) 
         ];
         for (what, ratio, noise) in sides {
             let Some(ratio) = ratio.filter(|ratio| *ratio > 0.0) else { continue };
+            if change.factor.is_none() && what == "gradient norm" && loss_moved(change) {
+                continue;
+            }
             if let Some(factor) = whole_factor(change, ratio, noise.unwrap_or(0.0), thresholds) {
                 tell(change, what, ratio, factor, findings);
                 break;
             }
         }
     }
+}
+
+/// A norm that grows with its loss is no matter of a divisor alone.
+fn loss_moved(change: &AccumulationChange) -> bool {
+    change.loss_ratio.is_some_and(|ratio| !(0.7..=1.3).contains(&ratio))
 }
 
 /// The factor that `ratio` is, where it is one.

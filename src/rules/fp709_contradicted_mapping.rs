@@ -15,7 +15,7 @@ pub(super) static RULE: Rule = Rule {
     thresholds: &[
         Threshold {
             name: "deviations",
-            default: 6.0,
+            default: 3.0,
             unit: "standard deviations of chance, 1/sqrt(n)",
             source: "the cosine of two unrelated directions of n elements",
         },
@@ -29,7 +29,7 @@ pub(super) static RULE: Rule = Rule {
             name: "elements",
             default: 1000.0,
             unit: "elements",
-            source: "below it 6/sqrt(n) is as large as what the right pair gives",
+            source: "below it 3/sqrt(n) is as large as what the right pair gives",
         },
     ],
     check: Check::Run(check),
@@ -41,10 +41,11 @@ fn check(analysis: &Analysis, thresholds: &Thresholds, findings: &mut Findings) 
     for (interval, tensor) in tensors(analysis) {
         let Some((cosine, steps)) = judgeable(tensor, thresholds) else { continue };
         judged = true;
+        let best = best_cosine(analysis, tensor, thresholds);
         let chance = thresholds.get("deviations") / (tensor.elements as f64).sqrt();
         let expected = 0.7 * (10.0 / steps).sqrt().min(1.0);
         // Half of what the right pair gives leaves room for schedules and weight decay.
-        if cosine >= chance || 2.0 * chance > expected || told.contains(&tensor.name.as_str()) {
+        if best >= chance || 2.0 * chance > expected || told.contains(&tensor.name.as_str()) {
             continue;
         }
         told.push(&tensor.name);
@@ -63,6 +64,13 @@ fn check(analysis: &Analysis, thresholds: &Thresholds, findings: &mut Findings) 
         let reason = "no tensor of enough elements has moments and an interval short enough";
         findings.not_evaluated(Subject::Run, reason);
     }
+}
+
+/// The largest cosine of the tensor over the intervals that are judged: a right pair shows itself in one of them.
+fn best_cosine(analysis: &Analysis, tensor: &TensorInterval, thresholds: &Thresholds) -> f64 {
+    let same = tensors(analysis).filter(|(_, other)| other.canonical_name == tensor.canonical_name);
+    same.filter_map(|(_, other)| judgeable(other, thresholds))
+        .fold(-1.0, |best, (cosine, _)| best.max(cosine))
 }
 
 fn judgeable(tensor: &TensorInterval, thresholds: &Thresholds) -> Option<(f64, f64)> {

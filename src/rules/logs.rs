@@ -122,17 +122,38 @@ pub(super) fn is_skipped(log: &LogAnalysis, point: &LogPoint) -> bool {
     }
     let at = log.points.partition_point(|other| other.step < point.step);
     let scale = |point: &LogPoint| point.loss_scale.and_then(Number::finite);
-    let before = log.points[..at].iter().rev().find_map(scale);
+    // Some log the scale before the step, some after it, and it may have been doubled between.
+    let before =
+        log.points[..at].iter().rev().find_map(scale).into_iter().chain(scale(point)).reduce(f64::max);
     let after = log.points[at..].iter().filter_map(scale).take(2).fold(f64::INFINITY, f64::min);
     before.is_some_and(|before| after < before)
 }
 
-/// The first step at which the loss is above `limit` times its lowest, and above what its noise explains.
+/// Points behind a rise that are looked at, and the share of them that must be up as well.
+const RISEN_POINTS: usize = 10;
+const RISEN_SHARE: f64 = 0.7;
+
+/// What the loss may rise to before its noise is known.
+const EARLY_RISE: f64 = 3.0;
+
+/// How far above its lowest the loss may be at this point.
+pub(super) fn allowed_rise(point: &LogPoint, limit: f64, noise: f64) -> f64 {
+    limit.max(point.loss_noise.map_or(EARLY_RISE, |found| (noise * found).exp()))
+}
+
+/// The first step at which the loss is above `limit` times its lowest, and above what its noise explains, and mostly stays
+/// there for ten points, or to the end.
 pub(super) fn first_divergence(log: &LogAnalysis, limit: f64, noise: f64) -> Option<&LogPoint> {
-    log.points.iter().find(|point| {
-        let allowed = limit.max((noise * point.loss_noise.unwrap_or(0.0)).exp());
-        point.loss_ratio.is_some_and(|ratio| ratio > allowed)
-    })
+    let rises =
+        |point: &LogPoint| point.loss_ratio.is_some_and(|ratio| ratio > allowed_rise(point, limit, noise));
+    let stays = |at: usize| {
+        let behind = log.points[at..].iter().filter(|point| point.loss.is_some()).take(RISEN_POINTS);
+        let up = |point: &&LogPoint| point.loss_ratio.is_none_or(|ratio| ratio > limit);
+        let (all, up) = (behind.clone().count(), behind.filter(up).count());
+        up as f64 >= RISEN_SHARE * all as f64
+    };
+    let at = (0..log.points.len()).find(|at| rises(&log.points[*at]) && stays(*at))?;
+    log.points.get(at)
 }
 
 /// Why norms cannot be judged, where they cannot; told to `findings`.

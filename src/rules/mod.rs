@@ -24,8 +24,12 @@ mod fp201_zero_init;
 mod fp202_symmetric_init;
 mod fp203_wrong_gain;
 mod fp204_fan_mismatch;
+mod fp205_ill_conditioned_stack;
+mod fp206_unstable_recurrence;
+mod fp207_resonant_convolution;
 mod fp209_shape_error;
 mod fp210_exploded_weights;
+mod fp213_depth_gain;
 mod fp301_above_edge_of_stability;
 mod fp302_decoupled_second_moment;
 mod fp303_oversized_update;
@@ -38,6 +42,10 @@ mod fp309_schedule_break;
 mod fp310_warmup_end_onset;
 mod fp311_weight_decay_drift;
 mod fp312_poisoned_moments;
+mod fp401_attention_logits;
+mod fp402_attention_entropy_collapse;
+mod fp403_attention_rank_collapse;
+mod fp404_output_logit_drift;
 mod fp405_embedding_gradient_spike;
 mod fp406_norm_gain_outlier;
 mod fp407_massive_activation_proxy;
@@ -116,8 +124,12 @@ pub static RULES: &[&Rule] = &[
     &fp202_symmetric_init::RULE,
     &fp203_wrong_gain::RULE,
     &fp204_fan_mismatch::RULE,
+    &fp205_ill_conditioned_stack::RULE,
+    &fp206_unstable_recurrence::RULE,
+    &fp207_resonant_convolution::RULE,
     &fp209_shape_error::RULE,
     &fp210_exploded_weights::RULE,
+    &fp213_depth_gain::RULE,
     &fp301_above_edge_of_stability::RULE,
     &fp302_decoupled_second_moment::RULE,
     &fp303_oversized_update::RULE,
@@ -130,6 +142,10 @@ pub static RULES: &[&Rule] = &[
     &fp310_warmup_end_onset::RULE,
     &fp311_weight_decay_drift::RULE,
     &fp312_poisoned_moments::RULE,
+    &fp401_attention_logits::RULE,
+    &fp402_attention_entropy_collapse::RULE,
+    &fp403_attention_rank_collapse::RULE,
+    &fp404_output_logit_drift::RULE,
     &fp405_embedding_gradient_spike::RULE,
     &fp406_norm_gain_outlier::RULE,
     &fp407_massive_activation_proxy::RULE,

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use super::{Check, Findings, Overrides, Rule, Severity, Subject, Thresholds};
 use crate::analysis::model::{
-    Algorithm, Analysis, CheckpointAnalysis, DType, Danger, Defects, DumpAnalysis, FileAnalysis, FirstStep,
-    Format, GlobalAnalysis, IntervalAnalysis, Layer, Layout, LogAnalysis, LogPoint, MappedTensor, Mapping,
-    MappingSource, MeasureLevel, Measured, Number, OptimizerAnalysis, OptimizerSummary, Pages,
-    ParameterGroup, ParameterOptimizer, Problem, ReplicaAnalysis, Role, Rows, Run, SecondMomentRows, Section,
+    Algorithm, Analysis, AttentionAnalysis, CheckpointAnalysis, DType, Danger, Defects, DumpAnalysis,
+    FileAnalysis, FirstStep, Format, GlobalAnalysis, HeadAnalysis, IntervalAnalysis, Layer, Layout,
+    LogAnalysis, LogPoint, MappedTensor, Mapping, MappingSource, MeasureLevel, Measured, Number,
+    OptimizerAnalysis, OptimizerSummary, Pages, ParameterGroup, ParameterOptimizer, Problem, ReplicaAnalysis,
+    Role, Rows, Run, SecondMomentRows, Section, SpectralNorm, Spectrum, SpectrumMethod, SpectrumOf,
     Statistics, TensorAnalysis, TensorDifference, TensorInterval,
 };
 
@@ -17,12 +18,15 @@ pub(super) fn checkpoint(tensors: Vec<TensorAnalysis>) -> CheckpointAnalysis {
         name: "checkpoint".to_owned(),
         layout: Layout::SingleFile,
         step: Measured::not("the checkpoint does not say"),
+        step_source: None,
         files: Vec::new(),
         problems: Vec::new(),
         globals: Vec::new(),
         config: Measured::not("no config.json beside the weights"),
         tensors,
         optimizer: Measured::not("the checkpoint holds no optimizer state that is read"),
+        attention: Measured::not("not in this test"),
+        adapters: Measured::not("not in this test"),
     }
 }
 
@@ -82,12 +86,68 @@ pub(super) fn tensor(name: &str, role: Role, shape: &[u64]) -> TensorAnalysis {
         elements,
         damaged: false,
         tied_to: None,
+        state_of: None,
         statistics: Measured::Value(constant(elements, 0.1)),
         median_abs: Measured::not(unmeasured),
         rows: Measured::not(unmeasured),
         pages: Measured::not(unmeasured),
         role_spread: Measured::not(unmeasured),
+        spectrum: Measured::not(unmeasured),
     }
+}
+
+/// The spectrum of a matrix whose singular values are all `norm`.
+pub(super) fn spectrum(rows: u64, columns: u64, norm: f64) -> Spectrum {
+    let unmeasured = "not in this test";
+    let count = rows.min(columns) as f64;
+    Spectrum {
+        of: SpectrumOf::Matrix,
+        rows,
+        columns,
+        method: SpectrumMethod::Gram,
+        spectral_norm: SpectralNorm {
+            value: norm,
+            upper: Measured::Value(norm),
+            failure_probability: 0.0,
+            residual: 0.0,
+            steps: 0,
+        },
+        frobenius_norm: norm * count.sqrt(),
+        stable_rank: count,
+        largest: vec![norm],
+        values: Measured::not(unmeasured),
+        rounding: Measured::not(unmeasured),
+        smallest: Measured::Value(norm),
+        condition: Measured::Value(1.0),
+        effective_rank: Measured::Value(count),
+        spread: Measured::Value(0.0),
+        density: Measured::not(unmeasured),
+        marchenko_pastur: Measured::not(unmeasured),
+        weight_watcher: Measured::not(unmeasured),
+        spectral_radius: Measured::not(unmeasured),
+        parts: Vec::new(),
+    }
+}
+
+/// One layer of one head of 16 numbers with a context of 512.
+pub(super) fn attention(logit_std: f64, directions: f64, entropy: f64) -> Measured<Vec<AttentionAnalysis>> {
+    let head = HeadAnalysis {
+        logit_std,
+        logit_bound: 100.0 * logit_std,
+        spectral_entropy: directions.ln(),
+        predicted_entropy: Measured::Value(entropy),
+    };
+    Measured::Value(vec![AttentionAnalysis {
+        layer: "h.0.attn".to_owned(),
+        index: Some(0),
+        tensor: "h.0.attn.c_attn.weight".to_owned(),
+        context: Some(512),
+        head_width: 16,
+        norm: Some("h.0.ln_1.weight".to_owned()),
+        normalises_queries: false,
+        rotates: false,
+        heads: vec![head],
+    }])
 }
 
 impl TensorAnalysis {

@@ -20,10 +20,8 @@ const FEWEST: usize = 5;
 
 /// One for every step at which a logged divisor changes, and for every seam.
 pub fn at_seams(records: &[Record], seams: &[u64]) -> Vec<AccumulationChange> {
-    let mut places: Vec<(usize, Option<f64>)> = seams
-        .iter()
-        .map(|step| (records.partition_point(|record| record.step < *step), None))
-        .collect();
+    let mut places: Vec<(usize, Option<f64>)> =
+        seams.iter().map(|step| (records.partition_point(|record| record.step < *step), None)).collect();
     let mut last: Option<&Record> = None;
     for (at, record) in records.iter().enumerate() {
         if record.accumulation.is_none() && record.world_size.is_none() && record.batch_size.is_none() {
@@ -92,6 +90,10 @@ fn shifts(records: &[Record], of: fn(&Record) -> Option<f64>) -> Vec<usize> {
 
 fn is_shift(records: &[Record], at: usize, of: fn(&Record) -> Option<f64>) -> bool {
     let (before, after) = records.split_at(at);
+    let full = |side: usize| side >= SIDE;
+    if !full(before.len()) || !full(after.len()) {
+        return false;
+    }
     let (Some(ratio), Some(quiet), Some(still)) =
         (ratio(before, after, of), noise(before.iter().rev(), of), noise(after.iter(), of))
     else {
@@ -124,7 +126,11 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
     }
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
-    Some(if values.len() % 2 == 1 { values[middle] } else { f64::midpoint(values[middle - 1], values[middle]) })
+    Some(if values.len() % 2 == 1 {
+        values[middle]
+    } else {
+        f64::midpoint(values[middle - 1], values[middle])
+    })
 }
 
 #[cfg(test)]
@@ -166,8 +172,8 @@ mod tests {
         assert_eq!((changes[0].step, changes[0].grad_norm_ratio), (20, Some(3.0)));
         // What goes on rising is no level.
         let mut rising = records(3.0, None);
-        for (index, record) in rising.iter_mut().enumerate().skip(20) {
-            record.grad_norm = Some(1.5 * 1.3_f64.powi(index as i32 - 20));
+        for record in rising.iter_mut().skip(20) {
+            record.grad_norm = Some(1.5 * 1.3_f64.powf(record.step as f64 - 20.0));
         }
         assert!(at_seams(&rising, &[]).is_empty());
     }

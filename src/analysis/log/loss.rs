@@ -21,29 +21,69 @@ const MEDIAN_OF: usize = 3;
 
 /// (loss − mean)/standard deviation over up to [`WINDOW`] finite losses before each.
 pub fn z_scores(losses: &[Option<f64>]) -> Vec<Option<f64>> {
-    let mut window: VecDeque<f64> = VecDeque::with_capacity(WINDOW);
+    let mut window = Moments::default();
     losses
         .iter()
         .map(|loss| {
             let loss = loss.filter(|loss| loss.is_finite())?;
-            let z = (window.len() >= FEWEST).then(|| z_score(&window, loss)).flatten();
-            if window.len() == WINDOW {
-                window.pop_front();
-            }
-            window.push_back(loss);
+            let z = (window.values.len() >= FEWEST).then(|| window.z_score(loss)).flatten();
+            window.push(loss);
             z
         })
         .collect()
 }
 
-/// Two passes over the window: a running sum of squares loses what is left of a falling loss.
-fn z_score(window: &VecDeque<f64>, loss: f64) -> Option<f64> {
-    let count = window.len() as f64;
-    let mean = window.iter().sum::<f64>() / count;
-    let variance = window.iter().map(|value| (value - mean) * (value - mean)).sum::<f64>() / count;
-    let deviation = variance.sqrt().max(DEVIATION_FLOOR * mean.abs());
-    let z = (loss - mean) / deviation;
-    z.is_finite().then_some(z)
+/// Sums over the last values, of their distances to a pivot.
+///
+/// The pivot is their mean, taken anew once in a window: sums of squares of the values themselves would lose what is left of a
+/// falling loss, and what rounding leaves in a running sum lives no longer than a window.
+#[derive(Debug, Default)]
+struct Moments {
+    values: VecDeque<f64>,
+    pivot: f64,
+    sum: f64,
+    squares: f64,
+    pushed: usize,
+}
+
+impl Moments {
+    fn push(&mut self, value: f64) {
+        if self.values.len() == WINDOW
+            && let Some(oldest) = self.values.pop_front()
+        {
+            self.add(oldest, -1.0);
+        }
+        self.values.push_back(value);
+        self.add(value, 1.0);
+        self.pushed += 1;
+        if self.pushed.is_multiple_of(WINDOW) || self.pushed == FEWEST || !self.squares.is_finite() {
+            self.settle();
+        }
+    }
+
+    fn add(&mut self, value: f64, sign: f64) {
+        let distance = value - self.pivot;
+        self.sum += sign * distance;
+        self.squares += sign * distance * distance;
+    }
+
+    fn settle(&mut self) {
+        self.pivot = self.values.iter().sum::<f64>() / self.values.len() as f64;
+        (self.sum, self.squares) = (0.0, 0.0);
+        for index in 0..self.values.len() {
+            self.add(self.values[index], 1.0);
+        }
+    }
+
+    fn z_score(&self, loss: f64) -> Option<f64> {
+        let count = self.values.len() as f64;
+        let offset = self.sum / count;
+        let mean = self.pivot + offset;
+        let variance = (self.squares / count - offset * offset).max(0.0);
+        let deviation = variance.sqrt().max(DEVIATION_FLOOR * mean.abs());
+        let z = (loss - mean) / deviation;
+        z.is_finite().then_some(z)
+    }
 }
 
 /// Median of the last three losses over the lowest such median so far; `None` where there are fewer, or one is not
@@ -84,7 +124,8 @@ pub fn noise(losses: &[Option<f64>]) -> Vec<Option<f64>> {
         .iter()
         .map(|loss| {
             let log = loss.filter(|loss| loss.is_finite() && *loss > 0.0)?.ln();
-            let noise = (window.len() >= FEWEST_STEPS).then(|| MAD_TO_DEVIATION * window.median() / 2_f64.sqrt());
+            let noise =
+                (window.len() >= FEWEST_STEPS).then(|| MAD_TO_DEVIATION * window.median() / 2_f64.sqrt());
             if let Some(before) = before.replace(log) {
                 window.push((log - before).abs());
             }
@@ -114,8 +155,9 @@ mod tests {
     #[test]
     fn noise_is_that_of_the_steps_and_not_of_the_trend() {
         // ln(loss) falls by 0.01 a step, and goes 0.1 up and down beside it.
-        let losses: Vec<Option<f64>> =
-            (0..60).map(|i| Some((-0.01 * f64::from(i) + if i % 2 == 0 { 0.05 } else { -0.05 }).exp())).collect();
+        let losses: Vec<Option<f64>> = (0..60)
+            .map(|i| Some((-0.01 * f64::from(i) + if i % 2 == 0 { 0.05 } else { -0.05 }).exp()))
+            .collect();
         let noise = noise(&losses);
         assert!(noise[8].is_none());
         // Sizes are 0.11 and 0.09 in turn.
@@ -123,9 +165,33 @@ mod tests {
     }
 
     #[test]
+    fn sliding_gives_what_two_passes_over_each_window_give() {
+        let mut state = 7_u64;
+        let losses: Vec<f64> = (0..600)
+            .map(|step| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                let uniform = (state >> 11) as f64 / (1_u64 << 53) as f64;
+                1e4 * (-f64::from(step) / 20.0).exp() + 2.0 + 0.1 * uniform
+            })
+            .collect();
+        let sliding = z_scores(&losses.iter().copied().map(Some).collect::<Vec<_>>());
+        for (at, sliding) in sliding.into_iter().enumerate().skip(FEWEST) {
+            let window = &losses[at.saturating_sub(WINDOW)..at];
+            let mean = window.iter().sum::<f64>() / window.len() as f64;
+            let variance = window.iter().map(|loss| (loss - mean).powi(2)).sum::<f64>() / window.len() as f64;
+            let expected = (losses[at] - mean) / variance.sqrt().max(1e-3 * mean);
+            assert!(
+                (sliding.unwrap() - expected).abs() < 1e-6 * (1.0 + expected.abs()),
+                "{at}: {sliding:?} {expected}"
+            );
+        }
+    }
+
+    #[test]
     fn the_z_score_is_that_of_the_window_before() {
         // 32 losses of mean 2 and deviation 0.1.
-        let mut losses: Vec<Option<f64>> = (0..32).map(|i| Some(if i % 2 == 0 { 1.9 } else { 2.1 })).collect();
+        let mut losses: Vec<Option<f64>> =
+            (0..32).map(|i| Some(if i % 2 == 0 { 1.9 } else { 2.1 })).collect();
         losses.push(Some(2.7));
         let z = z_scores(&losses);
         assert!(z[..32].iter().all(Option::is_none));

@@ -11,7 +11,9 @@ const TOGETHER: u64 = 500;
 pub fn falls(records: &[Record]) -> Vec<ScaleFall> {
     let scaled: Vec<(u64, f64)> = records
         .iter()
-        .filter_map(|record| Some((record.step, record.loss_scale.filter(|scale| scale.is_finite() && *scale > 0.0)?)))
+        .filter_map(|record| {
+            Some((record.step, record.loss_scale.filter(|scale| scale.is_finite() && *scale > 0.0)?))
+        })
         .collect();
     let mut falls: Vec<ScaleFall> = Vec::new();
     let mut open: Option<ScaleFall> = None;
@@ -22,7 +24,7 @@ pub fn falls(records: &[Record]) -> Vec<ScaleFall> {
         let ((before_step, before), (step, scale)) = (pair[0], pair[1]);
         if scale < before {
             settled |= before_step - since >= TOGETHER;
-            let halvings = (before / scale).log2().round().max(1.0) as u64;
+            let halvings = u64::try_from((before / scale).log2().round() as i64).unwrap_or(0).max(1);
             match &mut open {
                 Some(fall) if step - fall.last_step <= TOGETHER.max(step - before_step) => {
                     fall.last_step = step;
@@ -62,7 +64,10 @@ mod tests {
             .iter()
             .map(|(step, scale)| Record { step: *step, loss_scale: Some(*scale), ..Record::default() })
             .collect();
-        falls(&records).iter().map(|fall| (fall.first_step, fall.last_step, fall.halvings, fall.initial)).collect()
+        falls(&records)
+            .iter()
+            .map(|fall| (fall.first_step, fall.last_step, fall.halvings, fall.initial))
+            .collect()
     }
 
     #[test]

@@ -9,7 +9,9 @@ const RISE: f64 = 1.5;
 pub fn end(records: &[Record]) -> Option<u64> {
     let rates: Vec<(u64, f64)> = records
         .iter()
-        .filter_map(|record| Some((record.step, record.learning_rate.filter(|rate| rate.is_finite() && *rate >= 0.0)?)))
+        .filter_map(|record| {
+            Some((record.step, record.learning_rate.filter(|rate| rate.is_finite() && *rate >= 0.0)?))
+        })
         .collect();
     let (_, first) = *rates.first()?;
     let rising = rates.windows(2).take_while(|pair| pair[1].1 > pair[0].1).count();

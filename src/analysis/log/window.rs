@@ -46,17 +46,17 @@ pub fn robust(norms: &[Option<f64>]) -> Vec<Option<Spread>> {
 pub(super) struct Sorted {
     most: usize,
     in_time: VecDeque<f64>,
-    sorted: Vec<f64>,
+    by_size: Vec<f64>,
 }
 
 impl Sorted {
     /// None yet of at most `most` values.
     pub(super) fn new(most: usize) -> Self {
-        Self { most, in_time: VecDeque::with_capacity(most), sorted: Vec::with_capacity(most) }
+        Self { most, in_time: VecDeque::with_capacity(most), by_size: Vec::with_capacity(most) }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.sorted.len()
+        self.by_size.len()
     }
 
     /// Adds a value, and drops the oldest where there are too many.
@@ -64,36 +64,36 @@ impl Sorted {
         if self.in_time.len() == self.most
             && let Some(oldest) = self.in_time.pop_front()
         {
-            let at = self.sorted.partition_point(|kept| *kept < oldest);
-            self.sorted.remove(at);
+            let at = self.by_size.partition_point(|kept| *kept < oldest);
+            self.by_size.remove(at);
         }
         self.in_time.push_back(value);
-        let at = self.sorted.partition_point(|kept| *kept < value);
-        self.sorted.insert(at, value);
+        let at = self.by_size.partition_point(|kept| *kept < value);
+        self.by_size.insert(at, value);
     }
 
     /// The median of at least one value.
     pub(super) fn median(&self) -> f64 {
-        let middle = self.sorted.len() / 2;
-        if self.sorted.len() % 2 == 1 {
-            self.sorted[middle]
+        let middle = self.by_size.len() / 2;
+        if self.by_size.len() % 2 == 1 {
+            self.by_size[middle]
         } else {
-            f64::midpoint(self.sorted[middle - 1], self.sorted[middle])
+            f64::midpoint(self.by_size[middle - 1], self.by_size[middle])
         }
     }
 
     /// Median of the distances to the median, which both halves hold in order.
     fn mad(&self, median: f64) -> f64 {
-        let count = self.sorted.len();
-        let below = self.sorted.partition_point(|value| *value < median);
-        let lower = |index: usize| median - self.sorted[below - 1 - index];
-        let upper = |index: usize| self.sorted[below + index] - median;
+        let count = self.by_size.len();
+        let below = self.by_size.partition_point(|value| *value < median);
+        let lower = |index: usize| median - self.by_size[below - 1 - index];
+        let upper = |index: usize| self.by_size[below + index] - median;
         let at = |rank: usize| smallest(rank, below, count - below, &lower, &upper);
         if count % 2 == 1 { at(count / 2) } else { f64::midpoint(at(count / 2 - 1), at(count / 2)) }
     }
 
     fn spread(&self, value: f64) -> Option<Spread> {
-        if self.sorted.len() < FEWEST {
+        if self.by_size.len() < FEWEST {
             return None;
         }
         let median = self.median();
@@ -141,7 +141,11 @@ mod tests {
         let of = |mut values: Vec<f64>| {
             values.sort_by(f64::total_cmp);
             let middle = values.len() / 2;
-            if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 }
+            if values.len() % 2 == 1 {
+                values[middle]
+            } else {
+                f64::midpoint(values[middle - 1], values[middle])
+            }
         };
         let logs: Vec<f64> = before.iter().map(|norm| norm.ln()).collect();
         let center = of(logs.clone());
@@ -165,7 +169,10 @@ mod tests {
         for (at, fast) in fast.into_iter().enumerate() {
             match (fast, slow(&norms, at)) {
                 (Some(fast), Some(slow)) => {
-                    assert!((fast.z - slow.z).abs() < 1e-9 && (fast.ratio / slow.ratio - 1.0).abs() < 1e-12, "{at}");
+                    assert!(
+                        (fast.z - slow.z).abs() < 1e-9 && (fast.ratio / slow.ratio - 1.0).abs() < 1e-12,
+                        "{at}"
+                    );
                 }
                 (fast, slow) => assert_eq!(fast, slow, "{at}"),
             }

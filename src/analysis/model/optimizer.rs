@@ -124,6 +124,12 @@ pub struct Defects {
     pub non_finite_second: u64,
     /// Negative elements of second moments.
     pub negative_second: u64,
+    /// Non-finite elements of AMSGrad's largest second moments.
+    #[serde(default)]
+    pub non_finite_maximum: u64,
+    /// Elements of AMSGrad's largest second moments that are smaller than the second moment itself.
+    #[serde(default)]
+    pub below_second: u64,
 }
 
 /// What the state says about being at its first step.

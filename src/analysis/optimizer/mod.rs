@@ -7,8 +7,10 @@ pub mod bound;
 pub mod gradient;
 pub mod history;
 pub mod mapping_proof;
-pub(super) mod parameter;
+mod moment;
+mod parameter;
 mod pass;
+pub(in crate::analysis) mod place;
 pub mod signal;
 #[cfg(test)]
 mod simulation;
@@ -27,7 +29,8 @@ use crate::checkpoint::Checkpoint;
 use crate::context::Context;
 use crate::error::Result;
 use crate::tensor::Tensor;
-use parameter::{Energies, Place};
+use parameter::Energies;
+use place::Place;
 
 /// Measures the optimizer state of `checkpoint`.
 pub fn measure(
@@ -80,7 +83,11 @@ fn quantile(values: &[f64], at: f64) -> f64 {
 }
 
 /// Feeds the elements of four tensors of one shape to `add`, in index order. False when the user asked to stop.
-pub(super) fn pass_over(tensors: [&Tensor; 4], context: &Context, mut add: impl FnMut([f64; 4])) -> Result<bool> {
+pub(super) fn pass_over(
+    tensors: [&Tensor; 4],
+    context: &Context,
+    mut add: impl FnMut([f64; 4]),
+) -> Result<bool> {
     const PART: u64 = 1 << 14;
     let count = tensors[0].count();
     let mut values = [const { Vec::new() }; 4];

@@ -1,140 +1,24 @@
-//! One parameter: its moments are found, read once, and every quantity is taken from the sums.
+//! One parameter: its moments are read once, and every quantity is taken from the sums.
 
 use super::history::History;
+use super::moment::Moment;
 use super::pass::{self, Inputs, Scales, Sums};
+use super::place::{Moments, Place};
 use super::{bound, gradient, number, signal, spike, steps, update};
 use crate::analysis::model::{
     Defects, Degenerate, MappedTensor, Measured, ParameterOptimizer, SecondMomentRows,
 };
 use crate::analysis::statistics::STOPPED;
-use crate::checkpoint::optimizer::{Algorithm, OptimizerState, ParameterGroup, ParameterState};
-use crate::checkpoint::{Checkpoint, CheckpointTensor, Role};
+use crate::checkpoint::CheckpointTensor;
+use crate::checkpoint::optimizer::{Algorithm, ParameterGroup};
 use crate::context::Context;
-use crate::tensor::{DType, Kind, Tensor};
-
-/// Where a parameter's state is.
-pub(super) struct Place<'a> {
-    checkpoint: &'a Checkpoint,
-    optimizer_index: usize,
-    optimizer: &'a OptimizerState,
-    group: &'a ParameterGroup,
-    state: &'a ParameterState,
-}
+use crate::tensor::DType;
 
 /// ‖m̂‖² and Σv̂, for sums over parameters; zero where either is not known.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Energies {
     pub first: f64,
     pub second: f64,
-}
-
-impl<'a> Place<'a> {
-    /// Every parameter with state, optimizer by optimizer.
-    pub fn all(checkpoint: &'a Checkpoint) -> Vec<Self> {
-        let of_one = |(optimizer_index, optimizer): (usize, &'a OptimizerState)| {
-            let stored = optimizer.parameters.iter().filter(|state| state.stored);
-            stored.map(move |state| Self {
-                checkpoint,
-                optimizer_index,
-                optimizer,
-                group: &optimizer.groups[state.group],
-                state,
-            })
-        };
-        checkpoint.optimizers.iter().enumerate().flat_map(of_one).collect()
-    }
-
-    /// The tensors that are read.
-    pub fn read(&self) -> Vec<&'a Tensor> {
-        match self.moments() {
-            Ok(Moments { first, second, .. }) => {
-                first.into_iter().chain(second).chain(self.weight()).collect()
-            }
-            Err(_) => Vec::new(),
-        }
-    }
-
-    fn named(&self) -> Option<&'a CheckpointTensor> {
-        self.state.parameter.map(|index| &self.checkpoint.tensors[index])
-    }
-
-    /// The weights themselves, where they are known and can be read.
-    fn weight(&self) -> Option<&'a Tensor> {
-        let weight = self.named()?.tensor.as_ref().ok()?;
-        let shape = self.moments().ok()?.shape;
-        (weight.shape == shape && readable(weight).is_ok()).then_some(weight)
-    }
-
-    /// The moments, or why they cannot be read.
-    fn moments(&self) -> Result<Moments<'a>, String> {
-        let tensor = |index: Option<usize>| {
-            let Some(index) = index else { return Ok(None) };
-            let named = &self.checkpoint.tensors[index];
-            let tensor = named.tensor.as_ref().map_err(|error| format!("{}: {}", named.name, error.kind))?;
-            readable(tensor).map(|()| Some(tensor))
-        };
-        let (first, second) = match self.optimizer.algorithm {
-            Algorithm::Adam | Algorithm::AdamW | Algorithm::AdamLike => {
-                (tensor(self.state.exp_avg)?, tensor(self.state.exp_avg_sq)?)
-            }
-            Algorithm::Lion => (tensor(self.state.exp_avg)?, None),
-            Algorithm::Sgd => (tensor(self.state.momentum_buffer)?, None),
-            Algorithm::RmsProp | Algorithm::Adagrad => {
-                (tensor(self.state.momentum_buffer)?, tensor(self.state.square_avg)?)
-            }
-            Algorithm::Adafactor => return Err("Adafactor keeps its second moment factored".to_owned()),
-            Algorithm::EightBit => return Err("8-bit moments are not decoded".to_owned()),
-            Algorithm::Unknown { .. } => return Err("the optimizer is not one that is known".to_owned()),
-        };
-        if self.optimizer.algorithm.is_adam() && (first.is_none() || second.is_none()) {
-            return Err("one of its moments is not there".to_owned());
-        }
-        let shapes: Vec<&[u64]> =
-            [first, second].into_iter().flatten().map(|tensor| tensor.shape.as_slice()).collect();
-        match shapes[..] {
-            [] => Err("no moments are stored".to_owned()),
-            [one, other] if one != other => Err("its moments have different shapes".to_owned()),
-            [shape, ..] => Ok(Moments { first, second, shape }),
-        }
-    }
-
-    /// What leads to the state, where its tensor is not known: the name of a moment without its last component.
-    fn name(&self) -> String {
-        if let Some(named) = self.named() {
-            return named.name.clone();
-        }
-        let state = self.state;
-        let moments = [state.exp_avg, state.exp_avg_sq, state.momentum_buffer, state.square_avg];
-        match moments.into_iter().flatten().next() {
-            Some(index) => {
-                let name = &self.checkpoint.tensors[index].canonical_name;
-                name.rsplit_once('.').map_or(name.as_str(), |(state, _)| state).to_owned()
-            }
-            None => format!("{}: {}", self.optimizer.place, state.key),
-        }
-    }
-
-    fn is_sparse(&self) -> bool {
-        let role = self.named().map(|named| named.role);
-        matches!(role, Some(Role::TokenEmbedding | Role::PositionEmbedding | Role::Expert | Role::Router))
-    }
-}
-
-struct Moments<'a> {
-    first: Option<&'a Tensor>,
-    second: Option<&'a Tensor>,
-    shape: &'a [u64],
-}
-
-/// Whether elements can be read one by one; an expanded view has more of them than the file has bytes.
-pub(in crate::analysis) fn readable(tensor: &Tensor) -> Result<(), String> {
-    if tensor.dtype.kind() != Kind::Float {
-        return Err(format!("{} moments are not decoded", tensor.dtype));
-    }
-    if tensor.without_repeats().1 != 1 {
-        return Err("it is an expanded view of fewer elements".to_owned());
-    }
-    Ok(())
 }
 
 /// Measures one parameter.
@@ -145,8 +29,10 @@ pub(super) fn measure(place: &Place<'_>, context: &Context) -> (ParameterOptimiz
         Err(reason) => return unmeasured(&reason),
     };
     let reading = Reading::new(place, &moments);
-    match pass::run(&reading.inputs(place, &moments), moments.shape, context) {
-        Ok(Some(sums)) => reading.finish(place, &moments, &sums),
+    let Moments { first, second, shape } = moments;
+    let inputs = reading.inputs(place, first, second, shape);
+    match pass::run(&inputs, shape, context) {
+        Ok(Some(sums)) => reading.finish(place, &inputs, shape, &sums),
         Ok(None) => unmeasured(STOPPED),
         Err(error) => unmeasured(&error.kind.to_string()),
     }
@@ -212,6 +98,8 @@ struct Reading {
     history: Result<History, String>,
     /// Dtypes of both moments of Adam.
     dtypes: Option<(DType, DType)>,
+    /// Whether they are 8-bit codes.
+    is_blockwise: bool,
 }
 
 impl Reading {
@@ -223,46 +111,63 @@ impl Reading {
                 Err("only Adam and its like keep a second moment that dates and weighs gradients".to_owned())
             }
         };
-        let dtypes = moments.first.zip(moments.second).map(|(first, second)| (first.dtype, second.dtype));
-        Self { history, dtypes }
+        let both = moments.first.as_ref().zip(moments.second.as_ref());
+        // What is decoded from codes is as exact as the scales.
+        let dtype =
+            |moment: &Moment<'_>| if moment.is_blockwise() { DType::F32 } else { moment.tensor().dtype };
+        let dtypes = both.map(|(first, second)| (dtype(first), dtype(second)));
+        let is_blockwise = both.is_some_and(|(first, second)| first.is_blockwise() || second.is_blockwise());
+        Self { history, dtypes, is_blockwise }
     }
 
-    fn inputs<'a>(&self, place: &Place<'a>, moments: &Moments<'a>) -> Inputs<'a> {
+    fn inputs<'a>(
+        &self,
+        place: &Place<'a>,
+        first: Option<Moment<'a>>,
+        second: Option<Moment<'a>>,
+        shape: &[u64],
+    ) -> Inputs<'a> {
         let weight = place.weight();
         let mut scales = Scales { epsilon: place.group.epsilon.unwrap_or(0.0), ..Scales::default() };
         if let Ok(history) = &self.history {
             scales.first_correction = history.first_correction();
             scales.second_correction = history.second_correction();
-            let dtype = moments.second.map_or(DType::F32, |second| second.dtype);
-            scales.floor = bound::floor(dtype, history);
+            scales.floor = bound::floor(self.dtypes.map_or(DType::F32, |(_, second)| second), history);
         }
         let is_bf16 = weight.is_some_and(|weight| weight.dtype == DType::Bf16);
         scales.bf16_rate = place.group.learning_rate.filter(|_| is_bf16);
-        Inputs { first: moments.first, second: moments.second, weight, scales }
+        Inputs { first, second, maximum: place.maximum(shape), weight, scales }
     }
 
     fn finish(
         &self,
         place: &Place<'_>,
-        moments: &Moments<'_>,
+        inputs: &Inputs<'_>,
+        shape: &[u64],
         sums: &Sums,
     ) -> (ParameterOptimizer, Energies) {
-        let elements = moments.shape.iter().product::<u64>();
+        let elements = shape.iter().product::<u64>();
         let reason = self.history.as_ref().err().map_or("not kept by this optimizer", String::as_str);
         let mut found = unmeasured(place, reason);
         found.defects = Measured::Value(Defects {
             non_finite_first: sums.non_finite_first,
             non_finite_second: sums.non_finite_second,
             negative_second: sums.negative_second,
+            non_finite_maximum: sums.non_finite_maximum,
+            below_second: sums.below_second,
         });
-        let defects = sums.non_finite_first + sums.non_finite_second + sums.negative_second;
+        let defects = sums.non_finite_first
+            + sums.non_finite_second
+            + sums.negative_second
+            + sums.non_finite_maximum
+            + sums.below_second;
         if elements == 0 || defects > 0 {
             let mut empty = Self::without_value(place, elements);
             empty.defects = found.defects;
             return (empty, Energies::default());
         }
-        if moments.second.is_some() {
-            self.second_moment(place, moments, sums, &mut found);
+        if inputs.second.is_some() {
+            self.second_moment(place, shape, sums, &mut found);
         }
         if place.optimizer.algorithm.is_adam() {
             self.adam(place, sums, &mut found);
@@ -287,15 +192,11 @@ impl Reading {
     }
 
     /// What the mean square of the gradients tells, in Adam and `RMSprop`.
-    fn second_moment(
-        &self,
-        place: &Place<'_>,
-        moments: &Moments<'_>,
-        sums: &Sums,
-        found: &mut ParameterOptimizer,
-    ) {
-        found.rows = if pass::has_rows(moments.shape) {
-            Measured::Value(SecondMomentRows { count: moments.shape[0], zero: sums.zero_rows })
+    fn second_moment(&self, place: &Place<'_>, shape: &[u64], sums: &Sums, found: &mut ParameterOptimizer) {
+        found.rows = if self.is_blockwise {
+            Measured::not("small second moments are zero in 8 bits")
+        } else if pass::has_rows(shape) {
+            Measured::Value(SecondMomentRows { count: shape[0], zero: sums.zero_rows })
         } else {
             Measured::not("it has no rows, or very long ones")
         };
@@ -342,7 +243,11 @@ impl Reading {
             Ok(tolerance) => {
                 found.bound_tolerance = tolerance;
                 found.bound_ratio = number(sums.largest_ratio / bound::bound(history));
-                found.first_step = steps::first_step(place.state.step, history, sums, tolerance);
+                found.first_step = if self.is_blockwise {
+                    Measured::not("rounding to 8 bits hides what one step leaves")
+                } else {
+                    steps::first_step(place.state.step, history, sums, tolerance)
+                };
             }
             Err(reason) => {
                 found.bound_ratio = Measured::NotMeasured(reason.clone());
@@ -357,18 +262,31 @@ impl Reading {
                 found.signal_share = signal::share(fraction, floor, found.elements);
             }
         }
-        Self::steps(place, history, sums, found);
+        Self::steps(place, self.is_blockwise, history, sums, found);
         Self::date(place, history, sums, found);
     }
 
     /// What the next step will be.
-    fn steps(place: &Place<'_>, history: &History, sums: &Sums, found: &mut ParameterOptimizer) {
+    fn steps(
+        place: &Place<'_>,
+        is_blockwise: bool,
+        history: &History,
+        sums: &Sums,
+        found: &mut ParameterOptimizer,
+    ) {
         let reason = if place.group.amsgrad {
             "AMSGrad divides by the largest second moment so far"
         } else if place.group.epsilon.is_none() {
             "the group does not say its ε"
         } else if !history.is_counted() {
             super::UNCOUNTED
+        } else if is_blockwise {
+            found.update_rms = update::rms(history, sums, found.elements);
+            found.update_ratio = ratio(place, sums.update.sqrt(), sums);
+            found.update_bound = Measured::not("second moments that 8 bits round to zero have no bound");
+            found.sign_steps = found.update_bound.clone().map(|_| 0);
+            found.stuck_share = stuck_share(place, sums, found.elements);
+            return;
         } else {
             found.update_rms = update::rms(history, sums, found.elements);
             found.update_bound = number(bound::update_bound(history));

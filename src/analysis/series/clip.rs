@@ -16,9 +16,12 @@ pub fn direction(norms: &[f64], threshold: f64) -> Measured<f64> {
     if largest == 0.0 || !largest.is_finite() {
         return Measured::Degenerate(if largest == 0.0 { Degenerate::AllZero } else { Degenerate::Overflow });
     }
+    // Divided by the largest of them, as the cosine does not see their scale either.
+    let smallest = norms.iter().copied().filter(|norm| *norm > 0.0).fold(f64::INFINITY, f64::min);
+    let least_clipped = (threshold / smallest).min(1.0);
     let (mut product, mut whole, mut clipped) = (0.0, 0.0, 0.0);
     for &norm in norms.iter().filter(|norm| **norm > 0.0) {
-        let (scaled, coefficient) = (norm / largest, (threshold / norm).min(1.0));
+        let (scaled, coefficient) = (norm / largest, (threshold / norm).min(1.0) / least_clipped);
         product += coefficient * scaled * scaled;
         whole += scaled * scaled;
         clipped += (coefficient * scaled).powi(2);

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
+use super::optimizer::Hyperparameters;
 use super::step::{self, Claim};
 use super::{Layout, Section, json};
 use crate::context::Context;
@@ -48,6 +49,8 @@ pub(super) struct Parts {
     pub claims: Vec<Claim>,
     pub problems: Vec<Error>,
     pub config: Option<BTreeMap<String, serde_json::Value>>,
+    /// What is said about the optimizer outside of its own file.
+    pub hyperparameters: Option<Hyperparameters>,
 }
 
 /// A file that was read.
@@ -96,7 +99,10 @@ fn directory(listing: &Listing, context: &Context) -> Result<Parts> {
     } else if hf_trainer::is_one(listing) {
         hf_trainer::read(listing, context)
     } else {
-        model_directory::read(listing, context)
+        model_directory::read(listing, context).map(|mut parts| {
+            parts.add_side_files(listing, context);
+            parts
+        })
     };
     let mut parts = read.map_err(|error| missing.clone().unwrap_or(error))?;
     parts.problems.extend(missing);
@@ -124,6 +130,7 @@ impl Parts {
             claims: Vec::new(),
             problems: Vec::new(),
             config: None,
+            hyperparameters: None,
         }
     }
 

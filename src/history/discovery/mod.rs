@@ -48,13 +48,14 @@ pub(super) fn discover(
         let root = Folder::read(run, "", 0, history)?;
         finds.folder(&root, context, history);
     } else {
-        finds.single(run, &history.name.clone(), context, history)?;
+        finds.single(run, &history.name.clone(), context, history);
     }
     for path in &options.grads {
         finds.given_dumps(path, history);
     }
     if !options.logs.is_empty() {
-        finds.logs = LogFiles { logs: options.logs.iter().map(|path| given_log(path)).collect(), states: Vec::new() };
+        finds.logs =
+            LogFiles { logs: options.logs.iter().map(|path| given_log(path)).collect(), states: Vec::new() };
         finds.states.clear();
     }
     history.checkpoints = order::settle(finds.checkpoints, "checkpoint", history);
@@ -72,18 +73,18 @@ fn given_log(path: &Path) -> LogFile {
 
 impl Finds {
     /// The run is one file.
-    fn single(&mut self, path: &Path, name: &str, context: &Context, history: &mut History) -> Result<()> {
+    fn single(&mut self, path: &Path, name: &str, context: &Context, history: &mut History) {
         if names::is_measurement(name) {
-            return self.measured(path, name, history);
+            // Whether of one checkpoint or of a whole run: it says the steps itself.
+            let candidate = Candidate::measured(path.to_owned(), name.to_owned(), 0);
+            return self.checkpoints.push(candidate);
         }
         if names::may_hold_tensors(name) {
-            self.without_step(path, name, context, history);
-            return Ok(());
+            return self.without_step(path, name, context, history);
         }
-        let state = name.ends_with(".json");
-        let list = if state { &mut self.logs.states } else { &mut self.logs.logs };
+        let is_state = path.extension().is_some_and(|extension| extension == "json");
+        let list = if is_state { &mut self.logs.states } else { &mut self.logs.logs };
         list.push(LogFile { path: path.to_owned(), name: name.to_owned() });
-        Ok(())
     }
 
     /// A directory of the run, or the run itself; it may be a checkpoint at the same time.
@@ -97,9 +98,7 @@ impl Finds {
             let path = folder.path.join(name);
             let shown = folder.shown(name);
             if names::is_measurement(name) {
-                if let Err(error) = self.measured(&path, &shown, history) {
-                    history.errors.push(error);
-                }
+                self.measured(&path, &shown, history);
             } else if names::may_hold_tensors(name) {
                 if names::is_of_gradients(name) {
                     self.dump(path, shown, history);
@@ -140,7 +139,8 @@ impl Finds {
             let (path, name) = (folder.path.join("trainer_state.json"), folder.shown("trainer_state.json"));
             self.states.insert(step, LogFile { path, name });
         }
-        self.configs.extend(folder.files.iter().filter(|name| is_config(name)).map(|name| folder.path.join(name)));
+        self.configs
+            .extend(folder.files.iter().filter(|name| is_config(name)).map(|name| folder.path.join(name)));
         if let Some(path) = folder.megatron() {
             match path {
                 Ok(path) => self.checkpoints.push(Candidate::new(path, folder.shown.clone(), step)),
@@ -177,7 +177,8 @@ impl Finds {
                 self.uncertain(&path, &shown, context, history);
                 continue;
             }
-            let numbered = names::numbered(&shown).filter(|(_, pattern)| patterns.get(pattern).is_some_and(|count| *count > 1));
+            let numbered = names::numbered(&shown)
+                .filter(|(_, pattern)| patterns.get(pattern).is_some_and(|count| *count > 1));
             match numbered {
                 Some((number, pattern)) => {
                     let step = self.ask(&path, context).unwrap_or(number);
@@ -198,7 +199,8 @@ impl Finds {
         let Some((number, _)) = names::step(shown) else { return };
         let inside = self.ask(path, context);
         if let Some(step) = inside.filter(|step| *step != number) {
-            let message = format!("it says step {step}; the {number} in its name is taken for something else");
+            let message =
+                format!("it says step {step}; the {number} in its name is taken for something else");
             history.remark(RemarkKind::TakenFor, Some(shown.to_owned()), message);
         }
         self.checkpoints.push(Candidate::new(path.to_owned(), shown.to_owned(), inside.unwrap_or(number)));
@@ -206,17 +208,16 @@ impl Finds {
 
     /// A checkpoint whose step only its contents can tell.
     fn without_step(&mut self, path: &Path, shown: &str, context: &Context, history: &mut History) {
-        match self.ask(path, context).or(names::step(shown).map(|(step, _)| step)) {
-            Some(step) => self.checkpoints.push(Candidate::unnamed(path.to_owned(), shown.to_owned(), step)),
-            None => {
-                let reason = if self.opened >= MOST_OPENED {
-                    "there are too many files without a step in their names to open all"
-                } else {
-                    "neither its name nor what is in it says a step"
-                };
-                history.remark(RemarkKind::LeftOut, Some(shown.to_owned()), reason);
-            }
+        if let Some(step) = self.ask(path, context).or(names::step(shown).map(|(step, _)| step)) {
+            self.checkpoints.push(Candidate::unnamed(path.to_owned(), shown.to_owned(), step));
+            return;
         }
+        let reason = if self.opened >= MOST_OPENED {
+            "there are too many files without a step in their names to open all"
+        } else {
+            "neither its name nor what is in it says a step"
+        };
+        history.remark(RemarkKind::LeftOut, Some(shown.to_owned()), reason);
     }
 
     /// The step that the checkpoint states.
@@ -235,11 +236,19 @@ impl Finds {
         } else if is_config(name) {
             self.configs.insert(0, path);
         } else if std::path::Path::new(name).extension().is_some_and(|extension| extension == "wandb") {
-            history.remark(RemarkKind::LeftOut, Some(shown), "a binary log of wandb is not read: export its history as CSV");
+            history.remark(
+                RemarkKind::LeftOut,
+                Some(shown),
+                "a binary log of wandb is not read: export its history as CSV",
+            );
         } else {
             match names::log(name) {
                 Some(LogName::Text) if self.texts >= MOST_TEXTS => {
-                    history.remark(RemarkKind::LeftOut, Some(shown), "there are too many texts to search all for rows: name it with --logs");
+                    history.remark(
+                        RemarkKind::LeftOut,
+                        Some(shown),
+                        "there are too many texts to search all for rows: name it with --logs",
+                    );
                 }
                 Some(kind) => {
                     self.texts += usize::from(kind == LogName::Text);
@@ -250,16 +259,15 @@ impl Finds {
         }
     }
 
-    fn measured(&mut self, path: &Path, shown: &str, history: &mut History) -> Result<()> {
-        let step = names::step(shown.trim_end_matches(".measured.json")).map(|(step, _)| step);
-        let step = step.or_else(|| names::numbered(shown.trim_end_matches(".measured.json")).map(|(step, _)| step));
+    fn measured(&mut self, path: &Path, shown: &str, history: &mut History) {
+        let stem = shown.trim_end_matches(".gz").trim_end_matches(".measured.json");
+        let step = names::step(stem).map(|(step, _)| step);
+        let step = step.or_else(|| names::numbered(stem).map(|(step, _)| step));
         let Some(step) = step else {
             let message = "the name of the measurement file has no step in it";
-            history.remark(RemarkKind::LeftOut, Some(shown.to_owned()), message);
-            return Ok(());
+            return history.remark(RemarkKind::LeftOut, Some(shown.to_owned()), message);
         };
         self.checkpoints.push(Candidate::measured(path.to_owned(), shown.to_owned(), step));
-        Ok(())
     }
 
     /// A file or directory that the user says holds gradients.
@@ -292,7 +300,11 @@ impl Finds {
         let by_word = names::step(base).map(|(step, _)| step);
         match by_word.or_else(|| names::numbered(base).map(|(number, _)| number)) {
             Some(step) => self.dumps.push(Candidate::new(path, shown, step)),
-            None => history.remark(RemarkKind::LeftOut, Some(shown), "no step is in the name of the gradient dump"),
+            None => history.remark(
+                RemarkKind::LeftOut,
+                Some(shown),
+                "no step is in the name of the gradient dump",
+            ),
         }
     }
 }

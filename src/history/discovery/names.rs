@@ -41,14 +41,15 @@ fn words(name: &str) -> Vec<String> {
 
 /// A measurement file.
 pub(super) fn is_measurement(name: &str) -> bool {
-    name.ends_with(".measured.json")
+    name.trim_end_matches(".gz").ends_with(".measured.json")
 }
 
 /// A file that may hold tensors of a model.
 pub(super) fn may_hold_tensors(name: &str) -> bool {
     let stem = name.split('.').next().unwrap_or(name);
     let beside = BESIDE.iter().any(|start| {
-        stem.strip_prefix(start).is_some_and(|rest| rest.is_empty() || rest.starts_with('_') || rest.starts_with('-'))
+        stem.strip_prefix(start)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('_') || rest.starts_with('-'))
     });
     TENSORS.contains(&extension(name).as_str()) && !beside
 }

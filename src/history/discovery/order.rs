@@ -45,14 +45,18 @@ pub(super) fn settle(candidates: Vec<Candidate>, what: &str, history: &mut Histo
     let mut found = Vec::new();
     for (step, mut group) in by_step {
         set_ranks_apart(&mut group, history);
-        group.sort_by_cached_key(|one| (one.kind == FoundKind::Stored, one.named, names::natural(&one.shown)));
+        group
+            .sort_by_cached_key(|one| (one.kind == FoundKind::Stored, one.named, names::natural(&one.shown)));
         let Some(taken) = group.pop() else { continue };
         for other in group {
             history.remarks.push(Remark {
                 kind: RemarkKind::Duplicate,
                 steps: Some([step, step]),
                 file: Some(other.shown),
-                message: format!("{} is taken as the {what} of step {step}, this one is left out", taken.shown),
+                message: format!(
+                    "{} is taken as the {what} of step {step}, this one is left out",
+                    taken.shown
+                ),
             });
         }
         found.push(Found { path: taken.path, step, kind: taken.kind });
@@ -74,7 +78,11 @@ fn set_ranks_apart(group: &mut Vec<Candidate>, history: &mut History) {
     });
     *group = kept;
     let others: Vec<Candidate> = others;
-    history.replicas.extend(others.into_iter().map(|one| Found { path: one.path, step: one.step, kind: one.kind }));
+    history.replicas.extend(others.into_iter().map(|one| Found {
+        path: one.path,
+        step: one.step,
+        kind: one.kind,
+    }));
 }
 
 /// Of logs that differ only in the rank, leaves the lowest.

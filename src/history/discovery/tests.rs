@@ -27,11 +27,21 @@ fn found(names: &[&str]) -> (Vec<u64>, Vec<u64>) {
 
 #[test]
 fn layouts_of_trainers_are_found_in_the_order_of_their_steps() {
-    let trainer = ["checkpoint-1000/model.safetensors", "checkpoint-500/model.safetensors", "checkpoint-500/optimizer.pt"];
+    let trainer = [
+        "checkpoint-1000/model.safetensors",
+        "checkpoint-500/model.safetensors",
+        "checkpoint-500/optimizer.pt",
+    ];
     assert_eq!(found(&trainer), (vec![500, 1000], vec![]));
-    assert_eq!(found(&["step-10/model.pt", "step20/model.pt", "global_step30/pytorch_model.bin"]).0, [10, 20, 30]);
+    assert_eq!(
+        found(&["step-10/model.pt", "step20/model.pt", "global_step30/pytorch_model.bin"]).0,
+        [10, 20, 30]
+    );
     let lightning = "lightning_logs/version_0/checkpoints/epoch=1-step=400.ckpt";
-    assert_eq!(found(&[lightning, "lightning_logs/version_0/checkpoints/epoch=0-step=200.ckpt"]).0, [200, 400]);
+    assert_eq!(
+        found(&[lightning, "lightning_logs/version_0/checkpoints/epoch=0-step=200.ckpt"]).0,
+        [200, 400]
+    );
     assert_eq!(found(&["ckpt_3.pt", "ckpt_20.pt"]).0, [3, 20]);
     assert_eq!(found(&["net_000100.pth", "net_000200.pth"]).0, [100, 200]);
     let shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
@@ -55,7 +65,10 @@ fn gradients_are_no_checkpoints() {
 #[test]
 fn measured_checkpoints_give_way_to_stored_ones() {
     let folder = tempfile::tempdir().unwrap();
-    touch(folder.path(), &["checkpoint-4/model.safetensors", "checkpoint-4.measured.json", "checkpoint-8.measured.json"]);
+    touch(
+        folder.path(),
+        &["checkpoint-4/model.safetensors", "checkpoint-4.measured.json", "checkpoint-8.measured.json"],
+    );
     let history = read(folder.path());
     let kinds: Vec<_> = history.checkpoints.iter().map(|found| (found.step, found.kind)).collect();
     assert_eq!(kinds, [(4, FoundKind::Stored), (8, FoundKind::Measured)]);
@@ -91,7 +104,12 @@ fn ranks_are_set_apart_and_the_lowest_is_the_run() {
     let folder = tempfile::tempdir().unwrap();
     touch(
         folder.path(),
-        &["rank0/checkpoint-4/model.safetensors", "rank1/checkpoint-4/model.safetensors", "ckpt_8_rank0.pt", "ckpt_8_rank1.pt"],
+        &[
+            "rank0/checkpoint-4/model.safetensors",
+            "rank1/checkpoint-4/model.safetensors",
+            "ckpt_8_rank0.pt",
+            "ckpt_8_rank1.pt",
+        ],
     );
     std::fs::write(folder.path().join("log_rank0.jsonl"), "{\"step\": 1, \"loss\": 2.0}\n").unwrap();
     std::fs::write(folder.path().join("log_rank1.jsonl"), "{\"step\": 1, \"loss\": 9.0}\n").unwrap();
@@ -115,8 +133,15 @@ fn two_versions_of_one_step_are_told_and_the_later_one_is_taken() {
 #[test]
 fn looking_back_to_a_step_hides_what_came_later() {
     let folder = tempfile::tempdir().unwrap();
-    touch(folder.path(), &["checkpoint-4/model.safetensors", "checkpoint-8/model.safetensors", "gradients/step-5.pt"]);
-    std::fs::write(folder.path().join("metrics.jsonl"), "{\"step\": 4, \"loss\": 2.0}\n{\"step\": 5, \"loss\": 3.0}\n").unwrap();
+    touch(
+        folder.path(),
+        &["checkpoint-4/model.safetensors", "checkpoint-8/model.safetensors", "gradients/step-5.pt"],
+    );
+    std::fs::write(
+        folder.path().join("metrics.jsonl"),
+        "{\"step\": 4, \"loss\": 2.0}\n{\"step\": 5, \"loss\": 3.0}\n",
+    )
+    .unwrap();
     let options = Options { until: Some(4), ..Options::default() };
     let history = History::read(folder.path(), &options, &Context::default()).unwrap();
     assert_eq!((history.checkpoints.len(), history.dumps.len()), (1, 0));

@@ -52,7 +52,9 @@ impl Folder {
         for (index, entry) in std::fs::read_dir(path).map_err(|error| refused(&error))?.enumerate() {
             if index >= MAX_ENTRIES {
                 let (actual, limit) = (index as u64 + 1, MAX_ENTRIES as u64);
-                return Err(ErrorKind::TooLarge { what: "the list of its files", actual, limit }.in_file(path));
+                return Err(
+                    ErrorKind::TooLarge { what: "the list of its files", actual, limit }.in_file(path)
+                );
             }
             let entry = entry.map_err(|error| refused(&error))?;
             let Ok(name) = entry.file_name().into_string() else { continue };
@@ -80,7 +82,11 @@ impl Folder {
             self.files.push(name);
         } else if target.is_dir() {
             let shown = self.shown(&name);
-            history.remark(RemarkKind::LeftOut, Some(shown), "a link to a directory is not followed: name it by itself");
+            history.remark(
+                RemarkKind::LeftOut,
+                Some(shown),
+                "a link to a directory is not followed: name it by itself",
+            );
         }
     }
 
@@ -98,13 +104,16 @@ impl Folder {
     pub(super) fn is_checkpoint(&self) -> bool {
         let gradients_only = |file: &&String| names::may_hold_tensors(file) && !names::is_of_gradients(file);
         let distributed = |file: &String| file == ".metadata" || file.ends_with(".distcp");
-        self.files.iter().any(|file| gradients_only(&file) || distributed(file) || MODELS.contains(&file.as_str()))
+        self.files
+            .iter()
+            .any(|file| gradients_only(&file) || distributed(file) || MODELS.contains(&file.as_str()))
             || self.folders.iter().any(|folder| folder.starts_with("mp_rank_") || folder == "model_and_optim")
     }
 
     /// The one file of a Megatron checkpoint that one rank wrote; or why it cannot be read.
     pub(super) fn megatron(&self) -> Option<std::result::Result<PathBuf, String>> {
-        let ranks: Vec<&String> = self.folders.iter().filter(|folder| folder.starts_with("mp_rank_")).collect();
+        let ranks: Vec<&String> =
+            self.folders.iter().filter(|folder| folder.starts_with("mp_rank_")).collect();
         let one = match ranks.as_slice() {
             [] => return None,
             [one] => self.path.join(one),
@@ -113,7 +122,10 @@ impl Folder {
                 return Some(Err(message.to_owned()));
             }
         };
-        let model = ["model_optim_rng.pt", "model_rng.pt"].iter().map(|file| one.join(file)).find(|file| file.is_file());
+        let model = ["model_optim_rng.pt", "model_rng.pt"]
+            .iter()
+            .map(|file| one.join(file))
+            .find(|file| file.is_file());
         Some(model.ok_or_else(|| "the checkpoint of Megatron-LM holds no model_optim_rng.pt".to_owned()))
     }
 }

@@ -154,19 +154,45 @@ const KNOWN: &[(Quantity, &[&str])] = &[
     ),
     (
         Quantity::LossScale,
-        &["loss_scale", "train_loss_scale", "train_samples_loss_scale", "grad_scale", "scaler_scale", "amp_scale"],
+        &[
+            "loss_scale",
+            "train_loss_scale",
+            "train_samples_loss_scale",
+            "grad_scale",
+            "scaler_scale",
+            "amp_scale",
+        ],
     ),
     (Quantity::NonFinite, &["nonfinite", "non_finite", "num_nonfinite", "grad_nonfinite", "num_nan_grads"]),
-    (Quantity::Skipped, &["number_of_skipped_iterations", "skipped", "skipped_steps", "overflow", "step_skipped"]),
+    (
+        Quantity::Skipped,
+        &["number_of_skipped_iterations", "skipped", "skipped_steps", "overflow", "step_skipped"],
+    ),
     (Quantity::BatchSize, &["global_batch_size", "batch_size", "train_batch_size", "total_batch_size"]),
     (
         Quantity::Accumulation,
-        &["gradient_accumulation_steps", "accumulation", "grad_accum", "grad_accumulation", "accumulation_steps"],
+        &[
+            "gradient_accumulation_steps",
+            "accumulation",
+            "grad_accum",
+            "grad_accumulation",
+            "accumulation_steps",
+        ],
     ),
     (Quantity::WorldSize, &["world_size", "num_gpus", "n_gpus", "dp_world_size", "data_parallel_size"]),
     (
         Quantity::Data,
-        &["data", "data_id", "batch_id", "batch_index", "shard", "data_shard", "data_file", "sample_index", "data_index"],
+        &[
+            "data",
+            "data_id",
+            "batch_id",
+            "batch_index",
+            "shard",
+            "data_shard",
+            "data_file",
+            "sample_index",
+            "data_index",
+        ],
     ),
 ];
 
@@ -267,7 +293,14 @@ mod tests {
 
     #[test]
     fn what_is_not_of_training_is_left_alone() {
-        for name in ["eval_loss", "val/loss", "validation loss", "perplexity", "gpt2 - train/loss__MIN", "train_runtime"] {
+        for name in [
+            "eval_loss",
+            "val/loss",
+            "validation loss",
+            "perplexity",
+            "gpt2 - train/loss__MIN",
+            "train_runtime",
+        ] {
             assert_eq!(quantity(name), None, "{name}");
         }
     }

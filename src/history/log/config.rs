@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::jsonl;
 use super::json::Reader;
+use super::jsonl;
 use super::table::Value;
 use crate::context::Context;
 use crate::files::InputFile;

@@ -48,7 +48,7 @@ fn delimiter(file: &Arc<InputFile>) -> u8 {
         return b',';
     }
     let line = start.split(|byte| *byte == b'\n').next().unwrap_or_default();
-    let count = |wanted: u8| line.iter().filter(|byte| **byte == wanted).count();
+    let count = |wanted: u8| line.split(|byte| *byte == wanted).count();
     [b',', b'\t', b';'].into_iter().rev().max_by_key(|wanted| count(*wanted)).unwrap_or(b',')
 }
 
@@ -59,9 +59,8 @@ fn unusable(file: &Arc<InputFile>, error: ::csv::Error) -> Error {
         ::csv::ErrorKind::Io(error) => error.downcast::<Error>().ok(),
         _ => None,
     };
-    let error = error.unwrap_or_else(|| {
-        ErrorKind::SideFile { what: "the log", message }.in_file(file.path())
-    });
+    let error =
+        error.unwrap_or_else(|| ErrorKind::SideFile { what: "the log", message }.in_file(file.path()));
     at.map_or(error.clone(), |at| error.at(at))
 }
 

@@ -97,10 +97,20 @@ fn of_events(events: events::Events, file: &Arc<InputFile>) -> ReadLog {
     let mut read = ReadLog::from(events.table);
     match events.ended {
         // The usual end of a file whose writer was killed.
-        Some(reason) if reason.starts_with("it ends") => read.notes.push(format!("{reason}: its writer was killed, or still runs")),
+        Some(reason) if reason.starts_with("it ends") => {
+            read.notes.push(format!("{reason}: its writer was killed, or still runs"));
+        }
         Some(reason) => {
-            let kind = ErrorKind::SideFile { what: "the log", message: format!("{reason}; what comes before was read") };
+            let kind = ErrorKind::SideFile {
+                what: "the log",
+                message: format!("{reason}; what comes before was read"),
+            };
             read.problem = Some(kind.at_byte(file.path(), events.at));
+        }
+        None if events.damaged > 0 => {
+            let message = format!("the checksum of {} records is wrong: they were left out", events.damaged);
+            let kind = ErrorKind::SideFile { what: "the log", message };
+            read.problem = Some(kind.at_byte(file.path(), events.first_damaged));
         }
         None => {}
     }
@@ -120,7 +130,8 @@ fn of_lines((table, broken): (Table, Broken), file: &Arc<InputFile>) -> ReadLog 
         if broken.cut_off && !read.table.series.is_empty() {
             read.notes.push(format!("line {line} is not complete: its writer was killed, or still runs"));
         } else {
-            let message = format!("{} lines are not JSON objects, the first: {}", broken.lines, fault.message);
+            let message =
+                format!("{} lines are not JSON objects, the first: {}", broken.lines, fault.message);
             let kind = ErrorKind::SideFile { what: "the log", message };
             read.problem = Some(kind.in_file(file.path()).at(At::Line(line, fault.at + 1)));
         }

@@ -20,13 +20,22 @@ pub(super) struct Events {
     pub ended: Option<&'static str>,
     /// Byte at which it ended.
     pub at: u64,
+    /// Records whose own checksum is wrong, and the byte of the first: they were left out.
+    pub damaged: u64,
+    pub first_damaged: u64,
 }
 
 /// Reads every scalar.
 ///
 /// A file whose writer is still running, or was killed, ends inside a record: what comes before is kept.
 pub(super) fn read(file: &Arc<InputFile>, name: &str, choices: &[Column]) -> Result<Events> {
-    let mut events = Events { table: Table::new(name, "tensorboard", choices), ended: None, at: 0 };
+    let mut events = Events {
+        table: Table::new(name, "tensorboard", choices),
+        ended: None,
+        at: 0,
+        damaged: 0,
+        first_damaged: 0,
+    };
     let mut buffer = Vec::new();
     while events.at < file.len() {
         let left = file.len() - events.at;
@@ -50,11 +59,15 @@ pub(super) fn read(file: &Arc<InputFile>, name: &str, choices: &[Column]) -> Res
         if length <= MAX_RECORD {
             let payload = file.bytes(events.at + HEADER..end, &mut buffer)?;
             let (payload, check) = payload.split_at(length as usize);
-            if little_endian(check) != u64::from(masked_crc(payload)) {
-                events.ended = Some("the checksum of a record is wrong");
-                break;
+            if little_endian(check) == u64::from(masked_crc(payload)) {
+                event(payload, &mut events.table).map_err(|kind| kind.at_byte(file.path(), events.at))?;
+            } else {
+                // Its length is certain, so that the next record is too.
+                if events.damaged == 0 {
+                    events.first_damaged = events.at;
+                }
+                events.damaged += 1;
             }
-            event(payload, &mut events.table).map_err(|kind| kind.at_byte(file.path(), events.at))?;
         }
         events.at = end;
     }
@@ -192,7 +205,9 @@ fn little_endian(bytes: &[u8]) -> u64 {
 
 /// CRC-32C, rotated and shifted, so that a checksum of data with checksums in it stays one (TFRecord).
 fn masked_crc(bytes: &[u8]) -> u32 {
-    let crc = !bytes.iter().fold(!0, |crc: u32, byte| TABLE[((crc ^ u32::from(*byte)) & 0xff) as usize] ^ (crc >> 8));
+    let crc = !bytes
+        .iter()
+        .fold(!0, |crc: u32, byte| TABLE[((crc ^ u32::from(*byte)) & 0xff) as usize] ^ (crc >> 8));
     crc.rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
@@ -239,7 +254,9 @@ mod tests {
 
     #[test]
     fn a_message_that_lies_about_its_lengths_ends() {
-        for hostile in [&b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"[..], b"\x0a\x05a", b"\x80", b"\x0b", b"\xff"] {
+        for hostile in
+            [&b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"[..], b"\x0a\x05a", b"\x80", b"\x0b", b"\xff"]
+        {
             assert_eq!(scalar(hostile), None);
         }
     }

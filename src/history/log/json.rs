@@ -193,7 +193,8 @@ mod tests {
 
     #[test]
     fn bare_words_of_python_and_numbers_beyond_f64_are_read() {
-        let text = r#"{"a": NaN, "b": -Infinity , "c":Infinity,"d":1e999, "e": -2.5E-3, "f": null, "g": "NaN"}"#;
+        let text =
+            r#"{"a": NaN, "b": -Infinity , "c":Infinity,"d":1e999, "e": -2.5E-3, "f": null, "g": "NaN"}"#;
         let found = numbers(text).unwrap();
         let values: Vec<f64> = found.iter().map(|(_, value)| *value).collect();
         assert!(values[0].is_nan());
@@ -202,9 +203,14 @@ mod tests {
 
     #[test]
     fn what_is_not_json_is_refused_where_it_begins() {
-        for (text, at) in
-            [("[1]", 0), ("{\"a\" 1}", 5), ("{\"a\": 1 2}", 8), ("{\"a\": nope}", 6), ("{\"a\": 1", 7), ("{\"a", 3)]
-        {
+        for (text, at) in [
+            ("[1]", 0),
+            ("{\"a\" 1}", 5),
+            ("{\"a\": 1 2}", 8),
+            ("{\"a\": nope}", 6),
+            ("{\"a\": 1", 7),
+            ("{\"a", 3),
+        ] {
             assert_eq!(numbers(text).unwrap_err().at, at, "{text}");
         }
         let deep = "[".repeat(100_000);

@@ -87,12 +87,11 @@ fn value<'a>(
             let mut first = None;
             reader.array(&mut |reader| match reader.peek() {
                 Some(b'{' | b'[') => reader.skip(),
-                _ => {
-                    if let Scalar::Number(number) = reader.scalar()? {
+                _ => reader.scalar().map(|scalar| {
+                    if let Scalar::Number(number) = scalar {
                         first.get_or_insert(number);
                     }
-                    Ok(())
-                }
+                }),
             })?;
             each(name, Value::List(first));
             Ok(())

@@ -76,7 +76,8 @@ impl Lines {
     fn pass_over(&mut self) -> Result<()> {
         loop {
             self.line.clear();
-            let read = (&mut self.reader).take(MAX_LINE).read_until(b'\n', &mut self.line).map_err(refused)?;
+            let read =
+                (&mut self.reader).take(MAX_LINE).read_until(b'\n', &mut self.line).map_err(refused)?;
             if read == 0 || self.line.last() == Some(&b'\n') {
                 return Ok(());
             }

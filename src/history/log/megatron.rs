@@ -57,10 +57,13 @@ mod tests {
 
     #[test]
     fn only_lines_of_iterations_are_read() {
-        let line = "[2022-04-12 10:00:00] iteration    31214/  115311 | consumed samples: 1 | lm loss: 2.199E+00 |";
+        let line =
+            "[2022-04-12 10:00:00] iteration    31214/  115311 | consumed samples: 1 | lm loss: 2.199E+00 |";
         let (step, fields) = iteration(line).unwrap();
         assert_eq!((step, fields), ("31214", " consumed samples: 1 | lm loss: 2.199E+00 |"));
-        for other in [" validation loss at iteration 7000 | lm loss value: 7.1 |", "saving at iteration 12/x | a: 1"] {
+        for other in
+            [" validation loss at iteration 7000 | lm loss value: 7.1 |", "saving at iteration 12/x | a: 1"]
+        {
             assert_eq!(iteration(other), None, "{other}");
         }
     }

@@ -82,17 +82,31 @@ fn best_format(tables: &[Table], quantity: Quantity) -> Option<&'static str> {
             *points.entry(table.format).or_default() += series.points.len();
         }
     }
-    let place = |format: &str| PREFERENCE.iter().position(|known| *known == format).unwrap_or(PREFERENCE.len());
-    points.into_iter().max_by_key(|(format, count)| (*count, usize::MAX - place(format))).map(|(format, _)| format)
+    let place =
+        |format: &str| PREFERENCE.iter().position(|known| *known == format).unwrap_or(PREFERENCE.len());
+    points
+        .into_iter()
+        .max_by_key(|(format, count)| (*count, usize::MAX - place(format)))
+        .map(|(format, _)| format)
 }
 
+/// A column, its log, and which one that is.
+type Part<'a> = (usize, &'a Table, &'a Series);
+
 /// The norms by layer, of the format that has most of them.
-fn layers(tables: &[Table]) -> Vec<(String, Vec<(usize, &Table, &Series)>)> {
+fn layers(tables: &[Table]) -> BTreeMap<String, Vec<Part<'_>>> {
     let of_layers = |table: &&Table| {
-        table.series.iter().filter(|series| series.column.layer.is_some()).map(|series| series.points.len()).sum::<usize>()
+        table
+            .series
+            .iter()
+            .filter(|series| series.column.layer.is_some())
+            .map(|series| series.points.len())
+            .sum::<usize>()
     };
-    let Some(format) = tables.iter().max_by_key(of_layers).map(|table| table.format) else { return Vec::new() };
-    let mut found: BTreeMap<String, Vec<(usize, &Table, &Series)>> = BTreeMap::new();
+    let Some(format) = tables.iter().max_by_key(of_layers).map(|table| table.format) else {
+        return BTreeMap::new();
+    };
+    let mut found: BTreeMap<String, Vec<Part<'_>>> = BTreeMap::new();
     for (index, table) in tables.iter().enumerate().filter(|(_, table)| table.format == format) {
         for series in &table.series {
             if let Some(layer) = &series.column.layer {
@@ -100,7 +114,7 @@ fn layers(tables: &[Table]) -> Vec<(String, Vec<(usize, &Table, &Series)>)> {
             }
         }
     }
-    found.into_iter().collect()
+    found
 }
 
 /// One quantity over the whole run, by ascending step.
@@ -123,7 +137,9 @@ impl Joined {
             let kept = series.points.iter().filter(|(step, _)| until.is_none_or(|until| *step <= until));
             let shift = u64::from(counts_from_zero(table));
             let points: Vec<(u64, f64)> = kept.map(|(step, value)| (step + shift, *value)).collect();
-            if index > 0 && let Some((first, _)) = points.first() {
+            if index > 0
+                && let Some((first, _)) = points.first()
+            {
                 joined.joins.push((table.file.clone(), *first));
             }
             joined.extend(&table.file, points);
@@ -185,13 +201,23 @@ fn report_order(joined: &[(Quantity, Option<String>, Joined)], remarks: &mut Vec
         }
         if first.rewinds.len() > MOST_REMARKS {
             let more = first.rewinds.len() - MOST_REMARKS;
-            remarks.push(remark(RemarkKind::Rewind, &first.rewinds[0].0, [0, 0], format!("it goes back {more} more times")));
+            remarks.push(remark(
+                RemarkKind::Rewind,
+                &first.rewinds[0].0,
+                [0, 0],
+                format!("it goes back {more} more times"),
+            ));
         }
     }
     if let Some((_, _, first)) = joined.iter().find(|(_, _, joined)| !joined.joins.is_empty()) {
         for (file, step) in &first.joins {
             if seams.insert(*step) {
-                remarks.push(remark(RemarkKind::Seam, file, [*step, *step], format!("this log goes on at step {step}")));
+                remarks.push(remark(
+                    RemarkKind::Seam,
+                    file,
+                    [*step, *step],
+                    format!("this log goes on at step {step}"),
+                ));
             }
         }
     }
@@ -202,7 +228,10 @@ fn report_order(joined: &[(Quantity, Option<String>, Joined)], remarks: &mut Vec
             kind: RemarkKind::Duplicate,
             steps: Some([first, last]),
             file: None,
-            message: format!("{} is recorded {count} times more for a step that has it; the last one was kept", quantity.name()),
+            message: format!(
+                "{} is recorded {count} times more for a step that has it; the last one was kept",
+                quantity.name()
+            ),
         });
     }
     if let Some(file) = joined.iter().find_map(|(_, _, joined)| joined.unordered.as_ref()) {
@@ -218,7 +247,8 @@ fn report_order(joined: &[(Quantity, Option<String>, Joined)], remarks: &mut Vec
 
 /// One record for each step that any series has.
 fn records_of(joined: &[(Quantity, Option<String>, Joined)]) -> Vec<Record> {
-    let mut steps: Vec<u64> = joined.iter().flat_map(|(_, _, joined)| &joined.points).map(|(step, _)| *step).collect();
+    let mut steps: Vec<u64> =
+        joined.iter().flat_map(|(_, _, joined)| &joined.points).map(|(step, _)| *step).collect();
     steps.sort_unstable();
     steps.dedup();
     let mut records: Vec<Record> =
@@ -242,7 +272,7 @@ fn is_cumulative(points: &[(u64, f64)]) -> bool {
 }
 
 fn set(record: &mut Record, quantity: Quantity, layer: Option<&str>, value: f64) {
-    let count = || (value >= 0.0 && value < 9e15).then_some(value as u64);
+    let count = || super::table::whole(value.trunc());
     match quantity {
         Quantity::Loss => record.loss = Some(value),
         Quantity::GradNorm => record.grad_norm = Some(value),
@@ -288,14 +318,18 @@ fn source(table: &Table, mut columns: BTreeMap<String, String>, remarks: &mut Ve
         remarks.push(Remark { kind, steps: None, file: Some(table.file.clone()), message });
     };
     if !columns.is_empty() {
-        let pairs: Vec<String> = columns.iter().map(|(quantity, column)| format!("{column} as {quantity}")).collect();
+        let pairs: Vec<String> =
+            columns.iter().map(|(quantity, column)| format!("{column} as {quantity}")).collect();
         say(RemarkKind::TakenFor, format!("read as {}: {}", table.format, pairs.join(", ")));
     }
     if table.counted {
         say(RemarkKind::Semantics, "no column names the step: its rows were counted from 1".to_owned());
     } else if let Some(step) = table.step_column() {
         if step == "epoch" {
-            say(RemarkKind::Semantics, "its rows are epochs: they do not match the steps of checkpoints".to_owned());
+            say(
+                RemarkKind::Semantics,
+                "its rows are epochs: they do not match the steps of checkpoints".to_owned(),
+            );
         }
         if counts_from_zero(table) {
             say(RemarkKind::Semantics, "Lightning numbers steps from 0: one was added to each".to_owned());

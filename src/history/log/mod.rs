@@ -31,8 +31,8 @@ mod torchtitan;
 mod trainer_state;
 
 pub use columns::{Column, Quantity};
-pub use number::Number;
 use detect::ReadLog;
+pub use number::Number;
 use table::Table;
 
 /// Everything the logs of a run say.
@@ -120,7 +120,6 @@ pub struct LogSemantics {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub seams: Vec<u64>,
 }
-
 
 /// The logs of a run as found.
 #[derive(Debug, Default)]

@@ -212,8 +212,9 @@ impl Table {
 }
 
 /// A step count: a whole number, as loggers often write it with a point.
-fn whole(step: f64) -> Option<u64> {
-    (step >= 0.0 && step.fract() == 0.0 && step < 9e15).then_some(step as u64)
+pub(super) fn whole(step: f64) -> Option<u64> {
+    let is_whole = step.fract() == 0.0 && step.abs() < 9e15;
+    u64::try_from(is_whole.then_some(step as i64)?).ok()
 }
 
 #[cfg(test)]

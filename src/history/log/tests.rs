@@ -19,7 +19,8 @@ fn with_columns(files: &[(&str, &str)], columns: &[&str]) -> History {
     }
     let columns: Vec<Column> = columns.iter().map(|column| column.parse().unwrap()).collect();
     let options = Options { columns, ..Options::default() };
-    let read = |mmap| History::read(folder.path(), &options, &Context { mmap, ..Context::default() }).unwrap();
+    let read =
+        |mmap| History::read(folder.path(), &options, &Context { mmap, ..Context::default() }).unwrap();
     let (mapped, unmapped) = (read(true), read(false));
     assert_eq!(format!("{:?}", mapped.log), format!("{:?}", unmapped.log));
     mapped
@@ -90,7 +91,11 @@ fn our_own_lines_are_read_with_lists_layers_and_bare_words() {
     assert_eq!((log.records[1].grad_norm, log.records[1].non_finite), (Some(f64::INFINITY), Some(7)));
     assert_eq!(log.records[2].loss, Some(f64::INFINITY));
     assert_eq!((log.records[3].loss, log.records[3].grad_norm), (Some(2.25), None));
-    assert!(has(&history, RemarkKind::LeftOut, "1 values are not numbers, the first is a list in column grad_norm"));
+    assert!(has(
+        &history,
+        RemarkKind::LeftOut,
+        "1 values are not numbers, the first is a list in column grad_norm"
+    ));
 }
 
 #[test]
@@ -98,7 +103,8 @@ fn a_line_that_its_writer_did_not_finish_is_no_damage_and_others_are() {
     let cut = history(&[("metrics.jsonl", "{\"step\": 1, \"loss\": 2.5}\n{\"step\": 2, \"lo")]);
     assert!(cut.errors.is_empty(), "{:?}", cut.errors);
     assert!(has(&cut, RemarkKind::LeftOut, "line 2 is not complete"));
-    let broken = history(&[("metrics.jsonl", "{\"step\": 1, \"loss\": 2.5}\noops\n{\"step\": 3, \"loss\": 2.0}\n")]);
+    let broken =
+        history(&[("metrics.jsonl", "{\"step\": 1, \"loss\": 2.5}\noops\n{\"step\": 3, \"loss\": 2.0}\n")]);
     assert!(broken.errors[0].to_string().contains("line 2, column 1"), "{}", broken.errors[0]);
     assert_eq!(broken.log.unwrap().records.len(), 2);
 }
@@ -115,7 +121,10 @@ fn lightnings_columns_are_joined_and_counted_from_one() {
 
 #[test]
 fn columns_come_quoted_in_other_separators_and_under_names_of_ones_own() {
-    let log = log(&[("wandb_export.csv", "\"Step\",\"run - train/loss\",\"run - train/loss__MIN\"\n\"1\",\"2.5\",\"2.5\"\n\"2\",\"NaN\",\"2\"\n")]);
+    let log = log(&[(
+        "wandb_export.csv",
+        "\"Step\",\"run - train/loss\",\"run - train/loss__MIN\"\n\"1\",\"2.5\",\"2.5\"\n\"2\",\"NaN\",\"2\"\n",
+    )]);
     assert_eq!(log.records[0].loss, Some(2.5));
     assert!(log.records[1].loss.unwrap().is_nan());
     let own = with_columns(&[("a.tsv", "n\tcost\tloss\n1\t2.5\t7\n")], &["step=n", "loss=cost"]);
@@ -145,8 +154,9 @@ fn rows_of_torchtitan_are_read_through_their_colours() {
 #[test]
 fn an_attempt_that_was_abandoned_is_left_out_and_told() {
     let line = |step: u64, loss: f64| format!("{{\"step\": {step}, \"loss\": {loss}}}\n");
-    let lines: Vec<String> =
-        [(1, 5.0), (2, 4.0), (3, 90.0), (4, 99.0), (3, 3.5), (4, 3.0)].map(|(step, loss)| line(step, loss)).to_vec();
+    let lines: Vec<String> = [(1, 5.0), (2, 4.0), (3, 90.0), (4, 99.0), (3, 3.5), (4, 3.0)]
+        .map(|(step, loss)| line(step, loss))
+        .to_vec();
     let history = history(&[("metrics.jsonl", &lines.concat())]);
     let log = history.log.as_ref().unwrap();
     assert_eq!(losses(&log.records), [(1, Some(5.0)), (2, Some(4.0)), (3, Some(3.5)), (4, Some(3.0))]);
@@ -167,7 +177,10 @@ fn logs_of_one_format_go_on_and_those_of_others_are_not_mixed_in() {
     assert_eq!(losses(&log.records), [(1, Some(5.0)), (2, Some(4.5)), (3, Some(3.0))]);
     assert_eq!(log.records[0].grad_norm, Some(0.5));
     assert!(has(&history, RemarkKind::LeftOut, "loss is taken from the csv log"));
-    assert!(has(&history, RemarkKind::Duplicate, "loss is recorded 1 times more") || has(&history, RemarkKind::Seam, ""));
+    assert!(
+        has(&history, RemarkKind::Duplicate, "loss is recorded 1 times more")
+            || has(&history, RemarkKind::Seam, "")
+    );
 }
 
 #[test]
@@ -202,7 +215,12 @@ fn what_is_no_log_is_none() {
 
 #[test]
 fn norms_after_clipping_and_a_threshold_beside_the_log_are_recognised() {
-    let rows: String = (1..40).map(|step| format!("{{\"step\": {step}, \"loss\": 2.0, \"grad_norm\": {}}}\n", if step % 2 == 0 { 1.0 } else { 0.5 })).collect();
+    let mut rows = String::new();
+    for step in 1..40 {
+        let norm = if step % 2 == 0 { 1.0 } else { 0.5 };
+        let row = format!("{{\"step\": {step}, \"loss\": 2.0, \"grad_norm\": {norm}}}\n");
+        rows.push_str(&row);
+    }
     let history = history(&[("metrics.jsonl", &rows), ("run.json", "{\"config\": {\"clip\": 1.0}}")]);
     let semantics = history.log.unwrap().semantics;
     assert_eq!((semantics.clip_threshold, semantics.before_clipping), (Some(1.0), Some(false)));

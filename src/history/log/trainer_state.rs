@@ -84,9 +84,8 @@ fn entry(
     });
     if !summary {
         let numbers = cells.iter().map(|(name, number)| (name, Value::Number(*number)));
-        let texts = texts.iter().map(|(name, text)| {
-            (name, text.as_deref().map_or(Value::List(None), Value::Text))
-        });
+        let texts =
+            texts.iter().map(|(name, text)| (name, text.as_deref().map_or(Value::List(None), Value::Text)));
         for (name, value) in numbers.chain(texts) {
             if let Err(kind) = table.cell(name, value) {
                 failed.get_or_insert(kind);
@@ -101,7 +100,7 @@ fn entry(
 
 fn place(bytes: &[u8], at: usize) -> At {
     let before = &bytes[..at.min(bytes.len())];
-    let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+    let line = before.split(|byte| *byte == b'\n').count();
     let column = before.len() - before.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1) + 1;
     At::Line(line, column)
 }

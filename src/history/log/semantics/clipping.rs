@@ -14,22 +14,25 @@ const FEWEST: usize = 5;
 
 /// Finds out by the largest norm: torch, the Trainer, Megatron and torchtitan log the norm before clipping.
 pub(super) fn settle(records: &[Record], semantics: &mut LogSemantics, say: &mut Say<'_>) {
-    let norms: Vec<f64> = records.iter().filter_map(|record| record.grad_norm).filter(|norm| norm.is_finite()).collect();
+    let norms: Vec<f64> =
+        records.iter().filter_map(|record| record.grad_norm).filter(|norm| norm.is_finite()).collect();
     let Some(largest) = norms.iter().copied().reduce(f64::max) else { return };
     let at = |limit: f64| norms.iter().filter(|norm| (**norm - limit).abs() <= EQUAL * limit).count();
     let piled_up = |count: usize| count >= FEWEST && count as f64 >= PILED_UP * norms.len() as f64;
     match semantics.clip_threshold.filter(|limit| *limit > 0.0) {
         Some(limit) if largest > limit * (1.0 + EQUAL) => {
             semantics.before_clipping = Some(true);
-            let message = format!("gradient norms are those before clipping: {largest:.4} is above the threshold {limit}");
+            let message = format!(
+                "gradient norms are those before clipping: {largest:.4} is above the threshold {limit}"
+            );
             say(None, RemarkKind::Semantics, message);
         }
-        Some(limit) if piled_up(at(limit)) => semantics.before_clipping = Some(false),
-        Some(_) => {}
-        None if largest > 0.0 && piled_up(at(largest)) && norms.iter().any(|norm| *norm < largest * (1.0 - EQUAL)) => {
-            semantics.before_clipping = Some(false);
+        limit => {
+            let end = limit.unwrap_or(largest);
+            if end > 0.0 && piled_up(at(end)) {
+                semantics.before_clipping = Some(false);
+            }
         }
-        None => {}
     }
     if semantics.before_clipping == Some(false) {
         let limit = semantics.clip_threshold.unwrap_or(largest);
@@ -66,6 +69,7 @@ mod tests {
         norms.extend([0.5, 0.6, 0.7]);
         assert_eq!(settled(&norms, Some(1.0)), Some(false));
         assert_eq!(settled(&norms, None), Some(false));
+        assert_eq!(settled(&[0.999_999; 40], None), Some(false));
         assert_eq!(settled(&[0.5, 0.6, 0.7, 0.8], None), None);
     }
 }

@@ -36,7 +36,11 @@ pub(super) fn settle(records: &mut [Record], semantics: &mut LogSemantics, say: 
         Some(correlation) if follows => format!("they follow it (correlation {correlation:.3})"),
         _ => format!("their median is above {IMPLAUSIBLE_NORM}"),
     };
-    say(None, RemarkKind::Semantics, format!("gradient norms contain the loss scale and were divided by it: {reason}"));
+    say(
+        None,
+        RemarkKind::Semantics,
+        format!("gradient norms contain the loss scale and were divided by it: {reason}"),
+    );
 }
 
 /// ln norm and ln scale.

@@ -48,7 +48,11 @@ fn is_hidden(records: &[Record], run: &[usize], loss: f64, before: Option<f64>) 
     let all_nan = norms().all(|norm| norm.is_some_and(|norm| !norm.is_finite()));
     let none_measured = norms().all(|norm| norm.is_none_or(|norm| !norm.is_finite()));
     let fell = before.is_none_or(|before| before > ROUNDED);
-    if loss == 0.0 { all_nan || (none_measured && run.len() >= ZEROS && fell) } else { all_nan && run.len() >= FROZEN }
+    if loss == 0.0 {
+        all_nan || (none_measured && run.len() >= ZEROS && fell)
+    } else {
+        all_nan && run.len() >= FROZEN
+    }
 }
 
 #[cfg(test)]

@@ -15,7 +15,8 @@ pub(super) fn settle(records: &mut [Record], semantics: &mut LogSemantics, say: 
     let mut start = 0;
     while start < measured.len() {
         let first = records[measured[start]].grad_norm.unwrap_or_default();
-        let same = |at: &&usize| records[**at].grad_norm.is_some_and(|norm| norm.to_bits() == first.to_bits());
+        let same =
+            |at: &&usize| records[**at].grad_norm.is_some_and(|norm| norm.to_bits() == first.to_bits());
         let end = start + measured[start..].iter().take_while(same).count();
         let run = &measured[start..end];
         if run.len() > 1 && first.is_finite() && first != 0.0 && is_skipped(records, run, first) {
@@ -74,7 +75,8 @@ mod tests {
         let mut records: Vec<Record> = TR8B.iter().enumerate().map(record).collect();
         let mut semantics = LogSemantics::default();
         settle(&mut records, &mut semantics, &mut |_, _, _| {});
-        let skipped: Vec<u64> = records.iter().filter(|record| record.skipped).map(|record| record.step).collect();
+        let skipped: Vec<u64> =
+            records.iter().filter(|record| record.skipped).map(|record| record.step).collect();
         assert_eq!(skipped, [17062, 17063, 17064, 17065, 17067, 17068]);
         assert_eq!(semantics.repeated_norms, 6);
     }

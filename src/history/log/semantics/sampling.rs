@@ -39,7 +39,8 @@ pub(super) fn settle(
             Some(true) => "the loss is their mean, the norm that of the last one",
             _ => "what its numbers say of the others is not known",
         };
-        let message = format!("one point stands for {stride} steps: {what}, so that a single bad step may not show");
+        let message =
+            format!("one point stands for {stride} steps: {what}, so that a single bad step may not show");
         say(None, RemarkKind::Semantics, message);
     }
     report_gaps(&steps, stride, say);
@@ -51,7 +52,10 @@ fn stride(steps: &[u64]) -> Option<u64> {
     for pair in steps.windows(2) {
         *counts.entry(pair[1] - pair[0]).or_default() += 1;
     }
-    counts.into_iter().max_by_key(|(distance, count)| (*count, u64::MAX - distance)).map(|(distance, _)| distance)
+    counts
+        .into_iter()
+        .max_by_key(|(distance, count)| (*count, u64::MAX - distance))
+        .map(|(distance, _)| distance)
 }
 
 fn report_gaps(steps: &[u64], stride: u64, say: &mut Say<'_>) {
@@ -65,7 +69,11 @@ fn report_gaps(steps: &[u64], stride: u64, say: &mut Say<'_>) {
         say(Some(*gap), RemarkKind::Gap, message);
     }
     if gaps.len() > MOST_GAPS {
-        say(None, RemarkKind::Gap, format!("and {} more stretches in which nothing is logged", gaps.len() - MOST_GAPS));
+        say(
+            None,
+            RemarkKind::Gap,
+            format!("and {} more stretches in which nothing is logged", gaps.len() - MOST_GAPS),
+        );
     }
 }
 
