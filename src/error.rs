@@ -261,6 +261,15 @@ pub enum ErrorKind {
         /// What it is.
         what: &'static str,
     },
+    /// A measurement file that nothing can be held against.
+    #[error("it cannot be the baseline: {message}")]
+    Baseline {
+        /// Why not.
+        message: String,
+    },
+    /// A file that would be replaced.
+    #[error("it is there already, and is not overwritten")]
+    AlreadyThere,
     /// A rule code or name that is none.
     #[error("there is no rule {}", code.escape_debug())]
     UnknownRule {
@@ -574,6 +583,10 @@ impl ErrorKind {
                 "the file is damaged or was made to mislead: copy it again, or take an earlier checkpoint"
             }
             Self::NotAnOutput { .. } => "name another file for the output",
+            Self::Baseline { .. } => {
+                "measure the checkpoint that was accepted: flashpoint measure CHECKPOINT --output accepted.measured.json"
+            }
+            Self::AlreadyThere => "edit it, or move it away first",
             Self::UnknownRule { .. } => "`flashpoint rules` lists them",
             Self::UnknownDtype { .. } | Self::UnsupportedTensor { .. } => {
                 "cast the tensor to a plain float dtype if it matters to the diagnosis"

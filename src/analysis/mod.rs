@@ -1,6 +1,7 @@
 //! Everything measured: the model of an analysis, and the algorithms that fill it. Judges nothing, prints nothing.
 
 mod checkpoint;
+mod digests;
 pub mod measurement;
 pub mod model;
 pub mod optimizer;
@@ -8,6 +9,7 @@ mod population;
 pub mod statistics;
 
 pub use checkpoint::measure_checkpoint;
+pub use digests::measure_with_digests;
 
 use std::collections::HashMap;
 

@@ -38,7 +38,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
     let context = arguments.reading.context()?;
     let policy = arguments.reading.policy(&context)?;
     let progress = Progress::start(&context, arguments.outputs.quiet);
-    let read = read(&arguments.paths, arguments.reading.level(), &policy.names, &context);
+    let read = read(&arguments.paths, arguments.reading.level(), false, &policy.names, &context);
     progress.finish();
     for error in &read.errors {
         eprintln!("flashpoint: {error}");

@@ -9,7 +9,7 @@ use flashpoint::error::{ErrorKind, Result};
 use flashpoint::files::write_atomically;
 
 use super::Outcome;
-use super::options::Reading;
+use super::options::{Digests, Reading};
 use super::output::{check_writable, print};
 use super::progress::Progress;
 use super::read::read;
@@ -28,6 +28,8 @@ pub struct Arguments {
     output: Option<PathBuf>,
     #[command(flatten)]
     reading: Reading,
+    #[command(flatten)]
+    digests: Digests,
     /// No progress on stderr
     #[arg(long, short)]
     quiet: bool,
@@ -45,7 +47,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
     let context = arguments.reading.context()?;
     let policy = arguments.reading.policy(&context)?;
     let progress = Progress::start(&context, arguments.quiet);
-    let read = read(&arguments.paths, arguments.reading.level(), &policy.names, &context);
+    let read = read(&arguments.paths, arguments.reading.level(), arguments.digests.wanted(), &policy.names, &context);
     progress.finish();
     for error in &read.errors {
         eprintln!("flashpoint: {error}");

@@ -1,6 +1,7 @@
 //! Arguments to checked options to the rooms in their order to a report to an exit code. One subcommand a file.
 
 mod explain;
+mod gate;
 mod inspect;
 mod measure;
 mod options;
@@ -20,7 +21,8 @@ use flashpoint::error::Result;
 #[derive(Debug, Parser)]
 #[command(name = "flashpoint", version, propagate_version = true, max_term_width = 100)]
 #[command(
-    after_help = "Exit codes: 0 answered, 1 findings at or above --fail-on, 2 could not, 130 interrupted."
+    after_help = "Exit codes: 0 answered, 1 findings at or above --fail-on, 2 could not, 130 interrupted. \
+                  Of gate: 0 pass, 1 fail, 2 could not decide."
 )]
 pub struct Arguments {
     #[command(subcommand)]
@@ -31,6 +33,8 @@ pub struct Arguments {
 enum Command {
     /// Say what a checkpoint is, what its layers look like, and what is wrong with it
     Inspect(inspect::Arguments),
+    /// Judge a checkpoint against a policy and an accepted checkpoint: pass, fail, or could not decide
+    Gate(gate::Arguments),
     /// Write everything measured about a checkpoint to a file, without the weights
     Measure(measure::Arguments),
     /// List the rules
@@ -67,6 +71,7 @@ impl From<Outcome> for ExitCode {
 pub fn run(arguments: Arguments) -> Result<Outcome> {
     match arguments.command {
         Command::Inspect(arguments) => inspect::run(&arguments),
+        Command::Gate(arguments) => gate::run(&arguments),
         Command::Measure(arguments) => measure::run(&arguments),
         Command::Rules(arguments) => rules::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),

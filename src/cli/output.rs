@@ -39,7 +39,19 @@ enum Format {
     Terminal,
     /// Everything, for programs
     Json,
+    /// For the comment of a pull request
+    Markdown,
+    /// SARIF 2.1.0, for code scanning
+    Sarif,
+    /// JUnit XML, for any CI
+    Junit,
+    /// Annotations of GitHub Actions
+    Github,
 }
+
+/// Endings of file names that say the format.
+const ENDINGS: [(&str, Format); 4] =
+    [("json", Format::Json), ("md", Format::Markdown), ("sarif", Format::Sarif), ("xml", Format::Junit)];
 
 /// One `--output`.
 #[derive(Debug, Clone)]
@@ -56,16 +68,13 @@ impl FromStr for Target {
             text.split_once('=').and_then(|(name, path)| Some((Format::from_str(name, true).ok()?, path)));
         let (format, path) = match named {
             Some((format, path)) => (format, path),
-            None if Path::new(text).extension().is_some_and(|ending| ending.eq_ignore_ascii_case("json")) => {
-                (Format::Json, text)
-            }
-            None => (Format::Terminal, text),
+            None => (by_ending(text).unwrap_or(Format::Terminal), text),
         };
         let looks_like_a_format =
             |prefix: &str| !prefix.is_empty() && prefix.chars().all(|c| c.is_ascii_lowercase());
         if named.is_none() && text.split_once('=').is_some_and(|(prefix, _)| looks_like_a_format(prefix)) {
             return Err(format!(
-                "no such format; formats are terminal and json (a file of that name: ./{text})"
+                "no such format; formats are terminal, json, markdown, sarif, junit, github (a file of that name: ./{text})"
             ));
         }
         if path.is_empty() {
@@ -73,6 +82,12 @@ impl FromStr for Target {
         }
         Ok(Self { format, path: path.into() })
     }
+}
+
+/// The format that the ending of a file's name says.
+fn by_ending(name: &str) -> Option<Format> {
+    let ending = Path::new(name).extension()?;
+    ENDINGS.iter().find(|(known, _)| ending.eq_ignore_ascii_case(known)).map(|(_, format)| *format)
 }
 
 impl Outputs {
@@ -92,9 +107,13 @@ impl Outputs {
     fn render(&self, format: Format, report: &Report, color: bool) -> Vec<u8> {
         match format {
             Format::Terminal => {
-                report::checkpoint_reports(report, Style { color, all: self.all }).into_bytes()
+                report::gate_report(report, Style { color, all: self.all }).into_bytes()
             }
             Format::Json => report::to_json(report),
+            Format::Markdown => report::to_markdown(report),
+            Format::Sarif => report::to_sarif(report),
+            Format::Junit => report::to_junit(report),
+            Format::Github => report::to_github(report),
         }
     }
 }

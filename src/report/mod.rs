@@ -1,7 +1,13 @@
 //! What the user reads: one output format a file. Computes no statistic, decides no severity.
 
+mod gate;
+mod github;
+mod items;
 mod json;
+mod junit;
+mod markdown;
 mod moments;
+mod sarif;
 mod terminal;
 mod text;
 
@@ -11,9 +17,15 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::analysis::model::Analysis;
+use crate::gate::Judgement;
 use crate::rules::{Assessment, Finding, NotEvaluated, Overrides, Severity};
 
+pub use gate::gate_report;
+pub use github::to_github;
 pub use json::to_json;
+pub use junit::to_junit;
+pub use markdown::to_markdown;
+pub use sarif::to_sarif;
 pub use terminal::{Style, checkpoint_reports};
 pub use text::safe;
 
@@ -31,6 +43,9 @@ pub struct Report {
     pub replaced_limits: BTreeMap<String, f64>,
     /// One line.
     pub verdict: Verdict,
+    /// What the gate decided, where it was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate: Option<Judgement>,
 }
 
 /// The findings in one line.
@@ -57,7 +72,14 @@ impl Report {
             verdict.sentence = format!("nothing was judged: no element was read{}", verdict.unchecked());
         }
         let limits = overrides.0.iter().map(|((rule, limit), &value)| (format!("{rule}.{limit}"), value));
-        Self { analysis, findings, not_evaluated, replaced_limits: limits.collect(), verdict }
+        Self { analysis, findings, not_evaluated, replaced_limits: limits.collect(), verdict, gate: None }
+    }
+
+    /// Adds what the gate decided.
+    #[must_use]
+    pub fn judged(mut self, judgement: Judgement) -> Self {
+        self.gate = Some(judgement);
+        self
     }
 
     /// Says that the user ended the command before everything was measured.

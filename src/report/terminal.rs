@@ -8,7 +8,7 @@ use comfy_table::{CellAlignment, Table};
 
 use super::Report;
 use super::moments;
-use super::text::safe;
+use super::text::{safe, safe_sentence};
 use crate::analysis::model::{CheckpointAnalysis, Measured, Statistics, TensorAnalysis};
 use crate::number::{bytes, grouped, share, short};
 use crate::rules::{Evidence, Finding, NotEvaluated, RULES, Severity, Subject};
@@ -45,10 +45,10 @@ pub fn checkpoint_reports(report: &Report, style: Style) -> String {
 }
 
 /// One checkpoint's part of the report.
-struct Page<'a> {
-    report: &'a Report,
-    checkpoint: &'a CheckpointAnalysis,
-    style: Style,
+pub(super) struct Page<'a> {
+    pub report: &'a Report,
+    pub checkpoint: &'a CheckpointAnalysis,
+    pub style: Style,
 }
 
 impl Page<'_> {
@@ -62,7 +62,7 @@ impl Page<'_> {
         self.not_evaluated(out)
     }
 
-    fn heading(&self, out: &mut String) -> fmt::Result {
+    pub(super) fn heading(&self, out: &mut String) -> fmt::Result {
         let checkpoint = self.checkpoint;
         let formats = checkpoint.files.iter().map(|file| name_of(&file.format)).collect::<BTreeSet<_>>();
         let formats = formats.into_iter().collect::<Vec<_>>().join(", ");
@@ -211,7 +211,7 @@ impl Page<'_> {
         writeln!(
             out,
             "{} {} {} ({}): {}",
-            self.painted(finding.severity),
+            painted(finding.severity, self.style),
             finding.rule,
             finding.name,
             finding.confidence,
@@ -225,20 +225,7 @@ impl Page<'_> {
         writeln!(out, "  flashpoint explain {}\n", finding.rule)
     }
 
-    fn painted(&self, severity: Severity) -> String {
-        if !self.style.color {
-            return severity.to_string();
-        }
-        let color = match severity {
-            Severity::Critical => anstyle::AnsiColor::Red,
-            Severity::Warning => anstyle::AnsiColor::Yellow,
-            Severity::Note => anstyle::AnsiColor::Cyan,
-        };
-        let style = color.on_default().bold();
-        format!("{style}{severity}{style:#}")
-    }
-
-    fn not_evaluated(&self, out: &mut String) -> fmt::Result {
+    pub(super) fn not_evaluated(&self, out: &mut String) -> fmt::Result {
         let own = self.report.not_evaluated.iter().filter(|entry| entry.checkpoint == self.checkpoint.name);
         let mut reasons: BTreeMap<(Option<&str>, &str), Vec<&NotEvaluated>> = BTreeMap::new();
         for entry in own {
@@ -289,12 +276,22 @@ fn titled(code: &str) -> String {
     rule.map_or_else(|| code.to_owned(), |rule| format!("{code} {}", rule.name))
 }
 
-/// A sentence of ours that may hold names from a file.
-fn safe_sentence(sentence: &str) -> String {
-    sentence.split(' ').map(safe).collect::<Vec<_>>().join(" ")
+/// A severity in its colour.
+pub(super) fn painted(severity: Severity, style: Style) -> String {
+    if !style.color {
+        return severity.to_string();
+    }
+    let color = match severity {
+        Severity::Critical => anstyle::AnsiColor::Red,
+        Severity::Warning => anstyle::AnsiColor::Yellow,
+        Severity::Note => anstyle::AnsiColor::Cyan,
+    };
+    let style = color.on_default().bold();
+    format!("{style}{severity}{style:#}")
 }
 
-fn evidence(evidence: &Evidence) -> String {
+/// A number behind a finding, and its limit.
+pub(super) fn evidence(evidence: &Evidence) -> String {
     // "1" is the unit of what has none.
     let unit = if evidence.unit == "1" { String::new() } else { format!(" {}", evidence.unit) };
     match evidence.limit {
