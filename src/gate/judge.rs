@@ -565,6 +565,3 @@ fn name_of(value: &impl serde::Serialize) -> String {
         _ => String::new(),
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -109,7 +109,11 @@ impl Policy {
     /// Not TOML, an unknown section, rule, limit, quantity or role, a glob that does not parse, an exception without a
     /// reason; with line and column, and the nearest name that is known.
     pub fn read(path: &Path, context: &Context) -> Result<Self> {
-        let file = InputFile::open(path, context)?;
+        let file = match InputFile::open(path, context) {
+            // Of a checkpoint an empty file is half a write; of a policy it is one that changes nothing.
+            Err(error) if error.kind == ErrorKind::EmptyFile => return Self::parse("", path),
+            other => other?,
+        };
         if file.len() > LARGEST {
             let kind = ErrorKind::TooLarge { what: "flashpoint.toml", actual: file.len(), limit: LARGEST };
             return Err(kind.in_file(path));
