@@ -54,7 +54,9 @@ fn main() {
     for ((name, _), median) in cases.iter().zip(medians) {
         let (of_read, of_mapping) = (median / medians[0], median / medians[1]);
         let rate = bytes / median / 1e9;
-        println!("  {name:<40} {median:6.3} s {rate:6.2} GB/s   {of_read:5.2} x read(2) {of_mapping:5.2} x mapping");
+        println!(
+            "  {name:<40} {median:6.3} s {rate:6.2} GB/s   {of_read:5.2} x read(2) {of_mapping:5.2} x mapping"
+        );
     }
 }
 

@@ -11,7 +11,8 @@ use flashpoint::gate::{Policy, TEMPLATE};
 fn blocks(page: &str, language: &str) -> Vec<String> {
     let text = std::fs::read_to_string(page).unwrap_or_else(|error| panic!("{page}: {error}"));
     let fence = format!("```{language}\n");
-    let blocks = text.split(&fence).skip(1).map(|rest| rest.split("```").next().unwrap_or_default().to_owned());
+    let blocks =
+        text.split(&fence).skip(1).map(|rest| rest.split("```").next().unwrap_or_default().to_owned());
     blocks.collect()
 }
 
@@ -27,12 +28,14 @@ impl Place {
         }
         std::fs::create_dir(place.0.path().join("bin")).expect("a folder can be made");
         let binary = env!("CARGO_BIN_EXE_flashpoint");
-        std::os::unix::fs::symlink(binary, place.0.path().join("bin/flashpoint")).expect("a link can be made");
+        std::os::unix::fs::symlink(binary, place.0.path().join("bin/flashpoint"))
+            .expect("a link can be made");
         place
     }
 
     fn run(&self, program: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
-        let path = format!("{}:{}", self.0.path().join("bin").display(), std::env::var("PATH").unwrap_or_default());
+        let path =
+            format!("{}:{}", self.0.path().join("bin").display(), std::env::var("PATH").unwrap_or_default());
         let mut command = Command::new(program);
         command.args(arguments).envs(variables.iter().copied()).env("PATH", path).current_dir(self.0.path());
         command.output().unwrap_or_else(|error| panic!("{program}: {error}"))
@@ -68,7 +71,9 @@ fn the_epilogue_tells_pass_failure_and_neither_apart() {
     let epilogue = epilogue.expect("the page has an epilogue") + "exit \"$code\"\n";
     let exploded = Path::new("fixtures/runs/rnn-exploding/checkpoint-0400");
     let damaged = Path::new("fixtures/rules/FP903-damaged-file/fires-truncated-shard");
-    for (last, code, said) in [(None, 0, "passes"), (Some(exploded), 1, "fails"), (Some(damaged), 2, "could not")] {
+    for (last, code, said) in
+        [(None, 0, "passes"), (Some(exploded), 1, "fails"), (Some(damaged), 2, "could not")]
+    {
         let place = Place::new();
         if let Some(last) = last {
             copy(last, &place.0.path().join("checkpoint-1000"));
@@ -84,7 +89,8 @@ fn every_policy_on_a_page_is_one() {
     let mut whole = String::new();
     for page in ["docs/policy.md", "README.md"] {
         for block in blocks(page, "toml") {
-            Policy::parse(&block, Path::new("flashpoint.toml")).unwrap_or_else(|error| panic!("{page}: {error}"));
+            Policy::parse(&block, Path::new("flashpoint.toml"))
+                .unwrap_or_else(|error| panic!("{page}: {error}"));
             if page == "docs/policy.md" {
                 whole.push_str(&block);
             }
@@ -98,12 +104,14 @@ fn every_line_of_the_commented_policy_is_accepted_without_its_comment_sign() {
     let setting = |line: &&str| {
         let rest = line.strip_prefix("# ").unwrap_or_default();
         let key = rest.split(" = ").next().unwrap_or_default();
-        rest.starts_with('[') || rest.contains(" = ") && key.chars().all(|c| c.is_ascii_lowercase() || c == '-')
+        rest.starts_with('[')
+            || rest.contains(" = ") && key.chars().all(|c| c.is_ascii_lowercase() || c == '-')
     };
     let lines = TEMPLATE.lines().filter(|line| *line == "[gate]" || setting(line));
     let lines = lines.map(|line| line.strip_prefix("# ").unwrap_or(line)).collect::<Vec<_>>();
     assert!(lines.len() > 30, "{lines:#?}");
-    let policy = Policy::parse(&lines.join("\n"), Path::new("flashpoint.toml")).unwrap_or_else(|error| panic!("{error}"));
+    let policy = Policy::parse(&lines.join("\n"), Path::new("flashpoint.toml"))
+        .unwrap_or_else(|error| panic!("{error}"));
     assert_eq!((policy.exceptions.len(), policy.limits.len(), policy.severities.len()), (1, 3, 3));
     let built_in = Policy::default();
     let untouched = Policy::parse(TEMPLATE, Path::new("x")).expect("it is a policy");
@@ -123,7 +131,9 @@ fn step(name: &str) -> String {
 #[test]
 fn the_action_gates_reports_and_ends_with_the_code_of_the_gate() {
     let script = step("gate");
-    for (checkpoint, code, outcome) in [("checkpoint-900", 0, "pass"), ("no such; exit 0", 2, "could-not-decide")] {
+    for (checkpoint, code, outcome) in
+        [("checkpoint-900", 0, "pass"), ("no such; exit 0", 2, "could-not-decide")]
+    {
         let place = Place::new();
         let file = |name: &str| place.0.path().join(name).to_str().expect("UTF-8").to_owned();
         let (out, summary, temporary) = (file("out"), file("summary"), file("."));

@@ -119,7 +119,19 @@ const SHAPES: &[Shape] = &[
     (
         "testsuite",
         &["name", "tests", "failures", "errors"],
-        &["group", "time", "skipped", "timestamp", "hostname", "id", "package", "file", "log", "url", "version"],
+        &[
+            "group",
+            "time",
+            "skipped",
+            "timestamp",
+            "hostname",
+            "id",
+            "package",
+            "file",
+            "log",
+            "url",
+            "version",
+        ],
         &["testsuite", "properties", "testcase", "system-out", "system-err"],
     ),
     (
@@ -153,7 +165,8 @@ fn junit_counts(text: &str) -> std::collections::BTreeMap<String, usize> {
             _ => continue,
         };
         let name = start.name().as_ref().to_owned();
-        let shape = SHAPES.iter().find(|shape| shape.0 == name).unwrap_or_else(|| panic!("an element {name}"));
+        let shape =
+            SHAPES.iter().find(|shape| shape.0 == name).unwrap_or_else(|| panic!("an element {name}"));
         match path.last() {
             None => assert_eq!(name, "testsuites"),
             Some(parent) => {
@@ -161,9 +174,9 @@ fn junit_counts(text: &str) -> std::collections::BTreeMap<String, usize> {
                 assert!(parent.3.contains(&name.as_str()), "{name} in {}", parent.0);
             }
         }
-        let attributes = start.attributes().map(|attribute| {
-            attribute.expect("attributes are well-formed").key.as_ref().to_owned()
-        });
+        let attributes = start
+            .attributes()
+            .map(|attribute| attribute.expect("attributes are well-formed").key.as_ref().to_owned());
         let attributes = attributes.collect::<Vec<_>>();
         for needed in shape.1 {
             assert!(attributes.iter().any(|attribute| attribute == needed), "{name} lacks {needed}");
@@ -187,14 +200,18 @@ fn junit_has_the_elements_and_attributes_of_its_schema_and_a_case_for_every_rule
     let hostile = hostile(folder.path(), HOSTILE);
     let rules = flashpoint::rules::RULES.len();
     for command in ["gate", "inspect"] {
-        for (path, failed, errors) in
-            [(HEALTHY, false, false), (EXPLODED, true, false), (DAMAGED, false, true), (&hostile, true, false)]
-        {
+        for (path, failed, errors) in [
+            (HEALTHY, false, false),
+            (EXPLODED, true, false),
+            (DAMAGED, false, true),
+            (&hostile, true, false),
+        ] {
             let text = flashpoint(&[command, path, "--format", "junit"]);
             let counts = junit_counts(&text);
             assert!(counts["testcase"] >= rules, "{counts:?}");
             // Without a gate, damage is a critical finding like others.
-            let (failed, errors) = if command == "gate" { (failed, errors) } else { (failed || errors, false) };
+            let (failed, errors) =
+                if command == "gate" { (failed, errors) } else { (failed || errors, false) };
             assert_eq!(counts.contains_key("failure"), failed, "{command} {path}: {text}");
             assert_eq!(counts.contains_key("error"), errors, "{command} {path}: {text}");
             assert!(!text.chars().any(|c| c.is_control() && c != '\n'), "{text:?}");
@@ -225,7 +242,8 @@ fn junit_is_valid_by_the_official_schema() {
     for command in ["gate", "inspect"] {
         for path in [HEALTHY, EXPLODED, DAMAGED, &hostile] {
             let report = folder.path().join("report.xml");
-            std::fs::write(&report, flashpoint(&[command, path, "--format", "junit"])).expect("it can be written");
+            std::fs::write(&report, flashpoint(&[command, path, "--format", "junit"]))
+                .expect("it can be written");
             let output = Command::new(&python)
                 .args(["-c", script, "fixtures/schemas/junit-10.xsd"])
                 .arg(&report)
@@ -243,7 +261,10 @@ fn no_name_gets_out_of_its_place_in_any_format() {
     for command in ["gate", "inspect"] {
         let github = flashpoint(&[command, &path, "--format", "github"]);
         for line in github.lines() {
-            assert!(["::error ", "::warning ", "::notice "].iter().any(|start| line.starts_with(start)), "{line}");
+            assert!(
+                ["::error ", "::warning ", "::notice "].iter().any(|start| line.starts_with(start)),
+                "{line}"
+            );
         }
         let markdown = flashpoint(&[command, &path, "--format", "markdown"]);
         let outside = markdown.lines().map(outside_of_code).collect::<Vec<_>>().join("\n");

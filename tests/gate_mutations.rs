@@ -107,7 +107,11 @@ fn hunt(source: &Path, target: &Path, make: impl Fn(&mut Chance) -> Vec<u8>, jud
         }
     }
     eprintln!("{}: {passed} of {MUTATIONS} mutations pass", source.display());
-    assert!(hidden.is_empty(), "{} passes with fewer than {truth} tensors: seeds {hidden:?}", source.display());
+    assert!(
+        hidden.is_empty(),
+        "{} passes with fewer than {truth} tensors: seeds {hidden:?}",
+        source.display()
+    );
 }
 
 fn temporary(name: &str) -> (tempfile::TempDir, PathBuf) {
@@ -118,7 +122,10 @@ fn temporary(name: &str) -> (tempfile::TempDir, PathBuf) {
 
 #[test]
 fn no_mutated_safetensors_header_hides_a_tensor() {
-    for source in ["fixtures/runs/gpt-healthy/checkpoint-0400/model.safetensors", "fixtures/runs/rnn-healthy/checkpoint-0400/model.safetensors"] {
+    for source in [
+        "fixtures/runs/llama-healthy/checkpoint-0400/model.safetensors",
+        "fixtures/runs/rnn-healthy/checkpoint-0400/model.safetensors",
+    ] {
         let bytes = std::fs::read(source).expect("the fixture is there");
         let length = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes")) as usize;
         let (_folder, target) = temporary("model.safetensors");
@@ -158,7 +165,8 @@ fn copied(source: &Path) -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a temporary directory can be made");
     for entry in std::fs::read_dir(source).expect("the fixture can be listed") {
         let path = entry.expect("a listed entry can be read").path();
-        std::fs::copy(&path, folder.path().join(path.file_name().expect("a name"))).expect("it can be copied");
+        std::fs::copy(&path, folder.path().join(path.file_name().expect("a name")))
+            .expect("it can be copied");
     }
     folder
 }
@@ -230,7 +238,10 @@ fn sharded() -> tempfile::TempDir {
 /// The pickle of a PyTorch archive is changed in place, and its checksum made right again.
 #[test]
 fn no_mutated_pickle_hides_a_tensor() {
-    for source in ["fixtures/rules/FP904-uncovered-bytes/silent-every-storage-used.pt", "fixtures/rules/FP901-dangerous-pickle/silent-state-dict.pt"] {
+    for source in [
+        "fixtures/rules/FP904-uncovered-bytes/silent-every-storage-used.pt",
+        "fixtures/rules/FP901-dangerous-pickle/silent-state-dict.pt",
+    ] {
         let bytes = std::fs::read(source).expect("the fixture is there");
         let pickle = pickle_of(&bytes);
         let old = crc32(&bytes[pickle.clone()]).to_le_bytes();
@@ -256,7 +267,8 @@ fn pickle_of(file: &[u8]) -> std::ops::Range<usize> {
     let name = b"data.pkl";
     let local = file.windows(4).enumerate().filter(|(_, window)| *window == b"PK\x03\x04").map(|(at, _)| at);
     for at in local {
-        let short = |offset: usize| usize::from(u16::from_le_bytes([file[at + offset], file[at + offset + 1]]));
+        let short =
+            |offset: usize| usize::from(u16::from_le_bytes([file[at + offset], file[at + offset + 1]]));
         let (names, extra) = (short(26), short(28));
         if file[at + 30..at + 30 + names].ends_with(name) {
             let start = at + 30 + names + extra;

@@ -9,7 +9,11 @@ use crate::context::Context;
 use crate::files::digest;
 
 /// As [`measure_checkpoint`], and the BLAKE3 digest of every file at the same time, so that storage is read once.
-pub fn measure_with_digests(checkpoint: &Checkpoint, level: MeasureLevel, context: &Context) -> CheckpointAnalysis {
+pub fn measure_with_digests(
+    checkpoint: &Checkpoint,
+    level: MeasureLevel,
+    context: &Context,
+) -> CheckpointAnalysis {
     let (mut analysis, digests) = rayon::join(
         || measure_checkpoint(checkpoint, level, context),
         || checkpoint.files.par_iter().map(|file| digest(&file.input, context)).collect::<Vec<_>>(),

@@ -96,7 +96,8 @@ fn accepted(file: &Path, arguments: &Arguments, policy: &Policy, context: &Conte
         return Err(ErrorKind::Baseline { message }.in_file(file));
     }
     if !measurement::is_measurement(file) {
-        let message = format!("a baseline is a measurement file, and its name ends in {}", measurement::SUFFIX);
+        let message =
+            format!("a baseline is a measurement file, and its name ends in {}", measurement::SUFFIX);
         return Err(ErrorKind::Baseline { message }.in_file(file));
     }
     Baseline::new(measurement::read(file, context)?, file, &policy.thresholds)
@@ -120,6 +121,9 @@ fn init(path: &Path) -> Result<Outcome> {
         _ => Error::io(path, "write it", &error),
     })?;
     file.write_all(TEMPLATE.as_bytes()).map_err(|error| Error::io(path, "write it", &error))?;
-    print(format!("wrote {}: every line in it is a comment that says what can be set\n", path.display()).as_bytes())?;
+    print(
+        format!("wrote {}: every line in it is a comment that says what can be set\n", path.display())
+            .as_bytes(),
+    )?;
     Ok(Outcome::Answered)
 }

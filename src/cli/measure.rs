@@ -47,7 +47,13 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
     let context = arguments.reading.context()?;
     let policy = arguments.reading.policy(&context)?;
     let progress = Progress::start(&context, arguments.quiet);
-    let read = read(&arguments.paths, arguments.reading.level(), arguments.digests.wanted(), &policy.names, &context);
+    let read = read(
+        &arguments.paths,
+        arguments.reading.level(),
+        arguments.digests.wanted(),
+        &policy.names,
+        &context,
+    );
     progress.finish();
     for error in &read.errors {
         eprintln!("flashpoint: {error}");

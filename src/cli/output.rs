@@ -106,9 +106,7 @@ impl Outputs {
 
     fn render(&self, format: Format, report: &Report, color: bool) -> Vec<u8> {
         match format {
-            Format::Terminal => {
-                report::gate_report(report, Style { color, all: self.all }).into_bytes()
-            }
+            Format::Terminal => report::gate_report(report, Style { color, all: self.all }).into_bytes(),
             Format::Json => report::to_json(report),
             Format::Markdown => report::to_markdown(report),
             Format::Sarif => report::to_sarif(report),

@@ -10,6 +10,7 @@ use super::policy::Comparison;
 use super::written::Level;
 use crate::analysis::model::{Analysis, CheckpointAnalysis, Measured, Section, TensorAnalysis};
 use crate::error::{ErrorKind, Result};
+use crate::number::short;
 use crate::rules::{self, Finding, Overrides, Subject};
 
 /// An accepted checkpoint and the findings it was accepted with.
@@ -104,7 +105,8 @@ impl Baseline {
     pub(super) fn changes(&self, checkpoint: &CheckpointAnalysis, comparison: &Comparison) -> Vec<Change> {
         let before = by_name(&self.checkpoint);
         let mut changes = Vec::new();
-        for tensor in model(checkpoint) {
+        // What cannot be read is told as damage: of its shape and dtype nothing is known.
+        for tensor in model(checkpoint).filter(|tensor| !tensor.damaged) {
             let name = tensor.name.clone();
             let Some(then) = before.get(tensor.canonical_name.as_str()) else {
                 let message = format!("{name} is not in the baseline {}", self.checkpoint.name);
@@ -112,17 +114,32 @@ impl Baseline {
                 continue;
             };
             if then.shape != tensor.shape {
-                let message = format!("{name} has the shape {:?}, {:?} in the baseline", tensor.shape, then.shape);
-                changes.push(Change { check: &check::RESHAPED, level: comparison.reshaped, tensor: name.clone(), message });
+                let message =
+                    format!("{name} has the shape {:?}, {:?} in the baseline", tensor.shape, then.shape);
+                changes.push(Change {
+                    check: &check::RESHAPED,
+                    level: comparison.reshaped,
+                    tensor: name.clone(),
+                    message,
+                });
             }
             if then.dtype != tensor.dtype {
-                let dtype = |tensor: &TensorAnalysis| tensor.dtype.map_or_else(|| "no dtype".to_owned(), |dtype| dtype.to_string());
+                let dtype = |tensor: &TensorAnalysis| {
+                    tensor.dtype.map_or_else(|| "no dtype".to_owned(), |dtype| dtype.to_string())
+                };
                 let message = format!("{name} is {}, {} in the baseline", dtype(tensor), dtype(then));
-                changes.push(Change { check: &check::RETYPED, level: comparison.retyped, tensor: name, message });
+                changes.push(Change {
+                    check: &check::RETYPED,
+                    level: comparison.retyped,
+                    tensor: name,
+                    message,
+                });
             }
         }
         let now = by_name(checkpoint);
-        for tensor in model(&self.checkpoint).filter(|tensor| !now.contains_key(tensor.canonical_name.as_str())) {
+        for tensor in
+            model(&self.checkpoint).filter(|tensor| !now.contains_key(tensor.canonical_name.as_str()))
+        {
             let message = format!("{} of the baseline {} is missing", tensor.name, self.checkpoint.name);
             let tensor = tensor.name.clone();
             changes.push(Change { check: &check::MISSING, level: comparison.missing, tensor, message });
@@ -197,7 +214,9 @@ fn worse(now: &Finding, before: &Finding, growth: f64) -> Option<String> {
             !(evidence.value >= before / growth)
         };
         let label = &evidence.label;
-        grown.then(|| format!("the baseline has it with {label} {before}, now {}", evidence.value))
+        grown.then(|| {
+            format!("the baseline has it with {label} {}, now {}", short(before), short(evidence.value))
+        })
     })
 }
 

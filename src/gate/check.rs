@@ -108,6 +108,11 @@ pub fn find(code: &str) -> Option<&'static GateCheck> {
     CHECKS.iter().copied().find(|check| check.code == code)
 }
 
+/// Code and name of a rule or a check; the code alone where it holds the name.
+pub fn title(code: &str, name: &str) -> String {
+    if code.ends_with(name) { code.to_owned() } else { format!("{code} {name}") }
+}
+
 impl GateCheck {
     /// The code without `gate-`.
     pub fn name(&self) -> &'static str {

@@ -5,14 +5,13 @@ use std::collections::{BTreeSet, HashMap};
 use time::Date;
 
 use super::baseline::{Baseline, Known, Recognition};
-use super::check::{self, GateCheck};
+use super::check::{self, GateCheck, title};
 use super::exception::{Exception, written};
 use super::judgement::{Decision, Effect, Judgement, Outcome};
 use super::limit::{Limit, Quantity, Verdict};
 use super::policy::Policy;
-use crate::analysis::model::{
-    Analysis, CheckpointAnalysis, Measured, Problem, Section, TensorAnalysis,
-};
+use crate::analysis::model::{Analysis, CheckpointAnalysis, Measured, Problem, Section, TensorAnalysis};
+use crate::number::short;
 use crate::rules::{Assessment, Evidence, Finding, NotEvaluated, RULES, Severity, Subject};
 
 /// What is to be judged, and by what.
@@ -100,7 +99,8 @@ fn sentence(outcome: Outcome, decisions: &[Decision], not_evaluated: usize) -> S
         (Outcome::Pass, _) => {
             let told = [(Effect::Noticed, "below what fails"), (Effect::Tolerated, "tolerated")];
             let told = told.map(|(effect, what)| (count(effect), what));
-            let told = told.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("; {count} {what}"));
+            let told =
+                told.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("; {count} {what}"));
             format!("nothing fails{}{unchecked}", told.collect::<String>())
         }
         (_, Some(first)) => {
@@ -117,7 +117,7 @@ fn sentence(outcome: Outcome, decisions: &[Decision], not_evaluated: usize) -> S
                 (Effect::Prevents, fails) if fails > 0 => format!("; {fails} more would fail"),
                 _ => String::new(),
             };
-            format!("{head}: {} {}: {}{also}{unchecked}", first.check, first.name, first.message)
+            format!("{head}: {}: {}{also}{unchecked}", title(&first.check, &first.name), first.message)
         }
         (_, None) => String::new(),
     }
@@ -136,7 +136,13 @@ struct Claim {
 }
 
 impl Claim {
-    fn of_gate(check: &GateCheck, severity: Severity, checkpoint: &str, subject: Subject, message: String) -> Self {
+    fn of_gate(
+        check: &GateCheck,
+        severity: Severity,
+        checkpoint: &str,
+        subject: Subject,
+        message: String,
+    ) -> Self {
         Self {
             check: check.code.to_owned(),
             name: check.name().to_owned(),
@@ -326,7 +332,8 @@ impl<'a> Bench<'a> {
             let allowed = allowed.iter().map(name_of).collect::<Vec<_>>().join(", ");
             let message = format!("{} is {}; allowed are: {allowed}", file.name, name_of(&file.format));
             let subject = Subject::File(file.name.clone());
-            let claim = Claim::of_gate(&check::FORMAT, Severity::Critical, &checkpoint.name, subject, message);
+            let claim =
+                Claim::of_gate(&check::FORMAT, Severity::Critical, &checkpoint.name, subject, message);
             let told = Severity::Critical.to_string();
             let decision = self.by_severity(claim, Severity::Critical, &told);
             self.decisions.push(decision);
@@ -370,7 +377,10 @@ impl<'a> Bench<'a> {
                     Subject::Checkpoint,
                     message,
                 );
-                self.prevent(claim, "a limit of the policy could not be judged; give --baseline or baseline.file");
+                self.prevent(
+                    claim,
+                    "a limit of the policy could not be judged; give --baseline or baseline.file",
+                );
             }
             let before = self.case.baseline.map(Baseline::tensors);
             if limit.quantity == Quantity::ParameterNorm {
@@ -415,7 +425,11 @@ impl<'a> Bench<'a> {
             match verdict {
                 Verdict::Holds => {}
                 Verdict::Broken(label, value, largest) => {
-                    let mut claim = claim(format!("{quantity} of {of}: {label} {value} (limit {largest})"));
+                    let mut claim = claim(format!(
+                        "{quantity} of {of}: {label} {} (limit {})",
+                        short(value),
+                        short(largest)
+                    ));
                     let (label, unit) = (format!("{quantity}, {label}"), "1".to_owned());
                     claim.evidence.push(Evidence { label, value, limit: Some(largest), unit });
                     self.weigh(claim, names, Recognition::New);
@@ -424,7 +438,11 @@ impl<'a> Bench<'a> {
                     let claim = claim(format!("{quantity} of {of} was not judged: {reason}"));
                     match self.exception(check::LIMIT.code, names) {
                         Some(exception) => {
-                            self.decisions.push(claim.decided(Effect::Tolerated, limit.severity, exception.said()));
+                            self.decisions.push(claim.decided(
+                                Effect::Tolerated,
+                                limit.severity,
+                                exception.said(),
+                            ));
                         }
                         None => self.prevent(claim, "a limit of the policy could not be judged"),
                     }
@@ -501,7 +519,10 @@ impl<'a> Bench<'a> {
                 Claim::of_gate(check, severity, "", Subject::Checkpoint, message)
             };
             if let Some(last) = expires.filter(|_| !exception.holds(self.case.today)) {
-                let message = format!("the exception of {pattern} ({reason}) expired on {}", written(last));
+                let message = format!(
+                    "the exception of {pattern} ({reason}) expired on {} and no longer applies",
+                    written(last)
+                );
                 self.weigh(claim(&check::EXPIRED, Severity::Warning, message), &[], Recognition::New);
             } else if tensors().next().is_some() && !tensors().any(|tensor| exception.names(&names(tensor))) {
                 let message = format!("the exception of {pattern} ({reason}) names no tensor");
@@ -547,7 +568,8 @@ fn canonical_names(analysis: &Analysis) -> HashMap<(&str, &str), &str> {
     let mut canonical = HashMap::new();
     for checkpoint in &analysis.checkpoints {
         for tensor in &checkpoint.tensors {
-            canonical.insert((checkpoint.name.as_str(), tensor.name.as_str()), tensor.canonical_name.as_str());
+            canonical
+                .insert((checkpoint.name.as_str(), tensor.name.as_str()), tensor.canonical_name.as_str());
         }
     }
     canonical

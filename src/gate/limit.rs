@@ -121,7 +121,9 @@ impl Limit {
         let now = match now {
             Measured::Value(now) => *now,
             Measured::Degenerate(Degenerate::Empty) => return vec![Verdict::Holds],
-            Measured::Degenerate(kind) => return vec![Verdict::Unknown(format!("it has no value ({kind:?})"))],
+            Measured::Degenerate(kind) => {
+                return vec![Verdict::Unknown(format!("it has no value ({kind:?})"))];
+            }
             Measured::NotMeasured(reason) => return vec![Verdict::Unknown(reason.clone())],
         };
         let mut verdicts = Vec::new();
@@ -149,8 +151,12 @@ fn divisor(then: &Then) -> Result<f64, Verdict> {
     match &then.value {
         Measured::Value(then) if *then > 0.0 => Ok(*then),
         // Zero-initialised: every growth from there is infinite, and none of them means anything.
-        Measured::Value(_) | Measured::Degenerate(Degenerate::Empty | Degenerate::AllZero) => Err(Verdict::Holds),
-        Measured::Degenerate(kind) => Err(Verdict::Unknown(format!("in the baseline it has no value ({kind:?})"))),
+        Measured::Value(_) | Measured::Degenerate(Degenerate::Empty | Degenerate::AllZero) => {
+            Err(Verdict::Holds)
+        }
+        Measured::Degenerate(kind) => {
+            Err(Verdict::Unknown(format!("in the baseline it has no value ({kind:?})")))
+        }
         Measured::NotMeasured(reason) => Err(Verdict::Unknown(format!("in the baseline: {reason}"))),
     }
 }
@@ -162,12 +168,10 @@ fn grown(now: f64, then: &Then, limit: f64) -> Verdict {
 fn grown_per_step(now: f64, then: &Then, limit: f64) -> Verdict {
     match (divisor(then), then.steps) {
         (Err(verdict), _) => verdict,
-        (Ok(_), None) => {
-            Verdict::Unknown("it is not known how many steps lie between the baseline and this checkpoint".to_owned())
-        }
-        (Ok(_), Some(0)) => {
-            Verdict::Unknown("the baseline is of the same step or a later one".to_owned())
-        }
+        (Ok(_), None) => Verdict::Unknown(
+            "it is not known how many steps lie between the baseline and this checkpoint".to_owned(),
+        ),
+        (Ok(_), Some(0)) => Verdict::Unknown("the baseline is of the same step or a later one".to_owned()),
         (Ok(then), Some(steps)) => {
             held("ratio to the baseline per step", (now / then).powf(1.0 / steps as f64), limit)
         }

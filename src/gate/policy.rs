@@ -177,7 +177,10 @@ impl Reader<'_> {
         kind.in_file(self.path).at(At::in_text(self.text, byte))
     }
 
-    fn rules(&self, tables: &BTreeMap<Spanned<String>, BTreeMap<Spanned<String>, Spanned<toml::Value>>>) -> Result<Judging> {
+    fn rules(
+        &self,
+        tables: &BTreeMap<Spanned<String>, BTreeMap<Spanned<String>, Spanned<toml::Value>>>,
+    ) -> Result<Judging> {
         let mut thresholds = Overrides::default();
         let mut of_families = BTreeMap::new();
         let mut of_rules = BTreeMap::new();
@@ -211,7 +214,8 @@ impl Reader<'_> {
             if family.is_none() {
                 let rule = self.rule(named)?;
                 if let Some(other) = seen.insert(rule.code, named.get_ref()) {
-                    let message = format!("[rules.{}] and [rules.{other}] are the same rule", named.get_ref());
+                    let message =
+                        format!("[rules.{}] and [rules.{other}] are the same rule", named.get_ref());
                     return Err(self.refuse(message, named.span().start));
                 }
             }
@@ -224,12 +228,15 @@ impl Reader<'_> {
     /// The rules of a family such as `FP4xx`; `None` for what does not look like one.
     fn family(&self, named: &Spanned<String>) -> Result<Option<Vec<&'static Rule>>> {
         let upper = named.get_ref().to_ascii_uppercase();
-        let Some(prefix) = upper.strip_suffix("XX").filter(|prefix| prefix.len() == 3) else { return Ok(None) };
+        let Some(prefix) = upper.strip_suffix("XX").filter(|prefix| prefix.len() == 3) else {
+            return Ok(None);
+        };
         let rules = RULES.iter().copied().filter(|rule| rule.code.starts_with(prefix)).collect::<Vec<_>>();
         if rules.is_empty() {
             let families = RULES.iter().map(|rule| format!("{}xx", &rule.code[..3])).collect::<BTreeSet<_>>();
             let families = families.into_iter().collect::<Vec<_>>().join(", ");
-            let message = format!("no rule belongs to {}; families are {families}", named.get_ref().escape_debug());
+            let message =
+                format!("no rule belongs to {}; families are {families}", named.get_ref().escape_debug());
             return Err(self.refuse(message, named.span().start));
         }
         Ok(Some(rules))
@@ -259,7 +266,10 @@ impl Reader<'_> {
     fn level(&self, value: &Spanned<toml::Value>) -> Result<Level> {
         let level = value.get_ref().clone().try_into::<Level>();
         level.map_err(|_| {
-            let message = format!("a severity is \"critical\", \"warning\", \"note\" or \"off\", not {}", value.get_ref());
+            let message = format!(
+                "a severity is \"critical\", \"warning\", \"note\" or \"off\", not {}",
+                value.get_ref()
+            );
             self.refuse(message, value.span().start)
         })
     }
@@ -314,7 +324,8 @@ impl Reader<'_> {
 
     fn date(&self, written: &Spanned<Datetime>) -> Result<Date> {
         let refused = || {
-            let message = format!("an exception expires on a day, such as 2027-06-30, not {}", written.get_ref());
+            let message =
+                format!("an exception expires on a day, such as 2027-06-30, not {}", written.get_ref());
             self.refuse(message, written.span().start)
         };
         let Datetime { date: Some(date), time: None, offset: None } = *written.get_ref() else {
@@ -339,7 +350,8 @@ impl Reader<'_> {
             if let Some(number) = number
                 && !(number.get_ref().is_finite() && *number.get_ref() >= *least)
             {
-                let message = format!("{name} cannot be {}: it is a number from {least} up", number.get_ref());
+                let message =
+                    format!("{name} cannot be {}: it is a number from {least} up", number.get_ref());
                 return Err(self.refuse(message, number.span().start));
             }
         }
@@ -348,7 +360,8 @@ impl Reader<'_> {
             return Err(self.refuse(message, written.quantity.span().start));
         }
         let pattern = written.tensors.as_ref();
-        let tensors = pattern.map(|pattern| Ok((pattern.get_ref().clone(), self.glob(pattern)?))).transpose()?;
+        let tensors =
+            pattern.map(|pattern| Ok((pattern.get_ref().clone(), self.glob(pattern)?))).transpose()?;
         let [largest, growth, growth_per_step] =
             numbers.map(|(_, _, number)| number.as_ref().map(|number| *number.get_ref()));
         let severity = written.severity.unwrap_or(Severity::Critical);
@@ -395,7 +408,8 @@ impl Reader<'_> {
 
 fn unknown_threshold(rule: &Rule, name: &str) -> String {
     let known = rule.thresholds.iter().map(|threshold| threshold.name).collect::<Vec<_>>();
-    let listed = if known.is_empty() { "it has none".to_owned() } else { format!("it has {}", known.join(", ")) };
+    let listed =
+        if known.is_empty() { "it has none".to_owned() } else { format!("it has {}", known.join(", ")) };
     let nearest = did_you_mean(name, known.iter().copied().chain([SEVERITY]));
     format!("{} has no threshold {}{nearest}; {listed}", rule.code, name.escape_debug())
 }

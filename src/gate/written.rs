@@ -8,8 +8,8 @@ use serde::de::IgnoredAny;
 use toml::Spanned;
 use toml::value::Datetime;
 
-use crate::checkpoint::Role;
 use crate::analysis::model::Format;
+use crate::checkpoint::Role;
 use crate::rules::Severity;
 
 /// What a project decided about its checkpoints.

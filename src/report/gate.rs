@@ -2,10 +2,10 @@
 
 use std::fmt::{self, Write};
 
+use super::Report;
 use super::terminal::{Page, Style, evidence, painted};
 use super::text::{safe, safe_sentence};
-use super::Report;
-use crate::gate::{Decision, Effect, Judgement, Outcome};
+use crate::gate::{Decision, Effect, Judgement, Outcome, title};
 use crate::number::{grouped, short};
 
 /// Decisions of one rule and effect that are shown before the rest is counted.
@@ -38,9 +38,14 @@ fn write(report: &Report, gate: &Judgement, style: Style, out: &mut String) -> f
         writeln!(out, "limit replaced: {limit} = {}", short(*value))?;
     }
     if let Some(baseline) = &gate.baseline {
-        let step = baseline.step.map_or_else(|| "step unknown".to_owned(), |step| format!("step {}", grouped(step)));
+        let step =
+            baseline.step.map_or_else(|| "step unknown".to_owned(), |step| format!("step {}", grouped(step)));
         let (shared, tensors) = (grouped(baseline.shared), grouped(baseline.tensors));
-        writeln!(out, "baseline: {}, {step}; {shared} of its {tensors} tensors are here", safe(&baseline.checkpoint))?;
+        writeln!(
+            out,
+            "baseline: {}, {step}; {shared} of its {tensors} tensors are here",
+            safe(&baseline.checkpoint)
+        )?;
     }
     writeln!(out)?;
     for (effect, title) in [
@@ -83,7 +88,7 @@ fn list(decisions: &[&Decision], style: Style, out: &mut String) -> fmt::Result 
 
 fn one(decision: &Decision, style: Style, out: &mut String) -> fmt::Result {
     let Decision { severity, check, name, message, .. } = decision;
-    writeln!(out, "  {} {check} {name}: {}", painted(*severity, style), safe_sentence(message))?;
+    writeln!(out, "  {} {}: {}", painted(*severity, style), title(check, name), safe_sentence(message))?;
     let numbers = decision.evidence.iter().map(evidence).collect::<Vec<_>>();
     if !numbers.is_empty() {
         writeln!(out, "    evidence: {}", safe_sentence(&numbers.join("; ")))?;

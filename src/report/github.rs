@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::Report;
 use super::items::{Item, items};
 use super::text::safe_sentence;
-use crate::gate::{Effect, Outcome};
+use crate::gate::{Effect, Outcome, title};
 use crate::rules::Severity;
 
 /// GitHub shows so many annotations of a level for each step and drops the rest without a word.
@@ -55,7 +55,7 @@ fn level_of(item: &Item<'_>) -> Option<&'static str> {
 }
 
 fn annotation(text: &mut String, level: &str, item: &Item<'_>) {
-    let title = format!("{} {}", item.check, item.name);
+    let title = title(item.check, item.name);
     let file = item.file.map(|file| match item.checkpoint {
         "" => file.to_owned(),
         checkpoint if checkpoint.rsplit('/').next() == Some(file) => checkpoint.to_owned(),

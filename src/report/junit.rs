@@ -12,7 +12,7 @@ use quick_xml::events::{BytesDecl, BytesText, Event};
 use super::Report;
 use super::items::{Item, items, subject_name};
 use super::text::safe_sentence;
-use crate::gate::Effect;
+use crate::gate::{Effect, title};
 use crate::rules::{NotEvaluated, RULES};
 
 /// The report as JUnit XML.
@@ -106,7 +106,12 @@ fn suite_of<'a, 'b>(suites: &'b mut Vec<(&'a str, Suite<'a>)>, name: &'a str) ->
     &mut suites[index].1
 }
 
-fn write_suite(name: &str, suite: &Suite<'_>, report: &Report, writer: &mut Writer<Vec<u8>>) -> io::Result<()> {
+fn write_suite(
+    name: &str,
+    suite: &Suite<'_>,
+    report: &Report,
+    writer: &mut Writer<Vec<u8>>,
+) -> io::Result<()> {
     let name = if name.is_empty() { "flashpoint.toml" } else { name };
     let attributes = [
         ("name", xml_text(name)),
@@ -130,7 +135,7 @@ fn write_suite(name: &str, suite: &Suite<'_>, report: &Report, writer: &mut Writ
 }
 
 fn write_case(code: &str, rule: &str, case: &Case<'_>, writer: &mut Writer<Vec<u8>>) -> io::Result<()> {
-    let title = format!("{code} {rule}");
+    let title = title(code, rule);
     let element = writer.create_element("testcase");
     let element = element.with_attributes([("name", title.as_str()), ("classname", "flashpoint")]);
     let ending = case.ending();
@@ -169,7 +174,7 @@ fn write_case(code: &str, rule: &str, case: &Case<'_>, writer: &mut Writer<Vec<u
 
 /// A finding in lines: what, why it counts, what to do.
 fn details(item: &Item<'_>) -> String {
-    let mut lines = vec![format!("{} {} {}: {}", item.severity, item.check, item.name, item.message)];
+    let mut lines = vec![format!("{} {}: {}", item.severity, title(item.check, item.name), item.message)];
     lines.extend(item.reason.map(|reason| format!("why: {reason}")));
     lines.push(format!("what to do: {}", item.advice));
     lines.join("\n")

@@ -9,7 +9,7 @@ use super::Report;
 use super::items::{Item, items};
 use super::terminal::evidence;
 use super::text::safe_sentence;
-use crate::gate::{Effect, Judgement, Outcome};
+use crate::gate::{Effect, Judgement, Outcome, title};
 use crate::number::{bytes, grouped};
 
 /// Items of one heading that are written out before the rest is counted: a comment has a longest length.
@@ -78,7 +78,7 @@ fn section(title: &str, folded: bool, items: &[&Item<'_>], out: &mut String) -> 
         writeln!(out, "#### {title}\n")?;
     }
     for item in items.iter().take(SHOWN) {
-        writeln!(out, "- **{} {} {}**: {}", item.severity, item.check, item.name, code(item.message))?;
+        writeln!(out, "- **{} {}**: {}", item.severity, title(item.check, item.name), code(item.message))?;
         let numbers = item.evidence.iter().map(evidence).collect::<Vec<_>>().join("; ");
         if !numbers.is_empty() {
             writeln!(out, "  - evidence: {}", code(&numbers))?;

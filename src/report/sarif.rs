@@ -21,7 +21,8 @@ pub fn to_sarif(report: &Report) -> Vec<u8> {
     let items = items(report);
     let codes = items.iter().map(|item| item.check).collect::<BTreeSet<_>>();
     let codes = codes.into_iter().collect::<Vec<_>>();
-    let mut fingerprints = Fingerprints { several: report.analysis.checkpoints.len() > 1, seen: HashMap::new() };
+    let mut fingerprints =
+        Fingerprints { several: report.analysis.checkpoints.len() > 1, seen: HashMap::new() };
     let results = items.iter().map(|item| result(item, &codes, report, &mut fingerprints));
     let results = results.collect::<Vec<_>>();
     let log = json!({
@@ -140,7 +141,10 @@ fn location(item: &Item<'_>) -> Value {
             _ => "member",
         };
         let place = json!([{ "fullyQualifiedName": safe_sentence(&name), "kind": kind }]);
-        location.as_object_mut().expect("it was written as an object").insert("logicalLocations".to_owned(), place);
+        location
+            .as_object_mut()
+            .expect("it was written as an object")
+            .insert("logicalLocations".to_owned(), place);
     }
     location
 }
@@ -206,7 +210,9 @@ fn invocation(report: &Report) -> Value {
     let outcome = report.gate.as_ref().map(|gate| gate.outcome);
     let notes = report.not_evaluated.iter().map(|entry| {
         let what = entry.rule.as_deref().unwrap_or("elements");
-        let of = subject_name(&entry.subject).map(|name| format!(" of {}", safe_sentence(&name))).unwrap_or_default();
+        let of = subject_name(&entry.subject)
+            .map(|name| format!(" of {}", safe_sentence(&name)))
+            .unwrap_or_default();
         let text = format!("{what}{of} was not evaluated: {}", safe_sentence(&entry.reason));
         json!({ "level": "note", "message": { "text": text } })
     });
@@ -225,7 +231,8 @@ fn invocation(report: &Report) -> Value {
 /// The files that were looked at, with their digests where they were found.
 fn artifacts(report: &Report) -> Vec<Value> {
     let checkpoints = report.analysis.checkpoints.iter();
-    let files = checkpoints.flat_map(|checkpoint| checkpoint.files.iter().map(move |file| (checkpoint, file)));
+    let files =
+        checkpoints.flat_map(|checkpoint| checkpoint.files.iter().map(move |file| (checkpoint, file)));
     let artifact = files.map(|(checkpoint, file)| {
         let mut artifact = json!({
             "location": { "uri": uri(&[&checkpoint.name, &file.name]) },
@@ -243,7 +250,10 @@ fn artifacts(report: &Report) -> Vec<Value> {
 fn pascal_case(name: &str) -> String {
     let words = name.split('-').map(|word| {
         let mut letters = word.chars();
-        letters.next().map(|first| first.to_uppercase().chain(letters).collect::<String>()).unwrap_or_default()
+        letters
+            .next()
+            .map(|first| first.to_uppercase().chain(letters).collect::<String>())
+            .unwrap_or_default()
     });
     words.collect()
 }

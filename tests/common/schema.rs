@@ -25,8 +25,10 @@ fn check(root: &Value, schema: &Value, value: &Value, place: &str, lines: &mut V
     for (keyword, argument) in keywords {
         let holds = match keyword.as_str() {
             "$ref" => {
-                let pointer = argument.as_str().and_then(|text| text.strip_prefix('#')).expect("a local reference");
-                let target = root.pointer(pointer).unwrap_or_else(|| panic!("{pointer} is not in the schema"));
+                let pointer =
+                    argument.as_str().and_then(|text| text.strip_prefix('#')).expect("a local reference");
+                let target =
+                    root.pointer(pointer).unwrap_or_else(|| panic!("{pointer} is not in the schema"));
                 check(root, target, value, place, lines);
                 true
             }
@@ -47,9 +49,9 @@ fn check(root: &Value, schema: &Value, value: &Value, place: &str, lines: &mut V
                 true
             }
             "minItems" => value.as_array().is_none_or(|items| items.len() as u64 >= number(argument) as u64),
-            "uniqueItems" => value.as_array().is_none_or(|items| {
-                (0..items.len()).all(|index| !items[..index].contains(&items[index]))
-            }),
+            "uniqueItems" => value
+                .as_array()
+                .is_none_or(|items| (0..items.len()).all(|index| !items[..index].contains(&items[index]))),
             "minimum" => value.as_f64().is_none_or(|value| value >= number(argument)),
             "maximum" => value.as_f64().is_none_or(|value| value <= number(argument)),
             "minLength" => value.as_str().is_none_or(|text| text.chars().count() as f64 >= number(argument)),
@@ -59,7 +61,11 @@ fn check(root: &Value, schema: &Value, value: &Value, place: &str, lines: &mut V
                 schemas.iter().filter(|schema| is_valid(root, schema, value)).count() == 1
             }
             "allOf" => {
-                argument.as_array().into_iter().flatten().for_each(|part| check(root, part, value, place, lines));
+                argument
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .for_each(|part| check(root, part, value, place, lines));
                 true
             }
             "not" => !is_valid(root, argument, value),
@@ -78,7 +84,13 @@ fn check(root: &Value, schema: &Value, value: &Value, place: &str, lines: &mut V
 }
 
 /// Every member by its own schema, or by that of additional ones.
-fn members(root: &Value, keywords: &Map<String, Value>, object: &Map<String, Value>, place: &str, lines: &mut Vec<String>) {
+fn members(
+    root: &Value,
+    keywords: &Map<String, Value>,
+    object: &Map<String, Value>,
+    place: &str,
+    lines: &mut Vec<String>,
+) {
     for (name, member) in object {
         let own = keywords.get("properties").and_then(|properties| properties.get(name));
         if let Some(schema) = own.or_else(|| keywords.get("additionalProperties")) {
