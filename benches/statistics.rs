@@ -1,7 +1,11 @@
 //! How fast the statistics are, beside a plain read of the same mapping, `PyTorch` and numpy. One run, interleaved.
 //!
+//! Then the whole program: listing many tensors, and the memory that two large ones take.
+//!
 //! `FLASHPOINT_PYTHON=python3 cargo bench --bench statistics`. Files of 2 GB are made in the target directory once.
 //! `FLASHPOINT_BENCH_MB` makes them smaller, `FLASHPOINT_BENCH_ROUNDS` repeats more often.
+
+mod whole_process;
 
 use std::fs::File;
 use std::hint::black_box;
@@ -25,6 +29,7 @@ fn main() {
     let megabytes = number("FLASHPOINT_BENCH_MB", 2000);
     let rounds = number("FLASHPOINT_BENCH_ROUNDS", 5) as usize;
     let all = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    println!("load: {}", std::fs::read_to_string("/proc/loadavg").unwrap_or_default().trim());
     println!(
         "instruction sets: {}",
         Isa::available().iter().map(Isa::to_string).collect::<Vec<_>>().join(", ")
@@ -36,13 +41,18 @@ fn main() {
         }
         peers(&path);
     }
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    whole_process::listing(directory);
+    whole_process::memory(directory, megabytes);
+    println!("load: {}", std::fs::read_to_string("/proc/loadavg").unwrap_or_default().trim());
 }
 
 fn number(variable: &str, default: u64) -> u64 {
     std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
-/// Times everything on one file, `rounds` times in turn, and prints medians.
+/// Times everything on one file, `rounds` times in turn. Prints medians: of the rate on the wall clock, and of the ratio of
+/// processor times within a round.
 fn measure_file(path: &Path, dtype: DType, threads: usize, rounds: usize) {
     let context = Context::default();
     let file = Arc::new(InputFile::open(path, &context).expect("the file was just made"));
@@ -70,20 +80,21 @@ fn measure_file(path: &Path, dtype: DType, threads: usize, rounds: usize) {
     pool.install(|| {
         for _ in 0..rounds {
             for case in &mut cases {
-                let start = Instant::now();
+                let (start, cpu) = (Instant::now(), cpu_seconds());
                 (case.run)(&tensor, &context);
                 case.seconds.push(start.elapsed().as_secs_f64());
+                case.cpu_seconds.push(cpu_seconds() - cpu);
             }
         }
     });
-    let read = cases[0].median();
-    for case in &mut cases {
-        let seconds = case.median();
+    let read = cases[0].cpu_seconds.clone();
+    for case in &cases {
+        let ratios = read.iter().zip(&case.cpu_seconds).map(|(read, case)| read / case).collect();
         println!(
             "  {:<44} {:7.2} GB/s   {:5.2} of read",
             case.name,
-            length as f64 / seconds / 1e9,
-            read / seconds
+            length as f64 / median(case.seconds.clone()) / 1e9,
+            median(ratios)
         );
     }
     println!("  peak anonymous memory beyond the mapping: {} MB", watch.peak_mb());
@@ -103,17 +114,30 @@ struct Case {
     name: String,
     run: Run,
     seconds: Vec<f64>,
+    cpu_seconds: Vec<f64>,
 }
 
 impl Case {
     fn new(name: &str, run: impl Fn(&Tensor, &Context) + Sync + Send + 'static) -> Self {
-        Self { name: name.to_owned(), run: Box::new(run), seconds: Vec::new() }
+        Self { name: name.to_owned(), run: Box::new(run), seconds: Vec::new(), cpu_seconds: Vec::new() }
     }
+}
 
-    fn median(&mut self) -> f64 {
-        self.seconds.sort_by(f64::total_cmp);
-        self.seconds[self.seconds.len() / 2]
-    }
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Processor time of all threads of this process so far; NaN where the system does not tell. Beside other work it says
+/// more than the clock on the wall.
+fn cpu_seconds() -> f64 {
+    let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let nanoseconds = threads.filter_map(|thread| {
+        let told = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
+        told.split(' ').next()?.parse::<f64>().ok()
+    });
+    let sum = nanoseconds.sum::<f64>() / 1e9;
+    if sum > 0.0 { sum } else { f64::NAN }
 }
 
 /// The wrapping sum of all words of the mapping: as little as can be done with every byte.
@@ -181,11 +205,11 @@ struct Watch {
 
 impl Watch {
     fn start() -> Self {
-        let watch = Self { peak: Arc::default(), start: anonymous_kb() };
+        let watch = Self { peak: Arc::default(), start: anonymous_kb(Path::new(OURSELVES)) };
         let peak = Arc::downgrade(&watch.peak);
         std::thread::spawn(move || {
             while let Some(peak) = peak.upgrade() {
-                peak.fetch_max(anonymous_kb(), Ordering::Relaxed);
+                peak.fetch_max(anonymous_kb(Path::new(OURSELVES)), Ordering::Relaxed);
                 std::thread::sleep(Duration::from_millis(2));
             }
         });
@@ -197,9 +221,12 @@ impl Watch {
     }
 }
 
-/// `RssAnon` of `/proc/self/status`; 0 where there is none.
-fn anonymous_kb() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+/// What the system tells of this process.
+const OURSELVES: &str = "/proc/self/status";
+
+/// `RssAnon` of the `status` of a process; 0 where there is none.
+fn anonymous_kb(status: &Path) -> u64 {
+    let status = std::fs::read_to_string(status).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap_or_default();
     line.trim().trim_end_matches(" kB").parse().unwrap_or_default()
 }

@@ -10,13 +10,15 @@ pub struct Context {
     pub mmap: bool,
     /// Bytes done so far, for whoever draws it.
     pub progress: Arc<Progress>,
+    /// Sizes of the input that convolutions are measured at; empty where it is not known (`--input-size`).
+    pub input_size: Vec<u64>,
     /// Set by Ctrl-C: finish the block at hand and return what is known.
     pub cancel: Arc<AtomicBool>,
 }
 
 impl Default for Context {
     fn default() -> Self {
-        Self { mmap: true, progress: Arc::default(), cancel: Arc::default() }
+        Self { mmap: true, progress: Arc::default(), input_size: Vec::new(), cancel: Arc::default() }
     }
 }
 

@@ -193,7 +193,7 @@ pub enum ErrorKind {
         /// The one that begins first.
         other: String,
     },
-    /// Data that belongs to no tensor.
+    /// Data that belongs to no tensor, in a format whose writers leave none: a tensor is missing from the list.
     #[error("{bytes} bytes of data belong to no tensor")]
     UncoveredBytes {
         /// How many, in all places together.
@@ -224,6 +224,12 @@ pub enum ErrorKind {
     /// A shard beside the index that the index does not name.
     #[error("the index does not name this shard: it was not read")]
     StrayShard,
+    /// A model file beside the one that was read.
+    #[error("holds a model beside {}: its tensors were not read", read.escape_debug())]
+    OtherModel {
+        /// The file, or the index, that was read.
+        read: String,
+    },
     /// A tensor that the index names and that its shard does not hold.
     #[error("the index puts it in the shard {}, which does not hold it", shard.escape_debug())]
     NotInShard {
@@ -266,6 +272,12 @@ pub enum ErrorKind {
     Baseline {
         /// Why not.
         message: String,
+    },
+    /// A format that tells findings one by one, where a command has other things to say.
+    #[error("this command does not write {format}")]
+    NoSuchReport {
+        /// Its name.
+        format: String,
     },
     /// A file that would be replaced.
     #[error("it is there already, and is not overwritten")]
@@ -503,6 +515,8 @@ pub enum ZipFault {
     UnsafeName,
     /// Its bytes are also those of another member, or of the directory.
     Overlap,
+    /// Another name in its local header than in the directory.
+    TwoNames,
     /// A stored member with two different sizes.
     Sizes,
     /// What it inflates to is not as long as declared.
@@ -520,6 +534,7 @@ impl fmt::Display for ZipFault {
             Self::Duplicate => f.write_str("stands twice in the directory"),
             Self::UnsafeName => f.write_str("has a name that leads outside of the archive"),
             Self::Overlap => f.write_str("shares bytes with another"),
+            Self::TwoNames => f.write_str("has another name where its bytes lie"),
             Self::Sizes => f.write_str("is stored but has two sizes"),
             Self::Inflate => f.write_str("does not inflate to the size it declares"),
             Self::NotThere => f.write_str("is not where the directory says"),
@@ -564,6 +579,9 @@ impl ErrorKind {
             Self::SeveralCheckpoints { .. } => "name one of them",
             Self::MissingShard { .. } => "copy the shard beside the index again",
             Self::StrayShard => "move it away, or mend the index",
+            Self::OtherModel { .. } => {
+                "inspect it by its own name: which of them is loaded depends on the loader"
+            }
             Self::NotInShard { .. } | Self::NotInIndex | Self::TotalSize { .. } => {
                 "index and shards are of different writes: copy both again, or write the index anew"
             }
@@ -586,6 +604,7 @@ impl ErrorKind {
             Self::Baseline { .. } => {
                 "measure the checkpoint that was accepted: flashpoint measure CHECKPOINT --output accepted.measured.json"
             }
+            Self::NoSuchReport { .. } => "take terminal or json; inspect and gate write the others",
             Self::AlreadyThere => "edit it, or move it away first",
             Self::UnknownRule { .. } => "`flashpoint rules` lists them",
             Self::UnknownDtype { .. } | Self::UnsupportedTensor { .. } => {
@@ -646,9 +665,9 @@ impl ErrorKind {
         !matches!(
             self,
             Self::StrayShard
+                | Self::OtherModel { .. }
                 | Self::TotalSize { .. }
                 | Self::StepsDisagree { .. }
-                | Self::UncoveredBytes { .. }
                 | Self::UnknownDtype { .. }
                 | Self::UnsupportedTensor { .. }
                 | Self::DuplicateName { .. }

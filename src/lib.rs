@@ -9,6 +9,7 @@
 
 pub mod analysis;
 pub mod checkpoint;
+pub mod compute;
 pub mod context;
 pub mod diagnosis;
 pub mod error;
@@ -18,6 +19,7 @@ pub mod gate;
 pub mod history;
 pub mod json;
 pub mod number;
+pub mod random;
 pub mod report;
 pub mod rules;
 pub mod tensor;

@@ -133,3 +133,97 @@ fn a_swap_of_equal_shapes_is_not_seen_in_one_checkpoint() {
         swapped.parameters.iter().all(|parameter| *parameter.bound_ratio.value().expect("measured") < 1.0)
     );
 }
+
+fn moments(name: &str) -> Value {
+    common::oracle(Path::new("fixtures/oracle/optimizer/moments.json"))[name].clone()
+}
+
+/// Every quantity of `expected`, by the parameter's canonical name.
+#[track_caller]
+fn assert_quantities(state: &OptimizerAnalysis, expected: &Value) {
+    let expected = expected.as_object().expect("a table");
+    assert_eq!(state.parameters.len(), expected.len());
+    for parameter in &state.parameters {
+        let name = &parameter.tensor.as_ref().expect("mapped").canonical_name;
+        let found = [
+            ("gradient_rms", &parameter.gradient_rms),
+            ("signal_fraction", &parameter.signal_fraction),
+            ("update_rms", &parameter.update_rms),
+            ("update_ratio", &parameter.update_ratio),
+        ];
+        for (quantity, found) in found {
+            let wanted = expected[name][quantity].as_f64().expect(quantity);
+            let found = *found.value().unwrap_or_else(|| panic!("{name} {quantity}: {found:?}"));
+            assert!((found / wanted - 1.0).abs() < 1e-6, "{name} {quantity}: {found} {wanted}");
+        }
+    }
+}
+
+#[test]
+fn eight_bit_moments_are_decoded() {
+    let state = state("fixtures/optimizer/eight-bit.pt");
+    assert_eq!(state.optimizers[0].algorithm, Algorithm::EightBit);
+    assert_quantities(&state, &moments("eight-bit"));
+    for parameter in &state.parameters {
+        assert!(*parameter.bound_ratio.value().expect("measured") < 1.0, "{}", parameter.name);
+        assert!(parameter.defects.value().is_some());
+    }
+    let rms = *state.parameters[0].gradient_rms.value().expect("measured");
+    assert!((rms / 0.01 - 1.0).abs() < 0.02, "gradients were of deviation 0.01: {rms}");
+}
+
+#[test]
+fn eight_bit_moments_of_two_histories_break_the_bound_in_spite_of_rounding() {
+    let state = state("fixtures/optimizer/eight-bit-broken.pt");
+    assert!(*state.parameters[0].bound_ratio.value().expect("measured") > 2.0);
+    assert!(*state.parameters[1].bound_ratio.value().expect("measured") < 1.0);
+}
+
+#[test]
+fn a_run_directory_has_its_optimizer_by_name() {
+    let state = state("fixtures/optimizer/run-directory/checkpoint-400");
+    let optimizer = &state.optimizers[0];
+    assert_eq!((&optimizer.algorithm, optimizer.mapping.source), (&Algorithm::AdamW, MappingSource::Fqn));
+    assert_eq!(optimizer.mapping.refused, 0);
+    assert_eq!(
+        optimizer.groups.iter().map(|group| group.weight_decay).collect::<Vec<_>>(),
+        [Some(0.01), Some(0.0)]
+    );
+    assert!(state.parameters.iter().all(|parameter| parameter.step == Some(400.0)));
+    assert_quantities(&state, &moments("run-directory"));
+}
+
+#[test]
+fn amsgrads_maximum_is_never_below_the_second_moment() {
+    let healthy = state("fixtures/optimizer/amsgrad.pt");
+    for parameter in &healthy.parameters {
+        let defects = parameter.defects.value().expect("measured");
+        assert_eq!((defects.below_second, defects.non_finite_maximum), (0, 0), "{}", parameter.name);
+        assert!(parameter.gradient_rms.value().is_some());
+    }
+    let broken = state("fixtures/optimizer/amsgrad-broken.pt");
+    let defects = broken.parameters[1].defects.value().expect("measured");
+    assert_eq!((defects.below_second, defects.non_finite_maximum), (1, 1));
+}
+
+#[test]
+fn adafactor_is_named_as_not_invertible() {
+    let state = state("fixtures/optimizer/adafactor.pt");
+    assert_eq!(state.optimizers[0].algorithm, Algorithm::Adafactor);
+    for parameter in &state.parameters {
+        let Measured::NotMeasured(reason) = &parameter.gradient_rms else { panic!("{parameter:?}") };
+        assert!(reason.contains("Adafactor") && reason.contains("factored"), "{reason}");
+    }
+}
+
+/// What is wrong with a moment is said of the parameter it belongs to.
+#[test]
+fn a_finding_about_a_moment_names_its_parameter() {
+    use flashpoint::analysis::model::MeasureLevel;
+    use flashpoint::analysis::of_checkpoints;
+    use flashpoint::rules::{Overrides, evaluate};
+    let analysis = common::analyse(Path::new("fixtures/optimizer/amsgrad-broken.pt"), &Context::default());
+    let assessment = evaluate(&of_checkpoints(vec![analysis], MeasureLevel::Stats), &Overrides::default());
+    let finding = assessment.findings.iter().find(|finding| finding.rule == "FP101").expect("a NaN is told");
+    assert!(finding.message.contains("max_exp_avg_sq of model.small.weight"), "{}", finding.message);
+}

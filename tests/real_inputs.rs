@@ -51,9 +51,9 @@ fn no_real_input_is_accused_of_anything() {
     let oracles = oracles(&folder);
     assert!(oracles.len() >= 16, "only {} real inputs have an oracle", oracles.len());
     for (_, file) in oracles {
-        let analysis = common::analyse(&file, &Context::default());
+        let analysis = common::analyse_at(&file, MeasureLevel::Spectra, &Context::default());
         let assessment =
-            rules::evaluate(&of_checkpoints(vec![analysis], MeasureLevel::Stats), &Overrides::default());
+            rules::evaluate(&of_checkpoints(vec![analysis], MeasureLevel::Spectra), &Overrides::default());
         let alarms = assessment.findings.iter().filter(|finding| finding.severity > Severity::Note);
         accused.extend(
             alarms.map(|finding| format!("{}: {} {}", file.display(), finding.rule, finding.message)),

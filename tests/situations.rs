@@ -4,12 +4,15 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
+use flashpoint::analysis::log;
 use flashpoint::analysis::measure_checkpoint;
+use flashpoint::analysis::model::Run;
 use flashpoint::analysis::model::{Analysis, MeasureLevel};
 use flashpoint::analysis::of_checkpoints;
 use flashpoint::checkpoint::{Checkpoint, NameRules};
 use flashpoint::context::Context;
-use flashpoint::rules::{self, Assessment, Finding, Overrides, RULES, Severity, Subject};
+use flashpoint::history::{History, Options};
+use flashpoint::rules::{self, Assessment, Check, Finding, Overrides, RULES, Severity, Subject};
 
 #[test]
 fn every_rule_fires_on_its_firing_fixtures_and_is_silent_on_the_others() {
@@ -17,7 +20,11 @@ fn every_rule_fires_on_its_firing_fixtures_and_is_silent_on_the_others() {
     for rule in RULES {
         for fixture in fixtures_of(rule.code) {
             let name = file_name(&fixture);
-            let fired = match assess(&fixture) {
+            let assessed = match rule.check {
+                Check::Checkpoint(_) => assess(&fixture),
+                Check::Run(_) => Ok(assess_run(&fixture)),
+            };
+            let fired = match assessed {
                 Ok(assessment) => assessment.findings.iter().any(|finding| finding.rule == rule.code),
                 // A file that cannot be opened at all is damaged: the command says so and exits with 2.
                 Err(_) => rule.name == "damaged-file",
@@ -49,25 +56,27 @@ fn a_failing_run_is_named_with_its_tensor_and_a_healthy_one_is_not_accused() {
     let mut wrong = Vec::new();
     for run in folders(Path::new("fixtures/runs")) {
         let truth = common::oracle(&run.join("truth.json"));
-        for checkpoint in folders(&run) {
-            let assessment = assess(&checkpoint).unwrap_or_else(|error| panic!("{error}"));
+        let checkpoints = checkpoints(&run);
+        for checkpoint in &checkpoints {
+            let assessment = assess(checkpoint).unwrap_or_else(|error| panic!("{error}"));
             if truth["healthy"].as_bool() == Some(true) {
                 let alarms = assessment.findings.iter().filter(|finding| finding.severity > Severity::Note);
                 wrong.extend(alarms.map(|finding| format!("{}: {}", checkpoint.display(), finding.message)));
             }
         }
-        if truth["healthy"].as_bool() == Some(false) {
-            let last = folders(&run).pop().expect("a run has checkpoints");
-            let assessment = assess(&last).unwrap_or_else(|error| panic!("{error}"));
-            let (rule, tensor) = (truth["expected_rule"].as_str(), truth["tensor"].as_str());
+        // What only the course of a run shows is for the post-mortem: no rule need find it in one checkpoint.
+        if let Some(rule) = truth["expected_rule"].as_str() {
+            let last = checkpoints.last().expect("a run has checkpoints");
+            let assessment = assess(last).unwrap_or_else(|error| panic!("{error}"));
+            let tensor = truth["tensor"].as_str();
             // Where every tensor went at once, the truth names none.
             let named = |finding: &Finding| {
                 let culprit =
                     matches!(&finding.subject, Subject::Tensor(name) if tensor.is_none_or(|it| it == name));
-                Some(finding.rule.as_str()) == rule && culprit
+                finding.rule == rule && culprit
             };
             if !assessment.findings.iter().any(named) {
-                wrong.push(format!("{}: {rule:?} does not name {tensor:?}", last.display()));
+                wrong.push(format!("{}: {rule} does not name {tensor:?}", last.display()));
             }
         }
     }
@@ -76,9 +85,25 @@ fn a_failing_run_is_named_with_its_tensor_and_a_healthy_one_is_not_accused() {
 
 fn assess(path: &Path) -> Result<Assessment, flashpoint::error::Error> {
     let checkpoint = Checkpoint::read(path, &NameRules::default(), &Context::default())?;
-    let analysis = measure_checkpoint(&checkpoint, MeasureLevel::Stats, &Context::default());
-    let analysis: Analysis = of_checkpoints(vec![analysis], MeasureLevel::Stats);
+    let analysis = measure_checkpoint(&checkpoint, MeasureLevel::Full, &Context::default());
+    let analysis: Analysis = of_checkpoints(vec![analysis], MeasureLevel::Full);
     Ok(rules::evaluate(&analysis, &Overrides::default()))
+}
+
+/// What the rules say about a run that is nothing but its log.
+fn assess_run(path: &Path) -> Assessment {
+    let history = History::read(path, &Options::default(), &Context::default())
+        .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    assert!(history.errors.is_empty(), "{}: {:?}", path.display(), history.errors);
+    let mut analysis = of_checkpoints(Vec::new(), MeasureLevel::Stats);
+    analysis.log = log::measure(&history);
+    analysis.run = Some(Run { name: history.name, until: None, remarks: history.remarks });
+    rules::evaluate(&analysis, &Overrides::default())
+}
+
+/// The checkpoint directories of a run, which may keep gradients beside them.
+fn checkpoints(run: &Path) -> Vec<PathBuf> {
+    folders(run).into_iter().filter(|path| file_name(path).starts_with("checkpoint-")).collect()
 }
 
 fn fixtures_of(code: &str) -> Vec<PathBuf> {

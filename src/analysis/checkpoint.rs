@@ -1,6 +1,6 @@
 //! One checkpoint measured: every tensor once, ties copied, damage kept as entries.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 use rayon::prelude::*;
@@ -11,6 +11,7 @@ use super::model::{
 };
 use super::optimizer;
 use super::population::fill_role_spread;
+use super::spectrum;
 use super::statistics::{self, Pivot};
 use crate::checkpoint::{Checkpoint, CheckpointTensor, Role};
 use crate::context::Context;
@@ -27,17 +28,16 @@ pub fn measure_checkpoint(
 ) -> CheckpointAnalysis {
     announce_work(checkpoint, level, context);
     let mut problems = checkpoint.problems.iter().map(|error| problem(checkpoint, error)).collect::<Vec<_>>();
-    let measured: Vec<(TensorAnalysis, Option<Error>)> = checkpoint
-        .tensors
-        .par_iter()
-        .map(|tensor| measure_tensor(checkpoint, tensor, level, context))
-        .collect();
-    let mut tensors = Vec::with_capacity(measured.len());
-    for (tensor, error) in measured {
-        problems.extend(error.map(|error| problem(checkpoint, &error)));
-        tensors.push(tensor);
+    let mut tensors = Vec::with_capacity(checkpoint.tensors.len());
+    for batch in side_by_side(&checkpoint.tensors) {
+        let measured: Vec<(TensorAnalysis, Option<Error>)> =
+            batch.par_iter().map(|tensor| measure_tensor(checkpoint, tensor, level, context)).collect();
+        for (tensor, error) in measured {
+            problems.extend(error.map(|error| problem(checkpoint, &error)));
+            tensors.push(tensor);
+        }
     }
-    if level == MeasureLevel::Stats {
+    if level >= MeasureLevel::Stats {
         for found in failed_checksums(checkpoint, context) {
             if !problems.contains(&found) {
                 problems.push(found);
@@ -46,11 +46,19 @@ pub fn measure_checkpoint(
     }
     problems.extend(changed_files(checkpoint));
     copy_ties(&mut tensors);
+    name_state(checkpoint, &mut tensors);
     fill_role_spread(&mut tensors);
+    let layers = spectrum::measure_all(checkpoint, &mut tensors, level, &context.input_size, context);
+    for found in layers.errors.iter().map(|error| problem(checkpoint, error)) {
+        if !problems.contains(&found) {
+            problems.push(found);
+        }
+    }
     CheckpointAnalysis {
         name: checkpoint.name.clone(),
         layout: checkpoint.layout,
         step: checkpoint.step.map_or_else(|| Measured::not("the checkpoint does not say"), Measured::Value),
+        step_source: checkpoint.step_source.clone(),
         files: files(checkpoint),
         problems,
         globals: globals(checkpoint),
@@ -60,7 +68,29 @@ pub fn measure_checkpoint(
             .map_or_else(|| Measured::not("no config.json beside the weights"), Measured::Value),
         tensors,
         optimizer: optimizer::measure(checkpoint, level, context),
+        attention: layers.attention,
+        adapters: layers.adapters,
     }
+}
+
+/// What the tensors that are measured side by side may hold together. A single one holds at most as much.
+const MOST_HELD_BYTES: u64 = 32 << 20;
+
+/// The tensors in batches whose searches fit into memory together, however many threads there are.
+fn side_by_side(tensors: &[CheckpointTensor]) -> impl Iterator<Item = &[CheckpointTensor]> {
+    let held = |named: &CheckpointTensor| named.tensor.as_ref().map_or(0, statistics::held_bytes);
+    let mut rest = tensors;
+    std::iter::from_fn(move || {
+        let mut sum = 0;
+        let fits = |named: &&CheckpointTensor| {
+            sum += held(named);
+            sum <= MOST_HELD_BYTES
+        };
+        let length = rest.iter().take_while(fits).count().max(1).min(rest.len());
+        let (batch, later) = rest.split_at(length);
+        rest = later;
+        (!batch.is_empty()).then_some(batch)
+    })
 }
 
 fn announce_work(checkpoint: &Checkpoint, level: MeasureLevel, context: &Context) {
@@ -100,12 +130,16 @@ fn measure_tensor(
     }
 }
 
-/// Members of PyTorch archives whose bytes are not those that were written: PyTorch itself does not compare them.
+/// Members of archives whose bytes are not those that were written: PyTorch itself does not compare them.
 fn failed_checksums(checkpoint: &Checkpoint, context: &Context) -> Vec<Problem> {
-    let is_archive = |format| matches!(format, Format::TorchZip | Format::TorchScript);
-    let archives = checkpoint.files.iter().filter(|file| is_archive(file.format));
-    let failed = archives
-        .flat_map(|file| torch::verify_checksums(&file.input, context).unwrap_or_else(|error| vec![error]));
+    let is_archive = |format| matches!(format, Format::TorchZip | Format::TorchScript | Format::Npz);
+    // Of a model beside the one that was read, only the pickle was looked at.
+    let read: BTreeSet<usize> = checkpoint.tensors.iter().filter_map(|tensor| tensor.file).collect();
+    let files = checkpoint.files.iter().enumerate();
+    let archives = files.filter(|(index, file)| is_archive(file.format) && read.contains(index));
+    let failed = archives.flat_map(|(_, file)| {
+        torch::verify_checksums(&file.input, context).unwrap_or_else(|error| vec![error])
+    });
     failed.map(|error| problem(checkpoint, &error)).collect()
 }
 
@@ -138,11 +172,13 @@ fn listed(checkpoint: &Checkpoint, named: &CheckpointTensor) -> TensorAnalysis {
         shape,
         damaged: named.tensor.as_ref().is_err_and(|error| error.kind.is_damage()),
         tied_to: named.tied_to.clone(),
+        state_of: None,
         statistics: Measured::NotMeasured(reason.clone()),
         median_abs: Measured::NotMeasured(reason.clone()),
         rows: Measured::NotMeasured(reason.clone()),
         pages: Measured::NotMeasured(reason.clone()),
-        role_spread: Measured::NotMeasured(reason),
+        role_spread: Measured::NotMeasured(reason.clone()),
+        spectrum: Measured::NotMeasured(reason),
     }
 }
 
@@ -156,7 +192,7 @@ fn measure_elements(
     // LayerNorm and RMSNorm gains sit near 1: power sums around 0 would cancel.
     let pivot = if role == Role::NormGain { Pivot::One } else { Pivot::Zero };
     analysis.statistics = statistics::measure(tensor, level, pivot, context)?;
-    if level == MeasureLevel::Stats
+    if level >= MeasureLevel::Stats
         && let Measured::Value(statistics) = &analysis.statistics
     {
         analysis.median_abs = statistics::measure_median_abs(tensor, context)?;
@@ -164,6 +200,18 @@ fn measure_elements(
         analysis.pages = statistics::measure_pages(tensor, statistics.zero, context)?;
     }
     Ok(())
+}
+
+/// Says of which parameter a moment is, where the optimizer was joined to the model.
+fn name_state(checkpoint: &Checkpoint, tensors: &mut [TensorAnalysis]) {
+    for state in checkpoint.optimizers.iter().flat_map(|optimizer| &optimizer.parameters) {
+        let Some(parameter) = state.parameter.map(|index| tensors[index].name.clone()) else { continue };
+        let moments =
+            [state.exp_avg, state.exp_avg_sq, state.max_exp_avg_sq, state.momentum_buffer, state.square_avg];
+        for index in moments.into_iter().flatten() {
+            tensors[index].state_of = Some(parameter.clone());
+        }
+    }
 }
 
 /// Gives tied tensors the measurements of the tensor they are tied to.
@@ -214,8 +262,18 @@ pub(super) fn problem(checkpoint: &Checkpoint, error: &Error) -> Problem {
     let inside =
         home.and_then(|home| error.path.strip_prefix(home).ok()).filter(|rest| !rest.as_os_str().is_empty());
     let file = inside.map(Path::as_os_str).or(error.path.file_name()).unwrap_or_default();
+    described(&file.to_string_lossy(), error)
+}
+
+/// Why a path could not be read at all. An absolute one is told by its last component.
+pub fn unread(error: &Error) -> Problem {
+    let own = error.path.file_name().filter(|_| error.path.is_absolute());
+    described(&own.unwrap_or(error.path.as_os_str()).to_string_lossy(), error)
+}
+
+fn described(file: &str, error: &Error) -> Problem {
     Problem {
-        file: file.to_string_lossy().into_owned(),
+        file: file.to_owned(),
         at: error.at.as_ref().map(ToString::to_string),
         tensor: error.tensor.clone(),
         kind: error.kind.name(),

@@ -1,14 +1,19 @@
 //! Everything measured: the model of an analysis, and the algorithms that fill it. Judges nothing, prints nothing.
 
 mod checkpoint;
+pub mod diff;
 mod digests;
+pub mod log;
 pub mod measurement;
 pub mod model;
 pub mod optimizer;
 mod population;
+pub mod run;
+pub mod series;
+pub mod spectrum;
 pub mod statistics;
 
-pub use checkpoint::measure_checkpoint;
+pub use checkpoint::{measure_checkpoint, unread};
 pub use digests::measure_with_digests;
 
 use std::collections::HashMap;
@@ -33,6 +38,7 @@ pub fn of_checkpoints(mut checkpoints: Vec<CheckpointAnalysis>, measured: Measur
         checkpoints,
         run: None,
         intervals: Vec::new(),
+        replicas: Vec::new(),
         dumps: Vec::new(),
         log: None,
     }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 mod optimizer;
 mod run;
+mod spectrum;
 
 pub use optimizer::{
     Algorithm, Defects, FirstStep, MappedTensor, Mapping, MappingSource, OptimizerAnalysis, OptimizerSummary,
@@ -16,8 +17,14 @@ pub use optimizer::{
 };
 
 pub use run::{
-    DumpAnalysis, DumpTensor, IntervalAnalysis, LogAnalysis, LogPoint, LogSemantics, LogSource, Number,
-    Remark, RemarkKind, Run, TensorInterval,
+    AccumulationChange, Difference, DumpAnalysis, DumpTensor, IntervalAnalysis, LogAnalysis, LogPoint,
+    LogSemantics, LogSource, Number, Remark, RemarkKind, ReplicaAnalysis, Reshaped, Run, ScaleFall,
+    TensorDifference, TensorInterval,
+};
+
+pub use spectrum::{
+    AdapterAnalysis, AttentionAnalysis, ConvolutionSetting, Density, HeadAnalysis, MarchenkoPastur,
+    SpectralNorm, Spectrum, SpectrumMethod, SpectrumOf, SpectrumPart, WeightWatcher,
 };
 
 pub use crate::checkpoint::{Layer, Layout, Role, Section};
@@ -45,6 +52,9 @@ pub struct Analysis {
     /// What happened between each two neighbouring checkpoints of the run.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub intervals: Vec<IntervalAnalysis>,
+    /// Replicas of the run's checkpoints by other ranks, by step.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub replicas: Vec<ReplicaAnalysis>,
     /// The run's gradient dumps, by step.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dumps: Vec<DumpAnalysis>,
@@ -63,6 +73,10 @@ pub enum MeasureLevel {
     Norms,
     /// Moments, exponent histogram, rows, storage pages as well.
     Stats,
+    /// The largest singular values as well, with a bracket.
+    Spectra,
+    /// All singular values as well.
+    Full,
 }
 
 /// A quantity, or why there is none. A check that could not run is never a pass.
@@ -126,6 +140,9 @@ pub struct CheckpointAnalysis {
     pub layout: Layout,
     /// Optimizer steps taken, where the checkpoint says so.
     pub step: Measured<u64>,
+    /// The place that says so: `global_step in last.ckpt`, `the name ckpt_400.pt`.
+    #[serde(default)]
+    pub step_source: Option<String>,
     /// The files that were read.
     pub files: Vec<FileAnalysis>,
     /// What is wrong with files or with the whole.
@@ -137,8 +154,14 @@ pub struct CheckpointAnalysis {
     /// Every tensor, in file order.
     pub tensors: Vec<TensorAnalysis>,
     /// Its optimizers' state.
-    #[serde(default = "not_in_the_file")]
+    #[serde(default = "not_in_the_file::<OptimizerAnalysis>")]
     pub optimizer: Measured<OptimizerAnalysis>,
+    /// The logits its attention layers can give.
+    #[serde(default = "not_in_the_file::<Vec<AttentionAnalysis>>")]
+    pub attention: Measured<Vec<AttentionAnalysis>>,
+    /// Its low-rank adapters.
+    #[serde(default = "not_in_the_file::<Vec<AdapterAnalysis>>")]
+    pub adapters: Measured<Vec<AdapterAnalysis>>,
 }
 
 /// One file of a checkpoint.
@@ -216,6 +239,9 @@ pub struct TensorAnalysis {
     pub damaged: bool,
     /// The first tensor with the same storage and view, where this one is tied to it.
     pub tied_to: Option<String>,
+    /// The parameter whose optimizer state it is, by its name as stored, where that is known.
+    #[serde(default)]
+    pub state_of: Option<String>,
     /// Statistics of its elements.
     pub statistics: Measured<Statistics>,
     /// Median of |x| over the finite elements, for small tensors.
@@ -226,6 +252,9 @@ pub struct TensorAnalysis {
     pub pages: Measured<Pages>,
     /// RMS divided by the median RMS of the tensors of its role.
     pub role_spread: Measured<f64>,
+    /// Its singular values, for what maps.
+    #[serde(default = "not_in_the_file::<Spectrum>")]
+    pub spectrum: Measured<Spectrum>,
 }
 
 /// Statistics over the finite elements of a tensor; counts over all.
@@ -341,15 +370,21 @@ pub struct Pages {
 }
 
 /// What a measurement file of an earlier version says of what was added since.
-fn not_in_the_file() -> Measured<OptimizerAnalysis> {
+fn not_in_the_file<T>() -> Measured<T> {
     Measured::not("the measurement file was written before this was measured")
 }
 
 impl Analysis {
     /// True where at least one element of every checkpoint was looked at.
     pub fn is_judged(&self) -> bool {
-        let read = |tensor: &TensorAnalysis| tensor.statistics.value().is_some();
-        self.checkpoints.iter().all(|checkpoint| checkpoint.tensors.iter().any(read))
+        self.checkpoints.iter().all(CheckpointAnalysis::is_judged)
+    }
+}
+
+impl CheckpointAnalysis {
+    /// True where at least one element was looked at.
+    pub fn is_judged(&self) -> bool {
+        self.tensors.iter().any(|tensor| tensor.statistics.value().is_some())
     }
 }
 
@@ -361,6 +396,14 @@ impl Statistics {
 }
 
 impl TensorAnalysis {
+    /// Its name, and of optimizer state the parameter it belongs to: `state.3.exp_avg of layers.3.attn.qkv`.
+    pub fn told(&self) -> String {
+        match &self.state_of {
+            Some(parameter) => format!("{} of {parameter}", self.name),
+            None => self.name.clone(),
+        }
+    }
+
     /// True for a part of the model whose elements could not be read, so that it may be a parameter.
     pub fn is_unread_weight(&self) -> bool {
         self.section == Section::Model

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::InputFile;
-use crate::format::{Danger, Format, GlobalUse};
+use crate::format::{Danger, Format, GlobalUse, MAX_TENSORS};
 use crate::tensor::{Kind, Tensor};
 
 mod json;
@@ -41,6 +41,8 @@ pub struct Checkpoint {
     pub layout: Layout,
     /// Optimizer steps taken, where the checkpoint says so.
     pub step: Option<u64>,
+    /// The place that says so, for people: a key of a file, a name, the optimizer's state.
+    pub step_source: Option<String>,
     /// The files that were read.
     pub files: Vec<CheckpointFile>,
     /// Every tensor, file by file and in file order, then those that only an index names.
@@ -49,6 +51,8 @@ pub struct Checkpoint {
     pub problems: Vec<Error>,
     /// Classes and functions that pickles name and that are not on the allow-list, each with the index of its file.
     pub globals: Vec<(usize, GlobalUse)>,
+    /// Text metadata of its files, such as safetensors' `__metadata__`; of the later file where two say one key.
+    pub metadata: BTreeMap<String, String>,
     /// Every optimizer whose state is there.
     pub optimizers: Vec<OptimizerState>,
     /// The architecture's `config.json`, where there is one.
@@ -176,6 +180,18 @@ pub struct Layer {
     pub order: u64,
 }
 
+/// The step that the name of a file or directory gives, and whether the number can only be a step: that of `ckpt_3.pt`
+/// may as well be an epoch.
+pub fn step_in_name(path: &Path) -> Option<(u64, bool)> {
+    step::in_name(path).map(|claim| (claim.step, claim.certain))
+}
+
+/// Why the directory at `path` is no checkpoint that is read, by the names in it alone: a kind that is not read, or one
+/// that its writer has not finished. `None` where nothing rules it out.
+pub fn refusal(path: &Path) -> Option<Error> {
+    layout::refusal(path)
+}
+
 impl Checkpoint {
     /// Reads the checkpoint at `path`: a file, an index of shards, or a directory.
     ///
@@ -186,18 +202,26 @@ impl Checkpoint {
     /// When nothing can be read, or there is no tensor, or the directory holds several checkpoints. Everything less is
     /// in [`Checkpoint::problems`] and in the tensors.
     pub fn read(path: &Path, names: &NameRules, context: &Context) -> Result<Self> {
-        let Parts { layout, files, absent, mut claims, mut problems, config } = layout::read(path, context)?;
+        let Parts { layout, files, absent, mut claims, mut problems, config, hyperparameters } =
+            layout::read(path, context)?;
         let mut drafts: Vec<Draft> = Vec::new();
         let mut read = Vec::with_capacity(files.len());
         let mut globals = Vec::new();
+        let mut metadata = BTreeMap::new();
         let mut optimizers = Vec::new();
         let mut schedules = Vec::new();
         for (index, Part { name, section, input, container, label }) in files.into_iter().enumerate() {
             let places = section::place(&container, section);
             let found = optimizer::read(&container, &name, drafts.len());
             optimizers.extend(found.optimizers);
+            if section == Some(Section::Optimizer) && container.objects.is_none() {
+                let told = hyperparameters.as_ref();
+                let steps = claims.first().map(|claim| claim.step);
+                optimizers.extend(optimizer::read_named(&container, &name, drafts.len(), told, steps));
+            }
             schedules.extend(found.schedules);
             problems.extend(container.problems);
+            metadata.extend(container.metadata);
             globals.extend(container.globals.into_iter().map(|global| (index, global)));
             drafts.extend(container.entries.into_iter().zip(places).map(|(entry, place)| Draft {
                 name: entry.name,
@@ -216,6 +240,9 @@ impl Checkpoint {
             file: None,
             tensor: Err(error),
         }));
+        if drafts.len() as u64 > MAX_TENSORS {
+            return Err(ErrorKind::TooMany { what: "tensors", limit: MAX_TENSORS }.in_file(path));
+        }
         if drafts.is_empty() {
             // What a pickle would run is worth a report of its own, also where it holds nothing else.
             if !globals.iter().any(|(_, found)| found.danger == Danger::Dangerous) {
@@ -230,7 +257,7 @@ impl Checkpoint {
         }
         let tensors = tie(name_all(drafts, names));
         claims.extend(step::in_optimizers(&optimizers));
-        let (step, disagreement) = step::settle(path, &claims);
+        let (claim, disagreement) = step::settle(path, &claims);
         problems.extend(disagreement);
         join_optimizers(&mut optimizers, &tensors, &read);
         attach_schedules(&mut optimizers, schedules);
@@ -239,11 +266,13 @@ impl Checkpoint {
             name: short_name(&path),
             path,
             layout,
-            step,
+            step: claim.as_ref().map(|claim| claim.step),
+            step_source: claim.map(|claim| claim.place),
             files: read,
             tensors,
             problems,
             globals,
+            metadata,
             optimizers,
             config,
         })
@@ -294,11 +323,15 @@ impl Draft {
             role: if self.place.section == Section::Optimizer { Role::OptimizerState } else { Role::Other },
             canonical_name: self.place.name.clone(),
         });
-        let label = self.label.map(|label| format!("{label}/")).unwrap_or_default();
-        let layer = Layer { path: format!("{label}{}", layer.path), ..layer };
+        // Most tensors have no label, and keep the text they have.
+        let labelled = |text: String| match &self.label {
+            Some(label) => format!("{label}/{text}"),
+            None => text,
+        };
+        let layer = Layer { path: labelled(layer.path), ..layer };
         CheckpointTensor {
-            name: format!("{label}{}", self.name),
-            canonical_name: format!("{label}{canonical_name}"),
+            name: labelled(self.name),
+            canonical_name: labelled(canonical_name),
             file: self.file,
             section: self.place.section,
             layer,

@@ -87,12 +87,12 @@ fn number_after(name: &str, word: &str) -> Option<u64> {
     })
 }
 
-/// The step to believe: the first certain one of `claims` and the path, or else the first. And a problem where they disagree.
-pub(super) fn settle(path: &Path, claims: &[Claim]) -> (Option<u64>, Option<Error>) {
+/// The claim to believe: the first certain one of `claims` and the path, or else the first. And a problem where they disagree.
+pub(super) fn settle(path: &Path, claims: &[Claim]) -> (Option<Claim>, Option<Error>) {
     let by_name = in_name(path).or_else(|| in_name(path.parent().filter(|_| path.is_file())?));
     let claims: Vec<&Claim> = claims.iter().chain(&by_name).collect();
     let certain: Vec<&Claim> = claims.iter().copied().filter(|claim| claim.certain).collect();
-    let believed = certain.first().or(claims.first()).map(|claim| claim.step);
+    let believed = certain.first().or(claims.first()).map(|&claim| claim.clone());
     let agree = certain.iter().all(|claim| Some(claim.step) == certain.first().map(|first| first.step));
     let disagreement = (!agree).then(|| {
         let claims = certain.iter().map(|claim| format!("{} in {}", claim.step, claim.place)).collect();
@@ -132,13 +132,17 @@ mod tests {
     fn places_that_disagree_are_reported_and_the_file_is_believed() {
         let claim = |step, certain| Claim { place: "trainer_state.json".to_owned(), step, certain };
         let path = Path::new("run/checkpoint-500");
-        let (step, problem) = settle(path, &[claim(400, true)]);
-        assert_eq!(step, Some(400));
+        let settled = |path: &str, claims: &[Claim]| {
+            let (claim, problem) = settle(Path::new(path), claims);
+            (claim.map(|claim| claim.step), problem)
+        };
+        let (claimed, problem) = settle(path, &[claim(400, true)]);
+        assert_eq!(claimed, Some(claim(400, true)));
         assert!(matches!(problem.unwrap().kind, ErrorKind::StepsDisagree { .. }));
-        assert_eq!(settle(path, &[claim(500, true)]), (Some(500), None));
-        assert_eq!(settle(Path::new("ckpt_3.pt"), &[claim(400, true)]), (Some(400), None));
-        assert_eq!(settle(Path::new("ckpt_3.pt"), &[claim(120, false)]), (Some(120), None));
-        assert_eq!(settle(Path::new("step-400.pt"), &[claim(390, false)]), (Some(400), None));
-        assert_eq!(settle(Path::new("model.pt"), &[]), (None, None));
+        assert_eq!(settled("run/checkpoint-500", &[claim(500, true)]), (Some(500), None));
+        assert_eq!(settled("ckpt_3.pt", &[claim(400, true)]), (Some(400), None));
+        assert_eq!(settled("ckpt_3.pt", &[claim(120, false)]), (Some(120), None));
+        assert_eq!(settled("step-400.pt", &[claim(390, false)]), (Some(400), None));
+        assert_eq!(settled("model.pt", &[]), (None, None));
     }
 }

@@ -5,11 +5,11 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use flashpoint::analysis::measurement;
+use flashpoint::analysis::{measurement, unread};
 use flashpoint::context::Context;
 use flashpoint::error::{Error, ErrorKind, Result};
 use flashpoint::gate::{self, Baseline, Case, Policy, TEMPLATE, Unreadable};
-use flashpoint::report::Report;
+use flashpoint::report::{Report, gate_report};
 use flashpoint::rules;
 use time::OffsetDateTime;
 
@@ -54,7 +54,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
     let policy = arguments.reading.policy(&context)?;
     let file = arguments.baseline.as_ref().or(policy.baseline.file.as_ref());
     let inputs = arguments.paths.iter().chain(file).chain(&arguments.reading.config).cloned();
-    arguments.outputs.check(&inputs.collect::<Vec<_>>())?;
+    arguments.outputs.check_for_report(&inputs.collect::<Vec<_>>())?;
     let baseline = file.map(|file| accepted(file, arguments, &policy, &context)).transpose()?;
     let progress = Progress::start(&context, arguments.outputs.quiet);
     let digests = arguments.digests.wanted();
@@ -79,8 +79,10 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
         interrupted,
     });
     let outcome = judgement.outcome;
-    let report = Report::new(read.analysis, assessment, &policy.thresholds).judged(judgement);
-    arguments.outputs.write(&if interrupted { report.interrupted() } else { report })?;
+    let unread = read.errors.iter().map(unread).collect();
+    let report = Report::new(read.analysis, assessment, &policy.thresholds, unread).judged(judgement);
+    let report = if interrupted { report.interrupted() } else { report };
+    arguments.outputs.write_report(&report, |style| gate_report(&report, style))?;
     Ok(match outcome {
         _ if interrupted => Outcome::Interrupted,
         gate::Outcome::Pass => Outcome::Answered,

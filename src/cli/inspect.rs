@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use flashpoint::analysis::model::CheckpointAnalysis;
+use flashpoint::analysis;
+use flashpoint::analysis::model::{CheckpointAnalysis, MeasureLevel};
 use flashpoint::error::Result;
-use flashpoint::report::Report;
+use flashpoint::report::{Report, checkpoint_reports};
 use flashpoint::rules;
 
 use super::Outcome;
@@ -34,25 +35,33 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments) -> Result<Outcome> {
-    arguments.outputs.check(&arguments.paths)?;
+    arguments.outputs.check_for_report(&arguments.paths)?;
     let context = arguments.reading.context()?;
     let policy = arguments.reading.policy(&context)?;
     let progress = Progress::start(&context, arguments.outputs.quiet);
-    let read = read(&arguments.paths, arguments.reading.level(), false, &policy.names, &context);
+    let level = arguments.reading.level_or(MeasureLevel::Spectra);
+    let read = read(&arguments.paths, level, false, &policy.names, &context);
     progress.finish();
     for error in &read.errors {
         eprintln!("flashpoint: {error}");
     }
-    if read.analysis.checkpoints.is_empty() {
+    // People have read the reasons on stderr; programs read the report.
+    if read.analysis.checkpoints.is_empty() && !arguments.outputs.are_for_programs() {
         return Ok(Outcome::CouldNot);
     }
     let damaged = read.analysis.checkpoints.iter().any(CheckpointAnalysis::is_damaged);
     let judged = read.analysis.is_judged();
     let assessment = rules::evaluate(&read.analysis, &policy.thresholds);
     let failed = arguments.fail_on.fails(assessment.worst());
-    let report = Report::new(read.analysis, assessment, &policy.thresholds);
+    let report = Report::new(
+        read.analysis,
+        assessment,
+        &policy.thresholds,
+        read.errors.iter().map(analysis::unread).collect(),
+    );
     let interrupted = context.cancelled();
-    arguments.outputs.write(&if interrupted { report.interrupted() } else { report })?;
+    let report = if interrupted { report.interrupted() } else { report };
+    arguments.outputs.write_report(&report, |style| checkpoint_reports(&report, style))?;
     // Where only names were asked for, having judged nothing is an answer; as a check it is none.
     let unanswered = !judged && (arguments.fail_on != FailOn::Never || !arguments.reading.is_list());
     Ok(if interrupted {

@@ -5,25 +5,28 @@ use std::path::PathBuf;
 use clap::Args;
 use flashpoint::analysis::measurement;
 use flashpoint::analysis::model::CheckpointAnalysis;
+use flashpoint::analysis::run::{MeasuredRun, Request, measure};
 use flashpoint::error::{ErrorKind, Result};
 use flashpoint::files::write_atomically;
+use flashpoint::history::{History, Options};
 
 use super::Outcome;
 use super::options::{Digests, Reading};
 use super::output::{check_writable, print};
 use super::progress::Progress;
-use super::read::read;
+use super::read::{Read, is_run, read};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   flashpoint measure checkpoint-4000 --output checkpoint-4000.measured.json
+  flashpoint measure outputs --output outputs.measured.json.gz
   flashpoint inspect checkpoint-4000.measured.json")]
 pub struct Arguments {
-    /// Checkpoint files or directories
+    /// Checkpoint files or directories, or the directory of one run
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
-    /// Where to write it, ending in .measured.json [default: stdout]
+    /// Where to write it, ending in .measured.json or .measured.json.gz [default: stdout]
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
     #[command(flatten)]
@@ -47,13 +50,18 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
     let context = arguments.reading.context()?;
     let policy = arguments.reading.policy(&context)?;
     let progress = Progress::start(&context, arguments.quiet);
-    let read = read(
-        &arguments.paths,
-        arguments.reading.level(),
-        arguments.digests.wanted(),
-        &policy.names,
-        &context,
-    );
+    let read = match &arguments.paths[..] {
+        [run] if is_run(run, &context) => {
+            let history = History::read(run, &Options::default(), &context)?;
+            let request = Request { level: arguments.reading.level(), names: &policy.names };
+            let MeasuredRun { analysis, errors } = measure(&history, &request, &context);
+            Read { analysis, errors }
+        }
+        paths => {
+            let (level, digests) = (arguments.reading.level(), arguments.digests.wanted());
+            read(paths, level, digests, &policy.names, &context)
+        }
+    };
     progress.finish();
     for error in &read.errors {
         eprintln!("flashpoint: {error}");
@@ -65,10 +73,9 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
     if !read.errors.is_empty() {
         return Ok(Outcome::CouldNot);
     }
-    let bytes = measurement::to_json(&read.analysis);
     match &arguments.output {
-        Some(path) => write_atomically(path, &bytes)?,
-        None => print(&bytes)?,
+        Some(path) => write_atomically(path, &measurement::to_bytes(&read.analysis, path))?,
+        None => print(&measurement::to_json(&read.analysis))?,
     }
     let damaged = read.analysis.checkpoints.iter().any(CheckpointAnalysis::is_damaged);
     Ok(if damaged { Outcome::CouldNot } else { Outcome::Answered })

@@ -1,11 +1,13 @@
 //! Arguments to checked options to the rooms in their order to a report to an exit code. One subcommand a file.
 
+mod diff;
 mod explain;
 mod gate;
 mod inspect;
 mod measure;
 mod options;
 mod output;
+mod postmortem;
 mod progress;
 mod read;
 mod rules;
@@ -35,6 +37,10 @@ enum Command {
     Inspect(inspect::Arguments),
     /// Judge a checkpoint against a policy and an accepted checkpoint: pass, fail, or could not decide
     Gate(gate::Arguments),
+    /// Say when, where and why a run blew up, and what to do
+    Postmortem(postmortem::Arguments),
+    /// Say what differs between two checkpoints, tensor by tensor
+    Diff(diff::Arguments),
     /// Write everything measured about a checkpoint to a file, without the weights
     Measure(measure::Arguments),
     /// List the rules
@@ -72,6 +78,8 @@ pub fn run(arguments: Arguments) -> Result<Outcome> {
     match arguments.command {
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Gate(arguments) => gate::run(&arguments),
+        Command::Postmortem(arguments) => postmortem::run(&arguments),
+        Command::Diff(arguments) => diff::run(&arguments),
         Command::Measure(arguments) => measure::run(&arguments),
         Command::Rules(arguments) => rules::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),

@@ -14,9 +14,12 @@ use flashpoint::rules::Severity;
 /// How to read and measure.
 #[derive(Debug, Args)]
 pub struct Reading {
-    /// How deep to measure: `list` reads no element, `norms` counts and norms, `stats` everything
-    #[arg(long, value_enum, default_value_t = Level::Stats, help_heading = "Reading")]
-    pub measure: Level,
+    /// How deep to measure, each level with those before it [default: spectra for inspect, otherwise stats]
+    #[arg(long, value_enum, help_heading = "Reading")]
+    pub measure: Option<Level>,
+    /// Sizes of the input that convolutions are measured at, such as 32x32; they are measured as if each had stride 1
+    #[arg(long, value_name = "SIZES", value_parser = input_size, help_heading = "Reading")]
+    pub input_size: Option<InputSize>,
     /// Threads to use [default: one per core]; results do not depend on it
     #[arg(long, value_name = "N", help_heading = "Reading", value_parser = value_parser!(u16).range(1..=MOST_THREADS))]
     pub threads: Option<u16>,
@@ -37,6 +40,27 @@ pub enum Level {
     Norms,
     /// Moments, exponents, rows and pages as well
     Stats,
+    /// The largest singular values as well, with a bracket
+    Spectra,
+    /// All singular values as well
+    Full,
+}
+
+/// Sizes of an input, one for each axis.
+#[derive(Debug, Clone)]
+pub struct InputSize(Vec<u64>);
+
+/// Larger inputs make larger vectors than a convolution is worth.
+const LARGEST_INPUT: u64 = 1 << 20;
+
+fn input_size(text: &str) -> std::result::Result<InputSize, String> {
+    let sizes: Option<Vec<u64>> =
+        text.split('x').map(|size| size.parse().ok().filter(|size| *size > 0)).collect();
+    let sizes = sizes.ok_or_else(|| "sizes are numbers with an x between them, such as 32x32".to_owned())?;
+    match sizes.iter().try_fold(1u64, |places, size| places.checked_mul(*size)) {
+        Some(places) if places <= LARGEST_INPUT => Ok(InputSize(sizes)),
+        _ => Err(format!("more than {LARGEST_INPUT} places")),
+    }
 }
 
 /// More threads than any machine has cores only take each other's time.
@@ -51,21 +75,30 @@ pub const DEFAULT_POLICY: &str = "flashpoint.toml";
 impl Reading {
     /// Whether only names and shapes are asked for.
     pub fn is_list(&self) -> bool {
-        matches!(self.measure, Level::List)
+        matches!(self.measure, Some(Level::List))
     }
 
     /// The level as the analysis knows it.
     pub fn level(&self) -> MeasureLevel {
+        self.level_or(MeasureLevel::Stats)
+    }
+
+    /// The level that was asked for, or `default`.
+    pub fn level_or(&self, default: MeasureLevel) -> MeasureLevel {
         match self.measure {
-            Level::List => MeasureLevel::List,
-            Level::Norms => MeasureLevel::Norms,
-            Level::Stats => MeasureLevel::Stats,
+            None => default,
+            Some(Level::List) => MeasureLevel::List,
+            Some(Level::Norms) => MeasureLevel::Norms,
+            Some(Level::Stats) => MeasureLevel::Stats,
+            Some(Level::Spectra) => MeasureLevel::Spectra,
+            Some(Level::Full) => MeasureLevel::Full,
         }
     }
 
     /// Sets the number of threads up and Ctrl-C to end with what is known.
     pub fn context(&self) -> Result<Context> {
-        let context = Context { mmap: !self.no_mmap, ..Context::default() };
+        let input_size = self.input_size.clone().map(|size| size.0).unwrap_or_default();
+        let context = Context { mmap: !self.no_mmap, input_size, ..Context::default() };
         if let Some(threads) = self.threads {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(usize::from(threads)).build_global();
             let refused = |error: rayon::ThreadPoolBuildError| {

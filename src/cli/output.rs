@@ -9,6 +9,7 @@ use clap::{Args, ValueEnum};
 use flashpoint::error::{Error, ErrorKind, Result};
 use flashpoint::files::write_atomically;
 use flashpoint::report::{self, Report, Style};
+use serde::Serialize;
 
 use super::options::Color;
 
@@ -91,28 +92,60 @@ fn by_ending(name: &str) -> Option<Format> {
 }
 
 impl Outputs {
-    /// Finds out whether every file can be written, before the long work.
+    /// Finds out whether every file can be written, before the long work, and whether the formats are for any report.
     pub fn check(&self, inputs: &[PathBuf]) -> Result<()> {
+        if let Some(format) = self.formats().find(|format| !matches!(format, Format::Terminal | Format::Json))
+        {
+            let name =
+                format.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
+            return Err(ErrorKind::NoSuchReport { format: name }.in_file(Path::new("--format")));
+        }
+        self.check_for_report(inputs)
+    }
+
+    /// As [`Outputs::check`], for what [`Outputs::write_report`] writes.
+    pub fn check_for_report(&self, inputs: &[PathBuf]) -> Result<()> {
         self.output.iter().try_for_each(|target| check_writable(&target.path, inputs))
     }
 
-    /// Writes the report to stdout and to every file.
-    pub fn write(&self, report: &Report) -> Result<()> {
-        for target in &self.output {
-            write_atomically(&target.path, &self.render(target.format, report, false))?;
-        }
-        print(&self.render(self.format, report, self.color.on_stdout()))
+    /// Whether any of them is read by programs.
+    pub fn are_for_programs(&self) -> bool {
+        self.formats().any(|format| format != Format::Terminal)
     }
 
-    fn render(&self, format: Format, report: &Report, color: bool) -> Vec<u8> {
-        match format {
-            Format::Terminal => report::gate_report(report, Style { color, all: self.all }).into_bytes(),
+    fn formats(&self) -> impl Iterator<Item = Format> + '_ {
+        self.output.iter().map(|target| target.format).chain([self.format])
+    }
+
+    /// As [`Outputs::write`], in every format: those that tell findings one by one as well.
+    pub fn write_report(&self, report: &Report, page: impl Fn(Style) -> String) -> Result<()> {
+        self.emit(|format, color| match format {
+            Format::Terminal => page(Style { color, all: self.all }).into_bytes(),
             Format::Json => report::to_json(report),
             Format::Markdown => report::to_markdown(report),
             Format::Sarif => report::to_sarif(report),
             Format::Junit => report::to_junit(report),
             Format::Github => report::to_github(report),
+        })
+    }
+
+    /// Writes the report to stdout and to every file; `page` is the report for people.
+    ///
+    /// # Panics
+    /// Where [`Outputs::check`] was not asked, which refuses the formats of findings.
+    pub fn write(&self, report: &impl Serialize, page: impl Fn(Style) -> String) -> Result<()> {
+        self.emit(|format, color| match format {
+            Format::Terminal => page(Style { color, all: self.all }).into_bytes(),
+            Format::Json => report::to_json(report),
+            other => unreachable!("{other:?} is refused before the work"),
+        })
+    }
+
+    fn emit(&self, render: impl Fn(Format, bool) -> Vec<u8>) -> Result<()> {
+        for target in &self.output {
+            write_atomically(&target.path, &render(target.format, false))?;
         }
+        print(&render(self.format, self.color.on_stdout()))
     }
 }
 

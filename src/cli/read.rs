@@ -59,3 +59,8 @@ fn read_one(
     let measure = if digests { measure_with_digests } else { measure_checkpoint };
     Ok((vec![measure(&checkpoint, level, context)], level))
 }
+
+/// Whether `path` is the directory of a run, and no checkpoint by itself.
+pub fn is_run(path: &Path, context: &Context) -> bool {
+    path.is_dir() && Checkpoint::read(path, &NameRules::default(), context).is_err()
+}

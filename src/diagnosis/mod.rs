@@ -2,10 +2,26 @@
 //!
 //! Pure functions over what was measured and found; overrides no severity, touches no file.
 
+mod actions;
+mod bracket;
+mod facts;
+mod healthy;
+mod mechanism;
+mod onset;
+mod story;
+mod suspects;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::rules::{Confidence, Evidence};
+use crate::analysis::model::Analysis;
+use crate::rules::{Assessment, Confidence, Evidence};
+use facts::Facts;
+use mechanism::Case;
 
 /// What happened to a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -24,6 +40,8 @@ pub struct Diagnosis {
     pub last_healthy_step: Option<u64>,
     /// How far to trust the mechanism.
     pub confidence: Confidence,
+    /// All of it in one line.
+    pub verdict: String,
     /// The story, one sentence a line, in order of time.
     pub story: Vec<String>,
     /// The numbers it stands on.
@@ -88,9 +106,9 @@ pub struct Suspect {
     pub tensor: String,
     /// Gradient side: its interval gradient over its own trailing median.
     pub gradient_ratio: Option<f64>,
-    /// Update side: its relative change over that of the other parameters.
+    /// Update side: its relative change over its own trailing median.
     pub change_ratio: Option<f64>,
-    /// Geometry side: how far its weights left the others of their role.
+    /// Geometry side: its width over that of the model's other matrices.
     pub geometry_ratio: Option<f64>,
 }
 
@@ -110,4 +128,92 @@ pub struct Snippet {
     pub place: String,
     /// The text.
     pub text: String,
+}
+
+/// The diagnosis of a run: a function of what was measured and found, and of nothing else.
+pub fn diagnose(analysis: &Analysis, assessment: &Assessment) -> Diagnosis {
+    let facts = Facts { analysis, assessment };
+    let onset = onset::find(facts);
+    let cases = mechanism::cases(facts, onset.as_ref());
+    let (chosen, others) = match cases.split_first() {
+        Some((first, others)) if first.points >= mechanism::ENOUGH => (Some(first), others),
+        _ => (None, &cases[..]),
+    };
+    let mechanism = match chosen {
+        Some(case) => case.mechanism,
+        None if onset.is_some() => Mechanism::Unknown,
+        None => Mechanism::None,
+    };
+    let step = chosen.and_then(|case| case.onset).or(onset.map(|onset| onset.step));
+    let healthy = healthy::find(facts, step);
+    let tensor = chosen.and_then(|case| case.tensor.clone());
+    let interval = chosen.and_then(|case| case.interval).or(onset.map(|onset| onset.interval));
+    Diagnosis {
+        mechanism,
+        onset_step: step,
+        onset_interval: interval,
+        last_healthy: healthy.as_ref().map(|healthy| healthy.name.clone()),
+        last_healthy_step: healthy.as_ref().map(|healthy| healthy.step),
+        confidence: chosen.map_or(Confidence::Heuristic, |case| case.confidence),
+        verdict: story::verdict(mechanism, tensor.as_deref(), step),
+        story: story::tell(facts, onset.as_ref(), chosen, healthy.as_ref()),
+        evidence: chosen.map_or_else(Vec::new, |case| case.evidence.clone()),
+        against: chosen.map_or_else(Vec::new, |case| case.against.clone()),
+        runner_up: others.first().filter(|case| case.points > 0.0).map(|case| runner_up(case, chosen)),
+        suspects: if mechanism == Mechanism::None {
+            Vec::new()
+        } else {
+            suspects::rank(facts, step, tensor.as_deref())
+        },
+        actions: chosen.map_or_else(Vec::new, |case| actions::recommend(facts, case, healthy.as_ref())),
+        tensor,
+    }
+}
+
+fn runner_up(case: &Case, chosen: Option<&Case>) -> RunnerUp {
+    let against = case.against.first().cloned().unwrap_or_else(|| match chosen {
+        Some(chosen) => format!("what speaks for {} is stronger", chosen.mechanism),
+        None => "it is too little to go by".to_owned(),
+    });
+    RunnerUp {
+        mechanism: case.mechanism,
+        tensor: case.tensor.clone(),
+        reason: case.reasons.first().cloned().unwrap_or_default(),
+        against,
+    }
+}
+
+impl Mechanism {
+    /// Its name, as in JSON and in `docs/postmortem.md`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mechanism::GradientSpike => "gradient-spike",
+            Mechanism::LearningRate => "learning-rate",
+            Mechanism::NoWarmup => "no-warmup",
+            Mechanism::RecurrentGain => "recurrent-gain",
+            Mechanism::InitGain => "init-gain",
+            Mechanism::ZeroInit => "zero-init",
+            Mechanism::AttentionLogits => "attention-logits",
+            Mechanism::OutputLogits => "output-logits",
+            Mechanism::SecondMomentDecoupled => "second-moment-decoupled",
+            Mechanism::Epsilon => "epsilon",
+            Mechanism::StateLost => "state-lost",
+            Mechanism::LowPrecisionState => "low-precision-state",
+            Mechanism::Fp16Overflow => "fp16-overflow",
+            Mechanism::NonFinite => "non-finite",
+            Mechanism::DeadUnits => "dead-units",
+            Mechanism::Frozen => "frozen",
+            Mechanism::AccumulationChange => "accumulation-change",
+            Mechanism::ScheduleBreak => "schedule-break",
+            Mechanism::ReplicaDrift => "replica-drift",
+            Mechanism::None => "none",
+            Mechanism::Unknown => "unknown",
+        }
+    }
+}
+
+impl fmt::Display for Mechanism {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
 }

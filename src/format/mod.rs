@@ -24,6 +24,9 @@ pub mod zip;
 
 pub use object::{Node, NodeId, Object, Objects, Span};
 
+/// The most tensors of one checkpoint, counted by name. Each takes some four kilobytes of the report.
+pub const MAX_TENSORS: u64 = 1 << 17;
+
 /// The on-disk formats that are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -61,6 +64,21 @@ pub struct Container {
     pub uncovered: Vec<Range<u64>>,
     /// What is wrong with the file as a whole, although tensors could be read.
     pub problems: Vec<Error>,
+}
+
+impl Container {
+    /// One that holds nothing, and has nothing wrong with it.
+    pub fn empty(format: Format) -> Self {
+        Self {
+            format,
+            entries: Vec::new(),
+            metadata: BTreeMap::new(),
+            objects: None,
+            globals: Vec::new(),
+            uncovered: Vec::new(),
+            problems: Vec::new(),
+        }
+    }
 }
 
 /// One named tensor of a file.

@@ -1,7 +1,7 @@
 //! Numpy's `.npz`: a zip archive of `.npy` members.
 //!
 //! Stored members are read in place. Deflated ones are inflated into memory when the archive is opened, at most
-//! [`MAX_INFLATED`] bytes together: what is beyond that is listed with the reason.
+//! [`MAX_INFLATED`] bytes together, and fewer of a short archive: what is beyond that is listed with the reason.
 
 #[cfg(test)]
 mod tests;
@@ -17,8 +17,12 @@ use crate::context::Context;
 use crate::error::{At, Error, ErrorKind, Result};
 use crate::files::InputFile;
 
-/// Bytes that the deflated members of one archive may have together when they are inflated.
+/// Bytes that the deflated members of one archive may have together when they are inflated, whatever its length.
 pub const MAX_INFLATED: u64 = 256 << 20;
+
+/// The same for a short archive, and so many more for each of its bytes: weights shrink to a half, bombs to a thousandth.
+const LEAST_INFLATED: u64 = 32 << 20;
+const MAX_RATIO: u64 = 8;
 
 const ENDING: &str = ".npy";
 
@@ -69,7 +73,8 @@ struct Reader<'a> {
 impl<'a> Reader<'a> {
     fn new(file: &'a Arc<InputFile>) -> Self {
         let (globals, uncovered, problems) = Default::default();
-        Self { file, budget: MAX_INFLATED, globals, uncovered, problems }
+        let budget = MAX_INFLATED.min(LEAST_INFLATED.saturating_add(MAX_RATIO.saturating_mul(file.len())));
+        Self { file, budget, globals, uncovered, problems }
     }
 
     fn entry(&mut self, name: &str, member: &Member) -> Entry {

@@ -33,8 +33,13 @@ pub enum Node {
     Float(f64),
     /// Text. What is not UTF-8 in it is replaced.
     Text(String),
-    /// Bytes.
-    Bytes(Vec<u8>),
+    /// Bytes: how many, and the first of them. All of them stand in the pickle, and end where the node's span ends.
+    Bytes {
+        /// How many.
+        length: u64,
+        /// The first ones, zeros behind the last.
+        start: [u8; 16],
+    },
     /// A tensor: index into the container's entries.
     Tensor(usize),
     /// A list.
@@ -77,6 +82,16 @@ pub struct Span {
     pub start: u32,
     /// One past the last.
     pub end: u32,
+}
+
+impl Node {
+    /// The node of `bytes`, which are not kept.
+    pub fn bytes(bytes: &[u8]) -> Self {
+        let mut start = [0; 16];
+        let kept = bytes.len().min(start.len());
+        start[..kept].copy_from_slice(&bytes[..kept]);
+        Self::Bytes { length: bytes.len() as u64, start }
+    }
 }
 
 impl Objects {

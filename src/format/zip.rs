@@ -66,13 +66,26 @@ impl Archive {
             .locate_in_reader(Bytes(file), &mut buffer, file.len())
             .map_err(|(_, error)| broken(&error))?;
         let mut members = Vec::new();
+        let mut records = 0;
         let mut entries = archive.entries(&mut buffer);
         while let Some(record) = entries.next_entry().map_err(|error| broken(&error))? {
+            records += 1;
             if !record.is_dir() {
                 members.push(member(file, &archive, &record)?);
             }
         }
+        let stated = archive.entries_hint();
+        if records != stated {
+            // Where its start is wrong, what is read as a directory may be the rest of one.
+            let message = format!("it lists {records} members and states {stated}");
+            return Err(ErrorKind::ZipDirectory { message }.in_file(file.path()));
+        }
         refuse_overlap(file, &members, archive.directory_offset())?;
+        for member in &members {
+            if local_name(file, member.header)? != member.name.as_bytes() {
+                return Err(fault(file, &member.name, ZipFault::TwoNames));
+            }
+        }
         let mut index = HashMap::with_capacity(members.len());
         for (position, member) in members.iter().enumerate() {
             if index.insert(member.name.clone(), position).is_some() {
@@ -216,6 +229,16 @@ fn member(
         checksum: record.crc32(),
         header: record.local_header_offset(),
     })
+}
+
+/// The name in the local header at `offset`, which readers of streams go by.
+fn local_name(file: &InputFile, offset: u64) -> Result<Vec<u8>> {
+    const FIXED: u64 = 30;
+    let mut fixed = [0; FIXED as usize];
+    file.read_exact_at(&mut fixed, offset)?;
+    let mut name = vec![0; usize::from(u16::from_le_bytes([fixed[26], fixed[27]]))];
+    file.read_exact_at(&mut name, offset + FIXED)?;
+    Ok(name)
 }
 
 /// A relative name that stays in the archive, on every system.

@@ -19,21 +19,22 @@ pub enum Quantity {
     Rms,
     /// Largest |x| of a tensor.
     MaxAbs,
+    /// σ₁ of a tensor of two dimensions or more; needs `--measure spectra`.
+    SpectralNorm,
 }
 
 /// Every quantity, by the name it has in a policy.
-pub(super) const QUANTITIES: [(&str, Quantity); 4] = [
+pub(super) const QUANTITIES: [(&str, Quantity); 5] = [
     ("parameter-norm", Quantity::ParameterNorm),
     ("norm", Quantity::Norm),
     ("rms", Quantity::Rms),
     ("max-abs", Quantity::MaxAbs),
+    ("spectral-norm", Quantity::SpectralNorm),
 ];
 
 /// Quantities that a policy may name one day, and why not yet.
-pub(super) const NOT_MEASURED_YET: [(&str, &str); 2] = [
-    ("spectral-norm", "singular values are not part of a measurement yet"),
-    ("logit-bound", "the bound of attention logits is not part of a measurement yet"),
-];
+pub(super) const NOT_MEASURED_YET: [(&str, &str); 1] =
+    [("logit-bound", "it is measured for layers, and limits are of tensors or of the whole model")];
 
 /// One limit of a policy.
 #[derive(Debug, Clone)]
@@ -64,6 +65,7 @@ impl Limit {
         self.quantity != Quantity::ParameterNorm
             && tensor.section == Section::Model
             && tensor.tied_to.is_none()
+            && (self.quantity != Quantity::SpectralNorm || tensor.shape.len() >= 2)
             && self.tensors.as_ref().is_none_or(|(_, glob)| named(glob))
     }
 }
@@ -81,6 +83,7 @@ impl Quantity {
             Quantity::Norm => statistics.l2.clone(),
             Quantity::Rms => statistics.rms.clone(),
             Quantity::MaxAbs => statistics.max_abs.clone(),
+            Quantity::SpectralNorm => tensor.spectrum.clone().map(|spectrum| spectrum.spectral_norm.value),
         };
         match &tensor.statistics {
             Measured::Value(statistics) => pick(statistics),

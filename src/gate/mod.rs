@@ -15,7 +15,7 @@ mod policy;
 mod written;
 
 pub use baseline::Baseline;
-pub use check::{CHECKS, GateCheck, find as find_check, title};
+pub use check::{CHECKS, GateCheck, UNREADABLE, find as find_check, title};
 pub use exception::Exception;
 pub use judge::{Case, Unreadable, judge};
 pub use judgement::{BaselineSummary, Decision, Effect, Judgement, Outcome};

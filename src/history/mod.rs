@@ -3,12 +3,18 @@
 //! Discovers and orders; opens no tensor and judges nothing. What was taken for what, and what was left out, is said in
 //! [`History::remarks`]. Conventions and their reasons: `docs/run-directory.md` for our own, `docs/formats.md` for others.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::error::Error;
+use crate::context::Context;
+use crate::error::{Error, Result};
+
+mod discovery;
+pub mod log;
+
+pub use log::{Column, Log, LogSemantics, LogSource, Number, Quantity, Record};
 
 /// A run as found on disk.
 #[derive(Debug)]
@@ -17,12 +23,31 @@ pub struct History {
     pub name: String,
     /// Its checkpoints, by ascending step; those without a step are left out, with a remark.
     pub checkpoints: Vec<Found>,
+    /// Checkpoints and dumps that other ranks wrote of steps that are in the lists above and below, by ascending step.
+    pub replicas: Vec<Found>,
     /// Its gradient dumps, by ascending step.
     pub dumps: Vec<Found>,
+    /// Everything its logs say; `None` where there is none.
+    pub log: Option<Log>,
+    /// The last step that was looked at, where the user asked to stop there.
+    pub until: Option<u64>,
     /// What was taken for what, what was left out.
     pub remarks: Vec<Remark>,
     /// What could not be read.
     pub errors: Vec<Error>,
+}
+
+/// What the user says about a run beyond where it is.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Gradient dumps, or directories of them, beside those that are found.
+    pub grads: Vec<PathBuf>,
+    /// Logs, in place of those that are found.
+    pub logs: Vec<PathBuf>,
+    /// Look at no later step, as if the run had ended there.
+    pub until: Option<u64>,
+    /// Columns of logs for quantities, in place of those that are recognised.
+    pub columns: Vec<Column>,
 }
 
 /// Something to know about what was found.
@@ -63,8 +88,60 @@ pub enum RemarkKind {
 /// A checkpoint or a dump, not opened yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
-    /// Where it is.
+    /// Where it is: what `Checkpoint::read` takes, or a measurement file.
     pub path: PathBuf,
     /// Its step, by its name or by what is beside it.
     pub step: u64,
+    /// Whether it was measured before.
+    pub kind: FoundKind,
+}
+
+/// What a [`Found`] is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FoundKind {
+    /// Something to measure.
+    Stored,
+    /// A measurement file.
+    Measured,
+}
+
+impl History {
+    /// Finds what `run` left: a directory, or a single log, checkpoint or measurement file.
+    ///
+    /// Only names and sizes of tensors' files are looked at, but where a name has no step; logs are read whole.
+    ///
+    /// # Errors
+    /// When there is nothing at `run`, or it cannot be listed. What is wrong with one file of it is in
+    /// [`History::errors`].
+    pub fn read(run: &Path, options: &Options, context: &Context) -> Result<Self> {
+        let mut history = Self {
+            name: name_of(run),
+            checkpoints: Vec::new(),
+            replicas: Vec::new(),
+            dumps: Vec::new(),
+            log: None,
+            until: options.until,
+            remarks: Vec::new(),
+            errors: Vec::new(),
+        };
+        let (logs, clip_threshold) = discovery::discover(run, options, context, &mut history)?;
+        if let Some(until) = options.until {
+            history.checkpoints.retain(|found| found.step <= until);
+            history.dumps.retain(|found| found.step <= until);
+            history.replicas.retain(|found| found.step <= until);
+        }
+        log::read(&logs, clip_threshold, options, context, &mut history);
+        Ok(history)
+    }
+
+    /// Notes something about `file`.
+    fn remark(&mut self, kind: RemarkKind, file: Option<String>, message: impl Into<String>) {
+        self.remarks.push(Remark { kind, steps: None, file, message: message.into() });
+    }
+}
+
+/// The last component of `run`, also where it was named `.`.
+fn name_of(run: &Path) -> String {
+    let resolved = run.canonicalize().unwrap_or_else(|_| run.to_owned());
+    resolved.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::Report;
-use crate::gate::{Effect, Judgement, find_check};
+use crate::gate::{Effect, Judgement, UNREADABLE, find_check};
 use crate::rules::{Evidence, RULES, Rule, Severity, Subject};
 
 /// One thing to say.
@@ -65,7 +65,20 @@ fn found<'a>(report: &'a Report, files: &Files<'a>) -> Vec<Item<'a>> {
         reason: None,
         file: files.of_subject(&finding.checkpoint, &finding.subject),
     };
-    report.findings.iter().map(item).collect()
+    let unread = report.unread.iter().map(|problem| Item {
+        check: UNREADABLE.code,
+        name: UNREADABLE.name(),
+        severity: Severity::Critical,
+        effect: Effect::Prevents,
+        checkpoint: "",
+        subject: &Subject::Checkpoint,
+        message: &problem.message,
+        evidence: &[],
+        advice: &problem.advice,
+        reason: None,
+        file: Some(&problem.file),
+    });
+    unread.chain(report.findings.iter().map(item)).collect()
 }
 
 /// The file of every tensor, and the first of every checkpoint.

@@ -71,11 +71,11 @@ fn checkpoints(report: &Report, out: &mut String) -> fmt::Result {
     Ok(())
 }
 
-fn section(title: &str, folded: bool, items: &[&Item<'_>], out: &mut String) -> fmt::Result {
+fn section(heading: &str, folded: bool, items: &[&Item<'_>], out: &mut String) -> fmt::Result {
     if folded {
-        writeln!(out, "<details><summary>{title}: {}</summary>\n", items.len())?;
+        writeln!(out, "<details><summary>{heading}: {}</summary>\n", items.len())?;
     } else {
-        writeln!(out, "#### {title}\n")?;
+        writeln!(out, "#### {heading}\n")?;
     }
     for item in items.iter().take(SHOWN) {
         writeln!(out, "- **{} {}**: {}", item.severity, title(item.check, item.name), code(item.message))?;

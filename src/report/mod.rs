@@ -1,5 +1,6 @@
 //! What the user reads: one output format a file. Computes no statistic, decides no severity.
 
+mod difference;
 mod gate;
 mod github;
 mod items;
@@ -7,6 +8,7 @@ mod json;
 mod junit;
 mod markdown;
 mod moments;
+mod postmortem;
 mod sarif;
 mod terminal;
 mod text;
@@ -16,15 +18,17 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::analysis::model::Analysis;
+use crate::analysis::model::{Analysis, CheckpointAnalysis, Problem};
 use crate::gate::Judgement;
 use crate::rules::{Assessment, Finding, NotEvaluated, Overrides, Severity};
 
+pub use difference::{DifferenceReport, difference_page};
 pub use gate::gate_report;
 pub use github::to_github;
 pub use json::to_json;
 pub use junit::to_junit;
 pub use markdown::to_markdown;
+pub use postmortem::{PostMortem, postmortem_page};
 pub use sarif::to_sarif;
 pub use terminal::{Style, checkpoint_reports};
 pub use text::safe;
@@ -41,11 +45,26 @@ pub struct Report {
     pub not_evaluated: Vec<NotEvaluated>,
     /// Limits that replaced the rules' own, such as `FP406.ratio`.
     pub replaced_limits: BTreeMap<String, f64>,
-    /// One line.
+    /// Paths that could not be read at all, each with the reason.
+    #[serde(default)]
+    pub unread: Vec<Problem>,
+    /// One line a checkpoint, in their order.
+    #[serde(default)]
+    pub verdicts: Vec<CheckpointVerdict>,
+    /// One line about all of them.
     pub verdict: Verdict,
     /// What the gate decided, where it was asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gate: Option<Judgement>,
+}
+
+/// The verdict on one checkpoint of several.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct CheckpointVerdict {
+    /// The checkpoint's name.
+    pub checkpoint: String,
+    /// What was found in it.
+    pub verdict: Verdict,
 }
 
 /// The findings in one line.
@@ -64,15 +83,38 @@ pub struct Verdict {
 }
 
 impl Report {
-    /// Puts an analysis and what the rules said about it under `overrides` together.
-    pub fn new(analysis: Analysis, assessment: Assessment, overrides: &Overrides) -> Self {
+    /// Puts an analysis and what the rules said about it under `overrides` together, and the paths that are not in it.
+    pub fn new(
+        analysis: Analysis,
+        assessment: Assessment,
+        overrides: &Overrides,
+        unread: Vec<Problem>,
+    ) -> Self {
         let Assessment { findings, not_evaluated } = assessment;
-        let mut verdict = Verdict::of(&findings, &not_evaluated);
-        if verdict.critical + verdict.warnings == 0 && !analysis.is_judged() {
-            verdict.sentence = format!("nothing was judged: no element was read{}", verdict.unchecked());
-        }
+        let of_one = |checkpoint: &CheckpointAnalysis| CheckpointVerdict {
+            checkpoint: checkpoint.name.clone(),
+            verdict: Verdict::of(
+                findings.iter().filter(|finding| finding.checkpoint == checkpoint.name),
+                not_evaluated.iter().filter(|entry| entry.checkpoint == checkpoint.name),
+                checkpoint.is_judged(),
+                false,
+            ),
+        };
+        let verdicts = analysis.checkpoints.iter().map(of_one).collect();
+        let several = analysis.checkpoints.len() > 1;
+        let mut verdict = Verdict::of(findings.iter(), not_evaluated.iter(), analysis.is_judged(), several);
+        verdict.mention(&unread, analysis.checkpoints.len());
         let limits = overrides.0.iter().map(|((rule, limit), &value)| (format!("{rule}.{limit}"), value));
-        Self { analysis, findings, not_evaluated, replaced_limits: limits.collect(), verdict, gate: None }
+        Self {
+            analysis,
+            findings,
+            not_evaluated,
+            replaced_limits: limits.collect(),
+            unread,
+            verdicts,
+            verdict,
+            gate: None,
+        }
     }
 
     /// Adds what the gate decided.
@@ -93,17 +135,37 @@ impl Report {
 
 impl Verdict {
     /// The verdict on `findings`, worst first.
-    fn of(findings: &[Finding], not_evaluated: &[NotEvaluated]) -> Self {
-        let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count() as u64;
+    fn of<'a>(
+        findings: impl Iterator<Item = &'a Finding> + Clone,
+        not_evaluated: impl Iterator<Item = &'a NotEvaluated>,
+        is_judged: bool,
+        several: bool,
+    ) -> Self {
+        let count = |severity| findings.clone().filter(|finding| finding.severity == severity).count() as u64;
         let mut verdict = Self {
             critical: count(Severity::Critical),
             warnings: count(Severity::Warning),
             notes: count(Severity::Note),
-            not_evaluated: not_evaluated.len() as u64,
+            not_evaluated: not_evaluated.count() as u64,
             sentence: String::new(),
         };
-        verdict.sentence = verdict.sentence_for(findings.first());
+        verdict.sentence = if verdict.critical + verdict.warnings == 0 && !is_judged {
+            format!("nothing was judged: no element was read{}", verdict.unchecked())
+        } else {
+            verdict.sentence_for(findings.clone().next(), several)
+        };
         verdict
+    }
+
+    /// Says first that something was not read: what is said behind it is about the rest.
+    fn mention(&mut self, unread: &[Problem], read: usize) {
+        if let Some(first) = unread.first() {
+            let place = first.at.as_ref().map(|at| format!(", {at}")).unwrap_or_default();
+            let first = format!("{}{place}: {}", first.file, first.message);
+            let rest = if read == 0 { String::new() } else { format!("; of the rest: {}", self.sentence) };
+            let paths = unread.len() + read;
+            self.sentence = format!("{} of {paths} paths could not be read ({first}){rest}", unread.len());
+        }
     }
 
     fn unchecked(&self) -> String {
@@ -114,17 +176,26 @@ impl Verdict {
         }
     }
 
-    fn sentence_for(&self, worst: Option<&Finding>) -> String {
-        let unchecked = self.unchecked();
+    /// What was found and what could not be looked at, in numbers.
+    fn counts(&self) -> String {
+        format!("{}{}", self.severities(), self.unchecked())
+    }
+
+    fn severities(&self) -> String {
+        let counts = [(self.critical, "critical"), (self.warnings, "warning")];
+        let counts = counts.iter().filter(|(count, _)| *count > 0);
+        let counts = counts.map(|(count, name)| format!("{count} {name}")).collect::<Vec<_>>();
+        if counts.is_empty() { "nothing critical, no warning".to_owned() } else { counts.join(", ") }
+    }
+
+    fn sentence_for(&self, worst: Option<&Finding>, several: bool) -> String {
+        let place =
+            |finding: &Finding| if several { format!("{}: ", finding.checkpoint) } else { String::new() };
         match worst {
             Some(worst) if worst.severity > Severity::Note => {
-                let counts = [(self.critical, "critical"), (self.warnings, "warning")];
-                let counts = counts.iter().filter(|(count, _)| *count > 0);
-                let counts =
-                    counts.map(|(count, name)| format!("{count} {name}")).collect::<Vec<_>>().join(", ");
-                format!("{counts}: {}{unchecked}", worst.message)
+                format!("{}: {}{}{}", self.severities(), place(worst), worst.message, self.unchecked())
             }
-            _ => format!("nothing critical, no warning{unchecked}"),
+            _ => self.counts(),
         }
     }
 }

@@ -8,8 +8,11 @@ use comfy_table::{CellAlignment, Table};
 
 use super::Report;
 use super::moments;
-use super::text::{safe, safe_sentence};
-use crate::analysis::model::{CheckpointAnalysis, Measured, Statistics, TensorAnalysis};
+use super::text::safe;
+pub(super) use super::text::safe_sentence;
+use crate::analysis::model::{
+    CheckpointAnalysis, Measured, Spectrum, SpectrumOf, Statistics, TensorAnalysis,
+};
 use crate::number::{bytes, grouped, share, short};
 use crate::rules::{Evidence, Finding, NotEvaluated, RULES, Severity, Subject};
 
@@ -39,9 +42,18 @@ pub fn checkpoint_reports(report: &Report, style: Style) -> String {
         writeln!(text, "limit replaced: {limit} = {}", short(*value))
             .expect("writing to a string does not fail");
     }
-    writeln!(text, "verdict: {}", safe_sentence(&report.verdict.sentence))
-        .expect("writing to a string does not fail");
+    verdicts(report, &mut text).expect("writing to a string does not fail");
     text
+}
+
+/// The last lines: one on all, and before it one on each of several.
+fn verdicts(report: &Report, out: &mut String) -> fmt::Result {
+    if report.verdicts.len() > 1 {
+        for one in &report.verdicts {
+            writeln!(out, "{}: {}", safe(&one.checkpoint), safe_sentence(&one.verdict.sentence))?;
+        }
+    }
+    writeln!(out, "verdict: {}", safe_sentence(&report.verdict.sentence))
 }
 
 /// One checkpoint's part of the report.
@@ -67,7 +79,13 @@ impl Page<'_> {
         let formats = checkpoint.files.iter().map(|file| name_of(&file.format)).collect::<BTreeSet<_>>();
         let formats = formats.into_iter().collect::<Vec<_>>().join(", ");
         let step = match &checkpoint.step {
-            Measured::Value(step) => format!("step {}", grouped(*step)),
+            // What a file states needs no more words; what a name suggests does.
+            Measured::Value(step) => match checkpoint.step_source.as_deref() {
+                Some(place) if place.starts_with("the ") => {
+                    format!("step {} by {}", grouped(*step), safe_sentence(place))
+                }
+                _ => format!("step {}", grouped(*step)),
+            },
             _ => "step unknown".to_owned(),
         };
         writeln!(out, "{}", safe(&checkpoint.name))?;
@@ -113,11 +131,13 @@ impl Page<'_> {
             "L2",
             "RMS",
             "max |x|",
+            "sigma_1",
+            "stable rank",
             "non-finite",
             "zero",
             "spread",
         ]);
-        for index in 3..10 {
+        for index in 3..12 {
             if let Some(column) = table.column_mut(index) {
                 column.set_cell_alignment(CellAlignment::Right);
             }
@@ -270,13 +290,7 @@ impl Page<'_> {
     }
 }
 
-/// A rule's code and name.
-fn titled(code: &str) -> String {
-    let rule = RULES.iter().find(|rule| rule.code == code);
-    rule.map_or_else(|| code.to_owned(), |rule| format!("{code} {}", rule.name))
-}
-
-/// A severity in its colour.
+/// The severity, in its colour.
 pub(super) fn painted(severity: Severity, style: Style) -> String {
     if !style.color {
         return severity.to_string();
@@ -288,6 +302,12 @@ pub(super) fn painted(severity: Severity, style: Style) -> String {
     };
     let style = color.on_default().bold();
     format!("{style}{severity}{style:#}")
+}
+
+/// A rule's code and name.
+pub(super) fn titled(code: &str) -> String {
+    let rule = RULES.iter().find(|rule| rule.code == code);
+    rule.map_or_else(|| code.to_owned(), |rule| format!("{code} {}", rule.name))
 }
 
 /// A number behind a finding, and its limit.
@@ -319,6 +339,8 @@ fn row(tensor: &TensorAnalysis) -> Vec<String> {
         number(|s| &s.l2),
         number(|s| &s.rms),
         number(|s| &s.max_abs),
+        tensor.spectrum.value().map_or_else(|| "–".to_owned(), sigma),
+        tensor.spectrum.value().map_or_else(|| "–".to_owned(), |spectrum| short(spectrum.stable_rank)),
         statistics.map_or_else(|| "–".to_owned(), non_finite),
         statistics.map_or_else(|| "–".to_owned(), |s| share(s.zero, s.count)),
         match tensor.role_spread {
@@ -326,6 +348,16 @@ fn row(tensor: &TensorAnalysis) -> Vec<String> {
             _ => "–".to_owned(),
         },
     ]
+}
+
+/// σ₁; with a mark where it is the bound of a large input and not of this one.
+fn sigma(spectrum: &Spectrum) -> String {
+    match &spectrum.of {
+        SpectrumOf::Convolution(setting) if setting.circular => {
+            format!("{} ○", short(spectrum.spectral_norm.value))
+        }
+        _ => short(spectrum.spectral_norm.value),
+    }
 }
 
 fn shape(sizes: &[u64]) -> String {

@@ -43,7 +43,7 @@ fn report(tensor: &TensorAnalysis, statistics: &Statistics, findings: &mut Findi
         "{} of {} elements of {} are not finite ({} NaN, {infinite} infinite)",
         statistics.nan + infinite,
         statistics.count,
-        tensor.name,
+        tensor.told(),
         statistics.nan,
     );
     let advice = "roll back to the last checkpoint without this finding, and resume from there with clipping";

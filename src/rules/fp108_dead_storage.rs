@@ -44,7 +44,7 @@ fn report_lost_pages(tensor: &TensorAnalysis, pages: &Pages, findings: &mut Find
         "{} of {} pages of {PAGE} bytes under {} are zero inside non-zero data{}",
         pages.lost,
         pages.count,
-        tensor.name,
+        tensor.told(),
         place(pages.first_lost),
     );
     let advice =
@@ -65,7 +65,7 @@ fn report_repeated_pages(tensor: &TensorAnalysis, pages: &Pages, findings: &mut 
         "{} of {} pages of {PAGE} bytes under {} repeat an earlier page{}",
         pages.repeated,
         pages.count,
-        tensor.name,
+        tensor.told(),
         place(pages.first_repeated),
     );
     let advice = "compare the file's digest with that of its source and copy it again; parts copied on purpose, by less or more than whole rows, look the same";
@@ -104,7 +104,8 @@ fn report_zero_matrix(tensor: &TensorAnalysis, step: Option<u64>, findings: &mut
         step.map_or_else(|| "in a model of unknown age".to_owned(), |step| format!("after {step} steps"));
     let message = format!(
         "all {} elements of {} are zero {when}, those of other tensors of its role are not",
-        tensor.elements, tensor.name,
+        tensor.elements,
+        tensor.told(),
     );
     let advice =
         "check that this layer was saved and is trained; roll back if an earlier checkpoint has values here";

@@ -19,25 +19,33 @@ pub(super) static RULE: Rule = Rule {
 fn check(checkpoint: &CheckpointAnalysis, _: &Thresholds, findings: &mut Findings) {
     for (parameter, _, _) in parameters(checkpoint) {
         let Some(&defects) = wanted(&parameter.defects, parameter, findings) else { continue };
-        let Defects { non_finite_first, non_finite_second, negative_second } = defects;
-        if non_finite_first + non_finite_second + negative_second == 0 {
+        let Defects {
+            non_finite_first,
+            non_finite_second,
+            negative_second,
+            non_finite_maximum,
+            below_second,
+        } = defects;
+        let non_finite = non_finite_first + non_finite_second + non_finite_maximum;
+        if non_finite + negative_second + below_second == 0 {
             continue;
         }
+        let maxima = match below_second {
+            0 => String::new(),
+            count => {
+                format!(", {count} of AMSGrad's largest second moments are smaller than the second moment")
+            }
+        };
         let message = format!(
-            "the moments of {} are no moments: {negative_second} second moments are negative, {} elements are not finite",
+            "the moments of {} are no moments: {negative_second} second moments are negative, {non_finite} elements are not finite{maxima}",
             parameter.name,
-            non_finite_first + non_finite_second,
         );
         let advice = "the state was damaged, or written by code that does not compute moments: take an earlier checkpoint, or reset m, v and step together";
         findings
             .push(subject(parameter), message, advice)
             .against("negative second moments", negative_second as f64, 0.0, "elements")
-            .against(
-                "elements that are not finite",
-                (non_finite_first + non_finite_second) as f64,
-                0.0,
-                "elements",
-            );
+            .against("elements that are not finite", non_finite as f64, 0.0, "elements")
+            .against("maxima below the second moment", below_second as f64, 0.0, "elements");
     }
 }
 
@@ -60,6 +68,8 @@ mod tests {
             Defects { negative_second: 1, ..Defects::default() },
             Defects { non_finite_first: 1, ..Defects::default() },
             Defects { non_finite_second: 1, ..Defects::default() },
+            Defects { non_finite_maximum: 1, ..Defects::default() },
+            Defects { below_second: 1, ..Defects::default() },
         ] {
             assert_eq!(
                 judge(&RULE, &with_defects(defects)).told(),

@@ -4,12 +4,19 @@
 //! rule that could not be evaluated, with the missing need: absence is never silence.
 
 mod finding;
+mod intervals;
+mod logs;
 mod moments;
 mod plan;
+mod replicas;
 mod threshold;
 mod weights;
 
 mod fp101_non_finite;
+mod fp102_hidden_nan;
+mod fp103_non_finite_clip;
+mod fp104_loss_scale_collapse;
+mod fp105_loss_scaled_norm;
 mod fp106_stagnant_norm_gains;
 mod fp107_low_precision_moments;
 mod fp108_dead_storage;
@@ -17,22 +24,46 @@ mod fp201_zero_init;
 mod fp202_symmetric_init;
 mod fp203_wrong_gain;
 mod fp204_fan_mismatch;
+mod fp205_ill_conditioned_stack;
+mod fp206_unstable_recurrence;
+mod fp207_resonant_convolution;
 mod fp209_shape_error;
 mod fp210_exploded_weights;
+mod fp213_depth_gain;
+mod fp301_above_edge_of_stability;
+mod fp302_decoupled_second_moment;
 mod fp303_oversized_update;
 mod fp304_epsilon_dominates;
 mod fp305_sign_steps_on_noise;
+mod fp306_updates_without_signal;
 mod fp307_large_update_ratio;
 mod fp308_lost_optimizer_step;
 mod fp309_schedule_break;
+mod fp310_warmup_end_onset;
+mod fp311_weight_decay_drift;
 mod fp312_poisoned_moments;
+mod fp401_attention_logits;
+mod fp402_attention_entropy_collapse;
+mod fp403_attention_rank_collapse;
+mod fp404_output_logit_drift;
+mod fp405_embedding_gradient_spike;
 mod fp406_norm_gain_outlier;
 mod fp407_massive_activation_proxy;
 mod fp408_dead_rows;
+mod fp501_gradient_spike;
+mod fp502_loss_spike;
+mod fp503_divergence;
+mod fp504_recurring_spikes;
+mod fp505_accumulation_change;
+mod fp601_tensor_parallel_drift;
+mod fp602_data_parallel_drift;
 mod fp701_impossible_second_moment;
 mod fp702_broken_moment_bound;
+mod fp703_replaced_state;
+mod fp704_interval_energy_jump;
 mod fp707_recent_spike;
 mod fp708_inconsistent_steps;
+mod fp709_contradicted_mapping;
 mod fp901_dangerous_pickle;
 mod fp902_unknown_global;
 mod fp903_damaged_file;
@@ -82,6 +113,10 @@ pub enum Check {
 /// Every rule, by code.
 pub static RULES: &[&Rule] = &[
     &fp101_non_finite::RULE,
+    &fp102_hidden_nan::RULE,
+    &fp103_non_finite_clip::RULE,
+    &fp104_loss_scale_collapse::RULE,
+    &fp105_loss_scaled_norm::RULE,
     &fp106_stagnant_norm_gains::RULE,
     &fp107_low_precision_moments::RULE,
     &fp108_dead_storage::RULE,
@@ -89,22 +124,46 @@ pub static RULES: &[&Rule] = &[
     &fp202_symmetric_init::RULE,
     &fp203_wrong_gain::RULE,
     &fp204_fan_mismatch::RULE,
+    &fp205_ill_conditioned_stack::RULE,
+    &fp206_unstable_recurrence::RULE,
+    &fp207_resonant_convolution::RULE,
     &fp209_shape_error::RULE,
     &fp210_exploded_weights::RULE,
+    &fp213_depth_gain::RULE,
+    &fp301_above_edge_of_stability::RULE,
+    &fp302_decoupled_second_moment::RULE,
     &fp303_oversized_update::RULE,
     &fp304_epsilon_dominates::RULE,
     &fp305_sign_steps_on_noise::RULE,
+    &fp306_updates_without_signal::RULE,
     &fp307_large_update_ratio::RULE,
     &fp308_lost_optimizer_step::RULE,
     &fp309_schedule_break::RULE,
+    &fp310_warmup_end_onset::RULE,
+    &fp311_weight_decay_drift::RULE,
     &fp312_poisoned_moments::RULE,
+    &fp401_attention_logits::RULE,
+    &fp402_attention_entropy_collapse::RULE,
+    &fp403_attention_rank_collapse::RULE,
+    &fp404_output_logit_drift::RULE,
+    &fp405_embedding_gradient_spike::RULE,
     &fp406_norm_gain_outlier::RULE,
     &fp407_massive_activation_proxy::RULE,
     &fp408_dead_rows::RULE,
+    &fp501_gradient_spike::RULE,
+    &fp502_loss_spike::RULE,
+    &fp503_divergence::RULE,
+    &fp504_recurring_spikes::RULE,
+    &fp505_accumulation_change::RULE,
+    &fp601_tensor_parallel_drift::RULE,
+    &fp602_data_parallel_drift::RULE,
     &fp701_impossible_second_moment::RULE,
     &fp702_broken_moment_bound::RULE,
+    &fp703_replaced_state::RULE,
+    &fp704_interval_energy_jump::RULE,
     &fp707_recent_spike::RULE,
     &fp708_inconsistent_steps::RULE,
+    &fp709_contradicted_mapping::RULE,
     &fp901_dangerous_pickle::RULE,
     &fp902_unknown_global::RULE,
     &fp903_damaged_file::RULE,

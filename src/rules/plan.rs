@@ -29,6 +29,12 @@ impl Needs {
     pub const DUMPS: Needs = Needs(64);
     /// The log of a run.
     pub const LOG: Needs = Needs(128);
+    /// The largest singular values.
+    pub const SPECTRA: Needs = Needs(256);
+    /// All singular values.
+    pub const FULL: Needs = Needs(512);
+    /// Attention layers whose heads can be told apart.
+    pub const ATTENTION: Needs = Needs(1024);
 
     const fn has(self, need: Needs) -> bool {
         self.0 & need.0 == need.0 && need.0 != 0
@@ -36,7 +42,11 @@ impl Needs {
 
     /// The measurement level that satisfies the set.
     pub fn level(self) -> MeasureLevel {
-        if self.has(Needs::STATS) {
+        if self.has(Needs::FULL) {
+            MeasureLevel::Full
+        } else if self.has(Needs::SPECTRA) {
+            MeasureLevel::Spectra
+        } else if self.has(Needs::STATS) {
             MeasureLevel::Stats
         } else if self.has(Needs::NORMS) {
             MeasureLevel::Norms
@@ -49,7 +59,12 @@ impl Needs {
     fn missing(self, measured: MeasureLevel, checkpoint: &CheckpointAnalysis) -> Option<String> {
         let level = self.level();
         if measured < level {
-            let name = if level == MeasureLevel::Stats { "stats" } else { "norms" };
+            let name = match level {
+                MeasureLevel::Full => "full",
+                MeasureLevel::Spectra => "spectra",
+                MeasureLevel::Stats => "stats",
+                MeasureLevel::List | MeasureLevel::Norms => "norms",
+            };
             return Some(format!("needs --measure {name}"));
         }
         if self.has(Needs::STEP)
@@ -61,6 +76,11 @@ impl Needs {
             && let Measured::NotMeasured(reason) = &checkpoint.config
         {
             return Some(format!("needs the architecture's config: {reason}"));
+        }
+        if self.has(Needs::ATTENTION)
+            && let Measured::NotMeasured(reason) = &checkpoint.attention
+        {
+            return Some(format!("needs attention heads: {reason}"));
         }
         if self.has(Needs::OPTIMIZER)
             && let Measured::NotMeasured(reason) = &checkpoint.optimizer

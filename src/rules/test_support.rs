@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 
 use super::{Check, Findings, Overrides, Rule, Severity, Subject, Thresholds};
 use crate::analysis::model::{
-    Algorithm, Analysis, CheckpointAnalysis, DType, Danger, Defects, FileAnalysis, FirstStep, Format,
-    GlobalAnalysis, Layer, Layout, MappedTensor, Mapping, MappingSource, Measured, OptimizerAnalysis,
-    OptimizerSummary, Pages, ParameterGroup, ParameterOptimizer, Problem, Role, Rows, SecondMomentRows,
-    Section, Statistics, TensorAnalysis,
+    Algorithm, Analysis, AttentionAnalysis, CheckpointAnalysis, DType, Danger, Defects, DumpAnalysis,
+    FileAnalysis, FirstStep, Format, GlobalAnalysis, HeadAnalysis, IntervalAnalysis, Layer, Layout,
+    LogAnalysis, LogPoint, MappedTensor, Mapping, MappingSource, MeasureLevel, Measured, Number,
+    OptimizerAnalysis, OptimizerSummary, Pages, ParameterGroup, ParameterOptimizer, Problem, ReplicaAnalysis,
+    Role, Rows, Run, SecondMomentRows, Section, SpectralNorm, Spectrum, SpectrumMethod, SpectrumOf,
+    Statistics, TensorAnalysis, TensorDifference, TensorInterval,
 };
 
 /// A checkpoint of these tensors, without files, step or config.
@@ -16,12 +18,15 @@ pub(super) fn checkpoint(tensors: Vec<TensorAnalysis>) -> CheckpointAnalysis {
         name: "checkpoint".to_owned(),
         layout: Layout::SingleFile,
         step: Measured::not("the checkpoint does not say"),
+        step_source: None,
         files: Vec::new(),
         problems: Vec::new(),
         globals: Vec::new(),
         config: Measured::not("no config.json beside the weights"),
         tensors,
         optimizer: Measured::not("the checkpoint holds no optimizer state that is read"),
+        attention: Measured::not("not in this test"),
+        adapters: Measured::not("not in this test"),
     }
 }
 
@@ -82,12 +87,68 @@ pub(super) fn tensor(name: &str, role: Role, shape: &[u64]) -> TensorAnalysis {
         elements,
         damaged: false,
         tied_to: None,
+        state_of: None,
         statistics: Measured::Value(constant(elements, 0.1)),
         median_abs: Measured::not(unmeasured),
         rows: Measured::not(unmeasured),
         pages: Measured::not(unmeasured),
         role_spread: Measured::not(unmeasured),
+        spectrum: Measured::not(unmeasured),
     }
+}
+
+/// The spectrum of a matrix whose singular values are all `norm`.
+pub(super) fn spectrum(rows: u64, columns: u64, norm: f64) -> Spectrum {
+    let unmeasured = "not in this test";
+    let count = rows.min(columns) as f64;
+    Spectrum {
+        of: SpectrumOf::Matrix,
+        rows,
+        columns,
+        method: SpectrumMethod::Gram,
+        spectral_norm: SpectralNorm {
+            value: norm,
+            upper: Measured::Value(norm),
+            failure_probability: 0.0,
+            residual: 0.0,
+            steps: 0,
+        },
+        frobenius_norm: norm * count.sqrt(),
+        stable_rank: count,
+        largest: vec![norm],
+        values: Measured::not(unmeasured),
+        rounding: Measured::not(unmeasured),
+        smallest: Measured::Value(norm),
+        condition: Measured::Value(1.0),
+        effective_rank: Measured::Value(count),
+        spread: Measured::Value(0.0),
+        density: Measured::not(unmeasured),
+        marchenko_pastur: Measured::not(unmeasured),
+        weight_watcher: Measured::not(unmeasured),
+        spectral_radius: Measured::not(unmeasured),
+        parts: Vec::new(),
+    }
+}
+
+/// One layer of one head of 16 numbers with a context of 512.
+pub(super) fn attention(logit_std: f64, directions: f64, entropy: f64) -> Measured<Vec<AttentionAnalysis>> {
+    let head = HeadAnalysis {
+        logit_std,
+        logit_bound: 100.0 * logit_std,
+        spectral_entropy: directions.ln(),
+        predicted_entropy: Measured::Value(entropy),
+    };
+    Measured::Value(vec![AttentionAnalysis {
+        layer: "h.0.attn".to_owned(),
+        index: Some(0),
+        tensor: "h.0.attn.c_attn.weight".to_owned(),
+        context: Some(512),
+        head_width: 16,
+        norm: Some("h.0.ln_1.weight".to_owned()),
+        normalises_queries: false,
+        rotates: false,
+        heads: vec![head],
+    }])
 }
 
 impl TensorAnalysis {
@@ -218,7 +279,6 @@ pub(super) fn judge_with(
 }
 
 /// What `rule` says about the run `analysis` with these thresholds replaced.
-#[expect(dead_code, reason = "the first rules over runs come next")]
 pub(super) fn judge_run(rule: &'static Rule, analysis: &Analysis, overrides: &[(&str, f64)]) -> Findings {
     let overrides: BTreeMap<_, _> =
         overrides.iter().map(|&(name, value)| ((rule.code.to_owned(), name.to_owned()), value)).collect();
@@ -230,6 +290,142 @@ pub(super) fn judge_run(rule: &'static Rule, analysis: &Analysis, overrides: &[(
         Check::Checkpoint(_) => panic!("{} looks at checkpoints: use `judge`", rule.code),
     }
     findings
+}
+
+/// A run of nothing but these logged points.
+pub(super) fn logged(points: Vec<LogPoint>) -> Analysis {
+    Analysis {
+        schema_version: "1.0".to_owned(),
+        tool_version: String::new(),
+        measured: MeasureLevel::Stats,
+        checkpoints: Vec::new(),
+        run: Some(Run { name: "run".to_owned(), until: None, remarks: Vec::new() }),
+        intervals: Vec::new(),
+        replicas: Vec::new(),
+        dumps: Vec::new(),
+        log: Some(LogAnalysis { points, ..LogAnalysis::default() }),
+    }
+}
+
+/// A logged step at which nothing was logged yet.
+pub(super) fn point(step: u64) -> LogPoint {
+    LogPoint { step, ..LogPoint::default() }
+}
+
+/// A run of `intervals` intervals of 100 steps, each of these tensors, and of the checkpoints at their ends, which hold
+/// Adam's state for every tensor.
+pub(super) fn run_of(intervals: usize, tensors: impl Fn() -> Vec<TensorInterval>) -> Analysis {
+    let names = tensors().into_iter().map(|tensor| tensor.name).collect::<Vec<_>>();
+    let mut run = logged(Vec::new());
+    run.log = None;
+    run.checkpoints = (0..=intervals)
+        .map(|index| {
+            let parameters = names.iter().map(|name| moments(name)).collect();
+            let mut saved = checkpoint(Vec::new()).with_moments(parameters, |_, _| {});
+            saved.name = format!("step-{}", 100 * index);
+            saved.at_step(100 * index as u64)
+        })
+        .collect();
+    run.intervals = (0..intervals)
+        .map(|index| IntervalAnalysis {
+            from: format!("step-{}", 100 * index),
+            to: format!("step-{}", 100 * (index + 1)),
+            from_step: 100 * index as u64,
+            to_step: 100 * (index as u64 + 1),
+            tensors: tensors(),
+            unmatched: Vec::new(),
+        })
+        .collect();
+    run
+}
+
+/// A 64×64 matrix over 100 steps of healthy training by Adam.
+pub(super) fn interval_tensor(name: &str) -> TensorInterval {
+    let known = moments(name).tensor.expect("it is known");
+    TensorInterval {
+        name: name.to_owned(),
+        canonical_name: name.to_owned(),
+        layer: known.layer,
+        role: known.role,
+        elements: 4096,
+        from_master: false,
+        weight_rms: Measured::Value(0.02),
+        change_rms: Measured::Value(2e-4),
+        relative_change: Measured::Value(0.01),
+        growth_rate: Measured::Value(1e-5),
+        steps: Measured::Value(100.0),
+        energy: Measured::Value(1.0),
+        gradient_norm: Measured::Value(0.1),
+        gradient_ratio: Measured::Value(1.0),
+        change_ratio: Measured::Value(1.0),
+        decay_ratio: Measured::Value(1.1),
+        floor_share: Measured::Value(0.0),
+        below_floor_share: Measured::Value(0.0),
+        mapping_cosine: Measured::Value(0.25),
+    }
+}
+
+/// The dump that applied `step`, of no tensor.
+pub(super) fn dump(step: u64) -> DumpAnalysis {
+    DumpAnalysis {
+        name: format!("step-{step}"),
+        step,
+        clipped: None,
+        unscaled: None,
+        accumulation: None,
+        rank: None,
+        norm: Measured::Value(1.0),
+        tensors: Vec::new(),
+        secant: Measured::not("needs the dump before it"),
+    }
+}
+
+/// Rank 1 at `step` against rank 0.
+pub(super) fn replica(step: u64, differing: Vec<TensorDifference>) -> ReplicaAnalysis {
+    ReplicaAnalysis {
+        name: "rank1".to_owned(),
+        against: "rank0".to_owned(),
+        step,
+        compared: 10,
+        differing,
+        not_compared: Vec::new(),
+    }
+}
+
+/// A tensor of the model that differs by that much of its norm.
+pub(super) fn difference(name: &str, role: Role, relative: f64) -> TensorDifference {
+    TensorDifference {
+        name: name.to_owned(),
+        canonical_name: name.to_owned(),
+        section: Section::Model,
+        layer: Layer { path: String::new(), index: None, order: 0 },
+        role,
+        elements: 64,
+        dtypes: [DType::F32; 2],
+        difference: Measured::Value(relative),
+        relative_difference: Measured::Value(relative),
+        cosine: Measured::Value(1.0 - relative * relative / 2.0),
+        largest_difference: Measured::Value(relative),
+        changed: 64,
+        non_finite: 0,
+    }
+}
+
+impl LogPoint {
+    pub(super) fn with_loss(mut self, loss: f64) -> Self {
+        self.loss = Some(Number(loss));
+        self
+    }
+
+    pub(super) fn with_norm(mut self, norm: f64) -> Self {
+        self.grad_norm = Some(Number(norm));
+        self
+    }
+
+    pub(super) fn with_scale(mut self, scale: f64) -> Self {
+        self.loss_scale = Some(Number(scale));
+        self
+    }
 }
 
 impl Findings {
@@ -278,6 +474,7 @@ pub(super) fn moments(name: &str) -> ParameterOptimizer {
         bound_ratio: Measured::Value(0.2),
         bound_tolerance: 1e-3,
         first_step: Measured::Value(FirstStep::Consistent),
+        second_moment_sum: Measured::Value(1.0),
         gradient_norm: Measured::Value(0.1),
         gradient_rms: Measured::Value(0.1 / 64.0),
         effective_steps: Measured::Value(1999.0),

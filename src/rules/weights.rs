@@ -23,6 +23,19 @@ pub(super) fn is_matrix(tensor: &TensorAnalysis) -> bool {
     tensor.is_parameter() && tensor.shape.len() >= 2 && tensor.elements > 0
 }
 
+/// Whether the network is a plain stack, as far as its tensors tell: no norm, no attention, no recurrence, nothing that is embedded, mixed
+/// or adapted. Skip connections leave no trace in weights.
+pub(super) fn is_plain_stack(checkpoint: &CheckpointAnalysis) -> bool {
+    let is_plain = |tensor: &TensorAnalysis| {
+        is_mlp(tensor.role)
+            || matches!(
+                tensor.role,
+                Role::Linear | Role::Convolution | Role::OutputHead | Role::Bias | Role::Buffer
+            )
+    };
+    checkpoint.tensors.iter().filter(|tensor| tensor.section == Section::Model).all(is_plain)
+}
+
 fn is_map(role: Role) -> bool {
     is_attention(role)
         || is_mlp(role)

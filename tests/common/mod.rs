@@ -14,9 +14,14 @@ use serde_json::Value;
 
 /// Reads and measures a checkpoint that must be readable.
 pub fn analyse(path: &Path, context: &Context) -> CheckpointAnalysis {
+    analyse_at(path, MeasureLevel::Stats, context)
+}
+
+/// Reads a checkpoint that must be readable and measures it at a depth.
+pub fn analyse_at(path: &Path, level: MeasureLevel, context: &Context) -> CheckpointAnalysis {
     let checkpoint = Checkpoint::read(path, &NameRules::default(), context)
         .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    measure_checkpoint(&checkpoint, MeasureLevel::Stats, context)
+    measure_checkpoint(&checkpoint, level, context)
 }
 
 /// Every `*.json` below `folder`.

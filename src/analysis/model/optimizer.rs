@@ -65,6 +65,9 @@ pub struct ParameterOptimizer {
     pub bound_tolerance: f64,
     /// Whether the step counter agrees with the moments at their first step (C8).
     pub first_step: Measured<FirstStep>,
+    /// Σv: what the energy of an interval is made of (I4).
+    #[serde(default = "not_in_the_file")]
+    pub second_moment_sum: Measured<f64>,
     /// RMS over recent steps of the norm of its gradient (I5).
     pub gradient_norm: Measured<f64>,
     /// The same per element: √(Σv̂/n).
@@ -121,6 +124,12 @@ pub struct Defects {
     pub non_finite_second: u64,
     /// Negative elements of second moments.
     pub negative_second: u64,
+    /// Non-finite elements of AMSGrad's largest second moments.
+    #[serde(default)]
+    pub non_finite_maximum: u64,
+    /// Elements of AMSGrad's largest second moments that are smaller than the second moment itself.
+    #[serde(default)]
+    pub below_second: u64,
 }
 
 /// What the state says about being at its first step.
@@ -170,4 +179,9 @@ pub struct Spike {
     pub parameters: u64,
     /// The largest inflation of √v among them.
     pub inflation: f64,
+}
+
+/// What a measurement file of an earlier version says of what was added since.
+fn not_in_the_file() -> Measured<f64> {
+    Measured::not("the measurement file was written before this was measured")
 }

@@ -1,14 +1,12 @@
 //! What was measured about a run as a whole: the intervals between its checkpoints, its gradient dumps, its log.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use schemars::JsonSchema;
-use serde::de::{self, Visitor};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
-use super::{Layer, Measured, Role};
-pub use crate::history::{Remark, RemarkKind};
+use super::{DType, Layer, Measured, Role, Section};
+pub use crate::history::{LogSemantics, LogSource, Number, Remark, RemarkKind};
 
 /// The run that checkpoints, dumps and logs belong to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -81,6 +79,84 @@ pub struct TensorInterval {
     pub mapping_cosine: Measured<f64>,
 }
 
+/// A replica of a checkpoint, by another rank, against the lowest rank's.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ReplicaAnalysis {
+    /// Its name.
+    pub name: String,
+    /// Name of the lowest rank's checkpoint.
+    pub against: String,
+    /// The step of both.
+    pub step: u64,
+    /// Tensors that both have in one shape and that were compared element by element.
+    pub compared: u64,
+    /// Those whose bits differ.
+    pub differing: Vec<TensorDifference>,
+    /// Tensors that could not be compared, and why.
+    pub not_compared: Vec<(String, String)>,
+}
+
+/// One tensor at two places: two checkpoints, two ranks.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TensorDifference {
+    /// Its name in the second.
+    pub name: String,
+    /// The name both are joined by.
+    pub canonical_name: String,
+    /// What part of the training state it is.
+    pub section: Section,
+    /// Its layer.
+    pub layer: Layer,
+    /// Its role.
+    pub role: Role,
+    /// Number of elements.
+    pub elements: u64,
+    /// Element types in the first and in the second.
+    pub dtypes: [DType; 2],
+    /// ‖Δ‖.
+    pub difference: Measured<f64>,
+    /// ‖Δ‖ over the norm of the first.
+    pub relative_difference: Measured<f64>,
+    /// Cosine of the two.
+    pub cosine: Measured<f64>,
+    /// Largest |Δ|.
+    pub largest_difference: Measured<f64>,
+    /// Elements whose values differ.
+    pub changed: u64,
+    /// Elements that are NaN or infinite in either.
+    pub non_finite: u64,
+}
+
+/// Two checkpoints compared.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Difference {
+    /// Name of the first.
+    pub before: String,
+    /// Name of the second.
+    pub after: String,
+    /// Their steps, where they say so.
+    pub steps: [Option<u64>; 2],
+    /// Every tensor both have in one shape, in the second's order.
+    pub tensors: Vec<TensorDifference>,
+    /// Tensors of which only the first has one.
+    pub missing: Vec<String>,
+    /// Tensors of which only the second has one.
+    pub new: Vec<String>,
+    /// Tensors whose shape changed, and both shapes.
+    pub reshaped: Vec<Reshaped>,
+    /// Tensors that could not be compared, and why.
+    pub not_compared: Vec<(String, String)>,
+}
+
+/// A tensor of another shape.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Reshaped {
+    /// Its canonical name.
+    pub name: String,
+    /// Its shapes.
+    pub shapes: [Vec<u64>; 2],
+}
+
 /// One gradient dump.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct DumpAnalysis {
@@ -134,36 +210,52 @@ pub struct LogAnalysis {
     pub points: Vec<LogPoint>,
     /// What the numbers mean.
     pub semantics: LogSemantics,
+    /// Stretches in which the loss scale fell again and again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scale_falls: Vec<ScaleFall>,
+    /// What happened where the divisor of gradients changed, or may have.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub accumulation_changes: Vec<AccumulationChange>,
+    /// The step at which the first rise of the learning rate ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warmup_end: Option<u64>,
 }
 
-/// One log file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct LogSource {
-    /// Its name in the run.
-    pub file: String,
-    /// Its format, `trainer-state`.
-    pub format: String,
-    /// Rows read.
-    pub rows: u64,
-    /// Columns that were used: its own name for each quantity.
-    pub columns: BTreeMap<String, String>,
+/// A stretch of falls of the loss scale without a rise between.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ScaleFall {
+    /// The last logged step before the first fall.
+    pub since: u64,
+    /// Step of the first fall.
+    pub first_step: u64,
+    /// Step of the last one.
+    pub last_step: u64,
+    /// Halvings in all.
+    pub halvings: u64,
+    /// Scale before the first.
+    pub from: f64,
+    /// Scale after the last.
+    pub to: f64,
+    /// It begins with the run: the search for a scale to start from.
+    pub initial: bool,
 }
 
-/// What the numbers of a log mean, as far as it can be told.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
-pub struct LogSemantics {
-    /// Steps from one point to the next: the most common distance.
-    pub stride: Option<u64>,
-    /// Clipping threshold, where a config beside the log gives it.
-    pub clip_threshold: Option<f64>,
-    /// Logged norms are those before clipping; `None` where it cannot be told.
-    pub before_clipping: Option<bool>,
-    /// Logged norms were multiplied by the loss scale, and were divided by it here (A5).
-    pub loss_scaled: bool,
-    /// The framework replaces a NaN loss by a mean, so that NaN shows as a frozen loss or as 0 (A2).
-    pub nan_filtered: bool,
-    /// Points whose norm of exactly 0 means that it was not measured.
-    pub unmeasured_zeros: u64,
+/// A step at which accumulation, world size or batch changed, another attempt or log began, or norm or loss went to another
+/// level from one point to the next and stayed there.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct AccumulationChange {
+    /// The step.
+    pub step: u64,
+    /// By what the divisor changed, where the log says it.
+    pub factor: Option<f64>,
+    /// Median norm of the points behind over that of the points before.
+    pub grad_norm_ratio: Option<f64>,
+    /// Median distance of ln(norm) from its median before: how far it moves by itself.
+    pub grad_norm_noise: Option<f64>,
+    /// The same ratio of the loss.
+    pub loss_ratio: Option<f64>,
+    /// The same distance of the loss.
+    pub loss_noise: Option<f64>,
 }
 
 /// What was logged at one step, and how it stands against the steps before it.
@@ -192,6 +284,9 @@ pub struct LogPoint {
     /// Gradient norm by layer or parameter.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub grad_norm_by_layer: BTreeMap<String, Number>,
+    /// What the batch was made of, where it is logged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<String>,
     /// Robust z of ln(grad_norm) against the window before: (ln n − median)/(1.4826·MAD), MAD not below 0.05 (E1).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grad_norm_z: Option<f64>,
@@ -204,91 +299,7 @@ pub struct LogPoint {
     /// Median of the last three losses over its running minimum (E3); only where losses are positive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss_ratio: Option<f64>,
-}
-
-/// A logged number, which may be NaN or infinite: JSON has `"nan"`, `"inf"`, `"-inf"` for these.
-#[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
-pub struct Number(pub f64);
-
-impl Number {
-    /// The number, where it is finite.
-    pub fn finite(self) -> Option<f64> {
-        self.0.is_finite().then_some(self.0)
-    }
-}
-
-impl Serialize for Number {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self.0 {
-            value if value.is_finite() => serializer.serialize_f64(value),
-            value if value.is_nan() => serializer.serialize_str("nan"),
-            value if value > 0.0 => serializer.serialize_str("inf"),
-            _ => serializer.serialize_str("-inf"),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Number {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(NumberVisitor)
-    }
-}
-
-struct NumberVisitor;
-
-impl Visitor<'_> for NumberVisitor {
-    type Value = Number;
-
-    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("a number, \"nan\", \"inf\" or \"-inf\"")
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Number, E> {
-        Ok(Number(value))
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Number, E> {
-        Ok(Number(value as f64))
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Number, E> {
-        Ok(Number(value as f64))
-    }
-
-    fn visit_str<E: de::Error>(self, value: &str) -> Result<Number, E> {
-        match value {
-            "nan" => Ok(Number(f64::NAN)),
-            "inf" => Ok(Number(f64::INFINITY)),
-            "-inf" => Ok(Number(f64::NEG_INFINITY)),
-            other => Err(E::invalid_value(de::Unexpected::Str(other), &self)),
-        }
-    }
-}
-
-impl JsonSchema for Number {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Number".into()
-    }
-
-    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({
-            "description": "A logged number, which may be NaN or infinite.",
-            "anyOf": [{ "type": "number" }, { "enum": ["nan", "inf", "-inf"] }],
-        })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_that_json_lacks_come_back_as_they_went() {
-        for value in [1.5, -2.0, f64::INFINITY, f64::NEG_INFINITY, f64::NAN] {
-            let text = serde_json::to_string(&Number(value)).unwrap();
-            let back: Number = serde_json::from_str(&text).unwrap();
-            assert_eq!(back.0.to_bits(), value.to_bits(), "{text}");
-        }
-        assert!(serde_json::from_str::<Number>("\"many\"").is_err());
-    }
+    /// Standard deviation of ln(loss) from one point to the next, over the window before, trends left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_noise: Option<f64>,
 }

@@ -7,7 +7,8 @@ pub mod bound;
 pub mod gradient;
 pub mod history;
 pub mod mapping_proof;
-mod parameter;
+mod moment;
+pub(super) mod parameter;
 mod pass;
 pub mod signal;
 #[cfg(test)]
@@ -80,7 +81,11 @@ fn quantile(values: &[f64], at: f64) -> f64 {
 }
 
 /// Feeds the elements of four tensors of one shape to `add`, in index order. False when the user asked to stop.
-fn pass_over(tensors: [&Tensor; 4], context: &Context, mut add: impl FnMut([f64; 4])) -> Result<bool> {
+pub(super) fn pass_over(
+    tensors: [&Tensor; 4],
+    context: &Context,
+    mut add: impl FnMut([f64; 4]),
+) -> Result<bool> {
     const PART: u64 = 1 << 14;
     let count = tensors[0].count();
     let mut values = [const { Vec::new() }; 4];

@@ -1,13 +1,14 @@
 //! One parameter: its moments are found, read once, and every quantity is taken from the sums.
 
 use super::history::History;
+use super::moment::{Blockwise, Moment};
 use super::pass::{self, Inputs, Scales, Sums};
 use super::{bound, gradient, number, signal, spike, steps, update};
 use crate::analysis::model::{
     Defects, Degenerate, MappedTensor, Measured, ParameterOptimizer, SecondMomentRows,
 };
 use crate::analysis::statistics::STOPPED;
-use crate::checkpoint::optimizer::{Algorithm, OptimizerState, ParameterGroup, ParameterState};
+use crate::checkpoint::optimizer::{Algorithm, Codebook, OptimizerState, ParameterGroup, ParameterState};
 use crate::checkpoint::{Checkpoint, CheckpointTensor, Role};
 use crate::context::Context;
 use crate::tensor::{DType, Kind, Tensor};
@@ -48,7 +49,8 @@ impl<'a> Place<'a> {
     pub fn read(&self) -> Vec<&'a Tensor> {
         match self.moments() {
             Ok(Moments { first, second, .. }) => {
-                first.into_iter().chain(second).chain(self.weight()).collect()
+                let moments = [first, second].into_iter().flatten().map(|moment| moment.tensor());
+                moments.chain(self.weight()).collect()
             }
             Err(_) => Vec::new(),
         }
@@ -73,29 +75,68 @@ impl<'a> Place<'a> {
             let tensor = named.tensor.as_ref().map_err(|error| format!("{}: {}", named.name, error.kind))?;
             readable(tensor).map(|()| Some(tensor))
         };
+        let plain = |index: Option<usize>| tensor(index).map(|tensor| tensor.map(Moment::Plain));
         let (first, second) = match self.optimizer.algorithm {
             Algorithm::Adam | Algorithm::AdamW | Algorithm::AdamLike => {
-                (tensor(self.state.exp_avg)?, tensor(self.state.exp_avg_sq)?)
+                (plain(self.state.exp_avg)?, plain(self.state.exp_avg_sq)?)
             }
-            Algorithm::Lion => (tensor(self.state.exp_avg)?, None),
-            Algorithm::Sgd => (tensor(self.state.momentum_buffer)?, None),
+            Algorithm::EightBit => self.eight_bit()?,
+            Algorithm::Lion => (plain(self.state.exp_avg)?, None),
+            Algorithm::Sgd => (plain(self.state.momentum_buffer)?, None),
             Algorithm::RmsProp | Algorithm::Adagrad => {
-                (tensor(self.state.momentum_buffer)?, tensor(self.state.square_avg)?)
+                (plain(self.state.momentum_buffer)?, plain(self.state.square_avg)?)
             }
-            Algorithm::Adafactor => return Err("Adafactor keeps its second moment factored".to_owned()),
-            Algorithm::EightBit => return Err("8-bit moments are not decoded".to_owned()),
+            Algorithm::Adafactor => {
+                let reason =
+                    "Adafactor keeps its second moment factored: it cannot be taken apart into elements";
+                return Err(reason.to_owned());
+            }
             Algorithm::Unknown { .. } => return Err("the optimizer is not one that is known".to_owned()),
         };
         if self.optimizer.algorithm.is_adam() && (first.is_none() || second.is_none()) {
             return Err("one of its moments is not there".to_owned());
         }
         let shapes: Vec<&[u64]> =
-            [first, second].into_iter().flatten().map(|tensor| tensor.shape.as_slice()).collect();
+            [&first, &second].into_iter().flatten().map(|moment| moment.tensor().shape.as_slice()).collect();
         match shapes[..] {
             [] => Err("no moments are stored".to_owned()),
             [one, other] if one != other => Err("its moments have different shapes".to_owned()),
             [shape, ..] => Ok(Moments { first, second, shape }),
         }
+    }
+
+    /// The states of bitsandbytes: codes with a codebook, or, of small tensors, plain numbers.
+    fn eight_bit(&self) -> Result<(Option<Moment<'a>>, Option<Moment<'a>>), String> {
+        let named = |index: Option<usize>| {
+            let Some(index) = index else { return Ok(None) };
+            let named = &self.checkpoint.tensors[index];
+            named.tensor.as_ref().map(Some).map_err(|error| format!("{}: {}", named.name, error.kind))
+        };
+        let History { beta1, beta2, .. } = History::of(self.group, self.state.step)?;
+        let [first_codebook, second_codebook] = self.state.codebooks;
+        let moment = |index: Option<usize>, codebook: Codebook, decay: f64| {
+            let Some(tensor) = named(index)? else {
+                return Err("only optimizers of two states are decoded".to_owned());
+            };
+            if tensor.dtype.kind() == Kind::Float {
+                return readable(tensor).map(|()| Some(Moment::Plain(tensor)));
+            }
+            if tensor.without_repeats().1 != 1 {
+                return Err("it is an expanded view of fewer elements".to_owned());
+            }
+            let (values, scales) = (named(codebook.values)?, named(codebook.scales)?);
+            Blockwise::new(tensor, values, scales, decay).map(|blockwise| Some(Moment::Blockwise(blockwise)))
+        };
+        Ok((
+            moment(self.state.exp_avg, first_codebook, beta1)?,
+            moment(self.state.exp_avg_sq, second_codebook, beta2)?,
+        ))
+    }
+
+    /// AMSGrad's largest second moments, where they can be compared element by element.
+    fn maximum(&self, shape: &[u64]) -> Option<&'a Tensor> {
+        let tensor = self.checkpoint.tensors[self.state.max_exp_avg_sq?].tensor.as_ref().ok()?;
+        (tensor.shape == shape && readable(tensor).is_ok()).then_some(tensor)
     }
 
     /// What leads to the state, where its tensor is not known: the name of a moment without its last component.
@@ -121,13 +162,13 @@ impl<'a> Place<'a> {
 }
 
 struct Moments<'a> {
-    first: Option<&'a Tensor>,
-    second: Option<&'a Tensor>,
+    first: Option<Moment<'a>>,
+    second: Option<Moment<'a>>,
     shape: &'a [u64],
 }
 
 /// Whether elements can be read one by one; an expanded view has more of them than the file has bytes.
-fn readable(tensor: &Tensor) -> Result<(), String> {
+pub(in crate::analysis) fn readable(tensor: &Tensor) -> Result<(), String> {
     if tensor.dtype.kind() != Kind::Float {
         return Err(format!("{} moments are not decoded", tensor.dtype));
     }
@@ -145,8 +186,10 @@ pub(super) fn measure(place: &Place<'_>, context: &Context) -> (ParameterOptimiz
         Err(reason) => return unmeasured(&reason),
     };
     let reading = Reading::new(place, &moments);
-    match pass::run(&reading.inputs(place, &moments), moments.shape, context) {
-        Ok(Some(sums)) => reading.finish(place, &moments, &sums),
+    let Moments { first, second, shape } = moments;
+    let inputs = reading.inputs(place, first, second, shape);
+    match pass::run(&inputs, shape, context) {
+        Ok(Some(sums)) => reading.finish(place, &inputs, shape, &sums),
         Ok(None) => unmeasured(STOPPED),
         Err(error) => unmeasured(&error.kind.to_string()),
     }
@@ -177,6 +220,7 @@ fn unmeasured(place: &Place<'_>, reason: &str) -> ParameterOptimizer {
         bound_ratio: not(reason),
         bound_tolerance: 0.0,
         first_step: not(reason),
+        second_moment_sum: not(reason),
         gradient_norm: not(reason),
         gradient_rms: not(reason),
         effective_steps: not(reason),
@@ -211,6 +255,8 @@ struct Reading {
     history: Result<History, String>,
     /// Dtypes of both moments of Adam.
     dtypes: Option<(DType, DType)>,
+    /// Whether they are 8-bit codes.
+    is_blockwise: bool,
 }
 
 impl Reading {
@@ -222,46 +268,63 @@ impl Reading {
                 Err("only Adam and its like keep a second moment that dates and weighs gradients".to_owned())
             }
         };
-        let dtypes = moments.first.zip(moments.second).map(|(first, second)| (first.dtype, second.dtype));
-        Self { history, dtypes }
+        let both = moments.first.as_ref().zip(moments.second.as_ref());
+        // What is decoded from codes is as exact as the scales.
+        let dtype =
+            |moment: &Moment<'_>| if moment.is_blockwise() { DType::F32 } else { moment.tensor().dtype };
+        let dtypes = both.map(|(first, second)| (dtype(first), dtype(second)));
+        let is_blockwise = both.is_some_and(|(first, second)| first.is_blockwise() || second.is_blockwise());
+        Self { history, dtypes, is_blockwise }
     }
 
-    fn inputs<'a>(&self, place: &Place<'a>, moments: &Moments<'a>) -> Inputs<'a> {
+    fn inputs<'a>(
+        &self,
+        place: &Place<'a>,
+        first: Option<Moment<'a>>,
+        second: Option<Moment<'a>>,
+        shape: &[u64],
+    ) -> Inputs<'a> {
         let weight = place.weight();
         let mut scales = Scales { epsilon: place.group.epsilon.unwrap_or(0.0), ..Scales::default() };
         if let Ok(history) = &self.history {
             scales.first_correction = history.first_correction();
             scales.second_correction = history.second_correction();
-            let dtype = moments.second.map_or(DType::F32, |second| second.dtype);
-            scales.floor = bound::floor(dtype, history);
+            scales.floor = bound::floor(self.dtypes.map_or(DType::F32, |(_, second)| second), history);
         }
         let is_bf16 = weight.is_some_and(|weight| weight.dtype == DType::Bf16);
         scales.bf16_rate = place.group.learning_rate.filter(|_| is_bf16);
-        Inputs { first: moments.first, second: moments.second, weight, scales }
+        Inputs { first, second, maximum: place.maximum(shape), weight, scales }
     }
 
     fn finish(
         &self,
         place: &Place<'_>,
-        moments: &Moments<'_>,
+        inputs: &Inputs<'_>,
+        shape: &[u64],
         sums: &Sums,
     ) -> (ParameterOptimizer, Energies) {
-        let elements = moments.shape.iter().product::<u64>();
+        let elements = shape.iter().product::<u64>();
         let reason = self.history.as_ref().err().map_or("not kept by this optimizer", String::as_str);
         let mut found = unmeasured(place, reason);
         found.defects = Measured::Value(Defects {
             non_finite_first: sums.non_finite_first,
             non_finite_second: sums.non_finite_second,
             negative_second: sums.negative_second,
+            non_finite_maximum: sums.non_finite_maximum,
+            below_second: sums.below_second,
         });
-        let defects = sums.non_finite_first + sums.non_finite_second + sums.negative_second;
+        let defects = sums.non_finite_first
+            + sums.non_finite_second
+            + sums.negative_second
+            + sums.non_finite_maximum
+            + sums.below_second;
         if elements == 0 || defects > 0 {
             let mut empty = Self::without_value(place, elements);
             empty.defects = found.defects;
             return (empty, Energies::default());
         }
-        if moments.second.is_some() {
-            self.second_moment(place, moments, sums, &mut found);
+        if inputs.second.is_some() {
+            self.second_moment(place, shape, sums, &mut found);
         }
         if place.optimizer.algorithm.is_adam() {
             self.adam(place, sums, &mut found);
@@ -286,19 +349,16 @@ impl Reading {
     }
 
     /// What the mean square of the gradients tells, in Adam and `RMSprop`.
-    fn second_moment(
-        &self,
-        place: &Place<'_>,
-        moments: &Moments<'_>,
-        sums: &Sums,
-        found: &mut ParameterOptimizer,
-    ) {
-        found.rows = if pass::has_rows(moments.shape) {
-            Measured::Value(SecondMomentRows { count: moments.shape[0], zero: sums.zero_rows })
+    fn second_moment(&self, place: &Place<'_>, shape: &[u64], sums: &Sums, found: &mut ParameterOptimizer) {
+        found.rows = if self.is_blockwise {
+            Measured::not("small second moments are zero in 8 bits")
+        } else if pass::has_rows(shape) {
+            Measured::Value(SecondMomentRows { count: shape[0], zero: sums.zero_rows })
         } else {
             Measured::not("it has no rows, or very long ones")
         };
         let Ok(history) = &self.history else { return };
+        found.second_moment_sum = number(sums.second);
         found.effective_steps = if history.is_counted() {
             number(gradient::effective_steps(history))
         } else {
@@ -340,7 +400,11 @@ impl Reading {
             Ok(tolerance) => {
                 found.bound_tolerance = tolerance;
                 found.bound_ratio = number(sums.largest_ratio / bound::bound(history));
-                found.first_step = steps::first_step(place.state.step, history, sums, tolerance);
+                found.first_step = if self.is_blockwise {
+                    Measured::not("rounding to 8 bits hides what one step leaves")
+                } else {
+                    steps::first_step(place.state.step, history, sums, tolerance)
+                };
             }
             Err(reason) => {
                 found.bound_ratio = Measured::NotMeasured(reason.clone());
@@ -355,18 +419,31 @@ impl Reading {
                 found.signal_share = signal::share(fraction, floor, found.elements);
             }
         }
-        Self::steps(place, history, sums, found);
+        Self::steps(place, self.is_blockwise, history, sums, found);
         Self::date(place, history, sums, found);
     }
 
     /// What the next step will be.
-    fn steps(place: &Place<'_>, history: &History, sums: &Sums, found: &mut ParameterOptimizer) {
+    fn steps(
+        place: &Place<'_>,
+        is_blockwise: bool,
+        history: &History,
+        sums: &Sums,
+        found: &mut ParameterOptimizer,
+    ) {
         let reason = if place.group.amsgrad {
             "AMSGrad divides by the largest second moment so far"
         } else if place.group.epsilon.is_none() {
             "the group does not say its ε"
         } else if !history.is_counted() {
             super::UNCOUNTED
+        } else if is_blockwise {
+            found.update_rms = update::rms(history, sums, found.elements);
+            found.update_ratio = ratio(place, sums.update.sqrt(), sums);
+            found.update_bound = Measured::not("second moments that 8 bits round to zero have no bound");
+            found.sign_steps = found.update_bound.clone().map(|_| 0);
+            found.stuck_share = stuck_share(place, sums, found.elements);
+            return;
         } else {
             found.update_rms = update::rms(history, sums, found.elements);
             found.update_bound = number(bound::update_bound(history));

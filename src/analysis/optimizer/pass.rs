@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 
+use super::moment::Moment;
 use crate::context::Context;
 use crate::error::Result;
 use crate::tensor::Tensor;
@@ -27,9 +28,11 @@ const SIGN_STEP: f64 = 0.5;
 /// What is read, and what it is scaled by.
 pub(super) struct Inputs<'a> {
     /// m, or a momentum buffer.
-    pub first: Option<&'a Tensor>,
+    pub first: Option<Moment<'a>>,
     /// v.
-    pub second: Option<&'a Tensor>,
+    pub second: Option<Moment<'a>>,
+    /// AMSGrad's largest v.
+    pub maximum: Option<&'a Tensor>,
     /// The parameter itself.
     pub weight: Option<&'a Tensor>,
     pub scales: Scales,
@@ -69,6 +72,8 @@ pub(super) struct Sums {
     pub non_finite_first: u64,
     pub non_finite_second: u64,
     pub negative_second: u64,
+    pub non_finite_maximum: u64,
+    pub below_second: u64,
     /// Elements with v = 0.
     pub zero_second: u64,
     /// Σm².
@@ -98,6 +103,8 @@ impl Sums {
             non_finite_first: 0,
             non_finite_second: 0,
             negative_second: 0,
+            non_finite_maximum: 0,
+            below_second: 0,
             zero_second: 0,
             first: 0.0,
             second: 0.0,
@@ -113,8 +120,20 @@ impl Sums {
         }
     }
 
-    /// Adds m, v and w of one element.
-    pub(super) fn add(&mut self, index: u64, [first, second, weight]: [f64; 3], scales: &Scales) {
+    /// Adds AMSGrad's largest v of one element whose v is `second`.
+    fn add_maximum(&mut self, maximum: f64, second: f64) {
+        self.non_finite_maximum += u64::from(!maximum.is_finite());
+        self.below_second += u64::from(maximum < second);
+    }
+
+    /// Adds m, v and w of one element, which may be `slack` away from what gradients gave.
+    pub(super) fn add(
+        &mut self,
+        index: u64,
+        [first, second, weight]: [f64; 3],
+        slack: [f64; 2],
+        scales: &Scales,
+    ) {
         self.non_finite_first += u64::from(!first.is_finite());
         self.non_finite_second += u64::from(!second.is_finite());
         self.negative_second += u64::from(second < 0.0);
@@ -130,7 +149,8 @@ impl Sums {
         self.second += second;
         self.update += update * update;
         self.weight += weight * weight;
-        self.largest_ratio = self.largest_ratio.max(first.abs() / second.max(scales.floor).sqrt());
+        let (least_first, most_second) = ((first.abs() - slack[0]).max(0.0), second + slack[1]);
+        self.largest_ratio = self.largest_ratio.max(least_first / most_second.max(scales.floor).sqrt());
         if second >= scales.floor && second > 0.0 {
             self.smallest_ratio = self.smallest_ratio.min(first.abs() / root);
         }
@@ -157,6 +177,8 @@ impl Sums {
         self.non_finite_first += next.non_finite_first;
         self.non_finite_second += next.non_finite_second;
         self.negative_second += next.negative_second;
+        self.non_finite_maximum += next.non_finite_maximum;
+        self.below_second += next.below_second;
         self.zero_second += next.zero_second;
         self.first += next.first;
         self.second += next.second;
@@ -208,23 +230,41 @@ fn one_block(inputs: &Inputs<'_>, range: Range<u64>, row: u64, context: &Context
         return Ok(None);
     }
     let mut sums = Sums::new();
-    let mut values = [Vec::new(), Vec::new(), Vec::new()];
+    let (mut first, mut second, mut weight, mut maximum) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut slack = [Vec::new(), Vec::new()];
     let mut row_is_zero = true;
     let mut start = range.start;
     while start < range.end {
         let part = start..range.end.min(start + PART);
-        for (tensor, values) in [inputs.first, inputs.second, inputs.weight].into_iter().zip(&mut values) {
-            match tensor {
-                Some(tensor) => {
-                    tensor.read_f64(part.clone(), values)?;
-                    context.progress.advance((part.end - part.start) * tensor.dtype.size().unwrap_or(0));
+        let length = (part.end - part.start) as usize;
+        let moments = [(&inputs.first, &mut first), (&inputs.second, &mut second)];
+        for ((moment, values), slack) in moments.into_iter().zip(&mut slack) {
+            match moment {
+                Some(moment) => {
+                    moment.read(part.clone(), values, slack)?;
+                    context.progress.advance(length as u64 * moment.tensor().dtype.size().unwrap_or(0));
                 }
-                None => values.resize((part.end - part.start) as usize, 0.0),
+                None => {
+                    values.resize(length, 0.0);
+                    slack.resize(length, 0.0);
+                }
             }
         }
-        let [first, second, weight] = &values;
-        for (((index, &first), &second), &weight) in part.clone().zip(first).zip(second).zip(weight) {
-            sums.add(index, [first, second, weight], &inputs.scales);
+        match inputs.weight {
+            Some(tensor) => {
+                tensor.read_f64(part.clone(), &mut weight)?;
+                context.progress.advance(length as u64 * tensor.dtype.size().unwrap_or(0));
+            }
+            None => weight.resize(length, 0.0),
+        }
+        if let Some(tensor) = inputs.maximum {
+            tensor.read_f64(part.clone(), &mut maximum)?;
+            maximum.iter().zip(&second).for_each(|(&maximum, &second)| sums.add_maximum(maximum, second));
+        }
+        let slack = slack[0].iter().zip(&slack[1]);
+        let elements = part.clone().zip(&first).zip(&second).zip(&weight).zip(slack);
+        for ((((index, &first), &second), &weight), (&first_slack, &second_slack)) in elements {
+            sums.add(index, [first, second, weight], [first_slack, second_slack], &inputs.scales);
             row_is_zero &= second == 0.0;
             if (index + 1) % row == 0 {
                 sums.zero_rows += u64::from(row_is_zero);

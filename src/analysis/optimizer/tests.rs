@@ -17,7 +17,7 @@ fn sums(adam: &Adam) -> (History, Sums) {
     };
     let mut sums = Sums::new();
     for (index, (&first, &second)) in adam.first.iter().zip(&adam.second).enumerate() {
-        sums.add(index as u64, [first.into(), second.into(), 1.0], &scales);
+        sums.add(index as u64, [first.into(), second.into(), 1.0], [0.0; 2], &scales);
     }
     (history, sums)
 }

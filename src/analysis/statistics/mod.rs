@@ -4,7 +4,8 @@
 //! from; counts and extrema merge exactly, sums are added in a fixed order (`sums.rs`). The same bits come out for any
 //! number of threads, any instruction set, mapped or read.
 //!
-//! Memory beyond the map: a read buffer of 64 KiB for each thread, and at most 256 blocks waiting to be joined.
+//! Memory beyond the map: a read buffer of 64 KiB for each thread, at most 256 blocks waiting to be joined, and what
+//! [`held_bytes`] says, of which the caller bounds the sum over the tensors that it measures side by side.
 
 mod block;
 mod bytes;
@@ -80,8 +81,15 @@ pub fn measure(
     match level {
         MeasureLevel::List => Ok(Measured::not("needs --measure norms")),
         MeasureLevel::Norms => measure_as_planned(tensor, Plan::new(false), pivot, context),
-        MeasureLevel::Stats => measure_as_planned(tensor, Plan::new(true), pivot, context),
+        MeasureLevel::Stats | MeasureLevel::Spectra | MeasureLevel::Full => {
+            measure_as_planned(tensor, Plan::new(true), pivot, context)
+        }
     }
+}
+
+/// Bytes that the searches among rows and pages hold while `tensor` is measured, besides a few buffers.
+pub fn held_bytes(tensor: &Tensor) -> u64 {
+    rows::held_bytes(tensor).max(pages::held_bytes(tensor))
 }
 
 /// [`measure`], part by part: for benchmarks, and for tests that every instruction set gives the same bits.

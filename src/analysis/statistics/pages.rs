@@ -17,7 +17,7 @@
 
 use std::ops::Range;
 
-use rayon::iter::{IntoParallelIterator, ParallelIterator};
+use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 use rayon::slice::ParallelSliceMut;
 
 use super::block::{element_size, parts};
@@ -30,12 +30,19 @@ use crate::tensor::{Kind, Tensor};
 
 /// The unit in which files are damaged.
 const PAGE: u64 = 4096;
-/// Pages that are compared, 4 GiB of them: 16 bytes each, three times over while they are sorted.
+/// Pages that are compared, 4 GiB of them.
 const MAX_PAGES: u64 = 1 << 20;
 /// Pages that one task reads.
 const PAGES_PER_TASK: u64 = 256;
+/// Tasks in flight before what they found is put together.
+const TASKS_PER_WAVE: usize = 64;
 /// Pages read at once.
 const PAGES_PER_READ: u64 = 16;
+
+/// Bytes that [`measure_pages`] holds while it looks at `tensor`: a number for each page.
+pub(super) fn held_bytes(tensor: &Tensor) -> u64 {
+    (tensor.byte_count() / PAGE).min(MAX_PAGES) * size_of::<Marked>() as u64
+}
 
 /// Measures the pages under `tensor`, of whose elements `zeros` are 0.
 ///
@@ -63,9 +70,11 @@ pub fn measure_pages(tensor: &Tensor, zeros: u64, context: &Context) -> Result<M
         Under { file, bytes, pages: pages.start..pages.start + count, size, row: row_bytes(tensor, size) };
     let could_be_lost = zeros < tensor.count() && zeros.saturating_mul(size) >= PAGE;
     let lost = if could_be_lost { under.lost(context)? } else { Some((0, None)) };
-    let (Some((lost, first_lost)), Some((repeated, first_repeated))) = (lost, under.repeated(context)?)
-    else {
+    let (Some((lost, first_lost)), Some(repeated)) = (lost, under.repeated(context)?) else {
         return Ok(Measured::not(STOPPED));
+    };
+    let Repeated::Found((repeated, first_repeated)) = repeated else {
+        return Ok(Measured::not("pages that differ are made to look alike: which repeat was not settled"));
     };
     Ok(Measured::Value(Pages { count, lost, first_lost, repeated, first_repeated }))
 }
@@ -82,6 +91,13 @@ fn row_bytes(tensor: &Tensor, size: u64) -> u64 {
 /// How many pages, and the file offset of the first.
 type Found = (u64, Option<u64>);
 
+/// What the search for repeated pages comes to.
+enum Repeated {
+    Found(Found),
+    /// More pages that differ have the same mark than chance allows.
+    LookAlike,
+}
+
 /// The bytes of a file under a tensor.
 struct Under<'a> {
     file: &'a InputFile,
@@ -96,35 +112,44 @@ impl Under<'_> {
     /// Applies `look` to every whole page, with its index, on all cores. Nothing when the user asked to stop.
     fn for_pages<T: Send>(
         &self,
-        pages: impl IntoParallelIterator<Item = Range<u64>>,
         context: &Context,
         look: impl Fn(u64, &[u8]) -> Option<T> + Sync,
     ) -> Result<Option<Vec<T>>> {
-        let tasks = pages.into_par_iter().map(|task| -> Result<Option<Vec<T>>> {
+        let task = |pages: Range<u64>| -> Result<Option<Vec<T>>> {
             if context.cancelled() {
                 return Ok(None);
             }
             let mut found = Vec::new();
-            let mut buffer = Vec::new();
-            for read in parts(task, PAGES_PER_READ) {
-                let bytes = self.file.bytes(read.start * PAGE..read.end * PAGE, &mut buffer)?;
-                let pages = (read.start..).zip(bytes.as_chunks::<{ PAGE as usize }>().0);
-                found.extend(pages.filter_map(|(page, bytes)| look(page, bytes)));
-            }
+            self.read_pages(pages, |page, bytes| found.extend(look(page, bytes)))?;
             Ok(Some(found))
-        });
-        let found: Option<Vec<Vec<T>>> = tasks.collect::<Result<_>>()?;
-        Ok(found.map(|found| found.into_iter().flatten().collect()))
+        };
+        let tasks: Vec<Range<u64>> = parts(self.pages.clone(), PAGES_PER_TASK).collect();
+        let mut all = Vec::new();
+        for wave in tasks.chunks(TASKS_PER_WAVE) {
+            let found: Result<Option<Vec<Vec<T>>>> = wave.par_iter().cloned().map(task).collect();
+            let Some(found) = found? else { return Ok(None) };
+            // Room for what is there and no more: doubling would be half empty.
+            all.reserve_exact(found.iter().map(Vec::len).sum());
+            all.extend(found.into_iter().flatten());
+        }
+        Ok(Some(all))
     }
 
-    fn tasks(&self) -> Vec<Range<u64>> {
-        parts(self.pages.clone(), PAGES_PER_TASK).collect()
+    /// Applies `look` to each page of `pages`, with its index.
+    fn read_pages(&self, pages: Range<u64>, mut look: impl FnMut(u64, &[u8])) -> Result<()> {
+        let mut buffer = Vec::new();
+        for read in parts(pages, PAGES_PER_READ) {
+            let bytes = self.file.bytes(read.start * PAGE..read.end * PAGE, &mut buffer)?;
+            for (page, bytes) in (read.start..).zip(bytes.as_chunks::<{ PAGE as usize }>().0) {
+                look(page, bytes);
+            }
+        }
+        Ok(())
     }
 
     fn lost(&self, context: &Context) -> Result<Option<Found>> {
-        let zero_pages = self.for_pages(self.tasks(), context, |page, bytes| {
-            bytes.iter().all(|&byte| byte == 0).then_some(page)
-        })?;
+        let zero_pages =
+            self.for_pages(context, |page, bytes| bytes.iter().all(|&byte| byte == 0).then_some(page))?;
         let Some(zero_pages) = zero_pages else { return Ok(None) };
         let mut found = (0, None);
         for run in zero_pages.chunk_by(|one, next| one + 1 == *next) {
@@ -173,60 +198,114 @@ impl Under<'_> {
         })
     }
 
-    fn repeated(&self, context: &Context) -> Result<Option<Found>> {
-        let Some(sampled) =
-            self.for_pages(self.tasks(), context, |page, bytes| Some((sample(bytes), page)))?
-        else {
-            return Ok(None);
-        };
-        let mut candidates: Vec<Range<u64>> =
-            in_groups(sampled).into_iter().map(|(_, page)| page..page + 1).collect();
-        candidates.par_sort_unstable_by_key(|page| page.start);
-        let hashed = self.for_pages(candidates, context, |page, bytes| {
-            (!is_constant(bytes, self.size as usize)).then(|| (digest(bytes), page))
+    /// Pages that share the mark of a sample are candidates; of these, those that share the mark of all their bytes
+    /// are compared. Nothing when the user asked to stop.
+    fn repeated(&self, context: &Context) -> Result<Option<Repeated>> {
+        let first = self.pages.start;
+        let sampled = self.for_pages(context, |page, bytes| {
+            let words = sample(bytes);
+            let could_be_constant = words.iter().all(|&word| word == words[0]);
+            let skipped = could_be_constant && is_constant(bytes, self.size as usize);
+            (!skipped).then(|| Marked::new(mix(words), page - first))
         })?;
-        let Some(hashed) = hashed else { return Ok(None) };
+        let Some(mut marked) = sampled else { return Ok(None) };
+        keep_groups(&mut marked);
+        marked.par_sort_unstable_by_key(|marked| marked.place());
+        let finished = marked.par_chunks_mut(PAGES_PER_TASK as usize).map(|candidates| {
+            candidates
+                .chunk_by_mut(|one, next| one.place() + 1 == next.place())
+                .try_for_each(|run| self.mark_anew(run))
+                .map(|()| !context.cancelled())
+        });
+        if !finished.collect::<Result<Vec<bool>>>()?.into_iter().all(|finished| finished) {
+            return Ok(None);
+        }
+        keep_groups(&mut marked);
         let mut found: Found = (0, None);
-        for group in in_groups(hashed).chunk_by(|one, next| one.0 == next.0) {
-            for page in self.repeats_in(group)? {
+        for group in marked.chunk_by(|one, next| one.mark() == next.mark()) {
+            let Some(repeats) = self.repeats_in(group)? else { return Ok(Some(Repeated::LookAlike)) };
+            for page in repeats {
                 found.0 += 1;
-                found.1 = Some(found.1.map_or(page, |first: u64| first.min(page)));
+                found.1 = Some(found.1.map_or(page * PAGE, |first: u64| first.min(page * PAGE)));
             }
         }
-        Ok(Some(found))
+        Ok(Some(Repeated::Found(found)))
     }
 
-    /// File offsets of the pages of a group that equal its first, and are not whole rows away from it.
-    fn repeats_in(&self, group: &[(u64, u64)]) -> Result<Vec<u64>> {
-        let offset = |page: u64| page * PAGE..(page + 1) * PAGE;
-        let (mut buffer_first, mut buffer) = (Vec::new(), Vec::new());
-        let first = group[0].1;
-        let original = self.file.bytes(offset(first), &mut buffer_first)?;
+    /// Marks the neighbouring pages of `run` by all their bytes.
+    fn mark_anew(&self, run: &mut [Marked]) -> Result<()> {
+        let start = self.pages.start + run[0].place();
+        let pages = start..start + run.len() as u64;
+        self.read_pages(pages, |page, bytes| {
+            run[(page - start) as usize] = Marked::new(digest(bytes), page - self.pages.start);
+        })
+    }
+
+    /// The pages of a group that equal an earlier one and are not whole rows away from it. Nothing where too many of a
+    /// group differ to compare each with each.
+    fn repeats_in(&self, group: &[Marked]) -> Result<Option<Vec<u64>>> {
+        let mut originals: Vec<(u64, Vec<u8>)> = Vec::new();
         let mut repeats = Vec::new();
-        for &(_, page) in &group[1..] {
-            let explained = ((page - first) * PAGE).is_multiple_of(self.row);
-            if !explained && self.file.bytes(offset(page), &mut buffer)? == original {
-                repeats.push(page * PAGE);
+        let mut buffer = Vec::new();
+        for page in group.iter().map(|marked| self.pages.start + marked.place()) {
+            let bytes = self.file.bytes(page * PAGE..(page + 1) * PAGE, &mut buffer)?;
+            match originals.iter().find(|(_, original)| original == bytes) {
+                Some((original, _)) if ((page - original) * PAGE).is_multiple_of(self.row) => {}
+                Some(_) => repeats.push(page),
+                None if originals.len() == MOST_ORIGINALS => return Ok(None),
+                None => originals.push((page, bytes.to_vec())),
             }
         }
-        Ok(repeats)
+        Ok(Some(repeats))
     }
 }
 
-/// What stands at least twice, sorted by hash and then by page.
-fn in_groups(mut hashed: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
-    hashed.par_sort_unstable();
-    let groups = hashed.chunk_by(|one, next| one.0 == next.0);
-    groups.filter(|group| group.len() > 1).flatten().copied().collect()
+/// Different pages with one mark that are told apart. Among 2²⁰ pages, chance gives a pair to one tensor in thirty-two.
+const MOST_ORIGINALS: usize = 8;
+
+/// Which of the tensor's pages, in the lower 20 bits, under the upper 44 bits of a hash of it: 8 bytes for each page.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Marked(u64);
+
+impl Marked {
+    const PLACE: u64 = MAX_PAGES - 1;
+
+    fn new(hash: u64, place: u64) -> Self {
+        Self(hash & !Self::PLACE | place)
+    }
+
+    fn place(self) -> u64 {
+        self.0 & Self::PLACE
+    }
+
+    fn mark(self) -> u64 {
+        self.0 & !Self::PLACE
+    }
 }
 
-/// A hash of four words of a page: four cache lines touched, of 64.
-fn sample(page: &[u8]) -> u64 {
+/// Keeps the pages whose mark occurs at least twice, sorted by mark and then by place.
+fn keep_groups(marked: &mut Vec<Marked>) {
+    marked.par_sort_unstable();
+    let (mut kept, mut start) = (0, 0);
+    while start < marked.len() {
+        let mark = marked[start].mark();
+        let length = marked[start..].iter().take_while(|other| other.mark() == mark).count();
+        if length > 1 {
+            marked.copy_within(start..start + length, kept);
+            kept += length;
+        }
+        start += length;
+    }
+    marked.truncate(kept);
+}
+
+/// Four words of a page: four cache lines touched, of 64.
+fn sample(page: &[u8]) -> [u64; 4] {
     let words = page.as_chunks::<8>().0;
-    mix([words[64], words[191], words[318], words[445]].map(u64::from_le_bytes))
+    [words[64], words[191], words[318], words[445]].map(u64::from_le_bytes)
 }
 
-/// A hash of all of a page. Equal hashes are compared byte by byte: it need not resist an attacker.
+/// A hash of all of a page. Equal marks are compared byte by byte: it need not resist an attacker.
 fn digest(page: &[u8]) -> u64 {
     let quads = page.as_chunks::<8>().0.as_chunks::<4>().0;
     let lanes = quads.iter().fold([0u64; 4], |lanes, quad| {

@@ -35,10 +35,20 @@ const BUDGET: u64 = 1 << 24;
 const COMPARISONS_PER_READ: u64 = 16;
 /// Elements read in a row that cost as much as one comparison in memory.
 const ELEMENTS_PER_COMPARISON: u64 = 4;
-/// Rows that are compared: 28 bytes are kept of each.
+/// Rows that are compared: 32 bytes are held of each.
 const MAX_ROWS: u64 = 1 << 20;
 /// Sums of squares outside this range come near the limits of f64 and are computed again, scaled.
 const SAFE_SQUARES: Range<f64> = 1e-270..1e270;
+
+/// Bytes that [`measure_rows`] holds while it looks at `tensor`: of each row a norm, twice while they are joined, or later
+/// its place in their order and the compared columns.
+pub(super) fn held_bytes(tensor: &Tensor) -> u64 {
+    const EACH: usize = size_of::<f64>() + 2 * size_of::<u32>() + size_of::<[f32; COLUMNS]>();
+    match tensor.shape[..] {
+        [rows, _, ..] if rows <= MAX_ROWS => rows * EACH as u64,
+        _ => 0,
+    }
+}
 
 /// Measures the rows of `tensor`: dimension 0 against the rest.
 ///

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
+use super::optimizer::Hyperparameters;
 use super::step::{self, Claim};
 use super::{Layout, Section, json};
 use crate::context::Context;
@@ -48,6 +49,8 @@ pub(super) struct Parts {
     pub claims: Vec<Claim>,
     pub problems: Vec<Error>,
     pub config: Option<BTreeMap<String, serde_json::Value>>,
+    /// What is said about the optimizer outside of its own file.
+    pub hyperparameters: Option<Hyperparameters>,
 }
 
 /// A file that was read.
@@ -79,6 +82,12 @@ pub(super) fn read(path: &Path, context: &Context) -> Result<Parts> {
     Ok(parts)
 }
 
+/// Why the directory at `path` is none that is read, by the names in it.
+pub(super) fn refusal(path: &Path) -> Option<Error> {
+    let refuse = |listing: Listing| listing.refuse_unfinished().and_then(|()| listing.refuse_others());
+    Listing::of(path).and_then(refuse).err()
+}
+
 fn directory(listing: &Listing, context: &Context) -> Result<Parts> {
     listing.refuse_unfinished()?;
     listing.refuse_others()?;
@@ -90,7 +99,10 @@ fn directory(listing: &Listing, context: &Context) -> Result<Parts> {
     } else if hf_trainer::is_one(listing) {
         hf_trainer::read(listing, context)
     } else {
-        model_directory::read(listing, context)
+        model_directory::read(listing, context).map(|mut parts| {
+            parts.add_side_files(listing, context);
+            parts
+        })
     };
     let mut parts = read.map_err(|error| missing.clone().unwrap_or(error))?;
     parts.problems.extend(missing);
@@ -118,6 +130,7 @@ impl Parts {
             claims: Vec::new(),
             problems: Vec::new(),
             config: None,
+            hyperparameters: None,
         }
     }
 

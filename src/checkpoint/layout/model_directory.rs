@@ -3,10 +3,11 @@
 use std::path::Path;
 
 use super::listing::{Listing, newest};
-use super::{Parts, hf_trainer, incomplete, sharded};
-use crate::checkpoint::{Layout, step};
+use super::{Parts, hf_trainer, incomplete, open, sharded};
+use crate::checkpoint::{Layout, Section, step};
 use crate::context::Context;
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::Container;
 
 /// Names of model files, the preferred first: a directory often holds the same model in several formats.
 const MODEL_FILES: &[&str] = &[
@@ -26,17 +27,45 @@ const MODEL_EXTENSIONS: &[&str] = &["safetensors", "pt", "pth", "ckpt", "bin"];
 /// Reads the model of a directory, which must hold exactly one.
 pub(super) fn read(listing: &Listing, context: &Context) -> Result<Parts> {
     if let Some(index) = sharded::find_index(listing) {
-        return sharded::read(listing, &index, context);
+        let mut parts = sharded::read(listing, &index, context)?;
+        parts.add_other_models(listing, &index, context);
+        return Ok(parts);
     }
     let files = model_files(listing)?;
     let mut parts = Parts::new(Layout::ModelDirectory);
-    for file in files {
+    for &file in &files {
         parts.add(listing, file, None, context);
         parts.claims.extend(step::in_name(Path::new(file)));
     }
     parts.tell_apart();
     parts.recognise();
+    if let [read] = files[..] {
+        parts.add_other_models(listing, read, context);
+    }
     Ok(parts)
+}
+
+impl Parts {
+    /// Says which models lie beside the one that was `read`. What their pickles name is told, their tensors are not.
+    fn add_other_models(&mut self, listing: &Listing, read: &str, context: &Context) {
+        let is_whole = |file: &str| MODEL_FILES.contains(&file) || sharded::is_index(file);
+        for file in listing.files().filter(|file| is_whole(file) && *file != read) {
+            let path = listing.path().join(file);
+            let is_stray = |problem: &Error| problem.path == path && problem.kind == ErrorKind::StrayShard;
+            if !self.problems.iter().any(is_stray) {
+                self.problems.push(ErrorKind::OtherModel { read: read.to_owned() }.in_file(&path));
+            }
+            if sharded::is_index(file) {
+                continue;
+            }
+            // One that cannot be read is no part of this checkpoint.
+            if let Ok(mut part) = open(listing.path(), file, Some(Section::Other), context) {
+                let Container { format, globals, .. } = part.container;
+                part.container = Container { globals, ..Container::empty(format) };
+                self.files.push(part);
+            }
+        }
+    }
 }
 
 /// Whether `name` is all of the model that the directory holds.

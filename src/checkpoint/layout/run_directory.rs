@@ -4,6 +4,7 @@ use serde::Deserialize;
 
 use super::listing::Listing;
 use super::{Parts, open};
+use crate::checkpoint::optimizer::Hyperparameters;
 use crate::checkpoint::step::Claim;
 use crate::checkpoint::{Layout, Section, json};
 use crate::context::Context;
@@ -19,6 +20,7 @@ const MAX_STATE_BYTES: u64 = 16 << 20;
 #[derive(Deserialize)]
 struct State {
     step: u64,
+    optimizer: Option<Hyperparameters>,
 }
 
 /// Whether the directory is one of ours.
@@ -34,7 +36,10 @@ pub(super) fn read(listing: &Listing, context: &Context) -> Result<Parts> {
         parts.add(listing, OPTIMIZER, Some(Section::Optimizer), context);
     }
     match json::read(listing.path(), STATE, STATE, MAX_STATE_BYTES, context) {
-        Ok(State { step }) => parts.claims.push(Claim { place: STATE.to_owned(), step, certain: true }),
+        Ok(State { step, optimizer }) => {
+            parts.claims.push(Claim { place: STATE.to_owned(), step, certain: true });
+            parts.hyperparameters = optimizer;
+        }
         Err(error) => parts.problems.push(error),
     }
     Ok(parts)

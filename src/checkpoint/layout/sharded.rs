@@ -65,7 +65,7 @@ pub(super) fn read(listing: &Listing, index: &str, context: &Context) -> Result<
     judge_others(&mut parts, &owners, context)?;
     judge_missing(&mut parts, &weight_map, &owners, &path);
     let strays = listing.files().filter(|file| is_shard_of(file, index) && !shards.contains(file));
-    parts.problems.extend(strays.map(|stray| ErrorKind::StrayShard.in_file(&listing.path().join(stray))));
+    parts.problems.extend(strays.map(|stray| stray_shard(listing, stray, &shards)));
     if opened.len() == shards.len() {
         let stated = written.metadata.and_then(|metadata| metadata.total_size);
         let wrong = stated.and_then(|stated| wrong_total(&parts, stated.get()));
@@ -80,6 +80,17 @@ fn nothing_read(listing: &Listing, index: &str, problems: Vec<Error>) -> Error {
     refused.unwrap_or_else(|| {
         incomplete(listing.path(), format!("the shards that {} names", index.escape_debug()))
     })
+}
+
+/// What a shard is that the index does not name: one of the same writing, which the index has lost, or another file.
+fn stray_shard(listing: &Listing, stray: &str, named: &BTreeSet<&str>) -> Error {
+    let series = |name: &str| name.rsplit_once("-of-").map(|(_, rest)| rest.to_owned());
+    let is_lost =
+        series(stray).is_some_and(|rest| named.iter().any(|name| series(name) == Some(rest.clone())));
+    if is_lost {
+        return incomplete(listing.path(), format!("the entries of the shard {stray} in the index"));
+    }
+    ErrorKind::StrayShard.in_file(&listing.path().join(stray))
 }
 
 /// Whether a file that `index` does not name looks as if it should.

@@ -59,12 +59,13 @@ pub fn assign(subjects: &[Subject<'_>], rules: &NameRules) -> Vec<Named> {
     let names = canonical_names(subjects.iter().map(|subject| subject.name));
     let shapes: HashMap<&str, Option<&[u64]>> =
         names.iter().zip(subjects).map(|(name, subject)| (name.as_str(), subject.shape)).collect();
+    let roles = roles::roles(&names, subjects, &shapes);
     let mut named: Vec<Named> = names
         .par_iter()
-        .zip(subjects)
-        .map(|(name, subject)| {
+        .zip(roles)
+        .map(|(name, role)| {
             let rule = rules.find(name);
-            let role = rule.map_or_else(|| roles::role(name, subject, &shapes), |rule| rule.role);
+            let role = rule.map_or(role, |rule| rule.role);
             let path = rule.and_then(|rule| rule.layer.as_deref()).unwrap_or_else(|| module(name));
             let layer = Layer { path: path.to_owned(), index: order::block_index(name), order: 0 };
             Named { canonical_name: name.clone(), layer, role }
@@ -91,7 +92,17 @@ pub(in crate::checkpoint) fn module(name: &str) -> &str {
 
 /// The names without wrappers; a name stays as it is where two would become one.
 fn canonical_names<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Vec<String> {
-    let stripped = without_shared_prefix(names.clone().map(without_wrappers).collect());
+    let unwrapped: Vec<Option<String>> = names.clone().map(without_wrappers).collect();
+    let any_unwrapped = unwrapped.iter().any(Option::is_some);
+    let stripped = unwrapped
+        .into_iter()
+        .zip(names.clone())
+        .map(|(shorter, name)| shorter.unwrap_or_else(|| name.to_owned()));
+    let stripped = without_shared_prefix(stripped.collect());
+    // A prefix that all have in common tells no two of them apart.
+    if !any_unwrapped {
+        return stripped;
+    }
     let distinct: HashSet<&str> = stripped.iter().map(String::as_str).collect();
     if distinct.len() == names.clone().collect::<HashSet<_>>().len() {
         stripped
@@ -100,9 +111,14 @@ fn canonical_names<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Vec<Stri
     }
 }
 
-fn without_wrappers(name: &str) -> String {
-    let kept: Vec<&str> = name.split('.').filter(|component| !WRAPPERS.contains(component)).collect();
-    if kept.is_empty() { name.to_owned() } else { kept.join(".") }
+/// The name without wrappers, where it has any, and something besides.
+fn without_wrappers(name: &str) -> Option<String> {
+    let is_wrapper = |component: &&str| WRAPPERS.contains(component);
+    if !name.split('.').any(|component| is_wrapper(&component)) {
+        return None;
+    }
+    let kept: Vec<&str> = name.split('.').filter(|component| !is_wrapper(component)).collect();
+    (!kept.is_empty()).then(|| kept.join("."))
 }
 
 /// The names without `model.`, where all of them begin with it.

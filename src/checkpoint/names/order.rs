@@ -1,6 +1,7 @@
 //! Where a layer stands: its index in the stack of blocks, and its position in forward order.
 
 use std::collections::HashMap;
+use std::sync::LazyLock;
 
 use super::Named;
 
@@ -142,15 +143,24 @@ pub(super) fn put_in_order(named: &mut [Named]) {
 /// The position of every tensor's layer.
 fn positions(named: &[Named]) -> Vec<u64> {
     let mut seen = Seen::default();
-    let mut layers: HashMap<&str, Vec<Place>> = HashMap::new();
+    let mut numbers: HashMap<&str, usize> = HashMap::new();
+    let mut layers: Vec<(Vec<Place>, &str, usize)> = Vec::new();
+    let mut layer_of: Vec<usize> = Vec::with_capacity(named.len());
     for tensor in named {
         let path = tensor.layer.path.as_str();
-        layers.entry(path).or_insert_with(|| seen.places(path));
+        let number = *numbers.entry(path).or_insert_with(|| {
+            layers.push((seen.places(path), path, layers.len()));
+            layers.len() - 1
+        });
+        layer_of.push(number);
     }
-    let mut sorted: Vec<(&Vec<Place>, &str)> = layers.iter().map(|(path, places)| (places, *path)).collect();
-    sorted.sort();
-    let orders: HashMap<&str, u64> = (0..).zip(sorted).map(|(order, (_, path))| (path, order)).collect();
-    named.iter().map(|tensor| orders[tensor.layer.path.as_str()]).collect()
+    // No two paths are equal, so that the sort need not be stable.
+    layers.sort_unstable();
+    let mut orders = vec![0; layers.len()];
+    for (order, &(_, _, number)) in (0..).zip(&layers) {
+        orders[number] = order;
+    }
+    layer_of.into_iter().map(|number| orders[number]).collect()
 }
 
 /// Most components of all layers together that are given places: no checkpoint has half as many.
@@ -160,8 +170,8 @@ const MAX_PLACES: usize = 1 << 22;
 /// modules above it.
 #[derive(Default)]
 struct Seen<'a> {
-    /// Parent and component to the number of the module.
-    modules: HashMap<(usize, &'a str), usize>,
+    /// Parent and component to the number of the module and its place.
+    modules: HashMap<(usize, &'a str), (usize, Place)>,
     /// Parent and word to when the word first occurred.
     words: HashMap<(usize, &'a str), usize>,
     /// Components that were given places.
@@ -178,12 +188,16 @@ impl<'a> Seen<'a> {
         let components = path.split('.').filter(|component| !component.is_empty());
         let places: Vec<Place> = components
             .map(|component| {
-                let (word, number) = stem(component);
-                let next = self.words.len();
-                let appearance = *self.words.entry((parent, word)).or_insert(next);
                 let next = self.modules.len() + 1;
-                parent = *self.modules.entry((parent, component)).or_insert(next);
-                (rank(component), appearance, number)
+                let words = &mut self.words;
+                let (module, place) = *self.modules.entry((parent, component)).or_insert_with(|| {
+                    let (word, number) = stem(component);
+                    let first = words.len();
+                    let appearance = *words.entry((parent, word)).or_insert(first);
+                    (next, (rank(component), appearance, number))
+                });
+                parent = module;
+                place
             })
             .collect();
         self.placed += places.len();
@@ -191,9 +205,13 @@ impl<'a> Seen<'a> {
     }
 }
 
+/// [`RANKS`] by name.
+static RANK_OF: LazyLock<HashMap<&str, u8>> = LazyLock::new(|| {
+    RANKS.iter().flat_map(|&(rank, names)| names.iter().map(move |&name| (name, rank))).collect()
+});
+
 fn rank(component: &str) -> u8 {
-    let lower = component.to_ascii_lowercase();
-    RANKS.iter().find(|(_, names)| names.contains(&lower.as_str())).map_or(UNTOLD, |&(rank, _)| rank)
+    RANK_OF.get(component.to_ascii_lowercase().as_str()).copied().unwrap_or(UNTOLD)
 }
 
 /// A component as its word and the number behind it, 0 where there is none: `layer10` is `layer` and 10.

@@ -1,7 +1,9 @@
 //! Names and shapes to roles: the table of conventions, and what shapes say where it is silent.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::LazyLock;
+
+use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 
 use super::pattern::Pattern;
 use super::{Role, Subject, module};
@@ -127,23 +129,93 @@ static PATTERNS: LazyLock<Vec<(Pattern, Axes, Role)>> = LazyLock::new(|| {
     CONVENTIONS.iter().map(|&(pattern, axes, role)| (Pattern::new(pattern), axes, role)).collect()
 });
 
-/// The role of the tensor `name`, given the shapes of the whole model under their canonical names.
-pub(super) fn role(name: &str, subject: &Subject<'_>, shapes: &HashMap<&str, Option<&[u64]>>) -> Role {
+/// The roles of the tensors `names`, given the shapes of the whole model under their canonical names.
+///
+/// What the table says is looked up once for all names that are the same to it: those of the layers of a stack.
+pub(super) fn roles(
+    names: &[String],
+    subjects: &[Subject<'_>],
+    shapes: &HashMap<&str, Option<&[u64]>>,
+) -> Vec<Role> {
+    let mut kinds: HashMap<Kindred, usize> = HashMap::new();
+    let mut kind_of = |(name, subject): (&String, &Subject<'_>)| {
+        let next = kinds.len();
+        *kinds.entry(Kindred::of(name, subject)).or_insert(next)
+    };
+    let kind_of: Vec<usize> = names.iter().zip(subjects).map(&mut kind_of).collect();
+    let mut kinds: Vec<(Kindred, usize)> = kinds.into_iter().collect();
+    kinds.sort_unstable_by_key(|&(_, number)| number);
+    let conventional: Vec<Role> = kinds.par_iter().map(|(kind, _)| kind.role()).collect();
+    let subjects = names.iter().zip(subjects).zip(kind_of);
+    subjects.map(|((name, subject), kind)| role(name, subject, conventional[kind], shapes)).collect()
+}
+
+/// All names that the table does not tell apart.
+#[derive(PartialEq, Eq, Hash)]
+struct Kindred {
+    /// In lower case, with [`ANY_NUMBER`] for each component that is a number which no convention names. Empty for a name
+    /// that is too long.
+    name: String,
+    axes: Option<usize>,
+}
+
+/// Stands for a number that no convention names. No component can be both this and what a convention names.
+const ANY_NUMBER: &str = "#";
+
+/// The numbers that stand as components in [`CONVENTIONS`].
+static NUMBERS: LazyLock<HashSet<&str>> = LazyLock::new(|| {
+    let components = CONVENTIONS.iter().flat_map(|(pattern, _, _)| pattern.split(['^', '.', '|']));
+    components.filter(|component| is_number(component)).collect()
+});
+
+fn is_number(component: &str) -> bool {
+    !component.is_empty() && component.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+impl Kindred {
+    fn of(name: &str, subject: &Subject<'_>) -> Self {
+        let mut kind = String::new();
+        if !super::is_too_long(name) {
+            kind.reserve(name.len());
+            for component in name.split('.') {
+                let unnamed = is_number(component) && !NUMBERS.contains(component);
+                kind.push_str(if unnamed { ANY_NUMBER } else { component });
+                kind.push('.');
+            }
+            kind.pop();
+            kind.make_ascii_lowercase();
+        }
+        Self { name: kind, axes: subject.shape.map(<[u64]>::len) }
+    }
+
+    /// What the table says.
+    fn role(&self) -> Role {
+        let components: Vec<&str> = self.name.split('.').collect();
+        let mut admitted = PATTERNS.iter().filter(|(_, wanted, _)| wanted.admits(self.axes));
+        admitted
+            .find(|(pattern, _, _)| pattern.matches(&components))
+            .map_or(Role::Other, |(_, _, role)| *role)
+    }
+}
+
+/// The role of one tensor of which the table says `conventional`.
+fn role(
+    name: &str,
+    subject: &Subject<'_>,
+    conventional: Role,
+    shapes: &HashMap<&str, Option<&[u64]>>,
+) -> Role {
     if subject.dtype.is_some_and(|dtype| dtype.kind() == Kind::Integer) {
         return Role::Buffer;
     }
     if super::is_too_long(name) {
         return Role::Other;
     }
-    let lower = name.to_ascii_lowercase();
-    let components: Vec<&str> = lower.split('.').collect();
-    let axes = subject.shape.map(<[u64]>::len);
-    let convention =
-        PATTERNS.iter().find(|(pattern, wanted, _)| wanted.admits(axes) && pattern.matches(&components));
-    match (convention.map_or(Role::Other, |(_, _, role)| *role), components.as_slice()) {
-        (Role::Bias, [.., "bias"]) if is_norm(module(name), shapes) => Role::NormBias,
-        (Role::Other, [.., "weight"]) if is_norm(module(name), shapes) => Role::NormGain,
-        (role, _) => role,
+    let is_last = |leaf: &str| name.rsplit('.').next().is_some_and(|last| last.eq_ignore_ascii_case(leaf));
+    match conventional {
+        Role::Bias if is_last("bias") && is_norm(module(name), shapes) => Role::NormBias,
+        Role::Other if is_last("weight") && is_norm(module(name), shapes) => Role::NormGain,
+        role => role,
     }
 }
 
@@ -171,5 +243,21 @@ impl Axes {
             ThreeOrMore => axes >= 3,
             Four => axes == 4,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_that_no_convention_names_is_any_number_to_all_of_them() {
+        let alternatives = CONVENTIONS.iter().flat_map(|(pattern, _, _)| pattern.split(['^', '.', '|']));
+        for alternative in alternatives.filter(|alternative| !["*", "**"].contains(alternative)) {
+            // What has a letter matches neither a number nor what stands for one.
+            let has_letter = alternative.bytes().any(|byte| byte.is_ascii_alphabetic());
+            assert!(alternative.is_empty() || has_letter || NUMBERS.contains(alternative), "{alternative}");
+        }
+        assert!(NUMBERS.contains("0") && !NUMBERS.contains("17"));
     }
 }

@@ -65,6 +65,10 @@ impl NameRules {
 
     /// The first rule that matches the canonical `name`.
     pub fn find(&self, name: &str) -> Option<&NameRule> {
+        // Without a single glob, preparing the name for them would be all there is to do.
+        if self.rules.is_empty() {
+            return None;
+        }
         self.rules.get(*self.globs.matches(name).first()?)
     }
 }

@@ -8,12 +8,14 @@ use serde::{Deserialize, Serialize};
 
 mod algorithm;
 mod mapping;
+mod named;
 mod read;
 mod registration;
 #[cfg(test)]
 mod tests;
 
 pub(super) use mapping::{Candidate, map};
+pub(super) use named::{Hyperparameters, read as read_named};
 pub(super) use read::read;
 
 /// One optimizer of a checkpoint.
@@ -112,6 +114,17 @@ pub struct ParameterState {
     pub momentum_buffer: Option<usize>,
     /// `RMSprop`'s mean square, Adagrad's sum of squares.
     pub square_avg: Option<usize>,
+    /// What decodes 8-bit codes in `exp_avg` and `exp_avg_sq`: a codebook and the scales of the blocks, of each.
+    pub codebooks: [Codebook; 2],
+}
+
+/// What turns the 8-bit codes of one moment into numbers. Tensors as in [`ParameterState`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Codebook {
+    /// The value of each code (`qmap1`, `qmap2`).
+    pub values: Option<usize>,
+    /// The largest magnitude of each block (`absmax1`, `absmax2`).
+    pub scales: Option<usize>,
 }
 
 /// How an optimizer's parameters were joined to the model's tensors.
@@ -146,9 +159,9 @@ pub enum MappingSource {
 }
 
 impl Algorithm {
-    /// Whether m and v are Adam's moments.
+    /// Whether m and v are Adam's moments. Of the 8-bit optimizers only those with two states are measured as such.
     pub fn is_adam(&self) -> bool {
-        matches!(self, Algorithm::Adam | Algorithm::AdamW | Algorithm::AdamLike)
+        matches!(self, Algorithm::Adam | Algorithm::AdamW | Algorithm::AdamLike | Algorithm::EightBit)
     }
 }
 

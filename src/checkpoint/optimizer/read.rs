@@ -6,7 +6,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use super::algorithm::{Configuration, recognise};
-use super::{Mapping, OptimizerState, ParameterGroup, ParameterState};
+use super::{Codebook, Mapping, OptimizerState, ParameterGroup, ParameterState};
 use crate::format::{Container, Node, NodeId, Objects};
 
 /// Levels of containers above an optimizer dict. Composer has two.
@@ -177,8 +177,12 @@ impl<'a> Reader<'a> {
         };
         ParameterState {
             step: fields.get("step").and_then(|&id| self.scalar(id)),
-            exp_avg: tensor("exp_avg"),
-            exp_avg_sq: tensor("exp_avg_sq"),
+            exp_avg: tensor("exp_avg").or_else(|| tensor("state1")),
+            exp_avg_sq: tensor("exp_avg_sq").or_else(|| tensor("state2")),
+            codebooks: [
+                Codebook { values: tensor("qmap1"), scales: tensor("absmax1") },
+                Codebook { values: tensor("qmap2"), scales: tensor("absmax2") },
+            ],
             max_exp_avg_sq: tensor("max_exp_avg_sq"),
             momentum_buffer: tensor("momentum_buffer"),
             square_avg: tensor("square_avg").or_else(|| tensor("sum")),

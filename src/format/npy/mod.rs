@@ -91,7 +91,7 @@ pub(super) fn array(file: &Arc<InputFile>, bytes: Range<u64>) -> Result<Array, E
 fn objects(file: &InputFile, bytes: Range<u64>, shape: Vec<u64>) -> Result<Array, ErrorKind> {
     let window = bytes.start..bytes.end.min(bytes.start + pickle::MAX_BYTES);
     let mut buffer = Vec::new();
-    let pickle = pickle::read(file.bytes(window, &mut buffer).map_err(|error| error.kind)?);
+    let pickle = pickle::read(file.bytes(window, &mut buffer).map_err(|error| error.kind)?, file.len());
     Ok(Array {
         tensor: Err(Unmeasured::Objects.of_shape(shape)),
         end: bytes.start + pickle.length,

@@ -10,12 +10,23 @@ use crate::error::ErrorKind;
 /// The longest pickle that is read: real ones have some hundred bytes a tensor.
 pub const MAX_BYTES: u64 = 256 << 20;
 
-/// The most values that are pushed, memorised or made: some 800 000 tensors. Each costs at most 80 bytes beyond its own
-/// text, so that this bounds the memory of nodes, stack, lists and memo together.
-pub const MAX_VALUES: u64 = 1 << 24;
+/// Bytes that nodes, stack, lists and memo of one pickle may take together: some 40,000 tensors, of 1 kB each.
+///
+/// A program of one byte a value would otherwise take eighty times its length. Text longer than [`CHARGED_TEXT`] is
+/// beside this, since it takes no more than its own length.
+pub const MAX_HELD: u64 = 40 << 20;
+
+/// Real checkpoints have storages besides: each so many bytes of the file allow one more byte of memory.
+const FILE_BYTES_A_BYTE: u64 = 64;
 
 /// The most different globals outside the allow-list. A whole training framework has some hundred.
-pub const MAX_GLOBALS: usize = 1 << 16;
+pub const MAX_GLOBALS: usize = 1 << 12;
+
+/// The longest text that counts as a value of its own length. Longer ones are arrays that protocol 2 writes as text.
+const CHARGED_TEXT: usize = 4096;
+
+/// What an allocation costs beyond its bytes.
+const ALLOCATION: usize = 32;
 
 /// The longest module path or name that `STACK_GLOBAL` may fetch, which costs no bytes of the pickle.
 const MAX_NAME: usize = 4096;
@@ -42,9 +53,11 @@ pub struct Fault {
     pub offset: u64,
 }
 
-/// Reads the pickle at the start of `bytes`, at most [`MAX_BYTES`] of it. Nothing is called, imported or opened.
-pub fn read(bytes: &[u8]) -> Pickle {
+/// Reads the pickle at the start of `bytes`, at most [`MAX_BYTES`] of it, out of a file of `file_length` bytes. Nothing is
+/// called, imported or opened.
+pub fn read(bytes: &[u8], file_length: u64) -> Pickle {
     let mut machine = Machine::new(&bytes[..bytes.len().min(MAX_BYTES as usize)]);
+    machine.limit = MAX_HELD + file_length / FILE_BYTES_A_BYTE;
     let error = machine.run().err();
     Pickle { objects: machine.objects, globals: machine.globals, length: machine.cursor.position(), error }
 }
@@ -68,7 +81,9 @@ struct Machine<'a> {
     /// Heights of the stack at each open mark. Nothing below the last one can be taken.
     marks: Vec<usize>,
     memo: Memo,
-    pushed: u64,
+    /// Bytes that everything made so far takes; nothing is given back.
+    held: u64,
+    limit: u64,
     globals: Vec<GlobalUse>,
     reported: HashMap<Global, usize>,
 }
@@ -126,7 +141,8 @@ impl<'a> Machine<'a> {
             stack: Vec::new(),
             marks: Vec::new(),
             memo: Memo::default(),
-            pushed: 0,
+            held: 0,
+            limit: MAX_HELD,
             globals: Vec::new(),
             reported: HashMap::new(),
         }
@@ -387,17 +403,17 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// Counts one more value, of the bounded number that one pickle may make.
-    fn count(&mut self) -> Result<(), ErrorKind> {
-        self.pushed += 1;
-        if self.pushed > MAX_VALUES {
-            return Err(ErrorKind::TooMany { what: "pickled values", limit: MAX_VALUES });
+    /// Counts `bytes` more of the bounded memory that one pickle may take.
+    fn charge(&mut self, bytes: usize) -> Result<(), ErrorKind> {
+        self.held += bytes as u64;
+        if self.held > self.limit {
+            return Err(ErrorKind::TooMany { what: "bytes of pickled values", limit: self.limit });
         }
         Ok(())
     }
 
     fn push(&mut self, id: NodeId) -> Result<(), ErrorKind> {
-        self.count()?;
+        self.charge(size_of::<NodeId>())?;
         self.stack.push(id);
         Ok(())
     }
@@ -409,7 +425,7 @@ impl<'a> Machine<'a> {
 
     /// A new node that the current opcode wrote.
     fn add(&mut self, node: Node) -> Result<NodeId, ErrorKind> {
-        self.count()?;
+        self.charge(size_of::<Node>() + size_of::<Span>() + content(&node))?;
         let span = self.span(self.start);
         Ok(self.objects.push(node, span))
     }
@@ -417,12 +433,12 @@ impl<'a> Machine<'a> {
     /// A new node, on the stack.
     fn make(&mut self, node: Node) -> Result<NodeId, ErrorKind> {
         let id = self.add(node)?;
-        self.stack.push(id);
+        self.push(id)?;
         Ok(id)
     }
 
     fn mark(&mut self) -> Result<(), ErrorKind> {
-        self.count()?;
+        self.charge(size_of::<usize>())?;
         self.marks.push(self.stack.len());
         Ok(())
     }
@@ -472,7 +488,9 @@ impl<'a> Machine<'a> {
     }
 
     fn put(&mut self, index: u64) -> Result<(), ErrorKind> {
-        self.count()?;
+        // A table outside of the counted ones holds keys as well, and is at most half full.
+        let is_counted = index <= self.memo.counted.len() as u64 && self.memo.sparse.is_empty();
+        self.charge(size_of::<NodeId>() * if is_counted { 1 } else { 5 })?;
         let id = self.top()?;
         self.memo.insert(index, id);
         Ok(())
@@ -515,15 +533,15 @@ impl<'a> Machine<'a> {
     }
 
     fn bytes(&mut self, length: u64) -> Result<(), ErrorKind> {
-        let bytes = self.cursor.take(length)?.to_vec();
-        self.make(Node::Bytes(bytes)).map(drop)
+        let bytes = self.cursor.take(length)?;
+        self.make(Node::bytes(bytes)).map(drop)
     }
 
     /// A string of Python 2 is text where it can be: PyTorch decodes them as UTF-8.
     fn python_2_string(&mut self, bytes: Vec<u8>) -> Result<(), ErrorKind> {
         let node = match String::from_utf8(bytes) {
             Ok(text) => Node::Text(text),
-            Err(error) => Node::Bytes(error.into_bytes()),
+            Err(error) => Node::bytes(error.as_bytes()),
         };
         self.make(node).map(drop)
     }
@@ -553,6 +571,7 @@ impl<'a> Machine<'a> {
     /// Appends to what lies on top of the stack.
     fn extend(&mut self, items: Vec<NodeId>) -> Result<(), ErrorKind> {
         let target = self.top()?;
+        self.charge(ALLOCATION + 2 * items.len() * size_of::<NodeId>())?;
         match &mut self.objects.nodes[target] {
             Node::List(list) | Node::Set(list) => list.extend(items),
             Node::Object(object) => object.items.extend(items),
@@ -564,6 +583,7 @@ impl<'a> Machine<'a> {
     /// Sets entries of what lies on top of the stack.
     fn insert(&mut self, pairs: Vec<(NodeId, NodeId)>) -> Result<(), ErrorKind> {
         let target = self.top()?;
+        self.charge(2 * ALLOCATION + 2 * pairs.len() * size_of::<(NodeId, NodeId)>())?;
         match &mut self.objects.nodes[target] {
             Node::Dict(entries) => entries.extend(pairs),
             Node::Object(object) => object.entries.extend(pairs),
@@ -671,5 +691,20 @@ impl<'a> Machine<'a> {
             object.state = Some(state);
         }
         Ok(())
+    }
+}
+
+/// Bytes that a node takes beside itself.
+fn content(node: &Node) -> usize {
+    let list = |bytes: usize| if bytes == 0 { 0 } else { ALLOCATION + bytes };
+    match node {
+        Node::Text(text) => list(text.len().min(CHARGED_TEXT)),
+        Node::List(items) | Node::Tuple(items) | Node::Set(items) => list(size_of_val(items.as_slice())),
+        Node::Dict(entries) => list(size_of_val(entries.as_slice())),
+        Node::Object(_) => list(size_of::<Object>()),
+        Node::Global(global) => {
+            list(size_of::<Global>()) + list(global.module.len()) + list(global.name.len())
+        }
+        _ => 0,
     }
 }

@@ -12,6 +12,6 @@ mod opcode;
 mod tests;
 
 pub use globals::{Judgement, judge};
-pub use machine::{Fault, MAX_BYTES, MAX_GLOBALS, MAX_VALUES, Pickle, read};
+pub use machine::{Fault, MAX_BYTES, MAX_GLOBALS, MAX_HELD, Pickle, read};
 
 use super::{Danger, Global, GlobalUse, Node, NodeId, Object, Objects, Span};

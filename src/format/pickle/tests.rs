@@ -22,7 +22,7 @@ fn shown(objects: &Objects, id: NodeId) -> String {
         Node::BigInt(span) => format!("big {}..{}", span.start, span.end),
         Node::Float(value) => format!("{value:?}"),
         Node::Text(text) => format!("{text:?}"),
-        Node::Bytes(bytes) => format!("b{bytes:?}"),
+        Node::Bytes { length, start } => format!("b{:?}", &start[..*length as usize]),
         Node::Tensor(index) => format!("tensor {index}"),
         Node::List(items) => format!("[{}]", list(items)),
         Node::Tuple(items) => format!("({})", list(items)),
@@ -49,6 +49,10 @@ fn shown(objects: &Objects, id: NodeId) -> String {
         Node::Persistent(id) => format!("persistent {}", shown(objects, *id)),
         Node::OutOfBand => "out of band".to_owned(),
     }
+}
+
+fn read(bytes: &[u8]) -> Pickle {
+    super::read(bytes, bytes.len() as u64)
 }
 
 #[track_caller]
@@ -398,9 +402,38 @@ fn a_value_costs_what_the_limit_counts_on() {
 
 #[test]
 fn more_values_than_any_checkpoint_has_are_refused_before_memory_is() {
-    let pickle = read(&repeated(b"", b"N", MAX_VALUES as usize + 1, b"."));
-    let kind = pickle.error.map(|fault| fault.kind);
-    assert_eq!(kind, Some(ErrorKind::TooMany { what: "pickled values", limit: MAX_VALUES }));
+    // Each of these repeats the cheapest way to make one kind of value.
+    let programs: [&[u8]; 12] = [
+        b"N", b"(", b"]", b"N\x85", b"K\x01", b"}NNs", b"]Na", b"U\x01a", b"NR", b"\x94", b"ca\nb\n", b"NNt(",
+    ];
+    for program in programs {
+        let pickle = read(&repeated(b"((N", program, MAX_HELD as usize / 7, b"."));
+        let kind = pickle.error.map(|fault| fault.kind);
+        let refused = matches!(kind, Some(ErrorKind::TooMany { what: "bytes of pickled values", .. }));
+        assert!(refused, "{}: {kind:?}", program.escape_ascii());
+        let ids = |ids: &Vec<NodeId>| ids.capacity() * size_of::<NodeId>();
+        let held: usize = pickle
+            .objects
+            .nodes
+            .iter()
+            .map(|node| match node {
+                Node::List(items) | Node::Tuple(items) => ids(items),
+                Node::Dict(entries) => 2 * size_of::<NodeId>() * entries.capacity(),
+                Node::Text(text) => text.capacity(),
+                Node::Object(object) => size_of::<Object>() + ids(&object.items),
+                _ => 0,
+            })
+            .sum();
+        let held = held + pickle.objects.nodes.len() * (size_of::<Node>() + size_of::<Span>());
+        assert!(held as u64 <= MAX_HELD, "{}: {held}", program.escape_ascii());
+    }
+}
+
+#[test]
+fn a_large_file_may_have_a_large_pickle() {
+    let bytes = repeated(b"(", b"N", MAX_HELD as usize / 8, b"t.");
+    assert!(super::read(&bytes, 0).error.is_some());
+    assert_eq!(super::read(&bytes, 64 * 64 * MAX_HELD).error, None);
 }
 
 #[test]

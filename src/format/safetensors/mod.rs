@@ -11,7 +11,7 @@ use std::sync::Arc;
 use safetensors::tensor::Metadata;
 
 use self::outline::Outline;
-use super::{Container, Entry, Format};
+use super::{Container, Entry, Format, MAX_TENSORS};
 use crate::error::{ErrorKind, Result};
 use crate::files::InputFile;
 use crate::tensor::{DType, Tensor};
@@ -42,6 +42,9 @@ pub fn read(file: &Arc<InputFile>) -> Result<Container> {
     let mut buffer = Vec::new();
     let text = file.bytes(header.clone(), &mut buffer)?;
     let outline = Outline::of(text);
+    if outline.has_too_many {
+        return Err(ErrorKind::TooMany { what: "tensors", limit: MAX_TENSORS }.in_file(file.path()));
+    }
     match by_reference(file, &header, text, &outline) {
         Some(container) => Ok(container),
         None => audit::read(file, &header, &outline),

@@ -2,8 +2,10 @@
 
 use std::fmt;
 
-use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
+
+use crate::format::MAX_TENSORS;
 
 /// The key that holds text about the file instead of a tensor.
 const METADATA_KEY: &str = "__metadata__";
@@ -14,6 +16,8 @@ pub(super) struct Outline<'a> {
     pub tensors: Vec<Declared<'a>>,
     /// Every `__metadata__`, in the order of the header.
     pub metadata: Vec<Declared<'a>>,
+    /// Whether it declares more tensors than are read. Those behind the last one that is are not above.
+    pub has_too_many: bool,
     /// Where and why the header stops being JSON. What stood before it is above.
     pub damage: Option<Damage>,
 }
@@ -44,12 +48,13 @@ impl<'a> Outline<'a> {
             Some(b'{') => collect(header, &mut pairs).err().map(|error| Damage::of(header, &error)),
             _ => Some(Damage { at: 0, message: "it does not begin with {".to_owned() }),
         };
+        let has_too_many = pairs.len() as u64 > MAX_TENSORS;
         let declared = pairs.into_iter().map(|(name, value)| {
             let at = (value.get().as_ptr().addr() - header.as_ptr().addr()) as u64;
             Declared { name, at, value }
         });
         let (metadata, tensors) = declared.partition(|declared| declared.name == METADATA_KEY);
-        Self { tensors, metadata, damage }
+        Self { tensors, metadata, has_too_many, damage }
     }
 }
 
@@ -90,6 +95,9 @@ impl<'a> Visitor<'a> for Pairs<'_, 'a> {
     fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<(), A::Error> {
         while let Some(pair) = map.next_entry()? {
             self.0.push(pair);
+            if self.0.len() as u64 > MAX_TENSORS {
+                return Err(A::Error::custom("more tensors than are read"));
+            }
         }
         Ok(())
     }

@@ -106,7 +106,8 @@ impl<'a> Series<'a> {
         let mut window = most.min(FIRST_WINDOW);
         let mut buffer = Vec::new();
         loop {
-            let pickle = pickle::read(self.file.bytes(self.at..self.at + window, &mut buffer)?);
+            let pickle =
+                pickle::read(self.file.bytes(self.at..self.at + window, &mut buffer)?, self.file.len());
             let ends_early = pickle.error.as_ref().is_some_and(|fault| is_truncation(&fault.kind));
             if !ends_early || window == most {
                 return Ok(pickle);
@@ -162,6 +163,10 @@ fn legacy(file: &Arc<InputFile>, series: &mut Series<'_>) -> Result<Listing> {
     let keys = storage_keys(file, &keys.objects)?;
     let layout = Layout::of(file, &keys, &wanted(&object.objects), series.at);
     let mut listing = Listing::of(object.objects, layout.storages, Some(start), "");
+    if listing.unreferenced > 0 && layout.problem.is_none() {
+        let kind = ErrorKind::UncoveredBytes { bytes: listing.unreferenced };
+        listing.problems.push(kind.at_byte(file.path(), start));
+    }
     listing.problems.extend(layout.problem);
     if let Some(end) = layout.end.filter(|&end| end < file.len()) {
         listing.uncovered.push(end..file.len());

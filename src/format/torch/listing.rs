@@ -21,6 +21,8 @@ pub struct Listing {
     pub globals: Vec<GlobalUse>,
     /// Bytes of storages that no tensor refers to.
     pub uncovered: Vec<Range<u64>>,
+    /// How many of them are of whole storages.
+    pub unreferenced: u64,
     /// What is wrong with it.
     pub problems: Vec<Error>,
 }
@@ -39,6 +41,7 @@ impl Listing {
             objects,
             entries: named.tensors.into_iter().map(|tensor| entry(file.path(), tensor)).collect(),
             globals: Vec::new(),
+            unreferenced: storages.unreferenced(),
             uncovered: storages.uncovered(),
             problems: named.problems.into_iter().map(|problem| at_name(file.path(), problem)).collect(),
         }
@@ -60,7 +63,7 @@ impl Listing {
 
     /// The whole file.
     pub fn into_container(self, format: Format, metadata: BTreeMap<String, String>) -> Container {
-        let Self { objects, entries, globals, uncovered, problems } = self;
+        let Self { objects, entries, globals, uncovered, problems, .. } = self;
         Container { format, entries, metadata, objects: Some(objects), globals, uncovered, problems }
     }
 }

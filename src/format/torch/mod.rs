@@ -10,6 +10,7 @@ pub mod legacy;
 mod listing;
 mod names;
 mod numpy;
+mod other_members;
 mod rebuild;
 mod storage;
 #[cfg(test)]
@@ -27,13 +28,18 @@ use crate::context::Context;
 use crate::error::{At, Error, ErrorKind, Result, ZipFault};
 use crate::files::InputFile;
 
-pub use names::{MAX_DEPTH, MAX_KEY_BYTES, MAX_NAME_BYTES, MAX_PROBLEMS, MAX_TENSORS};
+pub use names::{MAX_DEPTH, MAX_KEY_BYTES, MAX_NAME_BYTES, MAX_PROBLEMS};
 
 /// How a zip archive written by PyTorch begins.
 const ZIP: &[u8] = b"PK\x03\x04";
 
 /// Bytes that say which kind of file it is.
 const PROBE_BYTES: u64 = 64;
+
+/// Bytes that a compressed pickle may inflate to, and so many more for each byte that it takes in the file: pickles of
+/// names and numbers shrink to a tenth, bombs to a thousandth.
+const MAX_INFLATED: u64 = 16 << 20;
+const MAX_RATIO: u64 = 4;
 
 /// The longest text record that is read into the metadata.
 const MAX_RECORD: u64 = 256;
@@ -64,6 +70,10 @@ fn read_archive(file: &Arc<InputFile>) -> Result<Container> {
     if let Some(constants) = archive.member(&format!("{root}constants.pkl")) {
         listing.absorb(list(file, &archive, constants, &format!("{root}constants/"), "constants")?);
     }
+    let others = other_members::scan(file, &archive, root, data);
+    listing.globals.extend(others.globals);
+    listing.uncovered.extend(others.uncovered);
+    listing.problems.extend(others.problems);
     let format = if is_script(&archive, root) { Format::TorchScript } else { Format::TorchZip };
     Ok(listing.into_container(format, metadata))
 }
@@ -77,15 +87,28 @@ fn list(
     prefix: &str,
 ) -> Result<Listing> {
     let mut buffer = Vec::new();
-    let bytes = member.contents(file, pickle::MAX_BYTES, &mut buffer)?;
+    let bytes = member.contents(file, longest_pickle(member), &mut buffer)?;
     let damage = member.check(file, bytes).err();
-    let Pickle { objects, globals, error, .. } = pickle::read(bytes);
+    let Pickle { objects, globals, error, .. } = pickle::read(bytes, file.len());
     let start = (member.method == Method::Stored).then_some(member.data.start);
     let mut listing = Listing::of(objects, storages(file.clone(), archive, folder), start, prefix);
     listing.globals = globals;
+    if listing.unreferenced > 0 && error.is_none() {
+        // A tensor that is in the file and not in the list: behind a pickle that breaks off, that is no news.
+        let kind = ErrorKind::UncoveredBytes { bytes: listing.unreferenced };
+        listing.problems.push(kind.in_file(file.path()).at(At::Member(member.name.clone(), 0)));
+    }
     let faults = damage.into_iter().chain(error.map(|fault| in_pickle(file, member, fault)));
     listing.problems.splice(0..0, faults);
     Ok(listing)
+}
+
+/// Bytes of a pickle that are read: more of one that stands in the file as it is.
+fn longest_pickle(member: &Member) -> u64 {
+    match member.method {
+        Method::Stored => pickle::MAX_BYTES,
+        _ => pickle::MAX_BYTES.min(MAX_INFLATED + MAX_RATIO * (member.data.end - member.data.start)),
+    }
 }
 
 /// Compares every member of the archive with its checksum, and says which differ: the answer to "is the file damaged".

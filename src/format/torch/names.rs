@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use super::numpy;
 use super::rebuild::{Rebuilder, Rebuilt, View};
 use crate::error::ErrorKind;
-use crate::format::{Node, NodeId, Objects};
+use crate::format::{MAX_TENSORS, Node, NodeId, Objects};
 use crate::tensor::Tensor;
 
 /// The tensors of one pickle.
@@ -48,11 +48,8 @@ pub const MAX_DEPTH: usize = 512;
 /// The longest dict key that becomes part of a name. Values under longer ones are named by position.
 pub const MAX_KEY_BYTES: usize = 4096;
 
-/// The most tensors, counted by name.
-pub const MAX_TENSORS: u64 = 10_000_000;
-
 /// Bytes of all names together.
-pub const MAX_NAME_BYTES: u64 = 256 << 20;
+pub const MAX_NAME_BYTES: u64 = 16 << 20;
 
 /// Problems that are told one by one; a file with more has made its point.
 pub const MAX_PROBLEMS: usize = 1000;
@@ -139,9 +136,11 @@ impl Walk<'_, '_> {
 
     fn may_hold_tensors(&self, id: NodeId) -> bool {
         match self.objects.node(id) {
-            Node::List(_) | Node::Tuple(_) | Node::Set(_) | Node::Dict(_) | Node::Object(_) => {
-                !self.visited[id]
+            Node::List(items) | Node::Tuple(items) | Node::Set(items) => {
+                !items.is_empty() && !self.visited[id]
             }
+            Node::Dict(entries) => !entries.is_empty() && !self.visited[id],
+            Node::Object(_) => !self.visited[id],
             Node::Persistent(_) => true,
             _ => false,
         }
@@ -199,29 +198,50 @@ impl Walk<'_, '_> {
 
     /// Dict entries. Of a key that stands more than once, the last value counts, at the first one's place.
     fn entries(&mut self, entries: &[(NodeId, NodeId)]) -> Vec<(Part, NodeId)> {
-        let mut places = HashMap::with_capacity(entries.len());
-        let mut children = Vec::with_capacity(entries.len());
-        let mut repeated = Vec::new();
+        let repeated = self.repeated(entries);
+        let mut children = Vec::new();
         for (index, &(key, value)) in entries.iter().enumerate() {
-            let place = match self.objects.node(key) {
-                Node::Text(text) if text.len() <= MAX_KEY_BYTES => {
-                    *places.entry(Key::Text(text)).or_insert(children.len())
-                }
-                Node::Int(value) => *places.entry(Key::Int(*value)).or_insert(children.len()),
-                _ => children.len(),
+            let value = match repeated.get(&index) {
+                Some(Repeated::Superseded) => continue,
+                Some(&Repeated::By(last)) => entries[last].1,
+                None => value,
             };
-            let part = if self.has_a_name(key) { Part::Key(key) } else { Part::Index(index) };
-            if place < children.len() {
-                repeated.push(key);
-                children[place] = (part, value);
-            } else {
+            if self.may_hold_tensors(value) {
+                let part = if self.has_a_name(key) { Part::Key(key) } else { Part::Index(index) };
                 children.push((part, value));
             }
         }
-        drop(places);
-        self.report_repeated(&repeated);
-        children.retain(|&(_, value)| self.may_hold_tensors(value));
         children
+    }
+
+    /// What becomes of the entries whose keys stand more than once, which is reported.
+    fn repeated(&mut self, entries: &[(NodeId, NodeId)]) -> HashMap<usize, Repeated> {
+        let key = |index: &u32| self.key(entries[*index as usize].0);
+        let mut order: Vec<u32> = (0..entries.len() as u32).filter(|index| key(index).is_some()).collect();
+        order.sort_unstable_by(|one, other| key(one).cmp(&key(other)).then(one.cmp(other)));
+        let mut repeated = HashMap::new();
+        let mut first_seen: Option<(u32, u64)> = None;
+        for group in order.chunk_by(|one, other| key(one) == key(other)).filter(|group| group.len() > 1) {
+            let last = group[group.len() - 1];
+            repeated.insert(group[0] as usize, Repeated::By(last as usize));
+            repeated.extend(group[1..].iter().map(|&index| (index as usize, Repeated::Superseded)));
+            if first_seen.is_none_or(|(first, _)| group[0] < first) {
+                first_seen = Some((group[0], group.len() as u64));
+            }
+        }
+        if let Some((first, count)) = first_seen {
+            self.report_repeated(entries[first as usize].0, count);
+        }
+        repeated
+    }
+
+    /// A key as Python tells it apart, where it is one that names have.
+    fn key(&self, id: NodeId) -> Option<Key<'_>> {
+        match self.objects.node(id) {
+            Node::Text(text) if text.len() <= MAX_KEY_BYTES => Some(Key::Text(text)),
+            Node::Int(value) => Some(Key::Int(*value)),
+            _ => None,
+        }
     }
 
     fn has_a_name(&self, key: NodeId) -> bool {
@@ -343,14 +363,7 @@ impl Walk<'_, '_> {
         }
     }
 
-    fn report_repeated(&mut self, repeated: &[NodeId]) {
-        let Some(&key) = repeated.first() else { return };
-        let same = |&&other: &&NodeId| match (self.objects.node(key), self.objects.node(other)) {
-            (Node::Text(one), Node::Text(other)) => one == other,
-            (Node::Int(one), Node::Int(other)) => one == other,
-            _ => false,
-        };
-        let count = 1 + repeated.iter().filter(same).count() as u64;
+    fn report_repeated(&mut self, key: NodeId, count: u64) {
         let key = match self.objects.node(key) {
             Node::Text(text) => text.clone(),
             Node::Int(value) => value.to_string(),
@@ -377,8 +390,16 @@ impl Walk<'_, '_> {
     }
 }
 
+/// What becomes of an entry whose key stands again.
+enum Repeated {
+    /// It is the first one: its value is that of the last.
+    By(usize),
+    /// It is a later one, and counts at the place of the first.
+    Superseded,
+}
+
 /// Keys that Python tells apart.
-#[derive(PartialEq, Eq, Hash)]
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
 enum Key<'a> {
     Text(&'a str),
     Int(i64),

@@ -72,14 +72,13 @@ impl Array {
             }
             return npy::tensor(dtype, shape, self.column_major, &bytes, 0..expected);
         }
-        let Node::Bytes(elements) = objects.node(self.elements) else {
+        let &Node::Bytes { length: actual, .. } = objects.node(self.elements) else {
             return Err(ErrorKind::MalformedTensor { message: "the array's elements are not bytes" });
         };
         let span = objects.spans[self.elements];
         let Some(pickle) = pickle.filter(|_| span != Span::default()) else {
             return Err(unsupported("numpy (in a compressed pickle)"));
         };
-        let actual = elements.len() as u64;
         if actual != expected {
             return Err(ErrorKind::SizeMismatch { expected, actual });
         }
@@ -153,7 +152,7 @@ fn bytes(objects: &Objects, id: NodeId) -> Option<Vec<u8>> {
         return objects.text(text)?.chars().take(9).map(|character| u8::try_from(character).ok()).collect();
     }
     match objects.node(id) {
-        Node::Bytes(bytes) => Some(bytes.iter().take(9).copied().collect()),
+        Node::Bytes { length, start } => Some(start[..(*length).min(9) as usize].to_vec()),
         _ => None,
     }
 }

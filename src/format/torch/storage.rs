@@ -64,6 +64,12 @@ impl Storages {
         self.touch(storage, bytes);
     }
 
+    /// Bytes of all storages that nothing refers to. PyTorch writes none.
+    pub fn unreferenced(&self) -> u64 {
+        let storages = self.list.iter().filter(|storage| storage.touched.is_empty());
+        storages.map(|storage| storage.bytes.end - storage.bytes.start).fold(0, u64::saturating_add)
+    }
+
     /// Bytes no tensor refers to: whole storages, and gaps of at least 64 bytes in those that tensors do refer to.
     pub fn uncovered(mut self) -> Vec<Range<u64>> {
         let mut uncovered = self.list.iter_mut().flat_map(Storage::uncovered).collect::<Vec<_>>();

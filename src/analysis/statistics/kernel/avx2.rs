@@ -6,15 +6,16 @@
 #![expect(unsafe_code, reason = "vector intrinsics and unaligned loads")]
 
 use std::arch::x86_64::{
-    __m128i, __m256, __m256d, _MM_HINT_T0, _mm_loadu_ps, _mm_loadu_si128, _mm_prefetch, _mm256_add_epi64,
-    _mm256_add_pd, _mm256_andnot_pd, _mm256_castps256_ps128, _mm256_castsi256_ps, _mm256_cmpeq_epi8,
-    _mm256_cvtepu16_epi32, _mm256_cvtph_ps, _mm256_cvtps_pd, _mm256_extract_epi64, _mm256_extractf128_ps,
-    _mm256_loadu_pd, _mm256_loadu_si256, _mm256_mul_pd, _mm256_sad_epu8, _mm256_set1_epi8, _mm256_set1_pd,
-    _mm256_setzero_si256, _mm256_slli_epi32, _mm256_srli_si256, _mm256_storeu_pd, _mm256_sub_epi8,
-    _mm256_sub_pd,
+    __m128i, __m256, __m256d, _MM_HINT_T0, _mm_castsi128_ps, _mm_loadu_ps, _mm_loadu_si128, _mm_prefetch,
+    _mm_setzero_si128, _mm_unpackhi_epi16, _mm_unpacklo_epi16, _mm256_add_epi64, _mm256_add_pd,
+    _mm256_andnot_pd, _mm256_castps256_ps128, _mm256_cmpeq_epi8, _mm256_cvtph_ps, _mm256_cvtps_pd,
+    _mm256_extract_epi64, _mm256_extractf128_ps, _mm256_fmadd_pd, _mm256_loadu_pd, _mm256_loadu_si256,
+    _mm256_mul_pd, _mm256_sad_epu8, _mm256_set1_epi8, _mm256_set1_pd, _mm256_setzero_si256,
+    _mm256_srli_si256, _mm256_storeu_pd, _mm256_sub_epi8, _mm256_sub_pd,
 };
 
-use super::element::Element;
+use super::comparisons;
+use super::element::{Bits, Element};
 use super::powers::add_squares;
 use super::tile::{Job, tiles};
 use super::vector::Vector;
@@ -22,13 +23,13 @@ use crate::analysis::statistics::block::Block;
 use crate::analysis::statistics::sums::LANES;
 
 /// [`tiles`] compiled for AVX2.
-#[target_feature(enable = "avx2,f16c,popcnt,bmi1,bmi2,lzcnt")]
+#[target_feature(enable = "avx2,f16c,fma,popcnt,bmi1,bmi2,lzcnt")]
 pub(super) fn entry<E: Element>(job: &Job, bytes: &[u8], block: &mut Block) {
     tiles::<E, Avx2>(job, bytes, block);
 }
 
 /// [`add_squares`] compiled for AVX2.
-#[target_feature(enable = "avx2,f16c,popcnt,bmi1,bmi2,lzcnt")]
+#[target_feature(enable = "avx2,f16c,fma,popcnt,bmi1,bmi2,lzcnt")]
 pub(super) fn squares<E: Element>(stripes: &[u8], lanes: &mut [f64; LANES]) {
     add_squares::<E, Avx2>(stripes, lanes);
 }
@@ -113,7 +114,14 @@ impl Vector for Avx2 {
     #[inline(always)]
     fn from_bf16(bytes: &[u8]) -> Self {
         let words = load_16(bytes);
-        Self::widen(registers!(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(words)))))
+        // A zero under every word makes it a float, four to a register.
+        registers!({
+            let (low, high) = (
+                _mm_unpacklo_epi16(_mm_setzero_si128(), words),
+                _mm_unpackhi_epi16(_mm_setzero_si128(), words),
+            );
+            Self([_mm256_cvtps_pd(_mm_castsi128_ps(low)), _mm256_cvtps_pd(_mm_castsi128_ps(high))])
+        })
     }
 
     #[inline(always)]
@@ -140,6 +148,19 @@ impl Vector for Avx2 {
     #[inline(always)]
     fn mul(self, other: Self) -> Self {
         registers!(Self([_mm256_mul_pd(self.0[0], other.0[0]), _mm256_mul_pd(self.0[1], other.0[1])]))
+    }
+
+    #[inline(always)]
+    fn add_exact_product(self, left: Self, right: Self) -> Self {
+        registers!(Self([
+            _mm256_fmadd_pd(left.0[0], right.0[0], self.0[0]),
+            _mm256_fmadd_pd(left.0[1], right.0[1], self.0[1]),
+        ]))
+    }
+
+    #[inline(always)]
+    fn count_below<B: Bits, const N: usize>(bytes: &[u8], limits: [B; N]) -> [u64; N] {
+        comparisons::count_below(bytes, limits)
     }
 
     #[inline(always)]

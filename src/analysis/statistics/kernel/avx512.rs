@@ -5,11 +5,13 @@
 use std::arch::x86_64::{
     __m256i, __m512, __m512d, _MM_HINT_T0, _mm_prefetch, _mm256_cmpeq_epi8_mask, _mm256_loadu_si256,
     _mm256_set1_epi8, _mm512_abs_pd, _mm512_add_pd, _mm512_castps512_ps256, _mm512_castsi512_ps,
-    _mm512_cvtepu16_epi32, _mm512_cvtph_ps, _mm512_cvtps_pd, _mm512_extractf32x8_ps, _mm512_loadu_pd,
-    _mm512_loadu_ps, _mm512_mul_pd, _mm512_set1_pd, _mm512_slli_epi32, _mm512_storeu_pd, _mm512_sub_pd,
+    _mm512_cvtepu16_epi32, _mm512_cvtph_ps, _mm512_cvtps_pd, _mm512_extractf32x8_ps, _mm512_fmadd_pd,
+    _mm512_loadu_pd, _mm512_loadu_ps, _mm512_mul_pd, _mm512_set1_pd, _mm512_slli_epi32, _mm512_storeu_pd,
+    _mm512_sub_pd,
 };
 
-use super::element::Element;
+use super::comparisons;
+use super::element::{Bits, Element};
 use super::powers::add_squares;
 use super::tile::{Job, tiles};
 use super::vector::Vector;
@@ -17,13 +19,13 @@ use crate::analysis::statistics::block::Block;
 use crate::analysis::statistics::sums::LANES;
 
 /// [`tiles`] compiled for AVX-512.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,f16c,popcnt,bmi1,bmi2,lzcnt")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,f16c,fma,popcnt,bmi1,bmi2,lzcnt")]
 pub(super) fn entry<E: Element>(job: &Job, bytes: &[u8], block: &mut Block) {
     tiles::<E, Avx512>(job, bytes, block);
 }
 
 /// [`add_squares`] compiled for AVX-512.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,f16c,popcnt,bmi1,bmi2,lzcnt")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,f16c,fma,popcnt,bmi1,bmi2,lzcnt")]
 pub(super) fn squares<E: Element>(stripes: &[u8], lanes: &mut [f64; LANES]) {
     add_squares::<E, Avx512>(stripes, lanes);
 }
@@ -130,6 +132,19 @@ impl Vector for Avx512 {
     #[inline(always)]
     fn mul(self, other: Self) -> Self {
         registers!(Self([_mm512_mul_pd(self.0[0], other.0[0]), _mm512_mul_pd(self.0[1], other.0[1])]))
+    }
+
+    #[inline(always)]
+    fn add_exact_product(self, left: Self, right: Self) -> Self {
+        registers!(Self([
+            _mm512_fmadd_pd(left.0[0], right.0[0], self.0[0]),
+            _mm512_fmadd_pd(left.0[1], right.0[1], self.0[1]),
+        ]))
+    }
+
+    #[inline(always)]
+    fn count_below<B: Bits, const N: usize>(bytes: &[u8], limits: [B; N]) -> [u64; N] {
+        comparisons::count_below(bytes, limits)
     }
 
     #[inline(always)]

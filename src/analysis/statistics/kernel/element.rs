@@ -32,10 +32,10 @@ pub(in crate::analysis::statistics) trait Bits:
     fn magnitude(self) -> Self;
     /// The low bits of `value`.
     fn low(value: u64) -> Self;
+    /// One more where `counted`: enough for 65535 elements.
+    fn plus(self, counted: bool) -> Self;
     /// How many of at most 65535 elements satisfy `predicate`. Counts in lanes as wide as the element.
     fn count(stored: &[Self::Stored], predicate: impl Fn(Self) -> bool) -> u64;
-    /// How many of at most 65535 elements have a magnitude below each of three limits.
-    fn count_below(stored: &[Self::Stored], limits: [Self; 3]) -> [u64; 3];
 }
 
 macro_rules! bits {
@@ -71,25 +71,15 @@ macro_rules! bits {
                 value as Self
             }
             #[inline(always)]
-            fn count(stored: &[Self::Stored], predicate: impl Fn(Self) -> bool) -> u64 {
-                debug_assert!(u16::try_from(stored.len()).is_ok());
-                let count = stored.iter().fold(0, |count: Self, &word| {
-                    count.wrapping_add(Self::from(predicate(Self::read(word))))
-                });
-                u64::from(count)
+            fn plus(self, counted: bool) -> Self {
+                self.wrapping_add(Self::from(counted))
             }
             #[inline(always)]
-            fn count_below(stored: &[Self::Stored], [low, middle, high]: [Self; 3]) -> [u64; 3] {
+            fn count(stored: &[Self::Stored], predicate: impl Fn(Self) -> bool) -> u64 {
                 debug_assert!(u16::try_from(stored.len()).is_ok());
-                let counts = stored.iter().fold([0, 0, 0], |[a, b, c]: [Self; 3], &word| {
-                    let magnitude = Self::read(word).magnitude();
-                    [
-                        a.wrapping_add(Self::from(magnitude < low)),
-                        b.wrapping_add(Self::from(magnitude < middle)),
-                        c.wrapping_add(Self::from(magnitude < high)),
-                    ]
-                });
-                counts.map(u64::from)
+                let count =
+                    stored.iter().fold(0, |count: Self, &word| count.plus(predicate(Self::read(word))));
+                u64::from(count)
             }
         }
     };
@@ -107,6 +97,11 @@ pub(in crate::analysis::statistics) trait Element: 'static {
     const MANTISSA: u32;
     /// Bias of the exponent.
     const BIAS: i32;
+
+    /// Whether f64 holds the square of every element.
+    const EXACT_SQUARE: bool = 2 * (Self::MANTISSA + 1) <= f64::MANTISSA_DIGITS;
+    /// Whether f64 holds the fourth power of every element, and so the third.
+    const EXACT_FOURTH: bool = 4 * (Self::MANTISSA + 1) <= f64::MANTISSA_DIGITS;
 
     /// Bytes of an element.
     const SIZE: usize = Self::Bits::SIZE;

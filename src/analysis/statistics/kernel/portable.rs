@@ -4,6 +4,7 @@ use std::array::from_fn;
 
 use half::bf16;
 
+use super::element::Bits;
 use super::vector::Vector;
 
 /// Four f64 lanes.
@@ -74,6 +75,18 @@ impl Vector for Portable {
     #[inline(always)]
     fn mul(self, other: Self) -> Self {
         Self(from_fn(|lane| self.0[lane] * other.0[lane]))
+    }
+
+    #[inline(always)]
+    fn add_exact_product(self, left: Self, right: Self) -> Self {
+        self.add(left.mul(right))
+    }
+
+    #[inline(always)]
+    fn count_below<B: Bits, const N: usize>(bytes: &[u8], limits: [B; N]) -> [u64; N] {
+        // Most processors compare signed vectors only; without sign bits the order is the same.
+        let stored = B::split(bytes);
+        limits.map(|limit| B::count(stored, |bits| bits.magnitude().signed() < limit.signed()))
     }
 
     #[inline(always)]

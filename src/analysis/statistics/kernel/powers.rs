@@ -8,6 +8,9 @@ use super::element::Element;
 use super::vector::Vector;
 use crate::analysis::statistics::sums::{LANES, Lanes};
 
+/// Bytes that come from memory together.
+const CACHE_LINE: usize = 64;
+
 /// Adds `stripes`, a whole number of stripes without NaN or Inf, to `lanes`.
 ///
 /// `MOMENTS`: also the second to fourth pivoted powers. `PIVOTED`: the pivot is not 0; without it the second power is
@@ -19,33 +22,67 @@ pub(super) fn add<E: Element, V: Vector, const MOMENTS: bool, const PIVOTED: boo
     scale: f64,
     lanes: &mut Lanes,
 ) {
+    if MOMENTS || E::SIZE < size_of::<f32>() {
+        add_columns::<E, V, 1, MOMENTS, PIVOTED>(stripes, pivot, scale, lanes);
+    } else {
+        // With three sums, and nothing needed to widen what is stored, there is room for twice the lanes: then an
+        // addition need not wait for the one before.
+        add_columns::<E, V, 2, false, PIVOTED>(stripes, pivot, scale, lanes);
+    }
+}
+
+/// [`add`], taking the lanes of `VECTORS` vectors in each pass.
+#[inline(always)]
+fn add_columns<E: Element, V: Vector, const VECTORS: usize, const MOMENTS: bool, const PIVOTED: bool>(
+    stripes: &[u8],
+    pivot: f64,
+    scale: f64,
+    lanes: &mut Lanes,
+) {
     let (pivot, scale) = (V::splat(pivot), V::splat(scale));
-    for first in (0..LANES).step_by(V::LANES) {
-        let mut l1 = V::read(&lanes.l1[first..]);
-        let mut square = V::read(&lanes.square[first..]);
-        let mut powers = [0, 1, 2, 3].map(|power: usize| V::read(&lanes.powers[power][first..]));
+    for first in (0..LANES).step_by(VECTORS * V::LANES) {
+        let columns: [usize; VECTORS] = std::array::from_fn(|vector| first + vector * V::LANES);
+        let mut l1 = columns.map(|column| V::read(&lanes.l1[column..]));
+        let mut square = columns.map(|column| V::read(&lanes.square[column..]));
+        let mut powers =
+            [0, 1, 2, 3].map(|power: usize| columns.map(|column| V::read(&lanes.powers[power][column..])));
         for stripe in stripes.chunks_exact(LANES * E::SIZE) {
-            // The next tile comes from memory while this one is computed on.
-            V::prefetch(stripe.as_ptr().wrapping_add(stripes.len() + first * E::SIZE));
-            let x = E::load(&stripe[first * E::SIZE..][..V::LANES * E::SIZE], scale);
-            let x2 = x.mul(x);
-            l1 = l1.add(x.abs());
-            square = square.add(x2);
-            let d = if PIVOTED { x.sub(pivot) } else { x };
-            let d2 = if PIVOTED { d.mul(d) } else { x2 };
-            powers[0] = powers[0].add(d);
-            if MOMENTS {
-                if PIVOTED {
-                    powers[1] = powers[1].add(d2);
+            // The next tile comes from memory while this one is computed on; each of its lines is asked for once.
+            if (first * E::SIZE).is_multiple_of(CACHE_LINE) {
+                V::prefetch(stripe.as_ptr().wrapping_add(stripes.len() + first * E::SIZE));
+            }
+            for (vector, column) in columns.into_iter().enumerate() {
+                let x = E::load(&stripe[column * E::SIZE..][..V::LANES * E::SIZE], scale);
+                l1[vector] = l1[vector].add(x.abs());
+                let x2 = x.mul(x);
+                square[vector] = if E::EXACT_SQUARE {
+                    square[vector].add_exact_product(x, x)
+                } else {
+                    square[vector].add(x2)
+                };
+                let d = if PIVOTED { x.sub(pivot) } else { x };
+                let d2 = if PIVOTED { d.mul(d) } else { x2 };
+                powers[0][vector] = powers[0][vector].add(d);
+                if MOMENTS {
+                    if PIVOTED {
+                        powers[1][vector] = powers[1][vector].add(d2);
+                    }
+                    if E::EXACT_FOURTH && !PIVOTED {
+                        powers[2][vector] = powers[2][vector].add_exact_product(d2, d);
+                        powers[3][vector] = powers[3][vector].add_exact_product(d2, d2);
+                    } else {
+                        powers[2][vector] = powers[2][vector].add(d2.mul(d));
+                        powers[3][vector] = powers[3][vector].add(d2.mul(d2));
+                    }
                 }
-                powers[2] = powers[2].add(d2.mul(d));
-                powers[3] = powers[3].add(d2.mul(d2));
             }
         }
-        l1.write(&mut lanes.l1[first..]);
-        square.write(&mut lanes.square[first..]);
-        for (power, sum) in powers.into_iter().enumerate() {
-            sum.write(&mut lanes.powers[power][first..]);
+        for (vector, column) in columns.into_iter().enumerate() {
+            l1[vector].write(&mut lanes.l1[column..]);
+            square[vector].write(&mut lanes.square[column..]);
+            for (power, sum) in powers.into_iter().enumerate() {
+                sum[vector].write(&mut lanes.powers[power][column..]);
+            }
         }
     }
 }

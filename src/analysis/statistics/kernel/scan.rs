@@ -63,14 +63,16 @@ fn bounds<B: Bits>(stored: &[B::Stored]) -> Option<(Extrema<B>, u64)> {
     let first = B::read(*stored.first()?);
     let (mut signed_max, mut signed_min) = (first.signed(), first.signed());
     let (mut unsigned_max, mut unsigned_min) = (first, first);
+    let mut signs = B::low(0);
     for &word in stored {
         let bits = B::read(word);
+        signs = signs.plus(bits >= B::SIGN);
         signed_max = signed_max.max(bits.signed());
         signed_min = signed_min.min(bits.signed());
         unsigned_max = unsigned_max.max(bits);
         unsigned_min = unsigned_min.min(bits);
     }
-    let signs = B::count(stored, |bits| bits >= B::SIGN);
+    let signs = signs.into();
     let (signed_max, signed_min) = (B::unsigned(signed_max), B::unsigned(signed_min));
     let (any_positive, any_negative) = (signed_max < B::SIGN, unsigned_max >= B::SIGN);
     let extrema = match (any_positive, any_negative) {

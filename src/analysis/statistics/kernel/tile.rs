@@ -42,7 +42,7 @@ pub(super) fn tiles<E: Element, V: Vector>(job: &Job, bytes: &[u8], block: &mut 
         }
         let Some(extrema) = &scan.extrema else { continue };
         if let Some(limits) = &job.limits {
-            count_below::<E>(stored, limits, extrema, scan.finite, &mut block.tally.below);
+            count_below::<E, V>(tile, limits, extrema, scan.finite, &mut block.tally.below);
         }
         if job.binades {
             count_binades::<E, V>(stored, &scan, extrema, &mut block.tally.binades);
@@ -105,8 +105,8 @@ fn add_some<E: Element>(job: &Job, stored: &[<E::Bits as Bits>::Stored], block: 
 
 /// Counts the finite elements below each limit; limits outside the tile's magnitudes cost nothing.
 #[inline(always)]
-fn count_below<E: Element>(
-    stored: &[<E::Bits as Bits>::Stored],
+fn count_below<E: Element, V: Vector>(
+    tile: &[u8],
     limits: &Limits,
     extrema: &Extrema<E::Bits>,
     finite: u64,
@@ -123,12 +123,32 @@ fn count_below<E: Element>(
             opened += 1;
         }
     }
-    for three in open[..opened].chunks(3) {
-        let at =
-            std::array::from_fn(|place| E::Bits::low(three.get(place).map_or(0, |&index| limits[index])));
-        for (&index, found) in three.iter().zip(E::Bits::count_below(stored, at)) {
-            below[index] += found;
+    for few in open[..opened].chunks(AT_ONCE) {
+        match few.len() {
+            1 => count_few::<E, V, 1>(tile, limits, few, below),
+            2 => count_few::<E, V, 2>(tile, limits, few, below),
+            3 => count_few::<E, V, 3>(tile, limits, few, below),
+            4 => count_few::<E, V, 4>(tile, limits, few, below),
+            5 => count_few::<E, V, 5>(tile, limits, few, below),
+            _ => count_few::<E, V, AT_ONCE>(tile, limits, few, below),
         }
+    }
+}
+
+/// Limits counted in one pass: a register for each, one for its count, and a few to work in.
+const AT_ONCE: usize = 6;
+
+/// Counts the elements below the `N` limits whose places are in `few`.
+#[inline(always)]
+fn count_few<E: Element, V: Vector, const N: usize>(
+    tile: &[u8],
+    limits: &[u64],
+    few: &[usize],
+    below: &mut [u64],
+) {
+    let wanted = std::array::from_fn(|place| E::Bits::low(limits[few[place]]));
+    for (&index, found) in few.iter().zip(V::count_below::<E::Bits, N>(tile, wanted)) {
+        below[index] += found;
     }
 }
 

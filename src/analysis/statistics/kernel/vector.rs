@@ -1,9 +1,11 @@
-//! What the power sums need of an instruction set, so that they are written once.
+//! What power sums and counts need of an instruction set, so that they are written once.
+
+use super::element::Bits;
 
 /// A few neighbouring elements as f64.
 ///
-/// Every operation is one correctly rounded IEEE operation per lane, never fused: that is why all implementations
-/// give the same bits.
+/// Every operation is one correctly rounded IEEE operation per lane, and a product is fused with a sum only where it is
+/// exact: that is why all implementations give the same bits.
 pub(in crate::analysis::statistics) trait Vector: Copy {
     /// Elements it holds; divides 32.
     const LANES: usize;
@@ -32,9 +34,13 @@ pub(in crate::analysis::statistics) trait Vector: Copy {
     fn sub(self, other: Self) -> Self;
     /// self · other.
     fn mul(self, other: Self) -> Self;
+    /// self + left · right, where f64 holds the product exactly: then it does not matter whether it is rounded.
+    fn add_exact_product(self, left: Self, right: Self) -> Self;
 
     /// How many bytes equal `value`; the length is a multiple of 32 and at most 8160.
     fn count_equal(bytes: &[u8], value: u8) -> u64;
+    /// How many of at most 65535 little-endian patterns have a magnitude below each limit. No limit has a sign bit.
+    fn count_below<B: Bits, const N: usize>(bytes: &[u8], limits: [B; N]) -> [u64; N];
     /// Asks for the cache line at `address`, which may be anything: nothing is read.
     fn prefetch(address: *const u8);
 }

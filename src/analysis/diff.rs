@@ -1,0 +1,126 @@
+//! What differs between two checkpoints, tensor by tensor: two steps of a run, two ranks, a master copy and its model.
+//!
+//! Joins by canonical name within each part of the training state. Each tensor both have in one shape is read once at
+//! either place, in one pass; the same numbers at any thread count.
+
+use std::collections::HashMap;
+
+use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
+
+use super::model::{Degenerate, Difference, Measured, Reshaped, TensorDifference};
+use super::optimizer::parameter::readable;
+use super::series::number;
+use super::series::pass::{Pair, Sums};
+use super::statistics::STOPPED;
+use crate::checkpoint::{Checkpoint, CheckpointTensor, Section};
+use crate::context::Context;
+
+/// What one tensor is joined by.
+type Key<'a> = (Section, &'a str);
+
+/// Compares the tensors of `sections` in `before` and `after`.
+pub fn between(
+    before: &Checkpoint,
+    after: &Checkpoint,
+    sections: &[Section],
+    context: &Context,
+) -> Difference {
+    let wanted = |tensor: &&CheckpointTensor| sections.contains(&tensor.section) && tensor.tied_to.is_none();
+    let index: HashMap<Key<'_>, &CheckpointTensor> =
+        before.tensors.iter().filter(wanted).map(|tensor| (key(tensor), tensor)).collect();
+    let later: Vec<&CheckpointTensor> = after.tensors.iter().filter(wanted).collect();
+    let mut found = Difference {
+        before: before.name.clone(),
+        after: after.name.clone(),
+        steps: [before.step, after.step],
+        tensors: Vec::new(),
+        missing: Vec::new(),
+        new: Vec::new(),
+        reshaped: Vec::new(),
+        not_compared: Vec::new(),
+    };
+    let mut pairs = Vec::new();
+    for &tensor in &later {
+        match index.get(&key(tensor)) {
+            Some(earlier) => pairs.push((*earlier, tensor)),
+            None => found.new.push(tensor.canonical_name.clone()),
+        }
+    }
+    let kept: HashMap<Key<'_>, ()> = later.iter().map(|tensor| (key(tensor), ())).collect();
+    let gone = before.tensors.iter().filter(wanted).filter(|tensor| !kept.contains_key(&key(tensor)));
+    found.missing = gone.map(|tensor| tensor.canonical_name.clone()).collect();
+    announce(&pairs, context);
+    let outcomes: Vec<Outcome> = pairs.par_iter().map(|(one, other)| compare(one, other, context)).collect();
+    for outcome in outcomes {
+        match outcome {
+            Outcome::Compared(difference) => found.tensors.push(*difference),
+            Outcome::Reshaped(reshaped) => found.reshaped.push(reshaped),
+            Outcome::Not(name, reason) => found.not_compared.push((name, reason)),
+        }
+    }
+    found
+}
+
+fn key(tensor: &CheckpointTensor) -> Key<'_> {
+    (tensor.section, tensor.canonical_name.as_str())
+}
+
+fn announce(pairs: &[(&CheckpointTensor, &CheckpointTensor)], context: &Context) {
+    let sides = pairs.iter().flat_map(|(one, other)| [one, other]);
+    let bytes = sides.filter_map(|tensor| Some(tensor.tensor.as_ref().ok()?.byte_count()));
+    context.progress.expect(bytes.fold(0, u64::saturating_add));
+}
+
+enum Outcome {
+    Compared(Box<TensorDifference>),
+    Reshaped(Reshaped),
+    Not(String, String),
+}
+
+fn compare(before: &CheckpointTensor, after: &CheckpointTensor, context: &Context) -> Outcome {
+    let name = || after.canonical_name.clone();
+    let (one, other) = match (&before.tensor, &after.tensor) {
+        (Ok(one), Ok(other)) => (one, other),
+        (Err(error), _) | (_, Err(error)) => return Outcome::Not(name(), error.kind.to_string()),
+    };
+    if one.shape != other.shape {
+        let shapes = [one.shape.clone(), other.shape.clone()];
+        return Outcome::Reshaped(Reshaped { name: name(), shapes });
+    }
+    for tensor in [one, other] {
+        if let Err(reason) = readable(tensor) {
+            return Outcome::Not(name(), reason.replace("moments", "elements"));
+        }
+    }
+    let pair = Pair { weights: Some([one, other]), ..Pair::default() };
+    match pair.run(context) {
+        Ok(Some(sums)) => Outcome::Compared(Box::new(difference(after, [one.dtype, other.dtype], &sums))),
+        Ok(None) => Outcome::Not(name(), STOPPED.to_owned()),
+        Err(error) => Outcome::Not(name(), error.kind.to_string()),
+    }
+}
+
+fn difference(tensor: &CheckpointTensor, dtypes: [super::model::DType; 2], sums: &Sums) -> TensorDifference {
+    let finite = sums.elements - sums.non_finite;
+    let empty = Measured::Degenerate(Degenerate::Empty);
+    let over = |value: f64, norm: f64| match norm {
+        _ if finite == 0 => empty.clone(),
+        0.0 => Measured::Degenerate(Degenerate::AllZero),
+        norm => number(value / norm),
+    };
+    TensorDifference {
+        name: tensor.name.clone(),
+        canonical_name: tensor.canonical_name.clone(),
+        section: tensor.section,
+        layer: tensor.layer.clone(),
+        role: tensor.role,
+        elements: sums.elements,
+        dtypes,
+        difference: if finite == 0 { empty.clone() } else { number(sums.change.sqrt()) },
+        relative_difference: over(sums.change.sqrt(), sums.before.sqrt()),
+        cosine: over(sums.product, sums.before.sqrt() * sums.after.sqrt()),
+        largest_difference: if finite == 0 { empty.clone() } else { number(sums.largest_change) },
+        changed: sums.changed,
+        non_finite: sums.non_finite,
+    }
+}

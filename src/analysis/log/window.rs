@@ -1,0 +1,192 @@
+//! How a gradient norm stands against the window before it, on a logarithmic scale: median and MAD (E1).
+//!
+//! The median of the window does not move for a spike in it, and the logarithm of a norm is nearly symmetric where the norm
+//! itself is not. O(n log w) but for a copy of w numbers a point.
+
+use std::collections::VecDeque;
+
+/// Points of the window (OLMo-core looks back as far).
+pub const WINDOW: usize = 128;
+
+/// Fewer points before one say nothing about it.
+pub const FEWEST: usize = 32;
+
+/// A smaller MAD of ln(norm) is taken for this: a run whose norm hardly moves would make a spike of every breath.
+pub const MAD_FLOOR: f64 = 0.05;
+
+/// MAD of a normal distribution with standard deviation 1 is its inverse.
+pub(super) const MAD_TO_DEVIATION: f64 = 1.4826;
+
+/// How one norm stands.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Spread {
+    /// (ln n − median)/(1.4826·MAD).
+    pub z: f64,
+    /// n over the median.
+    pub ratio: f64,
+}
+
+/// For each norm, its place against up to [`WINDOW`] finite, positive ones before it; `None` where there are fewer than
+/// [`FEWEST`], or it is itself none.
+pub fn robust(norms: &[Option<f64>]) -> Vec<Option<Spread>> {
+    let mut window = Sorted::new(WINDOW);
+    norms
+        .iter()
+        .map(|norm| {
+            let log = norm.filter(|norm| norm.is_finite() && *norm > 0.0)?.ln();
+            let spread = window.spread(log);
+            window.push(log);
+            spread
+        })
+        .collect()
+}
+
+/// The last values, in order of time and by size.
+#[derive(Debug)]
+pub(super) struct Sorted {
+    most: usize,
+    in_time: VecDeque<f64>,
+    by_size: Vec<f64>,
+}
+
+impl Sorted {
+    /// None yet of at most `most` values.
+    pub(super) fn new(most: usize) -> Self {
+        Self { most, in_time: VecDeque::with_capacity(most), by_size: Vec::with_capacity(most) }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.by_size.len()
+    }
+
+    /// Adds a value, and drops the oldest where there are too many.
+    pub(super) fn push(&mut self, value: f64) {
+        if self.in_time.len() == self.most
+            && let Some(oldest) = self.in_time.pop_front()
+        {
+            let at = self.by_size.partition_point(|kept| *kept < oldest);
+            self.by_size.remove(at);
+        }
+        self.in_time.push_back(value);
+        let at = self.by_size.partition_point(|kept| *kept < value);
+        self.by_size.insert(at, value);
+    }
+
+    /// The median of at least one value.
+    pub(super) fn median(&self) -> f64 {
+        let middle = self.by_size.len() / 2;
+        if self.by_size.len() % 2 == 1 {
+            self.by_size[middle]
+        } else {
+            f64::midpoint(self.by_size[middle - 1], self.by_size[middle])
+        }
+    }
+
+    /// Median of the distances to the median, which both halves hold in order.
+    fn mad(&self, median: f64) -> f64 {
+        let count = self.by_size.len();
+        let below = self.by_size.partition_point(|value| *value < median);
+        let lower = |index: usize| median - self.by_size[below - 1 - index];
+        let upper = |index: usize| self.by_size[below + index] - median;
+        let at = |rank: usize| smallest(rank, below, count - below, &lower, &upper);
+        if count % 2 == 1 { at(count / 2) } else { f64::midpoint(at(count / 2 - 1), at(count / 2)) }
+    }
+
+    fn spread(&self, value: f64) -> Option<Spread> {
+        if self.by_size.len() < FEWEST {
+            return None;
+        }
+        let median = self.median();
+        let deviation = MAD_TO_DEVIATION * self.mad(median).max(MAD_FLOOR);
+        Some(Spread { z: (value - median) / deviation, ratio: (value - median).exp() })
+    }
+}
+
+/// The value of `rank` (from 0) in two ascending sequences together.
+fn smallest(
+    rank: usize,
+    first_count: usize,
+    second_count: usize,
+    first: &impl Fn(usize) -> f64,
+    second: &impl Fn(usize) -> f64,
+) -> f64 {
+    // How many of the first sequence are among the `rank` smallest.
+    let (mut low, mut high) = (rank.saturating_sub(second_count), rank.min(first_count));
+    while low < high {
+        let taken = usize::midpoint(low, high);
+        if first(taken) < second(rank - taken - 1) {
+            low = taken + 1;
+        } else {
+            high = taken;
+        }
+    }
+    let of_first = (low < first_count).then(|| first(low));
+    let of_second = (rank - low < second_count).then(|| second(rank - low));
+    match (of_first, of_second) {
+        (Some(one), Some(other)) => one.min(other),
+        (one, other) => one.or(other).unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The definition, word by word.
+    fn slow(norms: &[f64], at: usize) -> Option<Spread> {
+        let before = &norms[at.saturating_sub(WINDOW)..at];
+        if before.len() < FEWEST {
+            return None;
+        }
+        let of = |mut values: Vec<f64>| {
+            values.sort_by(f64::total_cmp);
+            let middle = values.len() / 2;
+            if values.len() % 2 == 1 {
+                values[middle]
+            } else {
+                f64::midpoint(values[middle - 1], values[middle])
+            }
+        };
+        let logs: Vec<f64> = before.iter().map(|norm| norm.ln()).collect();
+        let center = of(logs.clone());
+        let mad = of(logs.iter().map(|log| (log - center).abs()).collect());
+        let z = (norms[at].ln() - center) / (1.4826 * mad.max(0.05));
+        Some(Spread { z, ratio: norms[at] / center.exp() })
+    }
+
+    #[test]
+    fn sliding_gives_what_sorting_each_window_gives() {
+        let mut state = 12345_u64;
+        let norms: Vec<f64> = (0..700)
+            .map(|index| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                let uniform = (state >> 11) as f64 / (1_u64 << 53) as f64;
+                // Stretches of equal norms are among them.
+                if index % 90 < 30 { 0.25 } else { (3.0 * uniform).exp() }
+            })
+            .collect();
+        let fast = robust(&norms.iter().copied().map(Some).collect::<Vec<_>>());
+        for (at, fast) in fast.into_iter().enumerate() {
+            match (fast, slow(&norms, at)) {
+                (Some(fast), Some(slow)) => {
+                    assert!(
+                        (fast.z - slow.z).abs() < 1e-9 && (fast.ratio / slow.ratio - 1.0).abs() < 1e-12,
+                        "{at}"
+                    );
+                }
+                (fast, slow) => assert_eq!(fast, slow, "{at}"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_norm_has_no_place_and_is_in_no_window() {
+        let mut norms = vec![Some(1.0); 40];
+        norms.extend([None, Some(f64::NAN), Some(0.0), Some(f64::INFINITY), Some(4.0)]);
+        let spreads = robust(&norms);
+        assert!(spreads[40..44].iter().all(Option::is_none));
+        let spread = spreads[44].unwrap();
+        assert!((spread.ratio - 4.0).abs() < 1e-12);
+        assert!((spread.z - 4.0_f64.ln() / (1.4826 * 0.05)).abs() < 1e-9);
+    }
+}

@@ -1,0 +1,222 @@
+//! Attention layers: queries, keys and values as matrices of their own, and each head as the form it is.
+
+use rayon::prelude::*;
+
+use super::head::{self, Head, NormalLogits};
+use super::layout::{Attention, Heads, Order, Projections};
+use crate::analysis::model::{AttentionAnalysis, HeadAnalysis, Measured, TensorAnalysis};
+use crate::checkpoint::Checkpoint;
+use crate::compute::{Cpu, Matrix};
+use crate::context::Context;
+use crate::error::{Error, Result};
+use crate::tensor::Tensor;
+
+/// Keys and rows that the entropy is predicted over; longer contexts have nearly the same share.
+const MOST_KEYS: usize = 4096;
+const ROWS: usize = 32;
+
+/// The matrices that are stored as one in the tensor `index`; none where it is a single one.
+pub(super) fn parts<'a>(
+    layers: &[Attention],
+    index: usize,
+    tensor: &'a Tensor,
+) -> Vec<(&'static str, Matrix<'a>)> {
+    let fused = layers.iter().find_map(|layer| match &layer.projections {
+        Projections::Fused { tensor, order, transposed, .. } if *tensor == index => {
+            Some((layer.heads, *order, *transposed))
+        }
+        _ => None,
+    });
+    let Some((Heads { query, key, width }, order, transposed)) = fused else { return Vec::new() };
+    let group = query / key;
+    let ranges = |part: u64| -> Vec<std::ops::Range<u64>> {
+        match order {
+            Order::Contiguous => {
+                let starts = [0, query, query + key, query + 2 * key].map(|heads| heads * width);
+                vec![starts[part as usize]..starts[part as usize + 1]]
+            }
+            Order::Grouped => (0..key)
+                .map(|head| {
+                    let starts =
+                        [0, group, group + 1, group + 2].map(|heads| (head * (group + 2) + heads) * width);
+                    starts[part as usize]..starts[part as usize + 1]
+                })
+                .collect(),
+        }
+    };
+    let matrix = |part| {
+        let ranges = ranges(part);
+        match <[_; 1]>::try_from(ranges) {
+            Ok([columns]) if transposed => Some(Matrix::new(tensor).with_columns(columns)),
+            Ok([rows]) => Some(Matrix::new(tensor).with_rows(vec![rows])),
+            Err(_) if transposed => None,
+            Err(rows) => Some(Matrix::new(tensor).with_rows(rows)),
+        }
+    };
+    let names = ["query", "key", "value"];
+    (0..3).filter_map(|part| Some((names[part as usize], matrix(part)?))).collect()
+}
+
+/// Measures every head of every layer.
+pub(super) fn measure_all(
+    checkpoint: &Checkpoint,
+    layers: &[Attention],
+    analyses: &[TensorAnalysis],
+    context: &Context,
+    errors: &mut Vec<Error>,
+) -> Measured<Vec<AttentionAnalysis>> {
+    if layers.is_empty() {
+        return Measured::not("no attention layer whose queries and keys could be told apart by the config");
+    }
+    let readable: Vec<&Attention> = layers.iter().filter(|layer| is_finite(layer, analyses)).collect();
+    let measured: Vec<Result<Option<AttentionAnalysis>>> =
+        readable.par_iter().map(|layer| measure(checkpoint, layer, context)).collect();
+    let mut found = Vec::new();
+    for layer in measured {
+        match layer {
+            Ok(Some(layer)) => found.push(layer),
+            Ok(None) => return Measured::not("stopped, or an iteration did not converge"),
+            Err(error) => errors.push(error),
+        }
+    }
+    if found.is_empty() {
+        Measured::not("no attention layer has finite weights")
+    } else {
+        Measured::Value(found)
+    }
+}
+
+fn is_finite(layer: &Attention, analyses: &[TensorAnalysis]) -> bool {
+    let finite = |index: usize| {
+        analyses[index]
+            .statistics
+            .value()
+            .is_some_and(|statistics| statistics.count > 0 && statistics.non_finite() == 0)
+    };
+    let norms = [layer.norm, layer.head_norms.map(|norms| norms.0), layer.head_norms.map(|norms| norms.1)];
+    let projections = match &layer.projections {
+        Projections::Apart { query, key, bias } => [Some(*query), Some(*key), *bias],
+        Projections::Fused { tensor, bias, .. } => [Some(*tensor), *bias, None],
+    };
+    norms.into_iter().chain(projections).flatten().all(finite)
+}
+
+fn measure(
+    checkpoint: &Checkpoint,
+    layer: &Attention,
+    context: &Context,
+) -> Result<Option<AttentionAnalysis>> {
+    let reader = Reader { checkpoint, layer };
+    let gains = reader.norm_gains()?;
+    let logits = layer.context.map(|context| NormalLogits::new((context as usize).min(MOST_KEYS), ROWS));
+    let heads: Vec<Option<HeadAnalysis>> = (0..layer.heads.query)
+        .into_par_iter()
+        .map(|number| {
+            if context.cancelled() {
+                return Ok(None);
+            }
+            let mut measured = head::measure(&Cpu, &reader.head(number, &gains)?)?;
+            if let (Some(head), Some(logits)) = (&mut measured, &logits) {
+                head.predicted_entropy = Measured::Value(logits.entropy_share(head.logit_std));
+            }
+            Ok(measured)
+        })
+        .collect::<Result<_>>()?;
+    let Some(heads) = heads.into_iter().collect::<Option<Vec<_>>>() else { return Ok(None) };
+    let name = |index: usize| checkpoint.tensors[index].name.clone();
+    let (Projections::Apart { query: tensor, .. } | Projections::Fused { tensor, .. }) = layer.projections;
+    Ok(Some(AttentionAnalysis {
+        layer: layer.layer.clone(),
+        index: layer.index,
+        tensor: name(tensor),
+        context: layer.context,
+        head_width: layer.heads.width,
+        norm: layer.norm.filter(|_| !gains.is_empty()).map(name),
+        normalises_queries: layer.head_norms.is_some(),
+        rotates: layer.rotates,
+        heads,
+    }))
+}
+
+struct Reader<'a> {
+    checkpoint: &'a Checkpoint,
+    layer: &'a Attention,
+}
+
+impl Reader<'_> {
+    fn tensor(&self, index: usize) -> Result<&Tensor> {
+        self.checkpoint.tensors[index].tensor.as_ref().map_err(Clone::clone)
+    }
+
+    fn vector(&self, index: usize) -> Result<Vec<f64>> {
+        Matrix::new(self.tensor(index)?).to_dense()
+    }
+
+    fn norm_gains(&self) -> Result<Vec<f64>> {
+        let Some(norm) = self.layer.norm else { return Ok(Vec::new()) };
+        let offset = f64::from(u8::from(self.layer.gain_is_offset));
+        Ok(self.vector(norm)?.into_iter().map(|gain| gain + offset).collect())
+    }
+
+    fn head(&self, number: u64, gains: &[f64]) -> Result<Head> {
+        let (query_rows, key_rows) = self.layer.rows(number);
+        let width = self.layer.heads.width as usize;
+        let (query, key, bias) = match &self.layer.projections {
+            Projections::Apart { query, key, bias } => {
+                let rows = |index: usize, rows: &std::ops::Range<u64>| {
+                    Matrix::new(self.tensor(index)?).with_rows(vec![rows.clone()]).to_dense()
+                };
+                (rows(*query, &query_rows)?, rows(*key, &key_rows)?, *bias)
+            }
+            Projections::Fused { tensor, bias, transposed, .. } => {
+                let rows = |rows: &std::ops::Range<u64>| self.fused(*tensor, rows, *transposed);
+                (rows(&query_rows)?, rows(&key_rows)?, *bias)
+            }
+        };
+        let query_bias = match bias {
+            Some(bias) => {
+                let bias = self.vector(bias)?;
+                bias.get(query_rows.start as usize..query_rows.end as usize).unwrap_or_default().to_vec()
+            }
+            None => Vec::new(),
+        };
+        let multiplied = |mut rows: Vec<f64>| {
+            let stream = rows.len() / width;
+            if gains.len() == stream {
+                rows.iter_mut().enumerate().for_each(|(at, value)| *value *= gains[at % stream]);
+            }
+            rows
+        };
+        let head_gains = match self.layer.head_norms {
+            Some((query, key)) => {
+                let slice = |gains: Vec<f64>, rows: &std::ops::Range<u64>| {
+                    let shared = gains.len() == width;
+                    let rows = if shared { 0..width } else { rows.start as usize..rows.end as usize };
+                    gains.get(rows).map(<[f64]>::to_vec)
+                };
+                slice(self.vector(query)?, &query_rows).zip(slice(self.vector(key)?, &key_rows))
+            }
+            None => None,
+        };
+        Ok(Head {
+            query: multiplied(query),
+            key: multiplied(key),
+            width,
+            query_bias,
+            gains: head_gains,
+            rotates: self.layer.rotates,
+        })
+    }
+
+    /// Rows of a fused matrix; its columns, turned, where it is stored input first.
+    fn fused(&self, index: usize, rows: &std::ops::Range<u64>, transposed: bool) -> Result<Vec<f64>> {
+        let matrix = Matrix::new(self.tensor(index)?);
+        if !transposed {
+            return matrix.with_rows(vec![rows.clone()]).to_dense();
+        }
+        let matrix = matrix.with_columns(rows.clone());
+        let (stream, width) = (matrix.row_count(), matrix.column_count());
+        let values = matrix.to_dense()?;
+        Ok((0..values.len()).map(|at| values[at % stream * width + at / stream]).collect())
+    }
+}

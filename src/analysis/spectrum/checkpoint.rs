@@ -1,0 +1,97 @@
+//! The spectra of a whole checkpoint: every tensor once, then the layers that several tensors make up.
+
+use rayon::prelude::*;
+
+use super::attention;
+use super::layout::Attention;
+use super::tensor::{self, Subject};
+use super::{adapter, tensor::measure};
+use crate::analysis::model::{
+    AdapterAnalysis, AttentionAnalysis, MeasureLevel, Measured, Role, Spectrum, TensorAnalysis,
+};
+use crate::checkpoint::Checkpoint;
+use crate::context::Context;
+use crate::error::Error;
+
+const NEEDS_SPECTRA: &str = "needs --measure spectra";
+
+/// What layers of several tensors do, and what could not be read.
+pub struct Layers {
+    /// Attention, head by head.
+    pub attention: Measured<Vec<AttentionAnalysis>>,
+    /// Low-rank adapters.
+    pub adapters: Measured<Vec<AdapterAnalysis>>,
+    /// Files that failed on the way.
+    pub errors: Vec<Error>,
+}
+
+/// Gives every tensor of `analyses`, which are those of `checkpoint` in order, its spectrum.
+pub fn measure_all(
+    checkpoint: &Checkpoint,
+    analyses: &mut [TensorAnalysis],
+    level: MeasureLevel,
+    input: &[u64],
+    context: &Context,
+) -> Layers {
+    if level < MeasureLevel::Spectra {
+        for analysis in analyses.iter_mut() {
+            analysis.spectrum = Measured::not(NEEDS_SPECTRA);
+        }
+        let attention = Measured::not(NEEDS_SPECTRA);
+        return Layers { attention, adapters: Measured::not(NEEDS_SPECTRA), errors: Vec::new() };
+    }
+    let layers = Attention::find(checkpoint);
+    let first_convolution = analyses
+        .iter()
+        .filter(|analysis| analysis.role == Role::Convolution && analysis.shape.len() > 2)
+        .min_by_key(|analysis| analysis.layer.order)
+        .map(|analysis| analysis.name.clone());
+    let spectrum_of = |(index, analysis): (usize, &TensorAnalysis)| {
+        let Ok(stored) = &checkpoint.tensors[index].tensor else {
+            let reason =
+                tensor::reason(analysis).unwrap_or_else(|| Measured::not("the tensor cannot be read"));
+            return (reason, None);
+        };
+        if let Some(reason) = tensor::reason(analysis) {
+            return (reason, None);
+        }
+        if let Some(name) = &analysis.tied_to {
+            return (Measured::not(format!("tied to {name}")), None);
+        }
+        let subject = Subject {
+            analysis,
+            tensor: stored,
+            parts: attention::parts(layers.as_deref().unwrap_or_default(), index, stored),
+            is_depthwise: first_convolution.as_ref().is_some_and(|first| *first != analysis.name),
+        };
+        match measure(&subject, level, input, context) {
+            Ok(spectrum) => (spectrum, None),
+            Err(error) => (Measured::not(error.kind.to_string()), Some(error.for_tensor(&analysis.name))),
+        }
+    };
+    let measured: Vec<(Measured<Spectrum>, Option<Error>)> =
+        analyses.par_iter().enumerate().map(spectrum_of).collect();
+    let mut errors = Vec::new();
+    for (analysis, (spectrum, error)) in analyses.iter_mut().zip(measured) {
+        analysis.spectrum = spectrum;
+        errors.extend(error);
+    }
+    copy_ties(analyses);
+    let attention = match layers {
+        Ok(layers) => attention::measure_all(checkpoint, &layers, analyses, context, &mut errors),
+        Err(reason) => Measured::NotMeasured(reason),
+    };
+    let adapters = adapter::measure_all(checkpoint, analyses, context, &mut errors);
+    Layers { attention, adapters, errors }
+}
+
+fn copy_ties(analyses: &mut [TensorAnalysis]) {
+    let found: std::collections::HashMap<String, usize> =
+        analyses.iter().enumerate().map(|(index, analysis)| (analysis.name.clone(), index)).collect();
+    for index in 0..analyses.len() {
+        let Some(source) = analyses[index].tied_to.as_ref().and_then(|name| found.get(name)).copied() else {
+            continue;
+        };
+        analyses[index].spectrum = analyses[source].spectrum.clone();
+    }
+}

@@ -1,0 +1,105 @@
+//! Where singular values lie: exactly, or by stochastic Lanczos quadrature (Golub and Meurant 1994; Ubaru, Chen and Saad 2017) on what
+//! is left when the largest are taken out. Without that a few spikes would decide the estimate (Hutch++, Meyer et al. 2021).
+
+use super::krylov::Top;
+use super::lanczos::{self, Basis};
+use super::matrix::SEED;
+use super::operator::Operator;
+use crate::analysis::model::Density;
+use crate::compute::{Backend, Matrix, Side};
+use crate::context::Context;
+use crate::error::Result;
+use crate::random::Stream;
+
+/// Quantiles that are reported: 0, 1/64, …, 1.
+const QUANTILES: usize = 65;
+
+/// Random starts, and steps of each.
+const STARTS: u64 = 4;
+const STEPS: usize = 40;
+
+/// Quantiles of all singular values, largest first; of the smallest to the largest, linear between neighbours.
+pub fn quantiles(values: &[f64]) -> Vec<f64> {
+    let last = values.len().saturating_sub(1) as f64;
+    let count = QUANTILES.min(values.len());
+    let quantile = |index: usize| {
+        let place = if count < 2 { 0.0 } else { last * index as f64 / (count - 1) as f64 };
+        let (low, share) = (place.floor() as usize, place.fract());
+        let ascending = |index: usize| values[values.len() - 1 - index.min(values.len() - 1)];
+        (1.0 - share) * ascending(low) + share * ascending(low + 1)
+    };
+    (0..count).map(quantile).collect()
+}
+
+/// The density of `matrix` whose largest singular values are `top`; `None` when the user asked to stop.
+pub fn estimate<B: Backend>(
+    backend: &B,
+    matrix: &Matrix<'_>,
+    top: &Top<B::Buffer<f64>>,
+    context: &Context,
+) -> Result<Option<Density>> {
+    let n = matrix.row_count().min(matrix.column_count()) as f64;
+    let rest = n - top.values.len() as f64;
+    let deflated = Deflated { matrix, taken: &top.vectors, forward: top.forward };
+    let mut nodes: Vec<(f64, f64)> = top.values.iter().map(|value| (*value, 1.0 / n)).collect();
+    for start in 0..STARTS {
+        let stream = Stream::new(SEED, 2 + start);
+        let Some(ritz) =
+            lanczos::run_orthogonal_to(backend, &deflated, STEPS, stream, Some(&top.vectors), context)?
+        else {
+            return Ok(None);
+        };
+        let share = rest / (n * STARTS as f64);
+        nodes.extend(ritz.values.iter().zip(&ritz.weights).map(|(value, weight)| (*value, weight * share)));
+    }
+    nodes.sort_by(|a, b| a.0.total_cmp(&b.0));
+    Ok(Some(Density { quantiles: weighted_quantiles(&nodes), is_exact: false }))
+}
+
+/// Quantiles of values with weights, sorted: each value stands in the middle of its weight.
+fn weighted_quantiles(nodes: &[(f64, f64)]) -> Vec<f64> {
+    let total: f64 = nodes.iter().map(|(_, weight)| weight).sum();
+    let mut before = 0.0;
+    let places: Vec<(f64, f64)> = nodes
+        .iter()
+        .map(|(value, weight)| {
+            let place = (before + 0.5 * weight) / total;
+            before += weight;
+            (place, *value)
+        })
+        .collect();
+    let quantile = |index: usize| {
+        let wanted = index as f64 / (QUANTILES - 1) as f64;
+        let above = places.partition_point(|(place, _)| *place < wanted);
+        match (above.checked_sub(1).map(|below| places[below]), places.get(above)) {
+            (Some((low, a)), Some(&(high, b))) if high > low => a + (b - a) * (wanted - low) / (high - low),
+            (_, Some(&(_, value))) | (Some((_, value)), None) => value,
+            (None, None) => 0.0,
+        }
+    };
+    (0..QUANTILES).map(quantile).collect()
+}
+
+/// A matrix without the directions of its largest singular values.
+struct Deflated<'a, 't, Vectors> {
+    matrix: &'a Matrix<'t>,
+    taken: &'a Basis<Vectors>,
+    forward: Side,
+}
+
+impl<B: Backend> Operator<B> for Deflated<'_, '_, B::Buffer<f64>> {
+    fn rows(&self) -> usize {
+        self.matrix.row_count()
+    }
+
+    fn columns(&self) -> usize {
+        self.matrix.column_count()
+    }
+
+    /// Vectors of the shorter side never leave the space without the taken directions, so that it is enough to
+    /// project what comes back to it.
+    fn apply(&self, backend: &B, side: Side, x: &B::Buffer<f64>, y: &mut B::Buffer<f64>) -> Result<()> {
+        backend.multiply(self.matrix, side, 1, x, y)?;
+        if side == self.forward { Ok(()) } else { self.taken.remove_from(backend, y) }
+    }
+}

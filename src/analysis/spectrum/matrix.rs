@@ -1,0 +1,267 @@
+//! The spectrum of one stored matrix.
+
+use super::bracket;
+use super::choice::{LARGEST_BIDIAGONAL, Route};
+use super::lanczos::{self, Ritz};
+use super::{bidiagonal, density, krylov, marchenko_pastur, power_law, symmetric};
+use crate::analysis::model::{
+    Degenerate, Density, MarchenkoPastur, Measured, SpectralNorm, Spectrum, SpectrumMethod, SpectrumOf,
+    WeightWatcher,
+};
+use crate::compute::{Backend, Matrix};
+use crate::context::Context;
+use crate::error::Result;
+use crate::random::Stream;
+
+/// Largest singular values that are reported.
+const REPORTED: usize = 16;
+
+/// A Ritz value is reported beside the first where it is this near to a singular value.
+const CONVERGED: f64 = 1e-2;
+
+/// The seed of all random starts: the same input gives the same numbers.
+pub(super) const SEED: u64 = 0x5EED_F1A5;
+
+const NEEDS_FULL: &str = "needs --measure full";
+
+/// Measures `matrix`, whose elements are finite, by `route`; `None` when the user asked to stop.
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn measure<B: Backend>(
+    backend: &B,
+    matrix: &Matrix<'_>,
+    route: Route,
+    context: &Context,
+) -> Result<Option<Measured<Spectrum>>> {
+    let (rows, columns) = (matrix.row_count(), matrix.column_count());
+    if rows == 0 || columns == 0 {
+        return Ok(Some(Measured::Degenerate(Degenerate::Empty)));
+    }
+    let spectrum = match route {
+        Route::Direct => {
+            let norm = matrix.to_dense()?.iter().map(|x| x * x).sum::<f64>().sqrt();
+            Some(of_all(vec![norm], rows, columns, SpectrumMethod::Direct, rounding(rows, columns)))
+        }
+        Route::Gram => gram(backend, matrix)?,
+        Route::GramThenBidiagonal => gram_then_bidiagonal(backend, matrix)?,
+        Route::Lanczos | Route::LanczosAndDensity => {
+            let Some(spectrum) = largest(backend, matrix, route, context)? else { return Ok(None) };
+            Some(spectrum)
+        }
+    };
+    Ok(Some(match spectrum {
+        Some(spectrum) if spectrum.spectral_norm.value == 0.0 => Measured::Degenerate(Degenerate::AllZero),
+        Some(spectrum) => Measured::Value(spectrum.scaled(1.0 / matrix.scale())),
+        None => Measured::not("the eigenvalue iteration did not converge"),
+    }))
+}
+
+/// By how much a value may be off: `error` times σ₁²/σ for the Gram route, but at most √error·σ₁; `error`·σ₁ otherwise.
+///
+/// Sums of n products have rounding errors that grow like √n unless they conspire (Higham and Mary 2019); 4 is a margin.
+fn rounding(rows: usize, columns: usize) -> f64 {
+    4.0 * ((rows as f64).sqrt() + (columns as f64).sqrt()) * f64::EPSILON / 2.0
+}
+
+fn gram<B: Backend>(backend: &B, matrix: &Matrix<'_>) -> Result<Option<Spectrum>> {
+    let (rows, columns) = (matrix.row_count(), matrix.column_count());
+    let gram = backend.download(&backend.gram(matrix)?)?;
+    let Some(eigenvalues) = symmetric::eigenvalues(gram, rows.min(columns)) else { return Ok(None) };
+    let values: Vec<f64> = eigenvalues.into_iter().rev().map(|x| x.max(0.0).sqrt()).collect();
+    Ok(Some(of_all(values, rows, columns, SpectrumMethod::Gram, rounding(rows, columns))))
+}
+
+fn gram_then_bidiagonal<B: Backend>(backend: &B, matrix: &Matrix<'_>) -> Result<Option<Spectrum>> {
+    let (rows, columns) = (matrix.row_count(), matrix.column_count());
+    let spectrum = gram(backend, matrix)?;
+    if spectrum.as_ref().is_some_and(|spectrum| spectrum.smallest.value().is_some())
+        || rows * columns > LARGEST_BIDIAGONAL
+    {
+        return Ok(spectrum);
+    }
+    let values = bidiagonal::singular_values(matrix.to_dense()?, rows, columns);
+    let error = rounding(rows, columns);
+    Ok(values.map(|values| of_all(values, rows, columns, SpectrumMethod::Bidiagonal, error)))
+}
+
+/// The spectrum of all singular values, largest first.
+pub(super) fn of_all(
+    values: Vec<f64>,
+    rows: usize,
+    columns: usize,
+    method: SpectrumMethod,
+    error: f64,
+) -> Spectrum {
+    let largest = values.first().copied().unwrap_or(0.0);
+    let squares: f64 = values.iter().map(|x| x * x).sum();
+    let error_of = |value: f64| match method {
+        SpectrumMethod::Gram => error.sqrt().min(error * largest / value) * largest,
+        _ => error * largest,
+    };
+    let last = values.last().copied().unwrap_or(0.0);
+    let smallest = if last > 2.0 * error_of(last) {
+        Measured::Value(last)
+    } else {
+        Measured::not(format!("below the rounding error {:.1e}", error_of(last)))
+    };
+    Spectrum {
+        of: SpectrumOf::Matrix,
+        rows: rows as u64,
+        columns: columns as u64,
+        method,
+        spectral_norm: SpectralNorm {
+            value: largest,
+            upper: Measured::Value(largest + error_of(largest)),
+            failure_probability: 0.0,
+            residual: error_of(largest),
+            steps: 0,
+        },
+        frobenius_norm: squares.sqrt(),
+        stable_rank: squares / (largest * largest),
+        condition: smallest.clone().map(|smallest| largest / smallest),
+        smallest,
+        effective_rank: effective_rank(&values),
+        spread: spread(&values),
+        density: Measured::Value(Density { quantiles: density::quantiles(&values), is_exact: true }),
+        marchenko_pastur: marchenko_pastur::fit(&values, rows, columns)
+            .map_or_else(|| Measured::not("no width of noise fits the bulk"), Measured::Value),
+        weight_watcher: power_law::metrics(&values, rows.max(columns))
+            .map_or_else(|| Measured::not("every singular value is zero"), Measured::Value),
+        rounding: Measured::Value(error),
+        largest: values.iter().copied().take(REPORTED).collect(),
+        values: Measured::Value(values),
+        spectral_radius: Measured::not("no square recurrence"),
+        parts: Vec::new(),
+    }
+}
+
+/// exp of the entropy of the shares of Σσ.
+fn effective_rank(values: &[f64]) -> Measured<f64> {
+    let total: f64 = values.iter().sum();
+    if total <= 0.0 {
+        return Measured::Degenerate(Degenerate::AllZero);
+    }
+    let shares = values.iter().map(|x| x / total).filter(|p| *p > 0.0);
+    Measured::Value((-shares.map(|p| p * p.ln()).sum::<f64>()).exp())
+}
+
+/// Population variance of σ² over the square of its mean.
+fn spread(values: &[f64]) -> Measured<f64> {
+    let n = values.len() as f64;
+    let mean = values.iter().map(|x| x * x).sum::<f64>() / n;
+    if mean <= 0.0 {
+        return Measured::Degenerate(Degenerate::AllZero);
+    }
+    Measured::Value(values.iter().map(|x| (x * x / mean - 1.0).powi(2)).sum::<f64>() / n)
+}
+
+/// σ₁ with its bracket, and at full depth more of the largest and a density.
+fn largest<B: Backend>(
+    backend: &B,
+    matrix: &Matrix<'_>,
+    route: Route,
+    context: &Context,
+) -> Result<Option<Spectrum>> {
+    let (rows, columns) = (matrix.row_count(), matrix.column_count());
+    let shorter = rows.min(columns);
+    let frobenius_norm = frobenius_norm(backend, matrix)?;
+    let start = Stream::new(SEED, 0);
+    let Some(ritz) = lanczos::run(backend, matrix, bracket::steps(shorter), start, context)? else {
+        return Ok(None);
+    };
+    let spectral_norm = norm_of(&ritz, shorter, frobenius_norm);
+    let near = ritz
+        .values
+        .iter()
+        .zip(&ritz.residuals)
+        .take_while(|(value, residual)| **residual <= CONVERGED * **value);
+    let mut values: Vec<f64> = near.map(|(value, _)| *value).take(REPORTED).collect();
+    if values.is_empty() {
+        values.push(spectral_norm.value);
+    }
+    let mut density = Measured::not(NEEDS_FULL);
+    if route == Route::LanczosAndDensity {
+        let Some(top) = krylov::run(backend, matrix, REPORTED, Stream::new(SEED, 1), context)? else {
+            return Ok(None);
+        };
+        let Some(found) = density::estimate(backend, matrix, &top, context)? else { return Ok(None) };
+        density = Measured::Value(found);
+        values.clone_from(&top.values);
+        values[0] = spectral_norm.value.max(values[0]);
+    }
+    let reason = if route == Route::Lanczos { NEEDS_FULL } else { "the shorter side is more than 4096" };
+    Ok(Some(Spectrum {
+        of: SpectrumOf::Matrix,
+        rows: rows as u64,
+        columns: columns as u64,
+        method: SpectrumMethod::Lanczos,
+        stable_rank: (frobenius_norm / spectral_norm.value).powi(2),
+        spectral_norm,
+        frobenius_norm,
+        largest: values,
+        values: Measured::not(reason),
+        rounding: Measured::not(reason),
+        smallest: Measured::not(reason),
+        condition: Measured::not(reason),
+        effective_rank: Measured::not(reason),
+        spread: Measured::not(reason),
+        density,
+        marchenko_pastur: Measured::<MarchenkoPastur>::not(reason),
+        weight_watcher: Measured::<WeightWatcher>::not(reason),
+        spectral_radius: Measured::not("no square recurrence"),
+        parts: Vec::new(),
+    }))
+}
+
+/// √Σx².
+pub(super) fn frobenius_norm<B: Backend>(backend: &B, matrix: &Matrix<'_>) -> Result<f64> {
+    Ok(backend.sum_of_squares(matrix)?.sqrt())
+}
+
+/// The largest Ritz value as a lower bound of σ₁, and the least of three upper bounds: the one of [`bracket`], and two that hold for
+/// certain. Ritz values interlace, so that σ₁² ≤ ‖A‖²_F − θ₂² − θ₃² − ….
+pub(super) fn norm_of<V>(ritz: &Ritz<V>, shorter: usize, frobenius_norm: f64) -> SpectralNorm {
+    let value = ritz.values.first().copied().unwrap_or(0.0);
+    let residual = ritz.residuals.first().copied().unwrap_or(0.0);
+    let rounding = 1.0 + 1e-12;
+    let others: f64 = ritz.values.iter().skip(1).map(|x| x * x).sum();
+    let certain = (frobenius_norm.powi(2) * rounding - others).max(0.0).sqrt().max(value) * rounding;
+    let likely = bracket::gap(shorter, ritz.steps).map(|gap| value / (1.0 - gap).sqrt() * rounding);
+    let (upper, failure_probability) = match likely {
+        _ if ritz.is_complete => (value * rounding, 0.0),
+        Some(likely) if likely < certain => (likely, bracket::FAILURE_PROBABILITY),
+        _ => (certain, 0.0),
+    };
+    SpectralNorm {
+        value,
+        upper: Measured::Value(upper),
+        failure_probability,
+        residual,
+        steps: ritz.steps as u64,
+    }
+}
+
+impl Spectrum {
+    /// The spectrum of the map times `factor`, a power of two.
+    pub(super) fn scaled(mut self, factor: f64) -> Self {
+        if factor == 1.0 {
+            return self;
+        }
+        let scale = |value: &mut f64| *value *= factor;
+        scale(&mut self.spectral_norm.value);
+        scale(&mut self.spectral_norm.residual);
+        scale(&mut self.frobenius_norm);
+        self.largest.iter_mut().for_each(scale);
+        self.spectral_norm.upper = self.spectral_norm.upper.map(|x| x * factor);
+        self.smallest = self.smallest.map(|x| x * factor);
+        self.values = self.values.map(|values| values.into_iter().map(|x| x * factor).collect());
+        if let Measured::Value(density) = &mut self.density {
+            density.quantiles.iter_mut().for_each(scale);
+        }
+        // Widths and exponents of numbers so large or small that their squares leave the range of f64.
+        self.marchenko_pastur = Measured::not("the elements leave the range that is fitted");
+        self.weight_watcher = Measured::not("the elements leave the range that is fitted");
+        self
+    }
+}

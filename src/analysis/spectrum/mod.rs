@@ -1,0 +1,29 @@
+//! Singular values of weights: of matrices, of convolutions as operators, of attention heads, recurrences and adapters.
+//!
+//! One algorithm a file, over `compute::Backend`; which one measures a matrix is the table of `choice`. No matrix is skipped:
+//! what is not measured says why. Tensors are spread over the threads; within one the order of sums is fixed, so that the
+//! numbers are the same on any number of them.
+
+mod adapter;
+mod attention;
+pub mod bidiagonal;
+pub mod bracket;
+mod checkpoint;
+pub mod choice;
+pub mod convolution;
+pub mod density;
+pub mod head;
+pub mod jacobi;
+pub mod krylov;
+pub mod lanczos;
+mod layout;
+pub mod marchenko_pastur;
+pub mod matrix;
+pub mod operator;
+pub mod power_law;
+pub mod recurrence;
+pub mod symmetric;
+mod tensor;
+pub mod tridiagonal;
+
+pub use checkpoint::{Layers, measure_all};

@@ -1,0 +1,265 @@
+//! A stored matrix times vectors.
+//!
+//! One vector: tiles of four rows by 1024 columns are widened to f32 in the first-level cache (f64 stays f64) and
+//! multiplied in f64. Several vectors: blocks are widened to f64 and handed to the matrix product.
+//!
+//! Rows are cut into parts by their number alone. For `A·x` parts do not meet; for `Aᵀ·x` each gives a sum of its own,
+//! and these are added in index order: the same bits on any number of threads.
+
+use std::ops::Range;
+
+use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
+use rayon::slice::ParallelSliceMut;
+
+use super::dense;
+use super::widen::to_f32;
+use crate::compute::matrix::Block;
+use crate::compute::{Gemm, Matrix, Side};
+use crate::error::Result;
+use crate::tensor::DType;
+
+/// Rows and columns that are widened at once.
+const TILE_ROWS: usize = 4;
+const TILE_COLUMNS: usize = 1024;
+
+/// Elements that are worth a thread of their own.
+const PART: usize = 1 << 21;
+
+/// More parts than this only cost memory: each holds a sum of as many numbers as the matrix has columns.
+const MOST_PARTS: usize = 16;
+
+pub(super) fn multiply(
+    matrix: &Matrix<'_>,
+    side: Side,
+    vectors: usize,
+    x: &[f64],
+    y: &mut [f64],
+) -> Result<()> {
+    let (rows, columns) = (matrix.row_count(), matrix.column_count());
+    let (inputs, outputs) = match side {
+        Side::Plain => (columns, rows),
+        Side::Transposed => (rows, columns),
+    };
+    assert!(x.len() == inputs * vectors && y.len() == outputs * vectors);
+    y.fill(0.0);
+    if rows == 0 || columns == 0 {
+        return Ok(());
+    }
+    let parts = (rows * columns).div_ceil(PART).clamp(1, MOST_PARTS.min(rows));
+    let step = rows.div_ceil(parts).next_multiple_of(TILE_ROWS);
+    match side {
+        Side::Plain => {
+            let outputs = y.par_chunks_mut(step * vectors).enumerate();
+            outputs.try_for_each(|(part, y)| {
+                let rows = part * step..((part + 1) * step).min(rows);
+                plain(matrix, rows, vectors, x, y)
+            })
+        }
+        Side::Transposed if rows <= step => transposed(matrix, 0..rows, vectors, x, y),
+        Side::Transposed => {
+            let sums: Vec<Vec<f64>> = (0..rows.div_ceil(step))
+                .into_par_iter()
+                .map(|part| {
+                    let mut sum = vec![0.0; y.len()];
+                    let rows = part * step..((part + 1) * step).min(rows);
+                    let x = &x[rows.start * vectors..rows.end * vectors];
+                    transposed(matrix, rows, vectors, x, &mut sum).map(|()| sum)
+                })
+                .collect::<Result<_>>()?;
+            for sum in sums {
+                dense::axpy(1.0, &sum, y);
+            }
+            Ok(())
+        }
+    }
+}
+
+/// `y ← y + A·x` for these rows; y has only theirs.
+fn plain(matrix: &Matrix<'_>, rows: Range<usize>, vectors: usize, x: &[f64], y: &mut [f64]) -> Result<()> {
+    let first = rows.start;
+    let columns = 0..matrix.column_count();
+    let mut scratch = Scratch::default();
+    matrix.for_each_block(rows, columns, |block| {
+        let y = &mut y[(block.rows.start - first) * vectors..(block.rows.end - first) * vectors];
+        let x = &x[block.columns.start * vectors..block.columns.end * vectors];
+        if vectors == 1 {
+            scratch.tiles(matrix, &block, |tile| tile.add_rows(matrix.scale(), x, y));
+        } else {
+            let dense = scratch.dense(matrix, &block);
+            let (m, k) = (block.rows.len(), block.columns.len());
+            dense::gemm(&adding(m, vectors, k, false), dense, x, y);
+        }
+        Ok(())
+    })
+}
+
+/// `y ← y + Aᵀ·x` for these rows; x has only theirs.
+fn transposed(
+    matrix: &Matrix<'_>,
+    rows: Range<usize>,
+    vectors: usize,
+    x: &[f64],
+    y: &mut [f64],
+) -> Result<()> {
+    let first = rows.start;
+    let columns = 0..matrix.column_count();
+    let mut scratch = Scratch::default();
+    matrix.for_each_block(rows, columns, |block| {
+        let x = &x[(block.rows.start - first) * vectors..(block.rows.end - first) * vectors];
+        let y = &mut y[block.columns.start * vectors..block.columns.end * vectors];
+        if vectors == 1 {
+            scratch.tiles(matrix, &block, |tile| tile.add_columns(matrix.scale(), x, y));
+        } else {
+            let dense = scratch.dense(matrix, &block);
+            let (m, k) = (block.columns.len(), block.rows.len());
+            dense::gemm(&adding(m, vectors, k, true), dense, x, y);
+        }
+        Ok(())
+    })
+}
+
+fn adding(m: usize, n: usize, k: usize, transpose_a: bool) -> Gemm<f64> {
+    Gemm { batch: 1, m, n, k, transpose_a, transpose_b: false, alpha: 1.0, beta: 1.0 }
+}
+
+/// Room for what is widened.
+#[derive(Default)]
+struct Scratch {
+    narrow: Vec<f32>,
+    wide: Vec<f64>,
+}
+
+/// Up to four rows of a block, widened: row-major, with a place for every tile.
+struct Tile<'s> {
+    /// The first row in the block.
+    row: usize,
+    rows: usize,
+    /// The first column in the block.
+    column: usize,
+    columns: usize,
+    elements: Elements<'s>,
+}
+
+enum Elements<'s> {
+    F32(&'s [f32]),
+    F64(&'s [f64]),
+}
+
+impl Scratch {
+    /// Calls `use_tile` with the tiles of a block, rows outermost.
+    fn tiles(&mut self, matrix: &Matrix<'_>, block: &Block<'_>, mut use_tile: impl FnMut(&Tile<'_>)) {
+        let size = matrix.dtype().size().expect("only dtypes of whole bytes are matrices") as usize;
+        let (rows, columns) = (block.rows.len(), block.columns.len());
+        self.narrow.resize(TILE_ROWS * TILE_COLUMNS, 0.0);
+        self.wide.resize(TILE_ROWS * TILE_COLUMNS, 0.0);
+        for row in (0..rows).step_by(TILE_ROWS) {
+            let tile_rows = TILE_ROWS.min(rows - row);
+            for column in (0..columns).step_by(TILE_COLUMNS) {
+                let tile_columns = TILE_COLUMNS.min(columns - column);
+                let bytes = |line: usize| {
+                    &block.bytes[((row + line) * columns + column) * size..][..tile_columns * size]
+                };
+                let place = |line: usize| line * tile_columns..(line + 1) * tile_columns;
+                let elements = if matrix.dtype() == DType::F64 {
+                    for line in 0..tile_rows {
+                        super::widen(DType::F64, bytes(line), &mut self.wide[place(line)]);
+                    }
+                    Elements::F64(&self.wide)
+                } else {
+                    for line in 0..tile_rows {
+                        to_f32(matrix.dtype(), bytes(line), &mut self.narrow[place(line)]);
+                    }
+                    Elements::F32(&self.narrow)
+                };
+                use_tile(&Tile { row, rows: tile_rows, column, columns: tile_columns, elements });
+            }
+        }
+    }
+
+    /// The block in f64.
+    fn dense(&mut self, matrix: &Matrix<'_>, block: &Block<'_>) -> &[f64] {
+        self.wide.resize(block.rows.len() * block.columns.len(), 0.0);
+        matrix.widen(block.bytes, &mut self.wide);
+        &self.wide
+    }
+}
+
+impl Tile<'_> {
+    fn add_rows(&self, scale: f64, x: &[f64], y: &mut [f64]) {
+        let x = &x[self.column..self.column + self.columns];
+        let y = &mut y[self.row..self.row + self.rows];
+        match self.elements {
+            Elements::F32(elements) => dots(elements, scale, x, y),
+            Elements::F64(elements) => dots(elements, scale, x, y),
+        }
+    }
+
+    fn add_columns(&self, scale: f64, x: &[f64], y: &mut [f64]) {
+        let x = &x[self.row..self.row + self.rows];
+        let y = &mut y[self.column..self.column + self.columns];
+        match self.elements {
+            Elements::F32(elements) => combine(elements, scale, x, y),
+            Elements::F64(elements) => combine(elements, scale, x, y),
+        }
+    }
+}
+
+/// Independent sums of each row's dot product.
+const LANES: usize = 4;
+
+/// Adds `scale` times the dot products of the rows with x to y.
+fn dots<T: Copy + Into<f64>>(elements: &[T], scale: f64, x: &[f64], y: &mut [f64]) {
+    let width = x.len();
+    let line = |index: usize| &elements[index * width..(index + 1) * width];
+    if let [a, b, c, d] = y {
+        let (lines, rest) = ([line(0), line(1), line(2), line(3)], width - width % LANES);
+        let mut sums = [[0.0f64; LANES]; TILE_ROWS];
+        let chunks = lines.map(|line| line.as_chunks::<LANES>().0);
+        let x_chunks = x.as_chunks::<LANES>().0;
+        for (index, x) in x_chunks.iter().enumerate() {
+            for row in 0..TILE_ROWS {
+                let elements = &chunks[row][index];
+                for lane in 0..LANES {
+                    sums[row][lane] += elements[lane].into() * x[lane];
+                }
+            }
+        }
+        for (row, y) in [a, b, c, d].into_iter().enumerate() {
+            let tail: f64 = (rest..width).map(|column| lines[row][column].into() * x[column]).sum();
+            *y += scale * ((sums[row][0] + sums[row][1]) + (sums[row][2] + sums[row][3]) + tail);
+        }
+        return;
+    }
+    for (index, y) in y.iter_mut().enumerate() {
+        let mut sums = [0.0f64; LANES];
+        let (chunks, tail) = line(index).as_chunks::<LANES>();
+        let (x_chunks, x_tail) = x.as_chunks::<LANES>();
+        for (elements, x) in chunks.iter().zip(x_chunks) {
+            for lane in 0..LANES {
+                sums[lane] += elements[lane].into() * x[lane];
+            }
+        }
+        let tail: f64 = tail.iter().zip(x_tail).map(|(&element, x)| element.into() * x).sum();
+        *y += scale * ((sums[0] + sums[1]) + (sums[2] + sums[3]) + tail);
+    }
+}
+
+/// Adds the combination of the rows with the factors x, times `scale`, to y.
+fn combine<T: Copy + Into<f64>>(elements: &[T], scale: f64, x: &[f64], y: &mut [f64]) {
+    let width = y.len();
+    let line = |index: usize| &elements[index * width..(index + 1) * width];
+    if let &[a, b, c, d] = x {
+        let factors = [a * scale, b * scale, c * scale, d * scale];
+        let lines = line(0).iter().zip(line(1)).zip(line(2)).zip(line(3));
+        for (y, (((&a, &b), &c), &d)) in y.iter_mut().zip(lines) {
+            let pair = factors[0] * a.into() + factors[1] * b.into();
+            *y += pair + (factors[2] * c.into() + factors[3] * d.into());
+        }
+        return;
+    }
+    for (index, x) in x.iter().enumerate() {
+        for (y, &element) in y.iter_mut().zip(line(index)) {
+            *y += x * scale * element.into();
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! What to do, in order: go back, change what caused it, watch what would have shown it.
+
+use super::facts::{Facts, median};
+use super::healthy::Healthy;
+use super::mechanism::Case;
+use super::{Action, Mechanism, Snippet};
+use crate::analysis::model::Layout;
+use crate::number::short;
+
+/// Clipping threshold over the median gradient norm of the healthy steps: what holds a spike and leaves the rest alone
+/// (the recommender of section 2.4 bounds it by 1.05 and 3).
+const CLIP_OVER_MEDIAN: f64 = 2.0;
+
+/// Factor by which a learning rate that was too high is lowered at first: to a third, the step of a usual sweep.
+const LOWER_RATE: f64 = 1.0 / 3.0;
+
+/// Norms that a clipping threshold is taken from, before the onset.
+const NORM_POINTS: usize = 200;
+
+/// Batches around the onset that are skipped, where one batch was at fault.
+const SKIPPED: u64 = 1;
+
+/// What to do about `case`.
+pub(super) fn recommend(facts: Facts, case: &Case, healthy: Option<&Healthy>) -> Vec<Action> {
+    let mut actions = Vec::new();
+    if is_of_the_start(case) {
+        actions.push(Action {
+            what: "start again: no checkpoint of this run is without it".to_owned(),
+            snippets: Vec::new(),
+        });
+    } else if let Some(healthy) = healthy {
+        actions.push(resume(facts, healthy));
+    } else {
+        actions.push(Action {
+            what: "start again: no clean checkpoint from before it is kept".to_owned(),
+            snippets: Vec::new(),
+        });
+    }
+    actions.extend(remedy(facts, case));
+    actions
+}
+
+/// Whether every checkpoint already has what was wrong from the first step on.
+fn is_of_the_start(case: &Case) -> bool {
+    let initial =
+        matches!(case.mechanism, Mechanism::InitGain | Mechanism::ZeroInit | Mechanism::RecurrentGain);
+    initial || case.onset == Some(0)
+}
+
+fn resume(facts: Facts, healthy: &Healthy) -> Action {
+    let name = healthy.name.as_str();
+    let layout = facts.analysis.checkpoints.iter().find(|one| one.name == healthy.name).map(|one| one.layout);
+    let framework = match layout {
+        Some(Layout::Lightning) => vec![("Lightning", format!("trainer.fit(model, ckpt_path=\"{name}\")"))],
+        Some(Layout::HfTrainer) => {
+            vec![("Hugging Face Trainer", format!("trainer.train(resume_from_checkpoint=\"{name}\")"))]
+        }
+        _ => vec![
+            ("PyTorch", format!("state = torch.load(\"{name}\", weights_only=True)")),
+            ("Megatron-LM", format!("--load RUN --ckpt-step {}", healthy.step)),
+            ("DeepSpeed", format!("engine.load_checkpoint(\"RUN\", tag=\"{name}\")")),
+        ],
+    };
+    let snippets = framework.into_iter().map(|(place, text)| snippet(place, text)).collect();
+    Action { what: format!("go back to {name} (step {})", healthy.step), snippets }
+}
+
+/// What to change.
+fn remedy(facts: Facts, case: &Case) -> Vec<Action> {
+    let tensor = case.tensor.as_deref();
+    let of = tensor.map_or_else(String::new, |tensor| format!(" of {tensor}"));
+    match case.mechanism {
+        Mechanism::GradientSpike => {
+            let mut actions: Vec<Action> = clip(facts, case).into_iter().collect();
+            actions.extend(skip(case));
+            actions
+        }
+        Mechanism::LearningRate => {
+            let mut actions = vec![lower_rate(facts, case)];
+            actions.extend(clip(facts, case));
+            actions
+        }
+        Mechanism::NoWarmup => vec![warm_up()],
+        Mechanism::RecurrentGain => {
+            let mut actions = vec![plain(
+                &format!("initialise the recurrence{of} orthogonally (gain 1)"),
+                "PyTorch",
+                "torch.nn.init.orthogonal_(rnn.weight_hh_l0)",
+            )];
+            actions.extend(clip(facts, case));
+            actions
+        }
+        Mechanism::InitGain => vec![say(&format!("initialise{of} at the width of the other matrices"))],
+        Mechanism::ZeroInit => {
+            vec![say("initialise at least one of two consecutive maps with other than zeros")]
+        }
+        Mechanism::AttentionLogits => vec![
+            say("normalise queries and keys (QK-norm), or train them at the learning rate of the others"),
+            plain("or cap the logits while training", "Megatron-LM", "--qk-clip --qk-clip-threshold 100"),
+        ],
+        Mechanism::OutputLogits => vec![plain(
+            "train the output layer at the learning rate of the others, and hold its logits by a z-loss",
+            "PyTorch",
+            "loss = loss + 1e-4 * logits.logsumexp(-1).pow(2).mean()",
+        )],
+        Mechanism::SecondMomentDecoupled => vec![
+            beta2(),
+            say("or clip the update: divide the step by max(1, RMS(g²/v)), as StableAdamW does"),
+        ],
+        Mechanism::Epsilon => vec![say(if tensor.is_none() {
+            "lower epsilon to 1e-8 or below, or scale the loss up"
+        } else {
+            "raise epsilon to 1e-8, or mask the rows that have no gradient"
+        })],
+        Mechanism::StateLost => vec![say(
+            "resume with the optimizer's whole state; where it is lost, reset moments and step counter together and warm the learning rate up again",
+        )],
+        Mechanism::LowPrecisionState => {
+            vec![say("keep second moments in f32, or lower beta2 to 0.99 or below"), beta2()]
+        }
+        Mechanism::Fp16Overflow => vec![
+            say(
+                "look at what is fed from the onset on: inputs that are not normalised, a sum where a mean was meant",
+            ),
+            plain(
+                "train in bfloat16, which has the range of f32",
+                "Hugging Face Trainer",
+                "TrainingArguments(bf16=True, fp16=False)",
+            ),
+        ],
+        Mechanism::NonFinite => {
+            let mut actions = vec![plain(
+                "stop at the first gradient that is not finite instead of applying it",
+                "PyTorch",
+                "torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, error_if_nonfinite=True)",
+            )];
+            actions.extend(skip(case));
+            actions
+        }
+        Mechanism::DeadUnits => vec![say(&format!(
+            "use an activation with a gradient everywhere (GELU, leaky ReLU), and look at what pushes the biases{of} down"
+        ))],
+        Mechanism::Frozen => vec![say(if tensor.is_none() {
+            "look at the schedule: the learning rate is 0"
+        } else {
+            "look at requires_grad and at the optimizer's groups after the resume"
+        })],
+        Mechanism::AccumulationChange => vec![say(
+            "divide the loss by the number of micro-batches again, or scale clipping threshold and learning rate with it",
+        )],
+        Mechanism::ScheduleBreak => vec![say(
+            "restore the scheduler with the optimizer, and look at the learning rate of the first resumed step",
+        )],
+        Mechanism::ReplicaDrift => vec![say(&format!(
+            "broadcast weights and moments{of} from one rank, and look at which gradients are not averaged"
+        ))],
+        Mechanism::None | Mechanism::Unknown => Vec::new(),
+    }
+}
+
+/// A clipping threshold from the run's own norms.
+fn clip(facts: Facts, case: &Case) -> Option<Action> {
+    let points = facts.points_until(case.onset?.checked_sub(1)?);
+    let norms: Vec<f64> =
+        points.iter().rev().filter_map(|point| point.grad_norm?.finite()).take(NORM_POINTS).collect();
+    let usual = median(norms.iter().copied()).filter(|&usual| usual > 0.0)?;
+    let threshold = short(CLIP_OVER_MEDIAN * usual);
+    let lines = [
+        ("Hugging Face Trainer", format!("TrainingArguments(max_grad_norm={threshold})")),
+        ("Lightning", format!("Trainer(gradient_clip_val={threshold})")),
+        ("DeepSpeed", format!("\"gradient_clipping\": {threshold}")),
+        ("Megatron-LM", format!("--clip-grad {threshold}")),
+        ("PyTorch", format!("torch.nn.utils.clip_grad_norm_(model.parameters(), {threshold})")),
+    ];
+    Some(Action {
+        what: format!(
+            "clip the gradient norm at {threshold}, twice its median of {} before the onset",
+            short(usual)
+        ),
+        snippets: lines.into_iter().map(|(place, text)| snippet(place, text)).collect(),
+    })
+}
+
+fn lower_rate(facts: Facts, case: &Case) -> Action {
+    let until = case.onset.unwrap_or(u64::MAX);
+    let rates = facts.points_until(until).iter().filter_map(|point| point.learning_rate?.finite());
+    let peak = rates.fold(0.0, f64::max);
+    if let Some(tensor) = &case.tensor {
+        return say(&format!("train {tensor} at the learning rate of the others"));
+    }
+    if peak <= 0.0 {
+        return say("lower the learning rate to a third, and warm it up over more steps");
+    }
+    let rate = short(LOWER_RATE * peak);
+    let lines = [
+        ("Hugging Face Trainer", format!("TrainingArguments(learning_rate={rate})")),
+        ("Megatron-LM", format!("--lr {rate} --override-opt_param-scheduler")),
+        ("DeepSpeed", format!("\"optimizer\": {{\"params\": {{\"lr\": {rate}}}}}")),
+        ("PyTorch", format!("for group in optimizer.param_groups: group[\"lr\"] = {rate}")),
+    ];
+    Action {
+        what: format!(
+            "lower the learning rate from {} to {rate}, and look that it takes: a resume restores the saved one",
+            short(peak)
+        ),
+        snippets: lines.into_iter().map(|(place, text)| snippet(place, text)).collect(),
+    }
+}
+
+fn warm_up() -> Action {
+    let lines = [
+        ("Hugging Face Trainer", "TrainingArguments(warmup_steps=2000)"),
+        ("Megatron-LM", "--lr-warmup-iters 2000"),
+        ("PyTorch", "LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / 2000))"),
+    ];
+    Action {
+        what: "warm the learning rate up over 2/(1-beta2) steps, 2000 for beta2 = 0.999".to_owned(),
+        snippets: lines.into_iter().map(|(place, text)| snippet(place, text)).collect(),
+    }
+}
+
+fn beta2() -> Action {
+    let lines = [
+        ("Hugging Face Trainer", "TrainingArguments(adam_beta2=0.95)"),
+        ("Megatron-LM", "--adam-beta2 0.95"),
+        ("DeepSpeed", "\"betas\": [0.9, 0.95]"),
+        ("PyTorch", "torch.optim.AdamW(parameters, betas=(0.9, 0.95))"),
+    ];
+    Action {
+        what: "lower beta2, so that the second moment follows within tens of steps".to_owned(),
+        snippets: lines.into_iter().map(|(place, text)| snippet(place, text)).collect(),
+    }
+}
+
+/// The batches to look at, and to skip where replaying them fails again.
+fn skip(case: &Case) -> Option<Action> {
+    let [from, to] = case.interval?;
+    let (first, last) = if to - from <= SKIPPED { (to, to) } else { (from + 1, to) };
+    let steps = if first == last { format!("step {first}") } else { format!("steps {first} to {last}") };
+    let text = format!("--skip-train-iteration-range {first}-{last}");
+    Some(Action {
+        what: format!(
+            "look at the batches of {steps}; skip them where a replay from the same state fails again"
+        ),
+        snippets: vec![snippet("Megatron-DeepSpeed", text)],
+    })
+}
+
+fn say(what: &str) -> Action {
+    Action { what: what.to_owned(), snippets: Vec::new() }
+}
+
+fn plain(what: &str, place: &str, text: &str) -> Action {
+    Action { what: what.to_owned(), snippets: vec![snippet(place, text.to_owned())] }
+}
+
+fn snippet(place: &str, text: impl Into<String>) -> Snippet {
+    Snippet { place: place.to_owned(), text: text.into() }
+}

@@ -1,0 +1,112 @@
+//! What the steps of the procedure look up in an analysis, asked in one place. Decides nothing.
+
+use std::collections::BTreeMap;
+
+use crate::analysis::model::{
+    Analysis, CheckpointAnalysis, LogPoint, ParameterGroup, ParameterOptimizer, Role, TensorAnalysis,
+};
+use crate::rules::{Assessment, Finding, Subject};
+
+/// An analysis and what the rules said about it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Facts<'a> {
+    /// What was measured.
+    pub analysis: &'a Analysis,
+    /// What was found.
+    pub assessment: &'a Assessment,
+}
+
+impl<'a> Facts<'a> {
+    /// The points of the log, none where there is no log.
+    pub fn points(self) -> &'a [LogPoint] {
+        self.analysis.log.as_ref().map_or(&[], |log| &log.points)
+    }
+
+    /// The points of the log up to and including `step`.
+    pub fn points_until(self, step: u64) -> &'a [LogPoint] {
+        let points = self.points();
+        &points[..points.partition_point(|point| point.step <= step)]
+    }
+
+    /// The points of the log from `step` on.
+    pub fn points_from(self, step: u64) -> &'a [LogPoint] {
+        let points = self.points();
+        &points[points.partition_point(|point| point.step < step)..]
+    }
+
+    /// Checkpoints with a known step, by step.
+    pub fn checkpoints(self) -> impl DoubleEndedIterator<Item = (u64, &'a CheckpointAnalysis)> {
+        self.analysis.checkpoints.iter().filter_map(|one| Some((*one.step.value()?, one)))
+    }
+
+    /// The last step of which anything is known.
+    pub fn last_step(self) -> Option<u64> {
+        let logged = self.points().last().map(|point| point.step);
+        self.checkpoints().next_back().map(|(step, _)| step).max(logged)
+    }
+
+    /// What a rule found, in the order of its steps.
+    pub fn findings(self, code: &str) -> Vec<&'a Finding> {
+        let own = self.assessment.findings.iter().filter(|finding| finding.rule == code);
+        let mut own: Vec<&Finding> = own.collect();
+        own.sort_by_key(|finding| finding.step);
+        own
+    }
+
+    /// The canonical name of the tensor a finding is about.
+    pub fn tensor_of(self, finding: &Finding) -> Option<String> {
+        let Subject::Tensor(stored) = &finding.subject else { return None };
+        let tensors = self.analysis.checkpoints.iter().flat_map(|one| &one.tensors);
+        let known = tensors.into_iter().find(|tensor| tensor.name == *stored);
+        Some(known.map_or_else(|| stored.clone(), |tensor| tensor.canonical_name.clone()))
+    }
+
+    /// The parameters of the newest checkpoint that can be read, in its order.
+    pub fn parameters(self) -> Vec<&'a TensorAnalysis> {
+        let readable = |one: &&CheckpointAnalysis| one.tensors.iter().any(TensorAnalysis::is_parameter);
+        let newest = self.analysis.checkpoints.iter().rev().find(readable);
+        newest
+            .map_or_else(Vec::new, |one| one.tensors.iter().filter(|tensor| tensor.is_parameter()).collect())
+    }
+}
+
+/// Whether a tensor is a matrix of the model, by whose size and steps networks are compared.
+pub(super) fn is_matrix(tensor: &TensorAnalysis) -> bool {
+    tensor.is_parameter() && tensor.shape.len() >= 2 && tensor.elements > 0
+}
+
+/// Whether a parameter maps queries or keys, alone or with the values.
+pub(super) fn is_query_or_key(role: Role) -> bool {
+    matches!(role, Role::AttentionQuery | Role::AttentionKey | Role::AttentionQkv)
+}
+
+/// RMS of a parameter's finite elements.
+pub(super) fn rms(tensor: &TensorAnalysis) -> Option<f64> {
+    tensor.statistics.value()?.rms.value().copied()
+}
+
+/// The state of every parameter that is mapped, with its group, by canonical name.
+pub(super) fn states(
+    checkpoint: &CheckpointAnalysis,
+) -> BTreeMap<&str, (&ParameterOptimizer, &ParameterGroup)> {
+    let Some(state) = checkpoint.optimizer.value() else { return BTreeMap::new() };
+    let mapped = state.parameters.iter().filter_map(|parameter| {
+        let name = parameter.tensor.as_ref()?.canonical_name.as_str();
+        let group =
+            state.optimizers.get(parameter.optimizer as usize)?.groups.get(parameter.group as usize)?;
+        Some((name, (parameter, group)))
+    });
+    mapped.collect()
+}
+
+/// The middle of finite values; the mean of both middle ones; `None` of nothing.
+pub(super) fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
+    let mut values: Vec<f64> = values.into_iter().filter(|value| value.is_finite()).collect();
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match values.len() {
+        0 => None,
+        count if count % 2 == 1 => Some(values[middle]),
+        _ => Some(f64::midpoint(values[middle - 1], values[middle])),
+    }
+}

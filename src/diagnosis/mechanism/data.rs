@@ -1,0 +1,271 @@
+//! What came in with one batch or one gradient: a spike, a number that is none, a range that half precision lacks.
+
+use super::{CONCLUSIVE, Case, STRONG, SUPPORTING, seam, state};
+use crate::analysis::model::{CheckpointAnalysis, IntervalAnalysis, LogPoint, TensorInterval};
+use crate::diagnosis::Mechanism;
+use crate::diagnosis::facts::{Facts, median};
+use crate::diagnosis::onset::{self, Onset, Sign};
+use crate::diagnosis::suspects::{self, Lead};
+use crate::number::short;
+use crate::rules::Confidence;
+
+/// A pulse is over when the next norm is at most this share of it; a change of regime stays.
+const FALLS_BACK_TO: f64 = 0.5;
+
+/// Interval gradient over its trailing median from which an interval stands out: a gradient twelve times the usual,
+/// once in 100 steps, gives √((99 + 144)/100).
+const INTERVAL_RATIO: f64 = 1.56;
+
+/// Relative change over its trailing median, of the interval of a logged spike, from which a parameter took part in it.
+const CHANGE_RATIO: f64 = 1.2;
+
+/// Steps before a spike within which a change of the learning rate is its cause.
+const RATE_STEPS: u64 = 20;
+
+/// Steps by which another sign may come before the loss scale without being its cause.
+const FEW_STEPS: u64 = 3;
+
+/// Points before one whose norms by layer are what is usual.
+const LAYER_POINTS: usize = 32;
+
+/// A layer's norm over its own median, over that of the others in the same step, from which it leads.
+const LAYER_LEAD: f64 = 5.0;
+
+/// One gradient far above all others, in one step, in one tensor or in all.
+pub(super) fn gradient_spike(facts: Facts, _: Option<&Onset>) -> Option<Case> {
+    let pulse = pulse(facts);
+    let hidden = if pulse.is_none() { layer_pulse(facts) } else { None };
+    let logged = pulse.map(|(point, _)| point).or(hidden.as_ref().map(|(point, _)| *point));
+    let interval = match logged {
+        Some(point) => facts
+            .analysis
+            .intervals
+            .iter()
+            .find(|one| one.from_step < point.step && point.step <= one.to_step),
+        None => facts.analysis.intervals.iter().find(|one| stands_out(facts, one, false).is_some()),
+    };
+    let lead = interval.and_then(|one| stands_out(facts, one, logged.is_some()));
+    let mut case = Case::of(Mechanism::GradientSpike).with_confidence(Confidence::Calibrated);
+    if let Some(point) = logged {
+        let before = facts.points().iter().rev().find(|own| own.step < point.step).map_or(0, |own| own.step);
+        case = case.at(point.step, [before, point.step]);
+    }
+    if let Some((point, ratio)) = pulse {
+        case = case
+            .in_tensor(leading_layer(facts, point))
+            .because(
+                STRONG,
+                format!(
+                    "the gradient norm of step {} alone was {} times the usual",
+                    point.step,
+                    short(ratio)
+                ),
+            )
+            .number("gradient norm over its window's median", ratio, Some(onset::SPIKE_RATIO), "1");
+    }
+    if let Some((point, layer)) = hidden {
+        case = case
+            .because(
+                STRONG,
+                format!("at step {} the gradient of {layer} alone left its usual norm", point.step),
+            )
+            .in_tensor(Some(layer));
+    }
+    if let (Some(interval), Some(lead)) = (interval, &lead) {
+        let (from, to) = (interval.from_step, interval.to_step);
+        case = match lead {
+            Lead::One { tensor, ratio, others } => case.in_tensor(Some(tensor.clone())).because(
+                STRONG,
+                format!(
+                    "between steps {from} and {to} the gradient of {tensor} was {} times its usual norm, that of the others {}",
+                    short(*ratio),
+                    short(*others)
+                ),
+            ),
+            Lead::All { ratio } => case.in_tensor(None).because(
+                SUPPORTING,
+                format!("between steps {from} and {to} all gradients were {} times their usual norm", short(*ratio)),
+            ),
+        };
+        if case.onset.is_none() {
+            let step = dated(facts, interval).unwrap_or(from + 1);
+            case = case.at(step, [from, to]);
+        }
+        if let Some(tensor) = &case.tensor
+            && state::was_decaying(facts, interval, tensor)
+        {
+            case = case.although(
+                STRONG,
+                "its second moment had only decayed for a while: it is the usual that was too small",
+            );
+        }
+        if goes_on(facts, interval, case.tensor.as_deref()) {
+            case = case.although(STRONG, "the gradient stayed that large in the intervals after");
+        }
+    }
+    if let (Some(step), Some((_, changed, ..))) = (case.onset, seam::rate_jump(facts))
+        && changed <= step
+        && step <= changed + RATE_STEPS
+    {
+        case = case.although(STRONG, format!("the learning rate had jumped at step {changed}"));
+    }
+    (!case.reasons.is_empty()).then_some(case)
+}
+
+/// The largest spike of the logged norm that stands alone and falls back at once.
+fn pulse(facts: Facts<'_>) -> Option<(&LogPoint, f64)> {
+    let points: Vec<&LogPoint> =
+        facts.points().iter().filter(|point| point.grad_norm_ratio.is_some()).collect();
+    let norm = |index: usize| points.get(index)?.grad_norm?.finite();
+    let pulses = (1..points.len()).filter(|&index| {
+        let (Some(before), Some(now)) = (norm(index - 1), norm(index)) else { return false };
+        let jumps = now >= onset::SPIKE_RATIO * before;
+        let falls = norm(index + 1).is_none_or(|next| next <= FALLS_BACK_TO * now);
+        onset::is_alone(&points, index) && jumps && falls
+    });
+    pulses
+        .map(|index| (points[index], points[index].grad_norm_ratio.unwrap_or(1.0)))
+        .max_by(|a, b| a.1.total_cmp(&b.1))
+}
+
+/// The layer whose logged norm left its own median by far more than the others' did in the same step.
+fn leading_layer(facts: Facts, point: &LogPoint) -> Option<String> {
+    let before = facts.points_until(point.step.checked_sub(1)?);
+    let before = &before[before.len().saturating_sub(LAYER_POINTS)..];
+    let ratios: Vec<(&str, f64)> = point
+        .grad_norm_by_layer
+        .iter()
+        .filter_map(|(layer, norm)| {
+            let usual = median(before.iter().filter_map(|own| own.grad_norm_by_layer.get(layer)?.finite()))?;
+            Some((layer.as_str(), norm.finite()? / usual)).filter(|(_, ratio)| ratio.is_finite())
+        })
+        .collect();
+    let (first, ratio) = ratios.iter().copied().max_by(|a, b| a.1.total_cmp(&b.1))?;
+    let others = median(ratios.iter().filter(|(layer, _)| *layer != first).map(|(_, ratio)| *ratio))?;
+    (ratio >= LAYER_LEAD * others.max(1.0)).then(|| weight_of(facts, first))
+}
+
+/// The weight of a layer, or the layer where it has no one weight.
+fn weight_of(facts: Facts, layer: &str) -> String {
+    let own = facts
+        .parameters()
+        .into_iter()
+        .filter(|tensor| tensor.canonical_name == layer || tensor.layer.path == layer);
+    let largest = own.max_by_key(|tensor| tensor.elements);
+    largest.map_or_else(|| layer.to_owned(), |tensor| tensor.canonical_name.clone())
+}
+
+/// The first step at which one layer alone had a gradient far from its usual, though the norm of all hid it.
+fn layer_pulse(facts: Facts<'_>) -> Option<(&LogPoint, String)> {
+    let points = facts.points();
+    let logged = points.iter().skip(LAYER_POINTS).filter(|point| point.grad_norm_by_layer.len() > 1);
+    logged.filter_map(|point| Some((point, leading_layer(facts, point)?))).next()
+}
+
+/// Whose gradient stands out in an interval, if anyone's does. Only a spike that the log has seen is looked for by the
+/// steps, where no second moment tells: momentum carries one gradient on for 1/(1−μ) of them.
+fn stands_out(facts: Facts, interval: &IntervalAnalysis, is_logged: bool) -> Option<Lead> {
+    let blind =
+        facts.analysis.intervals.iter().flat_map(|one| &one.tensors).all(|own| own.energy.value().is_none());
+    if !blind {
+        return suspects::lead(interval, |tensor| tensor.gradient_ratio.value().copied(), INTERVAL_RATIO);
+    }
+    let change = |tensor: &TensorInterval| tensor.change_ratio.value().copied();
+    if is_logged { suspects::lead(interval, change, CHANGE_RATIO) } else { None }
+}
+
+/// The step that the optimizer's moments at the end of an interval give for a spike in it (I7).
+fn dated(facts: Facts, interval: &IntervalAnalysis) -> Option<u64> {
+    let (step, checkpoint) = facts.checkpoints().find(|(step, _)| *step == interval.to_step)?;
+    let spike = checkpoint.optimizer.value()?.spike.value()?;
+    let date = step.checked_sub(spike.age.round() as u64)?;
+    (interval.from_step < date && date <= interval.to_step).then_some(date)
+}
+
+/// Whether the interval after the next still has a gradient as large: energy leaves an interval with it.
+fn goes_on(facts: Facts, interval: &IntervalAnalysis, tensor: Option<&str>) -> bool {
+    let later = facts.analysis.intervals.iter().find(|one| one.from_step >= interval.to_step);
+    let norm = |one: &IntervalAnalysis| {
+        let own = one.tensors.iter().filter(|own| tensor.is_none_or(|name| name == own.canonical_name));
+        median(own.filter_map(|own| own.gradient_norm.value().copied()))
+    };
+    let (Some(now), Some(next)) = (norm(interval), later.and_then(norm)) else { return false };
+    next >= 0.8 * now
+}
+
+/// A number that is none, in a run that was calm until then.
+pub(super) fn non_finite(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
+    let first = onset::first_lost(facts);
+    let state = facts.checkpoints().find(|(_, one)| onset::has_non_finite(one));
+    let mut case = Case::of(Mechanism::NonFinite).with_confidence(Confidence::Exact);
+    if let Some(point) = first {
+        let before = facts.points().iter().rev().find(|one| one.step < point.step).map_or(0, |one| one.step);
+        case = case.at(point.step, [before, point.step]).because(
+            STRONG,
+            format!("the first loss or gradient that is not finite is that of step {}", point.step),
+        );
+    }
+    if let Some((step, checkpoint)) = state {
+        let before =
+            facts.checkpoints().map(|(step, _)| step).take_while(|&own| own < step).last().unwrap_or(0);
+        if case.onset.is_none_or(|onset| onset > step) {
+            case = case.at(before + 1, [before, step]);
+        }
+        case = case
+            .in_tensor(only_non_finite(checkpoint))
+            .because(STRONG, format!("{} holds NaN or infinity", checkpoint.name));
+    }
+    let began = case.onset?;
+    if let Some(layer) = first.and_then(only_layer) {
+        case = case.in_tensor(Some(layer));
+    }
+    Some(match onset {
+        Some(onset)
+            if onset.step < began && !matches!(onset.sign, Sign::NonFinite | Sign::NonFiniteState) =>
+        {
+            case.although(
+                STRONG,
+                format!("the run was failing from step {} on, before anything was not finite", onset.step),
+            )
+        }
+        _ => case.because(SUPPORTING, "nothing stood out in the steps before"),
+    })
+}
+
+/// The one parameter of a checkpoint that is not finite, where it is one alone.
+fn only_non_finite(checkpoint: &CheckpointAnalysis) -> Option<String> {
+    let bad = checkpoint.tensors.iter().filter(|tensor| {
+        tensor.is_parameter()
+            && tensor.statistics.value().is_some_and(|statistics| statistics.non_finite() > 0)
+    });
+    let mut bad = bad.map(|tensor| tensor.canonical_name.clone());
+    let first = bad.next()?;
+    bad.next().is_none().then_some(first)
+}
+
+/// The one layer whose logged norm is not finite.
+fn only_layer(point: &LogPoint) -> Option<String> {
+    let mut bad = point.grad_norm_by_layer.iter().filter(|(_, norm)| norm.finite().is_none());
+    let (first, _) = bad.next()?;
+    bad.next().is_none().then(|| first.clone())
+}
+
+/// Numbers beyond 65504: the loss scale is halved again and again and cannot be halved enough.
+pub(super) fn fp16_overflow(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
+    let (step, halvings) = onset::scale_collapse(facts)?;
+    let before = facts.points().iter().rev().find(|point| point.step < step).map_or(0, |point| point.step);
+    let case = Case::of(Mechanism::Fp16Overflow)
+        .with_confidence(Confidence::Calibrated)
+        .at(step, [before, step])
+        .because(
+            CONCLUSIVE,
+            format!("from step {step} on {halvings} steps had to be skipped, and the loss scale halved, in short time"),
+        )
+        .number("halvings of the loss scale", halvings as f64, Some(onset::HALVINGS as f64), "");
+    Some(match onset {
+        Some(onset) if onset.step + FEW_STEPS < step && onset.sign != Sign::LossScale => {
+            case.although(STRONG, format!("the run was failing from step {} on, before that", onset.step))
+        }
+        _ => case,
+    })
+}

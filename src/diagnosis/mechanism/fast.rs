@@ -1,0 +1,101 @@
+//! Parameters that are trained by a learning rate of their own, and moved accordingly.
+
+use std::collections::BTreeMap;
+
+use crate::analysis::model::{CheckpointAnalysis, ParameterOptimizer};
+use crate::diagnosis::facts::{Facts, is_matrix, median};
+
+/// Learning rate over the median of all parameters' from which a parameter has one of its own: layer-wise decay and
+/// heads of fine-tuned models differ by less from one group to the next.
+pub(super) const OWN_RATE: f64 = 3.0;
+
+/// Change of a matrix over that of the median matrix, from which it moved farther: under Adam all move by about their
+/// learning rate a step.
+pub(super) const FARTHER: f64 = 2.0;
+
+/// The fast ones of a run.
+#[derive(Debug, Clone)]
+pub(super) struct Fast {
+    /// Step of the first checkpoint whose optimizer says so.
+    pub step: u64,
+    /// The matrices, in forward order.
+    pub matrices: Vec<Own>,
+}
+
+/// One of them.
+#[derive(Debug, Clone)]
+pub(super) struct Own {
+    /// Its canonical name.
+    pub name: String,
+    /// Its learning rate over the median of all.
+    pub rate: f64,
+    /// Its change over that of the median matrix, in the first interval where it is measured.
+    pub distance: f64,
+}
+
+/// The matrices that are trained by a rate of their own and moved farther than the others.
+///
+/// State that could not be joined to a tensor by name or order is joined here by shape and distance: of the matrices of
+/// its shape, the one that moved farthest.
+pub(super) fn parameters(facts: Facts) -> Option<Fast> {
+    let distances = distances(facts);
+    facts.checkpoints().find_map(|(step, checkpoint)| {
+        let rated = rated(checkpoint)?;
+        let mut matrices: Vec<Own> = Vec::new();
+        for (parameter, rate) in rated {
+            let Some(name) = name_of(checkpoint, parameter, &distances) else { continue };
+            let distance = distances.get(name).copied().unwrap_or(0.0);
+            if distance >= FARTHER && matrices.iter().all(|own| own.name != name) {
+                matrices.push(Own { name: name.to_owned(), rate, distance });
+            }
+        }
+        (!matrices.is_empty()).then_some(Fast { step, matrices })
+    })
+}
+
+/// Change of each matrix over the median matrix's, in the first interval.
+fn distances(facts: Facts<'_>) -> BTreeMap<&str, f64> {
+    let matrices = facts.parameters().into_iter().filter(|tensor| is_matrix(tensor));
+    let matrices: Vec<&str> = matrices.map(|tensor| tensor.canonical_name.as_str()).collect();
+    let change = |name: &str| {
+        let first = facts.analysis.intervals.first()?;
+        first.tensors.iter().find(|own| own.canonical_name == name)?.change_rms.value().copied()
+    };
+    let usual = median(matrices.iter().filter_map(|name| change(name))).filter(|&usual| usual > 0.0);
+    let relative = |name: &&'_ str| Some(change(name)? / usual?);
+    matrices.iter().filter_map(|name| Some((*name, relative(name)?))).collect()
+}
+
+/// The parameters of at least two axes whose group's learning rate is far above the median parameter's.
+fn rated(checkpoint: &CheckpointAnalysis) -> Option<Vec<(&ParameterOptimizer, f64)>> {
+    let state = checkpoint.optimizer.value()?;
+    let rate = |parameter: &ParameterOptimizer| {
+        state
+            .optimizers
+            .get(parameter.optimizer as usize)?
+            .groups
+            .get(parameter.group as usize)?
+            .learning_rate
+    };
+    let usual = median(state.parameters.iter().filter_map(rate)).filter(|&usual| usual > 0.0)?;
+    let fast = state.parameters.iter().filter(|parameter| parameter.shape.len() >= 2);
+    let fast = fast.filter_map(|parameter| Some((parameter, rate(parameter)? / usual)));
+    Some(fast.filter(|(_, ratio)| *ratio >= OWN_RATE).collect())
+}
+
+fn name_of<'a>(
+    checkpoint: &'a CheckpointAnalysis,
+    parameter: &'a ParameterOptimizer,
+    distances: &BTreeMap<&str, f64>,
+) -> Option<&'a str> {
+    if let Some(tensor) = &parameter.tensor {
+        return Some(tensor.canonical_name.as_str());
+    }
+    let alike =
+        checkpoint.tensors.iter().filter(|tensor| is_matrix(tensor) && tensor.shape == parameter.shape);
+    let farthest = alike.max_by(|a, b| {
+        let distance = |name: &str| distances.get(name).copied().unwrap_or(0.0);
+        distance(&a.canonical_name).total_cmp(&distance(&b.canonical_name))
+    })?;
+    Some(farthest.canonical_name.as_str())
+}

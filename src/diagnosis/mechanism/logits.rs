@@ -1,0 +1,194 @@
+//! Logits that grow: those of attention, by its queries and keys, and those of the output layer.
+
+use super::{Case, STRONG, SUPPORTING, fast};
+use crate::analysis::model::{CheckpointAnalysis, Role, TensorAnalysis};
+use crate::diagnosis::Mechanism;
+use crate::diagnosis::facts::{Facts, is_matrix, is_query_or_key, median, rms};
+use crate::diagnosis::onset::Onset;
+use crate::number::short;
+use crate::rules::Confidence;
+
+/// RMS of a logit map over that of the model's other matrices from which it has outgrown them: at most 3.2 in healthy
+/// transformers of the zoo.
+const OUTGROWN: f64 = 4.0;
+
+/// Growth of that ratio since the first checkpoint, without which the map began so.
+const GROWTH: f64 = 1.5;
+
+/// Standard deviation of attention logits, for random tokens, from which a softmax over 1024 of them condenses:
+/// √(2 ln 1024) (D1).
+const CONDENSED: f64 = 3.72;
+
+/// How a map stands against the model's other matrices.
+struct Outgrowth<'a> {
+    tensor: &'a TensorAnalysis,
+    step: u64,
+    ratio: f64,
+    growth: f64,
+}
+
+/// Queries and keys that outgrow the rest, so that attention condenses on single tokens.
+pub(super) fn attention_logits(facts: Facts, _: Option<&Onset>) -> Option<Case> {
+    let rated = rated(facts, is_attention);
+    let outgrown = outgrown(facts, is_query_or_key);
+    let mut case = Case::of(Mechanism::AttentionLogits);
+    let mut names: Vec<String> = Vec::new();
+    if let Some((step, fast)) = rated {
+        names = fast.iter().map(|own| own.name.clone()).collect();
+        let largest = fast.iter().map(|own| own.rate).fold(0.0, f64::max);
+        case = case.from_the_start(step).because(
+            STRONG,
+            format!(
+                "{} and {} more maps of attention are trained by {} times the learning rate of the others",
+                names[0],
+                names.len() - 1,
+                short(largest)
+            ),
+        );
+        case = case.because(STRONG, "they moved that much farther");
+    }
+    if let Some(outgrown) = &outgrown {
+        let worst = outgrown.iter().max_by(|a, b| a.ratio.total_cmp(&b.ratio))?;
+        if names.is_empty() {
+            names = outgrown.iter().map(|own| own.tensor.canonical_name.clone()).collect();
+            names.sort_by_key(|name| *name != worst.tensor.canonical_name);
+            case = dated(facts, case, worst);
+        }
+        case = case.because(
+            STRONG,
+            format!(
+                "by step {} {} had outgrown the other matrices by {} times",
+                worst.step,
+                worst.tensor.canonical_name,
+                short(worst.ratio)
+            ),
+        );
+        let (_, seen) = facts.checkpoints().find(|(step, _)| *step == worst.step)?;
+        case = match logit_spread(seen, &worst.tensor.layer.path) {
+            Some(spread) if spread >= CONDENSED => case
+                .because(SUPPORTING, format!("its logits spread by {} even for random tokens", short(spread)))
+                .number("standard deviation of attention logits", spread, Some(CONDENSED), "1"),
+            _ => case.although(SUPPORTING, "its logits are still small for random tokens"),
+        };
+    }
+    let tensor = if are_everywhere(facts, &names) { None } else { names.first().cloned() };
+    (!case.reasons.is_empty()).then(|| case.in_tensor(tensor))
+}
+
+/// Whether the maps are of more than one layer, and of every one that has such maps.
+fn are_everywhere(facts: Facts, names: &[String]) -> bool {
+    let layers = |is: &dyn Fn(&TensorAnalysis) -> bool| {
+        let own = facts.parameters().into_iter().filter(|tensor| is_matrix(tensor) && is(tensor));
+        let mut indices: Vec<Option<u64>> = own.map(|tensor| tensor.layer.index).collect();
+        indices.sort_unstable();
+        indices.dedup();
+        indices
+    };
+    let all = layers(&|tensor| is_query_or_key(tensor.role));
+    all.len() > 1 && layers(&|tensor| names.contains(&tensor.canonical_name)) == all
+}
+
+fn is_attention(role: Role) -> bool {
+    is_query_or_key(role) || role == Role::AttentionValue
+}
+
+/// The matrices that are trained by rates of their own, where all of them have a wanted role.
+fn rated(facts: Facts, wanted: fn(Role) -> bool) -> Option<(u64, Vec<fast::Own>)> {
+    let fast = fast::parameters(facts)?;
+    let parameters = facts.parameters();
+    let role =
+        |name: &str| parameters.iter().find(|tensor| tensor.canonical_name == name).map(|tensor| tensor.role);
+    fast.matrices.iter().all(|own| role(&own.name).is_some_and(wanted)).then_some((fast.step, fast.matrices))
+}
+
+/// Standard deviation of the logits of an attention layer for random tokens of RMS 1: d·RMS(W_q)·RMS(W_k) where queries
+/// and keys are independent maps of d inputs (D1 without its head-wise spectrum).
+fn logit_spread(checkpoint: &CheckpointAnalysis, layer: &str) -> Option<f64> {
+    let block = |path: &str| path.rsplit_once('.').map_or("", |(block, _)| block).to_owned();
+    let own = |role: Role| {
+        checkpoint.tensors.iter().find(|tensor| {
+            is_matrix(tensor)
+                && tensor.role == role
+                && (tensor.layer.path == layer || block(&tensor.layer.path) == block(layer))
+        })
+    };
+    if let (Some(query), Some(key)) = (own(Role::AttentionQuery), own(Role::AttentionKey)) {
+        return Some(query.shape[1] as f64 * rms(query)? * rms(key)?);
+    }
+    let fused = own(Role::AttentionQkv)?;
+    let inputs = fused.shape.iter().copied().min().unwrap_or(0);
+    Some(inputs as f64 * rms(fused)?.powi(2))
+}
+
+/// An output layer that outgrows the rest.
+pub(super) fn output_logits(facts: Facts, _: Option<&Onset>) -> Option<Case> {
+    let is_head = |role: Role| role == Role::OutputHead;
+    let mut case = Case::of(Mechanism::OutputLogits);
+    if let Some((step, fast)) = rated(facts, is_head) {
+        let own = fast.first()?;
+        case = case
+            .in_tensor(Some(own.name.clone()))
+            .from_the_start(step)
+            .because(
+                STRONG,
+                format!(
+                    "{} is trained by {} times the learning rate of the others",
+                    own.name,
+                    short(own.rate)
+                ),
+            )
+            .because(STRONG, "it moved that much farther")
+            .number("learning rate over the median of the others", own.rate, Some(fast::OWN_RATE), "1");
+    }
+    if let Some(outgrown) = outgrown(facts, is_head)
+        && let Some(worst) = outgrown.first()
+    {
+        if case.reasons.is_empty() {
+            case = dated(facts, case, worst).in_tensor(Some(worst.tensor.canonical_name.clone()));
+        }
+        case = case.because(
+            STRONG,
+            format!(
+                "by step {} the output layer had outgrown the other matrices by {} times",
+                worst.step,
+                short(worst.ratio)
+            ),
+        );
+    }
+    (!case.reasons.is_empty()).then_some(case)
+}
+
+/// The maps of the wanted roles that have outgrown the others, at the first checkpoint where any has.
+fn outgrown(facts: Facts<'_>, wanted: fn(Role) -> bool) -> Option<Vec<Outgrowth<'_>>> {
+    let (_, first) = facts.checkpoints().next()?;
+    facts.checkpoints().find_map(|(step, checkpoint)| {
+        let own = checkpoint.tensors.iter().filter(|tensor| is_matrix(tensor) && wanted(tensor.role));
+        let outgrown = own.filter_map(|tensor| {
+            let ratio = against_others(checkpoint, tensor, wanted)?;
+            let before = first.tensors.iter().find(|one| one.canonical_name == tensor.canonical_name)?;
+            let growth = ratio / against_others(first, before, wanted)?;
+            (ratio >= OUTGROWN && growth >= GROWTH).then_some(Outgrowth { tensor, step, ratio, growth })
+        });
+        let outgrown: Vec<Outgrowth> = outgrown.collect();
+        (!outgrown.is_empty()).then_some(outgrown)
+    })
+}
+
+/// RMS over the median of the matrices of other roles.
+fn against_others(
+    checkpoint: &CheckpointAnalysis,
+    tensor: &TensorAnalysis,
+    wanted: fn(Role) -> bool,
+) -> Option<f64> {
+    let others = checkpoint.tensors.iter().filter(|other| is_matrix(other) && !wanted(other.role));
+    Some(rms(tensor)? / median(others.filter_map(rms)).filter(|&usual| usual > 0.0)?)
+}
+
+fn dated(facts: Facts, case: Case, worst: &Outgrowth) -> Case {
+    let before =
+        facts.checkpoints().map(|(own, _)| own).take_while(|&own| own < worst.step).last().unwrap_or(0);
+    case.with_confidence(Confidence::Heuristic)
+        .at(before + 1, [before, worst.step])
+        .number("RMS over that of the other matrices", worst.ratio, Some(OUTGROWN), "1")
+        .number("growth of that since the first checkpoint", worst.growth, Some(GROWTH), "1")
+}

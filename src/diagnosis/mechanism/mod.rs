@@ -1,0 +1,150 @@
+//! What kind of failure it was: one scoring function a mechanism, over the same facts, and the table of them.
+//!
+//! Each function states what speaks for its mechanism and what against, with points for both. The points say what a
+//! piece of evidence is worth to a judge, not how likely anything is.
+
+mod data;
+mod fast;
+mod logits;
+mod rate;
+mod seam;
+mod standstill;
+mod start;
+mod state;
+
+use super::Mechanism;
+use super::facts::Facts;
+use super::onset::Onset;
+use crate::rules::{Confidence, Evidence};
+
+/// Points of an identity that only this mechanism can break.
+pub(super) const CONCLUSIVE: f64 = 4.0;
+
+/// Points of evidence that other mechanisms rarely give.
+pub(super) const STRONG: f64 = 2.0;
+
+/// Points of evidence that other mechanisms give too.
+pub(super) const SUPPORTING: f64 = 1.0;
+
+/// Points that a mechanism needs to be named.
+pub(super) const ENOUGH: f64 = 2.0;
+
+/// What speaks for one mechanism.
+#[derive(Debug, Clone)]
+pub(super) struct Case {
+    /// Which.
+    pub mechanism: Mechanism,
+    /// Where it began; `None` where it began everywhere at once.
+    pub tensor: Option<String>,
+    /// Sum of the points.
+    pub points: f64,
+    /// How far to trust the strongest piece.
+    pub confidence: Confidence,
+    /// The step at which it began, where the evidence dates it.
+    pub onset: Option<u64>,
+    /// The steps between which it began.
+    pub interval: Option<[u64; 2]>,
+    /// Sentences for it.
+    pub reasons: Vec<String>,
+    /// Sentences against it.
+    pub against: Vec<String>,
+    /// The numbers.
+    pub evidence: Vec<Evidence>,
+}
+
+impl Case {
+    /// A case without any evidence yet.
+    pub fn of(mechanism: Mechanism) -> Self {
+        Self {
+            mechanism,
+            tensor: None,
+            points: 0.0,
+            confidence: Confidence::Heuristic,
+            onset: None,
+            interval: None,
+            reasons: Vec::new(),
+            against: Vec::new(),
+            evidence: Vec::new(),
+        }
+    }
+
+    /// Where it began.
+    pub fn in_tensor(mut self, tensor: Option<String>) -> Self {
+        self.tensor = tensor;
+        self
+    }
+
+    /// The step at which it began, and the steps between which it did.
+    pub fn at(mut self, step: u64, interval: [u64; 2]) -> Self {
+        (self.onset, self.interval) = (Some(step), Some(interval));
+        self
+    }
+
+    /// It was so from the start of the run: the first checkpoint that is kept, at `first`, already shows it.
+    pub fn from_the_start(self, first: u64) -> Self {
+        self.at(0, [0, first])
+    }
+
+    /// Something that speaks for it.
+    pub fn because(mut self, points: f64, reason: impl Into<String>) -> Self {
+        self.points += points;
+        self.reasons.push(reason.into());
+        self
+    }
+
+    /// Something that speaks against it.
+    pub fn although(mut self, points: f64, reason: impl Into<String>) -> Self {
+        self.points -= points;
+        self.against.push(reason.into());
+        self
+    }
+
+    /// How far to trust it.
+    pub fn with_confidence(mut self, confidence: Confidence) -> Self {
+        self.confidence = confidence;
+        self
+    }
+
+    /// A number it stands on.
+    pub fn number(mut self, label: &str, value: f64, limit: Option<f64>, unit: &str) -> Self {
+        // A number that JSON cannot hold says nothing that the sentence does not say.
+        if value.is_finite() {
+            self.evidence.push(Evidence { label: label.to_owned(), value, limit, unit: unit.to_owned() });
+        }
+        self
+    }
+}
+
+/// Looks for one mechanism; `None` where nothing speaks for it.
+type Advocate = fn(Facts, Option<&Onset>) -> Option<Case>;
+
+/// Every mechanism that is looked for. Of equal cases the earlier one is taken: exact ones come first.
+const TABLE: &[Advocate] = &[
+    seam::replica_drift,
+    state::state_lost,
+    state::low_precision_state,
+    start::zero_init,
+    standstill::frozen,
+    standstill::dead_units,
+    data::fp16_overflow,
+    seam::schedule_break,
+    seam::accumulation_change,
+    data::non_finite,
+    state::epsilon,
+    start::recurrent_gain,
+    start::init_gain,
+    state::second_moment_decoupled,
+    logits::attention_logits,
+    logits::output_logits,
+    data::gradient_spike,
+    rate::no_warmup,
+    rate::learning_rate,
+];
+
+/// Every mechanism that anything speaks for, the strongest case first.
+pub(super) fn cases(facts: Facts, onset: Option<&Onset>) -> Vec<Case> {
+    let mut cases: Vec<Case> = TABLE.iter().filter_map(|advocate| advocate(facts, onset)).collect();
+    // Stable: equal cases stay in the order of the table.
+    cases.sort_by(|a, b| b.points.total_cmp(&a.points));
+    cases
+}

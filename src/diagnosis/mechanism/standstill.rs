@@ -1,0 +1,206 @@
+//! What stopped: units that never fire again, parameters that are no longer trained.
+
+use std::collections::BTreeSet;
+
+use super::{CONCLUSIVE, Case, STRONG, SUPPORTING, rate};
+use crate::analysis::model::{IntervalAnalysis, Role, TensorInterval};
+use crate::diagnosis::Mechanism;
+use crate::diagnosis::facts::{Facts, states};
+use crate::diagnosis::onset::Onset;
+use crate::number;
+use crate::rules::Confidence;
+
+/// Share of a parameter's elements without any gradient over an interval from which its units are dead (D8: half).
+const DEAD_SHARE: f64 = 0.5;
+
+/// Points of the log with a learning rate of exactly 0, from one step to the end, that are no end of a schedule.
+const FROZEN_POINTS: usize = 3;
+
+/// Relative change over an interval below which a parameter that momentum moves has come to rest: the resolution of
+/// f32, √k ulp over an interval.
+const AT_REST: f64 = 1e-6;
+
+/// A parameter that was trained, and is no more.
+pub(super) fn frozen(facts: Facts, _: Option<&Onset>) -> Option<Case> {
+    zero_rate(facts).or_else(|| stopped(facts))
+}
+
+/// A learning rate of 0 long before the end.
+fn zero_rate(facts: Facts) -> Option<Case> {
+    let rates: Vec<(u64, f64)> = facts
+        .points()
+        .iter()
+        .filter_map(|point| Some((point.step, point.learning_rate?.finite()?)))
+        .collect();
+    let moving = rates.iter().rposition(|(_, rate)| *rate > 0.0)?;
+    let zero = rates.len() - 1 - moving;
+    if zero < FROZEN_POINTS {
+        return None;
+    }
+    let (before, first) = (rates[moving].0, rates[moving + 1].0);
+    Some(Case::of(Mechanism::Frozen).with_confidence(Confidence::Exact).at(first, [before, first]).because(
+        CONCLUSIVE,
+        format!("from step {first} on the learning rate is exactly 0, and nothing moves"),
+    ))
+}
+
+/// Parameters that moved, and from one interval on are bit for bit what they were while others go on.
+fn stopped(facts: Facts) -> Option<Case> {
+    let intervals = &facts.analysis.intervals;
+    for (index, interval) in intervals.iter().enumerate().skip(1) {
+        let still: Vec<&TensorInterval> = interval
+            .tensors
+            .iter()
+            .filter(|tensor| is_unmoved(tensor) && moved_before(intervals, index, tensor))
+            .collect();
+        let stays = |tensor: &&TensorInterval| {
+            intervals[index..].iter().all(|later| {
+                later.tensors.iter().filter(|own| own.canonical_name == tensor.canonical_name).all(is_unmoved)
+            })
+        };
+        let still: Vec<&TensorInterval> =
+            still.into_iter().filter(stays).filter(|tensor| !is_counting(facts, interval, tensor)).collect();
+        let Some(first) = still.first() else { continue };
+        let (from, to) = (interval.from_step, interval.to_step);
+        let all = still.len() == interval.tensors.len();
+        let what = if all {
+            "no parameter".to_owned()
+        } else {
+            format!("{} and {} more parameters not", first.canonical_name, still.len() - 1)
+        };
+        let sentence = if all {
+            format!("from step {from} on {what} moved any more")
+        } else {
+            format!("from step {from} on {what} updated any more, while the others were")
+        };
+        return Some(
+            Case::of(Mechanism::Frozen)
+                .with_confidence(Confidence::Exact)
+                .in_tensor((!all).then(|| first.canonical_name.clone()))
+                .at(from + 1, [from, to])
+                .because(CONCLUSIVE, sentence),
+        );
+    }
+    None
+}
+
+/// Whether not one element changed over the interval.
+fn is_unmoved(tensor: &TensorInterval) -> bool {
+    tensor.change_rms.value() == Some(&0.0)
+}
+
+fn moved_before(intervals: &[IntervalAnalysis], index: usize, tensor: &TensorInterval) -> bool {
+    let earlier = intervals[..index].iter().flat_map(|one| &one.tensors);
+    earlier
+        .filter(|own| own.canonical_name == tensor.canonical_name)
+        .any(|own| own.change_rms.value().is_some_and(|&change| change > 0.0))
+}
+
+/// Whether the optimizer went on counting steps of the parameter: then it had a gradient, even if one of zeros.
+fn is_counting(facts: Facts, interval: &IntervalAnalysis, tensor: &TensorInterval) -> bool {
+    let step_at = |at: u64| {
+        let (_, checkpoint) = facts.checkpoints().find(|(step, _)| *step == at)?;
+        states(checkpoint).get(tensor.canonical_name.as_str())?.0.step
+    };
+    matches!((step_at(interval.from_step), step_at(interval.to_step)), (Some(from), Some(to)) if to > from)
+}
+
+/// The step by which the units of a layer had died, if any did.
+pub(super) fn died(facts: Facts) -> Option<u64> {
+    facts
+        .analysis
+        .intervals
+        .iter()
+        .find(|interval| boundary(interval, &dead_in(facts, interval)).is_some())
+        .map(|one| one.to_step)
+}
+
+/// The parameters most of whose elements had no gradient over an interval.
+fn dead_in<'a>(facts: Facts, interval: &'a IntervalAnalysis) -> BTreeSet<&'a str> {
+    let dead = |tensor: &&TensorInterval| {
+        dead_share(facts, interval, tensor).is_some_and(|share| share >= DEAD_SHARE)
+    };
+    interval.tensors.iter().filter(dead).map(|tensor| tensor.canonical_name.as_str()).collect()
+}
+
+/// Units that never fire: their weights, their biases and what reads them get no gradient, and the bias behind them does.
+pub(super) fn dead_units(facts: Facts, _: Option<&Onset>) -> Option<Case> {
+    for interval in &facts.analysis.intervals {
+        let dead = dead_in(facts, interval);
+        let Some(bias) = boundary(interval, &dead) else { continue };
+
+        let share = dead_share(facts, interval, bias).unwrap_or(1.0);
+        let is_first = interval.from_step == facts.checkpoints().next().map_or(0, |(step, _)| step);
+        let case = Case::of(Mechanism::DeadUnits)
+            .with_confidence(Confidence::Exact)
+            .in_tensor(Some(bias.canonical_name.clone()))
+            .because(
+                CONCLUSIVE,
+                format!(
+                    "between steps {} and {} no gradient came through {} of the units of {}, and none to what reads them",
+                    interval.from_step,
+                    interval.to_step,
+                    number::share((share * 1000.0) as u64, 1000),
+                    bias.layer.path
+                ),
+            )
+            .number("share of units without a gradient", share, Some(DEAD_SHARE), "");
+        let case = if is_first || !rate::leaps(facts) {
+            case
+        } else {
+            case.although(
+                STRONG + SUPPORTING,
+                "the first steps were as long as the weights: these pushed the units there",
+            )
+        };
+        return Some(if is_first {
+            case.from_the_start(interval.from_step.max(1))
+        } else {
+            case.at(interval.from_step + 1, [interval.from_step, interval.to_step])
+        });
+    }
+    None
+}
+
+/// Share of a parameter's elements that had no gradient over the interval.
+fn dead_share(facts: Facts, interval: &IntervalAnalysis, tensor: &TensorInterval) -> Option<f64> {
+    let checkpoint = facts.checkpoints().find(|(step, _)| *step == interval.to_step).map(|(_, one)| one)?;
+    let state = states(checkpoint).get(tensor.canonical_name.as_str()).map(|(state, _)| *state);
+    let never =
+        state.and_then(|state| state.rows.value()).map(|rows| rows.zero as f64 / rows.count.max(1) as f64);
+    if let Some(&decayed) = tensor.floor_share.value() {
+        // Free decay is asked of elements that have a second moment; those without never had a gradient.
+        let never = never.unwrap_or(0.0);
+        return Some(never + (1.0 - never) * decayed);
+    }
+    if never.is_some_and(|never| never == 1.0) {
+        return Some(1.0);
+    }
+    let change = tensor.relative_change.value()?;
+    Some(if *change <= AT_REST { 1.0 } else { 0.0 })
+}
+
+/// The bias of the last layer that is dead, with its weight, and with the weight of the layer after it, whose own bias
+/// is alive: that is where the gradient stops.
+fn boundary<'a>(interval: &'a IntervalAnalysis, dead: &BTreeSet<&str>) -> Option<&'a TensorInterval> {
+    let mut biased: Vec<(&TensorInterval, &TensorInterval)> = interval
+        .tensors
+        .iter()
+        .filter(|tensor| matches!(tensor.role, Role::Bias))
+        .filter_map(|bias| {
+            let weight = interval
+                .tensors
+                .iter()
+                .find(|own| own.layer.path == bias.layer.path && own.name != bias.name)?;
+            Some((bias, weight))
+        })
+        .collect();
+    biased.sort_by_key(|(bias, _)| bias.layer.order);
+    biased.windows(2).rev().find_map(|pair| {
+        let ((bias, weight), (next_bias, next_weight)) = (pair[0], pair[1]);
+        let is_dead = |tensor: &TensorInterval| dead.contains(tensor.canonical_name.as_str());
+        let zero = weight.weight_rms.value() == Some(&0.0);
+        (is_dead(bias) && is_dead(weight) && is_dead(next_weight) && !is_dead(next_bias) && !zero)
+            .then_some(bias)
+    })
+}

@@ -1,0 +1,149 @@
+//! What a run began with: maps that are zero, too wide, or a recurrence that grows.
+
+use super::{CONCLUSIVE, Case, STRONG, SUPPORTING, fast};
+use crate::analysis::model::{CheckpointAnalysis, Role, TensorAnalysis};
+use crate::diagnosis::Mechanism;
+use crate::diagnosis::facts::{Facts, is_matrix, rms};
+use crate::diagnosis::onset::{Onset, Sign};
+use crate::diagnosis::suspects::geometry;
+use crate::number::short;
+use crate::rules::Confidence;
+
+/// RMS over that of the other matrices, whichever way these are initialised, from which one is too wide. Xavier, He,
+/// LeCun, torch's default and GPT-2's scaled projections lie within a factor of √6 of each other.
+const WIDE: f64 = 4.0;
+
+/// Gain σ_w² = fan-in · RMS² above which a recurrence with tanh leaves its linear regime (Pascanu 2013: spectral radius
+/// above 1); for ReLU it is 2. An orthogonal matrix has exactly 1.
+const CRITICAL_GAIN: f64 = 1.2;
+
+/// Gain at which ten steps grow a hundredfold, whatever the activation passes on (FP203's limit for recurrences).
+const EXPLOSIVE_GAIN: f64 = 4.0;
+
+/// Share of the run, or steps, within which the first checkpoint still shows what the run began with.
+const EARLY_STEPS: u64 = 100;
+
+/// The first checkpoint, where it is early enough to show what the run began with.
+fn first(facts: Facts<'_>) -> Option<(u64, &CheckpointAnalysis)> {
+    facts.checkpoints().next().filter(|(step, _)| *step <= EARLY_STEPS)
+}
+
+/// Consecutive maps of zeros: neither ever gets a gradient.
+pub(super) fn zero_init(facts: Facts, _: Option<&Onset>) -> Option<Case> {
+    let finding = facts.findings("FP201").into_iter().next()?;
+    let (step, checkpoint) = facts.checkpoints().next()?;
+    let told =
+        facts.assessment.findings.iter().any(|own| own.rule == "FP201" && own.checkpoint == checkpoint.name);
+    let case = Case::of(Mechanism::ZeroInit)
+        .with_confidence(Confidence::Exact)
+        .in_tensor(facts.tensor_of(finding))
+        .because(CONCLUSIVE, finding.message.clone());
+    Some(if told {
+        case.from_the_start(step)
+    } else {
+        let since = finding.step.unwrap_or(step);
+        case.at(since, [step, since]).although(STRONG, "the first checkpoint does not show it")
+    })
+}
+
+/// One map far wider than the others from the start.
+pub(super) fn init_gain(facts: Facts, _: Option<&Onset>) -> Option<Case> {
+    let (step, checkpoint) = first(facts)?;
+    let judged =
+        checkpoint.tensors.iter().filter(|tensor| is_matrix(tensor) && tensor.role != Role::RecurrentHidden);
+    let judged = judged.filter(|tensor| !is_standard_normal(tensor));
+    let wide = judged.filter_map(|tensor| Some((tensor, geometry(checkpoint, &tensor.canonical_name)?)));
+    let (tensor, ratio) = wide.max_by(|a, b| a.1.total_cmp(&b.1)).filter(|(_, ratio)| *ratio >= WIDE)?;
+    let case = Case::of(Mechanism::InitGain)
+        .with_confidence(Confidence::Calibrated)
+        .in_tensor(Some(tensor.canonical_name.clone()))
+        .from_the_start(step)
+        .because(
+            STRONG,
+            format!(
+                "at step {step} {} already was {} times as wide as the other matrices",
+                tensor.canonical_name,
+                short(ratio)
+            ),
+        )
+        .number("RMS over that of the other matrices", ratio, Some(WIDE), "1");
+    let told =
+        facts.findings("FP203").iter().any(|own| facts.tensor_of(own).as_ref() == case.tensor.as_ref());
+    let case = if told {
+        case.because(SUPPORTING, "its gain stands out among the maps of its role (FP203)")
+    } else {
+        case
+    };
+    let case = if step == 0 { case.because(SUPPORTING, "no step had been taken yet") } else { case };
+    let rated = fast::parameters(facts)
+        .is_some_and(|fast| fast.matrices.iter().any(|own| own.name == tensor.canonical_name));
+    let case = if rated && step > 0 {
+        case.although(STRONG, "it is trained by a learning rate of its own: by then it had grown")
+    } else {
+        case
+    };
+    // What grew from a usual size is not what the run began with.
+    Some(match grown(facts, tensor) {
+        Some(growth) if growth > 2.0 && step > 0 => case.although(
+            SUPPORTING,
+            format!("it went on growing, by {} times until the last checkpoint", short(growth)),
+        ),
+        _ => case,
+    })
+}
+
+/// Whether a tensor is an embedding as torch draws it, with a standard deviation of 1 whatever the others have.
+fn is_standard_normal(tensor: &TensorAnalysis) -> bool {
+    let is_embedding = matches!(tensor.role, Role::TokenEmbedding | Role::PositionEmbedding | Role::Other);
+    is_embedding && rms(tensor).is_some_and(|rms| (0.8..=1.25).contains(&rms))
+}
+
+/// RMS at the last checkpoint over that at the first.
+fn grown(facts: Facts, tensor: &TensorAnalysis) -> Option<f64> {
+    let of = |one: &CheckpointAnalysis| {
+        rms(one.tensors.iter().find(|own| own.canonical_name == tensor.canonical_name)?)
+    };
+    let (_, last) = facts.checkpoints().next_back()?;
+    Some(of(last)? / rms(tensor)?)
+}
+
+/// A recurrence that multiplies what it carries at every step of time.
+pub(super) fn recurrent_gain(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
+    let (step, checkpoint) = first(facts)?;
+    let recurrences =
+        checkpoint.tensors.iter().filter(|tensor| is_matrix(tensor) && is_plain_recurrence(tensor));
+    let gains = recurrences.filter_map(|tensor| Some((tensor, gain(tensor)?)));
+    let (tensor, gain) =
+        gains.max_by(|a, b| a.1.total_cmp(&b.1)).filter(|(_, gain)| *gain > CRITICAL_GAIN)?;
+    let case = Case::of(Mechanism::RecurrentGain)
+        .with_confidence(Confidence::Calibrated)
+        .in_tensor(Some(tensor.canonical_name.clone()))
+        .from_the_start(step)
+        .number("gain sigma_w^2 of the recurrence", gain, Some(CRITICAL_GAIN), "1");
+    let what =
+        format!("at step {step} the recurrence {} had the gain {}", tensor.canonical_name, short(gain));
+    let case = if gain >= EXPLOSIVE_GAIN {
+        case.because(
+            STRONG + SUPPORTING,
+            format!("{what}: ten steps of time can grow more than a hundredfold"),
+        )
+    } else {
+        case.because(SUPPORTING, format!("{what}, above the critical 1"))
+    };
+    Some(match onset {
+        Some(onset) if !matches!(onset.sign, Sign::LossScale) => {
+            case.because(SUPPORTING, "the run failed, as gradients through such a recurrence explode")
+        }
+        _ => case,
+    })
+}
+
+/// Of one gate: a square matrix. The gates of LSTM and GRU hold theirs together.
+fn is_plain_recurrence(tensor: &TensorAnalysis) -> bool {
+    tensor.role == Role::RecurrentHidden && tensor.shape.len() == 2 && tensor.shape[0] == tensor.shape[1]
+}
+
+fn gain(tensor: &TensorAnalysis) -> Option<f64> {
+    let rms = rms(tensor)?;
+    Some(*tensor.shape.get(1)? as f64 * rms * rms)
+}

@@ -1,0 +1,253 @@
+//! What became of the optimizer's state: lost, kept too coarsely, divided by the wrong epsilon, or left behind.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{CONCLUSIVE, Case, STRONG, SUPPORTING};
+use crate::analysis::model::{IntervalAnalysis, TensorInterval};
+use crate::diagnosis::Mechanism;
+use crate::diagnosis::facts::{Facts, is_matrix, states};
+use crate::diagnosis::onset::{Onset, Sign};
+use crate::number::short;
+use crate::rules::{Confidence, Finding};
+
+/// Share of the elements whose second moment fell faster than it can, from which the state was replaced (I3). One
+/// element would do but for rounding.
+const REPLACED_SHARE: f64 = 0.5;
+
+/// A second moment below this share of its free decay was replaced (I3): rounding takes off parts in a million.
+const BELOW_DECAY: f64 = 0.99;
+
+/// RMS of √v̂ over ε below which ε sets the steps (C4).
+const EPSILON_FACTOR: f64 = 10.0;
+
+/// The epsilon of torch's Adam: a larger one was chosen.
+const USUAL_EPSILON: f64 = 1e-8;
+
+/// Σv_{t+k}/(β₂^k Σv_t) up to which nothing but decay happened (C2).
+const FREE_DECAY: f64 = 1.02;
+
+/// Gradient of an interval over what the second moment before it expects, from which the moment was stale (C3:
+/// RMS_t above 2.3 precedes loss spikes).
+const STALE: f64 = 2.3;
+
+/// Moments, or a step counter, that do not continue those of the checkpoint before.
+pub(super) fn state_lost(facts: Facts, _: Option<&Onset>) -> Option<Case> {
+    facts.analysis.intervals.iter().find_map(|interval| {
+        let counters = counters_gone_back(facts, interval);
+        let replaced: BTreeSet<&str> =
+            interval.tensors.iter().filter(|tensor| is_replaced(tensor)).map(|tensor| tensor.canonical_name.as_str()).collect();
+        let lost: Vec<&str> = interval
+            .tensors
+            .iter()
+            .map(|tensor| tensor.canonical_name.as_str())
+            .filter(|name| counters.contains_key(name) || replaced.contains(name))
+            .collect();
+        let first = *lost.first()?;
+        let (from, to) = (interval.from_step, interval.to_step);
+        let everywhere = lost.len() * 2 > interval.tensors.len();
+        let whose = if everywhere { format!("{} parameters", lost.len()) } else { first.to_owned() };
+        let mut case = Case::of(Mechanism::StateLost)
+            .with_confidence(Confidence::Exact)
+            .in_tensor((!everywhere).then(|| first.to_owned()))
+            .at(from + 1, [from, to])
+            .number("parameters whose state was replaced", lost.len() as f64, None, "");
+        if let Some((was, is)) = counters.get(first) {
+            case = case.because(
+                CONCLUSIVE,
+                format!("between steps {from} and {to} the step counter of {whose} went back from {was} to {is}"),
+            );
+        }
+        if replaced.contains(first) {
+            case = case.because(
+                CONCLUSIVE,
+                format!("between steps {from} and {to} the second moment of {whose} fell faster than it can decay: it was replaced"),
+            );
+        }
+        Some(case)
+    })
+}
+
+/// Counters before and after, of parameters that count fewer steps at the end of an interval than at its start.
+fn counters_gone_back<'a>(facts: Facts<'a>, interval: &IntervalAnalysis) -> BTreeMap<&'a str, (f64, f64)> {
+    let at = |step: u64| facts.checkpoints().find(|(own, _)| *own == step).map(|(_, one)| states(one));
+    let (Some(before), Some(after)) = (at(interval.from_step), at(interval.to_step)) else {
+        return BTreeMap::new();
+    };
+    let gone_back = after.into_iter().filter_map(|(name, (state, _))| {
+        let (was, is) = (before.get(name)?.0.step?, state.step?);
+        (is < was).then_some((name, (was, is)))
+    });
+    gone_back.collect()
+}
+
+fn is_replaced(tensor: &TensorInterval) -> bool {
+    let fell = tensor.decay_ratio.value().is_some_and(|&ratio| ratio < BELOW_DECAY);
+    let below = tensor.below_floor_share.value().is_some_and(|&share| share >= REPLACED_SHARE);
+    fell || below
+}
+
+/// Second moments in a format that cannot follow them.
+pub(super) fn low_precision_state(facts: Facts, _: Option<&Onset>) -> Option<Case> {
+    let found = facts.findings("FP107");
+    let finding = found.first()?;
+    let (first, _) = facts.checkpoints().next()?;
+    let tensors: BTreeSet<Option<String>> = found.iter().map(|finding| facts.tensor_of(finding)).collect();
+    let one = if let [one] = &tensors.into_iter().collect::<Vec<_>>()[..] { one.clone() } else { None };
+    let all = facts.parameters().len() > 1;
+    Some(
+        Case::of(Mechanism::LowPrecisionState)
+            .with_confidence(Confidence::Exact)
+            .in_tensor(one.filter(|_| !all || told_of_one(finding)))
+            .from_the_start(finding.step.unwrap_or(first))
+            .because(CONCLUSIVE, finding.message.clone()),
+    )
+}
+
+/// Whether a finding's numbers say that it is about one parameter alone.
+fn told_of_one(finding: &Finding) -> bool {
+    finding.evidence.iter().any(|evidence| evidence.unit == "parameters" && evidence.value == 1.0)
+}
+
+/// An epsilon that outweighs the gradients, or one that lets rounding noise step.
+pub(super) fn epsilon(facts: Facts, _: Option<&Onset>) -> Option<Case> {
+    too_large(facts).or_else(|| too_small(facts))
+}
+
+fn too_large(facts: Facts) -> Option<Case> {
+    let (first, _) = facts.checkpoints().find(|(_, one)| !states(one).is_empty())?;
+    facts.checkpoints().find_map(|(step, checkpoint)| {
+        let states = states(checkpoint);
+        let matrices = checkpoint.tensors.iter().filter(|tensor| is_matrix(tensor));
+        let judged: Vec<(f64, f64)> = matrices
+            .filter_map(|tensor| {
+                let (state, group) = states.get(tensor.canonical_name.as_str())?;
+                // What never had a gradient is below any epsilon.
+                let rms = *state.denominator_rms.value().filter(|&&rms| rms > 0.0)?;
+                Some((rms, group.epsilon.filter(|&epsilon| epsilon > 0.0)?))
+            })
+            .collect();
+        let below: Vec<_> = judged.iter().filter(|(rms, epsilon)| *rms < EPSILON_FACTOR * epsilon).collect();
+        let (rms, epsilon) = **below.first()?;
+        (below.len() * 2 > judged.len()).then(|| {
+            let what = format!(
+                "at step {step} epsilon ({}) was more than a tenth of the gradients of {} of {} matrices: it set their steps",
+                short(epsilon),
+                below.len(),
+                judged.len()
+            );
+            let case = Case::of(Mechanism::Epsilon).with_confidence(Confidence::Calibrated);
+            // Gradients that vanish come below any epsilon in the end.
+            let case = if step == first && epsilon > USUAL_EPSILON {
+                case.from_the_start(step).because(STRONG + SUPPORTING, what)
+            } else {
+                case.at(step, [first, step]).because(SUPPORTING, what)
+            };
+            case.number("RMS of sqrt(v) over epsilon", rms / epsilon, Some(EPSILON_FACTOR), "1")
+        })
+    })
+}
+
+fn too_small(facts: Facts) -> Option<Case> {
+    let finding = facts.findings("FP305").into_iter().next()?;
+    let (first, _) = facts.checkpoints().next()?;
+    Some(
+        Case::of(Mechanism::Epsilon)
+            .with_confidence(Confidence::Heuristic)
+            .in_tensor(facts.tensor_of(finding))
+            .from_the_start(finding.step.unwrap_or(first))
+            .because(STRONG + SUPPORTING, finding.message.clone()),
+    )
+}
+
+/// A second moment that only decayed, until gradients came for which it was far too small.
+pub(super) fn second_moment_decoupled(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
+    outrun(facts, onset).or_else(|| vanished(facts, onset))
+}
+
+/// Most second moments did nothing but decay, because gradients had vanished, and then the loss rose: the preconditioned
+/// curvature grows with every step of decay until it passes the limit of stability (C2).
+fn vanished(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
+    let onset = onset.filter(|onset| matches!(onset.sign, Sign::Loss(_) | Sign::GradientNorm(_)))?;
+    let before = facts.analysis.intervals.iter().rev().find(|one| one.to_step <= onset.step)?;
+    let decay = before.tensors.iter().filter_map(|tensor| tensor.decay_ratio.value());
+    let decay: Vec<f64> = decay.copied().collect();
+    let free = decay.iter().filter(|&&ratio| ratio <= FREE_DECAY).count();
+    (free * 2 > decay.len()).then(|| {
+        Case::of(Mechanism::SecondMomentDecoupled)
+            .with_confidence(Confidence::Calibrated)
+            .at(onset.step, onset.interval)
+            .because(
+                STRONG + STRONG,
+                format!(
+                    "between steps {} and {} the second moments of {free} of {} parameters did nothing but decay: gradients had vanished",
+                    before.from_step,
+                    before.to_step,
+                    decay.len()
+                ),
+            )
+            .because(SUPPORTING, "steps grow as the second moment decays, until the curvature is too much for them")
+    })
+}
+
+/// Gradients came back that the decayed second moment did not expect.
+fn outrun(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
+    let intervals = &facts.analysis.intervals;
+    for (index, interval) in intervals.iter().enumerate().skip(1) {
+        let Some((_, before)) = facts.checkpoints().find(|(step, _)| *step == interval.from_step) else {
+            continue;
+        };
+        let states = states(before);
+        let stale = interval.tensors.iter().filter_map(|tensor| {
+            let expected = *states.get(tensor.canonical_name.as_str())?.0.gradient_norm.value()?;
+            let ratio = *tensor.gradient_norm.value()? / expected;
+            let decayed = decayed_since(intervals, index, &tensor.canonical_name);
+            (ratio.is_finite() && ratio >= STALE && decayed > 0).then_some((tensor, ratio, decayed))
+        });
+        let stale: Vec<(&TensorInterval, f64, u64)> = stale.collect();
+        let Some((tensor, ratio, decayed)) = stale.iter().max_by(|a, b| a.1.total_cmp(&b.1)).copied() else {
+            continue;
+        };
+        let everywhere = stale.len() * 2 > interval.tensors.len();
+        let (from, to) = (interval.from_step, interval.to_step);
+        let step = match onset {
+            Some(onset) if from < onset.step && onset.step <= to => onset.step,
+            _ => from + 1,
+        };
+        return Some(
+            Case::of(Mechanism::SecondMomentDecoupled)
+                .with_confidence(Confidence::Calibrated)
+                .in_tensor((!everywhere).then(|| tensor.canonical_name.clone()))
+                .at(step, [from, to])
+                .because(
+                    STRONG,
+                    format!(
+                        "for {decayed} steps before step {from} the second moment of {} did nothing but decay",
+                        if everywhere { format!("{} parameters", stale.len()) } else { tensor.canonical_name.clone() }
+                    ),
+                )
+                .because(
+                    STRONG,
+                    format!("then gradients {} times what it was prepared for arrived, and steps were that much too long", short(ratio)),
+                )
+                .number("gradient over what the second moment expects", ratio, Some(STALE), "1"),
+        );
+    }
+    None
+}
+
+/// Whether the second moment of a parameter did nothing but decay right before an interval.
+pub(super) fn was_decaying(facts: Facts, interval: &IntervalAnalysis, name: &str) -> bool {
+    let intervals = &facts.analysis.intervals;
+    let index = intervals.iter().position(|own| own.from_step == interval.from_step);
+    index.is_some_and(|index| decayed_since(intervals, index, name) > 0)
+}
+
+/// Steps of the intervals right before `index` over which a parameter's second moment did nothing but decay.
+fn decayed_since(intervals: &[IntervalAnalysis], index: usize, name: &str) -> u64 {
+    let earlier = intervals[..index].iter().rev().map_while(|interval| {
+        let tensor = interval.tensors.iter().find(|own| own.canonical_name == name)?;
+        let ratio = *tensor.decay_ratio.value()?;
+        (ratio <= FREE_DECAY).then(|| interval.to_step - interval.from_step)
+    });
+    earlier.fold(0, u64::saturating_add)
+}

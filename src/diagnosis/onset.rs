@@ -1,0 +1,239 @@
+//! When it began: the earliest sign in the log, or, where there is no log, in the checkpoints.
+
+use super::facts::{Facts, median};
+use crate::analysis::model::{CheckpointAnalysis, LogPoint, Measured};
+
+/// Robust z of ln(gradient norm) from which a step is a spike (risk catalogue E1, benchmarked in its section 6).
+pub(super) const SPIKE_Z: f64 = 6.0;
+
+/// Gradient norm over the median of its window from which a step is a spike (E1).
+pub(super) const SPIKE_RATIO: f64 = 2.5;
+
+/// A spike is confirmed by this many spikes among `CONFIRMED_AMONG` points: isolated ones come with heavy tails (E1).
+pub(super) const CONFIRMED_BY: usize = 3;
+
+/// See `CONFIRMED_BY`; logged points.
+pub(super) const CONFIRMED_AMONG: usize = 5;
+
+/// A single spike stands alone where next to no other excursion has this share of its ln(ratio). Heavy tails give a
+/// continuum of excursions, in which the largest is not far from the next ones.
+pub(super) const NEARLY: f64 = 0.5;
+
+/// Other excursions of nearly its size that a lone spike may have.
+const FEW_OTHERS: usize = 1;
+
+/// Points after a spike whose excursions are taken for its aftermath: three times the memory of m for β₁ = 0.9.
+const AFTERMATH: usize = 30;
+
+/// Level of the loss over its lowest so far from which a run diverges (E3).
+pub(super) const LOSS_RATIO: f64 = 1.5;
+
+/// Points whose median is the level of the loss. The median of three that E3 asks for has a lowest value that is far
+/// below the level where batches are small, and flags half of all healthy runs.
+const LEVEL_POINTS: usize = 15;
+
+/// Standard errors of the level by which it must have left its lowest: at most 5.7 in 32 healthy runs (noise with two
+/// degrees of freedom), at least 8.1 in 22 that failed.
+const LEVEL_ERRORS: f64 = 7.0;
+
+/// Points whose distances to their level are the noise of the loss; the window of E1.
+const NOISE_POINTS: usize = 128;
+
+/// Distances without which the noise is not known.
+const FEWEST_DISTANCES: usize = 8;
+
+/// Standard error of a median of n normal values is this times σ/√n.
+pub(super) const MEDIAN_ERROR: f64 = 1.2533;
+
+/// Smallest MAD of ln(norm) that is believed (E1).
+pub(super) const MAD_FLOOR: f64 = 0.05;
+
+/// MAD of a normal distribution to its standard deviation.
+pub(super) const MAD_TO_DEVIATION: f64 = 1.4826;
+
+/// Halvings of the loss scale within `HALVINGS_WITHIN` that are a collapse (A4).
+pub(super) const HALVINGS: usize = 3;
+
+/// See `HALVINGS`; steps.
+pub(super) const HALVINGS_WITHIN: u64 = 100;
+
+/// Steps within which as many gradient norms that are not finite, the loss being finite, say the same as `HALVINGS` where
+/// no loss scale is logged: growing too far costs a scaler one step, and then it is right again.
+const SKIPPED_WITHIN: usize = 10;
+
+/// Points after one without which it is not known whether it recovers.
+const FEWEST_AFTER: usize = 3;
+
+/// When it began, and what says so.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Onset {
+    /// The first step that shows it.
+    pub step: u64,
+    /// The last step that does not, and the first that does.
+    pub interval: [u64; 2],
+    /// What shows it.
+    pub sign: Sign,
+}
+
+/// What shows an onset.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Sign {
+    /// A logged loss or gradient norm is NaN or infinite.
+    NonFinite,
+    /// Weights or moments of a checkpoint are.
+    NonFiniteState,
+    /// The gradient norm left its window, by this ratio, and stayed out or stood alone.
+    GradientNorm(f64),
+    /// The loss left its minimum, by this ratio.
+    Loss(f64),
+    /// The loss scale was halved again and again.
+    LossScale,
+}
+
+/// The earliest of all signs; of those at the same step, the gravest.
+pub(super) fn find(facts: Facts) -> Option<Onset> {
+    let signs = [
+        non_finite(facts),
+        non_finite_state(facts),
+        scale_collapse(facts).map(|(step, _)| at(facts, step, Sign::LossScale)),
+        gradient_norm(facts),
+        loss(facts),
+    ];
+    signs.into_iter().flatten().min_by_key(|onset| onset.step)
+}
+
+/// An onset at a logged step.
+fn at(facts: Facts, step: u64, sign: Sign) -> Onset {
+    let before = facts.points().iter().rev().find(|point| point.step < step).map_or(0, |point| point.step);
+    Onset { step, interval: [before, step], sign }
+}
+
+/// The first point from which on there is no finite loss, or no finite gradient norm, any more.
+///
+/// A gradient norm alone that is not finite and is followed by finite ones is a step that a loss scaler skipped.
+pub(super) fn first_lost(facts: Facts<'_>) -> Option<&LogPoint> {
+    let points = facts.points();
+    let is_lost = |&(index, point): &(usize, &LogPoint)| {
+        let later = points[index + 1..].iter().take(AFTERMATH);
+        let recovers = later.clone().any(|later| later.grad_norm.is_some_and(|norm| norm.finite().is_some()));
+        let loss = point.loss.is_some_and(|loss| loss.finite().is_none());
+        loss || (is_skipped(point) && !recovers && later.count() >= FEWEST_AFTER)
+    };
+    points.iter().enumerate().find(is_lost).map(|(_, point)| point)
+}
+
+/// Whether the gradient norm of a step is not finite.
+fn is_skipped(point: &LogPoint) -> bool {
+    point.grad_norm.is_some_and(|norm| norm.finite().is_none())
+}
+
+fn non_finite(facts: Facts) -> Option<Onset> {
+    Some(at(facts, first_lost(facts)?.step, Sign::NonFinite))
+}
+
+/// The first checkpoint whose weights or moments are not finite.
+fn non_finite_state(facts: Facts) -> Option<Onset> {
+    let (step, _) = facts.checkpoints().find(|(_, one)| has_non_finite(one))?;
+    let before = facts.checkpoints().map(|(step, _)| step).take_while(|&earlier| earlier < step).last();
+    Some(Onset { step, interval: [before.unwrap_or(0), step], sign: Sign::NonFiniteState })
+}
+
+/// Whether a parameter or a moment holds NaN or infinity.
+pub(super) fn has_non_finite(checkpoint: &CheckpointAnalysis) -> bool {
+    let weights = checkpoint.tensors.iter().filter(|tensor| tensor.is_parameter());
+    let weights = weights.filter_map(|tensor| tensor.statistics.value());
+    let moments = checkpoint.optimizer.value().map_or(&[][..], |state| &state.parameters);
+    weights.into_iter().any(|statistics| statistics.non_finite() > 0)
+        || moments.iter().any(|parameter| match &parameter.defects {
+            Measured::Value(defects) => defects.non_finite_first + defects.non_finite_second > 0,
+            _ => false,
+        })
+}
+
+/// The first spike of the gradient norm that is confirmed, or stands alone.
+fn gradient_norm(facts: Facts) -> Option<Onset> {
+    let points: Vec<&LogPoint> =
+        facts.points().iter().filter(|point| point.grad_norm_ratio.is_some()).collect();
+    let first = (0..points.len()).find(|&index| is_confirmed(&points, index) || is_alone(&points, index))?;
+    Some(at(facts, points[first].step, Sign::GradientNorm(points[first].grad_norm_ratio?)))
+}
+
+/// Whether the gradient norm of a step is out of its window.
+pub(super) fn is_spike(point: &LogPoint) -> bool {
+    point.grad_norm_z.is_some_and(|z| z > SPIKE_Z)
+        && point.grad_norm_ratio.is_some_and(|ratio| ratio > SPIKE_RATIO)
+}
+
+fn is_confirmed(points: &[&LogPoint], index: usize) -> bool {
+    let next = &points[index..points.len().min(index + CONFIRMED_AMONG)];
+    is_spike(points[index]) && next.iter().filter(|point| is_spike(point)).count() >= CONFIRMED_BY
+}
+
+/// Whether a spike is of another size than every excursion of the run but those it left behind.
+pub(super) fn is_alone(points: &[&LogPoint], index: usize) -> bool {
+    let Some(ratio) = points[index].grad_norm_ratio.filter(|_| is_spike(points[index])) else { return false };
+    let elsewhere = points[..index].iter().chain(points.iter().skip(index + AFTERMATH));
+    let near =
+        elsewhere.filter_map(|point| point.grad_norm_ratio).filter(|other| other.ln() > NEARLY * ratio.ln());
+    near.count() <= FEW_OTHERS
+}
+
+/// The first step of the first stretch whose loss is far above the lowest level it had, in ratio and by its own noise.
+fn loss(facts: Facts) -> Option<Onset> {
+    let losses = facts.points().iter().filter_map(|point| Some((point.step, point.loss?.finite()?)));
+    let logs: Vec<(u64, f64)> =
+        losses.filter(|(_, loss)| *loss > 0.0).map(|(step, loss)| (step, loss.ln())).collect();
+    let mut distances: Vec<f64> = Vec::new();
+    let mut lowest = f64::INFINITY;
+    for end in LEVEL_POINTS..=logs.len() {
+        let window = &logs[end - LEVEL_POINTS..end];
+        let level = median(window.iter().map(|(_, log)| *log))?;
+        distances.push((logs[end - 1].1 - level).abs());
+        lowest = lowest.min(level);
+        if distances.len() < FEWEST_DISTANCES {
+            continue;
+        }
+        let recent = &distances[distances.len().saturating_sub(NOISE_POINTS)..];
+        let noise = MAD_TO_DEVIATION * median(recent.iter().copied())?;
+        let error = MEDIAN_ERROR * noise / (LEVEL_POINTS as f64).sqrt();
+        let rise = level - lowest;
+        if rise > LOSS_RATIO.ln() && rise > LEVEL_ERRORS * error {
+            let first = window.iter().find(|(_, log)| *log > lowest + LOSS_RATIO.ln())?;
+            return Some(at(facts, first.0, Sign::Loss(rise.exp())));
+        }
+    }
+    None
+}
+
+/// The first halving of the first run of halvings that is a collapse, and the number of halvings in it.
+///
+/// A scaler starts far too high on purpose: its first descent, before any step was taken at all, is none.
+pub(super) fn scale_collapse(facts: Facts) -> Option<(u64, usize)> {
+    halvings(facts).or_else(|| skipped_steps(facts))
+}
+
+/// The same by the steps that were skipped, where the scale is not logged.
+fn skipped_steps(facts: Facts) -> Option<(u64, usize)> {
+    let points = facts.points();
+    let descended = (0..points.len())
+        .find(|&index| points[index..].iter().take(SKIPPED_WITHIN).all(|point| !is_skipped(point)))?;
+    let is_finite = |point: &&LogPoint| point.loss.is_some_and(|loss| loss.finite().is_some());
+    (descended..points.len()).filter(|&index| is_skipped(&points[index])).find_map(|first| {
+        let run =
+            points[first..].iter().take(SKIPPED_WITHIN).filter(|point| is_skipped(point)).filter(is_finite);
+        let count = run.count();
+        (count >= HALVINGS).then_some((points[first].step, count))
+    })
+}
+
+fn halvings(facts: Facts) -> Option<(u64, usize)> {
+    let scales: Vec<(u64, f64)> =
+        facts.points().iter().filter_map(|point| Some((point.step, point.loss_scale?.finite()?))).collect();
+    let settled = scales.windows(2).position(|pair| pair[1].1 >= pair[0].1)?;
+    let halvings: Vec<u64> =
+        scales[settled..].windows(2).filter(|pair| pair[1].1 < pair[0].1).map(|pair| pair[1].0).collect();
+    halvings.iter().enumerate().find_map(|(index, &first)| {
+        let run = halvings[index..].iter().filter(|&&step| step < first + HALVINGS_WITHIN).count();
+        (run >= HALVINGS).then_some((first, run))
+    })
+}

@@ -1,0 +1,148 @@
+//! What happened, one sentence a line, in the order of time.
+
+use super::facts::{Facts, median};
+use super::healthy::Healthy;
+use super::mechanism::Case;
+use super::onset::{Onset, Sign};
+use super::{Mechanism, bracket};
+use crate::number::{grouped, short};
+
+/// Points before the onset whose median is what the run was like.
+const BEFORE_POINTS: usize = 20;
+
+/// The sentences.
+pub(super) fn tell(
+    facts: Facts,
+    onset: Option<&Onset>,
+    case: Option<&Case>,
+    healthy: Option<&Healthy>,
+) -> Vec<String> {
+    let step = case.and_then(|case| case.onset).or_else(|| onset.map(|onset| onset.step));
+    let mut story = Vec::new();
+    let Some(step) = step else {
+        story.push(seen(facts));
+        story.push("no sign of a failure was found in it".to_owned());
+        return story;
+    };
+    story.extend(before(facts, step));
+    if let Some(case) = case {
+        story.extend(case.reasons.iter().cloned());
+    }
+    if let Some(onset) = onset {
+        story.push(first_sign(onset));
+    }
+    story.extend(after(facts, step));
+    if case.is_none() {
+        story.push(missing(facts, step));
+    }
+    if let Some(healthy) = healthy {
+        let distance = step.saturating_sub(healthy.step);
+        story.push(format!(
+            "the newest checkpoint without a critical finding far enough before is {}, {} steps earlier",
+            healthy.name,
+            grouped(distance)
+        ));
+        if let Some(wanted) = healthy.wanted {
+            story.pop();
+            story.push(format!(
+                "{} is the newest clean checkpoint before it, {} steps earlier; {} would be safer, but none is that old",
+                healthy.name,
+                grouped(distance),
+                grouped(wanted)
+            ));
+        }
+    }
+    story
+}
+
+/// What there was to look at.
+fn seen(facts: Facts) -> String {
+    let checkpoints = facts.checkpoints().count();
+    let points = facts.points().len();
+    match facts.last_step() {
+        Some(last) => format!(
+            "{} checkpoints and {} logged steps were looked at, up to step {}",
+            grouped(checkpoints as u64),
+            grouped(points as u64),
+            grouped(last)
+        ),
+        None => "nothing with a known step was there to look at".to_owned(),
+    }
+}
+
+/// What the run was like until then.
+fn before(facts: Facts, step: u64) -> Option<String> {
+    let points = step.checked_sub(1).map_or(&[][..], |last| facts.points_until(last));
+    let recent = &points[points.len().saturating_sub(BEFORE_POINTS)..];
+    let loss = median(recent.iter().filter_map(|point| point.loss?.finite()))?;
+    let norm = median(recent.iter().filter_map(|point| point.grad_norm?.finite()));
+    let norm = norm.map_or_else(String::new, |norm| format!(", the gradient norm about {}", short(norm)));
+    Some(format!("until step {} the loss was about {}{norm}", points.last()?.step, short(loss)))
+}
+
+fn first_sign(onset: &Onset) -> String {
+    let step = onset.step;
+    match onset.sign {
+        Sign::NonFinite => {
+            format!("in the log, step {step} is the first whose loss or gradient is not finite")
+        }
+        Sign::NonFiniteState => {
+            format!("the checkpoint of step {step} is the first that holds NaN or infinity")
+        }
+        Sign::GradientNorm(ratio) => {
+            format!(
+                "the log shows it first at step {step}: the gradient norm is {} times its median",
+                short(ratio)
+            )
+        }
+        Sign::Loss(ratio) => {
+            format!("the log shows it first at step {step}: the loss is {} times its minimum", short(ratio))
+        }
+        Sign::LossScale => format!("the log shows it first at step {step}: the loss scale comes down"),
+    }
+}
+
+/// What became of the loss.
+fn after(facts: Facts, step: u64) -> Option<String> {
+    let later = facts.points_from(step);
+    let before = facts.points_until(step.checked_sub(1)?);
+    let lowest = before.iter().filter_map(|point| point.loss?.finite()).fold(f64::INFINITY, f64::min);
+    if let Some(lost) = later.iter().find(|point| point.loss.is_some_and(|loss| loss.finite().is_none())) {
+        return Some(format!("from step {} on the loss was not finite", lost.step));
+    }
+    let highest = later.iter().filter_map(|point| Some((point.step, point.loss?.finite()?)));
+    let (worst, loss) = highest.max_by(|a, b| a.1.total_cmp(&b.1))?;
+    let end = later.iter().rev().find_map(|point| point.loss?.finite())?;
+    (lowest.is_finite() && loss > 1.2 * lowest).then(|| {
+        format!("after it the loss reached {} at step {worst}, and ended at {}", short(loss), short(end))
+    })
+}
+
+/// What would have to be kept to tell.
+fn missing(facts: Facts, step: u64) -> String {
+    let bracket = bracket::of(facts, step);
+    match (bracket.before, bracket.after) {
+        (Some(before), Some(after)) => format!(
+            "what is kept of steps {before} to {after} does not show what it was: keep gradient dumps, or save more often"
+        ),
+        (Some(before), None) => {
+            format!("no checkpoint after step {before} has seen it: keep gradient dumps, or save more often")
+        }
+        _ => "no checkpoint before it is kept: keep gradient dumps, or save more often".to_owned(),
+    }
+}
+
+/// The verdict in one line.
+pub(super) fn verdict(mechanism: Mechanism, tensor: Option<&str>, step: Option<u64>) -> String {
+    let place = tensor.map_or_else(String::new, |tensor| format!(" in {tensor}"));
+    match (mechanism, step) {
+        (Mechanism::None, _) => "no failure found".to_owned(),
+        (Mechanism::Unknown, Some(step)) => {
+            format!("failing from step {step} on, and what is kept does not show why")
+        }
+        (Mechanism::Unknown, None) => "failing, and what is kept does not show why".to_owned(),
+        (_, Some(0)) => format!("{}{place} from the start", mechanism.name()),
+        (_, Some(step)) => format!("{}{place} at step {step}", mechanism.name()),
+        (_, None) => format!("{}{place}", mechanism.name()),
+    }
+}

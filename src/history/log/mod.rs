@@ -1,0 +1,206 @@
+//! Logs of a run: one format a file, the columns that are recognised, and the ten known ways in which the numbers mislead.
+//!
+//! A log is read into series of (step, value), one a column. The columns that are one quantity in several files are
+//! joined by [`merge`], and what the numbers mean is settled by [`semantics`], before anyone holds them against a limit.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{History, Options, Remark, RemarkKind};
+use crate::context::Context;
+
+mod columns;
+pub(super) mod config;
+mod csv;
+mod detect;
+mod events;
+mod json;
+mod jsonl;
+mod lines;
+mod megatron;
+mod merge;
+mod number;
+mod semantics;
+mod table;
+#[cfg(test)]
+mod tests;
+mod torchtitan;
+mod trainer_state;
+
+pub use columns::{Column, Quantity};
+use detect::ReadLog;
+pub use number::Number;
+use table::Table;
+
+/// Everything the logs of a run say.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Log {
+    /// Where it was read.
+    pub sources: Vec<LogSource>,
+    /// One record a logged step, by ascending step.
+    pub records: Vec<Record>,
+    /// What the numbers mean.
+    pub semantics: LogSemantics,
+}
+
+/// What was logged at one step, its meaning settled.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Record {
+    /// The step.
+    pub step: u64,
+    /// Training loss.
+    pub loss: Option<f64>,
+    /// L2 norm of the whole gradient, before clipping where that can be had, without loss scale.
+    pub grad_norm: Option<f64>,
+    /// Learning rate: of the first group where there are several.
+    pub learning_rate: Option<f64>,
+    /// Loss scale of mixed precision.
+    pub loss_scale: Option<f64>,
+    /// Elements of the gradient that are NaN or infinite.
+    pub non_finite: Option<u64>,
+    /// The optimizer skipped this step.
+    pub skipped: bool,
+    /// Gradient norm by layer or parameter.
+    pub grad_norm_by_layer: BTreeMap<String, f64>,
+    /// Samples of one optimizer step, over all ranks.
+    pub batch_size: Option<u64>,
+    /// Micro-batches of one optimizer step.
+    pub accumulation: Option<u64>,
+    /// Number of ranks.
+    pub world_size: Option<u64>,
+    /// What the batch was made of, where it is logged: a shard, a file, a batch's number.
+    pub data: Option<String>,
+}
+
+/// One log file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LogSource {
+    /// Its name in the run.
+    pub file: String,
+    /// Its format, `trainer-state`.
+    pub format: String,
+    /// Rows read.
+    pub rows: u64,
+    /// Columns that were used: its own name for each quantity.
+    pub columns: BTreeMap<String, String>,
+}
+
+/// What the numbers of a log mean, as far as it can be told.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+pub struct LogSemantics {
+    /// Steps from one point to the next: the most common distance.
+    pub stride: Option<u64>,
+    /// Clipping threshold, where a config beside the log gives it.
+    pub clip_threshold: Option<f64>,
+    /// Logged norms are those before clipping; `None` where it cannot be told.
+    pub before_clipping: Option<bool>,
+    /// Logged norms were multiplied by the loss scale, and were divided by it here (A5).
+    pub loss_scaled: bool,
+    /// Correlation of ln(norm as logged) with ln(loss scale), where both vary.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scale_correlation: Option<f64>,
+    /// The framework replaces a NaN loss by a mean, so that NaN shows as a frozen loss or as 0 (A2).
+    pub nan_filtered: bool,
+    /// First and last step of each stretch in which a NaN was hidden so; the loss is NaN there (A2).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hidden_nan: Vec<[u64; 2]>,
+    /// Points whose norm of exactly 0 means that it was not measured.
+    pub unmeasured_zeros: u64,
+    /// Points whose norm repeats the one before because the step was skipped; they have no norm.
+    #[serde(default)]
+    pub repeated_norms: u64,
+    /// Losses are means over the steps since the point before, so that a single bad step is thinned; `None` where it
+    /// cannot be told.
+    #[serde(default)]
+    pub loss_is_window_mean: Option<bool>,
+    /// Steps at which another log, or another attempt, begins.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub seams: Vec<u64>,
+}
+
+/// The logs of a run as found.
+#[derive(Debug, Default)]
+pub(super) struct LogFiles {
+    /// In the order in which they were written, as far as their names tell it.
+    pub logs: Vec<LogFile>,
+    /// `trainer_state.json` of the newest checkpoint, and of the run.
+    pub states: Vec<LogFile>,
+}
+
+/// A log as found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct LogFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its name in the run.
+    pub name: String,
+}
+
+/// Reads `files`, joins them, settles what their numbers mean, and notes all of it in `history`.
+pub(super) fn read(
+    files: &LogFiles,
+    clip_threshold: Option<f64>,
+    options: &Options,
+    context: &Context,
+    history: &mut History,
+) {
+    let mut tables: Vec<Table> = read_states(&files.states, options, context, history).into_iter().collect();
+    for file in &files.logs {
+        tables.extend(read_one(file, options, context, history).map(|read| read.table));
+    }
+    let clip_threshold = clip_threshold.or_else(|| tables.iter().find_map(|table| table.clip_threshold));
+    if tables.is_empty() {
+        return;
+    }
+    let merged = merge::merge(&tables, options.until, &mut history.remarks);
+    drop(tables);
+    let log = semantics::settle(merged, clip_threshold, &mut history.remarks);
+    if !log.records.is_empty() {
+        history.log = Some(log);
+    }
+}
+
+/// Reads one log, and notes what is to be known about it.
+fn read_one(file: &LogFile, options: &Options, context: &Context, history: &mut History) -> Option<ReadLog> {
+    match detect::read(file, &options.columns, context) {
+        Ok(Some(mut read)) => {
+            history.errors.extend(read.problem.take());
+            for note in std::mem::take(&mut read.notes) {
+                history.remark(RemarkKind::LeftOut, Some(file.name.clone()), note);
+            }
+            Some(read)
+        }
+        Ok(None) => {
+            if options.logs.contains(&file.path) {
+                let message = "it is no log that is recognised: name its columns with --columns";
+                history.remark(RemarkKind::LeftOut, Some(file.name.clone()), message);
+            }
+            None
+        }
+        Err(error) => {
+            history.errors.push(error);
+            None
+        }
+    }
+}
+
+/// The longest of the Trainer's states: each checkpoint holds the whole log up to it.
+fn read_states(
+    states: &[LogFile],
+    options: &Options,
+    context: &Context,
+    history: &mut History,
+) -> Option<Table> {
+    let mut best: Option<ReadLog> = None;
+    for file in states {
+        let Some(read) = read_one(file, options, context, history) else { continue };
+        let later = |best: &ReadLog| read.global_step.unwrap_or(0.0) > best.global_step.unwrap_or(0.0);
+        if best.as_ref().is_none_or(later) {
+            best = Some(read);
+        }
+    }
+    best.map(|best| best.table)
+}

@@ -1,0 +1,59 @@
+//! The report on a run: when, where and why it failed, and what to do.
+
+mod findings;
+mod page;
+mod timeline;
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::Verdict;
+use crate::analysis::model::Analysis;
+use crate::diagnosis::Diagnosis;
+use crate::rules::{Assessment, Finding, NotEvaluated, Overrides};
+
+pub use page::postmortem_page;
+
+/// Everything a post-mortem has to say about a run; enough to draw its timeline again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PostMortem {
+    /// What happened.
+    pub diagnosis: Diagnosis,
+    /// One line.
+    pub verdict: Verdict,
+    /// What the rules found, worst first.
+    pub findings: Vec<Finding>,
+    /// What could not be evaluated, and why.
+    pub not_evaluated: Vec<NotEvaluated>,
+    /// Limits that replaced the rules' own, such as `FP406.ratio`.
+    pub replaced_limits: BTreeMap<String, f64>,
+    /// What was measured.
+    #[serde(flatten)]
+    pub analysis: Analysis,
+}
+
+impl PostMortem {
+    /// Puts an analysis, what the rules said about it under `overrides`, and the diagnosis together.
+    pub fn new(
+        analysis: Analysis,
+        assessment: Assessment,
+        diagnosis: Diagnosis,
+        overrides: &Overrides,
+    ) -> Self {
+        let Assessment { findings, not_evaluated } = assessment;
+        let mut verdict = Verdict::of(findings.iter(), not_evaluated.iter(), analysis.is_judged(), true);
+        verdict.sentence = format!("{}; {}", diagnosis.verdict, verdict.counts());
+        let limits = overrides.0.iter().map(|((rule, limit), &value)| (format!("{rule}.{limit}"), value));
+        Self { diagnosis, verdict, findings, not_evaluated, replaced_limits: limits.collect(), analysis }
+    }
+
+    /// Says that the user ended the command before everything was measured.
+    #[must_use]
+    pub fn interrupted(mut self) -> Self {
+        self.verdict.sentence =
+            format!("interrupted before everything was measured; {}", self.verdict.sentence);
+        self
+    }
+}

@@ -1,0 +1,101 @@
+//! B7: a convolution that answers one input pattern far more than noise of its size would.
+
+use super::weights::{maps, wanted};
+use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
+use crate::analysis::model::{
+    CheckpointAnalysis, ConvolutionSetting, Measured, Role, SpectrumOf, TensorAnalysis,
+};
+use crate::number::short;
+
+pub(super) static RULE: Rule = Rule {
+    code: "FP207",
+    name: "resonant-convolution",
+    summary: "the operator norm of a convolution is far above that of a random kernel of its size",
+    page: include_str!("../../docs/rules/FP207-resonant-convolution.md"),
+    severity: Severity::Note,
+    confidence: Confidence::Heuristic,
+    needs: Needs::SPECTRA,
+    thresholds: &[Threshold {
+        name: "resonance",
+        default: 10.0,
+        unit: "times the norm of a random kernel",
+        source: "smooth kernels reach 2 to 6, the measured convolutions of the design study",
+    }],
+    check: Check::Checkpoint(check),
+};
+
+fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mut Findings) {
+    let limit = thresholds.get("resonance");
+    let convolutions =
+        maps(checkpoint).filter(|tensor| tensor.role == Role::Convolution && tensor.shape.len() > 2);
+    for tensor in convolutions {
+        if matches!(tensor.spectrum, Measured::Degenerate(_)) {
+            continue;
+        }
+        let Some(spectrum) = wanted(&tensor.spectrum, tensor, "spectrum", findings) else { continue };
+        let SpectrumOf::Convolution(setting) = &spectrum.of else { continue };
+        let Some(noise) = norm_of_noise(tensor, setting) else { continue };
+        let resonance = spectrum.spectral_norm.value / noise;
+        if resonance < limit {
+            continue;
+        }
+        let message = format!(
+            "{} multiplies one pattern by {}, {} times as much as a random kernel of its size (limit {limit})",
+            tensor.name,
+            short(spectrum.spectral_norm.value),
+            short(resonance),
+        );
+        findings
+            .push(
+                Subject::Tensor(tensor.name.clone()),
+                message,
+                "compare with earlier checkpoints: if it grows, lower the learning rate or normalise the weight by its operator norm",
+            )
+            .against("operator norm over that of noise", resonance, limit, "1")
+            .evidence("operator norm", spectrum.spectral_norm.value, "1")
+            .evidence("norm of the unfolded kernel", setting.unfolded, "1");
+    }
+}
+
+/// `RMS·(√(inputs·taps) + √(outputs·taps))`: the largest singular value over all frequencies, for large kernels.
+fn norm_of_noise(tensor: &TensorAnalysis, setting: &ConvolutionSetting) -> Option<f64> {
+    let rms = *tensor.statistics.value()?.rms.value()?;
+    let taps: u64 = tensor.shape[2..].iter().product();
+    let (outputs, inputs) = if setting.depthwise { (1, 1) } else { (tensor.shape[0], tensor.shape[1]) };
+    let side = |channels: u64| ((channels * taps) as f64).sqrt();
+    Some(rms * (side(inputs) + side(outputs))).filter(|norm| *norm > 0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::test_support::{checkpoint, judge, judge_with, spectrum, tensor};
+
+    /// Noise of RMS 0.1 would have 0.1·2·√(16·9) = 2.4.
+    fn convolution(norm: f64) -> CheckpointAnalysis {
+        let mut weight = tensor("conv.weight", Role::Convolution, &[16, 16, 3, 3]);
+        let mut own = spectrum(16, 144, norm);
+        own.of = SpectrumOf::Convolution(ConvolutionSetting {
+            input: vec![16, 16],
+            circular: true,
+            depthwise: false,
+            unfolded: 1.0,
+        });
+        weight.spectrum = Measured::Value(own);
+        checkpoint(vec![weight])
+    }
+
+    #[test]
+    fn ten_times_the_norm_of_noise_is_a_note() {
+        assert_eq!(judge(&RULE, &convolution(24.1)).told(), [(Severity::Note, "conv.weight".to_owned())]);
+        assert!(judge(&RULE, &convolution(23.9)).is_clean());
+        assert!(judge_with(&RULE, &convolution(24.1), &[("resonance", 11.0)]).is_clean());
+    }
+
+    #[test]
+    fn a_convolution_that_is_too_dear_is_not_evaluated() {
+        let mut dear = convolution(1.0);
+        dear.tensors[0].spectrum = Measured::not("needs --measure full");
+        assert_eq!(judge(&RULE, &dear).not_evaluated.len(), 1);
+    }
+}

@@ -1,0 +1,113 @@
+//! E3: the loss rises above its lowest, for longer than noise does, or stops being a number.
+
+use super::logs::{allowed_rise, first_divergence, log};
+use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
+use crate::analysis::model::Analysis;
+
+pub(super) static RULE: Rule = Rule {
+    code: "FP503",
+    name: "divergence",
+    summary: "the loss rises well above its lowest, or is not finite",
+    page: include_str!("../../docs/rules/FP503-divergence.md"),
+    severity: Severity::Critical,
+    confidence: Confidence::Calibrated,
+    needs: Needs::LOG,
+    thresholds: &[
+        Threshold {
+            name: "rise",
+            default: 1.5,
+            unit: "times the lowest loss",
+            source: "risk.md E3: 6 of 6 failing runs, none of 12 healthy or merely bad ones",
+        },
+        Threshold {
+            name: "noise",
+            default: 5.0,
+            unit: "deviations of ln loss",
+            source: "design: highest over lowest median of three among thousands stays below exp(4 deviations)",
+        },
+    ],
+    check: Check::Run(check),
+};
+
+fn check(analysis: &Analysis, thresholds: &Thresholds, findings: &mut Findings) {
+    let Some(log) = log(analysis) else { return };
+    if log.points.iter().all(|point| point.loss.is_none()) {
+        findings.not_evaluated(Subject::Run, "the log has no loss");
+        return;
+    }
+    let last = log.points.last().map_or(0, |point| point.step);
+    let advice =
+        "go back to a checkpoint well before this step; lower the learning rate or clip before going on";
+    if let Some(point) =
+        log.points.iter().find(|point| point.loss.is_some_and(|loss| loss.finite().is_none()))
+    {
+        let message = format!("the loss is not finite from step {} on", point.step);
+        findings.push(Subject::Steps(point.step, last), message, advice).at_step(point.step);
+    }
+    let (rise, noise) = (thresholds.get("rise"), thresholds.get("noise"));
+    if let Some(point) = first_divergence(log, rise, noise) {
+        let ratio = point.loss_ratio.unwrap_or(f64::NAN);
+        let limit = allowed_rise(point, rise, noise);
+        let top = log.points.iter().filter_map(|point| point.loss_ratio).fold(ratio, f64::max);
+        let message = format!(
+            "the loss is {ratio:.2} times its lowest at step {} and reaches {top:.2} times",
+            point.step
+        );
+        findings.push(Subject::Steps(point.step, last), message, advice).at_step(point.step).against(
+            "loss over its lowest",
+            ratio,
+            limit,
+            "times, medians of three",
+        );
+    } else if log.points.iter().all(|point| point.loss_ratio.is_none()) && findings.found.is_empty() {
+        findings.not_evaluated(Subject::Run, "the losses are not positive: a ratio of them says nothing");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::test_support::{judge_run, logged, point};
+
+    fn run(ratios: &[f64], noise: Option<f64>) -> Analysis {
+        let points = ratios.iter().enumerate().map(|(index, ratio)| {
+            let mut point = point(index as u64).with_loss(2.0 * ratio);
+            point.loss_ratio = Some(*ratio);
+            point.loss_noise = noise;
+            point
+        });
+        logged(points.collect())
+    }
+
+    #[test]
+    fn a_rise_beyond_the_noise_is_told_at_its_first_step() {
+        let told = |run: &Analysis| judge_run(&RULE, run, &[]).told();
+        assert_eq!(
+            told(&run(&[1.0, 1.4, 1.6, 9.0], Some(0.01))),
+            [(Severity::Critical, "steps 2 to 3".to_owned())]
+        );
+        assert!(told(&run(&[1.0, 1.4], Some(0.01))).is_empty());
+        // exp(5·0.2) = 2.7.
+        assert!(told(&run(&[1.0, 1.6, 2.6], Some(0.2))).is_empty());
+        assert_eq!(told(&run(&[1.0, 1.6, 2.8], Some(0.2)))[0].1, "steps 2 to 2");
+    }
+
+    #[test]
+    fn a_rise_that_comes_back_is_none() {
+        let mut ratios = vec![1.0, 1.6, 1.6];
+        ratios.extend([1.1; 10]);
+        assert!(judge_run(&RULE, &run(&ratios, Some(0.01)), &[]).told().is_empty());
+    }
+
+    #[test]
+    fn before_its_noise_is_known_a_loss_may_triple() {
+        assert!(judge_run(&RULE, &run(&[1.0, 2.9], None), &[]).told().is_empty());
+        assert_eq!(judge_run(&RULE, &run(&[1.0, 2.9, 3.1], None), &[]).told().len(), 1);
+    }
+
+    #[test]
+    fn a_loss_that_is_no_number_is_told() {
+        let run = logged(vec![point(1).with_loss(2.0), point(2).with_loss(f64::NAN)]);
+        assert_eq!(judge_run(&RULE, &run, &[]).told(), [(Severity::Critical, "steps 2 to 2".to_owned())]);
+    }
+}

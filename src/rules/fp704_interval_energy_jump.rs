@@ -1,0 +1,76 @@
+//! I4: the gradients of one interval outweigh those of the intervals before.
+
+use super::intervals::{never_measured, span, subject, tensors};
+use super::{Check, Confidence, Findings, Needs, Rule, Threshold, Thresholds};
+use crate::analysis::model::Analysis;
+
+pub(super) static RULE: Rule = Rule {
+    code: "FP704",
+    name: "interval-energy-jump",
+    summary: "a tensor's gradients between two checkpoints outweigh those of the intervals before",
+    page: include_str!("../../docs/rules/FP704-interval-energy-jump.md"),
+    severity: super::Severity::Warning,
+    confidence: Confidence::Heuristic,
+    needs: Needs::NORMS.and(Needs::OPTIMIZER).and(Needs::INTERVALS),
+    thresholds: &[Threshold {
+        name: "ratio",
+        default: 10.0,
+        unit: "times the median of up to eight intervals before",
+        source: "a single gradient of 100 times the usual in 100 steps gives 11; norm gains of four healthy runs reached 5.7",
+    }],
+    check: Check::Run(check),
+};
+
+fn check(analysis: &Analysis, thresholds: &Thresholds, findings: &mut Findings) {
+    let limit = thresholds.get("ratio");
+    for (interval, tensor) in tensors(analysis) {
+        let (Some(&ratio), Some(&norm)) = (tensor.gradient_ratio.value(), tensor.gradient_norm.value())
+        else {
+            continue;
+        };
+        if ratio <= limit {
+            continue;
+        }
+        let message = format!(
+            "{}: the gradient norm {} is {ratio:.1} times that of the intervals before",
+            tensor.name,
+            span(interval),
+        );
+        findings
+            .push(subject(tensor), message, ADVICE)
+            .at_step(interval.from_step)
+            .against("gradient norm over its trailing median", ratio, limit, "times")
+            .evidence("RMS gradient norm of the interval", norm, "");
+    }
+    never_measured(analysis, |tensor| &tensor.gradient_norm, findings);
+}
+
+const ADVICE: &str = "look at the batches and logged norms of these steps; where the loss rose after, go back to the checkpoint before and skip or clip them";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analysis::model::Measured;
+    use crate::rules::Severity;
+    use crate::rules::test_support::{interval_tensor, judge_run, run_of};
+
+    #[test]
+    fn a_jump_of_one_tensor_in_one_interval_is_told_at_its_beginning() {
+        let mut run = run_of(3, || vec![interval_tensor("emb.weight"), interval_tensor("fc.weight")]);
+        assert!(judge_run(&RULE, &run, &[]).is_clean());
+        run.intervals[1].tensors[0].gradient_ratio = Measured::Value(11.1);
+        let findings = judge_run(&RULE, &run, &[]);
+        assert_eq!(findings.told(), [(Severity::Warning, "emb.weight".to_owned())]);
+        assert_eq!(findings.found[0].step, Some(run.intervals[1].from_step));
+    }
+
+    #[test]
+    fn tensors_whose_energy_is_never_known_are_not_evaluated() {
+        let mut run = run_of(2, || vec![interval_tensor("fc.weight")]);
+        for interval in &mut run.intervals {
+            interval.tensors[0].gradient_norm = Measured::not("no optimizer state is joined to it");
+            interval.tensors[0].gradient_ratio = Measured::not("no optimizer state is joined to it");
+        }
+        assert_eq!(judge_run(&RULE, &run, &[]).not_evaluated.len(), 1);
+    }
+}

@@ -1,0 +1,204 @@
+//! What rules over logs have in common: spikes of the gradient norm, and where a run began to go wrong.
+
+use super::{Findings, Subject};
+use crate::analysis::model::{Analysis, LogAnalysis, LogPoint, Number};
+
+/// Spikes closer than this are one, in measured points.
+const TOGETHER: usize = 5;
+
+/// So many of [`TOGETHER`] points make a spike that stays (risk.md §6: 3 of 5 removes isolated hits of heavy tails).
+const STAYS: usize = 3;
+
+/// The log, which the planner has made sure of.
+pub(super) fn log(analysis: &Analysis) -> Option<&LogAnalysis> {
+    analysis.log.as_ref()
+}
+
+/// A stretch of points that stand out.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Spike {
+    /// The first of them.
+    pub onset: u64,
+    /// The last of them.
+    pub last: u64,
+    /// Step and value of the largest.
+    pub peak: (u64, f64),
+    /// Largest z among them.
+    pub z: f64,
+    /// How many stand out.
+    pub points: usize,
+    /// The step at which three of five stood out.
+    pub confirmed: Option<u64>,
+    /// The first measured step behind it that does not stand out.
+    pub recovered: Option<u64>,
+}
+
+/// One measured value and how it stands.
+pub(super) struct Placed {
+    pub step: u64,
+    pub value: f64,
+    pub z: f64,
+    pub stands_out: bool,
+}
+
+/// Spikes of the gradient norm: z and ratio above the limits.
+pub(super) fn norm_spikes(log: &LogAnalysis, z: f64, ratio: f64) -> Vec<Spike> {
+    let placed = log.points.iter().filter_map(|point| {
+        Some(Placed {
+            step: point.step,
+            value: point.grad_norm.and_then(Number::finite)?,
+            z: point.grad_norm_z.unwrap_or(0.0),
+            stands_out: point.grad_norm_z.is_some_and(|found| found > z)
+                && point.grad_norm_ratio.is_some_and(|found| found > ratio),
+        })
+    });
+    spikes(placed)
+}
+
+/// Groups points that stand out.
+pub(super) fn spikes(placed: impl Iterator<Item = Placed>) -> Vec<Spike> {
+    let mut found: Vec<Spike> = Vec::new();
+    // Whether each of the last points stood out, the newest last.
+    let mut recent: Vec<(u64, bool)> = Vec::new();
+    let mut quiet = TOGETHER;
+    for Placed { step, value, z, stands_out } in placed {
+        recent.push((step, stands_out));
+        if recent.len() > TOGETHER {
+            recent.remove(0);
+        }
+        if !stands_out {
+            quiet += 1;
+            if let Some(spike) = found.last_mut() {
+                spike.recovered = spike.recovered.or(Some(step));
+            }
+            continue;
+        }
+        if quiet >= TOGETHER || found.is_empty() {
+            found.push(Spike {
+                onset: step,
+                last: step,
+                peak: (step, value),
+                z,
+                points: 0,
+                confirmed: None,
+                recovered: None,
+            });
+        }
+        quiet = 0;
+        let Some(spike) = found.last_mut() else { continue };
+        spike.points += 1;
+        spike.last = step;
+        spike.recovered = None;
+        spike.z = spike.z.max(z);
+        if value > spike.peak.1 {
+            spike.peak = (step, value);
+        }
+        let onset = spike.onset;
+        if recent.iter().filter(|(step, out)| *out && *step >= onset).count() >= STAYS {
+            spike.confirmed = spike.confirmed.or(Some(step));
+        }
+    }
+    found
+}
+
+/// The largest z of the log outside of `spike`: what its tail is like without it.
+pub(super) fn rest(log: &LogAnalysis, spike: &Spike, z: impl Fn(&LogPoint) -> Option<f64>) -> f64 {
+    let outside = log.points.iter().filter(|point| point.step < spike.onset || point.step > spike.last);
+    outside.filter_map(z).fold(0.0, f64::max)
+}
+
+/// The first step at which the loss, or the norm of a step that was taken, is not finite.
+pub(super) fn first_non_finite(log: &LogAnalysis) -> Option<u64> {
+    let bad = |number: Option<Number>| number.is_some_and(|number| number.finite().is_none());
+    let point =
+        log.points.iter().find(|point| bad(point.loss) || (bad(point.grad_norm) && !is_skipped(log, point)));
+    point.map(|point| point.step)
+}
+
+/// Whether mixed precision skipped the step: the log says so, or the loss scale is lower from here on.
+pub(super) fn is_skipped(log: &LogAnalysis, point: &LogPoint) -> bool {
+    if point.skipped {
+        return true;
+    }
+    let at = log.points.partition_point(|other| other.step < point.step);
+    let scale = |point: &LogPoint| point.loss_scale.and_then(Number::finite);
+    // Some log the scale before the step, some after it, and it may have been doubled between.
+    let before =
+        log.points[..at].iter().rev().find_map(scale).into_iter().chain(scale(point)).reduce(f64::max);
+    let after = log.points[at..].iter().filter_map(scale).take(2).fold(f64::INFINITY, f64::min);
+    before.is_some_and(|before| after < before)
+}
+
+/// Points behind a rise that are looked at, and the share of them that must be up as well.
+const RISEN_POINTS: usize = 10;
+const RISEN_SHARE: f64 = 0.7;
+
+/// What the loss may rise to before its noise is known.
+const EARLY_RISE: f64 = 3.0;
+
+/// How far above its lowest the loss may be at this point.
+pub(super) fn allowed_rise(point: &LogPoint, limit: f64, noise: f64) -> f64 {
+    limit.max(point.loss_noise.map_or(EARLY_RISE, |found| (noise * found).exp()))
+}
+
+/// The first step at which the loss is above `limit` times its lowest, and above what its noise explains, and mostly stays
+/// there for ten points, or to the end.
+pub(super) fn first_divergence(log: &LogAnalysis, limit: f64, noise: f64) -> Option<&LogPoint> {
+    let rises =
+        |point: &LogPoint| point.loss_ratio.is_some_and(|ratio| ratio > allowed_rise(point, limit, noise));
+    let stays = |at: usize| {
+        let behind = log.points[at..].iter().filter(|point| point.loss.is_some()).take(RISEN_POINTS);
+        let up = |point: &&LogPoint| point.loss_ratio.is_none_or(|ratio| ratio > limit);
+        let (all, up) = (behind.clone().count(), behind.filter(up).count());
+        up as f64 >= RISEN_SHARE * all as f64
+    };
+    let at = (0..log.points.len()).find(|at| rises(&log.points[*at]) && stays(*at))?;
+    log.points.get(at)
+}
+
+/// Why norms cannot be judged, where they cannot; told to `findings`.
+pub(super) fn norms_missing(log: &LogAnalysis, findings: &mut Findings) -> bool {
+    let reason = if log.points.iter().all(|point| point.grad_norm.is_none()) {
+        "the log has no gradient norm"
+    } else if log.semantics.before_clipping == Some(false) {
+        "the logged gradient norms are those after clipping, which hides spikes"
+    } else if log.points.iter().all(|point| point.grad_norm_z.is_none()) {
+        "the log has too few gradient norms for a window before any of them"
+    } else {
+        return false;
+    };
+    findings.not_evaluated(Subject::Run, reason);
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn placed(flags: &[bool]) -> Vec<Spike> {
+        let points = flags.iter().enumerate().map(|(index, out)| Placed {
+            step: index as u64,
+            value: index as f64,
+            z: if *out { 10.0 } else { 0.0 },
+            stands_out: *out,
+        });
+        spikes(points)
+    }
+
+    #[test]
+    fn three_of_five_make_a_spike_that_stays() {
+        let (o, x) = (false, true);
+        let found = placed(&[o, x, o, x, x, o, o]);
+        assert_eq!(found.len(), 1);
+        assert_eq!(
+            (found[0].onset, found[0].last, found[0].confirmed, found[0].recovered),
+            (1, 4, Some(4), Some(5))
+        );
+        let apart = placed(&[x, o, o, o, o, o, x, x, o]);
+        assert_eq!(
+            apart.iter().map(|spike| (spike.onset, spike.confirmed)).collect::<Vec<_>>(),
+            [(0, None), (6, None)]
+        );
+        assert_eq!(placed(&[x, x, x])[0].recovered, None);
+    }
+}
