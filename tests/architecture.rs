@@ -36,7 +36,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     ("rules", &["number", "analysis::model"]),
     ("diagnosis", &["number", "analysis::model", "rules"]),
-    ("gate", &["error", "context", "files", "checkpoint", "analysis::model", "rules", "diagnosis"]),
+    ("gate", &["error", "context", "number", "files", "checkpoint", "analysis::model", "rules", "diagnosis"]),
     ("report", &["json", "number", "analysis::model", "rules", "diagnosis", "gate"]),
     ("lib", &[]),
 ];

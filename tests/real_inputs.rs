@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use flashpoint::analysis::model::{MeasureLevel, Role};
 use flashpoint::analysis::of_checkpoints;
 use flashpoint::context::Context;
+use flashpoint::gate::{Case, Outcome, Policy, judge};
 use flashpoint::rules::{self, Overrides, Severity};
 
 /// The folder of fetched files, or `None` after saying loudly that nothing was checked.
@@ -59,6 +60,30 @@ fn no_real_input_is_accused_of_anything() {
         );
     }
     assert!(accused.is_empty(), "{}", accused.join("\n"));
+}
+
+#[test]
+fn every_real_input_passes_the_built_in_policy() {
+    let Some(folder) = inputs("gate") else { return };
+    let policy = Policy::default();
+    let mut refused = Vec::new();
+    for (_, file) in oracles(&folder) {
+        let analysis = of_checkpoints(vec![common::analyse(&file, &Context::default())], MeasureLevel::Stats);
+        let assessment = rules::evaluate(&analysis, &policy.thresholds);
+        let judgement = judge(Case {
+            analysis: &analysis,
+            assessment: &assessment,
+            unreadable: &[],
+            policy: &policy,
+            baseline: None,
+            today: time::Date::MIN,
+            interrupted: false,
+        });
+        if judgement.outcome != Outcome::Pass {
+            refused.push(format!("{}: {}", file.display(), judgement.sentence));
+        }
+    }
+    assert!(refused.is_empty(), "{}", refused.join("\n"));
 }
 
 #[test]

@@ -239,6 +239,7 @@ fn files(checkpoint: &Checkpoint) -> Vec<FileAnalysis> {
             .iter()
             .map(|range| range.end - range.start)
             .fold(0, u64::saturating_add),
+        digest: None,
     });
     analysis.collect()
 }
@@ -255,7 +256,7 @@ fn globals(checkpoint: &Checkpoint) -> Vec<GlobalAnalysis> {
 }
 
 /// An error without the path it was opened by: an analysis holds no absolute paths.
-fn problem(checkpoint: &Checkpoint, error: &Error) -> Problem {
+pub(super) fn problem(checkpoint: &Checkpoint, error: &Error) -> Problem {
     let home =
         if checkpoint.path.is_dir() { Some(checkpoint.path.as_path()) } else { checkpoint.path.parent() };
     let inside =

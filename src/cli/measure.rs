@@ -11,7 +11,7 @@ use flashpoint::files::write_atomically;
 use flashpoint::history::{History, Options};
 
 use super::Outcome;
-use super::options::Reading;
+use super::options::{Digests, Reading};
 use super::output::{check_writable, print};
 use super::progress::Progress;
 use super::read::{Read, is_run, read};
@@ -31,6 +31,8 @@ pub struct Arguments {
     output: Option<PathBuf>,
     #[command(flatten)]
     reading: Reading,
+    #[command(flatten)]
+    digests: Digests,
     /// No progress on stderr
     #[arg(long, short)]
     quiet: bool,
@@ -56,7 +58,11 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
             let MeasuredRun { analysis, errors } = measure(&history, &request, &context);
             Read { analysis, errors }
         }
-        paths => read(paths, arguments.reading.level_or(MeasureLevel::Spectra), &policy.names, &context),
+        paths => {
+            let (level, digests) =
+                (arguments.reading.level_or(MeasureLevel::Spectra), arguments.digests.wanted());
+            read(paths, level, digests, &policy.names, &context)
+        }
     };
     progress.finish();
     for error in &read.errors {

@@ -1,9 +1,15 @@
 //! What the user reads: one output format a file. Computes no statistic, decides no severity.
 
 mod difference;
+mod gate;
+mod github;
+mod items;
 mod json;
+mod junit;
+mod markdown;
 mod moments;
 mod postmortem;
+mod sarif;
 mod terminal;
 mod text;
 
@@ -13,11 +19,17 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::analysis::model::{Analysis, CheckpointAnalysis, Problem};
+use crate::gate::Judgement;
 use crate::rules::{Assessment, Finding, NotEvaluated, Overrides, Severity};
 
 pub use difference::{DifferenceReport, difference_page};
+pub use gate::gate_report;
+pub use github::to_github;
 pub use json::to_json;
+pub use junit::to_junit;
+pub use markdown::to_markdown;
 pub use postmortem::{PostMortem, postmortem_page};
+pub use sarif::to_sarif;
 pub use terminal::{Style, checkpoint_reports};
 pub use text::safe;
 
@@ -41,6 +53,9 @@ pub struct Report {
     pub verdicts: Vec<CheckpointVerdict>,
     /// One line about all of them.
     pub verdict: Verdict,
+    /// What the gate decided, where it was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate: Option<Judgement>,
 }
 
 /// The verdict on one checkpoint of several.
@@ -98,7 +113,15 @@ impl Report {
             unread,
             verdicts,
             verdict,
+            gate: None,
         }
+    }
+
+    /// Adds what the gate decided.
+    #[must_use]
+    pub fn judged(mut self, judgement: Judgement) -> Self {
+        self.gate = Some(judgement);
+        self
     }
 
     /// Says that the user ended the command before everything was measured.
