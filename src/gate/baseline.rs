@@ -209,9 +209,9 @@ fn worse(now: &Finding, before: &Finding, growth: f64) -> Option<String> {
         let limit = evidence.limit?;
         let before = before.evidence.iter().find(|other| other.label == evidence.label)?.value;
         let grown = if evidence.value > limit {
-            !(evidence.value <= before * growth)
+            evidence.value.is_nan() || evidence.value > before * growth
         } else {
-            !(evidence.value >= before / growth)
+            evidence.value.is_nan() || evidence.value < before / growth
         };
         let label = &evidence.label;
         grown.then(|| {

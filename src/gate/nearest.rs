@@ -5,7 +5,7 @@ pub(super) fn did_you_mean<'a>(written: &str, known: impl IntoIterator<Item = &'
     let lower = written.to_lowercase();
     let distance = |name: &str| strsim::damerau_levenshtein(&lower, &name.to_lowercase());
     // Codes differ in a digit or two, so that only one may be wrong; of longer names, a third.
-    let near = |name: &str, distance: usize| distance <= (name.chars().count() / 3).min(3).max(1);
+    let near = |name: &str, distance: usize| distance <= (name.chars().count() / 3).clamp(1, 3);
     let nearest = known.into_iter().map(|name| (distance(name), name)).min_by_key(|(distance, _)| *distance);
     nearest
         .filter(|(distance, name)| if is_code(name) { *distance <= 1 } else { near(name, *distance) })
