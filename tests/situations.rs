@@ -4,11 +4,10 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use flashpoint::analysis::log;
 use flashpoint::analysis::measure_checkpoint;
-use flashpoint::analysis::model::Run;
 use flashpoint::analysis::model::{Analysis, MeasureLevel};
 use flashpoint::analysis::of_checkpoints;
+use flashpoint::analysis::run::{Request, measure};
 use flashpoint::checkpoint::{Checkpoint, NameRules};
 use flashpoint::context::Context;
 use flashpoint::history::{History, Options};
@@ -90,15 +89,15 @@ fn assess(path: &Path) -> Result<Assessment, flashpoint::error::Error> {
     Ok(rules::evaluate(&analysis, &Overrides::default()))
 }
 
-/// What the rules say about a run that is nothing but its log.
+/// What the rules say about a run: its directory, its log alone, or its measurement file.
 fn assess_run(path: &Path) -> Assessment {
-    let history = History::read(path, &Options::default(), &Context::default())
+    let context = Context::default();
+    let history = History::read(path, &Options::default(), &context)
         .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    assert!(history.errors.is_empty(), "{}: {:?}", path.display(), history.errors);
-    let mut analysis = of_checkpoints(Vec::new(), MeasureLevel::Stats);
-    analysis.log = log::measure(&history);
-    analysis.run = Some(Run { name: history.name, until: None, remarks: history.remarks });
-    rules::evaluate(&analysis, &Overrides::default())
+    let names = NameRules::default();
+    let measured = measure(&history, &Request { level: MeasureLevel::Stats, names: &names }, &context);
+    assert!(measured.errors.is_empty(), "{}: {:?}", path.display(), measured.errors);
+    rules::evaluate(&measured.analysis, &Overrides::default())
 }
 
 /// The checkpoint directories of a run, which may keep gradients beside them.

@@ -48,7 +48,7 @@ fn check(analysis: &Analysis, thresholds: &Thresholds, findings: &mut Findings) 
         );
     }
     if !judged {
-        let reason = "needs two dumps with the weights at which each was taken, and plain SGD: preconditioned curvature is not measured";
+        let reason = "needs two dumps with the weights at which each was taken, and SGD with momentum: other optimizers are bounded by another curvature, or save no rate";
         findings.not_evaluated(Subject::Run, reason);
     }
 }

@@ -59,7 +59,7 @@ mod fp601_tensor_parallel_drift;
 mod fp602_data_parallel_drift;
 mod fp701_impossible_second_moment;
 mod fp702_broken_moment_bound;
-mod fp703_replaced_state;
+mod fp703_replaced_optimizer_state;
 mod fp704_interval_energy_jump;
 mod fp707_recent_spike;
 mod fp708_inconsistent_steps;
@@ -159,7 +159,7 @@ pub static RULES: &[&Rule] = &[
     &fp602_data_parallel_drift::RULE,
     &fp701_impossible_second_moment::RULE,
     &fp702_broken_moment_bound::RULE,
-    &fp703_replaced_state::RULE,
+    &fp703_replaced_optimizer_state::RULE,
     &fp704_interval_energy_jump::RULE,
     &fp707_recent_spike::RULE,
     &fp708_inconsistent_steps::RULE,

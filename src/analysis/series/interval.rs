@@ -236,6 +236,9 @@ fn ends<'a>(
         (Some(one), Some(other)) if one != other => {
             return Err(format!("β₂ was changed from {one} to {other} in between"));
         }
+        _ if after.algorithm.is_adam() || *after.algorithm == Algorithm::RmsProp => {
+            return Err("the group does not say by what factor its second moments decay".to_owned());
+        }
         _ => {
             return Err(
                 "only Adam, AdamW and RMSprop keep a second moment that decays by a known factor".to_owned()
