@@ -267,6 +267,21 @@ pub enum ErrorKind {
         /// What it is.
         what: &'static str,
     },
+    /// A measurement file that nothing can be held against.
+    #[error("it cannot be the baseline: {message}")]
+    Baseline {
+        /// Why not.
+        message: String,
+    },
+    /// A format that tells findings one by one, where a command has other things to say.
+    #[error("this command does not write {format}")]
+    NoSuchReport {
+        /// Its name.
+        format: String,
+    },
+    /// A file that would be replaced.
+    #[error("it is there already, and is not overwritten")]
+    AlreadyThere,
     /// A rule code or name that is none.
     #[error("there is no rule {}", code.escape_debug())]
     UnknownRule {
@@ -586,6 +601,11 @@ impl ErrorKind {
                 "the file is damaged or was made to mislead: copy it again, or take an earlier checkpoint"
             }
             Self::NotAnOutput { .. } => "name another file for the output",
+            Self::Baseline { .. } => {
+                "measure the checkpoint that was accepted: flashpoint measure CHECKPOINT --output accepted.measured.json"
+            }
+            Self::NoSuchReport { .. } => "take terminal or json; inspect and gate write the others",
+            Self::AlreadyThere => "edit it, or move it away first",
             Self::UnknownRule { .. } => "`flashpoint rules` lists them",
             Self::UnknownDtype { .. } | Self::UnsupportedTensor { .. } => {
                 "cast the tensor to a plain float dtype if it matters to the diagnosis"

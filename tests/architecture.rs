@@ -36,7 +36,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     ("rules", &["number", "analysis::model"]),
     ("diagnosis", &["number", "analysis::model", "rules"]),
-    ("gate", &["error", "context", "files", "checkpoint", "analysis::model", "rules", "diagnosis"]),
+    ("gate", &["error", "context", "number", "files", "checkpoint", "analysis::model", "rules", "diagnosis"]),
     ("report", &["json", "number", "analysis::model", "rules", "diagnosis", "gate"]),
     ("lib", &[]),
 ];
@@ -145,4 +145,28 @@ fn sources() -> Vec<PathBuf> {
     }
     files.sort();
     files
+}
+
+#[test]
+fn every_constant_of_the_diagnosis_stands_in_its_page_with_its_value() {
+    let page = std::fs::read_to_string("docs/postmortem.md").expect("docs/postmortem.md is there");
+    let mut constants = 0;
+    for file in
+        sources().into_iter().filter(|file| room_of(file) == "diagnosis" && !file.ends_with("tests.rs"))
+    {
+        let text = std::fs::read_to_string(&file).expect("a listed file can be read");
+        for line in text
+            .lines()
+            .filter_map(|line| line.strip_prefix("const ").or_else(|| line.strip_prefix("pub(super) const ")))
+        {
+            let (name, rest) = line.split_once(": ").expect("a constant has a type");
+            let Some(value) = rest.split_once(" = ").and_then(|(_, value)| value.strip_suffix(';')) else {
+                continue;
+            };
+            let row = format!("`{name}` | {} |", value.replace('_', ""));
+            assert!(page.contains(&row), "{}: {row} is not in docs/postmortem.md", file.display());
+            constants += 1;
+        }
+    }
+    assert!(constants > 40, "only {constants} constants were found");
 }

@@ -353,3 +353,64 @@ fn one_flipped_bit_of_a_pytorch_archive_is_damage() {
     assert_eq!(output.status.code(), Some(2), "{}", stdout(&output));
     assert!(stdout(&output).contains("checksum"), "{}", stdout(&output));
 }
+
+fn json(output: &Output) -> serde_json::Value {
+    serde_json::from_slice(&output.stdout).expect("a report is JSON")
+}
+
+#[test]
+fn a_path_that_could_not_be_read_is_in_the_json_report() {
+    let output = flashpoint(&["inspect", HEALTHY, "no/such/checkpoint", "--format", "json"]);
+    assert_eq!(output.status.code(), Some(2));
+    let report = json(&output);
+    assert_eq!(report["unread"][0]["file"], "no/such/checkpoint");
+    assert_eq!(report["unread"][0]["kind"], "not-found");
+    let sentence = report["verdict"]["sentence"].as_str().expect("a sentence");
+    assert!(sentence.starts_with("1 of 2 paths could not be read (no/such/checkpoint"), "{sentence}");
+    let alone = flashpoint(&["inspect", "no/such/checkpoint", "--format", "json"]);
+    assert_eq!(alone.status.code(), Some(2));
+    assert_eq!(json(&alone)["unread"][0]["kind"], "not-found");
+    assert_eq!(json(&alone)["checkpoints"].as_array().map(Vec::len), Some(0));
+}
+
+#[test]
+fn each_of_several_checkpoints_has_a_verdict_of_its_own() {
+    let output = flashpoint(&["inspect", HEALTHY, EXPLODED]);
+    let text = stdout(&output);
+    assert!(text.contains("\nrnn-healthy/checkpoint-0400: nothing critical, no warning"), "{text}");
+    assert!(text.contains("\nrnn-exploding/checkpoint-0400: 2 critical"), "{text}");
+    assert!(text.contains("\nverdict: 2 critical: rnn-exploding/checkpoint-0400: "), "{text}");
+    let report = json(&flashpoint(&["inspect", HEALTHY, EXPLODED, "--format", "json"]));
+    assert_eq!(report["verdicts"][0]["verdict"]["critical"], 0);
+    assert_eq!(report["verdicts"][1]["verdict"]["critical"], 2);
+}
+
+#[test]
+fn a_step_that_only_a_name_says_is_said_to_be_of_the_name() {
+    let folder = tempfile::tempdir().expect("a temporary directory can be made");
+    let file = folder.path().join("ckpt_400.pt");
+    std::fs::copy("fixtures/formats/shared-storage.pt", &file).expect("a temporary file can be written");
+    let path = file.to_str().expect("temporary paths are UTF-8");
+    assert!(stdout(&flashpoint(&["inspect", path])).contains("step 400 by the name ckpt_400.pt"));
+    let report = json(&flashpoint(&["inspect", path, "--format", "json"]));
+    assert_eq!(report["checkpoints"][0]["step_source"], "the name ckpt_400.pt");
+}
+
+#[test]
+fn optimizer_state_shows_gradients_signal_updates_and_the_date_of_a_spike() {
+    let path = "fixtures/rules/FP707/fires-spike.pt";
+    let text = stdout(&flashpoint(&["inspect", path]));
+    assert!(text.contains("  a spike about 20 steps ago in model."), "{text}");
+    let header = text.lines().find(|line| line.contains("RMS gradient")).expect("a table of optimizer state");
+    let columns = ["tensor", "steps", "RMS gradient", "signal", "update RMS", "update/weight"];
+    assert!(columns.iter().all(|column| header.contains(column)), "{header}");
+    let report = json(&flashpoint(&["inspect", path, "--format", "json"]));
+    let state = &report["checkpoints"][0]["optimizer"]["value"];
+    let age = state["spike"]["value"]["age"].as_f64().expect("a date");
+    assert!((age - 20.0).abs() < 0.5, "{age}");
+    for parameter in state["parameters"].as_array().expect("a list") {
+        for quantity in ["gradient_rms", "signal_fraction", "update_rms", "update_ratio"] {
+            assert!(parameter[quantity]["value"].is_number(), "{quantity}: {}", parameter[quantity]);
+        }
+    }
+}

@@ -43,12 +43,12 @@ fn seeds() -> Vec<Seed> {
         let bytes = std::fs::read(Path::new("fixtures/formats").join(name)).expect("a fixture");
         Seed {
             name,
-            regions: vec![0..bytes.len()],
+            regions: std::iter::once(0..bytes.len()).collect(),
             files: vec![(name.to_owned(), bytes)],
             is_directory: false,
         }
     };
-    let up_to = |name, end| Seed { regions: vec![0..end], ..whole(name) };
+    let up_to = |name, end| Seed { regions: std::iter::once(0..end).collect(), ..whole(name) };
     vec![
         up_to("official-writer.safetensors", header_of("official-writer.safetensors")),
         up_to("every-dtype.safetensors", header_of("every-dtype.safetensors")),
@@ -110,7 +110,7 @@ fn unchecked() -> Seed {
         bytes.windows(pickle.len()).position(|window| window == pickle).expect("the pickle is stored");
     Seed {
         name: "pickle-without-a-checksum.pt",
-        regions: vec![start..start + pickle.len()],
+        regions: std::iter::once(start..start + pickle.len()).collect(),
         files: vec![("pickle-without-a-checksum.pt".to_owned(), bytes)],
         is_directory: false,
     }
@@ -129,7 +129,7 @@ fn sharded(name: &'static str, index: &str) -> Seed {
         })
         .collect();
     files.sort_by_key(|(file, _)| file != index);
-    Seed { name, regions: vec![0..files[0].1.len()], files, is_directory: true }
+    Seed { name, regions: std::iter::once(0..files[0].1.len()).collect(), files, is_directory: true }
 }
 
 /// Numbers that follow from their place alone (Steele, Lea and Flood, SplitMix).
@@ -236,14 +236,14 @@ impl Bench {
     fn try_one(&self, case: usize) -> Option<String> {
         let (bytes, what) = mutate(&self.seed, case);
         std::fs::write(&self.first, &bytes).expect("a temporary file");
-        let context = Context { mmap: case % 2 == 0, ..Context::default() };
+        let context = Context { mmap: case.is_multiple_of(2), ..Context::default() };
         let outcome = catch_unwind(AssertUnwindSafe(|| passes(&self.inspected, self.truth, &context)));
         let fault = match outcome {
             Err(_) => Some("it panics".to_owned()),
             Ok(Some(found)) if found < self.truth => {
                 Some(format!("it passes with {found} of {} tensors", self.truth))
             }
-            Ok(_) if case % ASKED == 0 => self.ask(outcome.is_ok_and(|found| found.is_some())),
+            Ok(_) if case.is_multiple_of(ASKED) => self.ask(outcome.is_ok_and(|found| found.is_some())),
             Ok(_) => None,
         };
         fault.map(|fault| format!("FLASHPOINT_MUTATION={case} ({}, {what}): {fault}", self.seed.name))

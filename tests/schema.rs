@@ -1,7 +1,8 @@
 //! The published JSON Schemas are those of the types. `UPDATE_SCHEMAS=1 cargo test --test schema` writes them.
 
 use flashpoint::analysis::model::Analysis;
-use flashpoint::report::Report;
+use flashpoint::gate::policy_schema;
+use flashpoint::report::{PostMortem, Report};
 use schemars::schema_for;
 
 #[test]
@@ -9,6 +10,8 @@ fn the_published_schemas_are_those_of_the_types() {
     let schemas = [
         ("docs/schema/analysis.schema.json", schema_for!(Analysis)),
         ("docs/schema/report.schema.json", schema_for!(Report)),
+        ("docs/schema/postmortem.schema.json", schema_for!(PostMortem)),
+        ("docs/schema/policy.schema.json", policy_schema()),
     ];
     for (path, schema) in schemas {
         let text = serde_json::to_string_pretty(&schema).expect("a schema is JSON") + "\n";

@@ -1,10 +1,12 @@
 //! Singular values against numpy, against closed forms of random matrices, and against themselves: the same bits on any number of
 //! threads, in every dtype, and a bracket that fails no more often than it says.
 
+mod common;
+
 use std::path::Path;
 use std::sync::Arc;
 
-use flashpoint::analysis::model::{Measured, Spectrum, SpectrumMethod};
+use flashpoint::analysis::model::{MeasureLevel, Measured, Role, Section, Spectrum, SpectrumMethod};
 use flashpoint::analysis::spectrum::choice::Route;
 use flashpoint::analysis::spectrum::{
     bidiagonal, bracket, convolution, krylov, lanczos, marchenko_pastur, matrix,
@@ -456,4 +458,103 @@ fn the_spectral_radius_is_below_the_norm_and_scales() {
     let radius = recurrence::spectral_radius(&Cpu, &elements, n).unwrap();
     let norm = singular_values(elements, n, n)[0];
     assert!((radius / 1.5 - 1.0).abs() < 0.1 && norm > 1.7 * radius, "{radius} {norm}");
+}
+
+/// Every attention layer of a checkpoint.
+fn attention(path: &str) -> Vec<flashpoint::analysis::model::AttentionAnalysis> {
+    let checkpoint = common::analyse_at(Path::new(path), MeasureLevel::Spectra, &Context::default());
+    checkpoint.attention.value().cloned().unwrap_or_else(|| panic!("{path}: {:?}", checkpoint.attention))
+}
+
+#[test]
+fn heads_of_fused_and_grouped_layers_are_those_written_out_with_torch() {
+    let oracle = common::oracle(Path::new("fixtures/oracle/spectra/heads.json"));
+    for (name, layers) in oracle.as_object().unwrap() {
+        let found = attention(&format!("fixtures/runs/{name}"));
+        let layers = layers.as_array().unwrap();
+        assert_eq!(found.len(), layers.len(), "{name}");
+        for (index, expected) in layers.iter().enumerate() {
+            let layer = found.iter().find(|layer| layer.index == Some(index as u64)).unwrap();
+            let expected = expected.as_array().unwrap();
+            assert_eq!(layer.heads.len(), expected.len(), "{name} {index}");
+            for (head, expected) in layer.heads.iter().zip(expected) {
+                let near = |found: f64, key: &str| {
+                    let expected = expected[key].as_f64().unwrap();
+                    assert!(
+                        (found / expected - 1.0).abs() < 1e-7,
+                        "{name} {index} {key}: {found}, not {expected}"
+                    );
+                };
+                near(head.logit_std, "logit_std");
+                near(head.logit_bound, "logit_bound");
+                near(head.spectral_entropy, "spectral_entropy");
+            }
+        }
+    }
+}
+
+#[test]
+fn fused_queries_keys_and_values_are_parts_that_add_up() {
+    let checkpoint = common::analyse_at(
+        Path::new("fixtures/runs/gpt-healthy/checkpoint-0400"),
+        MeasureLevel::Spectra,
+        &Context::default(),
+    );
+    let fused: Vec<_> = checkpoint
+        .tensors
+        .iter()
+        .filter(|tensor| tensor.role == Role::AttentionQkv && tensor.shape.len() == 2)
+        .collect();
+    assert_eq!(fused.len(), 3);
+    for tensor in fused {
+        let spectrum = tensor.spectrum.value().unwrap();
+        let names: Vec<_> = spectrum.parts.iter().map(|part| part.name.as_str()).collect();
+        assert_eq!(names, ["query", "key", "value"]);
+        let squares: f64 = spectrum.parts.iter().map(|part| part.frobenius_norm.powi(2)).sum();
+        assert!((squares.sqrt() / spectrum.frobenius_norm - 1.0).abs() < 1e-12);
+        let largest = spectrum.parts.iter().fold(0.0f64, |most, part| most.max(part.spectral_norm.value));
+        assert!(largest <= spectrum.spectral_norm.value * (1.0 + 1e-12));
+    }
+}
+
+#[test]
+fn every_tensor_has_a_spectrum_or_says_why_not() {
+    for run in [
+        "cnn-healthy/checkpoint-0200",
+        "lstm-healthy/checkpoint-0400",
+        "rnn-exploding/checkpoint-0400",
+        "mlp-nan",
+    ] {
+        let path = Path::new("fixtures/runs").join(run);
+        let path = if run == "mlp-nan" {
+            std::fs::read_dir(&path)
+                .unwrap()
+                .map(|entry| entry.unwrap().path())
+                .filter(|path| path.is_dir())
+                .max()
+                .unwrap()
+        } else {
+            path
+        };
+        let checkpoint = common::analyse_at(&path, MeasureLevel::Full, &Context::default());
+        for tensor in &checkpoint.tensors {
+            let is_matrix =
+                tensor.shape.len() >= 2 && tensor.section == Section::Model && tensor.elements > 0;
+            let is_finite = tensor.statistics.value().is_some_and(|statistics| statistics.non_finite() == 0);
+            match &tensor.spectrum {
+                Measured::Value(spectrum) => {
+                    let norm = &spectrum.spectral_norm;
+                    assert!(
+                        is_matrix && norm.value > 0.0 && *norm.upper.value().unwrap() >= norm.value,
+                        "{}",
+                        tensor.name
+                    );
+                }
+                Measured::NotMeasured(reason) => {
+                    assert!(!(is_matrix && is_finite) && !reason.is_empty(), "{}: {reason}", tensor.name)
+                }
+                Measured::Degenerate(_) => {}
+            }
+        }
+    }
 }

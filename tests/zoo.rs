@@ -54,15 +54,55 @@ struct Score {
     lead: Option<i64>,
 }
 
+/// Share of the failing runs whose mechanism and tensor have to be right, and of those of one mechanism.
+const ALL_RIGHT: f64 = 0.9;
+const EACH_RIGHT: f64 = 0.6;
+
+/// Runs of the attribution set, of 27, whose tensor has to be right.
+const ATTRIBUTED: usize = 25;
+
 #[test]
 fn the_committed_zoo_is_told_apart() {
-    let runs = committed("fixtures/zoo");
-    if runs.is_empty() {
-        println!("fixtures/zoo holds no measured run");
-        return;
-    }
-    let scores: Vec<Score> = runs.iter().map(score).collect();
+    let scores: Vec<Score> = committed("fixtures/zoo").iter().map(score).collect();
     println!("{}", report(&scores));
+    assert!(scores.len() >= 40, "fixtures/zoo holds {} measured runs", scores.len());
+    let wrong: Vec<&str> = scores
+        .iter()
+        .filter(|score| score.truth.healthy && !score.mechanism)
+        .map(|score| score.name.as_str())
+        .collect();
+    assert!(wrong.is_empty(), "healthy runs that a failure was told of: {wrong:?}");
+    let failing: Vec<&Score> = scores.iter().filter(|score| !score.truth.healthy).collect();
+    assert!(share(&failing) >= ALL_RIGHT, "{:.3} of the failing runs are told right", share(&failing));
+    let mut by_mechanism: BTreeMap<&str, Vec<&Score>> = BTreeMap::new();
+    for score in &failing {
+        by_mechanism.entry(&score.truth.mechanism).or_default().push(score);
+    }
+    for (mechanism, own) in by_mechanism {
+        assert!(share(&own) >= EACH_RIGHT, "{:.3} of {mechanism} are told right", share(&own));
+    }
+    let late: Vec<&str> = failing
+        .iter()
+        .filter(|score| score.mechanism && !score.onset)
+        .map(|score| score.name.as_str())
+        .collect();
+    assert!(late.is_empty(), "right mechanism, wrong onset: {late:?}");
+}
+
+/// Share of runs whose mechanism and tensor are right.
+fn share(scores: &[&Score]) -> f64 {
+    let right = scores.iter().filter(|score| score.mechanism && score.tensor).count();
+    right as f64 / scores.len().max(1) as f64
+}
+
+/// Three faults in three tensors with three seeds (T29).
+#[test]
+fn three_faults_are_traced_to_their_tensors() {
+    let scores: Vec<Score> = committed("fixtures/zoo/attribution").iter().map(score).collect();
+    println!("{}", report(&scores));
+    assert_eq!(scores.len(), 27);
+    let right = scores.iter().filter(|score| score.tensor && score.onset).count();
+    assert!(right >= ATTRIBUTED, "{right} of 27 are traced to their tensor");
 }
 
 #[test]

@@ -137,8 +137,9 @@ fn pair(directory: &Path, bytes: u64, sparse: bool) -> PathBuf {
 /// A file that begins with `header`, padded to whole words.
 fn create(path: &Path, header: &str) -> BufWriter<File> {
     let mut out = BufWriter::with_capacity(1 << 20, File::create(path).expect("the directory is writable"));
-    let width = header.len().next_multiple_of(8);
-    out.write_all(&(width as u64).to_le_bytes()).expect("the disk has room");
-    out.write_all(format!("{header:<width$}").as_bytes()).expect("the disk has room");
+    let length = header.len().next_multiple_of(8);
+    let padded = [header.as_bytes(), &vec![b' '; length - header.len()]].concat();
+    out.write_all(&(length as u64).to_le_bytes()).expect("the disk has room");
+    out.write_all(&padded).expect("the disk has room");
     out
 }

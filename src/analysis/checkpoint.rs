@@ -239,6 +239,7 @@ fn files(checkpoint: &Checkpoint) -> Vec<FileAnalysis> {
             .iter()
             .map(|range| range.end - range.start)
             .fold(0, u64::saturating_add),
+        digest: None,
     });
     analysis.collect()
 }
@@ -255,7 +256,7 @@ fn globals(checkpoint: &Checkpoint) -> Vec<GlobalAnalysis> {
 }
 
 /// An error without the path it was opened by: an analysis holds no absolute paths.
-fn problem(checkpoint: &Checkpoint, error: &Error) -> Problem {
+pub(super) fn problem(checkpoint: &Checkpoint, error: &Error) -> Problem {
     let home =
         if checkpoint.path.is_dir() { Some(checkpoint.path.as_path()) } else { checkpoint.path.parent() };
     let inside =
@@ -308,5 +309,55 @@ impl CheckpointAnalysis {
             }
         }
         Measured::Value(sum.sqrt())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::checkpoint::{Layer, Section};
+    use crate::files::InputFile;
+    use crate::tensor::DType;
+
+    fn named(name: &str, tensor: Tensor) -> CheckpointTensor {
+        CheckpointTensor {
+            name: name.to_owned(),
+            canonical_name: name.to_owned(),
+            file: Some(0),
+            section: Section::Model,
+            layer: Layer { path: String::new(), index: None, order: 0 },
+            role: Role::Other,
+            tensor: Ok(tensor),
+            tied_to: None,
+        }
+    }
+
+    #[test]
+    fn tensors_side_by_side_hold_no_more_than_the_bound_and_each_is_measured_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("holes");
+        std::fs::File::create(&path).unwrap().set_len(8 << 30).unwrap();
+        let file = Arc::new(InputFile::open(&path, &Context::default()).unwrap());
+        let tensor = |rows: u64, columns: u64| {
+            let bytes = 0..rows * columns * 4;
+            Tensor::contiguous(DType::F32, vec![rows, columns], file.clone(), bytes).unwrap()
+        };
+        let shapes =
+            [(8, 8), (4096, 1 << 18), (1 << 20, 2), (4096, 1 << 19), (1 << 20, 1), (3, 3), (4096, 1 << 18)];
+        let tensors: Vec<CheckpointTensor> = (0..)
+            .zip(shapes)
+            .map(|(index, (rows, columns))| named(&format!("{index}"), tensor(rows, columns)))
+            .collect();
+        let batches: Vec<&[CheckpointTensor]> = side_by_side(&tensors).collect();
+        for batch in &batches {
+            let held: u64 =
+                batch.iter().map(|named| statistics::held_bytes(named.tensor.as_ref().unwrap())).sum();
+            assert!(held <= MOST_HELD_BYTES, "{held}");
+        }
+        let names: Vec<&str> = batches.iter().copied().flatten().map(|named| named.name.as_str()).collect();
+        assert_eq!(names, ["0", "1", "2", "3", "4", "5", "6"]);
+        assert!(batches.len() > 1 && batches.len() < tensors.len());
     }
 }

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 
 use super::model::{Degenerate, Difference, Measured, Reshaped, TensorDifference};
-use super::optimizer::parameter::readable;
+use super::optimizer::place::readable;
 use super::series::number;
 use super::series::pass::{Pair, Sums};
 use super::statistics::STOPPED;

@@ -2,6 +2,7 @@
 
 mod checkpoint;
 pub mod diff;
+mod digests;
 pub mod log;
 pub mod measurement;
 pub mod model;
@@ -13,6 +14,7 @@ pub mod spectrum;
 pub mod statistics;
 
 pub use checkpoint::{measure_checkpoint, unread};
+pub use digests::measure_with_digests;
 
 use std::collections::HashMap;
 

@@ -175,6 +175,9 @@ pub struct FileAnalysis {
     pub bytes: u64,
     /// Data bytes that no tensor refers to.
     pub uncovered_bytes: u64,
+    /// BLAKE3 of all its bytes in hexadecimal, where it was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
 }
 
 /// What is wrong with a file, or with one tensor in it.

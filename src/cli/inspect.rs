@@ -35,12 +35,12 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments) -> Result<Outcome> {
-    arguments.outputs.check(&arguments.paths)?;
+    arguments.outputs.check_for_report(&arguments.paths)?;
     let context = arguments.reading.context()?;
     let policy = arguments.reading.policy(&context)?;
     let progress = Progress::start(&context, arguments.outputs.quiet);
-    let read =
-        read(&arguments.paths, arguments.reading.level_or(MeasureLevel::Spectra), &policy.names, &context);
+    let level = arguments.reading.level_or(MeasureLevel::Spectra);
+    let read = read(&arguments.paths, level, false, &policy.names, &context);
     progress.finish();
     for error in &read.errors {
         eprintln!("flashpoint: {error}");
@@ -61,7 +61,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
     );
     let interrupted = context.cancelled();
     let report = if interrupted { report.interrupted() } else { report };
-    arguments.outputs.write(&report, |style| checkpoint_reports(&report, style))?;
+    arguments.outputs.write_report(&report, |style| checkpoint_reports(&report, style))?;
     // Where only names were asked for, having judged nothing is an answer; as a check it is none.
     let unanswered = !judged && (arguments.fail_on != FailOn::Never || !arguments.reading.is_list());
     Ok(if interrupted {

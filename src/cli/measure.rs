@@ -4,14 +4,14 @@ use std::path::PathBuf;
 
 use clap::Args;
 use flashpoint::analysis::measurement;
-use flashpoint::analysis::model::CheckpointAnalysis;
+use flashpoint::analysis::model::{CheckpointAnalysis, MeasureLevel};
 use flashpoint::analysis::run::{MeasuredRun, Request, measure};
 use flashpoint::error::{ErrorKind, Result};
 use flashpoint::files::write_atomically;
 use flashpoint::history::{History, Options};
 
 use super::Outcome;
-use super::options::Reading;
+use super::options::{Digests, Reading};
 use super::output::{check_writable, print};
 use super::progress::Progress;
 use super::read::{Read, is_run, read};
@@ -31,6 +31,8 @@ pub struct Arguments {
     output: Option<PathBuf>,
     #[command(flatten)]
     reading: Reading,
+    #[command(flatten)]
+    digests: Digests,
     /// No progress on stderr
     #[arg(long, short)]
     quiet: bool,
@@ -51,11 +53,16 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
     let read = match &arguments.paths[..] {
         [run] if is_run(run, &context) => {
             let history = History::read(run, &Options::default(), &context)?;
-            let request = Request { level: arguments.reading.level(), names: &policy.names };
+            let request =
+                Request { level: arguments.reading.level_or(MeasureLevel::Stats), names: &policy.names };
             let MeasuredRun { analysis, errors } = measure(&history, &request, &context);
             Read { analysis, errors }
         }
-        paths => read(paths, arguments.reading.level(), &policy.names, &context),
+        paths => {
+            let (level, digests) =
+                (arguments.reading.level_or(MeasureLevel::Spectra), arguments.digests.wanted());
+            read(paths, level, digests, &policy.names, &context)
+        }
     };
     progress.finish();
     for error in &read.errors {

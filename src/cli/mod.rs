@@ -2,6 +2,7 @@
 
 mod diff;
 mod explain;
+mod gate;
 mod inspect;
 mod measure;
 mod options;
@@ -22,7 +23,8 @@ use flashpoint::error::Result;
 #[derive(Debug, Parser)]
 #[command(name = "flashpoint", version, propagate_version = true, max_term_width = 100)]
 #[command(
-    after_help = "Exit codes: 0 answered, 1 findings at or above --fail-on, 2 could not, 130 interrupted."
+    after_help = "Exit codes: 0 answered, 1 findings at or above --fail-on, 2 could not, 130 interrupted. \
+                  Of gate: 0 pass, 1 fail, 2 could not decide."
 )]
 pub struct Arguments {
     #[command(subcommand)]
@@ -33,6 +35,8 @@ pub struct Arguments {
 enum Command {
     /// Say what a checkpoint is, what its layers look like, and what is wrong with it
     Inspect(inspect::Arguments),
+    /// Judge a checkpoint against a policy and an accepted checkpoint: pass, fail, or could not decide
+    Gate(gate::Arguments),
     /// Say when, where and why a run blew up, and what to do
     Postmortem(postmortem::Arguments),
     /// Say what differs between two checkpoints, tensor by tensor
@@ -73,6 +77,7 @@ impl From<Outcome> for ExitCode {
 pub fn run(arguments: Arguments) -> Result<Outcome> {
     match arguments.command {
         Command::Inspect(arguments) => inspect::run(&arguments),
+        Command::Gate(arguments) => gate::run(&arguments),
         Command::Postmortem(arguments) => postmortem::run(&arguments),
         Command::Diff(arguments) => diff::run(&arguments),
         Command::Measure(arguments) => measure::run(&arguments),

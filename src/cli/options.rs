@@ -14,7 +14,7 @@ use flashpoint::rules::Severity;
 /// How to read and measure.
 #[derive(Debug, Args)]
 pub struct Reading {
-    /// How deep to measure, each level with those before it [default: spectra for inspect, otherwise stats]
+    /// How deep to measure, each level with those before it [default: spectra for inspect and measure, otherwise stats]
     #[arg(long, value_enum, help_heading = "Reading")]
     pub measure: Option<Level>,
     /// Sizes of the input that convolutions are measured at, such as 32x32; they are measured as if each had stride 1
@@ -27,7 +27,7 @@ pub struct Reading {
     #[arg(long, help_heading = "Reading")]
     pub no_mmap: bool,
     /// Limits and names of your own [default: flashpoint.toml in the current directory, if there is one]
-    #[arg(long, value_name = "FILE", help_heading = "Reading")]
+    #[arg(long, visible_alias = "policy", value_name = "FILE", help_heading = "Reading")]
     pub config: Option<PathBuf>,
 }
 
@@ -70,7 +70,7 @@ const MOST_THREADS: i64 = 1024;
 const INTERRUPTED: i32 = 130;
 
 /// The policy file that is used when it is there.
-const DEFAULT_POLICY: &str = "flashpoint.toml";
+pub const DEFAULT_POLICY: &str = "flashpoint.toml";
 
 impl Reading {
     /// Whether only names and shapes are asked for.
@@ -78,7 +78,7 @@ impl Reading {
         matches!(self.measure, Some(Level::List))
     }
 
-    /// The level as the analysis knows it.
+    /// The level that was asked for, or everything but spectra.
     pub fn level(&self) -> MeasureLevel {
         self.level_or(MeasureLevel::Stats)
     }
@@ -126,6 +126,21 @@ impl Reading {
             None if Path::new(DEFAULT_POLICY).is_file() => Policy::read(Path::new(DEFAULT_POLICY), context),
             None => Ok(Policy::default()),
         }
+    }
+}
+
+/// Digests of the files that are read.
+#[derive(Debug, Args)]
+pub struct Digests {
+    /// Leave the BLAKE3 digest of every file out
+    #[arg(long, help_heading = "Reading")]
+    pub no_digest: bool,
+}
+
+impl Digests {
+    /// Whether files are digested while they are measured.
+    pub fn wanted(&self) -> bool {
+        !self.no_digest
     }
 }
 

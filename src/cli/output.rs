@@ -8,7 +8,7 @@ use std::str::FromStr;
 use clap::{Args, ValueEnum};
 use flashpoint::error::{Error, ErrorKind, Result};
 use flashpoint::files::write_atomically;
-use flashpoint::report::{self, Style};
+use flashpoint::report::{self, Report, Style};
 use serde::Serialize;
 
 use super::options::Color;
@@ -40,7 +40,19 @@ enum Format {
     Terminal,
     /// Everything, for programs
     Json,
+    /// For the comment of a pull request
+    Markdown,
+    /// SARIF 2.1.0, for code scanning
+    Sarif,
+    /// JUnit XML, for any CI
+    Junit,
+    /// Annotations of GitHub Actions
+    Github,
 }
+
+/// Endings of file names that say the format.
+const ENDINGS: [(&str, Format); 4] =
+    [("json", Format::Json), ("md", Format::Markdown), ("sarif", Format::Sarif), ("xml", Format::Junit)];
 
 /// One `--output`.
 #[derive(Debug, Clone)]
@@ -57,16 +69,13 @@ impl FromStr for Target {
             text.split_once('=').and_then(|(name, path)| Some((Format::from_str(name, true).ok()?, path)));
         let (format, path) = match named {
             Some((format, path)) => (format, path),
-            None if Path::new(text).extension().is_some_and(|ending| ending.eq_ignore_ascii_case("json")) => {
-                (Format::Json, text)
-            }
-            None => (Format::Terminal, text),
+            None => (by_ending(text).unwrap_or(Format::Terminal), text),
         };
         let looks_like_a_format =
             |prefix: &str| !prefix.is_empty() && prefix.chars().all(|c| c.is_ascii_lowercase());
         if named.is_none() && text.split_once('=').is_some_and(|(prefix, _)| looks_like_a_format(prefix)) {
             return Err(format!(
-                "no such format; formats are terminal and json (a file of that name: ./{text})"
+                "no such format; formats are terminal, json, markdown, sarif, junit, github (a file of that name: ./{text})"
             ));
         }
         if path.is_empty() {
@@ -76,23 +85,63 @@ impl FromStr for Target {
     }
 }
 
+/// The format that the ending of a file's name says.
+fn by_ending(name: &str) -> Option<Format> {
+    let ending = Path::new(name).extension()?;
+    ENDINGS.iter().find(|(known, _)| ending.eq_ignore_ascii_case(known)).map(|(_, format)| *format)
+}
+
 impl Outputs {
-    /// Finds out whether every file can be written, before the long work.
+    /// Finds out whether every file can be written, before the long work, and whether the formats are for any report.
     pub fn check(&self, inputs: &[PathBuf]) -> Result<()> {
+        if let Some(format) = self.formats().find(|format| !matches!(format, Format::Terminal | Format::Json))
+        {
+            let name =
+                format.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
+            return Err(ErrorKind::NoSuchReport { format: name }.in_file(Path::new("--format")));
+        }
+        self.check_for_report(inputs)
+    }
+
+    /// As [`Outputs::check`], for what [`Outputs::write_report`] writes.
+    pub fn check_for_report(&self, inputs: &[PathBuf]) -> Result<()> {
         self.output.iter().try_for_each(|target| check_writable(&target.path, inputs))
     }
 
     /// Whether any of them is read by programs.
     pub fn are_for_programs(&self) -> bool {
-        self.format == Format::Json || self.output.iter().any(|target| target.format == Format::Json)
+        self.formats().any(|format| format != Format::Terminal)
+    }
+
+    fn formats(&self) -> impl Iterator<Item = Format> + '_ {
+        self.output.iter().map(|target| target.format).chain([self.format])
+    }
+
+    /// As [`Outputs::write`], in every format: those that tell findings one by one as well.
+    pub fn write_report(&self, report: &Report, page: impl Fn(Style) -> String) -> Result<()> {
+        self.emit(|format, color| match format {
+            Format::Terminal => page(Style { color, all: self.all }).into_bytes(),
+            Format::Json => report::to_json(report),
+            Format::Markdown => report::to_markdown(report),
+            Format::Sarif => report::to_sarif(report),
+            Format::Junit => report::to_junit(report),
+            Format::Github => report::to_github(report),
+        })
     }
 
     /// Writes the report to stdout and to every file; `page` is the report for people.
+    ///
+    /// # Panics
+    /// Where [`Outputs::check`] was not asked, which refuses the formats of findings.
     pub fn write(&self, report: &impl Serialize, page: impl Fn(Style) -> String) -> Result<()> {
-        let render = |format, color| match format {
+        self.emit(|format, color| match format {
             Format::Terminal => page(Style { color, all: self.all }).into_bytes(),
             Format::Json => report::to_json(report),
-        };
+            other => unreachable!("{other:?} is refused before the work"),
+        })
+    }
+
+    fn emit(&self, render: impl Fn(Format, bool) -> Vec<u8>) -> Result<()> {
         for target in &self.output {
             write_atomically(&target.path, &render(target.format, false))?;
         }

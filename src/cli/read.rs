@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use flashpoint::analysis::model::{Analysis, CheckpointAnalysis, MeasureLevel};
-use flashpoint::analysis::{measure_checkpoint, measurement, of_checkpoints};
+use flashpoint::analysis::{measure_checkpoint, measure_with_digests, measurement, of_checkpoints};
 use flashpoint::checkpoint::{Checkpoint, NameRules};
 use flashpoint::context::Context;
 use flashpoint::error::{Error, Result};
@@ -16,13 +16,19 @@ pub struct Read {
     pub errors: Vec<Error>,
 }
 
-/// Reads and measures every path, going on after one that cannot be read.
-pub fn read(paths: &[PathBuf], level: MeasureLevel, names: &NameRules, context: &Context) -> Read {
+/// Reads and measures every path, going on after one that cannot be read; with `digests`, files have theirs.
+pub fn read(
+    paths: &[PathBuf],
+    level: MeasureLevel,
+    digests: bool,
+    names: &NameRules,
+    context: &Context,
+) -> Read {
     let mut checkpoints = Vec::new();
     let mut errors = Vec::new();
     let mut measured = level;
     for path in paths {
-        match read_one(path, level, names, context) {
+        match read_one(path, level, digests, names, context) {
             Ok((found, depth)) => {
                 measured = measured.min(depth);
                 checkpoints.extend(found);
@@ -36,15 +42,22 @@ pub fn read(paths: &[PathBuf], level: MeasureLevel, names: &NameRules, context: 
 fn read_one(
     path: &Path,
     level: MeasureLevel,
+    digests: bool,
     names: &NameRules,
     context: &Context,
 ) -> Result<(Vec<CheckpointAnalysis>, MeasureLevel)> {
     if measurement::is_measurement(path) {
-        let analysis = measurement::read(path, context)?;
+        let mut analysis = measurement::read(path, context)?;
+        if !digests {
+            // A measurement file gives the same report as its checkpoint.
+            let files = analysis.checkpoints.iter_mut().flat_map(|checkpoint| &mut checkpoint.files);
+            files.for_each(|file| file.digest = None);
+        }
         return Ok((analysis.checkpoints, analysis.measured));
     }
     let checkpoint = Checkpoint::read(path, names, context)?;
-    Ok((vec![measure_checkpoint(&checkpoint, level, context)], level))
+    let measure = if digests { measure_with_digests } else { measure_checkpoint };
+    Ok((vec![measure(&checkpoint, level, context)], level))
 }
 
 /// Whether `path` is the directory of a run, and no checkpoint by itself.

@@ -142,7 +142,9 @@ impl<'a> Matrix<'a> {
     pub(super) fn widen(&self, bytes: &[u8], values: &mut [f64]) {
         super::cpu::widen(self.dtype(), bytes, values);
         if self.scale != 1.0 {
-            values.iter_mut().for_each(|value| *value *= self.scale);
+            for value in values {
+                *value *= self.scale;
+            }
         }
     }
 

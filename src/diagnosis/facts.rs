@@ -110,3 +110,10 @@ pub(super) fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
         _ => Some(f64::midpoint(values[middle - 1], values[middle])),
     }
 }
+
+/// A non-negative number, rounded.
+pub(super) fn whole(value: f64) -> u64 {
+    #[expect(clippy::cast_sign_loss, reason = "what is negative becomes 0 first")]
+    let rounded = value.max(0.0).round() as u64;
+    rounded
+}

@@ -1,6 +1,6 @@
 //! The newest checkpoint to go back to.
 
-use super::facts::{Facts, states};
+use super::facts::{Facts, states, whole};
 use crate::analysis::model::CheckpointAnalysis;
 use crate::rules::Severity;
 
@@ -48,5 +48,5 @@ fn distance(facts: Facts) -> u64 {
     let betas = newest.map(|(_, one)| states(one)).unwrap_or_default();
     let slowest = betas.values().filter_map(|(_, group)| group.beta2).filter(|&beta| beta < 1.0);
     let memory = slowest.fold(0.0, f64::max);
-    FEWEST_STEPS.max((1.0 / (1.0 - memory)).round() as u64)
+    FEWEST_STEPS.max(whole(1.0 / (1.0 - memory)))
 }

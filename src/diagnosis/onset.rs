@@ -1,6 +1,6 @@
 //! When it began: the earliest sign in the log, or, where there is no log, in the checkpoints.
 
-use super::facts::{Facts, median};
+use super::facts::{Facts, median, whole};
 use crate::analysis::model::{CheckpointAnalysis, LogPoint, Measured};
 
 /// Robust z of ln(gradient norm) from which a step is a spike (risk catalogue E1, benchmarked in its section 6).
@@ -23,7 +23,10 @@ pub(super) const NEARLY: f64 = 0.5;
 const FEW_OTHERS: usize = 1;
 
 /// Points after a spike whose excursions are taken for its aftermath: three times the memory of m for β₁ = 0.9.
-const AFTERMATH: usize = 30;
+pub(super) const AFTERMATH: usize = 30;
+
+/// A pulse is over when the next norm is at most this share of it; a change of regime stays.
+const FALLS_BACK_TO: f64 = 0.5;
 
 /// Level of the loss over its lowest so far from which a run diverges (E3).
 pub(super) const LOSS_RATIO: f64 = 1.5;
@@ -150,11 +153,14 @@ pub(super) fn has_non_finite(checkpoint: &CheckpointAnalysis) -> bool {
         })
 }
 
-/// The first spike of the gradient norm that is confirmed, or stands alone.
+/// The first spike of the gradient norm that is a pulse, or is confirmed and hurts the loss: at the edge of stability
+/// norms leave their window again and again while the loss goes on falling.
 fn gradient_norm(facts: Facts) -> Option<Onset> {
     let points: Vec<&LogPoint> =
         facts.points().iter().filter(|point| point.grad_norm_ratio.is_some()).collect();
-    let first = (0..points.len()).find(|&index| is_confirmed(&points, index) || is_alone(&points, index))?;
+    let first = (0..points.len()).find(|&index| {
+        is_pulse(&points, index) || (is_confirmed(&points, index) && loss_rose(facts, points[index].step))
+    })?;
     Some(at(facts, points[first].step, Sign::GradientNorm(points[first].grad_norm_ratio?)))
 }
 
@@ -169,8 +175,24 @@ fn is_confirmed(points: &[&LogPoint], index: usize) -> bool {
     is_spike(points[index]) && next.iter().filter(|point| is_spike(point)).count() >= CONFIRMED_BY
 }
 
+/// Whether a spike stands alone, comes at once and falls back at once.
+pub(super) fn is_pulse(points: &[&LogPoint], index: usize) -> bool {
+    let norm = |index: usize| points.get(index)?.grad_norm?.finite();
+    let (Some(before), Some(now)) = (index.checked_sub(1).and_then(norm), norm(index)) else { return false };
+    let falls = points.get(index + 1).is_none_or(|next| {
+        next.grad_norm.is_none_or(|next| next.finite().is_some_and(|next| next <= FALLS_BACK_TO * now))
+    });
+    is_alone(points, index) && now >= SPIKE_RATIO * before && falls
+}
+
+/// Whether the loss rose far above its minimum soon after `step`.
+pub(super) fn loss_rose(facts: Facts, step: u64) -> bool {
+    let soon = facts.points_from(step).iter().take(AFTERMATH);
+    soon.filter_map(|point| point.loss_ratio).any(|ratio| ratio >= LOSS_RATIO)
+}
+
 /// Whether a spike is of another size than every excursion of the run but those it left behind.
-pub(super) fn is_alone(points: &[&LogPoint], index: usize) -> bool {
+fn is_alone(points: &[&LogPoint], index: usize) -> bool {
     let Some(ratio) = points[index].grad_norm_ratio.filter(|_| is_spike(points[index])) else { return false };
     let elsewhere = points[..index].iter().chain(points.iter().skip(index + AFTERMATH));
     let near =
@@ -230,10 +252,15 @@ fn halvings(facts: Facts) -> Option<(u64, usize)> {
     let scales: Vec<(u64, f64)> =
         facts.points().iter().filter_map(|point| Some((point.step, point.loss_scale?.finite()?))).collect();
     let settled = scales.windows(2).position(|pair| pair[1].1 >= pair[0].1)?;
-    let halvings: Vec<u64> =
-        scales[settled..].windows(2).filter(|pair| pair[1].1 < pair[0].1).map(|pair| pair[1].0).collect();
-    halvings.iter().enumerate().find_map(|(index, &first)| {
-        let run = halvings[index..].iter().filter(|&&step| step < first + HALVINGS_WITHIN).count();
-        (run >= HALVINGS).then_some((first, run))
+    let is_halved = |&index: &usize| scales[index].1 < scales[index - 1].1;
+    (settled + 1..scales.len()).filter(is_halved).find_map(|first| {
+        let (began, before) = (scales[first].0, scales[first - 1].1);
+        let run = scales[first..].iter().take_while(|(step, _)| *step < began + HALVINGS_WITHIN);
+        let lowest = run.map(|(_, scale)| *scale).fold(f64::INFINITY, f64::min);
+        // A scaler that grows too far is halved once, and grows again: only what it falls in all counts. A step that is
+        // skipped at once is where it begins, not one a while before.
+        let falls = (before / lowest).log2().round();
+        let soon = scales.get(first + FEWEST_AFTER).is_some_and(|(_, scale)| *scale < scales[first].1);
+        (falls >= HALVINGS as f64 && soon).then_some((began, whole(falls) as usize))
     })
 }

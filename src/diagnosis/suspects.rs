@@ -54,7 +54,8 @@ pub(super) fn lead(
     }
 }
 
-fn is_vector(role: Role) -> bool {
+/// Whether a role is that of gains or biases.
+pub(super) fn is_vector(role: Role) -> bool {
     matches!(role, Role::Bias | Role::NormGain | Role::NormBias)
 }
 

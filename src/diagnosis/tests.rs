@@ -156,7 +156,7 @@ fn the_first_nan_after_calm_is_non_finite_and_after_a_divergence_it_is_the_end_o
     let diverged = run(200, |point| match point.step {
         130..150 => {
             spike(point, 4.0 * (point.step - 129) as f64);
-            point.loss_ratio = Some(2.0);
+            (point.loss, point.loss_ratio) = (Some(Number(5.0)), Some(2.0));
         }
         150.. => broken(point),
         _ => {}

@@ -4,9 +4,11 @@
 
 mod atomic;
 mod containment;
+mod digest;
 mod input;
 mod map;
 
 pub use atomic::write_atomically;
 pub use containment::sibling;
+pub use digest::digest;
 pub use input::InputFile;

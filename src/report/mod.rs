@@ -1,9 +1,15 @@
 //! What the user reads: one output format a file. Computes no statistic, decides no severity.
 
 mod difference;
+mod gate;
+mod github;
+mod items;
 mod json;
+mod junit;
+mod markdown;
 mod moments;
 mod postmortem;
+mod sarif;
 mod terminal;
 mod text;
 
@@ -13,11 +19,17 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::analysis::model::{Analysis, CheckpointAnalysis, Problem};
+use crate::gate::Judgement;
 use crate::rules::{Assessment, Finding, NotEvaluated, Overrides, Severity};
 
 pub use difference::{DifferenceReport, difference_page};
+pub use gate::gate_report;
+pub use github::to_github;
 pub use json::to_json;
+pub use junit::to_junit;
+pub use markdown::to_markdown;
 pub use postmortem::{PostMortem, postmortem_page};
+pub use sarif::to_sarif;
 pub use terminal::{Style, checkpoint_reports};
 pub use text::safe;
 
@@ -41,6 +53,9 @@ pub struct Report {
     pub verdicts: Vec<CheckpointVerdict>,
     /// One line about all of them.
     pub verdict: Verdict,
+    /// What the gate decided, where it was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate: Option<Judgement>,
 }
 
 /// The verdict on one checkpoint of several.
@@ -79,7 +94,7 @@ impl Report {
         let of_one = |checkpoint: &CheckpointAnalysis| CheckpointVerdict {
             checkpoint: checkpoint.name.clone(),
             verdict: Verdict::of(
-                findings.iter().filter(|finding| finding.checkpoint == checkpoint.name),
+                &findings.iter().filter(|finding| finding.checkpoint == checkpoint.name),
                 not_evaluated.iter().filter(|entry| entry.checkpoint == checkpoint.name),
                 checkpoint.is_judged(),
                 false,
@@ -87,7 +102,7 @@ impl Report {
         };
         let verdicts = analysis.checkpoints.iter().map(of_one).collect();
         let several = analysis.checkpoints.len() > 1;
-        let mut verdict = Verdict::of(findings.iter(), not_evaluated.iter(), analysis.is_judged(), several);
+        let mut verdict = Verdict::of(&findings.iter(), not_evaluated.iter(), analysis.is_judged(), several);
         verdict.mention(&unread, analysis.checkpoints.len());
         let limits = overrides.0.iter().map(|((rule, limit), &value)| (format!("{rule}.{limit}"), value));
         Self {
@@ -98,7 +113,15 @@ impl Report {
             unread,
             verdicts,
             verdict,
+            gate: None,
         }
+    }
+
+    /// Adds what the gate decided.
+    #[must_use]
+    pub fn judged(mut self, judgement: Judgement) -> Self {
+        self.gate = Some(judgement);
+        self
     }
 
     /// Says that the user ended the command before everything was measured.
@@ -113,7 +136,7 @@ impl Report {
 impl Verdict {
     /// The verdict on `findings`, worst first.
     fn of<'a>(
-        findings: impl Iterator<Item = &'a Finding> + Clone,
+        findings: &(impl Iterator<Item = &'a Finding> + Clone),
         not_evaluated: impl Iterator<Item = &'a NotEvaluated>,
         is_judged: bool,
         several: bool,

@@ -9,6 +9,7 @@ use comfy_table::{CellAlignment, Table};
 use super::Report;
 use super::moments;
 use super::text::safe;
+pub(super) use super::text::safe_sentence;
 use crate::analysis::model::{
     CheckpointAnalysis, Measured, Spectrum, SpectrumOf, Statistics, TensorAnalysis,
 };
@@ -56,10 +57,10 @@ fn verdicts(report: &Report, out: &mut String) -> fmt::Result {
 }
 
 /// One checkpoint's part of the report.
-struct Page<'a> {
-    report: &'a Report,
-    checkpoint: &'a CheckpointAnalysis,
-    style: Style,
+pub(super) struct Page<'a> {
+    pub report: &'a Report,
+    pub checkpoint: &'a CheckpointAnalysis,
+    pub style: Style,
 }
 
 impl Page<'_> {
@@ -73,7 +74,7 @@ impl Page<'_> {
         self.not_evaluated(out)
     }
 
-    fn heading(&self, out: &mut String) -> fmt::Result {
+    pub(super) fn heading(&self, out: &mut String) -> fmt::Result {
         let checkpoint = self.checkpoint;
         let formats = checkpoint.files.iter().map(|file| name_of(&file.format)).collect::<BTreeSet<_>>();
         let formats = formats.into_iter().collect::<Vec<_>>().join(", ");
@@ -244,7 +245,7 @@ impl Page<'_> {
         writeln!(out, "  flashpoint explain {}\n", finding.rule)
     }
 
-    fn not_evaluated(&self, out: &mut String) -> fmt::Result {
+    pub(super) fn not_evaluated(&self, out: &mut String) -> fmt::Result {
         let own = self.report.not_evaluated.iter().filter(|entry| entry.checkpoint == self.checkpoint.name);
         let mut reasons: BTreeMap<(Option<&str>, &str), Vec<&NotEvaluated>> = BTreeMap::new();
         for entry in own {
@@ -309,12 +310,7 @@ pub(super) fn titled(code: &str) -> String {
     rule.map_or_else(|| code.to_owned(), |rule| format!("{code} {}", rule.name))
 }
 
-/// A sentence of ours that may hold names from a file.
-pub(super) fn safe_sentence(sentence: &str) -> String {
-    sentence.split(' ').map(safe).collect::<Vec<_>>().join(" ")
-}
-
-/// A number behind a finding, with its limit.
+/// A number behind a finding, and its limit.
 pub(super) fn evidence(evidence: &Evidence) -> String {
     // "1" is the unit of what has none.
     let unit = if evidence.unit == "1" { String::new() } else { format!(" {}", evidence.unit) };

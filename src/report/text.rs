@@ -17,6 +17,11 @@ pub fn safe(name: &str) -> String {
     format!("{start}…({characters} characters)…{end}")
 }
 
+/// A sentence of ours that may hold names from a file.
+pub(super) fn safe_sentence(sentence: &str) -> String {
+    sentence.split(' ').map(safe).collect::<Vec<_>>().join(" ")
+}
+
 /// A character as it may be printed: itself, or its code point.
 fn shown(character: char) -> String {
     // `escape_debug` also escapes quotes and backslashes, which are harmless here.

@@ -57,7 +57,7 @@ fn judge(tensor: &TensorAnalysis, initial: bool, thresholds: &Thresholds, findin
             tensor.name,
             short(radius),
             short(limit),
-            short(radius.powf(steps)),
+            short(radius.powf(steps).min(f64::MAX)),
         );
         findings
             .push(

@@ -87,8 +87,8 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
 fn last_norm(checkpoint: &CheckpointAnalysis) -> Option<&TensorAnalysis> {
     let is_last = |tensor: &&TensorAnalysis| {
         let path = tensor.layer.path.as_str();
-        let ends = |name: &&str| path == *name || path.ends_with(&format!(".{name}"));
-        tensor.layer.index.is_none() && LAST_NORMS.iter().any(|name| ends(&name))
+        let ends = |name: &str| path == name || path.ends_with(&format!(".{name}"));
+        tensor.layer.index.is_none() && LAST_NORMS.iter().any(|name| ends(name))
     };
     norm_gains(checkpoint).filter(is_last).max_by_key(|tensor| tensor.layer.order)
 }

@@ -49,7 +49,8 @@ pub(super) fn global(name: &str, danger: Danger, called: bool) -> GlobalAnalysis
 
 /// A file of 4096 bytes.
 pub(super) fn file(name: &str, uncovered_bytes: u64) -> FileAnalysis {
-    FileAnalysis { name: name.to_owned(), format: Format::Safetensors, bytes: 4096, uncovered_bytes }
+    let (format, digest) = (Format::Safetensors, None);
+    FileAnalysis { name: name.to_owned(), format, bytes: 4096, uncovered_bytes, digest }
 }
 
 /// `model.safetensors` ends too early, for one tensor or as a whole.

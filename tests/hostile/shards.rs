@@ -93,7 +93,7 @@ pub fn cases() -> Vec<Case> {
         directory("shards/shards-without-an-index", vec![one(), two()], refused("incomplete")),
         directory(
             "shards/shard-that-the-index-lost",
-            { vec![(INDEX, index(&[("a", &format!("{ONE:?}"))], "4")), one(), two()] },
+            vec![(INDEX, index(&[("a", &format!("{ONE:?}"))], "4")), one(), two()],
             damaged(&["incomplete"], &[A]),
         ),
         directory(
@@ -134,7 +134,7 @@ pub fn cases() -> Vec<Case> {
         directory("shards/total-as-text", both("\"12\""), noted(&["total-size"], &[A, B])),
         directory(
             "shards/tensor-that-its-shard-lacks",
-            { vec![(INDEX, index(&[("a", &format!("{ONE:?}")), ("c", &format!("{ONE:?}"))], "4")), one()] },
+            vec![(INDEX, index(&[("a", &format!("{ONE:?}")), ("c", &format!("{ONE:?}"))], "4")), one()],
             damaged(&["not-in-shard"], &[A]),
         ),
         directory(
@@ -161,17 +161,15 @@ pub fn cases() -> Vec<Case> {
         ),
         directory(
             "shards/two-models-in-one-directory",
-            { vec![("model.safetensors", honest("a", &[1.0])), ("pytorch_model.bin", super::zip::honest())] },
+            vec![("model.safetensors", honest("a", &[1.0])), ("pytorch_model.bin", super::zip::honest())],
             noted(&["other-model"], &[A]),
         ),
         directory(
             "shards/dangerous-pickle-beside-a-model",
-            {
-                vec![
-                    ("model.safetensors", honest("a", &[1.0])),
-                    ("pytorch_model.bin", super::pickle::archived(&super::pickle::evil())),
-                ]
-            },
+            vec![
+                ("model.safetensors", honest("a", &[1.0])),
+                ("pytorch_model.bin", super::pickle::archived(&super::pickle::evil())),
+            ],
             noted(&["other-model"], &[A]).finding("FP901"),
         ),
     ];

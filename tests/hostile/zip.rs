@@ -180,7 +180,9 @@ pub fn cases() -> Vec<Case> {
             "zip/checksums-switched-off.pt",
             {
                 let mut records = records();
-                records.iter_mut().for_each(|record| record.checksum = Some(0));
+                for record in &mut records {
+                    record.checksum = Some(0);
+                }
                 zip(&records)
             },
             reads(&[A]),

@@ -8,8 +8,9 @@ pub mod gradient;
 pub mod history;
 pub mod mapping_proof;
 mod moment;
-pub(super) mod parameter;
+mod parameter;
 mod pass;
+pub(in crate::analysis) mod place;
 pub mod signal;
 #[cfg(test)]
 mod simulation;
@@ -28,7 +29,8 @@ use crate::checkpoint::Checkpoint;
 use crate::context::Context;
 use crate::error::Result;
 use crate::tensor::Tensor;
-use parameter::{Energies, Place};
+use parameter::Energies;
+use place::Place;
 
 /// Measures the optimizer state of `checkpoint`.
 pub fn measure(

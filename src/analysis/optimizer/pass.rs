@@ -239,23 +239,19 @@ fn one_block(inputs: &Inputs<'_>, range: Range<u64>, row: u64, context: &Context
         let length = (part.end - part.start) as usize;
         let moments = [(&inputs.first, &mut first), (&inputs.second, &mut second)];
         for ((moment, values), slack) in moments.into_iter().zip(&mut slack) {
-            match moment {
-                Some(moment) => {
-                    moment.read(part.clone(), values, slack)?;
-                    context.progress.advance(length as u64 * moment.tensor().dtype.size().unwrap_or(0));
-                }
-                None => {
-                    values.resize(length, 0.0);
-                    slack.resize(length, 0.0);
-                }
+            if let Some(moment) = moment {
+                moment.read(part.clone(), values, slack)?;
+                context.progress.advance(length as u64 * moment.tensor().dtype.size().unwrap_or(0));
+            } else {
+                values.resize(length, 0.0);
+                slack.resize(length, 0.0);
             }
         }
-        match inputs.weight {
-            Some(tensor) => {
-                tensor.read_f64(part.clone(), &mut weight)?;
-                context.progress.advance(length as u64 * tensor.dtype.size().unwrap_or(0));
-            }
-            None => weight.resize(length, 0.0),
+        if let Some(tensor) = inputs.weight {
+            tensor.read_f64(part.clone(), &mut weight)?;
+            context.progress.advance(length as u64 * tensor.dtype.size().unwrap_or(0));
+        } else {
+            weight.resize(length, 0.0);
         }
         if let Some(tensor) = inputs.maximum {
             tensor.read_f64(part.clone(), &mut maximum)?;

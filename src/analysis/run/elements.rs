@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 
 use crate::analysis::model::DType;
-use crate::analysis::optimizer::parameter::readable;
+use crate::analysis::optimizer::place::readable;
 use crate::analysis::series::decay::Floor;
 use crate::analysis::series::interval::{Elements, Read};
 use crate::analysis::series::pass::Pair;

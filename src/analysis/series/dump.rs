@@ -8,7 +8,7 @@
 use crate::analysis::model::{
     CheckpointAnalysis, Degenerate, DumpAnalysis, DumpTensor, Measured, Section, TensorAnalysis,
 };
-use crate::analysis::optimizer::{parameter::readable, pass_over};
+use crate::analysis::optimizer::{pass_over, place::readable};
 use crate::analysis::statistics::STOPPED;
 use crate::checkpoint::{Checkpoint, CheckpointTensor};
 use crate::context::Context;

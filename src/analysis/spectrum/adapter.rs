@@ -145,3 +145,29 @@ fn eigenvalues_of_product(p: &[f64], q: &[f64], n: usize) -> Option<Vec<f64>> {
     let values = super::head::multiply(&Cpu, &lower, &right, n, true).ok()?;
     symmetric::eigenvalues(values, n)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analysis::spectrum::bidiagonal;
+    use crate::random::Stream;
+
+    #[test]
+    fn the_product_has_the_singular_values_of_the_product_written_out() {
+        let (rows, rank, columns) = (14, 3, 9);
+        let (b, a) = (Stream::new(1, 0).normals(rows * rank), Stream::new(1, 1).normals(rank * columns));
+        let entry =
+            |at: usize| (0..rank).map(|k| b[at / columns * rank + k] * a[k * columns + at % columns]).sum();
+        let product: Vec<f64> = (0..rows * columns).map(entry).collect();
+        let expected = bidiagonal::singular_values(product, rows, columns).unwrap();
+        let gram =
+            |of: &dyn Fn(usize, usize) -> f64| (0..rank * rank).map(|at| of(at / rank, at % rank)).collect();
+        let inner: Vec<f64> =
+            gram(&|i, j| (0..columns).map(|k| a[i * columns + k] * a[j * columns + k]).sum());
+        let outer: Vec<f64> = gram(&|i, j| (0..rows).map(|k| b[k * rank + i] * b[k * rank + j]).sum());
+        let found = eigenvalues_of_product(&inner, &outer, rank).unwrap();
+        for (square, expected) in found.iter().rev().zip(&expected) {
+            assert!((square.sqrt() - expected).abs() < 1e-12 * expected, "{square} {expected}");
+        }
+    }
+}

@@ -33,7 +33,7 @@ pub(super) fn parts<'a>(
         match order {
             Order::Contiguous => {
                 let starts = [0, query, query + key, query + 2 * key].map(|heads| heads * width);
-                vec![starts[part as usize]..starts[part as usize + 1]]
+                std::iter::once(starts[part as usize]..starts[part as usize + 1]).collect()
             }
             Order::Grouped => (0..key)
                 .map(|head| {
@@ -65,6 +65,9 @@ pub(super) fn measure_all(
     context: &Context,
     errors: &mut Vec<Error>,
 ) -> Measured<Vec<AttentionAnalysis>> {
+    if !Attention::is_in(checkpoint) {
+        return Measured::Value(Vec::new());
+    }
     if layers.is_empty() {
         return Measured::not("no attention layer whose queries and keys could be told apart by the config");
     }

@@ -27,8 +27,8 @@ pub fn singular_values(values: Vec<f64>, rows: usize, columns: usize) -> Option<
     // The rows and columns of [0 Bᵀ; B 0] in the order 1, n+1, 2, n+2, … make a tridiagonal matrix of zero diagonal
     // with the eigenvalues ±σ.
     let mut below = Vec::with_capacity(2 * short);
-    for step in 0..short {
-        below.push(diagonal[step]);
+    for (step, element) in diagonal.iter().enumerate() {
+        below.push(*element);
         below.extend(above.get(step));
     }
     let both = tridiagonal::eigenvalues(vec![0.0; 2 * short], below)?;

@@ -64,11 +64,19 @@ pub fn measure_all(
             parts: attention::parts(layers.as_deref().unwrap_or_default(), index, stored),
             is_depthwise: first_convolution.as_ref().is_some_and(|first| *first != analysis.name),
         };
-        match measure(&subject, level, input, context) {
+        let measured = measure(&subject, level, input, context);
+        context.progress.advance(stored.byte_count());
+        match measured {
             Ok(spectrum) => (spectrum, None),
             Err(error) => (Measured::not(error.kind.to_string()), Some(error.for_tensor(&analysis.name))),
         }
     };
+    let is_measured = |(index, analysis): (usize, &TensorAnalysis)| {
+        let stored = checkpoint.tensors[index].tensor.as_ref().ok()?;
+        let is_skipped = analysis.tied_to.is_some() || tensor::reason(analysis).is_some();
+        (!is_skipped).then(|| stored.byte_count())
+    };
+    context.progress.expect(analyses.iter().enumerate().filter_map(is_measured).fold(0, u64::saturating_add));
     let measured: Vec<(Measured<Spectrum>, Option<Error>)> =
         analyses.par_iter().enumerate().map(spectrum_of).collect();
     let mut errors = Vec::new();

@@ -99,7 +99,8 @@ impl Convolution {
     ) -> Option<Self> {
         let taps: usize = kernel.iter().product();
         let inputs = weights.len().checked_div(outputs * taps)? * groups;
-        if groups == 0 || outputs % groups != 0 || weights.len() * groups != outputs * inputs * taps {
+        if groups == 0 || !outputs.is_multiple_of(groups) || weights.len() * groups != outputs * inputs * taps
+        {
             return None;
         }
         let output = geometry.output(&kernel)?;
@@ -199,7 +200,7 @@ impl Convolution {
         }
     }
 
-    fn plain(&self, backend: &Cpu, x: &[f64], y: &mut [f64]) -> Result<()> {
+    fn plain(&self, backend: Cpu, x: &[f64], y: &mut [f64]) -> Result<()> {
         let (outputs, inputs, taps) = (self.outputs / self.groups, self.inputs / self.groups, self.taps());
         let mut outcome = Ok(());
         self.parts(|group, places| {
@@ -227,7 +228,7 @@ impl Convolution {
         outcome
     }
 
-    fn transposed(&self, backend: &Cpu, x: &[f64], y: &mut [f64]) -> Result<()> {
+    fn transposed(&self, backend: Cpu, x: &[f64], y: &mut [f64]) -> Result<()> {
         let (outputs, inputs, taps) = (self.outputs / self.groups, self.inputs / self.groups, self.taps());
         y.fill(0.0);
         let mut outcome = Ok(());
@@ -270,8 +271,8 @@ impl Operator<Cpu> for Convolution {
 
     fn apply(&self, backend: &Cpu, side: Side, x: &Vec<f64>, y: &mut Vec<f64>) -> Result<()> {
         match side {
-            Side::Plain => self.plain(backend, x, y),
-            Side::Transposed => self.transposed(backend, x, y),
+            Side::Plain => self.plain(*backend, x, y),
+            Side::Transposed => self.transposed(*backend, x, y),
         }
     }
 }
@@ -295,6 +296,7 @@ mod tests {
     use super::*;
     use crate::random::Stream;
 
+    #[expect(clippy::cast_possible_wrap, clippy::cast_sign_loss, reason = "indices of a few places")]
     /// The operator written out from the definition, element by element.
     fn written_out(
         weights: &[f64],

@@ -19,6 +19,7 @@ const STARTS: u64 = 4;
 const STEPS: usize = 40;
 
 /// Quantiles of all singular values, largest first; of the smallest to the largest, linear between neighbours.
+#[expect(clippy::cast_sign_loss, reason = "a place in a list is not negative")]
 pub fn quantiles(values: &[f64]) -> Vec<f64> {
     let last = values.len().saturating_sub(1) as f64;
     let count = QUANTILES.min(values.len());

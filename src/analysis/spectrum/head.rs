@@ -45,19 +45,16 @@ pub fn measure<B: Backend>(backend: &B, head: &Head) -> Result<Option<HeadAnalys
     let largest = |values: &[f64]| values.last().copied().unwrap_or(0.0).max(0.0).sqrt();
     let total: f64 = squares.iter().sum();
     let root = (d as f64).sqrt();
-    let (logit_std, logit_bound) = match &head.gains {
-        Some((query, key)) => {
-            let pairs: Vec<f64> = query.iter().zip(key).map(|(q, k)| (q * k).powi(2)).collect();
-            let most = pairs.iter().fold(0.0f64, |most, x| most.max(*x)).sqrt();
-            (pairs.iter().sum::<f64>().sqrt() / root, root * most)
-        }
-        None => {
-            // Turned by positions, the form is W_qᵀ·R·W_k: no R makes it larger than the product of the norms.
-            let norm = if head.rotates { largest(&queries) * largest(&keys) } else { largest(&form) };
-            let bias = bias_norm(&head.query_bias, &key, d, head.rotates.then(|| largest(&keys)));
-            let radius = (stream as f64).sqrt();
-            (total.sqrt() / root, (norm * radius + bias) * radius / root)
-        }
+    let (logit_std, logit_bound) = if let Some((query, key)) = &head.gains {
+        let pairs: Vec<f64> = query.iter().zip(key).map(|(q, k)| (q * k).powi(2)).collect();
+        let most = pairs.iter().fold(0.0f64, |most, x| most.max(*x)).sqrt();
+        (pairs.iter().sum::<f64>().sqrt() / root, root * most)
+    } else {
+        // Turned by positions, the form is W_qᵀ·R·W_k: no R makes it larger than the product of the norms.
+        let norm = if head.rotates { largest(&queries) * largest(&keys) } else { largest(&form) };
+        let bias = bias_norm(&head.query_bias, &key, d, head.rotates.then(|| largest(&keys)));
+        let radius = (stream as f64).sqrt();
+        (total.sqrt() / root, (norm * radius + bias) * radius / root)
     };
     let shares = squares.iter().map(|x| x / total).filter(|p| *p > 0.0);
     let spectral_entropy = -shares.map(|p| p * p.ln()).sum::<f64>();

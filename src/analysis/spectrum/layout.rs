@@ -56,6 +56,9 @@ pub(super) struct Heads {
     pub width: u64,
 }
 
+/// More heads than any model has.
+const MOST_HEADS: u64 = 1 << 16;
+
 const HEADS: [&str; 7] = [
     "num_attention_heads",
     "n_head",
@@ -126,6 +129,9 @@ impl Attention {
     /// # Errors
     /// Why heads cannot be told apart, as a reason.
     pub fn find(checkpoint: &Checkpoint) -> Result<Vec<Self>, String> {
+        if !Self::is_in(checkpoint) {
+            return Ok(Vec::new());
+        }
         let Some(config) = checkpoint.config.as_ref().map(Config) else {
             return Err("no config.json beside the weights says how many heads there are".to_owned());
         };
@@ -137,6 +143,15 @@ impl Attention {
             model.layer(checkpoint, &config, heads, layer, index, projections)
         });
         Ok(layers.collect())
+    }
+
+    /// Whether the model has attention, as far as its names tell.
+    pub fn is_in(checkpoint: &Checkpoint) -> bool {
+        let is_query = |tensor: &CheckpointTensor| {
+            tensor.section == Section::Model
+                && matches!(tensor.role, Role::AttentionQuery | Role::AttentionQkv)
+        };
+        checkpoint.tensors.iter().any(is_query)
     }
 
     /// Rows of query head `head`, and of the keys it meets, in their matrices.
@@ -233,7 +248,7 @@ impl<'a> Model<'a> {
             gain_is_offset: config.model_type().starts_with("gemma"),
             head_norms: head_norm(&QUERY_NORMS).zip(head_norm(&KEY_NORMS)),
             rotates: config.rotates(),
-            context: config.number(&CONTEXTS),
+            context: config.number(&CONTEXTS).filter(|context| *context > 1),
             index,
             layer,
             projections,
@@ -253,15 +268,12 @@ impl<'a> Model<'a> {
         let number = index?;
         let (stack, _) = layer.split_once(&format!(".{number}."))?;
         let behind = ["output.LayerNorm"];
-        match number.checked_sub(1) {
-            Some(before) => self.find(&format!("{stack}.{before}"), &behind, "weight"),
-            None => {
-                let names =
-                    self.by_name.iter().filter(|(name, _)| name.ends_with("embeddings.LayerNorm.weight"));
-                let mut names = names.map(|(_, index)| *index);
-                names.next().filter(|_| names.next().is_none())
-            }
+        if let Some(before) = number.checked_sub(1) {
+            return self.find(&format!("{stack}.{before}"), &behind, "weight");
         }
+        let names = self.by_name.iter().filter(|(name, _)| name.ends_with("embeddings.LayerNorm.weight"));
+        let mut names = names.map(|(_, index)| *index);
+        names.next().filter(|_| names.next().is_none())
     }
 }
 
@@ -272,7 +284,11 @@ fn count_heads(
     query: u64,
     projections: &Projections,
 ) -> Option<Heads> {
-    let declared = config.number(&KEY_HEADS);
+    // A config is untrusted: more heads than any model has would overflow below.
+    if query > MOST_HEADS {
+        return None;
+    }
+    let declared = config.number(&KEY_HEADS).filter(|heads| *heads <= query);
     let heads = match projections {
         Projections::Apart { query: tensor, key, .. } => {
             let (rows, key_rows) = (side(checkpoint, *tensor, false)?, side(checkpoint, *key, false)?);

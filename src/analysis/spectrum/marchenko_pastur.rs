@@ -62,7 +62,7 @@ impl Law {
         } else {
             eigenvalues.to_vec()
         };
-        let bulk = Smoothed::of(values)?;
+        let bulk = Smoothed::of(&values)?;
         // As `calc_sigma`: the width whose edge is the largest eigenvalue.
         let unit = eigenvalues[0].sqrt() / (1.0 + self.root);
         let score = |sigma: f64| self.distance(sigma, &bulk);
@@ -109,11 +109,12 @@ struct Smoothed {
 
 impl Smoothed {
     /// Of values that are largest first.
-    fn of(values: Vec<f64>) -> Option<Self> {
+    #[expect(clippy::cast_sign_loss, reason = "at least 0")]
+    fn of(values: &[f64]) -> Option<Self> {
         let n = values.len() as f64;
         let step = (values.first()? + 0.5) / (POINTS - 1) as f64;
         let mut density = vec![0.0; POINTS];
-        for value in &values {
+        for value in values {
             let first = ((value - BANDWIDTH) / step).ceil().max(0.0) as usize;
             for (point, density) in density.iter_mut().enumerate().skip(first) {
                 let distance = (point as f64 * step - value).abs();

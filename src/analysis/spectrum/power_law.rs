@@ -128,9 +128,9 @@ mod tests {
     /// x_j = (1 − (j + ½)/n)^(−1/(alpha − 1)): the quantiles of the law itself.
     #[test]
     fn the_exponent_of_a_pure_law_is_found() {
-        let (n, alpha) = (2000, 3.0f64);
-        let quantile = |j: usize| (1.0 - (j as f64 + 0.5) / f64::from(n)).powf(-1.0 / (alpha - 1.0));
-        let law = fit(&(0..n as usize).map(quantile).collect::<Vec<_>>()).unwrap();
+        let (n, alpha) = (2000usize, 3.0f64);
+        let quantile = |j: usize| (1.0 - (j as f64 + 0.5) / n as f64).powf(-1.0 / (alpha - 1.0));
+        let law = fit(&(0..n).map(quantile).collect::<Vec<_>>()).unwrap();
         assert!((law.alpha - alpha).abs() < 0.02 && law.distance < 0.01, "{law:?}");
         assert!((law.sigma - (law.alpha - 1.0) / (law.tail as f64).sqrt()).abs() < 1e-15);
     }

@@ -22,7 +22,9 @@ pub fn spectral_radius<B: Backend>(backend: &B, values: &[f64], n: usize) -> Res
         if squaring == SQUARINGS {
             break;
         }
-        power.iter_mut().for_each(|x| *x /= norm);
+        for x in &mut power {
+            *x /= norm;
+        }
         let gemm =
             Gemm { batch: 1, m: n, n, k: n, transpose_a: false, transpose_b: false, alpha: 1.0, beta: 0.0 };
         let factor = backend.upload(&power)?;
@@ -44,7 +46,7 @@ pub fn lyapunov_exponents(matrices: impl IntoIterator<Item = Vec<f64>>, n: usize
             matrix.chunks_exact(n).map(|row| dot(row, direction)).collect()
         };
         directions = directions.iter().map(turn).collect();
-        for index in 0..n {
+        for (index, sum) in sums.iter_mut().enumerate() {
             let (before, rest) = directions.split_at_mut(index);
             for _ in 0..2 {
                 for earlier in before.iter() {
@@ -53,7 +55,7 @@ pub fn lyapunov_exponents(matrices: impl IntoIterator<Item = Vec<f64>>, n: usize
                 }
             }
             let norm = dot(&rest[0], &rest[0]).sqrt();
-            sums[index] += norm.ln();
+            *sum += norm.ln();
             rest[0].iter_mut().for_each(|x| *x /= norm);
         }
         steps += 1.0;

@@ -31,7 +31,7 @@ fn tridiagonalise(values: &mut [f64], n: usize) -> (Vec<f64>, Vec<f64>) {
     // The update that is still to be made: A ← A − v·wᵀ − w·vᵀ.
     let (mut v, mut w) = (vec![0.0; n], vec![0.0; n]);
     for row in (0..n).rev() {
-        let last = &mut values[row * n..row * n + row + 1];
+        let last = &mut values[row * n..=row * n + row];
         update_row(last, v[row], w[row], &v, &w);
         diagonal[row] = last[row];
         if row == 0 {
@@ -41,7 +41,9 @@ fn tridiagonalise(values: &mut [f64], n: usize) -> (Vec<f64>, Vec<f64>) {
         below[row - 1] = length;
         let mut product = update_and_multiply(&mut values[..row * n], n, row, (&v, &w), &reflector);
         // With H = I − f·u·uᵀ: HAH = A − u·wᵀ − w·uᵀ where w = f·A·u − (f²/2)(uᵀA·u)·u.
-        product.iter_mut().for_each(|x| *x *= factor);
+        for x in &mut product {
+            *x *= factor;
+        }
         let inner: f64 = product.iter().zip(&reflector).map(|(p, u)| p * u).sum();
         for (product, u) in product.iter_mut().zip(&reflector) {
             *product -= 0.5 * factor * inner * u;
@@ -73,6 +75,7 @@ fn update_row(row: &mut [f64], v: f64, w: f64, vs: &[f64], ws: &[f64]) {
     }
 }
 
+#[expect(clippy::cast_sign_loss, reason = "a share of the rows is not negative")]
 /// Updates the lower triangle of the leading `rows` rows and multiplies the outcome with `u`.
 fn update_and_multiply(
     values: &mut [f64],
@@ -185,7 +188,9 @@ mod tests {
         let n = 150;
         let mut u = Stream::new(9, 0).normals(n);
         let norm = u.iter().map(|x| x * x).sum::<f64>().sqrt();
-        u.iter_mut().for_each(|x| *x /= norm);
+        for x in &mut u {
+            *x /= norm;
+        }
         let d: Vec<f64> = (0..n).map(|index| (index as f64 - 60.0).powi(3)).collect();
         let inner: f64 = u.iter().zip(&d).map(|(u, d)| u * u * d).sum();
         let entry = |i: usize, j: usize| {

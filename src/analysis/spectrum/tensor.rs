@@ -18,6 +18,15 @@ use crate::tensor::{DType, Kind, Tensor};
 /// Multiplications that a convolution may take unless everything is asked for: about a second.
 const CHEAP: u64 = 4_000_000_000;
 
+/// Pairs of an output place and a tap, 256 MB.
+const LARGEST_GEOMETRY: u64 = 1 << 25;
+
+/// Numbers of the shorter of input and output, of which some 50 are kept: 256 MB.
+const LARGEST_KEPT: u64 = 1 << 19;
+
+/// Numbers of the longer.
+const LARGEST_VECTOR: u64 = 1 << 23;
+
 /// Side of the input where none is told: large enough for most kernels to have their value of large inputs.
 const CIRCULAR_SIDE: usize = 16;
 
@@ -225,6 +234,14 @@ fn convolution(
             "as an operator this convolution takes {:.0} billion multiplications: needs --measure full",
             cost as f64 * 1e-9
         )));
+    }
+    let taps: u64 = subject.analysis.shape[2..].iter().product();
+    let (outputs, inputs) = (subject.analysis.shape[0], subject.analysis.shape[1]);
+    let (shorter, longer) =
+        (places.saturating_mul(inputs.min(outputs)), places.saturating_mul(inputs.max(outputs)));
+    if places.saturating_mul(taps) > LARGEST_GEOMETRY || shorter > LARGEST_KEPT || longer > LARGEST_VECTOR {
+        let sizes = sizes.iter().map(ToString::to_string).collect::<Vec<_>>().join("x");
+        return Ok(Measured::not(format!("as an operator on inputs of {sizes} it takes too much memory")));
     }
     let matrix = Matrix::new(subject.tensor).scaled(scale(subject.analysis));
     let unfolded = of_matrix(&matrix, MeasureLevel::Spectra, context)?;

@@ -327,3 +327,53 @@ const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
 fn is_constant(page: &[u8], size: usize) -> bool {
     page[size..] == page[..page.len() - size]
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::tensor::DType;
+
+    /// Pages that each hold their number of `numbers`, over and over, after one page of something else.
+    fn tensor(directory: &std::path::Path, numbers: &[u32]) -> Tensor {
+        let page = |number: u32| (0..1024).flat_map(move |place| (number * 4096 + place).to_le_bytes());
+        let bytes: Vec<u8> =
+            std::iter::once(&u32::MAX).chain(numbers).flat_map(|&number| page(number % 1000)).collect();
+        let path = directory.join("pages");
+        std::fs::write(&path, bytes).unwrap();
+        let file = Arc::new(InputFile::open(&path, &Context::default()).unwrap());
+        let range = PAGE..file.len();
+        // One row: nothing is explained by equal rows.
+        Tensor::contiguous(DType::F32, vec![1, numbers.len() as u64 * 1024], file, range).unwrap()
+    }
+
+    fn repeats(numbers: &[u32]) -> Option<Vec<u64>> {
+        let directory = tempfile::tempdir().unwrap();
+        let tensor = tensor(directory.path(), numbers);
+        let (file, bytes) = tensor.contiguous_bytes().unwrap();
+        let pages = 1..1 + numbers.len() as u64;
+        let under = Under { file, pages, size: 4, row: row_bytes(&tensor, 4), bytes };
+        // As if all had one mark.
+        let group: Vec<Marked> = (0..numbers.len() as u64).map(|place| Marked::new(0, place)).collect();
+        under.repeats_in(&group).unwrap()
+    }
+
+    #[test]
+    fn pages_of_one_mark_are_compared_with_every_earlier_one_that_differs() {
+        assert_eq!(repeats(&[1, 2, 1, 3, 2, 2]), Some(vec![3, 5, 6]));
+        assert_eq!(repeats(&[1, 2, 3, 4, 5, 6, 7, 8, 8]), Some(vec![9]));
+        assert_eq!(repeats(&[1, 2, 3, 4, 5, 6, 7, 8, 9]), None);
+    }
+
+    #[test]
+    fn only_marks_that_occur_twice_are_kept_and_places_stay_with_them() {
+        let hashes = [7u64, 5, 9, 5, 7, 1, 5];
+        let mut marked: Vec<Marked> =
+            (0..).zip(hashes).map(|(place, hash)| Marked::new(hash << 32, place)).collect();
+        keep_groups(&mut marked);
+        let kept: Vec<(u64, u64)> =
+            marked.iter().map(|marked| (marked.mark() >> 32, marked.place())).collect();
+        assert_eq!(kept, [(5, 1), (5, 3), (5, 6), (7, 0), (7, 4)]);
+    }
+}

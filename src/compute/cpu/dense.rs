@@ -63,7 +63,9 @@ fn view<T: Real>(values: &[T], rows: usize, columns: usize, transposed: bool) ->
 fn one_column<T: Real>(gemm: &Gemm<T>, a: &[T], x: &[T], y: &mut [T]) {
     let Gemm { m, k, alpha, beta, .. } = *gemm;
     if gemm.transpose_a {
-        y.iter_mut().for_each(|y| *y = if beta == T::zero() { T::zero() } else { *y * beta });
+        for y in y.iter_mut() {
+            *y = if beta == T::zero() { T::zero() } else { *y * beta };
+        }
         for (row, &x) in a.chunks_exact(m.max(1)).zip(x) {
             axpy(alpha * x, row, y);
         }

@@ -39,7 +39,7 @@ pub(super) fn gram(matrix: &Matrix<'_>) -> Result<Vec<f64>> {
         let shape = if is_tall { (last - first, side) } else { (side, last - first) };
         let panel = ArrayView2::from_shape(shape, &panel).expect("the panel was made with this shape");
         let left = if is_tall { panel.reversed_axes() } else { panel };
-        blocks = blocks.into_par_iter().map(|block| block.add(left)).collect();
+        blocks = blocks.into_par_iter().map(|block| block.add(&left)).collect();
     }
     let mut whole = vec![0.0; side * side];
     for block in &blocks {
@@ -64,7 +64,7 @@ impl Block {
     }
 
     /// Adds its part of `panel·panelᵀ`.
-    fn add(mut self, panel: ArrayView2<'_, f64>) -> Self {
+    fn add(mut self, panel: &ArrayView2<'_, f64>) -> Self {
         let rows = panel.slice(ndarray::s![self.row..self.row + self.rows, ..]);
         let columns = panel.slice(ndarray::s![self.column..self.column + self.columns, ..]);
         let shape = (self.rows, self.columns);

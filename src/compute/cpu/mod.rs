@@ -49,7 +49,9 @@ impl Backend for Cpu {
     }
 
     fn scale<T: Real>(&self, alpha: T, x: &mut Vec<T>) -> Result<()> {
-        x.iter_mut().for_each(|x| *x = *x * alpha);
+        for x in x.iter_mut() {
+            *x = *x * alpha;
+        }
         Ok(())
     }
 

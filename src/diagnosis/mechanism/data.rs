@@ -3,14 +3,11 @@
 use super::{CONCLUSIVE, Case, STRONG, SUPPORTING, seam, state};
 use crate::analysis::model::{CheckpointAnalysis, IntervalAnalysis, LogPoint, TensorInterval};
 use crate::diagnosis::Mechanism;
-use crate::diagnosis::facts::{Facts, median};
+use crate::diagnosis::facts::{Facts, median, whole};
 use crate::diagnosis::onset::{self, Onset, Sign};
 use crate::diagnosis::suspects::{self, Lead};
 use crate::number::short;
 use crate::rules::Confidence;
-
-/// A pulse is over when the next norm is at most this share of it; a change of regime stays.
-const FALLS_BACK_TO: f64 = 0.5;
 
 /// Interval gradient over its trailing median from which an interval stands out: a gradient twelve times the usual,
 /// once in 100 steps, gives √((99 + 144)/100).
@@ -21,6 +18,9 @@ const CHANGE_RATIO: f64 = 1.2;
 
 /// Steps before a spike within which a change of the learning rate is its cause.
 const RATE_STEPS: u64 = 20;
+
+/// Spikes in its aftermath that one spike of all parameters may leave behind.
+const FEW_AGAIN: usize = 1;
 
 /// Steps by which another sign may come before the loss scale without being its cause.
 const FEW_STEPS: u64 = 3;
@@ -103,6 +103,11 @@ pub(super) fn gradient_spike(facts: Facts, _: Option<&Onset>) -> Option<Case> {
             case = case.although(STRONG, "the gradient stayed that large in the intervals after");
         }
     }
+    if let (Some((point, _)), None) = (pulse, &case.tensor)
+        && recurs(facts, point.step)
+    {
+        case = case.although(STRONG, "it came again and again, which no single gradient does");
+    }
     if let (Some(step), Some((_, changed, ..))) = (case.onset, seam::rate_jump(facts))
         && changed <= step
         && step <= changed + RATE_STEPS
@@ -112,17 +117,17 @@ pub(super) fn gradient_spike(facts: Facts, _: Option<&Onset>) -> Option<Case> {
     (!case.reasons.is_empty()).then_some(case)
 }
 
+/// Whether the gradient norm left its window several times more soon after `step`.
+fn recurs(facts: Facts, step: u64) -> bool {
+    let later = facts.points_from(step + 1).iter().take(onset::AFTERMATH);
+    later.filter(|point| onset::is_spike(point)).count() > FEW_AGAIN
+}
+
 /// The largest spike of the logged norm that stands alone and falls back at once.
 fn pulse(facts: Facts<'_>) -> Option<(&LogPoint, f64)> {
     let points: Vec<&LogPoint> =
         facts.points().iter().filter(|point| point.grad_norm_ratio.is_some()).collect();
-    let norm = |index: usize| points.get(index)?.grad_norm?.finite();
-    let pulses = (1..points.len()).filter(|&index| {
-        let (Some(before), Some(now)) = (norm(index - 1), norm(index)) else { return false };
-        let jumps = now >= onset::SPIKE_RATIO * before;
-        let falls = norm(index + 1).is_none_or(|next| next <= FALLS_BACK_TO * now);
-        onset::is_alone(&points, index) && jumps && falls
-    });
+    let pulses = (1..points.len()).filter(|&index| onset::is_pulse(&points, index));
     pulses
         .map(|index| (points[index], points[index].grad_norm_ratio.unwrap_or(1.0)))
         .max_by(|a, b| a.1.total_cmp(&b.1))
@@ -158,8 +163,8 @@ fn weight_of(facts: Facts, layer: &str) -> String {
 /// The first step at which one layer alone had a gradient far from its usual, though the norm of all hid it.
 fn layer_pulse(facts: Facts<'_>) -> Option<(&LogPoint, String)> {
     let points = facts.points();
-    let logged = points.iter().skip(LAYER_POINTS).filter(|point| point.grad_norm_by_layer.len() > 1);
-    logged.filter_map(|point| Some((point, leading_layer(facts, point)?))).next()
+    let mut logged = points.iter().skip(LAYER_POINTS).filter(|point| point.grad_norm_by_layer.len() > 1);
+    logged.find_map(|point| Some((point, leading_layer(facts, point)?)))
 }
 
 /// Whose gradient stands out in an interval, if anyone's does. Only a spike that the log has seen is looked for by the
@@ -178,7 +183,7 @@ fn stands_out(facts: Facts, interval: &IntervalAnalysis, is_logged: bool) -> Opt
 fn dated(facts: Facts, interval: &IntervalAnalysis) -> Option<u64> {
     let (step, checkpoint) = facts.checkpoints().find(|(step, _)| *step == interval.to_step)?;
     let spike = checkpoint.optimizer.value()?.spike.value()?;
-    let date = step.checked_sub(spike.age.round() as u64)?;
+    let date = step.checked_sub(whole(spike.age))?;
     (interval.from_step < date && date <= interval.to_step).then_some(date)
 }
 
@@ -224,7 +229,7 @@ pub(super) fn non_finite(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
             if onset.step < began && !matches!(onset.sign, Sign::NonFinite | Sign::NonFiniteState) =>
         {
             case.although(
-                STRONG,
+                CONCLUSIVE,
                 format!("the run was failing from step {} on, before anything was not finite", onset.step),
             )
         }

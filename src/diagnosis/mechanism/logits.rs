@@ -36,7 +36,7 @@ pub(super) fn attention_logits(facts: Facts, _: Option<&Onset>) -> Option<Case> 
     if let Some((step, fast)) = rated {
         names = fast.iter().map(|own| own.name.clone()).collect();
         let largest = fast.iter().map(|own| own.rate).fold(0.0, f64::max);
-        case = case.from_the_start(step).because(
+        case = case.since_the_start(step).because(
             STRONG,
             format!(
                 "{} and {} more maps of attention are trained by {} times the learning rate of the others",
@@ -128,7 +128,7 @@ pub(super) fn output_logits(facts: Facts, _: Option<&Onset>) -> Option<Case> {
         let own = fast.first()?;
         case = case
             .in_tensor(Some(own.name.clone()))
-            .from_the_start(step)
+            .since_the_start(step)
             .because(
                 STRONG,
                 format!(

@@ -81,7 +81,7 @@ impl Case {
     }
 
     /// It was so from the start of the run: the first checkpoint that is kept, at `first`, already shows it.
-    pub fn from_the_start(self, first: u64) -> Self {
+    pub fn since_the_start(self, first: u64) -> Self {
         self.at(0, [0, first])
     }
 

@@ -4,7 +4,7 @@ use super::{Case, STRONG, SUPPORTING, fast, standstill};
 use crate::analysis::model::{CheckpointAnalysis, LogPoint};
 use crate::diagnosis::Mechanism;
 use crate::diagnosis::facts::{Facts, is_matrix, median, rms, states};
-use crate::diagnosis::onset::{Onset, Sign};
+use crate::diagnosis::onset::{Onset, Sign, loss_rose};
 use crate::number::short;
 use crate::rules::Confidence;
 
@@ -17,6 +17,12 @@ const WARMUP_STEPS: u64 = 20;
 
 /// Share of the run from which on it is no longer its start.
 const START_SHARE: f64 = 0.25;
+
+/// Points back to which a learning rate is compared to tell whether it rises.
+const RISE_POINTS: usize = 20;
+
+/// Learning rate over that of `RISE_POINTS` before from which it rises.
+const RISING: f64 = 1.05;
 
 /// Learning rate over its peak from which it is at its peak.
 const AT_PEAK: f64 = 0.95;
@@ -34,7 +40,7 @@ fn one_tensor(facts: Facts) -> Option<Case> {
         Case::of(Mechanism::LearningRate)
             .with_confidence(Confidence::Calibrated)
             .in_tensor(Some(only.name.clone()))
-            .from_the_start(fast.step)
+            .since_the_start(fast.step)
             .because(
                 STRONG,
                 format!(
@@ -77,7 +83,9 @@ fn whole_model(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
         case = case
             .at(onset.step, onset.interval)
             .because(SUPPORTING, format!("from step {} on {sign}", onset.step));
-        if is_rising_or_at_peak(facts, onset.step) {
+        // Norms leave their window at the edge of stability too, where the loss goes on falling.
+        let suffers = matches!(onset.sign, Sign::Loss(_)) || loss_rose(facts, onset.step);
+        if suffers && is_rising_or_at_peak(facts, onset.step) {
             case = case.because(SUPPORTING, "the learning rate was rising or at its peak");
         }
     }
@@ -104,6 +112,13 @@ fn step_length(checkpoint: &CheckpointAnalysis) -> Option<f64> {
 
 fn rate(point: &LogPoint) -> Option<f64> {
     point.learning_rate?.finite()
+}
+
+/// Whether the learning rate was on its way up at `step`.
+pub(super) fn is_rising(facts: Facts, step: u64) -> bool {
+    let rates: Vec<f64> = facts.points_until(step).iter().filter_map(rate).collect();
+    let before = rates.len().checked_sub(RISE_POINTS).map(|index| rates[index]);
+    matches!((before, rates.last()), (Some(before), Some(now)) if *now > RISING * before)
 }
 
 fn is_rising_or_at_peak(facts: Facts, step: u64) -> bool {
@@ -139,7 +154,7 @@ pub(super) fn no_warmup(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
     let (reached, length) = leap(facts)?;
     let last = facts.last_step()?;
     let early = START_SHARE * last as f64;
-    let mut case = Case::of(Mechanism::NoWarmup).from_the_start(reached.max(1));
+    let mut case = Case::of(Mechanism::NoWarmup).since_the_start(reached.max(1));
     if length >= LONG_STEP {
         case = case
             .because(

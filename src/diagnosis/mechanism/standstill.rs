@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::{CONCLUSIVE, Case, STRONG, SUPPORTING, rate};
 use crate::analysis::model::{IntervalAnalysis, Role, TensorInterval};
 use crate::diagnosis::Mechanism;
-use crate::diagnosis::facts::{Facts, states};
+use crate::diagnosis::facts::{Facts, states, whole};
 use crate::diagnosis::onset::Onset;
 use crate::number;
 use crate::rules::Confidence;
@@ -140,7 +140,7 @@ pub(super) fn dead_units(facts: Facts, _: Option<&Onset>) -> Option<Case> {
                     "between steps {} and {} no gradient came through {} of the units of {}, and none to what reads them",
                     interval.from_step,
                     interval.to_step,
-                    number::share((share * 1000.0) as u64, 1000),
+                    number::share(whole(1000.0 * share), 1000),
                     bias.layer.path
                 ),
             )
@@ -154,7 +154,7 @@ pub(super) fn dead_units(facts: Facts, _: Option<&Onset>) -> Option<Case> {
             )
         };
         return Some(if is_first {
-            case.from_the_start(interval.from_step.max(1))
+            case.since_the_start(interval.from_step.max(1))
         } else {
             case.at(interval.from_step + 1, [interval.from_step, interval.to_step])
         });

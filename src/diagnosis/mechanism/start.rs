@@ -39,7 +39,7 @@ pub(super) fn zero_init(facts: Facts, _: Option<&Onset>) -> Option<Case> {
         .in_tensor(facts.tensor_of(finding))
         .because(CONCLUSIVE, finding.message.clone());
     Some(if told {
-        case.from_the_start(step)
+        case.since_the_start(step)
     } else {
         let since = finding.step.unwrap_or(step);
         case.at(since, [step, since]).although(STRONG, "the first checkpoint does not show it")
@@ -57,7 +57,7 @@ pub(super) fn init_gain(facts: Facts, _: Option<&Onset>) -> Option<Case> {
     let case = Case::of(Mechanism::InitGain)
         .with_confidence(Confidence::Calibrated)
         .in_tensor(Some(tensor.canonical_name.clone()))
-        .from_the_start(step)
+        .since_the_start(step)
         .because(
             STRONG,
             format!(
@@ -95,7 +95,10 @@ pub(super) fn init_gain(facts: Facts, _: Option<&Onset>) -> Option<Case> {
 /// Whether a tensor is an embedding as torch draws it, with a standard deviation of 1 whatever the others have.
 fn is_standard_normal(tensor: &TensorAnalysis) -> bool {
     let is_embedding = matches!(tensor.role, Role::TokenEmbedding | Role::PositionEmbedding | Role::Other);
-    is_embedding && rms(tensor).is_some_and(|rms| (0.8..=1.25).contains(&rms))
+    // `positions.weight` and the like are no names of frameworks, so that their role is not told from linear maps'.
+    let is_called_so =
+        tensor.canonical_name.split('.').any(|part| part.starts_with("pos") || part.starts_with("emb"));
+    (is_embedding || is_called_so) && rms(tensor).is_some_and(|rms| (0.8..=1.25).contains(&rms))
 }
 
 /// RMS at the last checkpoint over that at the first.
@@ -118,7 +121,7 @@ pub(super) fn recurrent_gain(facts: Facts, onset: Option<&Onset>) -> Option<Case
     let case = Case::of(Mechanism::RecurrentGain)
         .with_confidence(Confidence::Calibrated)
         .in_tensor(Some(tensor.canonical_name.clone()))
-        .from_the_start(step)
+        .since_the_start(step)
         .number("gain sigma_w^2 of the recurrence", gain, Some(CRITICAL_GAIN), "1");
     let what =
         format!("at step {step} the recurrence {} had the gain {}", tensor.canonical_name, short(gain));

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{CONCLUSIVE, Case, STRONG, SUPPORTING};
+use super::{CONCLUSIVE, Case, STRONG, SUPPORTING, rate};
 use crate::analysis::model::{IntervalAnalysis, TensorInterval};
 use crate::diagnosis::Mechanism;
 use crate::diagnosis::facts::{Facts, is_matrix, states};
 use crate::diagnosis::onset::{Onset, Sign};
+use crate::diagnosis::suspects::is_vector;
 use crate::number::short;
 use crate::rules::{Confidence, Finding};
 
@@ -98,7 +99,7 @@ pub(super) fn low_precision_state(facts: Facts, _: Option<&Onset>) -> Option<Cas
         Case::of(Mechanism::LowPrecisionState)
             .with_confidence(Confidence::Exact)
             .in_tensor(one.filter(|_| !all || told_of_one(finding)))
-            .from_the_start(finding.step.unwrap_or(first))
+            .since_the_start(finding.step.unwrap_or(first))
             .because(CONCLUSIVE, finding.message.clone()),
     )
 }
@@ -138,7 +139,7 @@ fn too_large(facts: Facts) -> Option<Case> {
             let case = Case::of(Mechanism::Epsilon).with_confidence(Confidence::Calibrated);
             // Gradients that vanish come below any epsilon in the end.
             let case = if step == first && epsilon > USUAL_EPSILON {
-                case.from_the_start(step).because(STRONG + SUPPORTING, what)
+                case.since_the_start(step).because(STRONG + SUPPORTING, what)
             } else {
                 case.at(step, [first, step]).because(SUPPORTING, what)
             };
@@ -153,10 +154,15 @@ fn too_small(facts: Facts) -> Option<Case> {
     Some(
         Case::of(Mechanism::Epsilon)
             .with_confidence(Confidence::Heuristic)
-            .in_tensor(facts.tensor_of(finding))
-            .from_the_start(finding.step.unwrap_or(first))
+            .in_tensor(facts.tensor_of(finding).filter(|name| is_known(facts, name)))
+            .since_the_start(finding.step.unwrap_or(first))
             .because(STRONG + SUPPORTING, finding.message.clone()),
     )
+}
+
+/// Whether a name is that of a parameter, and not of state that could not be joined to one.
+fn is_known(facts: Facts, name: &str) -> bool {
+    facts.parameters().iter().any(|tensor| tensor.canonical_name == name)
 }
 
 /// A second moment that only decayed, until gradients came for which it was far too small.
@@ -173,7 +179,7 @@ fn vanished(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
     let decay: Vec<f64> = decay.copied().collect();
     let free = decay.iter().filter(|&&ratio| ratio <= FREE_DECAY).count();
     (free * 2 > decay.len()).then(|| {
-        Case::of(Mechanism::SecondMomentDecoupled)
+        let case = Case::of(Mechanism::SecondMomentDecoupled)
             .with_confidence(Confidence::Calibrated)
             .at(onset.step, onset.interval)
             .because(
@@ -185,7 +191,12 @@ fn vanished(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
                     decay.len()
                 ),
             )
-            .because(SUPPORTING, "steps grow as the second moment decays, until the curvature is too much for them")
+            .because(SUPPORTING, "steps grow as the second moment decays, until the curvature is too much for them");
+        if rate::is_rising(facts, onset.step) {
+            case.although(STRONG + SUPPORTING, "the learning rate was still rising: that alone makes steps grow")
+        } else {
+            case
+        }
     })
 }
 
@@ -197,7 +208,9 @@ fn outrun(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
             continue;
         };
         let states = states(before);
-        let stale = interval.tensors.iter().filter_map(|tensor| {
+        // Gradients of gains and biases come and go with the data.
+        let matrices = interval.tensors.iter().filter(|tensor| !is_vector(tensor.role));
+        let stale = matrices.filter_map(|tensor| {
             let expected = *states.get(tensor.canonical_name.as_str())?.0.gradient_norm.value()?;
             let ratio = *tensor.gradient_norm.value()? / expected;
             let decayed = decayed_since(intervals, index, &tensor.canonical_name);

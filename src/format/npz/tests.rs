@@ -94,7 +94,7 @@ fn declares_more_than_is_ever_inflated() {
 #[test]
 fn what_was_declared_is_spent_even_by_a_lie() {
     let liar = Record { size: LEAST_INFLATED as u32, ..deflated("liar.npy", &plain()) };
-    let honest = array_of(&[0; 1 << 20]);
+    let honest = array_of(&vec![0; 1 << 20]);
     let container = read_bytes(&[liar, deflated("w.npy", &honest)]).expect("an archive");
     let outcome = outcome(&container);
     assert_eq!(outcome[0], ("liar".to_owned(), fault("liar.npy", ZipFault::Inflate)));

@@ -10,7 +10,7 @@ use crate::error::ErrorKind;
 /// The longest pickle that is read: real ones have some hundred bytes a tensor.
 pub const MAX_BYTES: u64 = 256 << 20;
 
-/// Bytes that nodes, stack, lists and memo of one pickle may take together: some 40,000 tensors, of 1 kB each.
+/// Bytes that nodes, stack, lists and memo of one pickle may take together: some 33,000 tensors, of 1.2 kB each.
 ///
 /// A program of one byte a value would otherwise take eighty times its length. Text longer than [`CHARGED_TEXT`] is
 /// beside this, since it takes no more than its own length.

@@ -43,7 +43,7 @@ impl PostMortem {
         overrides: &Overrides,
     ) -> Self {
         let Assessment { findings, not_evaluated } = assessment;
-        let mut verdict = Verdict::of(findings.iter(), not_evaluated.iter(), analysis.is_judged(), true);
+        let mut verdict = Verdict::of(&findings.iter(), not_evaluated.iter(), analysis.is_judged(), true);
         verdict.sentence = format!("{}; {}", diagnosis.verdict, verdict.counts());
         let limits = overrides.0.iter().map(|((rule, limit), &value)| (format!("{rule}.{limit}"), value));
         Self { diagnosis, verdict, findings, not_evaluated, replaced_limits: limits.collect(), analysis }

@@ -17,10 +17,10 @@ use crate::rules::{NotEvaluated, Severity};
 const WIDTH: usize = 80;
 
 /// Findings that are shown before the rest is counted.
-const FOLDED_FINDINGS: usize = 6;
+const FOLDED_FINDINGS: usize = 3;
 
 /// Remarks, and reasons for what was not evaluated, that are shown before the rest is counted.
-const FOLDED_LINES: usize = 8;
+const FOLDED_LINES: usize = 4;
 
 /// The whole report as text.
 pub fn postmortem_page(report: &PostMortem, style: Style) -> String {
@@ -217,11 +217,14 @@ impl Page<'_> {
             return Ok(());
         }
         writeln!(out, "not evaluated")?;
-        let mut reasons: BTreeMap<&str, Vec<&NotEvaluated>> = BTreeMap::new();
+        let mut reasons: BTreeMap<String, Vec<&NotEvaluated>> = BTreeMap::new();
         for entry in &self.report.not_evaluated {
-            reasons.entry(&entry.reason).or_default().push(entry);
+            // Reasons that differ in a number alone, such as the step, are one.
+            let key = if self.style.all { entry.reason.clone() } else { without_numbers(&entry.reason) };
+            reasons.entry(key).or_default().push(entry);
         }
-        let mut reasons: Vec<_> = reasons.into_iter().collect();
+        let mut reasons: Vec<_> =
+            reasons.into_values().map(|entries| (entries[0].reason.as_str(), entries)).collect();
         // Stable: those that keep as much from being judged stay in the order of their words.
         reasons.sort_by_key(|(_, entries)| std::cmp::Reverse(entries.len()));
         let shown = if self.style.all { reasons.len() } else { FOLDED_LINES };
@@ -245,6 +248,10 @@ impl Page<'_> {
         }
         writeln!(out)
     }
+}
+
+fn without_numbers(reason: &str) -> String {
+    reason.chars().filter(|character| !character.is_ascii_digit()).collect()
 }
 
 fn counted(count: usize, what: &str) -> String {

@@ -70,7 +70,7 @@ impl Axis {
     fn column(&self, step: u64) -> usize {
         let span = (self.last - self.first).max(1) as f64;
         let share = step.saturating_sub(self.first) as f64 / span;
-        ((share * WIDTH as f64) as usize).min(WIDTH - 1)
+        whole(share * WIDTH as f64).min(WIDTH - 1)
     }
 
     fn ruler(&self) -> String {
@@ -106,7 +106,7 @@ fn sparkline(
     let scale = |value: f64| if low > 0.0 { value.ln() } else { value };
     let level = |value: f64| {
         let share = (scale(value) - scale(low)) / (scale(high) - scale(low)).max(f64::MIN_POSITIVE);
-        LEVELS[((share * 7.0).round() as usize).min(7)]
+        LEVELS[whole((share * 7.0).round()).min(7)]
     };
     let drawn = columns.iter().map(|column| match column {
         None => ' ',
@@ -150,8 +150,7 @@ fn heat_map(intervals: &[IntervalAnalysis], axis: &Axis) -> Vec<String> {
     let least = peaks[ROWS.min(total) - 1];
     let shown = layers.iter().filter(|(_, row)| peak(row) >= least).take(ROWS);
     let what = if by_gradient { "gradient" } else { "change" };
-    let mut lines =
-        vec![format!("{what} of each layer between checkpoints, over its usual: ░ 1.25  ▒ 2  ▓ 4  █ 10")];
+    let mut lines = vec![format!("{what} of each layer over its usual: ░ 1.25  ▒ 2  ▓ 4  █ 10 times")];
     for ((_, path), row) in shown {
         let cells: String = row.iter().map(|cell| cell.map_or(' ', shade)).collect();
         lines.push(format!("{:LABEL$} {cells}", shortened(path)).trim_end().to_owned());
@@ -160,6 +159,13 @@ fn heat_map(intervals: &[IntervalAnalysis], axis: &Axis) -> Vec<String> {
         lines.push(format!("… {} more layers that stand out less", total - ROWS));
     }
     lines
+}
+
+/// The whole part of a number that is not negative.
+fn whole(value: f64) -> usize {
+    #[expect(clippy::cast_sign_loss, reason = "what is negative becomes 0 first")]
+    let whole = value.max(0.0) as usize;
+    whole
 }
 
 fn ratio_of(quantity: &Measured<f64>) -> Option<f64> {

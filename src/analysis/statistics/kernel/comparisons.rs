@@ -27,7 +27,7 @@ macro_rules! count_below {
     ($name:ident, $signed:ty, $unsigned:ty, $splat:ident, $greater:ident, $subtract:ident) => {
         #[inline(always)]
         fn $name<const N: usize>(bytes: &[u8], limits: [u64; N]) -> [u64; N] {
-            let limits = limits.map(|limit| limit as $signed);
+            let limits = limits.map(|limit| (limit as $unsigned).cast_signed());
             let (rows, rest) = bytes.as_chunks::<{ size_of::<__m256i>() }>();
             let mut lanes = [[0 as $unsigned; size_of::<__m256i>() / size_of::<$unsigned>()]; N];
             // SAFETY: this is inlined into entry points that carry AVX2, to which only an `Isa` of a processor that

@@ -47,12 +47,13 @@ fn add_columns<E: Element, V: Vector, const VECTORS: usize, const MOMENTS: bool,
         let mut powers =
             [0, 1, 2, 3].map(|power: usize| columns.map(|column| V::read(&lanes.powers[power][column..])));
         for stripe in stripes.chunks_exact(LANES * E::SIZE) {
-            // The next tile comes from memory while this one is computed on; each of its lines is asked for once.
-            if (first * E::SIZE).is_multiple_of(CACHE_LINE) {
-                V::prefetch(stripe.as_ptr().wrapping_add(stripes.len() + first * E::SIZE));
-            }
             for (vector, column) in columns.into_iter().enumerate() {
-                let x = E::load(&stripe[column * E::SIZE..][..V::LANES * E::SIZE], scale);
+                let bytes = column * E::SIZE..(column + V::LANES) * E::SIZE;
+                // The next tile comes from memory while this one is computed on; each of its lines is asked for once.
+                for line in (bytes.start.next_multiple_of(CACHE_LINE)..bytes.end).step_by(CACHE_LINE) {
+                    V::prefetch(stripe.as_ptr().wrapping_add(stripes.len() + line));
+                }
+                let x = E::load(&stripe[bytes], scale);
                 l1[vector] = l1[vector].add(x.abs());
                 let x2 = x.mul(x);
                 square[vector] = if E::EXACT_SQUARE {
