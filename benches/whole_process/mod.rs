@@ -31,9 +31,9 @@ pub fn listing(directory: &Path) {
     }
 }
 
-/// Measures two large tensors side by side: peak anonymous memory of the process.
+/// Measures two large tensors of one file: peak anonymous memory of the process.
 pub fn memory(directory: &Path, megabytes: u64) {
-    println!("\ntwo tensors side by side, inspect --measure stats, peak anonymous memory of the process");
+    println!("\ntwo tensors in one file, inspect --measure stats, peak anonymous memory of the process");
     for (what, bytes, sparse) in [("zeros", LARGEST, true), ("numbers", megabytes * 1_000_000, false)] {
         let path = pair(directory, bytes / 4096 * 4096, sparse);
         for reading in ["mapped", "--no-mmap"] {
@@ -99,7 +99,8 @@ fn many_tensors(directory: &Path) -> PathBuf {
         })
         .collect();
     let mut out = create(&path, &format!("{{{}}}", entries.join(",")));
-    out.write_all(&vec![0; end]).and_then(|()| out.flush()).expect("the disk has room");
+    out.write_all(&vec![0; end]).expect("the disk has room");
+    finish(out, &path);
     path
 }
 
@@ -120,6 +121,7 @@ fn pair(directory: &Path, bytes: u64, sparse: bool) -> PathBuf {
         let file = out.get_ref();
         let length = file.metadata().expect("it was just made").len() + 2 * bytes;
         file.set_len(length).expect("the file system has files with holes");
+        finish(out, &path);
         return path;
     }
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
@@ -130,16 +132,23 @@ fn pair(directory: &Path, bytes: u64, sparse: bool) -> PathBuf {
         // Two floats between 0 and 2.
         out.write_all(&(state & 0x3fff_ffff_3fff_ffff).to_le_bytes()).expect("the disk has room");
     }
-    out.flush().expect("the disk has room");
+    finish(out, &path);
     path
 }
 
-/// A file that begins with `header`, padded to whole words.
+/// What `path` will be: a file that begins with `header`, padded to whole words.
 fn create(path: &Path, header: &str) -> BufWriter<File> {
-    let mut out = BufWriter::with_capacity(1 << 20, File::create(path).expect("the directory is writable"));
+    let file = File::create(path.with_extension("part")).expect("the directory is writable");
+    let mut out = BufWriter::with_capacity(1 << 20, file);
     let length = header.len().next_multiple_of(8);
     let padded = [header.as_bytes(), &vec![b' '; length - header.len()]].concat();
     out.write_all(&(length as u64).to_le_bytes()).expect("the disk has room");
     out.write_all(&padded).expect("the disk has room");
     out
+}
+
+/// Gives the file its name, under which there is never half of one.
+fn finish(mut out: BufWriter<File>, path: &Path) {
+    out.flush().expect("the disk has room");
+    std::fs::rename(path.with_extension("part"), path).expect("the directory is writable");
 }
