@@ -10,11 +10,12 @@ use super::algorithm::{Configuration, recognise};
 use super::{Algorithm, Mapping, OptimizerState, ParameterGroup, ParameterState};
 use crate::format::Container;
 
-/// What `state.json` says under `optimizer`.
+/// What `state.json` says under `optimizer`, in our words or in those of torch's own `state_dict`.
 #[derive(Debug, Clone, Default, Deserialize)]
 pub(in crate::checkpoint) struct Hyperparameters {
+    #[serde(alias = "name")]
     algorithm: Option<String>,
-    #[serde(default)]
+    #[serde(default, alias = "param_groups")]
     groups: Vec<Group>,
 }
 
@@ -30,6 +31,7 @@ struct Group {
     #[serde(default)]
     amsgrad: bool,
     /// Names of its parameters; of the only group, or of the last one without a list, all that are in no other.
+    #[serde(alias = "params")]
     parameters: Option<BTreeSet<String>>,
 }
 
@@ -108,7 +110,7 @@ pub(in crate::checkpoint) fn read(
 }
 
 fn named(algorithm: &str) -> Option<Algorithm> {
-    Some(match algorithm {
+    Some(match algorithm.to_ascii_lowercase().as_str() {
         "adam" => Algorithm::Adam,
         "adamw" => Algorithm::AdamW,
         "sgd" => Algorithm::Sgd,
@@ -143,6 +145,25 @@ impl Group {
             alpha: self.alpha,
             amsgrad: self.amsgrad,
             parameters,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hyperparameters_are_read_in_our_words_and_in_those_of_torch() {
+        let ours =
+            r#"{"algorithm": "adamw", "groups": [{"lr": 0.5, "betas": [0.9, 0.99], "parameters": ["a"]}]}"#;
+        let torchs = r#"{"name": "AdamW", "param_groups": [{"lr": 0.5, "betas": [0.9, 0.99], "params": ["a"], "maximize": false}]}"#;
+        for text in [ours, torchs] {
+            let told: Hyperparameters = serde_json::from_str(text).unwrap();
+            assert_eq!(told.algorithm.as_deref().and_then(named), Some(Algorithm::AdamW));
+            let [group] = &told.groups[..] else { panic!("one group: {text}") };
+            assert_eq!((group.lr, group.betas), (Some(0.5), Some((0.9, 0.99))));
+            assert_eq!(group.parameters, Some(BTreeSet::from(["a".to_owned()])));
         }
     }
 }
