@@ -3,7 +3,7 @@
 //! Joins by canonical name within each part of the training state. Each tensor both have in one shape is read once at
 //! either place, in one pass; the same numbers at any thread count.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 
@@ -46,8 +46,8 @@ pub fn between(
             None => found.new.push(tensor.canonical_name.clone()),
         }
     }
-    let kept: HashMap<Key<'_>, ()> = later.iter().map(|tensor| (key(tensor), ())).collect();
-    let gone = before.tensors.iter().filter(wanted).filter(|tensor| !kept.contains_key(&key(tensor)));
+    let kept: HashSet<Key<'_>> = later.iter().map(|tensor| key(tensor)).collect();
+    let gone = before.tensors.iter().filter(wanted).filter(|tensor| !kept.contains(&key(tensor)));
     found.missing = gone.map(|tensor| tensor.canonical_name.clone()).collect();
     announce(&pairs, context);
     let outcomes: Vec<Outcome> = pairs.par_iter().map(|(one, other)| compare(one, other, context)).collect();

@@ -463,12 +463,11 @@ impl<'a> Bench<'a> {
                 subject,
                 change.message,
             );
-            match severity {
-                Some(_) => self.weigh(claim, &[&change.tensor], Recognition::New),
-                None => {
-                    let reason = format!("the policy sets baseline.{} to off", short_name(change.check));
-                    self.decisions.push(claim.decided(Effect::Tolerated, Severity::Note, reason));
-                }
+            if severity.is_some() {
+                self.weigh(claim, &[&change.tensor], Recognition::New);
+            } else {
+                let reason = format!("the policy sets baseline.{} to off", short_name(change.check));
+                self.decisions.push(claim.decided(Effect::Tolerated, Severity::Note, reason));
             }
         }
     }

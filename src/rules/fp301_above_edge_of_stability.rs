@@ -26,11 +26,11 @@ fn check(analysis: &Analysis, thresholds: &Thresholds, findings: &mut Findings) 
     let mut judged = false;
     for dump in &analysis.dumps {
         let Some(&secant) = dump.secant.value() else { continue };
-        let before = analysis
+        let mut before = analysis
             .checkpoints
             .iter()
             .filter(|checkpoint| checkpoint.step.value().is_some_and(|&step| step < dump.step));
-        let Some((rate, edge)) = before.last().and_then(stability) else { continue };
+        let Some((rate, edge)) = before.next_back().and_then(stability) else { continue };
         judged = true;
         let ratio = secant * rate / edge;
         if ratio <= limit {

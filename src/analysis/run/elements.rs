@@ -15,12 +15,15 @@ use crate::checkpoint::{Checkpoint, CheckpointTensor, Role, Section};
 use crate::context::Context;
 use crate::tensor::{Kind, Tensor};
 
+/// What one pass has to read, or why there is nothing to read.
+type Readable<'a> = Result<(Pair<'a>, Read), String>;
+
 /// Reads every parameter that both checkpoints have in one shape; by canonical name.
 pub(super) fn read(before: &Checkpoint, after: &Checkpoint, context: &Context) -> HashMap<String, Elements> {
     let earlier = parameters(before);
     let earlier: HashMap<&str, Parameter<'_>> =
         earlier.into_iter().map(|parameter| (parameter.name, parameter)).collect();
-    let pairs: Vec<(&str, Result<(Pair<'_>, Read), String>)> = parameters(after)
+    let pairs: Vec<(&str, Readable<'_>)> = parameters(after)
         .into_iter()
         .filter_map(|later| Some((later.name, pair(earlier.get(later.name)?, &later))))
         .collect();
@@ -116,7 +119,7 @@ impl<'a> Parameter<'a> {
 }
 
 /// What of two states of a parameter can be read side by side.
-fn pair<'a>(before: &Parameter<'a>, after: &Parameter<'a>) -> Result<(Pair<'a>, Read), String> {
+fn pair<'a>(before: &Parameter<'a>, after: &Parameter<'a>) -> Readable<'a> {
     if before.weight.shape != after.weight.shape {
         return Err("its shape changed".to_owned());
     }

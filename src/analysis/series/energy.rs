@@ -115,7 +115,7 @@ mod tests {
         let beta2 = 0.99;
         let before = second_moment(0.0, beta2, &[100.0, 3.0, 1.0]);
         let after = second_moment(before, beta2, &gradients);
-        let by_hand: f64 = gradients.iter().enumerate().map(|(j, g)| beta2.powi(3 - j as i32) * g * g).sum();
+        let by_hand: f64 = (0..4).zip(&gradients).map(|(j, g)| beta2.powi(3 - j) * g * g).sum();
         let found = *ends(before, after, beta2, 4.0).energy().value().unwrap();
         assert!((found / by_hand - 1.0).abs() < 1e-10, "{found} {by_hand}");
     }

@@ -4,6 +4,7 @@
 //! so that measurement files are enough; what needs elements comes from the pass over both, where both are open.
 
 use std::collections::HashMap;
+use std::hash::BuildHasher;
 
 use super::energy::Ends;
 use super::pass::Sums;
@@ -32,11 +33,11 @@ pub struct Read {
 
 /// What happened between `from` at `steps[0]` and `to` at `steps[1]`. `elements` has the tensors that were read at both,
 /// by canonical name; `unread` is said of the others.
-pub fn between(
+pub fn between<S: BuildHasher>(
     from: &CheckpointAnalysis,
     to: &CheckpointAnalysis,
     steps: [u64; 2],
-    elements: &HashMap<String, Elements>,
+    elements: &HashMap<String, Elements, S>,
     unread: &str,
 ) -> IntervalAnalysis {
     let before = Side::of(from);
