@@ -22,12 +22,15 @@ use rayon::iter::{IntoParallelIterator, ParallelIterator};
 /// Width and height of each matrix.
 const SIDE: u64 = 2048;
 
+/// A name, and what is timed with the file.
+type Timed = (&'static str, fn(&Path));
+
 fn main() {
     let megabytes = number("FLASHPOINT_BENCH_MB", 1000);
     let rounds = number("FLASHPOINT_BENCH_ROUNDS", 5);
     let path = make_file(megabytes);
     let bytes = path.metadata().expect("it was just made").len() as f64;
-    let cases: [(&str, fn(&Path)); 5] = [
+    let cases: [Timed; 5] = [
         ("plain read, one thread, read(2)", read_through),
         ("plain read, every thread, the mapping", read_mapping),
         ("gate --measure norms --no-digest", |path| gate(path, false)),

@@ -6,7 +6,7 @@ use flashpoint::analysis::log;
 use flashpoint::analysis::model::{LogAnalysis, LogPoint, Run};
 use flashpoint::analysis::{model::MeasureLevel, of_checkpoints};
 use flashpoint::context::Context;
-use flashpoint::history::{History, Options, RemarkKind};
+use flashpoint::history::{History, Number, Options, RemarkKind};
 use flashpoint::rules::{self, Finding, Overrides, Subject};
 
 fn read(path: &str) -> History {
@@ -41,7 +41,7 @@ fn the_spike_of_bloom_is_dated_four_steps_before_the_loss() {
     assert!(spike.message.contains("back at step 31250"), "{}", spike.message);
 
     let log = log::measure(&history).expect("there is a log");
-    let loss = |point: &&LogPoint| point.loss.and_then(|loss| loss.finite()).unwrap_or(0.0);
+    let loss = |point: &&LogPoint| point.loss.and_then(Number::finite).unwrap_or(0.0);
     let worst = log.points.iter().max_by(|a, b| loss(a).total_cmp(&loss(b))).expect("there are points");
     assert_eq!(worst.step - spike.step.expect("it has a step"), 4);
 }
@@ -49,7 +49,7 @@ fn the_spike_of_bloom_is_dated_four_steps_before_the_loss() {
 /// The norm of one step.
 fn norm(log: &LogAnalysis, step: u64) -> f64 {
     let point = log.points.iter().find(|point| point.step == step).expect("the row is there");
-    point.grad_norm.and_then(|norm| norm.finite()).expect("it has a norm")
+    point.grad_norm.and_then(Number::finite).expect("it has a norm")
 }
 
 #[test]

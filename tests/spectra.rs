@@ -26,7 +26,9 @@ fn stored(directory: &Path, dtype: DType, shape: &[u64], values: &[f64]) -> Tens
         DType::F32 => values.iter().flat_map(|x| (*x as f32).to_le_bytes()).collect(),
         DType::F16 => values.iter().flat_map(|x| f16::from_f64(*x).to_le_bytes()).collect(),
         DType::Bf16 => values.iter().flat_map(|x| bf16::from_f64(*x).to_le_bytes()).collect(),
-        DType::F8E4M3 | DType::F8E5M2 => values.iter().map(|x| ((x * 40.0) as i64 & 0x77) as u8).collect(),
+        DType::F8E4M3 | DType::F8E5M2 => {
+            values.iter().map(|x| ((x * 40.0) as i64).to_le_bytes()[0] & 0x77).collect()
+        }
         _ => panic!("floats only"),
     };
     let path = directory.join("matrix");
@@ -100,22 +102,22 @@ fn products_are_those_of_the_plain_definition_in_every_dtype_and_part() {
                 let x = gaussian(2, n * vectors, 1.0);
                 let mut y = vec![1.0; m * vectors];
                 Cpu.multiply(&matrix, Side::Plain, vectors, &x, &mut y).unwrap();
-                for at in 0..m * vectors {
+                for (at, found) in y.iter().enumerate() {
                     let (row, vector) = (at / vectors, at % vectors);
                     let terms = (0..n).map(|column| element(row, column) * x[column * vectors + vector]);
                     let (sum, size) =
                         terms.fold((0.0, 0.0), |(sum, size), term| (sum + term, size + term.abs()));
-                    assert!((y[at] - sum).abs() <= 1e-14 * size, "{dtype} {at}");
+                    assert!((found - sum).abs() <= 1e-14 * size, "{dtype} {at}");
                 }
                 let z = gaussian(3, m * vectors, 1.0);
                 let mut w = vec![1.0; n * vectors];
                 Cpu.multiply(&matrix, Side::Transposed, vectors, &z, &mut w).unwrap();
-                for at in 0..n * vectors {
+                for (at, found) in w.iter().enumerate() {
                     let (column, vector) = (at / vectors, at % vectors);
                     let terms = (0..m).map(|row| element(row, column) * z[row * vectors + vector]);
                     let (sum, size) =
                         terms.fold((0.0, 0.0), |(sum, size), term| (sum + term, size + term.abs()));
-                    assert!((w[at] - sum).abs() <= 1e-14 * size, "{dtype} {at}");
+                    assert!((found - sum).abs() <= 1e-14 * size, "{dtype} {at}");
                 }
             }
             let gram = Cpu.gram(&matrix).unwrap();
@@ -150,7 +152,8 @@ fn the_same_bits_on_one_two_and_five_threads() {
 /// Kinds of matrices that a bracket must hold for.
 fn contrived(kind: usize, draw: u64) -> (usize, usize, Vec<f64>) {
     let sizes = Stream::new(99, draw).uniforms(2);
-    let (rows, columns) = ((2.0 + 255.0 * sizes[0]) as usize, (2.0 + 255.0 * sizes[1]) as usize);
+    let size = |uniform: f64| usize::try_from((2.0 + 255.0 * uniform) as i64).expect("it is at least two");
+    let (rows, columns) = (size(sizes[0]), size(sizes[1]));
     let mut values = gaussian(1_000 + draw, rows * columns, 1.0);
     let outer = |values: &mut Vec<f64>, factor: f64, stream: u64| {
         let (left, right) = (gaussian(stream, rows, 1.0), gaussian(stream + 1, columns, 1.0));
@@ -160,21 +163,25 @@ fn contrived(kind: usize, draw: u64) -> (usize, usize, Vec<f64>) {
     };
     match kind {
         0 => {}
-        1 => (0..3u64).for_each(|spike| {
-            outer(&mut values, 0.3 * (spike + 1) as f64, 50_000_000 + 100 * draw + 2 * spike)
-        }),
+        1 => {
+            for spike in 0..3u64 {
+                outer(&mut values, 0.3 * (spike + 1) as f64, 50_000_000 + 100 * draw + 2 * spike);
+            }
+        }
         2 => {
             // Two largest values within a thousandth of each other.
-            values.iter_mut().for_each(|x| *x *= 0.01);
+            for value in &mut values {
+                *value *= 0.01;
+            }
             for at in 0..2.min(rows).min(columns) {
                 values[at * columns + at] += 1.0 + 1e-3 * at as f64;
             }
         }
         _ => {
             values.fill(0.0);
-            (0..3u64).for_each(|term| {
-                outer(&mut values, 1.0 / (term + 1) as f64, 90_000_000 + 100 * draw + 2 * term)
-            });
+            for term in 0..3u64 {
+                outer(&mut values, 1.0 / (term + 1) as f64, 90_000_000 + 100 * draw + 2 * term);
+            }
         }
     }
     (rows, columns, values)
@@ -399,11 +406,11 @@ fn products_of_gaussians_have_their_known_spread() {
 fn orthogonal_maps_keep_all_singular_values_equal() {
     let (n, gain, depth) = (60, 1.1, 20);
     let mut product = reflection(30, n, gain);
-    for layer in 1..depth {
-        product = multiply(&product, &reflection(30 + layer as u64, n, gain), n);
+    for (stream, _) in (31..).zip(1..depth) {
+        product = multiply(&product, &reflection(stream, n, gain), n);
     }
     for value in singular_values(product, n, n) {
-        assert!((value / gain.powi(depth as i32) - 1.0).abs() < 1e-14 * n as f64, "{value}");
+        assert!((value / gain.powi(depth) - 1.0).abs() < 1e-14 * n as f64, "{value}");
     }
 }
 
@@ -551,7 +558,8 @@ fn every_tensor_has_a_spectrum_or_says_why_not() {
                     );
                 }
                 Measured::NotMeasured(reason) => {
-                    assert!(!(is_matrix && is_finite) && !reason.is_empty(), "{}: {reason}", tensor.name)
+                    assert!(!(is_matrix && is_finite), "{}: {reason}", tensor.name);
+                    assert!(!reason.is_empty(), "{} says no reason", tensor.name);
                 }
                 Measured::Degenerate(_) => {}
             }

@@ -249,7 +249,7 @@ fn lead(run: &Run, doubled: u64) -> Option<i64> {
     let told = steps
         .into_iter()
         .find(|&step| diagnosed(&until(&run.analysis, step)).0.mechanism.name() == run.truth.mechanism)?;
-    Some(doubled as i64 - told as i64)
+    Some(doubled.cast_signed() - told.cast_signed())
 }
 
 /// The confusion table, the misses, and the sums.

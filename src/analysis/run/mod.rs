@@ -1,7 +1,7 @@
 //! A run measured: its checkpoints one after the other, what happened between neighbours, its dumps, its log.
 //!
 //! A stream: at most two checkpoints are open at a time, the one at hand and the one before it. What is kept of each is its
-//! analysis, without what only matters for a single file ([`compact`]).
+//! analysis, without what only matters for a single file (`compact`).
 
 mod compact;
 mod elements;

@@ -12,7 +12,7 @@ pub const MAX_BYTES: u64 = 256 << 20;
 
 /// Bytes that nodes, stack, lists and memo of one pickle may take together: some 33,000 tensors, of 1.2 kB each.
 ///
-/// A program of one byte a value would otherwise take eighty times its length. Text longer than [`CHARGED_TEXT`] is
+/// A program of one byte a value would otherwise take eighty times its length. Text longer than `CHARGED_TEXT` is
 /// beside this, since it takes no more than its own length.
 pub const MAX_HELD: u64 = 40 << 20;
 

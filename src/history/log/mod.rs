@@ -1,7 +1,7 @@
 //! Logs of a run: one format a file, the columns that are recognised, and the ten known ways in which the numbers mislead.
 //!
 //! A log is read into series of (step, value), one a column. The columns that are one quantity in several files are
-//! joined by [`merge`], and what the numbers mean is settled by [`semantics`], before anyone holds them against a limit.
+//! joined by `merge`, and what the numbers mean is settled by `semantics`, before anyone holds them against a limit.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
