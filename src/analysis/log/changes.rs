@@ -1,6 +1,7 @@
 //! What happened to norm and loss where the accumulation, the world size or the batch changed, or another attempt began (E5).
 
 use crate::analysis::model::AccumulationChange;
+use crate::analysis::series::trailing;
 use crate::history::Record;
 
 /// Points on either side whose median is compared.
@@ -108,29 +109,22 @@ fn usable(value: Option<f64>) -> Option<f64> {
 
 /// Median of the first points behind over that of the last points before.
 fn ratio(before: &[Record], after: &[Record], of: fn(&Record) -> Option<f64>) -> Option<f64> {
-    let before = before.iter().rev().filter_map(|record| usable(of(record))).take(SIDE).collect();
-    let after = after.iter().filter_map(|record| usable(of(record))).take(SIDE).collect();
-    Some(median(after)? / median(before)?)
+    let before: Vec<f64> = before.iter().rev().filter_map(|record| usable(of(record))).take(SIDE).collect();
+    let after: Vec<f64> = after.iter().filter_map(|record| usable(of(record))).take(SIDE).collect();
+    Some(median(&after)? / median(&before)?)
 }
 
 /// Median distance of ln of a value to the median of the points on one side: how much it moves by itself.
 fn noise<'a>(side: impl Iterator<Item = &'a Record>, of: fn(&Record) -> Option<f64>) -> Option<f64> {
     let logs: Vec<f64> = side.filter_map(|record| usable(of(record))).take(SIDE).map(f64::ln).collect();
-    let center = median(logs.clone())?;
-    median(logs.into_iter().map(|log| (log - center).abs()).collect())
+    let center = median(&logs)?;
+    let distances: Vec<f64> = logs.iter().map(|log| (log - center).abs()).collect();
+    median(&distances)
 }
 
-fn median(mut values: Vec<f64>) -> Option<f64> {
-    if values.len() < FEWEST {
-        return None;
-    }
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    Some(if values.len() % 2 == 1 {
-        values[middle]
-    } else {
-        f64::midpoint(values[middle - 1], values[middle])
-    })
+/// The median, where there are enough values for one.
+fn median(values: &[f64]) -> Option<f64> {
+    if values.len() < FEWEST { None } else { trailing::median(values) }
 }
 
 #[cfg(test)]
