@@ -33,7 +33,7 @@ fn main() {
     let cases: [Timed; 5] = [
         ("plain read, one thread, read(2)", read_through),
         ("plain read, every thread, the mapping", read_mapping),
-        ("gate --measure norms --no-digest", |path| gate(path, false)),
+        ("gate --measure norms, without digest", |path| gate(path, false)),
         ("digest alone", |path| {
             let file = InputFile::open(path, &Context::default()).expect("the file is sound");
             black_box(digest(&file, &Context::default()).expect("it can be read"));

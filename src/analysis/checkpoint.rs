@@ -191,7 +191,7 @@ fn measure_elements(
 ) -> Result<(), Error> {
     // LayerNorm and RMSNorm gains sit near 1: power sums around 0 would cancel.
     let pivot = if role == Role::NormGain { Pivot::One } else { Pivot::Zero };
-    analysis.statistics = statistics::measure(tensor, level, pivot, context)?;
+    analysis.statistics = statistics::measure(tensor, level, pivot, context)?.map(Box::new);
     if level >= MeasureLevel::Stats
         && let Measured::Value(statistics) = &analysis.statistics
     {

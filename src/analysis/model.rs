@@ -243,7 +243,7 @@ pub struct TensorAnalysis {
     #[serde(default)]
     pub state_of: Option<String>,
     /// Statistics of its elements.
-    pub statistics: Measured<Statistics>,
+    pub statistics: Measured<Box<Statistics>>,
     /// Median of |x| over the finite elements, for small tensors.
     pub median_abs: Measured<f64>,
     /// What its rows look like, for matrices.
@@ -253,8 +253,8 @@ pub struct TensorAnalysis {
     /// RMS divided by the median RMS of the tensors of its role.
     pub role_spread: Measured<f64>,
     /// Its singular values, for what maps.
-    #[serde(default = "not_in_the_file::<Spectrum>")]
-    pub spectrum: Measured<Spectrum>,
+    #[serde(default = "not_in_the_file::<Box<Spectrum>>")]
+    pub spectrum: Measured<Box<Spectrum>>,
 }
 
 /// Statistics over the finite elements of a tensor; counts over all.

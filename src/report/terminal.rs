@@ -321,7 +321,7 @@ pub(super) fn evidence(evidence: &Evidence) -> String {
 }
 
 fn row(tensor: &TensorAnalysis) -> Vec<String> {
-    let statistics = tensor.statistics.value();
+    let statistics = tensor.statistics.value().map(Box::as_ref);
     let number = |pick: fn(&Statistics) -> &Measured<f64>| match statistics.map(pick) {
         Some(Measured::Value(value)) => short(*value),
         _ => "–".to_owned(),
@@ -339,7 +339,7 @@ fn row(tensor: &TensorAnalysis) -> Vec<String> {
         number(|s| &s.l2),
         number(|s| &s.rms),
         number(|s| &s.max_abs),
-        tensor.spectrum.value().map_or_else(|| "–".to_owned(), sigma),
+        tensor.spectrum.value().map_or_else(|| "–".to_owned(), |spectrum| sigma(spectrum)),
         tensor.spectrum.value().map_or_else(|| "–".to_owned(), |spectrum| short(spectrum.stable_rank)),
         statistics.map_or_else(|| "–".to_owned(), non_finite),
         statistics.map_or_else(|| "–".to_owned(), |s| share(s.zero, s.count)),

@@ -85,7 +85,8 @@ fn report_zero_matrices(checkpoint: &CheckpointAnalysis, findings: &mut Findings
     if step == Some(0) {
         return;
     }
-    let is_of_zeros = |tensor: &TensorAnalysis| tensor.statistics.value().is_some_and(is_zero);
+    let is_of_zeros =
+        |tensor: &TensorAnalysis| tensor.statistics.value().is_some_and(|statistics| is_zero(statistics));
     let matrices =
         || checkpoint.tensors.iter().filter(|tensor| is_matrix(tensor) && tensor.role != Role::Other);
     let live: BTreeSet<Role> = matrices()

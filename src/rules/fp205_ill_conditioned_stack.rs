@@ -71,7 +71,7 @@ mod tests {
         let mut layer = tensor(&format!("{index}.weight"), Role::Linear, &[64, 64]);
         let mut own = spectrum(64, 64, 1.0);
         own.spread = Measured::Value(spread);
-        layer.spectrum = Measured::Value(own);
+        layer.spectrum = Measured::Value(own.into());
         layer
     }
 

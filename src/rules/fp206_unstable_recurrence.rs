@@ -101,7 +101,7 @@ mod tests {
         let mut hidden = tensor("rnn.weight_hh_l0", Role::RecurrentHidden, &[32, 32]);
         let mut own = spectrum(32, 32, norm);
         own.spectral_radius = Measured::Value(radius);
-        hidden.spectrum = Measured::Value(own);
+        hidden.spectrum = Measured::Value(own.into());
         checkpoint(vec![hidden])
     }
 

@@ -81,7 +81,7 @@ mod tests {
             depthwise: false,
             unfolded: 1.0,
         });
-        weight.spectrum = Measured::Value(own);
+        weight.spectrum = Measured::Value(own.into());
         checkpoint(vec![weight])
     }
 

@@ -88,7 +88,7 @@ pub(super) fn tensor(name: &str, role: Role, shape: &[u64]) -> TensorAnalysis {
         damaged: false,
         tied_to: None,
         state_of: None,
-        statistics: Measured::Value(constant(elements, 0.1)),
+        statistics: Measured::Value(constant(elements, 0.1).into()),
         median_abs: Measured::not(unmeasured),
         rows: Measured::not(unmeasured),
         pages: Measured::not(unmeasured),
@@ -154,7 +154,7 @@ pub(super) fn attention(logit_std: f64, directions: f64, entropy: f64) -> Measur
 impl TensorAnalysis {
     /// All elements are `value`.
     pub(super) fn filled(mut self, value: f64) -> Self {
-        self.statistics = Measured::Value(constant(self.elements, value));
+        self.statistics = Measured::Value(constant(self.elements, value).into());
         self
     }
 

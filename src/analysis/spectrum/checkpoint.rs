@@ -81,7 +81,7 @@ pub fn measure_all(
         analyses.par_iter().enumerate().map(spectrum_of).collect();
     let mut errors = Vec::new();
     for (analysis, (spectrum, error)) in analyses.iter_mut().zip(measured) {
-        analysis.spectrum = spectrum;
+        analysis.spectrum = spectrum.map(Box::new);
         errors.extend(error);
     }
     copy_ties(analyses);

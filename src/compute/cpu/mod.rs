@@ -1,7 +1,8 @@
-//! The processor as a backend: ndarray's matrix products, and products with stored matrices in plain loops.
+//! The processor as a backend: ndarray's matrix products, and products with stored matrices in loops of its own.
 
 mod dense;
 mod gram;
+mod lanes;
 mod product;
 mod widen;
 

@@ -12,6 +12,7 @@ use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterato
 use rayon::slice::ParallelSliceMut;
 
 use super::dense;
+use super::lanes::{combine, dots};
 use super::widen::to_f32;
 use crate::compute::matrix::Block;
 use crate::compute::{Gemm, Matrix, Side};
@@ -200,66 +201,6 @@ impl Tile<'_> {
         match self.elements {
             Elements::F32(elements) => combine(elements, scale, x, y),
             Elements::F64(elements) => combine(elements, scale, x, y),
-        }
-    }
-}
-
-/// Independent sums of each row's dot product.
-const LANES: usize = 4;
-
-/// Adds `scale` times the dot products of the rows with x to y.
-fn dots<T: Copy + Into<f64>>(elements: &[T], scale: f64, x: &[f64], y: &mut [f64]) {
-    let width = x.len();
-    let line = |index: usize| &elements[index * width..(index + 1) * width];
-    if let [a, b, c, d] = y {
-        let (lines, rest) = ([line(0), line(1), line(2), line(3)], width - width % LANES);
-        let mut sums = [[0.0f64; LANES]; TILE_ROWS];
-        let chunks = lines.map(|line| line.as_chunks::<LANES>().0);
-        let x_chunks = x.as_chunks::<LANES>().0;
-        for (index, x) in x_chunks.iter().enumerate() {
-            for row in 0..TILE_ROWS {
-                let elements = &chunks[row][index];
-                for lane in 0..LANES {
-                    sums[row][lane] += elements[lane].into() * x[lane];
-                }
-            }
-        }
-        for (row, y) in [a, b, c, d].into_iter().enumerate() {
-            let tail: f64 = (rest..width).map(|column| lines[row][column].into() * x[column]).sum();
-            *y += scale * ((sums[row][0] + sums[row][1]) + (sums[row][2] + sums[row][3]) + tail);
-        }
-        return;
-    }
-    for (index, y) in y.iter_mut().enumerate() {
-        let mut sums = [0.0f64; LANES];
-        let (chunks, tail) = line(index).as_chunks::<LANES>();
-        let (x_chunks, x_tail) = x.as_chunks::<LANES>();
-        for (elements, x) in chunks.iter().zip(x_chunks) {
-            for lane in 0..LANES {
-                sums[lane] += elements[lane].into() * x[lane];
-            }
-        }
-        let tail: f64 = tail.iter().zip(x_tail).map(|(&element, x)| element.into() * x).sum();
-        *y += scale * ((sums[0] + sums[1]) + (sums[2] + sums[3]) + tail);
-    }
-}
-
-/// Adds the combination of the rows with the factors x, times `scale`, to y.
-fn combine<T: Copy + Into<f64>>(elements: &[T], scale: f64, x: &[f64], y: &mut [f64]) {
-    let width = y.len();
-    let line = |index: usize| &elements[index * width..(index + 1) * width];
-    if let &[a, b, c, d] = x {
-        let factors = [a * scale, b * scale, c * scale, d * scale];
-        let lines = line(0).iter().zip(line(1)).zip(line(2)).zip(line(3));
-        for (y, (((&a, &b), &c), &d)) in y.iter_mut().zip(lines) {
-            let pair = factors[0] * a.into() + factors[1] * b.into();
-            *y += pair + (factors[2] * c.into() + factors[3] * d.into());
-        }
-        return;
-    }
-    for (index, x) in x.iter().enumerate() {
-        for (y, &element) in y.iter_mut().zip(line(index)) {
-            *y += x * scale * element.into();
         }
     }
 }

@@ -1,14 +1,16 @@
 //! safetensors: a length, a JSON header, and the bytes of the tensors behind it.
 //!
-//! The `safetensors` crate reads every well-formed file. Where it refuses one, or would be fooled by one (a name that
+//! The `safetensors` crate reads every well-formed file. Where it refuses one, or could be fooled by one (a name that
 //! occurs twice, a header that costs it too much memory), the header is audited entry by entry instead, so that a
 //! damaged file still says which of its tensors are intact. Layout: `docs/formats.md`.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
 use safetensors::tensor::Metadata;
+use serde::de::{Deserializer as _, IgnoredAny, MapAccess, Visitor};
 
 use self::outline::Outline;
 use super::{Container, Entry, Format, MAX_TENSORS};
@@ -29,8 +31,8 @@ pub(super) const MAX_HEADER_BYTES: u64 = 100_000_000;
 
 /// Longest header given to the crate, which holds each value of it in about sixteen times its bytes.
 ///
-/// The audit streams, so that longer headers cost their own length. 8 MiB is about 80,000 tensors.
-const MAX_REFERENCE_BYTES: usize = 8 << 20;
+/// The audit streams, so that longer headers cost their own length. 2 MiB is about 20,000 tensors.
+const MAX_REFERENCE_BYTES: usize = 2 << 20;
 
 /// Reads the header of `file` and lists its tensors, in the order of their bytes.
 ///
@@ -41,14 +43,14 @@ pub fn read(file: &Arc<InputFile>) -> Result<Container> {
     let header = header_range(file)?;
     let mut buffer = Vec::new();
     let text = file.bytes(header.clone(), &mut buffer)?;
+    if let Some(container) = by_reference(file, &header, text) {
+        return Ok(container);
+    }
     let outline = Outline::of(text);
     if outline.has_too_many {
         return Err(ErrorKind::TooMany { what: "tensors", limit: MAX_TENSORS }.in_file(file.path()));
     }
-    match by_reference(file, &header, text, &outline) {
-        Some(container) => Ok(container),
-        None => audit::read(file, &header, &outline),
-    }
+    audit::read(file, &header, &outline)
 }
 
 /// Where the header's JSON lies.
@@ -69,41 +71,62 @@ fn header_range(file: &InputFile) -> Result<Range<u64>> {
 }
 
 /// The file as the crate reads it; `None` where the audit must look.
-fn by_reference(
-    file: &Arc<InputFile>,
-    header: &Range<u64>,
-    text: &[u8],
-    outline: &Outline<'_>,
-) -> Option<Container> {
-    if text.len() > MAX_REFERENCE_BYTES || outline.damage.is_some() {
+fn by_reference(file: &Arc<InputFile>, header: &Range<u64>, text: &[u8]) -> Option<Container> {
+    // The crate takes blanks before the first brace, which the format does not allow.
+    if text.len() > MAX_REFERENCE_BYTES || text.first() != Some(&b'{') {
         return None;
     }
     let metadata: Metadata = serde_json::from_slice(text).ok()?;
     let complete = header.end.checked_add(metadata.data_len() as u64)? == file.len();
-    let every_name_once = metadata.tensors().len() == outline.tensors.len();
-    if !complete || !every_name_once {
+    let tensors = metadata.tensors();
+    if !complete || keys(text)? != tensors.len() + usize::from(metadata.metadata().is_some()) {
         return None;
     }
-    let mut tensors = Vec::with_capacity(outline.tensors.len());
-    for declared in &outline.tensors {
-        tensors.push((metadata.info(&declared.name)?, &declared.name));
+    let mut tensors: Vec<_> = tensors.into_iter().collect();
+    // Tensors of no bytes share their offsets, and the crate gives them in an order that changes from run to run.
+    tensors.sort_by(|(name, info), (other, others)| {
+        info.data_offsets.cmp(&others.data_offsets).then_with(|| name.cmp(other))
+    });
+    if tensors.iter().any(|(_, info)| info.shape.len() > audit::MAX_AXES) {
+        return None;
     }
-    // The crate gives tensors of no bytes, which share their offsets, in an order that changes from run to run.
-    tensors.sort_by_key(|(info, _)| info.data_offsets);
     let entries = tensors
         .into_iter()
-        .map(|(info, name)| {
+        .map(|(name, info)| {
             let dtype = DType::from_name(&info.dtype.to_string())?;
             let shape = info.shape.iter().map(|&size| size as u64).collect();
             let bytes = header.end + info.data_offsets.0 as u64..header.end + info.data_offsets.1 as u64;
             let tensor = Tensor::contiguous(dtype, shape, file.clone(), bytes);
-            let tensor = tensor.map_err(|error| error.for_tensor(name));
-            Some(Entry { name: name.clone(), tensor, storage: None })
+            let tensor = tensor.map_err(|error| error.for_tensor(&name));
+            Some(Entry { name, tensor, storage: None })
         })
         .collect::<Option<_>>()?;
     let metadata =
         metadata.metadata().iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect();
     Some(container(entries, metadata))
+}
+
+/// How many keys a header has, repeated ones included: of these the crate keeps the last one without a word.
+fn keys(text: &[u8]) -> Option<usize> {
+    struct Keys;
+
+    impl<'de> Visitor<'de> for Keys {
+        type Value = usize;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a header")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<usize, A::Error> {
+            let mut count = 0;
+            while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {
+                count += 1;
+            }
+            Ok(count)
+        }
+    }
+
+    serde_json::Deserializer::from_slice(text).deserialize_map(Keys).ok()
 }
 
 /// A container with nothing wrong with it.
