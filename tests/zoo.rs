@@ -274,6 +274,12 @@ fn report(scores: &[Score]) -> String {
         )
         .expect("writing to a string does not fail");
     }
+    if std::env::var_os("FLASHPOINT_ZOO_LEADS").is_some() {
+        for score in scores.iter().filter(|score| score.truth.loss_doubled.is_some()) {
+            let truth = &score.truth;
+            println!("LEAD {} {:?} onset {:?} doubled {:?} every {} lead {:?}", score.name, truth.kind, truth.onset, truth.loss_doubled, truth.checkpoint_interval, score.lead);
+        }
+    }
     let failing: Vec<&Score> = scores.iter().filter(|score| !score.truth.healthy).collect();
     let healthy: Vec<&Score> = scores.iter().filter(|score| score.truth.healthy).collect();
     let count = |scores: &[&Score], is: fn(&Score) -> bool| scores.iter().filter(|score| is(score)).count();

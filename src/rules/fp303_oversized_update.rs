@@ -47,6 +47,11 @@ fn why_legitimate(parameter: &ParameterOptimizer, group: &ParameterGroup) -> Opt
     if parameter.step? < window {
         return Some(format!("updates are large in the first {window:.0} steps"));
     }
+    if parameter.shape.len() < 2 {
+        return Some(
+            "the few elements of gains and biases share the sign of their gradients, which reach 1 as they grow".to_owned(),
+        );
+    }
     why_sparse(parameter).map(str::to_owned)
 }
 

@@ -110,8 +110,8 @@ fn told_of_one(finding: &Finding) -> bool {
 }
 
 /// An epsilon that outweighs the gradients, or one that lets rounding noise step.
-pub(super) fn epsilon(facts: Facts, _: Option<&Onset>) -> Option<Case> {
-    too_large(facts).or_else(|| too_small(facts))
+pub(super) fn epsilon(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
+    too_large(facts).or_else(|| too_small(facts, onset))
 }
 
 fn too_large(facts: Facts) -> Option<Case> {
@@ -148,16 +148,21 @@ fn too_large(facts: Facts) -> Option<Case> {
     })
 }
 
-fn too_small(facts: Facts) -> Option<Case> {
+fn too_small(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
     let finding = facts.findings("FP305").into_iter().next()?;
     let (first, _) = facts.checkpoints().next()?;
-    Some(
-        Case::of(Mechanism::Epsilon)
-            .with_confidence(Confidence::Heuristic)
-            .in_tensor(facts.tensor_of(finding).filter(|name| is_known(facts, name)))
-            .since_the_start(finding.step.unwrap_or(first))
-            .because(STRONG + SUPPORTING, finding.message.clone()),
-    )
+    let seen = finding.step.unwrap_or(first);
+    let case = Case::of(Mechanism::Epsilon)
+        .with_confidence(Confidence::Heuristic)
+        .in_tensor(facts.tensor_of(finding).filter(|name| is_known(facts, name)))
+        .since_the_start(seen)
+        .because(STRONG + SUPPORTING, finding.message.clone());
+    Some(match onset {
+        Some(onset) if onset.step > seen => {
+            case.because(SUPPORTING, "the run failed later, as it does when what moved so far is needed")
+        }
+        _ => case,
+    })
 }
 
 /// Whether a name is that of a parameter, and not of state that could not be joined to one.
