@@ -30,7 +30,7 @@ const SAME_SIZE: (f64, f64) = (0.7, 1.6);
 /// Spikes of nearly its size in its aftermath that one spike of all parameters may leave behind.
 const FEW_AGAIN: usize = 1;
 
-/// Steps by which another sign may come before the loss scale without being its cause.
+/// Steps by which another sign may come before this one without being its cause.
 const FEW_STEPS: u64 = 3;
 
 /// Points before one whose norms by layer are what is usual.
@@ -40,7 +40,7 @@ const LAYER_POINTS: usize = 32;
 const LAYER_LEAD: f64 = 5.0;
 
 /// One gradient far above all others, in one step, in one tensor or in all.
-pub(super) fn gradient_spike(facts: Facts, _: Option<&Onset>) -> Option<Case> {
+pub(super) fn gradient_spike(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
     let pulse = largest_pulse(facts);
     let hidden = if pulse.is_none() { layer_pulse(facts) } else { None };
     let logged = pulse.map(|pulse| pulse.point).or(hidden.as_ref().map(|(point, _)| *point));
@@ -122,6 +122,11 @@ pub(super) fn gradient_spike(facts: Facts, _: Option<&Onset>) -> Option<Case> {
     {
         case = case.although(STRONG, "it came again and again, which no single gradient does");
     }
+    if let (Some(onset), Some(step)) = (onset, case.onset)
+        && onset.step + FEW_STEPS < step
+    {
+        case = case.although(SUPPORTING, format!("the run was failing from step {} on, before that", onset.step));
+    }
     if let (Some(step), Some((_, changed, ..))) = (case.onset, seam::rate_jump(facts))
         && changed <= step
         && step <= changed + RATE_STEPS
@@ -201,7 +206,9 @@ fn stands_out(facts: Facts, interval: &IntervalAnalysis, is_logged: bool) -> Opt
         return suspects::lead(interval, |tensor| tensor.gradient_ratio.value().copied(), INTERVAL_RATIO);
     }
     let change = |tensor: &TensorInterval| tensor.change_ratio.value().copied();
-    if is_logged { suspects::lead(interval, change, CHANGE_RATIO) } else { None }
+    // Where all parameters have come to move less than before, that is what is usual by now.
+    let usual = median(interval.tensors.iter().filter_map(change)).map_or(1.0, |usual| usual.min(1.0));
+    if is_logged { suspects::lead(interval, |tensor| Some(change(tensor)? / usual), CHANGE_RATIO) } else { None }
 }
 
 /// The step that the optimizer's moments at the end of an interval give for a spike in it (I7).

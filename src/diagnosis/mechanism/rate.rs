@@ -27,15 +27,6 @@ const RISING: f64 = 1.05;
 /// Learning rate over its peak from which it is at its peak.
 const AT_PEAK: f64 = 0.95;
 
-/// Points whose median is the level of the loss, as for the onset.
-const LEVEL_POINTS: usize = 15;
-
-/// Share of its peak up to which a learning rate that rises is still on its way.
-const HALFWAY: f64 = 0.75;
-
-/// Usual level of the loss after its lowest, over that lowest, from which it got worse.
-const WORSE: f64 = 1.1;
-
 /// A learning rate that this run cannot take.
 pub(super) fn learning_rate(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
     one_tensor(facts).or_else(|| whole_model(facts, onset))
@@ -98,48 +89,11 @@ fn whole_model(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
             case = case.because(SUPPORTING, "the learning rate was rising or at its peak");
         }
     }
-    if let Some((lowest, rate, peak)) = best_in_warmup(facts) {
-        if case.onset.is_none() {
-            case = case.at(lowest, [lowest.saturating_sub(1), lowest]);
-        }
-        case = case.because(
-            STRONG,
-            format!(
-                "the loss was lowest around step {lowest}, when the learning rate had risen to {}, and never as low again on the way to {} and after",
-                short(rate),
-                short(peak)
-            ),
-        );
-    }
     (!case.reasons.is_empty()).then_some(case)
 }
 
-/// The step around which the loss was lowest, the learning rate there and its peak, where that step is on the way up to
-/// the peak and the larger part of the run came after it: any larger rate than that one did harm.
-fn best_in_warmup(facts: Facts) -> Option<(u64, f64, f64)> {
-    let points = facts.points();
-    let levels: Vec<(usize, f64)> = (0..points.len().saturating_sub(LEVEL_POINTS - 1))
-        .filter_map(|first| {
-            let window = &points[first..first + LEVEL_POINTS];
-            let losses: Option<Vec<f64>> = window.iter().map(|point| point.loss?.finite()).collect();
-            Some((first + LEVEL_POINTS / 2, median(losses?)?))
-        })
-        .collect();
-    let (lowest, level) = levels.iter().copied().min_by(|a, b| a.1.total_cmp(&b.1))?;
-    let rates: Vec<f64> = points.iter().filter_map(rate).collect();
-    let peak = rates.iter().copied().fold(0.0, f64::max);
-    let then = rate(&points[lowest])?;
-    let after = &levels[levels.partition_point(|(index, _)| *index <= lowest)..];
-    let usual = median(after.iter().map(|(_, level)| *level))?;
-    let is_on_the_way = rates.len() == points.len()
-        && then <= HALFWAY * peak
-        && rates[..lowest].windows(2).all(|pair| pair[0] <= pair[1]);
-    (is_on_the_way && 2 * after.len() > levels.len() && usual > WORSE * level)
-        .then(|| (points[lowest].step, then, peak))
-}
-
 /// The first checkpoint at which the typical matrix is changed far too much by one step, and by how much.
-fn long_steps(facts: Facts) -> Option<(u64, f64)> {
+pub(super) fn long_steps(facts: Facts) -> Option<(u64, f64)> {
     facts.checkpoints().find_map(|(step, checkpoint)| {
         let length = step_length(checkpoint)?;
         (length >= LONG_STEP).then_some((step, length))

@@ -155,12 +155,13 @@ pub(super) fn dead_units(facts: Facts, _: Option<&Onset>) -> Option<Case> {
                 ),
             )
             .number("share of units without a gradient", share, Some(DEAD_SHARE), "");
-        let case = if is_first || !rate::leaps(facts) {
+        let long = rate::long_steps(facts).is_some_and(|(step, _)| step <= interval.from_step);
+        let case = if is_first || !(long || rate::leaps(facts)) {
             case
         } else {
             case.although(
                 STRONG + SUPPORTING,
-                "the first steps were as long as the weights: these pushed the units there",
+                "steps before were a large share of the weights: these pushed the units there",
             )
         };
         return Some(if is_first {
