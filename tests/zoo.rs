@@ -227,9 +227,11 @@ fn keep(directory: &Path, run: &Run, source: &Path) {
         .and_then(|mut writer| writer.write_all(&text).map(|()| writer))
         .and_then(LzmaWriter::finish)
         .expect("the disk has room");
-    for truth in [source.join(&run.name).join("truth.json"), source.join(format!("{}.truth.json", run.name))] {
+    for truth in [source.join(&run.name).join("truth.json"), source.join(format!("{}.truth.json", run.name))]
+    {
         if truth.is_file() {
-            std::fs::copy(truth, directory.join(format!("{}.truth.json", run.name))).expect("the disk has room");
+            std::fs::copy(truth, directory.join(format!("{}.truth.json", run.name)))
+                .expect("the disk has room");
         }
     }
 }

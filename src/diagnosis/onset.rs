@@ -240,8 +240,7 @@ fn halvings(facts: Facts) -> Option<(u64, usize)> {
         if now >= before {
             continue;
         }
-        let (began, top) =
-            fall.filter(|(began, _)| step < began + HALVINGS_WITHIN).unwrap_or((step, before));
+        let (began, top) = fall.filter(|(began, _)| step < began + HALVINGS_WITHIN).unwrap_or((step, before));
         fall = Some((began, top));
         if (top / now).log2().round() >= HALVINGS as f64 {
             let bottom = scales[index..].windows(2).take_while(|pair| pair[1].1 <= pair[0].1).last();

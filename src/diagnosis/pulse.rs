@@ -74,8 +74,10 @@ pub(super) fn again(facts: Facts, pulse: Pulse) -> usize {
 
 /// Whether the norm of one layer is such a pulse at `step`.
 pub(super) fn is_pulse_of(facts: Facts, layer: &str, step: u64) -> bool {
-    let logged = facts.points().iter().filter_map(|point| Some((point.step, point.grad_norm_by_layer.get(layer)?)));
-    let (steps, logs): (Vec<u64>, Vec<Option<f64>>) = logged.map(|(step, norm)| (step, ln(Some(*norm)))).unzip();
+    let logged =
+        facts.points().iter().filter_map(|point| Some((point.step, point.grad_norm_by_layer.get(layer)?)));
+    let (steps, logs): (Vec<u64>, Vec<Option<f64>>) =
+        logged.map(|(step, norm)| (step, ln(Some(*norm)))).unzip();
     let Ok(index) = steps.binary_search(&step) else { return false };
     let excursions = excursions(&logs);
     let falls = match (logs[index], logs.get(index + 1)) {
@@ -120,9 +122,10 @@ fn comes_at_once(logs: &[Option<f64>], index: usize) -> bool {
 /// Whether the next logged norm is far below this one, if there is one.
 fn falls_back(points: &[LogPoint], index: usize) -> bool {
     let Some(now) = points[index].grad_norm.and_then(Number::finite) else { return false };
-    points.get(index + 1).and_then(|next| next.grad_norm).is_none_or(|next| {
-        next.finite().is_some_and(|next| next <= FALLS_BACK_TO * now)
-    })
+    points
+        .get(index + 1)
+        .and_then(|next| next.grad_norm)
+        .is_none_or(|next| next.finite().is_some_and(|next| next <= FALLS_BACK_TO * now))
 }
 
 fn is_alone(excursions: &[Option<Excursion>], index: usize) -> bool {

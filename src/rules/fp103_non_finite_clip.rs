@@ -42,7 +42,10 @@ fn check(analysis: &Analysis, _: &Thresholds, findings: &mut Findings) {
     let subject = Subject::Steps(first.step, last);
     let finite = |value: Option<Number>| value.is_some_and(|value| value.finite().is_some());
     let stays_finite = log.points.iter().all(|point| point.loss.is_none() || finite(point.loss))
-        && log.points.iter().any(|point| point.step > last && (finite(point.loss) || finite(point.grad_norm)));
+        && log
+            .points
+            .iter()
+            .any(|point| point.step > last && (finite(point.loss) || finite(point.grad_norm)));
     // A scale that is logged and did not fall says that no scaler skipped the step.
     let is_told = layers_finite || log.points.iter().any(|point| point.loss_scale.is_some());
     let count = bad.len();
@@ -54,8 +57,10 @@ fn check(analysis: &Analysis, _: &Thresholds, findings: &mut Findings) {
         let advice = "log the loss scale or the skipped steps: only they tell a scaler at work from gradients that are lost";
         findings.push(subject, message, advice).severity(Severity::Note)
     } else {
-        let message =
-            format!("the gradient norm is {what} at step {} and the step was taken ({count} such steps): {effect}", first.step);
+        let message = format!(
+            "the gradient norm is {what} at step {} and the step was taken ({count} such steps): {effect}",
+            first.step
+        );
         let advice = "skip such steps: clip_grad_norm_(…, error_if_nonfinite=True), or a check before optimizer.step(); accumulate the norm in fp32 or wider";
         let finding = findings.push(subject, message, advice);
         if layers_finite && stays_finite { finding.severity(Severity::Warning) } else { finding }

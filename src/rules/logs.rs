@@ -1,8 +1,8 @@
 //! What rules over logs have in common: spikes of the gradient norm, and where a run began to go wrong.
 
+use super::weights::median;
 use super::{Findings, Subject};
 use crate::analysis::model::{Analysis, LogAnalysis, LogPoint, Number};
-use crate::analysis::series::trailing::median;
 
 /// Spikes closer than this are one, in measured points.
 const TOGETHER: usize = 5;
@@ -198,7 +198,7 @@ pub(super) fn first_divergence(log: &LogAnalysis, limit: f64, noise: f64) -> Opt
         recent.extend(point.loss.and_then(Number::finite));
         let window = &recent[recent.len().saturating_sub(LEVEL_POINTS)..];
         if window.len() == LEVEL_POINTS {
-            lowest = median(window).map_or(lowest, |level| lowest.min(level));
+            lowest = median(window.to_vec()).map_or(lowest, |level| lowest.min(level));
         }
         is_up
     })?;
@@ -217,7 +217,7 @@ fn stays_above(points: &[LogPoint], allowed: f64) -> bool {
 fn is_level_above(points: &[LogPoint], limit: f64) -> bool {
     let losses: Vec<f64> =
         points.iter().filter_map(|point| point.loss.and_then(Number::finite)).take(LEVEL_POINTS).collect();
-    limit.is_infinite() || losses.len() < LEVEL_POINTS || median(&losses).is_some_and(|level| level > limit)
+    limit.is_infinite() || losses.len() < LEVEL_POINTS || median(losses).is_some_and(|level| level > limit)
 }
 
 /// Why norms cannot be judged, where they cannot; told to `findings`.

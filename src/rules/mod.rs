@@ -72,8 +72,8 @@ mod fp904_uncovered_bytes;
 #[cfg(test)]
 mod test_support;
 
-pub(crate) use logs::Habit;
 pub use finding::{Confidence, Evidence, Finding, Findings, Severity, Subject};
+pub(crate) use logs::Habit;
 pub use plan::{Assessment, Needs, NotEvaluated, evaluate};
 pub use threshold::{Overrides, Threshold, Thresholds};
 

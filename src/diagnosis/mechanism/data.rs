@@ -69,7 +69,12 @@ pub(super) fn gradient_spike(facts: Facts, onset: Option<&Onset>) -> Option<Case
                     short(ratio)
                 ),
             )
-            .number("gradient norm over the median of the steps around it", ratio, Some(onset::SPIKE_RATIO), "1");
+            .number(
+                "gradient norm over the median of the steps around it",
+                ratio,
+                Some(onset::SPIKE_RATIO),
+                "1",
+            );
     }
     if let Some((point, layer)) = hidden {
         case = case
@@ -125,7 +130,8 @@ pub(super) fn gradient_spike(facts: Facts, onset: Option<&Onset>) -> Option<Case
     if let (Some(onset), Some(step)) = (onset, case.onset)
         && onset.step + FEW_STEPS < step
     {
-        case = case.although(SUPPORTING, format!("the run was failing from step {} on, before that", onset.step));
+        case = case
+            .although(SUPPORTING, format!("the run was failing from step {} on, before that", onset.step));
     }
     if let (Some(step), Some((_, changed, ..))) = (case.onset, seam::rate_jump(facts))
         && changed <= step
@@ -187,7 +193,8 @@ fn is_denied(facts: Facts, interval: &IntervalAnalysis, lead: &Lead) -> bool {
     let points = facts.points_until(interval.to_step).iter().filter(|point| point.step > interval.from_step);
     let norms: Vec<f64> = points.filter_map(|point| point.grad_norm?.finite()).collect();
     let steps = interval.to_step - interval.from_step;
-    let (Some(usual), Some(largest)) = (median(norms.iter().copied()), norms.iter().copied().reduce(f64::max))
+    let (Some(usual), Some(largest)) =
+        (median(norms.iter().copied()), norms.iter().copied().reduce(f64::max))
     else {
         return false;
     };
@@ -208,7 +215,11 @@ fn stands_out(facts: Facts, interval: &IntervalAnalysis, is_logged: bool) -> Opt
     let change = |tensor: &TensorInterval| tensor.change_ratio.value().copied();
     // Where all parameters have come to move less than before, that is what is usual by now.
     let usual = median(interval.tensors.iter().filter_map(change)).map_or(1.0, |usual| usual.min(1.0));
-    if is_logged { suspects::lead(interval, |tensor| Some(change(tensor)? / usual), CHANGE_RATIO) } else { None }
+    if is_logged {
+        suspects::lead(interval, |tensor| Some(change(tensor)? / usual), CHANGE_RATIO)
+    } else {
+        None
+    }
 }
 
 /// The step that the optimizer's moments at the end of an interval give for a spike in it (I7).
