@@ -23,6 +23,9 @@ pub(super) const AFTERMATH: usize = 30;
 /// Level of the loss over its lowest so far from which a run diverges (E3).
 pub(super) const LOSS_RATIO: f64 = 1.5;
 
+/// Level of the loss over its lowest from which a rise is none that a run just comes back from.
+const DOUBLED: f64 = 2.0;
+
 /// Points whose median is the level of the loss. The median of three that E3 asks for has a lowest value that is far
 /// below the level where batches are small, and flags half of all healthy runs.
 const LEVEL_POINTS: usize = 15;
@@ -175,18 +178,21 @@ pub(super) fn loss_rose(facts: Facts, step: u64) -> bool {
     soon.filter_map(|point| point.loss_ratio).any(|ratio| ratio >= LOSS_RATIO)
 }
 
-/// The first step of the first stretch whose loss is far above the lowest level it had, in ratio and by its own noise.
+/// The first step of the first stretch whose loss is far above the lowest level it had, in ratio and by its own noise, and
+/// that it does not come back from, or only after it had doubled.
 fn loss(facts: Facts) -> Option<Onset> {
     let losses = facts.points().iter().filter_map(|point| Some((point.step, point.loss?.finite()?)));
     let logs: Vec<(u64, f64)> =
         losses.filter(|(_, loss)| *loss > 0.0).map(|(step, loss)| (step, loss.ln())).collect();
+    let levels: Option<Vec<f64>> =
+        logs.windows(LEVEL_POINTS).map(|window| median(window.iter().map(|(_, log)| *log))).collect();
+    let levels = levels?;
     let mut distances: Vec<f64> = Vec::new();
     let mut lowest = f64::INFINITY;
     let mut habit = Habit::default();
-    for end in LEVEL_POINTS..=logs.len() {
-        let window = &logs[end - LEVEL_POINTS..end];
-        let level = median(window.iter().map(|(_, log)| *log))?;
-        distances.push((logs[end - 1].1 - level).abs());
+    for (start, &level) in levels.iter().enumerate() {
+        let window = &logs[start..start + LEVEL_POINTS];
+        distances.push((window[LEVEL_POINTS - 1].1 - level).abs());
         lowest = lowest.min(level);
         if distances.len() < FEWEST_DISTANCES {
             continue;
@@ -196,12 +202,22 @@ fn loss(facts: Facts) -> Option<Onset> {
         let error = MEDIAN_ERROR * noise / (LEVEL_POINTS as f64).sqrt();
         let rise = level - lowest;
         habit.add(rise);
-        if rise > LOSS_RATIO.ln() && rise > LEVEL_ERRORS * error && rise > habit.allows() {
+        if rise > LOSS_RATIO.ln()
+            && rise > LEVEL_ERRORS * error
+            && rise > habit.allows()
+            && !comes_back(&levels[start..], lowest)
+        {
             let first = window.iter().find(|(_, log)| *log > lowest + LOSS_RATIO.ln())?;
             return Some(at(facts, first.0, Sign::Loss(rise.exp())));
         }
     }
     None
+}
+
+/// Whether levels of ln(loss) come back to about the lowest before they are twice as high.
+fn comes_back(levels: &[f64], lowest: f64) -> bool {
+    let end = levels.iter().find(|&&level| level <= lowest + Habit::CALM || level >= lowest + DOUBLED.ln());
+    end.is_some_and(|&level| level <= lowest + Habit::CALM)
 }
 
 /// The first halving of the first run of halvings that is a collapse, and the number of halvings in it.

@@ -24,6 +24,9 @@ const NEARLY: f64 = 0.45;
 /// Other excursions of nearly its size that a pulse may have.
 const FEW_OTHERS: usize = 1;
 
+/// The same of the excursions soon after it that are another one: smaller ones are what it left behind.
+const AGAIN: f64 = 0.7;
+
 /// A pulse is over when the next norm is at most this share of it; a change of regime stays.
 const FALLS_BACK_TO: f64 = 0.5;
 
@@ -69,7 +72,7 @@ pub(super) fn again(facts: Facts, pulse: Pulse) -> usize {
     let logs: Vec<Option<f64>> = points.iter().map(|point| ln(point.grad_norm)).collect();
     let first = points.partition_point(|point| point.step <= pulse.point.step);
     let later = (first..points.len().min(first + AFTERMATH)).filter_map(|index| excursion(&logs, index));
-    later.filter(|own| stands_out(Some(*own)) && own.log_ratio > NEARLY * pulse.ratio.ln()).count()
+    later.filter(|own| stands_out(Some(*own)) && own.log_ratio > AGAIN * pulse.ratio.ln()).count()
 }
 
 /// Whether the norm of one layer is such a pulse at `step`.

@@ -141,10 +141,13 @@ pub(crate) struct Habit {
 }
 
 impl Habit {
+    /// A rise of at most this, in ln, has come back: a quarter above the lowest.
+    pub(crate) const CALM: f64 = 0.223;
+
     /// The next rise above the lowest so far.
     pub(crate) fn add(&mut self, rise: f64) {
         self.top = self.top.max(rise);
-        if rise <= CALM {
+        if rise <= Self::CALM {
             self.tops.push(std::mem::take(&mut self.top));
         }
     }
@@ -162,9 +165,6 @@ impl Habit {
         2.0 * largest[1]
     }
 }
-
-/// A rise of at most this, in ln, has come back: a quarter above the lowest.
-const CALM: f64 = 0.223;
 
 /// Points behind a rise that are looked at, and the share of them that must be up as well.
 const RISEN_POINTS: usize = 10;
