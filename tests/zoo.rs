@@ -4,19 +4,21 @@
 //! measured and scored by `FLASHPOINT_ZOO=DIR cargo test --test zoo -- --nocapture scored`; with `FLASHPOINT_ZOO_KEEP=OUT`
 //! what was measured is written there as it is committed here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::io::{Read, Write};
+use std::io::{BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
-use flashpoint::analysis::model::{Analysis, MeasureLevel};
+use flashpoint::analysis::model::{Analysis, MeasureLevel, Measured, Section, Statistics};
 use flashpoint::analysis::run::{Request, measure};
 use flashpoint::checkpoint::NameRules;
 use flashpoint::context::Context;
 use flashpoint::diagnosis::{Diagnosis, diagnose};
 use flashpoint::history::{History, Options};
 use flashpoint::rules::{self, Overrides, Severity};
+use lzma_rust2::{LzmaOptions, LzmaReader, LzmaWriter};
 use serde::Deserialize;
+use serde_json::Value;
 
 /// What was done to a run.
 #[derive(Debug, Clone, Deserialize)]
@@ -50,9 +52,27 @@ struct Score {
     onset: bool,
     /// Warnings and worse of rules other than those about files.
     alarms: Vec<String>,
-    /// Steps by which the diagnosis came before the loss doubled, judging at every checkpoint and no later.
-    lead: Option<i64>,
+    /// Where the loss doubled: how long before that the mechanism was told.
+    lead: Option<Lead>,
 }
+
+/// Steps from the first telling of a run's mechanism to the doubling of its loss.
+#[derive(Debug, Clone, Copy)]
+struct Lead {
+    /// Judging the run as if it had ended at each of its checkpoints.
+    at_checkpoints: Option<i64>,
+    /// Judging it as if it had ended at each of its logged steps.
+    at_steps: Option<i64>,
+    /// Whether a checkpoint lies between the beginning of the fault and the doubling: where none does, no checkpoint can tell.
+    has_checkpoint: bool,
+    is_pulse: bool,
+}
+
+/// The ending of a kept measurement: JSON, compressed with LZMA.
+const KEPT: &str = ".measured.json.lzma";
+
+/// Memory that one may take to read, in KiB.
+const MOST_KIB: u32 = 1 << 17;
 
 /// Share of the failing runs whose mechanism and tensor have to be right, and of those of one mechanism.
 const ALL_RIGHT: f64 = 0.9;
@@ -72,6 +92,12 @@ fn the_committed_zoo_is_told_apart() {
         .map(|score| score.name.as_str())
         .collect();
     assert!(wrong.is_empty(), "healthy runs that a failure was told of: {wrong:?}");
+    let alarmed: Vec<(&str, &[String])> = scores
+        .iter()
+        .filter(|score| score.truth.healthy && !score.alarms.is_empty())
+        .map(|score| (score.name.as_str(), score.alarms.as_slice()))
+        .collect();
+    assert!(alarmed.is_empty(), "healthy runs with a warning: {alarmed:?}");
     let failing: Vec<&Score> = scores.iter().filter(|score| !score.truth.healthy).collect();
     assert!(share(&failing) >= ALL_RIGHT, "{:.3} of the failing runs are told right", share(&failing));
     let mut by_mechanism: BTreeMap<&str, Vec<&Score>> = BTreeMap::new();
@@ -159,17 +185,16 @@ fn committed(directory: &str) -> Vec<Run> {
     let Ok(entries) = std::fs::read_dir(directory) else { return Vec::new() };
     let names = entries.filter_map(|entry| {
         let name = entry.ok()?.file_name().to_string_lossy().into_owned();
-        name.strip_suffix(".measured.json.gz").map(str::to_owned)
+        name.strip_suffix(KEPT).map(str::to_owned)
     });
     let mut names: Vec<String> = names.collect();
     names.sort();
     let directory = Path::new(directory);
     let read = |name: String| {
-        let file =
-            std::fs::File::open(directory.join(format!("{name}.measured.json.gz"))).expect("it was listed");
+        let file = std::fs::File::open(directory.join(format!("{name}{KEPT}"))).expect("it was listed");
         let mut text = Vec::new();
-        flate2::read::GzDecoder::new(file)
-            .read_to_end(&mut text)
+        LzmaReader::new_mem_limit(BufReader::new(file), MOST_KIB, None)
+            .and_then(|mut reader| reader.read_to_end(&mut text))
             .unwrap_or_else(|error| panic!("{name}: {error}"));
         let analysis = serde_json::from_slice(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
         Run { truth: truth_in(&directory.join(format!("{name}.truth.json"))), analysis, name }
@@ -177,15 +202,56 @@ fn committed(directory: &str) -> Vec<Run> {
     names.into_iter().map(read).collect()
 }
 
+/// Writes what was measured of a run, without what would only fill the repository: numbers to five digits, no statistics
+/// that no rule reads, and none of the optimizer's tensors, whose moments are measured by parameter beside them.
 fn keep(directory: &Path, run: &Run, source: &Path) {
-    let path = directory.join(format!("{}.measured.json.gz", run.name));
+    let mut analysis = run.analysis.clone();
+    for tensor in analysis.checkpoints.iter_mut().flat_map(|one| &mut one.tensors) {
+        if let Measured::Value(own) = &mut tensor.statistics {
+            if tensor.section == Section::Optimizer && own.non_finite() == 0 {
+                (tensor.statistics, tensor.rows, tensor.median_abs) = (left_out(), left_out(), left_out());
+                continue;
+            }
+            let Statistics { min, max, l1, l2, mean, variance, skewness, excess_kurtosis, .. } = own;
+            for number in [min, max, l1, l2, mean, variance, skewness, excess_kurtosis] {
+                *number = left_out();
+            }
+        }
+    }
+    let mut value = serde_json::to_value(&analysis).expect("an analysis is plain data");
+    round(&mut value);
+    let path = directory.join(format!("{}{KEPT}", run.name));
     let file = std::fs::File::create(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    let mut encoder = flate2::write::GzEncoder::new(file, flate2::Compression::best());
-    let text = flashpoint::analysis::measurement::to_json(&run.analysis);
-    encoder.write_all(&text).and_then(|()| encoder.finish().map(drop)).expect("the disk has room");
-    let truth = source.join(&run.name).join("truth.json");
-    if truth.is_file() {
-        std::fs::copy(truth, directory.join(format!("{}.truth.json", run.name))).expect("the disk has room");
+    let text = serde_json::to_vec(&value).expect("it came from JSON");
+    LzmaWriter::new_use_header(file, &LzmaOptions::with_preset(9), None)
+        .and_then(|mut writer| writer.write_all(&text).map(|()| writer))
+        .and_then(LzmaWriter::finish)
+        .expect("the disk has room");
+    for truth in [source.join(&run.name).join("truth.json"), source.join(format!("{}.truth.json", run.name))]
+    {
+        if truth.is_file() {
+            std::fs::copy(truth, directory.join(format!("{}.truth.json", run.name)))
+                .expect("the disk has room");
+        }
+    }
+}
+
+fn left_out<T>() -> Measured<T> {
+    Measured::not("not kept in the zoo")
+}
+
+/// Rounds every number that is no count to five digits.
+fn round(value: &mut Value) {
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(round),
+        Value::Object(fields) => fields.values_mut().for_each(round),
+        Value::Number(number) if number.is_f64() => {
+            let rounded = number.as_f64().and_then(|number| format!("{number:.4e}").parse().ok());
+            if let Some(rounded) = rounded.and_then(serde_json::Number::from_f64) {
+                *number = rounded;
+            }
+        }
+        _ => {}
     }
 }
 
@@ -222,7 +288,7 @@ fn score(run: &Run) -> Score {
         _ => false,
     };
     let onset = is_in_time(&truth, diagnosis.onset_step);
-    let lead = truth.loss_doubled.and_then(|doubled| lead(run, doubled));
+    let lead = truth.loss_doubled.filter(|_| !truth.healthy).map(|doubled| lead(run, doubled));
     Score { name: run.name.clone(), truth, diagnosis, mechanism, tensor, onset, alarms, lead }
 }
 
@@ -240,16 +306,51 @@ fn is_in_time(truth: &Truth, told: Option<u64>) -> bool {
     (onset.saturating_sub(slack)..=last + slack).contains(&told)
 }
 
-/// Steps from the first checkpoint at which the run's mechanism is told to the doubling of its loss.
-fn lead(run: &Run, doubled: u64) -> Option<i64> {
+fn lead(run: &Run, doubled: u64) -> Lead {
     let steps = run.analysis.checkpoints.iter().filter_map(|one| one.step.value().copied());
-    let mut steps: Vec<u64> = steps.collect();
-    steps.sort_unstable();
-    steps.dedup();
-    let told = steps
-        .into_iter()
-        .find(|&step| diagnosed(&until(&run.analysis, step)).0.mechanism.name() == run.truth.mechanism)?;
-    Some(doubled.cast_signed() - told.cast_signed())
+    let checkpoints: BTreeSet<u64> = steps.collect();
+    let is_told =
+        |step: u64| diagnosed(&until(&run.analysis, step)).0.mechanism.name() == run.truth.mechanism;
+    let by_checkpoint = checkpoints.iter().copied().find(|&step| is_told(step));
+    let began = run.truth.onset.unwrap_or(0);
+    let points = run.analysis.log.iter().flat_map(|log| &log.points).map(|point| point.step);
+    let mut between = points.filter(|&step| step >= began && by_checkpoint.is_none_or(|told| step < told));
+    let before = |step: u64| doubled.cast_signed() - step.cast_signed();
+    Lead {
+        at_checkpoints: by_checkpoint.map(before),
+        at_steps: between.find(|&step| is_told(step)).or(by_checkpoint).map(before),
+        has_checkpoint: checkpoints.range(began..doubled).any(|&step| step > began),
+        is_pulse: run.truth.kind.as_deref() == Some("pulse"),
+    }
+}
+
+/// What the leads of some runs come to, in a row of the table.
+fn lead_row(what: &str, leads: &[Lead], text: &mut String) {
+    let middle = |steps: Vec<Option<i64>>| {
+        let mut told: Vec<i64> = steps.into_iter().flatten().collect();
+        told.sort_unstable();
+        let median = told.get(told.len() / 2).map_or("–".to_owned(), i64::to_string);
+        format!("{} | {median}", told.len())
+    };
+    let checkpoints = middle(leads.iter().map(|lead| lead.at_checkpoints).collect());
+    let steps = middle(leads.iter().map(|lead| lead.at_steps).collect());
+    writeln!(text, "| {what} | {} | {checkpoints} | {steps} |", leads.len())
+        .expect("writing to a string does not fail");
+}
+
+/// The table of leads over a doubled loss.
+fn lead_table(scores: &[&Score], text: &mut String) {
+    let leads: Vec<Lead> = scores.iter().filter_map(|score| score.lead).collect();
+    let some = |is: fn(&Lead) -> bool| -> Vec<Lead> { leads.iter().copied().filter(is).collect() };
+    text.push_str("| lead over a doubled loss | runs | told by a checkpoint | median steps | told by a step | median steps |\n|---|---|---|---|---|---|\n");
+    lead_row("all", &leads, text);
+    lead_row("pulses", &some(|lead| lead.is_pulse), text);
+    lead_row("sustained", &some(|lead| !lead.is_pulse), text);
+    lead_row(
+        "sustained, a checkpoint between injection and doubling",
+        &some(|lead| !lead.is_pulse && lead.has_checkpoint),
+        text,
+    );
 }
 
 /// The confusion table, the misses, and the sums.
@@ -277,12 +378,9 @@ fn report(scores: &[Score]) -> String {
     let failing: Vec<&Score> = scores.iter().filter(|score| !score.truth.healthy).collect();
     let healthy: Vec<&Score> = scores.iter().filter(|score| score.truth.healthy).collect();
     let count = |scores: &[&Score], is: fn(&Score) -> bool| scores.iter().filter(|score| is(score)).count();
-    let mut leads: Vec<i64> = failing.iter().filter_map(|score| score.lead).collect();
-    leads.sort_unstable();
-    let doubled = failing.iter().filter(|score| score.truth.loss_doubled.is_some()).count();
     writeln!(
         text,
-        "failing {}: mechanism {}, mechanism and tensor {}, onset {}\nhealthy {}: none {}, no warning {}\nlead over a doubled loss: {} of {doubled} told by a checkpoint, median {:?} steps",
+        "failing {}: mechanism {}, mechanism and tensor {}, onset {}\nhealthy {}: none {}, no warning {}",
         failing.len(),
         count(&failing, |score| score.mechanism),
         count(&failing, |score| score.mechanism && score.tensor),
@@ -290,10 +388,9 @@ fn report(scores: &[Score]) -> String {
         healthy.len(),
         count(&healthy, |score| score.mechanism),
         count(&healthy, |score| score.alarms.is_empty()),
-        leads.len(),
-        leads.get(leads.len() / 2),
     )
     .expect("writing to a string does not fail");
+    lead_table(&failing, &mut text);
     text
 }
 

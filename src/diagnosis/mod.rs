@@ -8,6 +8,7 @@ mod facts;
 mod healthy;
 mod mechanism;
 mod onset;
+mod pulse;
 mod story;
 mod suspects;
 #[cfg(test)]

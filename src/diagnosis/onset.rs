@@ -1,7 +1,9 @@
 //! When it began: the earliest sign in the log, or, where there is no log, in the checkpoints.
 
 use super::facts::{Facts, median, whole};
+use super::pulse;
 use crate::analysis::model::{CheckpointAnalysis, LogPoint, Measured};
+use crate::rules::Habit;
 
 /// Robust z of ln(gradient norm) from which a step is a spike (risk catalogue E1, benchmarked in its section 6).
 pub(super) const SPIKE_Z: f64 = 6.0;
@@ -15,21 +17,14 @@ pub(super) const CONFIRMED_BY: usize = 3;
 /// See `CONFIRMED_BY`; logged points.
 pub(super) const CONFIRMED_AMONG: usize = 5;
 
-/// A single spike stands alone where next to no other excursion has this share of its ln(ratio). Heavy tails give a
-/// continuum of excursions, in which the largest is not far from the next ones.
-pub(super) const NEARLY: f64 = 0.5;
-
-/// Other excursions of nearly its size that a lone spike may have.
-const FEW_OTHERS: usize = 1;
-
 /// Points after a spike whose excursions are taken for its aftermath: three times the memory of m for β₁ = 0.9.
 pub(super) const AFTERMATH: usize = 30;
 
-/// A pulse is over when the next norm is at most this share of it; a change of regime stays.
-const FALLS_BACK_TO: f64 = 0.5;
-
 /// Level of the loss over its lowest so far from which a run diverges (E3).
 pub(super) const LOSS_RATIO: f64 = 1.5;
+
+/// Level of the loss over its lowest from which a rise is none that a run just comes back from.
+const DOUBLED: f64 = 2.0;
 
 /// Points whose median is the level of the loss. The median of three that E3 asks for has a lowest value that is far
 /// below the level where batches are small, and flags half of all healthy runs.
@@ -158,14 +153,16 @@ pub(super) fn has_non_finite(checkpoint: &CheckpointAnalysis) -> bool {
 fn gradient_norm(facts: Facts) -> Option<Onset> {
     let points: Vec<&LogPoint> =
         facts.points().iter().filter(|point| point.grad_norm_ratio.is_some()).collect();
-    let first = (0..points.len()).find(|&index| {
-        is_pulse(&points, index) || (is_confirmed(&points, index) && loss_rose(facts, points[index].step))
-    })?;
-    Some(at(facts, points[first].step, Sign::GradientNorm(points[first].grad_norm_ratio?)))
+    let confirmed =
+        (0..points.len()).find(|&index| is_confirmed(&points, index) && loss_rose(facts, points[index].step));
+    let confirmed = confirmed.and_then(|index| Some((points[index].step, points[index].grad_norm_ratio?)));
+    let pulse = pulse::pulses(facts).first().map(|pulse| (pulse.point.step, pulse.ratio));
+    let (step, ratio) = [pulse, confirmed].into_iter().flatten().min_by_key(|(step, _)| *step)?;
+    Some(at(facts, step, Sign::GradientNorm(ratio)))
 }
 
 /// Whether the gradient norm of a step is out of its window.
-pub(super) fn is_spike(point: &LogPoint) -> bool {
+fn is_spike(point: &LogPoint) -> bool {
     point.grad_norm_z.is_some_and(|z| z > SPIKE_Z)
         && point.grad_norm_ratio.is_some_and(|ratio| ratio > SPIKE_RATIO)
 }
@@ -175,42 +172,27 @@ fn is_confirmed(points: &[&LogPoint], index: usize) -> bool {
     is_spike(points[index]) && next.iter().filter(|point| is_spike(point)).count() >= CONFIRMED_BY
 }
 
-/// Whether a spike stands alone, comes at once and falls back at once.
-pub(super) fn is_pulse(points: &[&LogPoint], index: usize) -> bool {
-    let norm = |index: usize| points.get(index)?.grad_norm?.finite();
-    let (Some(before), Some(now)) = (index.checked_sub(1).and_then(norm), norm(index)) else { return false };
-    let falls = points.get(index + 1).is_none_or(|next| {
-        next.grad_norm.is_none_or(|next| next.finite().is_some_and(|next| next <= FALLS_BACK_TO * now))
-    });
-    is_alone(points, index) && now >= SPIKE_RATIO * before && falls
-}
-
 /// Whether the loss rose far above its minimum soon after `step`.
 pub(super) fn loss_rose(facts: Facts, step: u64) -> bool {
     let soon = facts.points_from(step).iter().take(AFTERMATH);
     soon.filter_map(|point| point.loss_ratio).any(|ratio| ratio >= LOSS_RATIO)
 }
 
-/// Whether a spike is of another size than every excursion of the run but those it left behind.
-fn is_alone(points: &[&LogPoint], index: usize) -> bool {
-    let Some(ratio) = points[index].grad_norm_ratio.filter(|_| is_spike(points[index])) else { return false };
-    let elsewhere = points[..index].iter().chain(points.iter().skip(index + AFTERMATH));
-    let near =
-        elsewhere.filter_map(|point| point.grad_norm_ratio).filter(|other| other.ln() > NEARLY * ratio.ln());
-    near.count() <= FEW_OTHERS
-}
-
-/// The first step of the first stretch whose loss is far above the lowest level it had, in ratio and by its own noise.
+/// The first step of the first stretch whose loss is far above the lowest level it had, in ratio and by its own noise, and
+/// that it does not come back from, or only after it had doubled.
 fn loss(facts: Facts) -> Option<Onset> {
     let losses = facts.points().iter().filter_map(|point| Some((point.step, point.loss?.finite()?)));
     let logs: Vec<(u64, f64)> =
         losses.filter(|(_, loss)| *loss > 0.0).map(|(step, loss)| (step, loss.ln())).collect();
+    let levels: Option<Vec<f64>> =
+        logs.windows(LEVEL_POINTS).map(|window| median(window.iter().map(|(_, log)| *log))).collect();
+    let levels = levels?;
     let mut distances: Vec<f64> = Vec::new();
     let mut lowest = f64::INFINITY;
-    for end in LEVEL_POINTS..=logs.len() {
-        let window = &logs[end - LEVEL_POINTS..end];
-        let level = median(window.iter().map(|(_, log)| *log))?;
-        distances.push((logs[end - 1].1 - level).abs());
+    let mut habit = Habit::default();
+    for (start, &level) in levels.iter().enumerate() {
+        let window = &logs[start..start + LEVEL_POINTS];
+        distances.push((window[LEVEL_POINTS - 1].1 - level).abs());
         lowest = lowest.min(level);
         if distances.len() < FEWEST_DISTANCES {
             continue;
@@ -219,12 +201,23 @@ fn loss(facts: Facts) -> Option<Onset> {
         let noise = MAD_TO_DEVIATION * median(recent.iter().copied())?;
         let error = MEDIAN_ERROR * noise / (LEVEL_POINTS as f64).sqrt();
         let rise = level - lowest;
-        if rise > LOSS_RATIO.ln() && rise > LEVEL_ERRORS * error {
+        habit.add(rise);
+        if rise > LOSS_RATIO.ln()
+            && rise > LEVEL_ERRORS * error
+            && rise > habit.allows()
+            && !comes_back(&levels[start..], lowest)
+        {
             let first = window.iter().find(|(_, log)| *log > lowest + LOSS_RATIO.ln())?;
             return Some(at(facts, first.0, Sign::Loss(rise.exp())));
         }
     }
     None
+}
+
+/// Whether levels of ln(loss) come back to about the lowest before they are twice as high.
+fn comes_back(levels: &[f64], lowest: f64) -> bool {
+    let end = levels.iter().find(|&&level| level <= lowest + Habit::CALM || level >= lowest + DOUBLED.ln());
+    end.is_some_and(|&level| level <= lowest + Habit::CALM)
 }
 
 /// The first halving of the first run of halvings that is a collapse, and the number of halvings in it.
@@ -248,19 +241,28 @@ fn skipped_steps(facts: Facts) -> Option<(u64, usize)> {
     })
 }
 
+/// A scaler that grew too far is halved once or twice, and grows again: only a fall in which it never did counts.
 fn halvings(facts: Facts) -> Option<(u64, usize)> {
     let scales: Vec<(u64, f64)> =
         facts.points().iter().filter_map(|point| Some((point.step, point.loss_scale?.finite()?))).collect();
     let settled = scales.windows(2).position(|pair| pair[1].1 >= pair[0].1)?;
-    let is_halved = |&index: &usize| scales[index].1 < scales[index - 1].1;
-    (settled + 1..scales.len()).filter(is_halved).find_map(|first| {
-        let (began, before) = (scales[first].0, scales[first - 1].1);
-        let run = scales[first..].iter().take_while(|(step, _)| *step < began + HALVINGS_WITHIN);
-        let lowest = run.map(|(_, scale)| *scale).fold(f64::INFINITY, f64::min);
-        // A scaler that grows too far is halved once, and grows again: only what it falls in all counts. A step that is
-        // skipped at once is where it begins, not one a while before.
-        let falls = (before / lowest).log2().round();
-        let soon = scales.get(first + FEWEST_AFTER).is_some_and(|(_, scale)| *scale < scales[first].1);
-        (falls >= HALVINGS as f64 && soon).then_some((began, whole(falls) as usize))
-    })
+    // The step at which the present fall began, and the scale before it.
+    let mut fall: Option<(u64, f64)> = None;
+    for (index, pair) in scales.windows(2).enumerate().skip(settled) {
+        let ((_, before), (step, now)) = (pair[0], pair[1]);
+        if now > before {
+            fall = None;
+        }
+        if now >= before {
+            continue;
+        }
+        let (began, top) = fall.filter(|(began, _)| step < began + HALVINGS_WITHIN).unwrap_or((step, before));
+        fall = Some((began, top));
+        if (top / now).log2().round() >= HALVINGS as f64 {
+            let bottom = scales[index..].windows(2).take_while(|pair| pair[1].1 <= pair[0].1).last();
+            let bottom = bottom.map_or(now, |pair| pair[1].1);
+            return Some((began, whole((top / bottom).log2()) as usize));
+        }
+    }
+    None
 }

@@ -116,6 +116,79 @@ fn one_gradient_far_above_all_others_is_a_spike_of_its_tensor_at_its_step() {
 }
 
 #[test]
+fn a_pulse_in_a_run_whose_norms_have_a_trend_is_found_by_its_neighbours() {
+    // ln(norm) falls by 3 over the run, so that the window before a step is wide: six times the usual has a z of 2.
+    let falling =
+        |step: u64| 20.0 * (-(step as f64) / 80.0).exp() * if step.is_multiple_of(2) { 1.0 } else { 1.2 };
+    let analysis = run(240, |point| {
+        let norm = falling(point.step) * if point.step == 150 { 6.0 } else { 1.0 };
+        point.grad_norm = Some(Number(norm));
+        point.grad_norm_z = Some(2.0);
+        point.grad_norm_ratio = Some(norm / falling(point.step.saturating_sub(64)));
+    });
+    let diagnosis = diagnose(&analysis, &Assessment::default());
+    assert_eq!((diagnosis.mechanism, diagnosis.onset_step), (Mechanism::GradientSpike, Some(150)));
+}
+
+#[test]
+fn a_norm_that_explodes_into_nan_is_no_pulse() {
+    let analysis = run(200, |point| {
+        if point.step == 150 {
+            spike(point, 500.0);
+        }
+        if point.step > 150 {
+            (point.loss, point.grad_norm) = (Some(Number(f64::NAN)), Some(Number(f64::NAN)));
+            (point.grad_norm_ratio, point.grad_norm_z, point.loss_ratio) = (None, None, None);
+        }
+    });
+    assert_ne!(diagnose(&analysis, &Assessment::default()).mechanism, Mechanism::GradientSpike);
+}
+
+#[test]
+fn energy_that_the_log_of_every_step_does_not_know_came_in_no_single_gradient() {
+    // 20 steps whose norm is 1 and whose energy of b is 81: one gradient of 9 would be in the log.
+    let mut analysis = run(200, |_| {});
+    analysis.intervals = (0..10).map(|index| interval(20 * index, &CALM)).collect();
+    analysis.intervals[6] = interval(120, &[("a.weight", 1.1), ("b.weight", 9.0), ("c.weight", 1.0)]);
+    assert_eq!(diagnose(&analysis, &Assessment::default()).mechanism, Mechanism::None);
+    // Where only every tenth step is logged, it may have been another one.
+    if let Some(log) = &mut analysis.log {
+        log.points.retain(|point| point.step.is_multiple_of(10));
+    }
+    assert_eq!(diagnose(&analysis, &Assessment::default()).mechanism, Mechanism::GradientSpike);
+}
+
+#[test]
+fn a_loss_that_goes_up_and_comes_back_again_and_again_has_not_diverged() {
+    // Down by a factor of six, in waves that grow to 2.7 times, each a little higher than the one before.
+    let wave = |step: f64| (-step / 900.0 + 0.5 * step / 1600.0 * (step / 16.0).sin()).exp();
+    let analysis = run(1600, |point| {
+        point.loss = Some(Number(wave(point.step as f64)));
+        point.learning_rate = Some(Number(1e-3));
+    });
+    assert_eq!(diagnose(&analysis, &Assessment::default()).mechanism, Mechanism::None);
+}
+
+#[test]
+fn a_loss_scale_that_grows_in_between_has_not_collapsed() {
+    let halved_at = |steps: [u64; 3], grown_at: u64| {
+        let scale = move |step: u64| {
+            let halvings = steps.iter().filter(|&&at| step >= at).count();
+            65536.0
+                * 0.5_f64.powi(i32::try_from(halvings).unwrap())
+                * if step >= grown_at { 2.0 } else { 1.0 }
+        };
+        run(200, move |point| point.loss_scale = Some(Number(scale(point.step))))
+    };
+    let told = |analysis| {
+        let diagnosis = diagnose(&analysis, &Assessment::default());
+        (diagnosis.mechanism, diagnosis.onset_step)
+    };
+    assert_eq!(told(halved_at([60, 110, 112], 100)), (Mechanism::None, None));
+    assert_eq!(told(halved_at([108, 110, 112], 100)), (Mechanism::Fp16Overflow, Some(108)));
+}
+
+#[test]
 fn excursions_of_every_size_are_heavy_tails_and_no_fault() {
     let sizes = [3.0, 5.0, 2.6, 8.0, 4.0, 6.0, 9.0, 3.5];
     let analysis = run(400, |point| {

@@ -38,20 +38,34 @@ fn check(analysis: &Analysis, _: &Thresholds, findings: &mut Findings) {
         "clipping by it makes the infinite elements NaN and all others 0"
     };
     let last = bad.last().map_or(first.step, |point| point.step);
-    let message = format!(
-        "the gradient norm is {} at step {} and the step was taken ({} such steps): {effect}",
-        if norm.is_nan() { "NaN" } else { "infinite" },
-        first.step,
-        bad.len(),
-    );
-    let advice = "skip such steps: clip_grad_norm_(…, error_if_nonfinite=True), or a check before optimizer.step(); accumulate the norm in fp32 or wider";
-    let harmless =
-        layers_finite && log.points.iter().all(|point| point.loss.is_none_or(|loss| loss.finite().is_some()));
-    let finding = findings.push(Subject::Steps(first.step, last), message, advice);
-    finding.at_step(first.step).evidence("steps with such a norm", bad.len() as f64, "");
-    if harmless {
-        finding.severity(Severity::Warning);
-    }
+    let what = if norm.is_nan() { "NaN" } else { "infinite" };
+    let subject = Subject::Steps(first.step, last);
+    let finite = |value: Option<Number>| value.is_some_and(|value| value.finite().is_some());
+    let stays_finite = log.points.iter().all(|point| point.loss.is_none() || finite(point.loss))
+        && log
+            .points
+            .iter()
+            .any(|point| point.step > last && (finite(point.loss) || finite(point.grad_norm)));
+    // A scale that is logged and did not fall says that no scaler skipped the step.
+    let is_told = layers_finite || log.points.iter().any(|point| point.loss_scale.is_some());
+    let count = bad.len();
+    let finding = if stays_finite && !is_told {
+        let message = format!(
+            "the gradient norm is {what} at step {} ({count} such steps) and the loss stays finite: the step was skipped, or all of its gradients were set to 0",
+            first.step
+        );
+        let advice = "log the loss scale or the skipped steps: only they tell a scaler at work from gradients that are lost";
+        findings.push(subject, message, advice).severity(Severity::Note)
+    } else {
+        let message = format!(
+            "the gradient norm is {what} at step {} and the step was taken ({count} such steps): {effect}",
+            first.step
+        );
+        let advice = "skip such steps: clip_grad_norm_(…, error_if_nonfinite=True), or a check before optimizer.step(); accumulate the norm in fp32 or wider";
+        let finding = findings.push(subject, message, advice);
+        if layers_finite && stays_finite { finding.severity(Severity::Warning) } else { finding }
+    };
+    finding.at_step(first.step).evidence("steps with such a norm", count as f64, "");
 }
 
 #[cfg(test)]
@@ -68,6 +82,20 @@ mod tests {
         ]);
         assert_eq!(judge_run(&RULE, &run, &[]).told(), [(Severity::Critical, "steps 2 to 3".to_owned())]);
         assert!(judge_run(&RULE, &logged(vec![point(1).with_norm(1.0)]), &[]).is_clean());
+    }
+
+    #[test]
+    fn what_the_run_survives_without_a_word_in_the_log_is_no_warning() {
+        let survived = |last: f64| {
+            logged(vec![
+                point(1).with_norm(1.0).with_loss(2.0),
+                point(2).with_norm(f64::INFINITY).with_loss(2.0),
+                point(3).with_norm(1.0).with_loss(last),
+            ])
+        };
+        let told = |run| judge_run(&RULE, &run, &[]).told();
+        assert_eq!(told(survived(2.0)), [(Severity::Note, "steps 2 to 2".to_owned())]);
+        assert_eq!(told(survived(f64::NAN)), [(Severity::Critical, "steps 2 to 2".to_owned())]);
     }
 
     #[test]

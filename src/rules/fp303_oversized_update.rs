@@ -47,6 +47,11 @@ fn why_legitimate(parameter: &ParameterOptimizer, group: &ParameterGroup) -> Opt
     if parameter.step? < window {
         return Some(format!("updates are large in the first {window:.0} steps"));
     }
+    if parameter.shape.len() < 2 {
+        return Some(
+            "the few elements of gains and biases share the sign of their gradients, which reach 1 as they grow".to_owned(),
+        );
+    }
     why_sparse(parameter).map(str::to_owned)
 }
 
@@ -89,6 +94,10 @@ mod tests {
         assert!(early.found.is_empty() && early.not_evaluated.len() == 1);
         let mut embedding = with_rms(1.3, 5000.0);
         embedding.edit_moments(|parameter| parameter.tensor.as_mut().unwrap().role = Role::TokenEmbedding);
+        let mut gain = with_rms(1.3, 5000.0);
+        gain.edit_moments(|parameter| parameter.shape = vec![16]);
+        let vector = judge(&RULE, &gain);
+        assert!(vector.found.is_empty() && vector.not_evaluated.len() == 1);
         let sparse = judge(&RULE, &embedding);
         assert!(sparse.found.is_empty() && sparse.not_evaluated.len() == 1);
     }

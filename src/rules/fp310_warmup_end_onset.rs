@@ -66,8 +66,9 @@ mod tests {
 
     fn run(end: u64, diverges: u64) -> Analysis {
         let points = (1..=200).map(|step| {
-            let mut point = point(step).with_loss(2.0);
-            point.loss_ratio = Some(if step < diverges { 1.0 } else { 3.0 });
+            let ratio = if step < diverges { 1.0 } else { 3.0 };
+            let mut point = point(step).with_loss(2.0 * ratio);
+            point.loss_ratio = Some(ratio);
             point.loss_noise = Some(0.01);
             point.learning_rate = Some(crate::analysis::model::Number(1e-3));
             point

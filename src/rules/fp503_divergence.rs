@@ -100,6 +100,21 @@ mod tests {
     }
 
     #[test]
+    fn a_rise_like_those_it_came_back_from_is_none_and_a_larger_one_is() {
+        let mut ratios: Vec<f64> = Vec::new();
+        for _ in 0..3 {
+            ratios.extend([1.0, 1.4, 1.4, 1.4, 1.0]);
+        }
+        let told = |top: f64| {
+            let ratios: Vec<f64> = ratios.iter().copied().chain([top; 12]).collect();
+            judge_run(&RULE, &run(&ratios, Some(0.01)), &[]).told()
+        };
+        // Twice as far in ln is 1.4² = 1.96.
+        assert!(told(1.9).is_empty());
+        assert_eq!(told(2.1), [(Severity::Critical, "steps 15 to 26".to_owned())]);
+    }
+
+    #[test]
     fn before_its_noise_is_known_a_loss_may_triple() {
         assert!(judge_run(&RULE, &run(&[1.0, 2.9], None), &[]).told().is_empty());
         assert_eq!(judge_run(&RULE, &run(&[1.0, 2.9, 3.1], None), &[]).told().len(), 1);

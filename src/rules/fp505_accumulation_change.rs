@@ -38,6 +38,10 @@ pub(super) static RULE: Rule = Rule {
 /// Factors that configurations change by.
 const WHOLE: &[f64] = &[2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 64.0, 128.0];
 
+/// Points before a change without which nothing is usual yet: gradients double in the first steps of a run by themselves,
+/// as behind a layer that begins at zero.
+const FEWEST_BEFORE: usize = 32;
+
 fn check(analysis: &Analysis, thresholds: &Thresholds, findings: &mut Findings) {
     let Some(log) = log(analysis) else { return };
     if log.accumulation_changes.is_empty() {
@@ -54,7 +58,8 @@ fn check(analysis: &Analysis, thresholds: &Thresholds, findings: &mut Findings) 
         ];
         for (what, ratio, noise) in sides {
             let Some(ratio) = ratio.filter(|ratio| *ratio > 0.0) else { continue };
-            if change.factor.is_none() && what == "gradient norm" && loss_moved(change) {
+            let is_early = log.points.partition_point(|point| point.step < change.step) < FEWEST_BEFORE;
+            if change.factor.is_none() && (is_early || what == "gradient norm" && loss_moved(change)) {
                 continue;
             }
             if let Some(factor) = whole_factor(change, ratio, noise.unwrap_or(0.0), thresholds) {
@@ -109,9 +114,13 @@ mod tests {
     use crate::rules::test_support::{judge_run, logged, point};
 
     fn told(factor: Option<f64>, ratio: f64, noise: f64) -> bool {
-        let mut run = logged(vec![point(1).with_norm(1.0)]);
+        told_at(50, factor, ratio, noise)
+    }
+
+    fn told_at(step: u64, factor: Option<f64>, ratio: f64, noise: f64) -> bool {
+        let mut run = logged((1..=80).map(|step| point(step).with_norm(1.0)).collect());
         run.log.as_mut().unwrap().accumulation_changes = vec![AccumulationChange {
-            step: 20,
+            step,
             factor,
             grad_norm_ratio: Some(ratio),
             grad_norm_noise: Some(noise),
@@ -131,6 +140,7 @@ mod tests {
     #[test]
     fn without_a_known_change_only_growth_by_a_whole_factor_counts() {
         assert!(told(None, 3.05, 0.05) && told(None, 8.0, 0.05));
+        assert!(!told_at(16, None, 3.05, 0.05) && told_at(16, Some(3.0), 3.05, 0.05));
         assert!(!told(None, 0.33, 0.05) && !told(None, 3.5, 0.05) && !told(None, 2.0, 0.3));
     }
 }

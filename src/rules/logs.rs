@@ -1,5 +1,6 @@
 //! What rules over logs have in common: spikes of the gradient norm, and where a run began to go wrong.
 
+use super::weights::median;
 use super::{Findings, Subject};
 use crate::analysis::model::{Analysis, LogAnalysis, LogPoint, Number};
 
@@ -129,6 +130,42 @@ pub(super) fn is_skipped(log: &LogAnalysis, point: &LogPoint) -> bool {
     before.is_some_and(|before| after < before)
 }
 
+/// How far a quantity has risen before and come back, in ln: what a run came back from more than once is its way of going
+/// down, as at the edge of stability.
+#[derive(Debug, Default)]
+pub(crate) struct Habit {
+    /// Tops of the rises that are over.
+    tops: Vec<f64>,
+    /// Top of the present one.
+    top: f64,
+}
+
+impl Habit {
+    /// A rise of at most this, in ln, has come back: a quarter above the lowest.
+    pub(crate) const CALM: f64 = 0.223;
+
+    /// The next rise above the lowest so far.
+    pub(crate) fn add(&mut self, rise: f64) {
+        self.top = self.top.max(rise);
+        if rise <= Self::CALM {
+            self.tops.push(std::mem::take(&mut self.top));
+        }
+    }
+
+    /// A rise that is no larger than this is no other than those before: twice the second largest of them, in ln.
+    pub(crate) fn allows(&self) -> f64 {
+        let mut largest = [0.0; 2];
+        for &top in &self.tops {
+            if top > largest[0] {
+                largest = [top, largest[0]];
+            } else if top > largest[1] {
+                largest[1] = top;
+            }
+        }
+        2.0 * largest[1]
+    }
+}
+
 /// Points behind a rise that are looked at, and the share of them that must be up as well.
 const RISEN_POINTS: usize = 10;
 const RISEN_SHARE: f64 = 0.7;
@@ -141,19 +178,46 @@ pub(super) fn allowed_rise(point: &LogPoint, limit: f64, noise: f64) -> f64 {
     limit.max(point.loss_noise.map_or(EARLY_RISE, |found| (noise * found).exp()))
 }
 
-/// The first step at which the loss is above `limit` times its lowest, and above what its noise explains, and mostly stays
-/// there for ten points, or to the end.
+/// Points whose median is the level of a loss: medians of three have a lowest far below it where batches are small.
+const LEVEL_POINTS: usize = 15;
+
+/// The first step at which the loss is above `limit` times its lowest, above what its noise explains and what it came back
+/// from before, and mostly stays there for ten points, or to the end.
 pub(super) fn first_divergence(log: &LogAnalysis, limit: f64, noise: f64) -> Option<&LogPoint> {
-    let rises =
-        |point: &LogPoint| point.loss_ratio.is_some_and(|ratio| ratio > allowed_rise(point, limit, noise));
-    let stays = |at: usize| {
-        let behind = log.points[at..].iter().filter(|point| point.loss.is_some()).take(RISEN_POINTS);
-        let up = |point: &&LogPoint| point.loss_ratio.is_none_or(|ratio| ratio > limit);
-        let (all, up) = (behind.clone().count(), behind.filter(up).count());
-        up as f64 >= RISEN_SHARE * all as f64
-    };
-    let at = (0..log.points.len()).find(|at| rises(&log.points[*at]) && stays(*at))?;
+    let mut habit = Habit::default();
+    let mut lowest = f64::INFINITY;
+    let mut recent: Vec<f64> = Vec::new();
+    let at = (0..log.points.len()).find(|&at| {
+        let point = &log.points[at];
+        let Some(ratio) = point.loss_ratio else { return false };
+        habit.add(ratio.ln());
+        let allowed = allowed_rise(point, limit, noise).max(habit.allows().exp());
+        let is_up = ratio > allowed
+            && stays_above(&log.points[at..], allowed)
+            && is_level_above(&log.points[at..], limit * lowest);
+        recent.extend(point.loss.and_then(Number::finite));
+        let window = &recent[recent.len().saturating_sub(LEVEL_POINTS)..];
+        if window.len() == LEVEL_POINTS {
+            lowest = median(window.to_vec()).map_or(lowest, |level| lowest.min(level));
+        }
+        is_up
+    })?;
     log.points.get(at)
+}
+
+/// Whether most of the next points are above the lowest by the factor `allowed`.
+fn stays_above(points: &[LogPoint], allowed: f64) -> bool {
+    let behind = points.iter().filter(|point| point.loss.is_some()).take(RISEN_POINTS);
+    let up = |point: &&LogPoint| point.loss_ratio.is_none_or(|ratio| ratio > allowed);
+    let (all, up) = (behind.clone().count(), behind.filter(up).count());
+    up as f64 >= RISEN_SHARE * all as f64
+}
+
+/// Whether the level of the next points is above `limit`; true where there are too few of them, or `limit` is not known yet.
+fn is_level_above(points: &[LogPoint], limit: f64) -> bool {
+    let losses: Vec<f64> =
+        points.iter().filter_map(|point| point.loss.and_then(Number::finite)).take(LEVEL_POINTS).collect();
+    limit.is_infinite() || losses.len() < LEVEL_POINTS || median(losses).is_some_and(|level| level > limit)
 }
 
 /// Why norms cannot be judged, where they cannot; told to `findings`.

@@ -5,6 +5,7 @@ use crate::analysis::model::{CheckpointAnalysis, IntervalAnalysis, LogPoint, Ten
 use crate::diagnosis::Mechanism;
 use crate::diagnosis::facts::{Facts, median, whole};
 use crate::diagnosis::onset::{self, Onset, Sign};
+use crate::diagnosis::pulse::{self, Pulse};
 use crate::diagnosis::suspects::{self, Lead};
 use crate::number::short;
 use crate::rules::Confidence;
@@ -19,10 +20,17 @@ const CHANGE_RATIO: f64 = 1.2;
 /// Steps before a spike within which a change of the learning rate is its cause.
 const RATE_STEPS: u64 = 20;
 
-/// Spikes in its aftermath that one spike of all parameters may leave behind.
+/// Logged norms a step from which a log has every step, but for a few.
+const COMPLETE: f64 = 0.9;
+
+/// Excess of the largest norm of an interval over that which one gradient of a parameter must have given, between which
+/// they are the same: 0.94 to 1.4 in runs with such a gradient; 1.8 and more where the energy came otherwise.
+const SAME_SIZE: (f64, f64) = (0.7, 1.6);
+
+/// Spikes of nearly its size in its aftermath that one spike of all parameters may leave behind.
 const FEW_AGAIN: usize = 1;
 
-/// Steps by which another sign may come before the loss scale without being its cause.
+/// Steps by which another sign may come before this one without being its cause.
 const FEW_STEPS: u64 = 3;
 
 /// Points before one whose norms by layer are what is usual.
@@ -32,10 +40,10 @@ const LAYER_POINTS: usize = 32;
 const LAYER_LEAD: f64 = 5.0;
 
 /// One gradient far above all others, in one step, in one tensor or in all.
-pub(super) fn gradient_spike(facts: Facts, _: Option<&Onset>) -> Option<Case> {
-    let pulse = pulse(facts);
+pub(super) fn gradient_spike(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
+    let pulse = largest_pulse(facts);
     let hidden = if pulse.is_none() { layer_pulse(facts) } else { None };
-    let logged = pulse.map(|(point, _)| point).or(hidden.as_ref().map(|(point, _)| *point));
+    let logged = pulse.map(|pulse| pulse.point).or(hidden.as_ref().map(|(point, _)| *point));
     let interval = match logged {
         Some(point) => facts
             .analysis
@@ -50,18 +58,23 @@ pub(super) fn gradient_spike(facts: Facts, _: Option<&Onset>) -> Option<Case> {
         let before = facts.points().iter().rev().find(|own| own.step < point.step).map_or(0, |own| own.step);
         case = case.at(point.step, [before, point.step]);
     }
-    if let Some((point, ratio)) = pulse {
+    if let Some(Pulse { point, ratio }) = pulse {
         case = case
-            .in_tensor(leading_layer(facts, point))
+            .in_tensor(leading_layer(facts, point).map(|layer| weight_of(facts, &layer)))
             .because(
                 STRONG,
                 format!(
-                    "the gradient norm of step {} alone was {} times the usual",
+                    "the gradient norm of step {} alone was {} times that of the steps around it",
                     point.step,
                     short(ratio)
                 ),
             )
-            .number("gradient norm over its window's median", ratio, Some(onset::SPIKE_RATIO), "1");
+            .number(
+                "gradient norm over the median of the steps around it",
+                ratio,
+                Some(onset::SPIKE_RATIO),
+                "1",
+            );
     }
     if let Some((point, layer)) = hidden {
         case = case
@@ -99,14 +112,26 @@ pub(super) fn gradient_spike(facts: Facts, _: Option<&Onset>) -> Option<Case> {
                 "its second moment had only decayed for a while: it is the usual that was too small",
             );
         }
+        if logged.is_none() && is_denied(facts, interval, lead) {
+            case = case.although(
+                STRONG + SUPPORTING,
+                "the log of these steps has no gradient of the size that one alone must have had",
+            );
+        }
         if goes_on(facts, interval, case.tensor.as_deref()) {
             case = case.although(STRONG, "the gradient stayed that large in the intervals after");
         }
     }
-    if let (Some((point, _)), None) = (pulse, &case.tensor)
-        && recurs(facts, point.step)
+    if let (Some(pulse), None) = (pulse, &case.tensor)
+        && pulse::again(facts, pulse) > FEW_AGAIN
     {
         case = case.although(STRONG, "it came again and again, which no single gradient does");
+    }
+    if let (Some(onset), Some(step)) = (onset, case.onset)
+        && onset.step + FEW_STEPS < step
+    {
+        case = case
+            .although(SUPPORTING, format!("the run was failing from step {} on, before that", onset.step));
     }
     if let (Some(step), Some((_, changed, ..))) = (case.onset, seam::rate_jump(facts))
         && changed <= step
@@ -117,20 +142,9 @@ pub(super) fn gradient_spike(facts: Facts, _: Option<&Onset>) -> Option<Case> {
     (!case.reasons.is_empty()).then_some(case)
 }
 
-/// Whether the gradient norm left its window several times more soon after `step`.
-fn recurs(facts: Facts, step: u64) -> bool {
-    let later = facts.points_from(step + 1).iter().take(onset::AFTERMATH);
-    later.filter(|point| onset::is_spike(point)).count() > FEW_AGAIN
-}
-
-/// The largest spike of the logged norm that stands alone and falls back at once.
-fn pulse(facts: Facts<'_>) -> Option<(&LogPoint, f64)> {
-    let points: Vec<&LogPoint> =
-        facts.points().iter().filter(|point| point.grad_norm_ratio.is_some()).collect();
-    let pulses = (1..points.len()).filter(|&index| onset::is_pulse(&points, index));
-    pulses
-        .map(|index| (points[index], points[index].grad_norm_ratio.unwrap_or(1.0)))
-        .max_by(|a, b| a.1.total_cmp(&b.1))
+/// The largest pulse of the logged norm.
+fn largest_pulse(facts: Facts<'_>) -> Option<Pulse<'_>> {
+    pulse::pulses(facts).into_iter().max_by(|a, b| a.ratio.total_cmp(&b.ratio))
 }
 
 /// The layer whose logged norm left its own median by far more than the others' did in the same step.
@@ -147,7 +161,7 @@ fn leading_layer(facts: Facts, point: &LogPoint) -> Option<String> {
         .collect();
     let (first, ratio) = ratios.iter().copied().max_by(|a, b| a.1.total_cmp(&b.1))?;
     let others = median(ratios.iter().filter(|(layer, _)| *layer != first).map(|(_, ratio)| *ratio))?;
-    (ratio >= LAYER_LEAD * others.max(1.0)).then(|| weight_of(facts, first))
+    (ratio >= LAYER_LEAD * others.max(1.0)).then(|| first.to_owned())
 }
 
 /// The weight of a layer, or the layer where it has no one weight.
@@ -164,7 +178,30 @@ fn weight_of(facts: Facts, layer: &str) -> String {
 fn layer_pulse(facts: Facts<'_>) -> Option<(&LogPoint, String)> {
     let points = facts.points();
     let mut logged = points.iter().skip(LAYER_POINTS).filter(|point| point.grad_norm_by_layer.len() > 1);
-    logged.find_map(|point| Some((point, leading_layer(facts, point)?)))
+    logged.find_map(|point| {
+        let layer = leading_layer(facts, point)?;
+        pulse::is_pulse_of(facts, &layer, point.step).then(|| (point, weight_of(facts, &layer)))
+    })
+}
+
+/// Whether the log of an interval has no step whose norm is what one gradient of the leading parameter must have made it:
+/// energy that came in one step is an excess of as much in the squared norm of that step, and of no other size.
+fn is_denied(facts: Facts, interval: &IntervalAnalysis, lead: &Lead) -> bool {
+    let Lead::One { tensor, ratio, .. } = lead else { return false };
+    let own = interval.tensors.iter().find(|own| own.canonical_name == *tensor);
+    let Some(&energy) = own.and_then(|own| own.energy.value()) else { return false };
+    let points = facts.points_until(interval.to_step).iter().filter(|point| point.step > interval.from_step);
+    let norms: Vec<f64> = points.filter_map(|point| point.grad_norm?.finite()).collect();
+    let steps = interval.to_step - interval.from_step;
+    let (Some(usual), Some(largest)) =
+        (median(norms.iter().copied()), norms.iter().copied().reduce(f64::max))
+    else {
+        return false;
+    };
+    let excess = (largest.powi(2) - usual.powi(2)).max(0.0).sqrt();
+    let wanted = (energy * (1.0 - ratio.powi(-2))).sqrt();
+    let (least, most) = SAME_SIZE;
+    norms.len() as f64 >= COMPLETE * steps as f64 && !(least * wanted..=most * wanted).contains(&excess)
 }
 
 /// Whose gradient stands out in an interval, if anyone's does. Only a spike that the log has seen is looked for by the
@@ -176,7 +213,13 @@ fn stands_out(facts: Facts, interval: &IntervalAnalysis, is_logged: bool) -> Opt
         return suspects::lead(interval, |tensor| tensor.gradient_ratio.value().copied(), INTERVAL_RATIO);
     }
     let change = |tensor: &TensorInterval| tensor.change_ratio.value().copied();
-    if is_logged { suspects::lead(interval, change, CHANGE_RATIO) } else { None }
+    // Where all parameters have come to move less than before, that is what is usual by now.
+    let usual = median(interval.tensors.iter().filter_map(change)).map_or(1.0, |usual| usual.min(1.0));
+    if is_logged {
+        suspects::lead(interval, |tensor| Some(change(tensor)? / usual), CHANGE_RATIO)
+    } else {
+        None
+    }
 }
 
 /// The step that the optimizer's moments at the end of an interval give for a spike in it (I7).

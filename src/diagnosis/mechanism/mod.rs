@@ -13,7 +13,7 @@ mod start;
 mod state;
 
 use super::Mechanism;
-use super::facts::Facts;
+use super::facts::{Facts, median, whole};
 use super::onset::Onset;
 use crate::rules::{Confidence, Evidence};
 
@@ -143,8 +143,28 @@ const TABLE: &[Advocate] = &[
 
 /// Every mechanism that anything speaks for, the strongest case first.
 pub(super) fn cases(facts: Facts, onset: Option<&Onset>) -> Vec<Case> {
-    let mut cases: Vec<Case> = TABLE.iter().filter_map(|advocate| advocate(facts, onset)).collect();
+    let cases = TABLE.iter().filter_map(|advocate| advocate(facts, onset));
+    let mut cases: Vec<Case> = cases.map(|case| unless_aftermath(facts, onset, case)).collect();
     // Stable: equal cases stay in the order of the table.
     cases.sort_by(|a, b| b.points.total_cmp(&a.points));
     cases
+}
+
+/// What comes first in time is the cause: a run that fails also stands still, and its levels change, and what began when it
+/// had been failing for longer than from one checkpoint to the next did not make it fail.
+fn unless_aftermath(facts: Facts, onset: Option<&Onset>, case: Case) -> Case {
+    let (Some(onset), Some([from, _])) = (onset, case.interval) else { return case };
+    let steps: Vec<u64> = facts.checkpoints().map(|(step, _)| step).collect();
+    let apart = median(steps.windows(2).map(|pair| (pair[1] - pair[0]) as f64)).map_or(0, whole);
+    if !is_event(case.mechanism) || onset.step + apart > from {
+        return case;
+    }
+    let began = format!("the run was failing from step {} on, before that", onset.step);
+    case.although(CONCLUSIVE, began)
+}
+
+/// Whether a mechanism is something that any failing run may come to, and begins when it is first seen: units take a while to
+/// die, and a gradient that stands alone among all norms of the run is none of a failing one's.
+fn is_event(mechanism: Mechanism) -> bool {
+    matches!(mechanism, Mechanism::AccumulationChange | Mechanism::Frozen | Mechanism::SecondMomentDecoupled)
 }

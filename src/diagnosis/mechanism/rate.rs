@@ -93,7 +93,7 @@ fn whole_model(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
 }
 
 /// The first checkpoint at which the typical matrix is changed far too much by one step, and by how much.
-fn long_steps(facts: Facts) -> Option<(u64, f64)> {
+pub(super) fn long_steps(facts: Facts) -> Option<(u64, f64)> {
     facts.checkpoints().find_map(|(step, checkpoint)| {
         let length = step_length(checkpoint)?;
         (length >= LONG_STEP).then_some((step, length))

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{CONCLUSIVE, Case, STRONG, SUPPORTING, rate};
+use super::{CONCLUSIVE, Case, STRONG, SUPPORTING, rate, start};
 use crate::analysis::model::{IntervalAnalysis, Role, TensorInterval};
 use crate::diagnosis::Mechanism;
 use crate::diagnosis::facts::{Facts, states, whole};
@@ -10,8 +10,11 @@ use crate::diagnosis::onset::Onset;
 use crate::number;
 use crate::rules::Confidence;
 
-/// Share of a parameter's elements without any gradient over an interval from which its units are dead (D8: half).
+/// Share of a parameter's elements without any gradient over an interval above which its units are dead (D8: more than half).
 const DEAD_SHARE: f64 = 0.5;
+
+/// The same, above which a whole layer is dead.
+const DEAD_LAYER: f64 = 0.9;
 
 /// Points of the log with a learning rate of exactly 0, from one step to the end, that are no end of a schedule.
 const FROZEN_POINTS: usize = 3;
@@ -73,13 +76,18 @@ fn stopped(facts: Facts) -> Option<Case> {
         } else {
             format!("from step {from} on {what} updated any more, while the others were")
         };
-        return Some(
-            Case::of(Mechanism::Frozen)
-                .with_confidence(Confidence::Exact)
-                .in_tensor((!all).then(|| first.canonical_name.clone()))
-                .at(from + 1, [from, to])
-                .because(CONCLUSIVE, sentence),
-        );
+        let case = Case::of(Mechanism::Frozen)
+            .with_confidence(Confidence::Exact)
+            .in_tensor((!all).then(|| first.canonical_name.clone()))
+            .at(from + 1, [from, to])
+            .because(CONCLUSIVE, sentence);
+        return Some(match start::explosive_recurrence(facts) {
+            Some(layer) if layer == first.layer.path => case.although(
+                STRONG,
+                "its recurrence began with a gain at which its units saturate, and saturated units pass no gradient on",
+            ),
+            _ => case,
+        });
     }
     None
 }
@@ -118,7 +126,7 @@ pub(super) fn died(facts: Facts) -> Option<u64> {
 /// The parameters most of whose elements had no gradient over an interval.
 fn dead_in<'a>(facts: Facts, interval: &'a IntervalAnalysis) -> BTreeSet<&'a str> {
     let dead = |tensor: &&TensorInterval| {
-        dead_share(facts, interval, tensor).is_some_and(|share| share >= DEAD_SHARE)
+        dead_share(facts, interval, tensor).is_some_and(|share| share > DEAD_SHARE)
     };
     interval.tensors.iter().filter(dead).map(|tensor| tensor.canonical_name.as_str()).collect()
 }
@@ -131,11 +139,13 @@ pub(super) fn dead_units(facts: Facts, _: Option<&Onset>) -> Option<Case> {
 
         let share = dead_share(facts, interval, bias).unwrap_or(1.0);
         let is_first = interval.from_step == facts.checkpoints().next().map_or(0, |(step, _)| step);
+        // Half of the units of a small network die in its ordinary life; a layer that is dead as a whole passes nothing on.
+        let points = if largest_share(facts, bias) > DEAD_LAYER { CONCLUSIVE } else { STRONG + SUPPORTING };
         let case = Case::of(Mechanism::DeadUnits)
             .with_confidence(Confidence::Exact)
             .in_tensor(Some(bias.canonical_name.clone()))
             .because(
-                CONCLUSIVE,
+                points,
                 format!(
                     "between steps {} and {} no gradient came through {} of the units of {}, and none to what reads them",
                     interval.from_step,
@@ -145,12 +155,13 @@ pub(super) fn dead_units(facts: Facts, _: Option<&Onset>) -> Option<Case> {
                 ),
             )
             .number("share of units without a gradient", share, Some(DEAD_SHARE), "");
-        let case = if is_first || !rate::leaps(facts) {
+        let long = rate::long_steps(facts).is_some_and(|(step, _)| step <= interval.from_step);
+        let case = if is_first || !(long || rate::leaps(facts)) {
             case
         } else {
             case.although(
                 STRONG + SUPPORTING,
-                "the first steps were as long as the weights: these pushed the units there",
+                "steps before were a large share of the weights: these pushed the units there",
             )
         };
         return Some(if is_first {
@@ -160,6 +171,16 @@ pub(super) fn dead_units(facts: Facts, _: Option<&Onset>) -> Option<Case> {
         });
     }
     None
+}
+
+/// The largest share of a parameter's elements that had no gradient over any one interval.
+fn largest_share(facts: Facts, tensor: &TensorInterval) -> f64 {
+    let intervals = facts.analysis.intervals.iter();
+    let shares = intervals.filter_map(|interval| {
+        let own = interval.tensors.iter().find(|own| own.canonical_name == tensor.canonical_name)?;
+        dead_share(facts, interval, own)
+    });
+    shares.fold(0.0, f64::max)
 }
 
 /// Share of a parameter's elements that had no gradient over the interval.

@@ -51,7 +51,8 @@ pub(super) fn init_gain(facts: Facts, _: Option<&Onset>) -> Option<Case> {
     let (step, checkpoint) = first(facts)?;
     let judged =
         checkpoint.tensors.iter().filter(|tensor| is_matrix(tensor) && tensor.role != Role::RecurrentHidden);
-    let judged = judged.filter(|tensor| !is_standard_normal(tensor));
+    // The first factor of an adapter is as wide as its own small fan-in asks, beside a second one of zeros.
+    let judged = judged.filter(|tensor| !is_adapter(tensor.role) && !is_standard_normal(tensor));
     let wide = judged.filter_map(|tensor| Some((tensor, geometry(checkpoint, &tensor.canonical_name)?)));
     let (tensor, ratio) = wide.max_by(|a, b| a.1.total_cmp(&b.1)).filter(|(_, ratio)| *ratio >= WIDE)?;
     let case = Case::of(Mechanism::InitGain)
@@ -92,6 +93,10 @@ pub(super) fn init_gain(facts: Facts, _: Option<&Onset>) -> Option<Case> {
     })
 }
 
+fn is_adapter(role: Role) -> bool {
+    matches!(role, Role::LoraA | Role::LoraB)
+}
+
 /// Whether a tensor is an embedding as torch draws it, with a standard deviation of 1 whatever the others have.
 fn is_standard_normal(tensor: &TensorAnalysis) -> bool {
     let is_embedding = matches!(tensor.role, Role::TokenEmbedding | Role::PositionEmbedding | Role::Other);
@@ -113,11 +118,7 @@ fn grown(facts: Facts, tensor: &TensorAnalysis) -> Option<f64> {
 /// A recurrence that multiplies what it carries at every step of time.
 pub(super) fn recurrent_gain(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
     let (step, checkpoint) = first(facts)?;
-    let recurrences =
-        checkpoint.tensors.iter().filter(|tensor| is_matrix(tensor) && is_plain_recurrence(tensor));
-    let gains = recurrences.filter_map(|tensor| Some((tensor, gain(tensor)?)));
-    let (tensor, gain) =
-        gains.max_by(|a, b| a.1.total_cmp(&b.1)).filter(|(_, gain)| *gain > CRITICAL_GAIN)?;
+    let (tensor, gain) = widest_recurrence(checkpoint).filter(|(_, gain)| *gain > CRITICAL_GAIN)?;
     let case = Case::of(Mechanism::RecurrentGain)
         .with_confidence(Confidence::Calibrated)
         .in_tensor(Some(tensor.canonical_name.clone()))
@@ -139,6 +140,20 @@ pub(super) fn recurrent_gain(facts: Facts, onset: Option<&Onset>) -> Option<Case
         }
         _ => case,
     })
+}
+
+/// The layer of a recurrence that began with an explosive gain.
+pub(super) fn explosive_recurrence(facts: Facts<'_>) -> Option<&str> {
+    let (_, checkpoint) = first(facts)?;
+    let (tensor, gain) = widest_recurrence(checkpoint)?;
+    (gain >= EXPLOSIVE_GAIN).then_some(tensor.layer.path.as_str())
+}
+
+/// The recurrence with the largest gain, and that gain.
+fn widest_recurrence(checkpoint: &CheckpointAnalysis) -> Option<(&TensorAnalysis, f64)> {
+    let recurrences =
+        checkpoint.tensors.iter().filter(|tensor| is_matrix(tensor) && is_plain_recurrence(tensor));
+    recurrences.filter_map(|tensor| Some((tensor, gain(tensor)?))).max_by(|a, b| a.1.total_cmp(&b.1))
 }
 
 /// Of one gate: a square matrix. The gates of LSTM and GRU hold theirs together.

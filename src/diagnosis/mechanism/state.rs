@@ -27,6 +27,10 @@ const USUAL_EPSILON: f64 = 1e-8;
 /// Σv_{t+k}/(β₂^k Σv_t) up to which nothing but decay happened (C2).
 const FREE_DECAY: f64 = 1.02;
 
+/// Share of what a steady gradient adds to its second moment over an interval, β₂^-k − 1, up to which there was next to no
+/// gradient: over a few steps of a slow moment, a steady one adds little more than `FREE_DECAY` itself.
+const NEXT_TO_NONE: f64 = 0.1;
+
 /// Gradient of an interval over what the second moment before it expects, from which the moment was stale (C3:
 /// RMS_t above 2.3 precedes loss spikes).
 const STALE: f64 = 2.3;
@@ -110,8 +114,8 @@ fn told_of_one(finding: &Finding) -> bool {
 }
 
 /// An epsilon that outweighs the gradients, or one that lets rounding noise step.
-pub(super) fn epsilon(facts: Facts, _: Option<&Onset>) -> Option<Case> {
-    too_large(facts).or_else(|| too_small(facts))
+pub(super) fn epsilon(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
+    too_large(facts).or_else(|| too_small(facts, onset))
 }
 
 fn too_large(facts: Facts) -> Option<Case> {
@@ -148,16 +152,21 @@ fn too_large(facts: Facts) -> Option<Case> {
     })
 }
 
-fn too_small(facts: Facts) -> Option<Case> {
+fn too_small(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
     let finding = facts.findings("FP305").into_iter().next()?;
     let (first, _) = facts.checkpoints().next()?;
-    Some(
-        Case::of(Mechanism::Epsilon)
-            .with_confidence(Confidence::Heuristic)
-            .in_tensor(facts.tensor_of(finding).filter(|name| is_known(facts, name)))
-            .since_the_start(finding.step.unwrap_or(first))
-            .because(STRONG + SUPPORTING, finding.message.clone()),
-    )
+    let seen = finding.step.unwrap_or(first);
+    let case = Case::of(Mechanism::Epsilon)
+        .with_confidence(Confidence::Heuristic)
+        .in_tensor(facts.tensor_of(finding).filter(|name| is_known(facts, name)))
+        .since_the_start(seen)
+        .because(STRONG + SUPPORTING, finding.message.clone());
+    Some(match onset {
+        Some(onset) if onset.step > seen => {
+            case.because(SUPPORTING, "the run failed later, as it does when what moved so far is needed")
+        }
+        _ => case,
+    })
 }
 
 /// Whether a name is that of a parameter, and not of state that could not be joined to one.
@@ -175,9 +184,9 @@ pub(super) fn second_moment_decoupled(facts: Facts, onset: Option<&Onset>) -> Op
 fn vanished(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
     let onset = onset.filter(|onset| matches!(onset.sign, Sign::Loss(_) | Sign::GradientNorm(_)))?;
     let before = facts.analysis.intervals.iter().rev().find(|one| one.to_step <= onset.step)?;
-    let decay = before.tensors.iter().filter_map(|tensor| tensor.decay_ratio.value());
-    let decay: Vec<f64> = decay.copied().collect();
-    let free = decay.iter().filter(|&&ratio| ratio <= FREE_DECAY).count();
+    let decay = before.tensors.iter().filter_map(|tensor| only_decayed(facts, before, tensor));
+    let decay: Vec<bool> = decay.collect();
+    let free = decay.iter().filter(|&&only_decayed| only_decayed).count();
     (free * 2 > decay.len()).then(|| {
         let case = Case::of(Mechanism::SecondMomentDecoupled)
             .with_confidence(Confidence::Calibrated)
@@ -213,7 +222,7 @@ fn outrun(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
         let stale = matrices.filter_map(|tensor| {
             let expected = *states.get(tensor.canonical_name.as_str())?.0.gradient_norm.value()?;
             let ratio = *tensor.gradient_norm.value()? / expected;
-            let decayed = decayed_since(intervals, index, &tensor.canonical_name);
+            let decayed = decayed_since(facts, index, &tensor.canonical_name);
             (ratio.is_finite() && ratio >= STALE && decayed > 0).then_some((tensor, ratio, decayed))
         });
         let stale: Vec<(&TensorInterval, f64, u64)> = stale.collect();
@@ -250,17 +259,30 @@ fn outrun(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
 
 /// Whether the second moment of a parameter did nothing but decay right before an interval.
 pub(super) fn was_decaying(facts: Facts, interval: &IntervalAnalysis, name: &str) -> bool {
-    let intervals = &facts.analysis.intervals;
-    let index = intervals.iter().position(|own| own.from_step == interval.from_step);
-    index.is_some_and(|index| decayed_since(intervals, index, name) > 0)
+    let mut intervals = facts.analysis.intervals.iter();
+    let index = intervals.position(|own| own.from_step == interval.from_step);
+    index.is_some_and(|index| decayed_since(facts, index, name) > 0)
 }
 
 /// Steps of the intervals right before `index` over which a parameter's second moment did nothing but decay.
-fn decayed_since(intervals: &[IntervalAnalysis], index: usize, name: &str) -> u64 {
-    let earlier = intervals[..index].iter().rev().map_while(|interval| {
+fn decayed_since(facts: Facts, index: usize, name: &str) -> u64 {
+    let earlier = facts.analysis.intervals[..index].iter().rev().map_while(|interval| {
         let tensor = interval.tensors.iter().find(|own| own.canonical_name == name)?;
-        let ratio = *tensor.decay_ratio.value()?;
-        (ratio <= FREE_DECAY).then(|| interval.to_step - interval.from_step)
+        only_decayed(facts, interval, tensor)?.then(|| interval.to_step - interval.from_step)
     });
     earlier.fold(0, u64::saturating_add)
+}
+
+/// Whether a parameter's second moment did next to nothing but decay over an interval.
+fn only_decayed(facts: Facts, interval: &IntervalAnalysis, tensor: &TensorInterval) -> Option<bool> {
+    let ratio = *tensor.decay_ratio.value()?;
+    let steady = steady_growth(facts, interval, &tensor.canonical_name).unwrap_or(f64::INFINITY);
+    Some(ratio <= FREE_DECAY && ratio - 1.0 <= NEXT_TO_NONE * steady)
+}
+
+/// What a steady gradient adds to a second moment over an interval, over what is left of it by then: β₂^-k − 1.
+fn steady_growth(facts: Facts, interval: &IntervalAnalysis, name: &str) -> Option<f64> {
+    let (_, checkpoint) = facts.checkpoints().find(|(step, _)| *step == interval.to_step)?;
+    let beta2 = states(checkpoint).get(name)?.1.beta2?;
+    Some(beta2.powf(-((interval.to_step - interval.from_step) as f64)) - 1.0)
 }
