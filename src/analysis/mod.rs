@@ -40,6 +40,7 @@ pub fn of_checkpoints(mut checkpoints: Vec<CheckpointAnalysis>, measured: Measur
         intervals: Vec::new(),
         replicas: Vec::new(),
         dumps: Vec::new(),
+        clipping: None,
         log: None,
     }
 }

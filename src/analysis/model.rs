@@ -17,8 +17,8 @@ pub use optimizer::{
 };
 
 pub use run::{
-    AccumulationChange, Difference, DumpAnalysis, DumpTensor, IntervalAnalysis, LogAnalysis, LogPoint,
-    LogSemantics, LogSource, Number, Remark, RemarkKind, ReplicaAnalysis, Reshaped, Run, ScaleFall,
+    AccumulationChange, ClippedTensor, ClippingAnalysis, Difference, DumpAnalysis, DumpTensor, IntervalAnalysis, LogAnalysis, LogPoint,
+    LogSemantics, LogSource, Number, Remark, RemarkKind, ReplicaAnalysis, Reshaped, Run, ScaleFall, Sharpness,
     TensorDifference, TensorInterval,
 };
 
@@ -58,6 +58,9 @@ pub struct Analysis {
     /// The run's gradient dumps, by step.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dumps: Vec<DumpAnalysis>,
+    /// What clipping does to the mean of the dumps' gradients, where the run has a threshold and dumps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clipping: Option<ClippingAnalysis>,
     /// The run's log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log: Option<LogAnalysis>,

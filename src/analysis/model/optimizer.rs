@@ -66,7 +66,7 @@ pub struct ParameterOptimizer {
     /// Whether the step counter agrees with the moments at their first step (C8).
     pub first_step: Measured<FirstStep>,
     /// Σv: what the energy of an interval is made of (I4).
-    #[serde(default = "not_in_the_file")]
+    #[serde(default = "super::not_in_the_file::<f64>")]
     pub second_moment_sum: Measured<f64>,
     /// RMS over recent steps of the norm of its gradient (I5).
     pub gradient_norm: Measured<f64>,
@@ -179,9 +179,4 @@ pub struct Spike {
     pub parameters: u64,
     /// The largest inflation of √v among them.
     pub inflation: f64,
-}
-
-/// What a measurement file of an earlier version says of what was added since.
-fn not_in_the_file() -> Measured<f64> {
-    Measured::not("the measurement file was written before this was measured")
 }

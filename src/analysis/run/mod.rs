@@ -3,6 +3,7 @@
 //! A stream: at most two checkpoints are open at a time, the one at hand and the one before it. What is kept of each is its
 //! analysis, without what only matters for a single file (`compact`).
 
+mod clipping;
 mod compact;
 mod elements;
 mod replica;
@@ -10,7 +11,7 @@ mod replica;
 use std::collections::HashMap;
 
 use super::model::{
-    Analysis, CheckpointAnalysis, DumpAnalysis, IntervalAnalysis, LogAnalysis, MeasureLevel, Measured,
+    Analysis, CheckpointAnalysis, ClippingAnalysis, DumpAnalysis, IntervalAnalysis, LogAnalysis, MeasureLevel, Measured,
     ReplicaAnalysis, Run,
 };
 use super::series::{self, interval, trailing};
@@ -70,6 +71,8 @@ struct Stream<'a> {
     intervals: Vec<IntervalAnalysis>,
     replicas: Vec<ReplicaAnalysis>,
     dumps: Vec<DumpAnalysis>,
+    /// What a measurement file of a whole run held of clipping.
+    clipping: Option<ClippingAnalysis>,
     /// What a measurement file of a whole run held of its log and of itself.
     held: (Option<LogAnalysis>, Option<Run>),
     previous: Option<Opened>,
@@ -93,6 +96,7 @@ impl<'a> Stream<'a> {
             intervals: Vec::new(),
             replicas: Vec::new(),
             dumps: Vec::new(),
+            clipping: None,
             held: (None, None),
             previous: None,
             errors: history.errors.clone(),
@@ -121,6 +125,7 @@ impl<'a> Stream<'a> {
         analysis.run = Some(Run { name, until: self.history.until, remarks });
         analysis.intervals = self.intervals;
         analysis.replicas = self.replicas;
+        analysis.clipping = clipping::of(self.history, &self.dumps, self.request.names, self.context).or(self.clipping);
         analysis.dumps = self.dumps;
         analysis.log = super::log::measure(self.history).or(log);
         MeasuredRun { analysis, errors: self.errors }
@@ -164,6 +169,7 @@ impl<'a> Stream<'a> {
         }
         self.replicas.extend(held.replicas.into_iter().filter(|replica| in_time(replica.step)));
         self.dumps.extend(held.dumps.into_iter().filter(|dump| in_time(dump.step)));
+        self.clipping = held.clipping.or(self.clipping.take());
         if let Some(mut log) = held.log {
             log.points.retain(|point| in_time(point.step));
             self.held.0 = Some(log);
@@ -213,7 +219,8 @@ impl<'a> Stream<'a> {
             Err(error) => return self.errors.push(error),
         };
         let measured = measure_checkpoint(&dump, MeasureLevel::Norms, self.context);
-        let mut analysis = series::dump::of(&measured, &dump.metadata, found.step);
+        let threshold = clipping::threshold(self.history);
+        let mut analysis = series::dump::of(&measured, &dump.metadata, found.step, threshold);
         if let Some(before) = index.checked_sub(1).map(|index| &self.history.dumps[index]) {
             let weights = |step: u64| {
                 self.history
@@ -224,7 +231,9 @@ impl<'a> Stream<'a> {
             if let (Some(one), Some(other)) = (weights(before.step), weights(found.step))
                 && let (Ok(one), Ok(other), Ok(earlier)) = (read(one), read(other), read(before))
             {
-                analysis.secant = series::dump::secant([&one, &other], [&earlier, &dump], self.context);
+                let (weights, gradients) = ([&one, &other], [&earlier, &dump]);
+                let curvature = series::dump::curvature(weights, gradients, found.step, self.context);
+                (analysis.secant, analysis.preconditioned) = (curvature.secant, curvature.preconditioned);
             }
         }
         self.dumps.push(analysis);

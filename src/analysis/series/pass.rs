@@ -139,6 +139,36 @@ impl Sums {
     }
 }
 
+impl Beside for Pair<'_> {
+    type Sums = Sums;
+
+    fn start(&self) -> Sums {
+        Sums::default()
+    }
+
+    /// The later weights come from whoever reads them anyway; the others are read here.
+    fn feed(&self, sums: &mut Sums, part: Range<u64>, bytes: &[u8]) -> Result<()> {
+        thread_local! {
+            static VALUES: RefCell<[Vec<f64>; 5]> = const { RefCell::new([const { Vec::new() }; 5]) };
+        }
+        VALUES.with_borrow_mut(|values| {
+            let later = self.weights.map(|[_, later]| later);
+            for (place, (tensor, values)) in self.tensors().into_iter().zip(values.iter_mut()).enumerate() {
+                match (tensor, later) {
+                    (Some(_), Some(later)) if place == LATER => decode::to_f64(later.dtype, bytes, values),
+                    _ => self.read_one(tensor, &part, values, &self.progress)?,
+                }
+            }
+            add_all(sums, values, &self.reading());
+            Ok(())
+        })
+    }
+
+    fn join(&self, whole: &mut Sums, next: Sums) {
+        whole.join(&next);
+    }
+}
+
 /// What of a pair is there.
 struct Reading {
     weights: bool,
