@@ -9,9 +9,10 @@ use super::model::{
     CheckpointAnalysis, Degenerate, FileAnalysis, GlobalAnalysis, MeasureLevel, Measured, Problem,
     TensorAnalysis,
 };
+use super::masters;
 use super::optimizer;
 use super::population::fill_role_spread;
-use super::series::pass::Pair;
+use super::series::pass::Accompanying;
 use super::spectrum;
 use super::statistics::{self, Beside, Pivot};
 use crate::checkpoint::{Checkpoint, CheckpointTensor, Role};
@@ -27,7 +28,7 @@ pub fn measure_checkpoint(
     level: MeasureLevel,
     context: &Context,
 ) -> CheckpointAnalysis {
-    measure_checkpoint_beside(checkpoint, level, &HashMap::<usize, Pair<'_>>::new(), context).0
+    measure_checkpoint_beside(checkpoint, level, &HashMap::<usize, Accompanying<'_>>::new(), context).0
 }
 
 /// [`measure_checkpoint`], and from the same reading what `pairs` gather, by the index of the tensor they belong to. Those that
@@ -86,6 +87,7 @@ pub(super) fn measure_checkpoint_beside<B: Beside>(
             .map_or_else(|| Measured::not("no config.json beside the weights"), Measured::Value),
         tensors,
         optimizer: optimizer::measure(checkpoint, level, context),
+        masters: masters::measure(checkpoint, level, context),
         attention: layers.attention,
         adapters: layers.adapters,
     };
@@ -243,6 +245,9 @@ fn name_state(checkpoint: &Checkpoint, tensors: &mut [TensorAnalysis]) {
         for index in moments.into_iter().flatten() {
             tensors[index].state_of = Some(parameter.clone());
         }
+    }
+    for (&parameter, &master) in &checkpoint.masters {
+        tensors[master].state_of = Some(tensors[parameter].name.clone());
     }
 }
 

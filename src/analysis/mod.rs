@@ -4,6 +4,7 @@ mod checkpoint;
 pub mod diff;
 mod digests;
 pub mod log;
+mod masters;
 pub mod measurement;
 pub mod model;
 pub mod optimizer;

@@ -159,12 +159,43 @@ pub struct CheckpointAnalysis {
     /// Its optimizers' state.
     #[serde(default = "not_in_the_file::<OptimizerAnalysis>")]
     pub optimizer: Measured<OptimizerAnalysis>,
+    /// The f32 master weights that it holds beside the weights rounded from them (F3).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub masters: Vec<MasterAnalysis>,
     /// The logits its attention layers can give.
     #[serde(default = "not_in_the_file::<Vec<AttentionAnalysis>>")]
     pub attention: Measured<Vec<AttentionAnalysis>>,
     /// Its low-rank adapters.
     #[serde(default = "not_in_the_file::<Vec<AdapterAnalysis>>")]
     pub adapters: Measured<Vec<AdapterAnalysis>>,
+}
+
+/// A tensor of the model, and the master weights that it is the rounding of.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct MasterAnalysis {
+    /// Name of the model's tensor.
+    pub tensor: String,
+    /// Name of its master.
+    pub master: String,
+    /// Element types of both.
+    pub dtypes: [DType; 2],
+    /// How far one is from the other.
+    pub rounding: Measured<MasterRounding>,
+}
+
+/// |w − master|, in spacings of the dtype of w at the master.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct MasterRounding {
+    /// Elements.
+    pub elements: u64,
+    /// Those that are the same in both.
+    pub equal: u64,
+    /// Those farther than half a spacing: no cast to nearest.
+    pub beyond_half: u64,
+    /// Those farther than a spacing: no cast at all.
+    pub beyond_one: u64,
+    /// The largest distance; the largest of all numbers where only one of both is finite.
+    pub largest: f64,
 }
 
 /// One file of a checkpoint.

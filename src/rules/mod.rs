@@ -57,6 +57,7 @@ mod fp504_recurring_spikes;
 mod fp505_accumulation_change;
 mod fp601_tensor_parallel_drift;
 mod fp602_data_parallel_drift;
+mod fp603_master_mismatch;
 mod fp701_impossible_second_moment;
 mod fp702_broken_moment_bound;
 mod fp703_replaced_optimizer_state;
@@ -157,6 +158,7 @@ pub static RULES: &[&Rule] = &[
     &fp505_accumulation_change::RULE,
     &fp601_tensor_parallel_drift::RULE,
     &fp602_data_parallel_drift::RULE,
+    &fp603_master_mismatch::RULE,
     &fp701_impossible_second_moment::RULE,
     &fp702_broken_moment_bound::RULE,
     &fp703_replaced_optimizer_state::RULE,

@@ -15,6 +15,7 @@ use super::model::{
     ReplicaAnalysis, Run,
 };
 use super::series::{self, interval, trailing};
+use super::checkpoint::measure_checkpoint_beside;
 use super::{measure_checkpoint, measurement, of_checkpoints};
 use crate::checkpoint::{Checkpoint, NameRules};
 use crate::context::Context;
@@ -79,6 +80,9 @@ struct Stream<'a> {
     errors: Vec<Error>,
 }
 
+/// What the pass over each parameter of two checkpoints gave, by canonical name.
+type ReadElements = HashMap<String, interval::Elements>;
+
 /// A checkpoint of the run, still open where it can be.
 struct Opened {
     step: u64,
@@ -139,9 +143,14 @@ impl<'a> Stream<'a> {
             Ok(checkpoint) => checkpoint,
             Err(error) => return self.errors.push(error),
         };
-        let analysis = measure_checkpoint(&checkpoint, self.request.level, self.context);
+        let before = self.previous.as_ref().and_then(|previous| previous.checkpoint.as_ref());
+        let shared = before.map(|before| elements::shared(before, &checkpoint));
+        let (level, context) = (self.request.level, self.context);
+        let pairs = elements::accompanying(shared.as_deref().unwrap_or_default(), level, context);
+        let (analysis, gathered) = measure_checkpoint_beside(&checkpoint, level, &pairs, context);
+        let elements = shared.map(|shared| elements::read(shared, gathered, context));
         self.replicas_of(found.step, &checkpoint);
-        self.add(found.step, analysis, Some(checkpoint));
+        self.add(found.step, analysis, Some((checkpoint, elements)));
     }
 
     /// What a measurement file holds: one checkpoint, or a whole run.
@@ -178,13 +187,12 @@ impl<'a> Stream<'a> {
     }
 
     /// Compares a checkpoint with the one before it, and keeps it.
-    fn add(&mut self, step: u64, analysis: CheckpointAnalysis, checkpoint: Option<Checkpoint>) {
+    fn add(&mut self, step: u64, analysis: CheckpointAnalysis, read: Option<(Checkpoint, Option<ReadElements>)>) {
+        let (checkpoint, elements) = read.map_or((None, None), |(one, elements)| (Some(one), elements));
         if let (Some(before), Some(earlier)) = (&self.previous, self.checkpoints.last()) {
-            let (elements, unread) = match (&before.checkpoint, &checkpoint) {
-                (Some(one), Some(other)) => {
-                    (elements::read(one, other, self.context), "it was not read at both checkpoints")
-                }
-                _ => (HashMap::new(), ONLY_MEASURED),
+            let (elements, unread) = match elements {
+                Some(elements) => (elements, "it was not read at both checkpoints"),
+                None => (HashMap::new(), ONLY_MEASURED),
             };
             let steps = [before.step, step];
             self.intervals.push(interval::between(earlier, &analysis, steps, &elements, unread));
