@@ -33,7 +33,9 @@ fn rows(arm: &str) -> (u64, Vec<Row>) {
         let checkpoint = Checkpoint::read(&path, &NameRules::default(), &Context::default())
             .unwrap_or_else(|error| panic!("{error}"));
         let analysis = measure_checkpoint(&checkpoint, MeasureLevel::Spectra, &Context::default());
-        let Measured::Value(layers) = analysis.attention else { panic!("{arm} {step}: {:?}", analysis.attention) };
+        let Measured::Value(layers) = analysis.attention else {
+            panic!("{arm} {step}: {:?}", analysis.attention)
+        };
         let expected = saved["layers"].as_array().expect("a list");
         assert_eq!(layers.len(), expected.len());
         for (layer, expected) in layers.iter().zip(expected) {
@@ -83,7 +85,12 @@ fn the_predicted_spread_is_that_of_torch_and_no_logit_is_above_the_bound() {
         for row in rows(arm).1 {
             let relative = row.head.logit_std / row.predicted_std - 1.0;
             assert!(relative.abs() < 1e-9, "{arm} {}: {relative}", row.step);
-            assert!(row.head.logit_bound >= row.largest_logit, "{arm} {}: {}", row.step, row.head.logit_bound);
+            assert!(
+                row.head.logit_bound >= row.largest_logit,
+                "{arm} {}: {}",
+                row.step,
+                row.head.logit_bound
+            );
         }
     }
 }

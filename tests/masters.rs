@@ -34,13 +34,16 @@ fn movement_is_that_of_the_masters_where_a_checkpoint_has_them() {
 
 #[test]
 fn masters_are_found_wherever_optimizers_keep_them() {
-    for name in ["silent-megatron.pt", "silent-apex.pt", "silent-state.pt", "silent-file", "silent-truncated.pt"] {
+    for name in
+        ["silent-megatron.pt", "silent-apex.pt", "silent-state.pt", "silent-file", "silent-truncated.pt"]
+    {
         let path = Path::new("fixtures/rules/FP603").join(name);
         let checkpoint = Checkpoint::read(&path, &NameRules::default(), &Context::default())
             .unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(checkpoint.masters.len(), 4, "{name}");
         for (&weight, &master) in &checkpoint.masters {
-            let shape = |index: usize| checkpoint.tensors[index].tensor.as_ref().expect("it is sound").shape.clone();
+            let shape =
+                |index: usize| checkpoint.tensors[index].tensor.as_ref().expect("it is sound").shape.clone();
             assert_eq!(shape(weight), shape(master), "{name}");
         }
         let analysis =

@@ -5,11 +5,11 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
+use super::masters;
 use super::model::{
     CheckpointAnalysis, Degenerate, FileAnalysis, GlobalAnalysis, MeasureLevel, Measured, Problem,
     TensorAnalysis,
 };
-use super::masters;
 use super::optimizer;
 use super::population::fill_role_spread;
 use super::series::pass::Accompanying;

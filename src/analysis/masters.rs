@@ -5,7 +5,7 @@
 
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 
-use super::model::{DType, MasterAnalysis, MeasureLevel, Measured};
+use super::model::{DType, MasterAnalysis, MasterRounding, MeasureLevel, Measured};
 use super::optimizer::pass_over;
 use super::optimizer::place::readable;
 use super::statistics::STOPPED;
@@ -14,7 +14,11 @@ use crate::context::Context;
 use crate::tensor::Tensor;
 
 /// Compares every weight that has a master with it.
-pub(super) fn measure(checkpoint: &Checkpoint, level: MeasureLevel, context: &Context) -> Vec<MasterAnalysis> {
+pub(super) fn measure(
+    checkpoint: &Checkpoint,
+    level: MeasureLevel,
+    context: &Context,
+) -> Vec<MasterAnalysis> {
     let pairs: Vec<(&CheckpointTensor, &CheckpointTensor)> = checkpoint
         .masters
         .iter()
@@ -46,7 +50,7 @@ fn compare(
     wide: &Tensor,
     level: MeasureLevel,
     context: &Context,
-) -> Measured<super::model::MasterRounding> {
+) -> Measured<MasterRounding> {
     if level == MeasureLevel::List {
         return Measured::not("needs --measure norms");
     }
@@ -58,8 +62,7 @@ fn compare(
     let Some(grid) = Grid::of(narrow.dtype) else {
         return Measured::not(format!("what rounding to {} leaves is not known", narrow.dtype));
     };
-    let mut found =
-        super::model::MasterRounding { elements: 0, equal: 0, beyond_half: 0, beyond_one: 0, largest: 0.0 };
+    let mut found = MasterRounding { elements: 0, equal: 0, beyond_half: 0, beyond_one: 0, largest: 0.0 };
     let finished = pass_over([narrow, wide], context, |[weight, master]| {
         found.elements += 1;
         if weight == master || weight.is_nan() && master.is_nan() {
@@ -126,12 +129,13 @@ mod tests {
     fn a_cast_to_nearest_is_within_half_a_spacing_and_one_that_truncates_within_one() {
         let (bf16_grid, f16_grid) = (Grid::of(DType::Bf16).unwrap(), Grid::of(DType::F16).unwrap());
         let mut beyond_half = 0;
-        for index in 0..20_000u32 {
-            // Weyl's sequence, over many binades and both signs.
+        for index in 0..20_000i32 {
+            // Weyl's sequence, over many binades and both signs. Rounded from f32: `from_f64` of the crate half leaves the lowest
+            // 32 bits out, and takes what is just above a tie for one.
             let spread = (f64::from(index) * 0.618_033_988_749_894_9).fract();
-            let master = f64::from(((spread - 0.5) * 2f64.powi(index as i32 % 20 - 12)) as f32);
-            assert!(bf16_grid.spacings(bf16::from_f64(master).to_f64(), master) <= 0.5, "{master}");
-            assert!(f16_grid.spacings(f16::from_f64(master).to_f64(), master) <= 0.5, "{master}");
+            let master = f64::from(((spread - 0.5) * 2f64.powi(index % 20 - 12)) as f32);
+            assert!(bf16_grid.spacings(bf16::from_f32(master as f32).to_f64(), master) <= 0.5, "{master}");
+            assert!(f16_grid.spacings(f16::from_f32(master as f32).to_f64(), master) <= 0.5, "{master}");
             let truncated = f64::from(f32::from_bits((master as f32).to_bits() & 0xffff_0000));
             let spacings = bf16_grid.spacings(truncated, master);
             assert!(spacings < 1.0, "{master}");

@@ -12,14 +12,15 @@ mod run;
 mod spectrum;
 
 pub use optimizer::{
-    Algorithm, Defects, FirstStep, MappedTensor, Mapping, MappingSource, OptimizerAnalysis, OptimizerSummary,
-    ParameterGroup, ParameterOptimizer, SecondMomentRows, Spike, SpikeAge,
+    Algorithm, Defects, FirstStep, MappedTensor, Mapping, MappingSource, MasterAnalysis, MasterRounding,
+    OptimizerAnalysis, OptimizerSummary, ParameterGroup, ParameterOptimizer, SecondMomentRows, Spike,
+    SpikeAge,
 };
 
 pub use run::{
-    AccumulationChange, ClippedTensor, ClippingAnalysis, Difference, DumpAnalysis, DumpTensor, IntervalAnalysis, LogAnalysis, LogPoint,
-    LogSemantics, LogSource, Number, Remark, RemarkKind, ReplicaAnalysis, Reshaped, Run, ScaleFall, Sharpness,
-    TensorDifference, TensorInterval,
+    AccumulationChange, ClippedTensor, ClippingAnalysis, Difference, DumpAnalysis, DumpTensor,
+    IntervalAnalysis, LogAnalysis, LogPoint, LogSemantics, LogSource, Number, Remark, RemarkKind,
+    ReplicaAnalysis, Reshaped, Run, ScaleFall, Sharpness, TensorDifference, TensorInterval,
 };
 
 pub use spectrum::{
@@ -168,34 +169,6 @@ pub struct CheckpointAnalysis {
     /// Its low-rank adapters.
     #[serde(default = "not_in_the_file::<Vec<AdapterAnalysis>>")]
     pub adapters: Measured<Vec<AdapterAnalysis>>,
-}
-
-/// A tensor of the model, and the master weights that it is the rounding of.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct MasterAnalysis {
-    /// Name of the model's tensor.
-    pub tensor: String,
-    /// Name of its master.
-    pub master: String,
-    /// Element types of both.
-    pub dtypes: [DType; 2],
-    /// How far one is from the other.
-    pub rounding: Measured<MasterRounding>,
-}
-
-/// |w − master|, in spacings of the dtype of w at the master.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct MasterRounding {
-    /// Elements.
-    pub elements: u64,
-    /// Those that are the same in both.
-    pub equal: u64,
-    /// Those farther than half a spacing: no cast to nearest.
-    pub beyond_half: u64,
-    /// Those farther than a spacing: no cast at all.
-    pub beyond_one: u64,
-    /// The largest distance; the largest of all numbers where only one of both is finite.
-    pub largest: f64,
 }
 
 /// One file of a checkpoint.

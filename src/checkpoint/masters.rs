@@ -57,7 +57,9 @@ mod tests {
         for name in ["master_weights.safetensors", "master_weights-00001-of-00002.safetensors"] {
             assert!(is_file(name), "{name}");
         }
-        for name in ["model.safetensors", "master_weights.bin", "master_weightsx.safetensors", "master.safetensors"] {
+        for name in
+            ["model.safetensors", "master_weights.bin", "master_weightsx.safetensors", "master.safetensors"]
+        {
             assert!(!is_file(name), "{name}");
         }
     }

@@ -27,7 +27,8 @@ fn check(analysis: &Analysis, thresholds: &Thresholds, findings: &mut Findings) 
     let limit = thresholds.get("ratio");
     let mut judged = false;
     for dump in &analysis.dumps {
-        let Some(Edge { curvature, rate, ratio, kind }) = of_adam(analysis, dump).or_else(|| of_sgd(analysis, dump))
+        let Some(Edge { curvature, rate, ratio, kind }) =
+            of_adam(analysis, dump).or_else(|| of_sgd(analysis, dump))
         else {
             continue;
         };
@@ -61,9 +62,16 @@ struct Edge {
 /// By the curvature that Adam's preconditioner sees; its limit was measured with it.
 fn of_adam(analysis: &Analysis, dump: &DumpAnalysis) -> Option<Edge> {
     let sharpness = dump.preconditioned.value()?;
-    let [group, ..] = state(before(analysis, dump)?)?.optimizers.first()?.groups.as_slice() else { return None };
+    let [group, ..] = state(before(analysis, dump)?)?.optimizers.first()?.groups.as_slice() else {
+        return None;
+    };
     let ratio = sharpness.value / sharpness.edge;
-    Some(Edge { curvature: sharpness.value, rate: group.learning_rate?, ratio, kind: "preconditioned curvature" })
+    Some(Edge {
+        curvature: sharpness.value,
+        rate: group.learning_rate?,
+        ratio,
+        kind: "preconditioned curvature",
+    })
 }
 
 fn of_sgd(analysis: &Analysis, dump: &DumpAnalysis) -> Option<Edge> {
@@ -74,8 +82,9 @@ fn of_sgd(analysis: &Analysis, dump: &DumpAnalysis) -> Option<Edge> {
 
 /// The last checkpoint before the dump's step.
 fn before<'a>(analysis: &'a Analysis, dump: &DumpAnalysis) -> Option<&'a CheckpointAnalysis> {
-    let earlier = |checkpoint: &&CheckpointAnalysis| checkpoint.step.value().is_some_and(|&step| step < dump.step);
-    analysis.checkpoints.iter().filter(earlier).next_back()
+    let earlier =
+        |checkpoint: &&CheckpointAnalysis| checkpoint.step.value().is_some_and(|&step| step < dump.step);
+    analysis.checkpoints.iter().rfind(earlier)
 }
 
 /// Why no dump could be judged: what was said of the last one's curvature.
@@ -138,7 +147,8 @@ mod tests {
         let mut run = run_of(1, Vec::new);
         (run.checkpoints, run.dumps) = (vec![saved], vec![dump(10)]);
         run.dumps[0].secant = Measured::Value(1.0);
-        let sharpness = |value| Measured::Value(Sharpness { value, edge: 38_000.0, edge_step: Measured::Value(10) });
+        let sharpness =
+            |value| Measured::Value(Sharpness { value, edge: 38_000.0, edge_step: Measured::Value(10) });
         run.dumps[0].preconditioned = sharpness(1.31 * 38_000.0);
         assert_eq!(judge_run(&RULE, &run, &[]).told(), [(Severity::Warning, "steps 10 to 10".to_owned())]);
         run.dumps[0].preconditioned = sharpness(38_000.0);

@@ -136,7 +136,8 @@ fn foretold(
 
 /// Share of the elements whose tensors do nothing but decay, of all whose decay is known.
 fn decaying_share(interval: &IntervalAnalysis, limit: f64) -> f64 {
-    let known = || interval.tensors.iter().filter_map(|tensor| Some((tensor.elements, *tensor.decay_ratio.value()?)));
+    let known =
+        || interval.tensors.iter().filter_map(|tensor| Some((tensor.elements, *tensor.decay_ratio.value()?)));
     let all: u64 = known().map(|(elements, _)| elements).sum();
     let decaying: u64 = known().filter(|(_, ratio)| *ratio <= limit).map(|(elements, _)| elements).sum();
     decaying as f64 / all.max(1) as f64

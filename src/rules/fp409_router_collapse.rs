@@ -41,8 +41,10 @@ pub(super) static RULE: Rule = Rule {
 const FEWEST: usize = 3;
 
 fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mut Findings) {
-    let experts = checkpoint.tensors.iter().any(|tensor| tensor.is_parameter() && tensor.role == Role::Expert);
-    let routers = checkpoint.tensors.iter().filter(|tensor| tensor.is_parameter() && tensor.role == Role::Router);
+    let experts =
+        checkpoint.tensors.iter().any(|tensor| tensor.is_parameter() && tensor.role == Role::Expert);
+    let routers =
+        checkpoint.tensors.iter().filter(|tensor| tensor.is_parameter() && tensor.role == Role::Router);
     let routers: Vec<&TensorAnalysis> = routers.collect();
     for router in &routers {
         judge_rows(router, thresholds.get("row-ratio"), findings);
@@ -51,7 +53,8 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
         judge_experts(checkpoint, thresholds, findings);
     }
     if experts || !routers.is_empty() {
-        let reason = "how evenly tokens are spread over the experts stands in no checkpoint: log the router's load";
+        let reason =
+            "how evenly tokens are spread over the experts stands in no checkpoint: log the router's load";
         findings.not_evaluated(Subject::Checkpoint, reason);
     }
 }
@@ -80,17 +83,20 @@ fn judge_rows(router: &TensorAnalysis, limit: f64, findings: &mut Findings) {
 /// Holds each expert of a layer against the others, by Σv over the maps it consists of.
 fn judge_experts(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mut Findings) {
     if let Measured::NotMeasured(reason) = &checkpoint.optimizer {
-        return findings.not_evaluated(Subject::Checkpoint, format!("experts: needs optimizer state: {reason}"));
+        return findings
+            .not_evaluated(Subject::Checkpoint, format!("experts: needs optimizer state: {reason}"));
     }
     let mut layers: BTreeMap<String, BTreeMap<u64, Expert<'_>>> = BTreeMap::new();
     for (parameter, _, _) in parameters(checkpoint) {
-        let Some(tensor) = parameter.tensor.as_ref().filter(|tensor| tensor.role == Role::Expert) else { continue };
-        match place(&tensor.canonical_name) {
-            Some((layer, number)) => layers.entry(layer).or_default().entry(number).or_default().add(parameter),
-            None => {
-                let reason = "the experts of this layer are one tensor, and second moments are summed over all of it";
-                findings.not_evaluated(Subject::Tensor(parameter.name.clone()), reason);
-            }
+        let Some(tensor) = parameter.tensor.as_ref().filter(|tensor| tensor.role == Role::Expert) else {
+            continue;
+        };
+        if let Some((layer, number)) = place(&tensor.canonical_name) {
+            layers.entry(layer).or_default().entry(number).or_default().add(parameter);
+        } else {
+            let reason =
+                "the experts of this layer are one tensor, and second moments are summed over all of it";
+            findings.not_evaluated(Subject::Tensor(parameter.name.clone()), reason);
         }
     }
     for (layer, experts) in layers {
@@ -135,7 +141,8 @@ fn judge_layer(
 ) {
     let subject = || Subject::Layer(layer.to_owned());
     if experts.len() < FEWEST {
-        return findings.not_evaluated(subject(), "fewer than three experts have state: none is the usual one");
+        return findings
+            .not_evaluated(subject(), "fewer than three experts have state: none is the usual one");
     }
     if let Some(reason) = experts.values().find_map(|expert| expert.unknown) {
         return findings.not_evaluated(subject(), reason);
@@ -171,7 +178,8 @@ mod tests {
     use crate::rules::test_support::{checkpoint, judge, moments, tensor};
 
     fn mixture(energies: &[f64], steps: f64) -> CheckpointAnalysis {
-        let names: Vec<String> = (0..energies.len()).map(|number| format!("h.0.experts.{number}.w1.weight")).collect();
+        let names: Vec<String> =
+            (0..energies.len()).map(|number| format!("h.0.experts.{number}.w1.weight")).collect();
         let tensors = names.iter().map(|name| tensor(name, Role::Expert, &[64, 64])).collect();
         let states = names.iter().map(|name| moments(name)).collect();
         let mut energies = energies.iter();
@@ -189,13 +197,19 @@ mod tests {
         assert!(judge(&RULE, &mixture(&[1.0, 2.0, 0.02, 1.5], 500.0)).found.is_empty());
         for unsure in [mixture(&[1.0, 2.0, 0.001, 1.5], 20.0), mixture(&[1.0, 0.001], 500.0)] {
             let findings = judge(&RULE, &unsure);
-            assert!(findings.found.is_empty() && findings.not_evaluated.len() == 2, "{:?}", findings.not_evaluated);
+            assert!(
+                findings.found.is_empty() && findings.not_evaluated.len() == 2,
+                "{:?}",
+                findings.not_evaluated
+            );
         }
     }
 
     #[test]
     fn a_router_with_one_row_above_all_is_told_and_a_dense_model_is_left_alone() {
-        let router = |largest| checkpoint(vec![tensor("h.0.router.weight", Role::Router, &[8, 64]).with_largest_row(largest)]);
+        let router = |largest| {
+            checkpoint(vec![tensor("h.0.router.weight", Role::Router, &[8, 64]).with_largest_row(largest)])
+        };
         assert_eq!(judge(&RULE, &router(10.1)).told(), [(Severity::Warning, "h.0.router.weight".to_owned())]);
         assert!(judge(&RULE, &router(9.9)).found.is_empty());
         assert!(judge(&RULE, &checkpoint(vec![tensor("fc.weight", Role::Linear, &[8, 64])])).is_clean());

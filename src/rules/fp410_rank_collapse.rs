@@ -36,7 +36,8 @@ pub(super) static RULE: Rule = Rule {
 
 fn check(analysis: &Analysis, thresholds: &Thresholds, findings: &mut Findings) {
     let [limit, least] = ["share", "least-before"].map(|name| thresholds.get(name));
-    let last = analysis.checkpoints.last().and_then(|checkpoint| checkpoint.step.value().copied()).unwrap_or(0);
+    let last =
+        analysis.checkpoints.last().and_then(|checkpoint| checkpoint.step.value().copied()).unwrap_or(0);
     let early = thresholds.get("early-share") * last as f64;
     let mut judged = false;
     for pair in analysis.checkpoints.windows(2) {
@@ -55,14 +56,19 @@ fn check(analysis: &Analysis, thresholds: &Thresholds, findings: &mut Findings) 
                 tensor.name, before.name, after.name,
             );
             let finding = findings.push(Subject::Tensor(tensor.name.clone()), message, ADVICE);
-            finding.against("stable rank over the one before", is / was, limit, "").evidence("stable rank", is, "");
+            finding.against("stable rank over the one before", is / was, limit, "").evidence(
+                "stable rank",
+                is,
+                "",
+            );
             if let Some(&step) = before.step.value() {
                 finding.at_step(step);
             }
         }
     }
     if !judged {
-        let reason = "no matrix has its largest singular value measured at two checkpoints behind the run's start";
+        let reason =
+            "no matrix has its largest singular value measured at two checkpoints behind the run's start";
         findings.not_evaluated(Subject::Run, reason);
     }
 }
@@ -76,9 +82,12 @@ fn is_wanted(tensor: &TensorAnalysis) -> bool {
 /// The tensor's stable rank before and now. One that cannot be told is noted.
 fn ranks(before: &CheckpointAnalysis, tensor: &TensorAnalysis, findings: &mut Findings) -> Option<[f64; 2]> {
     let name = tensor.canonical_name.as_str();
-    let earlier = before.tensors.iter().find(|earlier| earlier.is_parameter() && earlier.canonical_name == name)?;
+    let earlier =
+        before.tensors.iter().find(|earlier| earlier.is_parameter() && earlier.canonical_name == name)?;
     let rank = |tensor: &TensorAnalysis| match &tensor.spectrum {
-        Measured::Value(spectrum) if matches!(spectrum.of, SpectrumOf::Matrix) => Ok(Some(spectrum.stable_rank)),
+        Measured::Value(spectrum) if matches!(spectrum.of, SpectrumOf::Matrix) => {
+            Ok(Some(spectrum.stable_rank))
+        }
         Measured::Value(_) | Measured::Degenerate(_) => Ok(None),
         Measured::NotMeasured(reason) => Err(reason.clone()),
     };
@@ -124,7 +133,10 @@ mod tests {
         assert_eq!(findings.found[0].step, Some(200));
         assert!(judge_run(&RULE, &run(Role::Linear, &[20.0, 19.0, 18.0, 9.1]), &[]).is_clean());
         assert!(judge_run(&RULE, &run(Role::Linear, &[40.0, 19.0, 18.0, 18.0]), &[]).is_clean(), "early");
-        assert!(judge_run(&RULE, &run(Role::Linear, &[3.9, 3.9, 3.9, 1.0]), &[]).is_clean(), "few directions");
+        assert!(
+            judge_run(&RULE, &run(Role::Linear, &[3.9, 3.9, 3.9, 1.0]), &[]).is_clean(),
+            "few directions"
+        );
     }
 
     #[test]

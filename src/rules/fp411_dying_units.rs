@@ -79,7 +79,11 @@ fn check(analysis: &Analysis, thresholds: &Thresholds, findings: &mut Findings) 
         if steps < thresholds.get("steps") {
             continue;
         }
-        let what = if tensor.role == Role::Expert { "no token is routed to it any more" } else { "its units have died" };
+        let what = if tensor.role == Role::Expert {
+            "no token is routed to it any more"
+        } else {
+            "its units have died"
+        };
         let message = format!(
             "{}: {:.0} % of its elements have had no gradient since the interval {}, and most had before: {what}",
             tensor.name,
@@ -130,7 +134,8 @@ mod tests {
     use crate::rules::test_support::{interval_tensor, judge_run, run_of};
 
     fn run(shares: &[f64]) -> Analysis {
-        let mut run = run_of(shares.len(), || vec![interval_tensor("fc.weight"), interval_tensor("head.weight")]);
+        let mut run =
+            run_of(shares.len(), || vec![interval_tensor("fc.weight"), interval_tensor("head.weight")]);
         for (interval, &share) in run.intervals.iter_mut().zip(shares) {
             interval.tensors[0].floor_share = Measured::Value(share);
         }

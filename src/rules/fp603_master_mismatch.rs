@@ -55,7 +55,8 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
 /// Tells the tensor that is farthest, and how many others are as far as no cast goes.
 fn tell_mismatch(known: &[(&MasterAnalysis, &MasterRounding)], limit: f64, findings: &mut Findings) {
     let beyond: Vec<_> = known.iter().filter(|(_, rounding)| rounding.largest > limit).collect();
-    let Some((worst, rounding)) = beyond.iter().max_by(|one, other| one.1.largest.total_cmp(&other.1.largest))
+    let Some((worst, rounding)) =
+        beyond.iter().max_by(|one, other| one.1.largest.total_cmp(&other.1.largest))
     else {
         return;
     };
@@ -81,10 +82,15 @@ fn tell_rebuilt(known: &[(&MasterAnalysis, &MasterRounding)], findings: &mut Fin
     if elements < ENOUGH || equal < elements {
         return;
     }
-    let message =
-        format!("all {elements} master weights are the rounded weights themselves: they were rebuilt from them");
+    let message = format!(
+        "all {elements} master weights are the rounded weights themselves: they were rebuilt from them"
+    );
     findings
-        .push(Subject::Checkpoint, message, "take the masters of the checkpoint before, or accept that what was rounded off is lost")
+        .push(
+            Subject::Checkpoint,
+            message,
+            "take the masters of the checkpoint before, or accept that what was rounded off is lost",
+        )
         .severity(Severity::Warning)
         .evidence("masters on the grid of the rounded weights", equal as f64, "elements");
 }

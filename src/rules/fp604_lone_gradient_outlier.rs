@@ -78,10 +78,8 @@ fn ranked(interval: &IntervalAnalysis) -> Vec<(f64, &TensorInterval)> {
 }
 
 fn why_legitimate(tensor: &TensorInterval) -> Option<&'static str> {
-    let is_sparse = matches!(
-        tensor.role,
-        Role::TokenEmbedding | Role::PositionEmbedding | Role::Expert | Role::Router
-    );
+    let is_sparse =
+        matches!(tensor.role, Role::TokenEmbedding | Role::PositionEmbedding | Role::Expert | Role::Router);
     is_sparse.then_some("a batch of new tokens, or one that is routed to it, reaches it alone")
 }
 

@@ -180,3 +180,31 @@ pub struct Spike {
     /// The largest inflation of √v among them.
     pub inflation: f64,
 }
+
+/// A tensor of the model, and the master weights that it is the rounding of.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct MasterAnalysis {
+    /// Name of the model's tensor.
+    pub tensor: String,
+    /// Name of its master.
+    pub master: String,
+    /// Element types of both.
+    pub dtypes: [DType; 2],
+    /// How far one is from the other.
+    pub rounding: Measured<MasterRounding>,
+}
+
+/// |w − master|, in spacings of the dtype of w at the master.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct MasterRounding {
+    /// Elements.
+    pub elements: u64,
+    /// Those that are the same in both.
+    pub equal: u64,
+    /// Those farther than half a spacing: no cast to nearest.
+    pub beyond_half: u64,
+    /// Those farther than a spacing: no cast at all.
+    pub beyond_one: u64,
+    /// The largest distance; the largest of all numbers where only one of both is finite.
+    pub largest: f64,
+}

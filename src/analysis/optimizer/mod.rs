@@ -99,9 +99,8 @@ pub(super) fn pass_over<const N: usize>(
         for (tensor, values) in tensors.iter().zip(&mut values) {
             tensor.read_f64(part.clone(), values)?;
         }
-        for index in 0..(part.end - part.start) as usize {
-            add(std::array::from_fn(|tensor| values[tensor][index]));
-        }
+        let length = (part.end - part.start) as usize;
+        (0..length).for_each(|index| add(std::array::from_fn(|tensor| values[tensor][index])));
     }
     Ok(true)
 }

@@ -102,7 +102,9 @@ fn one_round(
             }
             Err(error) => {
                 let reason = error.kind.to_string();
-                sums.iter_mut().for_each(|sums| sums.fail(reason.clone()));
+                for sums in &mut sums {
+                    sums.fail(reason.clone());
+                }
             }
         }
     }

@@ -10,12 +10,12 @@ mod replica;
 
 use std::collections::HashMap;
 
+use super::checkpoint::measure_checkpoint_beside;
 use super::model::{
-    Analysis, CheckpointAnalysis, ClippingAnalysis, DumpAnalysis, IntervalAnalysis, LogAnalysis, MeasureLevel, Measured,
-    ReplicaAnalysis, Run,
+    Analysis, CheckpointAnalysis, ClippingAnalysis, DumpAnalysis, IntervalAnalysis, LogAnalysis,
+    MeasureLevel, Measured, ReplicaAnalysis, Run,
 };
 use super::series::{self, interval, trailing};
-use super::checkpoint::measure_checkpoint_beside;
 use super::{measure_checkpoint, measurement, of_checkpoints};
 use crate::checkpoint::{Checkpoint, NameRules};
 use crate::context::Context;
@@ -129,7 +129,8 @@ impl<'a> Stream<'a> {
         analysis.run = Some(Run { name, until: self.history.until, remarks });
         analysis.intervals = self.intervals;
         analysis.replicas = self.replicas;
-        analysis.clipping = clipping::of(self.history, &self.dumps, self.request.names, self.context).or(self.clipping);
+        analysis.clipping =
+            clipping::of(self.history, &self.dumps, self.request.names, self.context).or(self.clipping);
         analysis.dumps = self.dumps;
         analysis.log = super::log::measure(self.history).or(log);
         MeasuredRun { analysis, errors: self.errors }
@@ -187,7 +188,12 @@ impl<'a> Stream<'a> {
     }
 
     /// Compares a checkpoint with the one before it, and keeps it.
-    fn add(&mut self, step: u64, analysis: CheckpointAnalysis, read: Option<(Checkpoint, Option<ReadElements>)>) {
+    fn add(
+        &mut self,
+        step: u64,
+        analysis: CheckpointAnalysis,
+        read: Option<(Checkpoint, Option<ReadElements>)>,
+    ) {
         let (checkpoint, elements) = read.map_or((None, None), |(one, elements)| (Some(one), elements));
         if let (Some(before), Some(earlier)) = (&self.previous, self.checkpoints.last()) {
             let (elements, unread) = match elements {

@@ -49,15 +49,22 @@ pub fn of(
         preconditioned: Measured::not(ALONE),
         first_last_ratio: depth::first_over_last(&tensors),
         depth_gain: depth::gain(&tensors),
-        clip_cosine: clip_cosine(&tensors, threshold, flag("clipped")),
+        clip_cosine: clip_cosine(&tensors, threshold, [flag("clipped"), flag("unscaled")]),
         tensors,
     }
 }
 
 /// What clipping by parameter would do to the direction of a gradient that was not clipped yet.
-fn clip_cosine(tensors: &[DumpTensor], threshold: Option<f64>, clipped: Option<bool>) -> Measured<f64> {
+fn clip_cosine(
+    tensors: &[DumpTensor],
+    threshold: Option<f64>,
+    [clipped, unscaled]: [Option<bool>; 2],
+) -> Measured<f64> {
     if clipped == Some(true) {
         return Measured::not("it was taken after clipping");
+    }
+    if unscaled == Some(false) {
+        return Measured::not("the loss scale is not divided out of it");
     }
     let Some(threshold) = threshold.filter(|threshold| *threshold > 0.0) else {
         return Measured::not("neither a config nor a log of the run says what it clips to");

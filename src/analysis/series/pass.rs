@@ -164,7 +164,9 @@ impl Beside for Accompanying<'_> {
             static VALUES: RefCell<[Vec<f64>; 5]> = const { RefCell::new([const { Vec::new() }; 5]) };
         }
         VALUES.with_borrow_mut(|values| {
-            for (place, (tensor, values)) in self.pair.tensors().into_iter().zip(values.iter_mut()).enumerate() {
+            for (place, (tensor, values)) in
+                self.pair.tensors().into_iter().zip(values.iter_mut()).enumerate()
+            {
                 match tensor {
                     Some(tensor) if place == LATER => decode::to_f64(tensor.dtype, bytes, values),
                     tensor => read_part(tensor, &part, values, self.context)?,
@@ -184,25 +186,30 @@ impl Beside for Accompanying<'_> {
 const LATER: usize = 1;
 
 /// Reads the elements `part` of a tensor, zeros where there is none.
-fn read_part(tensor: Option<&Tensor>, part: &Range<u64>, values: &mut Vec<f64>, context: &Context) -> Result<()> {
+fn read_part(
+    tensor: Option<&Tensor>,
+    part: &Range<u64>,
+    values: &mut Vec<f64>,
+    context: &Context,
+) -> Result<()> {
     let length = part.end - part.start;
-    match tensor {
-        Some(tensor) => {
-            tensor.read_f64(part.clone(), values)?;
-            context.progress.advance(length * tensor.dtype.size().unwrap_or(0));
-        }
-        None => {
-            values.clear();
-            values.resize(length as usize, 0.0);
-        }
+    if let Some(tensor) = tensor {
+        tensor.read_f64(part.clone(), values)?;
+        context.progress.advance(length * tensor.dtype.size().unwrap_or(0));
+    } else {
+        values.clear();
+        values.resize(length as usize, 0.0);
     }
     Ok(())
 }
 
 /// Adds elements that stand side by side.
 fn add_part(sums: &mut Sums, values: &[Vec<f64>; 5], reading: &Reading) {
-    for index in 0..values[0].len() {
-        sums.add(std::array::from_fn(|tensor| values[tensor][index]), reading);
+    let [before, after, second_before, second_after, first] = values;
+    let weights = before.iter().zip(after);
+    let seconds = second_before.iter().zip(second_after);
+    for (((&before, &after), (&second_before, &second_after)), &first) in weights.zip(seconds).zip(first) {
+        sums.add([before, after, second_before, second_after, first], reading);
     }
 }
 

@@ -69,7 +69,9 @@ impl<'a> Preconditioner<'a> {
             for state in optimizer.parameters.iter().filter(|state| state.stored) {
                 let own = own_settings(optimizer, &optimizer.groups[state.group])?;
                 if *settings.get_or_insert(own) != own {
-                    return Err("its groups differ in learning rate or betas: there is no one edge".to_owned());
+                    return Err(
+                        "its groups differ in learning rate or betas: there is no one edge".to_owned()
+                    );
                 }
                 found.add(checkpoint, &optimizer.groups[state.group], state)?;
             }
@@ -165,11 +167,11 @@ pub fn steps_to_edge(sharpness: f64, edge: f64, beta2: f64, taken: f64) -> Measu
 /// The step `steps` after `step`; a prediction beyond any run is none.
 fn whole_step(step: u64, steps: f64) -> Measured<u64> {
     const FARTHEST: f64 = 1e12;
-    if steps < FARTHEST {
-        Measured::Value(step + steps.ceil() as u64)
-    } else {
-        Measured::not("the edge is farther than any run")
-    }
+    let whole = (steps < FARTHEST).then_some(steps.ceil() as i64).and_then(|steps| u64::try_from(steps).ok());
+    whole.map_or_else(
+        || Measured::not("the edge is farther than any run"),
+        |steps| Measured::Value(step.saturating_add(steps)),
+    )
 }
 
 #[cfg(test)]

@@ -86,10 +86,8 @@ impl Parts {
     pub(super) fn add_side_files(&mut self, listing: &Listing, context: &Context) {
         let first = self.files.len();
         for file in listing.files() {
-            if let Some(section) = section_of_side_file(file) {
-                if !masters::is_file(file) {
-                    self.add(listing, file, Some(section), context);
-                }
+            if let Some(section) = section_of_side_file(file).filter(|_| !masters::is_file(file)) {
+                self.add(listing, file, Some(section), context);
             }
         }
         for part in &mut self.files[first..] {

@@ -82,7 +82,9 @@ impl FromStr for Column {
 fn quantity(word: &str) -> Option<Quantity> {
     let named = NAMES.iter().find(|(_, name)| *name == word).map(|(quantity, _)| *quantity);
     let word = normalise(word);
-    named.or_else(|| KNOWN.iter().find(|(_, names)| names.contains(&word.as_str())).map(|(quantity, _)| *quantity))
+    named.or_else(|| {
+        KNOWN.iter().find(|(_, names)| names.contains(&word.as_str())).map(|(quantity, _)| *quantity)
+    })
 }
 
 /// Several of the user's words in one: `step=iter,loss=train_nll`.
