@@ -149,6 +149,15 @@ pub enum ErrorKind {
         message: String,
     },
 
+    /// A column that the user names and no log has.
+    #[error("no log has a column {}; the columns there are: {}", name.escape_debug(), columns.escape_debug())]
+    NoSuchColumn {
+        /// The name as given.
+        name: String,
+        /// The columns of the logs that were read, for people.
+        columns: String,
+    },
+
     // safetensors headers.
     /// The header is not JSON from here on.
     #[error("the header is not the JSON it must be: {}", message.escape_debug())]
@@ -575,6 +584,9 @@ impl ErrorKind {
             Self::NoTensors => "name the file that holds the weights",
             Self::NoCheckpoint => "name the directory that holds the model file",
             Self::SideFile { .. } => "mend the file, or move it away",
+            Self::NoSuchColumn { .. } => {
+                "name one of them with --columns QUANTITY=NAME, or the log that has it with --log FILE"
+            }
             Self::Incomplete { .. } => "wait for the writer, or take an earlier checkpoint",
             Self::SeveralCheckpoints { .. } => "name one of them",
             Self::MissingShard { .. } => "copy the shard beside the index again",

@@ -125,3 +125,27 @@ fn write(path: &Path, seed: u32) {
     let mut file = std::fs::File::create(path).expect("a file can be made");
     file.write_all(&contents).expect("a file can be written");
 }
+
+/// Weights come twice: as the later ones, along with their statistics, and as the earlier ones.
+#[test]
+fn no_byte_of_a_run_of_weights_is_read_more_than_twice() {
+    use flashpoint::analysis::model::MeasureLevel;
+    use flashpoint::analysis::run::{Request, measure};
+    use flashpoint::checkpoint::NameRules;
+    use flashpoint::context::Context;
+    use flashpoint::history::{History, Options};
+
+    let folder = tempfile::tempdir().expect("a temporary directory can be made");
+    for (index, step) in [10, 20, 30, 40].into_iter().enumerate() {
+        write(&folder.path().join(format!("checkpoint-{step}.safetensors")), index as u32);
+    }
+    let (context, names) = (Context::default(), NameRules::default());
+    let history = History::read(folder.path(), &Options::default(), &context).expect("there are checkpoints");
+    let request = Request { level: MeasureLevel::Norms, names: &names };
+    let measured = measure(&history, &request, &context);
+    assert_eq!((measured.errors.len(), measured.analysis.intervals.len()), (0, 3));
+    let (read, announced) = context.progress.read();
+    assert_eq!(read, announced, "what was announced is what was read");
+    // Four checkpoints as they come, and all but the last as the one before.
+    assert_eq!(read, 7 * 4 * ELEMENTS as u64);
+}

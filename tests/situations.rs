@@ -95,7 +95,7 @@ fn assess_run(path: &Path) -> Assessment {
     let history = History::read(path, &Options::default(), &context)
         .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let names = NameRules::default();
-    let measured = measure(&history, &Request { level: MeasureLevel::Stats, names: &names }, &context);
+    let measured = measure(&history, &Request { level: MeasureLevel::Spectra, names: &names }, &context);
     assert!(measured.errors.is_empty(), "{}: {:?}", path.display(), measured.errors);
     rules::evaluate(&measured.analysis, &Overrides::default())
 }

@@ -5,14 +5,16 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
+use super::masters;
 use super::model::{
     CheckpointAnalysis, Degenerate, FileAnalysis, GlobalAnalysis, MeasureLevel, Measured, Problem,
     TensorAnalysis,
 };
 use super::optimizer;
 use super::population::fill_role_spread;
+use super::series::pass::Accompanying;
 use super::spectrum;
-use super::statistics::{self, Pivot};
+use super::statistics::{self, Beside, Pivot};
 use crate::checkpoint::{Checkpoint, CheckpointTensor, Role};
 use crate::context::Context;
 use crate::error::Error;
@@ -26,14 +28,31 @@ pub fn measure_checkpoint(
     level: MeasureLevel,
     context: &Context,
 ) -> CheckpointAnalysis {
+    measure_checkpoint_beside(checkpoint, level, &HashMap::<usize, Accompanying<'_>>::new(), context).0
+}
+
+/// [`measure_checkpoint`], and from the same reading what `pairs` gather, by the index of the tensor they belong to. Those that
+/// could not be given its elements are left out.
+pub(super) fn measure_checkpoint_beside<B: Beside>(
+    checkpoint: &Checkpoint,
+    level: MeasureLevel,
+    pairs: &HashMap<usize, B>,
+    context: &Context,
+) -> (CheckpointAnalysis, HashMap<usize, B::Sums>) {
     announce_work(checkpoint, level, context);
+    let mut gathered = HashMap::new();
     let mut problems = checkpoint.problems.iter().map(|error| problem(checkpoint, error)).collect::<Vec<_>>();
     let mut tensors = Vec::with_capacity(checkpoint.tensors.len());
     for batch in side_by_side(&checkpoint.tensors) {
-        let measured: Vec<(TensorAnalysis, Option<Error>)> =
-            batch.par_iter().map(|tensor| measure_tensor(checkpoint, tensor, level, context)).collect();
-        for (tensor, error) in measured {
+        let first = tensors.len();
+        let measured: Vec<(TensorAnalysis, Option<B::Sums>, Option<Error>)> = batch
+            .par_iter()
+            .enumerate()
+            .map(|(at, tensor)| measure_tensor(checkpoint, tensor, level, pairs.get(&(first + at)), context))
+            .collect();
+        for (tensor, sums, error) in measured {
             problems.extend(error.map(|error| problem(checkpoint, &error)));
+            gathered.extend(sums.map(|sums| (tensors.len(), sums)));
             tensors.push(tensor);
         }
     }
@@ -54,7 +73,7 @@ pub fn measure_checkpoint(
             problems.push(found);
         }
     }
-    CheckpointAnalysis {
+    let analysis = CheckpointAnalysis {
         name: checkpoint.name.clone(),
         layout: checkpoint.layout,
         step: checkpoint.step.map_or_else(|| Measured::not("the checkpoint does not say"), Measured::Value),
@@ -68,9 +87,11 @@ pub fn measure_checkpoint(
             .map_or_else(|| Measured::not("no config.json beside the weights"), Measured::Value),
         tensors,
         optimizer: optimizer::measure(checkpoint, level, context),
+        masters: masters::measure(checkpoint, level, context),
         attention: layers.attention,
         adapters: layers.adapters,
-    }
+    };
+    (analysis, gathered)
 }
 
 /// What the tensors that are measured side by side may hold together. A single one holds at most as much.
@@ -102,30 +123,31 @@ fn announce_work(checkpoint: &Checkpoint, level: MeasureLevel, context: &Context
     }
 }
 
-fn measure_tensor(
+fn measure_tensor<B: Beside>(
     checkpoint: &Checkpoint,
     named: &CheckpointTensor,
     level: MeasureLevel,
+    beside: Option<&B>,
     context: &Context,
-) -> (TensorAnalysis, Option<Error>) {
+) -> (TensorAnalysis, Option<B::Sums>, Option<Error>) {
     let mut analysis = listed(checkpoint, named);
     let tensor = match &named.tensor {
         Ok(tensor) => tensor,
         Err(error) => {
             let damage = error.kind.is_damage().then(|| error.clone().for_tensor(&named.name));
-            return (analysis, damage);
+            return (analysis, None, damage);
         }
     };
     if level == MeasureLevel::List || named.tied_to.is_some() {
-        return (analysis, None);
+        return (analysis, None, None);
     }
-    match measure_elements(tensor, named.role, level, context, &mut analysis) {
-        Ok(()) => (analysis, None),
+    match measure_elements(tensor, named.role, level, beside, context, &mut analysis) {
+        Ok(sums) => (analysis, sums, None),
         Err(error) => {
             analysis.damaged = tensor.dtype.kind() != Kind::Opaque;
             analysis.statistics = Measured::not(error.kind.to_string());
             let error = analysis.damaged.then(|| error.for_tensor(&named.name));
-            (analysis, error)
+            (analysis, None, error)
         }
     }
 }
@@ -182,16 +204,29 @@ fn listed(checkpoint: &Checkpoint, named: &CheckpointTensor) -> TensorAnalysis {
     }
 }
 
-fn measure_elements(
+fn measure_elements<B: Beside>(
     tensor: &Tensor,
     role: Role,
     level: MeasureLevel,
+    beside: Option<&B>,
     context: &Context,
     analysis: &mut TensorAnalysis,
-) -> Result<(), Error> {
+) -> Result<Option<B::Sums>, Error> {
     // LayerNorm and RMSNorm gains sit near 1: power sums around 0 would cancel.
     let pivot = if role == Role::NormGain { Pivot::One } else { Pivot::Zero };
-    analysis.statistics = statistics::measure(tensor, level, pivot, context)?.map(Box::new);
+    let mut gathered = None;
+    let statistics = match beside {
+        // What else is read for it may be what fails: the tensor itself is then measured alone.
+        Some(beside) => match statistics::measure_beside(tensor, level, pivot, beside, context) {
+            Ok((statistics, sums)) => {
+                gathered = sums;
+                statistics
+            }
+            Err(_) => statistics::measure(tensor, level, pivot, context)?,
+        },
+        None => statistics::measure(tensor, level, pivot, context)?,
+    };
+    analysis.statistics = statistics.map(Box::new);
     if level >= MeasureLevel::Stats
         && let Measured::Value(statistics) = &analysis.statistics
     {
@@ -199,7 +234,7 @@ fn measure_elements(
         analysis.rows = statistics::measure_rows(tensor, context)?;
         analysis.pages = statistics::measure_pages(tensor, statistics.zero, context)?;
     }
-    Ok(())
+    Ok(gathered)
 }
 
 /// Says of which parameter a moment is, where the optimizer was joined to the model.
@@ -211,6 +246,9 @@ fn name_state(checkpoint: &Checkpoint, tensors: &mut [TensorAnalysis]) {
         for index in moments.into_iter().flatten() {
             tensors[index].state_of = Some(parameter.clone());
         }
+    }
+    for (&parameter, &master) in &checkpoint.masters {
+        tensors[master].state_of = Some(tensors[parameter].name.clone());
     }
 }
 

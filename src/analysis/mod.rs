@@ -4,6 +4,7 @@ mod checkpoint;
 pub mod diff;
 mod digests;
 pub mod log;
+mod masters;
 pub mod measurement;
 pub mod model;
 pub mod optimizer;
@@ -40,6 +41,7 @@ pub fn of_checkpoints(mut checkpoints: Vec<CheckpointAnalysis>, measured: Measur
         intervals: Vec::new(),
         replicas: Vec::new(),
         dumps: Vec::new(),
+        clipping: None,
         log: None,
     }
 }

@@ -12,14 +12,15 @@ mod run;
 mod spectrum;
 
 pub use optimizer::{
-    Algorithm, Defects, FirstStep, MappedTensor, Mapping, MappingSource, OptimizerAnalysis, OptimizerSummary,
-    ParameterGroup, ParameterOptimizer, SecondMomentRows, Spike, SpikeAge,
+    Algorithm, Defects, FirstStep, MappedTensor, Mapping, MappingSource, MasterAnalysis, MasterRounding,
+    OptimizerAnalysis, OptimizerSummary, ParameterGroup, ParameterOptimizer, SecondMomentRows, Spike,
+    SpikeAge,
 };
 
 pub use run::{
-    AccumulationChange, Difference, DumpAnalysis, DumpTensor, IntervalAnalysis, LogAnalysis, LogPoint,
-    LogSemantics, LogSource, Number, Remark, RemarkKind, ReplicaAnalysis, Reshaped, Run, ScaleFall,
-    TensorDifference, TensorInterval,
+    AccumulationChange, ClippedTensor, ClippingAnalysis, Difference, DumpAnalysis, DumpTensor,
+    IntervalAnalysis, LogAnalysis, LogPoint, LogSemantics, LogSource, Number, Remark, RemarkKind,
+    ReplicaAnalysis, Reshaped, Run, ScaleFall, Sharpness, TensorDifference, TensorInterval,
 };
 
 pub use spectrum::{
@@ -58,6 +59,9 @@ pub struct Analysis {
     /// The run's gradient dumps, by step.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dumps: Vec<DumpAnalysis>,
+    /// What clipping does to the mean of the dumps' gradients, where the run has a threshold and dumps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clipping: Option<ClippingAnalysis>,
     /// The run's log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log: Option<LogAnalysis>,
@@ -156,6 +160,9 @@ pub struct CheckpointAnalysis {
     /// Its optimizers' state.
     #[serde(default = "not_in_the_file::<OptimizerAnalysis>")]
     pub optimizer: Measured<OptimizerAnalysis>,
+    /// The f32 master weights that it holds beside the weights rounded from them (F3).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub masters: Vec<MasterAnalysis>,
     /// The logits its attention layers can give.
     #[serde(default = "not_in_the_file::<Vec<AttentionAnalysis>>")]
     pub attention: Measured<Vec<AttentionAnalysis>>,

@@ -19,6 +19,7 @@ use crate::tensor::{Kind, Tensor};
 
 mod json;
 mod layout;
+mod masters;
 pub mod names;
 pub mod optimizer;
 mod section;
@@ -55,6 +56,8 @@ pub struct Checkpoint {
     pub metadata: BTreeMap<String, String>,
     /// Every optimizer whose state is there.
     pub optimizers: Vec<OptimizerState>,
+    /// The f32 master weights of tensors of the model, where an optimizer keeps them: both as indices into `tensors`.
+    pub masters: BTreeMap<usize, usize>,
     /// The architecture's `config.json`, where there is one.
     pub config: Option<BTreeMap<String, serde_json::Value>>,
 }
@@ -260,6 +263,7 @@ impl Checkpoint {
         let (claim, disagreement) = step::settle(path, &claims);
         problems.extend(disagreement);
         join_optimizers(&mut optimizers, &tensors, &read);
+        let masters = masters::join(&optimizers, &tensors);
         attach_schedules(&mut optimizers, schedules);
         let path = path.to_owned();
         Ok(Self {
@@ -274,6 +278,7 @@ impl Checkpoint {
             globals,
             metadata,
             optimizers,
+            masters,
             config,
         })
     }

@@ -7,7 +7,7 @@ use flashpoint::analysis::model::CheckpointAnalysis;
 use flashpoint::analysis::run::{Request, measure};
 use flashpoint::diagnosis::diagnose;
 use flashpoint::error::Result;
-use flashpoint::history::{Column, History, Options};
+use flashpoint::history::{Columns, History, Options};
 use flashpoint::report::{PostMortem, postmortem_page};
 use flashpoint::rules;
 
@@ -21,7 +21,8 @@ use super::progress::Progress;
 Examples:
   flashpoint postmortem outputs
   flashpoint postmortem outputs --until 4000
-  flashpoint postmortem run --log train.log --columns loss=train/ce --format json > report.json")]
+  flashpoint postmortem run --log train.csv --columns step=iter,loss=train_nll,grad_norm=gnorm,lr=rate
+  flashpoint postmortem run --log first.jsonl --log resumed.jsonl --format json > report.json")]
 pub struct Arguments {
     /// The run's directory: its checkpoints, gradient dumps and logs
     #[arg(value_name = "RUN")]
@@ -32,12 +33,15 @@ pub struct Arguments {
     /// Gradient dumps beside those that are found; repeatable
     #[arg(long, value_name = "DIR", help_heading = "Reading")]
     grads: Vec<PathBuf>,
-    /// Logs, in place of those that are found; repeatable
+    /// A log that is not found, or not the one that is meant: read in place of those that are; repeatable, in the order
+    /// in which they were written
     #[arg(long, value_name = "FILE", help_heading = "Reading")]
     log: Vec<PathBuf>,
-    /// Columns of the log, where they are not recognised, such as `loss=train/ce`; repeatable
-    #[arg(long, value_name = "QUANTITY=NAME", help_heading = "Reading")]
-    columns: Vec<Column>,
+    /// Which column of the logs is which quantity, where it is not recognised: `step=iter,loss=train_nll`. Quantities: step,
+    /// loss, grad_norm, grad_norm_by_layer, learning_rate (or lr), loss_scale, non_finite, skipped, batch_size,
+    /// accumulation, world_size, data; repeatable
+    #[arg(long, value_name = "QUANTITY=NAME,…", help_heading = "Reading")]
+    columns: Vec<Columns>,
     #[command(flatten)]
     reading: Reading,
     #[command(flatten)]
@@ -56,7 +60,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
         grads: arguments.grads.clone(),
         logs: arguments.log.clone(),
         until: arguments.until,
-        columns: arguments.columns.clone(),
+        columns: arguments.columns.iter().flat_map(|Columns(columns)| columns.clone()).collect(),
     };
     let history = History::read(&arguments.run, &options, &context)?;
     let request = Request { level: arguments.reading.level(), names: &policy.names };

@@ -34,6 +34,7 @@ fn run(steps: u64, mut edit: impl FnMut(&mut LogPoint)) -> Analysis {
         intervals: Vec::new(),
         replicas: Vec::new(),
         dumps: Vec::new(),
+        clipping: None,
         log: Some(log),
     }
 }

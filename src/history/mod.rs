@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 mod discovery;
 pub mod log;
 
-pub use log::{Column, Log, LogSemantics, LogSource, Number, Quantity, Record};
+pub use log::{Column, Columns, Log, LogSemantics, LogSource, Number, Quantity, Record};
 
 /// A run as found on disk.
 #[derive(Debug)]
@@ -111,8 +111,8 @@ impl History {
     /// Only names and sizes of tensors' files are looked at, but where a name has no step; logs are read whole.
     ///
     /// # Errors
-    /// When there is nothing at `run`, or it cannot be listed. What is wrong with one file of it is in
-    /// [`History::errors`].
+    /// When there is nothing at `run`, or it cannot be listed, or when the user names a column that no log has. What is
+    /// wrong with one file of it is in [`History::errors`].
     pub fn read(run: &Path, options: &Options, context: &Context) -> Result<Self> {
         let mut history = Self {
             name: name_of(run),
@@ -130,7 +130,7 @@ impl History {
             history.dumps.retain(|found| found.step <= until);
             history.replicas.retain(|found| found.step <= until);
         }
-        log::read(&logs, clip_threshold, options, context, &mut history);
+        log::read(run, &logs, clip_threshold, options, context, &mut history)?;
         Ok(history)
     }
 

@@ -50,6 +50,9 @@ mod fp405_embedding_gradient_spike;
 mod fp406_norm_gain_outlier;
 mod fp407_massive_activation_proxy;
 mod fp408_dead_rows;
+mod fp409_router_collapse;
+mod fp410_rank_collapse;
+mod fp411_dying_units;
 mod fp501_gradient_spike;
 mod fp502_loss_spike;
 mod fp503_divergence;
@@ -57,6 +60,8 @@ mod fp504_recurring_spikes;
 mod fp505_accumulation_change;
 mod fp601_tensor_parallel_drift;
 mod fp602_data_parallel_drift;
+mod fp603_master_mismatch;
+mod fp604_lone_gradient_outlier;
 mod fp701_impossible_second_moment;
 mod fp702_broken_moment_bound;
 mod fp703_replaced_optimizer_state;
@@ -151,6 +156,9 @@ pub static RULES: &[&Rule] = &[
     &fp406_norm_gain_outlier::RULE,
     &fp407_massive_activation_proxy::RULE,
     &fp408_dead_rows::RULE,
+    &fp409_router_collapse::RULE,
+    &fp410_rank_collapse::RULE,
+    &fp411_dying_units::RULE,
     &fp501_gradient_spike::RULE,
     &fp502_loss_spike::RULE,
     &fp503_divergence::RULE,
@@ -158,6 +166,8 @@ pub static RULES: &[&Rule] = &[
     &fp505_accumulation_change::RULE,
     &fp601_tensor_parallel_drift::RULE,
     &fp602_data_parallel_drift::RULE,
+    &fp603_master_mismatch::RULE,
+    &fp604_lone_gradient_outlier::RULE,
     &fp701_impossible_second_moment::RULE,
     &fp702_broken_moment_bound::RULE,
     &fp703_replaced_optimizer_state::RULE,

@@ -55,17 +55,22 @@ impl Needs {
         }
     }
 
+    /// The level that would have to be measured, where it was not.
+    fn missing_level(self, measured: MeasureLevel) -> Option<String> {
+        let level = self.level();
+        let name = match level {
+            MeasureLevel::Full => "full",
+            MeasureLevel::Spectra => "spectra",
+            MeasureLevel::Stats => "stats",
+            MeasureLevel::List | MeasureLevel::Norms => "norms",
+        };
+        (measured < level).then(|| format!("needs --measure {name}"))
+    }
+
     /// What of the set is missing, as a reason; `None` when nothing is.
     fn missing(self, measured: MeasureLevel, checkpoint: &CheckpointAnalysis) -> Option<String> {
-        let level = self.level();
-        if measured < level {
-            let name = match level {
-                MeasureLevel::Full => "full",
-                MeasureLevel::Spectra => "spectra",
-                MeasureLevel::Stats => "stats",
-                MeasureLevel::List | MeasureLevel::Norms => "norms",
-            };
-            return Some(format!("needs --measure {name}"));
+        if let Some(missing) = self.missing_level(measured) {
+            return Some(missing);
         }
         if self.has(Needs::STEP)
             && let Measured::NotMeasured(reason) = &checkpoint.step
@@ -97,6 +102,9 @@ impl Needs {
         }
         if self.has(Needs::INTERVALS) && analysis.intervals.is_empty() {
             return Some("needs two checkpoints of the run with known steps".to_owned());
+        }
+        if let Some(missing) = self.missing_level(analysis.measured).filter(|_| self.has(Needs::INTERVALS)) {
+            return Some(missing);
         }
         if self.has(Needs::DUMPS) && analysis.dumps.is_empty() {
             return Some("needs gradient dumps of the run".to_owned());

@@ -25,6 +25,7 @@ pub(super) fn checkpoint(tensors: Vec<TensorAnalysis>) -> CheckpointAnalysis {
         config: Measured::not("no config.json beside the weights"),
         tensors,
         optimizer: Measured::not("the checkpoint holds no optimizer state that is read"),
+        masters: Vec::new(),
         attention: Measured::not("not in this test"),
         adapters: Measured::not("not in this test"),
     }
@@ -303,6 +304,7 @@ pub(super) fn logged(points: Vec<LogPoint>) -> Analysis {
         intervals: Vec::new(),
         replicas: Vec::new(),
         dumps: Vec::new(),
+        clipping: None,
         log: Some(LogAnalysis { points, ..LogAnalysis::default() }),
     }
 }
@@ -377,6 +379,10 @@ pub(super) fn dump(step: u64) -> DumpAnalysis {
         norm: Measured::Value(1.0),
         tensors: Vec::new(),
         secant: Measured::not("needs the dump before it"),
+        preconditioned: Measured::not("needs the dump before it"),
+        first_last_ratio: Measured::not("not in this test"),
+        depth_gain: Measured::not("not in this test"),
+        clip_cosine: Measured::not("not in this test"),
     }
 }
 

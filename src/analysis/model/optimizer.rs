@@ -66,7 +66,7 @@ pub struct ParameterOptimizer {
     /// Whether the step counter agrees with the moments at their first step (C8).
     pub first_step: Measured<FirstStep>,
     /// Σv: what the energy of an interval is made of (I4).
-    #[serde(default = "not_in_the_file")]
+    #[serde(default = "super::not_in_the_file::<f64>")]
     pub second_moment_sum: Measured<f64>,
     /// RMS over recent steps of the norm of its gradient (I5).
     pub gradient_norm: Measured<f64>,
@@ -181,7 +181,30 @@ pub struct Spike {
     pub inflation: f64,
 }
 
-/// What a measurement file of an earlier version says of what was added since.
-fn not_in_the_file() -> Measured<f64> {
-    Measured::not("the measurement file was written before this was measured")
+/// A tensor of the model, and the master weights that it is the rounding of.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct MasterAnalysis {
+    /// Name of the model's tensor.
+    pub tensor: String,
+    /// Name of its master.
+    pub master: String,
+    /// Element types of both.
+    pub dtypes: [DType; 2],
+    /// How far one is from the other.
+    pub rounding: Measured<MasterRounding>,
+}
+
+/// |w − master|, in spacings of the dtype of w at the master.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct MasterRounding {
+    /// Elements.
+    pub elements: u64,
+    /// Those that are the same in both.
+    pub equal: u64,
+    /// Those farther than half a spacing: no cast to nearest.
+    pub beyond_half: u64,
+    /// Those farther than a spacing: no cast at all.
+    pub beyond_one: u64,
+    /// The largest distance; the largest of all numbers where only one of both is finite.
+    pub largest: f64,
 }

@@ -178,6 +178,54 @@ pub struct DumpAnalysis {
     pub tensors: Vec<DumpTensor>,
     /// (Δgᵀ Δw)/(Δwᵀ Δw) against the dump before, where the weights at both are there (C1).
     pub secant: Measured<f64>,
+    /// The same as Adam's preconditioner sees it, where its state is there too (C1, C2).
+    #[serde(default = "super::not_in_the_file::<Sharpness>")]
+    pub preconditioned: Measured<Sharpness>,
+    /// RMS of the gradient of the first layer's maps over that of the last one's (D8).
+    #[serde(default = "super::not_in_the_file::<f64>")]
+    pub first_last_ratio: Measured<f64>,
+    /// Factor by which that RMS changes from one layer to the next deeper one.
+    #[serde(default = "super::not_in_the_file::<f64>")]
+    pub depth_gain: Measured<f64>,
+    /// Cosine between this gradient and the one clipped parameter by parameter, each to the run's threshold over the square
+    /// root of their number. Clipping by the norm of the whole keeps the direction.
+    #[serde(default = "super::not_in_the_file::<f64>")]
+    pub clip_cosine: Measured<f64>,
+}
+
+/// Curvature along the line between two dumps, in the metric of Adam's denominators P = √v̂ + ε.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Sharpness {
+    /// (Δgᵀ Δw)/(Δwᵀ P Δw): at most the largest eigenvalue of P⁻¹H, where both gradients are of one batch.
+    pub value: f64,
+    /// (2+2β₁)/((1−β₁)η): that eigenvalue's limit of stability.
+    pub edge: f64,
+    /// The step by which it reaches the limit if second moments do nothing but decay from here on (C2).
+    pub edge_step: Measured<u64>,
+}
+
+/// What clipping to the run's threshold does to the mean of the gradients that were dumped.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ClippingAnalysis {
+    /// The threshold, by the run's config or log.
+    pub threshold: f64,
+    /// Dumps of gradients before clipping, whose norm is known.
+    pub dumps: u64,
+    /// Those of them above the threshold.
+    pub clipped: u64,
+    /// Every parameter, in forward order; none where no dump is above the threshold, as nothing is clipped then.
+    pub tensors: Vec<ClippedTensor>,
+}
+
+/// One parameter's mean gradient, clipped and not.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ClippedTensor {
+    /// Its name in the dumps.
+    pub name: String,
+    /// The name series join on.
+    pub canonical_name: String,
+    /// cos(Σcₜgₜ, Σgₜ) over the dumps, cₜ = min(1, τ/‖gₜ‖) by the norm of the whole: 1 where clipping only shortens the mean.
+    pub cosine: Measured<f64>,
 }
 
 /// The gradient of one parameter.

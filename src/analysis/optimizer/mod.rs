@@ -82,26 +82,25 @@ fn quantile(values: &[f64], at: f64) -> f64 {
     if below == above { below } else { below + (above - below) * (place - index as f64) }
 }
 
-/// Feeds the elements of four tensors of one shape to `add`, in index order. False when the user asked to stop.
-pub(super) fn pass_over(
-    tensors: [&Tensor; 4],
+/// Feeds the elements of tensors of one shape to `add`, in index order. False when the user asked to stop.
+pub(super) fn pass_over<const N: usize>(
+    tensors: [&Tensor; N],
     context: &Context,
-    mut add: impl FnMut([f64; 4]),
+    mut add: impl FnMut([f64; N]),
 ) -> Result<bool> {
     const PART: u64 = 1 << 14;
     let count = tensors[0].count();
-    let mut values = [const { Vec::new() }; 4];
+    let mut values = [const { Vec::new() }; N];
     for start in (0..count).step_by(PART as usize) {
         if context.cancelled() {
             return Ok(false);
         }
+        let part = start..count.min(start + PART);
         for (tensor, values) in tensors.iter().zip(&mut values) {
-            tensor.read_f64(start..count.min(start + PART), values)?;
+            tensor.read_f64(part.clone(), values)?;
         }
-        let [first, second, third, fourth] = &values;
-        for (((&a, &b), &c), &d) in first.iter().zip(second).zip(third).zip(fourth) {
-            add([a, b, c, d]);
-        }
+        let length = (part.end - part.start) as usize;
+        (0..length).for_each(|index| add(std::array::from_fn(|tensor| values[tensor][index])));
     }
     Ok(true)
 }

@@ -1,14 +1,15 @@
-//! The tensors of two open checkpoints side by side: each parameter both have is read once at either end.
+//! The tensors of two open checkpoints side by side: each parameter both have is read once at either end, its later weights by
+//! whoever measures them, so that a checkpoint's weights are read twice in all: as the later ones, and as the earlier ones.
 
 use std::collections::HashMap;
 
-use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
+use rayon::iter::{IntoParallelIterator, ParallelIterator};
 
-use crate::analysis::model::DType;
+use crate::analysis::model::{DType, MeasureLevel};
 use crate::analysis::optimizer::place::readable;
 use crate::analysis::series::decay::Floor;
 use crate::analysis::series::interval::{Elements, Read};
-use crate::analysis::series::pass::Pair;
+use crate::analysis::series::pass::{Accompanying, Pair, Sums};
 use crate::analysis::statistics::STOPPED;
 use crate::checkpoint::optimizer::{Algorithm, OptimizerState, ParameterState};
 use crate::checkpoint::{Checkpoint, CheckpointTensor, Role, Section};
@@ -18,21 +19,70 @@ use crate::tensor::{Kind, Tensor};
 /// What one pass has to read, or why there is nothing to read.
 type Readable<'a> = Result<(Pair<'a>, Read), String>;
 
-/// Reads every parameter that both checkpoints have in one shape; by canonical name.
-pub(super) fn read(before: &Checkpoint, after: &Checkpoint, context: &Context) -> HashMap<String, Elements> {
+/// A parameter that both checkpoints have.
+pub(super) struct Shared<'a> {
+    /// Its canonical name.
+    name: &'a str,
+    /// Index of its later weights among the later checkpoint's tensors.
+    index: usize,
+    readable: Readable<'a>,
+}
+
+/// Every parameter that both checkpoints have.
+pub(super) fn shared<'a>(before: &'a Checkpoint, after: &'a Checkpoint) -> Vec<Shared<'a>> {
     let earlier = parameters(before);
     let earlier: HashMap<&str, Parameter<'_>> =
         earlier.into_iter().map(|parameter| (parameter.name, parameter)).collect();
-    let pairs: Vec<(&str, Readable<'_>)> = parameters(after)
-        .into_iter()
-        .filter_map(|later| Some((later.name, pair(earlier.get(later.name)?, &later))))
-        .collect();
-    let bytes = pairs.iter().filter_map(|(_, pair)| Some(pair.as_ref().ok()?.0.bytes()));
+    let later = parameters(after).into_iter();
+    let shared = later.filter_map(|later| {
+        let earlier = earlier.get(later.name)?;
+        // Masters only where both have them: a rounded weight is no earlier state of an exact one.
+        let masters = earlier.master.is_some() && later.master.is_some();
+        let index = later.master.filter(|_| masters).unwrap_or(later.index);
+        Some(Shared { name: later.name, index, readable: pair(earlier, &later, masters) })
+    });
+    shared.collect()
+}
+
+/// What is to be read along with the later weights while these are measured, by their index.
+pub(super) fn accompanying<'a>(
+    shared: &[Shared<'a>],
+    level: MeasureLevel,
+    context: &'a Context,
+) -> HashMap<usize, Accompanying<'a>> {
+    if level == MeasureLevel::List {
+        return HashMap::new();
+    }
+    let pairs = shared.iter().filter_map(|one| Some((one.index, one.readable.as_ref().ok()?.0)));
+    let pairs: HashMap<usize, Accompanying<'_>> =
+        pairs.map(|(index, pair)| (index, Accompanying { pair, context })).collect();
+    let others = pairs.values().map(|one| one.pair.bytes().saturating_sub(one.pair.later_bytes()));
+    context.progress.expect(others.fold(0, u64::saturating_add));
+    pairs
+}
+
+/// The elements of every parameter in one shape, by canonical name: what was `gathered` already, and the rest now.
+pub(super) fn read(
+    shared: Vec<Shared<'_>>,
+    mut gathered: HashMap<usize, Sums>,
+    context: &Context,
+) -> HashMap<String, Elements> {
+    let left = |one: &&Shared<'_>| !gathered.contains_key(&one.index);
+    let bytes = shared.iter().filter(left).filter_map(|one| Some(one.readable.as_ref().ok()?.0.bytes()));
     context.progress.expect(bytes.fold(0, u64::saturating_add));
-    let done: Vec<(String, Elements)> = pairs
-        .par_iter()
-        .map(|(name, pair)| {
-            ((*name).to_owned(), pair.clone().and_then(|(pair, read)| run(&pair, read, context)))
+    let mut known = Vec::with_capacity(shared.len());
+    for one in shared {
+        let sums = gathered.remove(&one.index);
+        known.push((one, sums));
+    }
+    let done: Vec<(String, Elements)> = known
+        .into_par_iter()
+        .map(|(Shared { name, readable, .. }, sums)| {
+            let elements = readable.and_then(|(pair, read)| match sums {
+                Some(sums) => Ok((sums, read)),
+                None => run(&pair, read, context),
+            });
+            (name.to_owned(), elements)
         })
         .collect();
     done.into_iter().collect()
@@ -49,8 +99,11 @@ fn run(pair: &Pair<'_>, read: Read, context: &Context) -> Elements {
 /// A parameter of the model and its state.
 struct Parameter<'a> {
     checkpoint: &'a Checkpoint,
+    index: usize,
     name: &'a str,
     weight: &'a Tensor,
+    /// Index of its f32 master weights.
+    master: Option<usize>,
     state: Option<(&'a OptimizerState, &'a ParameterState)>,
 }
 
@@ -68,8 +121,10 @@ fn parameters(checkpoint: &Checkpoint) -> Vec<Parameter<'_>> {
         let weight = tensor.tensor.as_ref().ok()?;
         Some(Parameter {
             checkpoint,
+            index,
             name: &tensor.canonical_name,
             weight,
+            master: checkpoint.masters.get(&index).copied(),
             state: states.get(&index).copied(),
         })
     });
@@ -119,22 +174,26 @@ impl<'a> Parameter<'a> {
 }
 
 /// What of two states of a parameter can be read side by side.
-fn pair<'a>(before: &Parameter<'a>, after: &Parameter<'a>) -> Readable<'a> {
+fn pair<'a>(before: &Parameter<'a>, after: &Parameter<'a>, masters: bool) -> Readable<'a> {
     if before.weight.shape != after.weight.shape {
         return Err("its shape changed".to_owned());
     }
-    for weight in [before.weight, after.weight] {
+    let weights = [before, after].map(|one| {
+        let master = one.master.filter(|_| masters);
+        master.and_then(|master| one.checkpoint.tensors[master].tensor.as_ref().ok()).unwrap_or(one.weight)
+    });
+    for weight in weights {
         readable(weight)?;
     }
     let seconds = floor(before, after).and_then(|floor| Some(([before.second()?, after.second()?], floor)));
     let first = after.first().filter(|_| seconds.is_some());
     let read = Read {
-        masters: false,
-        rounded: after.is_rounded(),
+        masters,
+        rounded: !masters && after.is_rounded(),
         floor: seconds.map(|(_, floor)| floor),
         first: first.is_some(),
     };
-    Ok((Pair { weights: Some([before.weight, after.weight]), seconds, first }, read))
+    Ok((Pair { weights: Some(weights), seconds, first }, read))
 }
 
 /// Free decay between two states, where one history may lie between them.

@@ -3,15 +3,17 @@
 //! A stream: at most two checkpoints are open at a time, the one at hand and the one before it. What is kept of each is its
 //! analysis, without what only matters for a single file (`compact`).
 
+mod clipping;
 mod compact;
 mod elements;
 mod replica;
 
 use std::collections::HashMap;
 
+use super::checkpoint::measure_checkpoint_beside;
 use super::model::{
-    Analysis, CheckpointAnalysis, DumpAnalysis, IntervalAnalysis, LogAnalysis, MeasureLevel, Measured,
-    ReplicaAnalysis, Run,
+    Analysis, CheckpointAnalysis, ClippingAnalysis, DumpAnalysis, IntervalAnalysis, LogAnalysis,
+    MeasureLevel, Measured, ReplicaAnalysis, Run,
 };
 use super::series::{self, interval, trailing};
 use super::{measure_checkpoint, measurement, of_checkpoints};
@@ -70,11 +72,16 @@ struct Stream<'a> {
     intervals: Vec<IntervalAnalysis>,
     replicas: Vec<ReplicaAnalysis>,
     dumps: Vec<DumpAnalysis>,
+    /// What a measurement file of a whole run held of clipping.
+    clipping: Option<ClippingAnalysis>,
     /// What a measurement file of a whole run held of its log and of itself.
     held: (Option<LogAnalysis>, Option<Run>),
     previous: Option<Opened>,
     errors: Vec<Error>,
 }
+
+/// What the pass over each parameter of two checkpoints gave, by canonical name.
+type ReadElements = HashMap<String, interval::Elements>;
 
 /// A checkpoint of the run, still open where it can be.
 struct Opened {
@@ -93,6 +100,7 @@ impl<'a> Stream<'a> {
             intervals: Vec::new(),
             replicas: Vec::new(),
             dumps: Vec::new(),
+            clipping: None,
             held: (None, None),
             previous: None,
             errors: history.errors.clone(),
@@ -121,6 +129,8 @@ impl<'a> Stream<'a> {
         analysis.run = Some(Run { name, until: self.history.until, remarks });
         analysis.intervals = self.intervals;
         analysis.replicas = self.replicas;
+        analysis.clipping =
+            clipping::of(self.history, &self.dumps, self.request.names, self.context).or(self.clipping);
         analysis.dumps = self.dumps;
         analysis.log = super::log::measure(self.history).or(log);
         MeasuredRun { analysis, errors: self.errors }
@@ -134,9 +144,14 @@ impl<'a> Stream<'a> {
             Ok(checkpoint) => checkpoint,
             Err(error) => return self.errors.push(error),
         };
-        let analysis = measure_checkpoint(&checkpoint, self.request.level, self.context);
+        let before = self.previous.as_ref().and_then(|previous| previous.checkpoint.as_ref());
+        let shared = before.map(|before| elements::shared(before, &checkpoint));
+        let (level, context) = (self.request.level, self.context);
+        let pairs = elements::accompanying(shared.as_deref().unwrap_or_default(), level, context);
+        let (analysis, gathered) = measure_checkpoint_beside(&checkpoint, level, &pairs, context);
+        let elements = shared.map(|shared| elements::read(shared, gathered, context));
         self.replicas_of(found.step, &checkpoint);
-        self.add(found.step, analysis, Some(checkpoint));
+        self.add(found.step, analysis, Some((checkpoint, elements)));
     }
 
     /// What a measurement file holds: one checkpoint, or a whole run.
@@ -164,6 +179,7 @@ impl<'a> Stream<'a> {
         }
         self.replicas.extend(held.replicas.into_iter().filter(|replica| in_time(replica.step)));
         self.dumps.extend(held.dumps.into_iter().filter(|dump| in_time(dump.step)));
+        self.clipping = held.clipping.or(self.clipping.take());
         if let Some(mut log) = held.log {
             log.points.retain(|point| in_time(point.step));
             self.held.0 = Some(log);
@@ -172,13 +188,17 @@ impl<'a> Stream<'a> {
     }
 
     /// Compares a checkpoint with the one before it, and keeps it.
-    fn add(&mut self, step: u64, analysis: CheckpointAnalysis, checkpoint: Option<Checkpoint>) {
+    fn add(
+        &mut self,
+        step: u64,
+        analysis: CheckpointAnalysis,
+        read: Option<(Checkpoint, Option<ReadElements>)>,
+    ) {
+        let (checkpoint, elements) = read.map_or((None, None), |(one, elements)| (Some(one), elements));
         if let (Some(before), Some(earlier)) = (&self.previous, self.checkpoints.last()) {
-            let (elements, unread) = match (&before.checkpoint, &checkpoint) {
-                (Some(one), Some(other)) => {
-                    (elements::read(one, other, self.context), "it was not read at both checkpoints")
-                }
-                _ => (HashMap::new(), ONLY_MEASURED),
+            let (elements, unread) = match elements {
+                Some(elements) => (elements, "it was not read at both checkpoints"),
+                None => (HashMap::new(), ONLY_MEASURED),
             };
             let steps = [before.step, step];
             self.intervals.push(interval::between(earlier, &analysis, steps, &elements, unread));
@@ -213,7 +233,8 @@ impl<'a> Stream<'a> {
             Err(error) => return self.errors.push(error),
         };
         let measured = measure_checkpoint(&dump, MeasureLevel::Norms, self.context);
-        let mut analysis = series::dump::of(&measured, &dump.metadata, found.step);
+        let threshold = clipping::threshold(self.history);
+        let mut analysis = series::dump::of(&measured, &dump.metadata, found.step, threshold);
         if let Some(before) = index.checked_sub(1).map(|index| &self.history.dumps[index]) {
             let weights = |step: u64| {
                 self.history
@@ -224,7 +245,9 @@ impl<'a> Stream<'a> {
             if let (Some(one), Some(other)) = (weights(before.step), weights(found.step))
                 && let (Ok(one), Ok(other), Ok(earlier)) = (read(one), read(other), read(before))
             {
-                analysis.secant = series::dump::secant([&one, &other], [&earlier, &dump], self.context);
+                let (weights, gradients) = ([&one, &other], [&earlier, &dump]);
+                let curvature = series::dump::curvature(weights, gradients, found.step, self.context);
+                (analysis.secant, analysis.preconditioned) = (curvature.secant, curvature.preconditioned);
             }
         }
         self.dumps.push(analysis);

@@ -1,12 +1,15 @@
-//! A gradient dump: norms of every parameter's gradient, and the curvature along a step between two dumps (C1).
+//! A gradient dump: norms of every parameter's gradient, how they change with depth and under clipping, and the curvature
+//! along a step between two dumps (C1).
 //!
 //! Norms are sums in f64 over the finite elements; the others are counted. The secant (Δgᵀ Δw)/(Δwᵀ Δw) of two gradients
 //! at two places is the mean curvature along the line between them, and so no larger than the largest: a lower bound of
 //! λ_max where both gradients are of one batch, and λ_max plus noise otherwise. The gradient that step s applied was taken
-//! at the weights after step s−1.
+//! at the weights after step s−1. What Adam makes of the same two dumps is in `sharpness.rs`.
 
+use super::sharpness::{Preconditioner, Second};
+use super::{clip, depth};
 use crate::analysis::model::{
-    CheckpointAnalysis, Degenerate, DumpAnalysis, DumpTensor, Measured, Section, TensorAnalysis,
+    CheckpointAnalysis, Degenerate, DumpAnalysis, DumpTensor, Measured, Section, Sharpness, TensorAnalysis,
 };
 use crate::analysis::optimizer::{pass_over, place::readable};
 use crate::analysis::statistics::STOPPED;
@@ -17,8 +20,17 @@ use std::collections::{BTreeMap, HashMap};
 /// What names of gradients may end in.
 const SUFFIX: &str = ".grad";
 
-/// The dump that applied `step`, from what was measured of its file and what the file says of itself.
-pub fn of(measured: &CheckpointAnalysis, metadata: &BTreeMap<String, String>, step: u64) -> DumpAnalysis {
+/// What is said of curvature where a dump has no other to be held against.
+const ALONE: &str = "needs the dump before it, and checkpoints of the step before either";
+
+/// The dump that applied `step`, from what was measured of its file and what the file says of itself. `threshold` is the one
+/// that the run clips to.
+pub fn of(
+    measured: &CheckpointAnalysis,
+    metadata: &BTreeMap<String, String>,
+    step: u64,
+    threshold: Option<f64>,
+) -> DumpAnalysis {
     let mut tensors: Vec<DumpTensor> =
         measured.tensors.iter().filter(|tensor| tensor.section == Section::Model).map(one).collect();
     // Stable: what names do not order stays as it is in the file.
@@ -33,9 +45,36 @@ pub fn of(measured: &CheckpointAnalysis, metadata: &BTreeMap<String, String>, st
         accumulation: count("accumulation"),
         rank: count("rank"),
         norm: whole(&tensors),
+        secant: Measured::not(ALONE),
+        preconditioned: Measured::not(ALONE),
+        first_last_ratio: depth::first_over_last(&tensors),
+        depth_gain: depth::gain(&tensors),
+        clip_cosine: clip_cosine(&tensors, threshold, [flag("clipped"), flag("unscaled")]),
         tensors,
-        secant: Measured::not("needs the dump before it, and checkpoints of the step before either"),
     }
+}
+
+/// What clipping by parameter would do to the direction of a gradient that was not clipped yet.
+fn clip_cosine(
+    tensors: &[DumpTensor],
+    threshold: Option<f64>,
+    [clipped, unscaled]: [Option<bool>; 2],
+) -> Measured<f64> {
+    if clipped == Some(true) {
+        return Measured::not("it was taken after clipping");
+    }
+    if unscaled == Some(false) {
+        return Measured::not("the loss scale is not divided out of it");
+    }
+    let Some(threshold) = threshold.filter(|threshold| *threshold > 0.0) else {
+        return Measured::not("neither a config nor a log of the run says what it clips to");
+    };
+    // Whatever stops the norm of the whole stops this too.
+    if let other @ (Measured::NotMeasured(_) | Measured::Degenerate(_)) = whole(tensors) {
+        return other;
+    }
+    let norms: Vec<f64> = tensors.iter().filter_map(|tensor| tensor.norm.value().copied()).collect();
+    clip::direction(&norms, threshold / (norms.len().max(1) as f64).sqrt())
 }
 
 fn one(tensor: &TensorAnalysis) -> DumpTensor {
@@ -58,7 +97,7 @@ fn one(tensor: &TensorAnalysis) -> DumpTensor {
 }
 
 /// The parameter's name in that of its gradient.
-fn parameter(name: &str) -> &str {
+pub(in crate::analysis) fn parameter(name: &str) -> &str {
     name.strip_suffix(SUFFIX).unwrap_or(name)
 }
 
@@ -79,11 +118,33 @@ fn whole(tensors: &[DumpTensor]) -> Measured<f64> {
     super::number(sum.sqrt())
 }
 
-/// (Δgᵀ Δw)/(Δwᵀ Δw) over the parameters that all four have: weights before and after, gradients taken at either.
-pub fn secant(weights: [&Checkpoint; 2], gradients: [&Checkpoint; 2], context: &Context) -> Measured<f64> {
+/// The curvature along the line between two dumps: plain, and as Adam's preconditioner at the later one sees it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Curvature {
+    /// (Δgᵀ Δw)/(Δwᵀ Δw).
+    pub secant: Measured<f64>,
+    /// (Δgᵀ Δw)/(Δwᵀ P Δw), and where it leads.
+    pub preconditioned: Measured<Sharpness>,
+}
+
+impl Curvature {
+    fn not(reason: &str) -> Self {
+        Self { secant: Measured::not(reason), preconditioned: Measured::not(reason) }
+    }
+}
+
+/// Curvature over the parameters that all four have: weights before and after, gradients taken at either, the later one
+/// applied by `step`.
+pub fn curvature(
+    weights: [&Checkpoint; 2],
+    gradients: [&Checkpoint; 2],
+    step: u64,
+    context: &Context,
+) -> Curvature {
+    let mut preconditioner = Preconditioner::of(weights[1]);
     let [earlier, later] = weights.map(by_name);
     let [first, second] = gradients.map(by_name);
-    let (mut product, mut square, mut read) = (0.0, 0.0, 0);
+    let (mut product, mut square, mut scaled, mut read) = (0.0, 0.0, 0.0, 0);
     for tensor in &weights[1].tensors {
         let name = tensor.canonical_name.as_str();
         let (Some(before), Some(after)) = (earlier.get(name), later.get(name)) else { continue };
@@ -94,21 +155,50 @@ pub fn secant(weights: [&Checkpoint; 2], gradients: [&Checkpoint; 2], context: &
         if four.iter().any(|tensor| tensor.shape != before.shape || readable(tensor).is_err()) {
             continue;
         }
-        let finished = pass_over(four, context, |[before, after, one, other]| {
-            product += (other - one) * (after - before);
-            square += (after - before).powi(2);
-        });
+        let second = match &preconditioner {
+            Ok(known) => known.second(name).filter(|second| second.tensor.shape == four[0].shape),
+            Err(_) => None,
+        };
+        if second.is_none() && preconditioner.is_ok() {
+            preconditioner = Err(format!("{name} has no second moments"));
+        }
+        let [before, after, one, other] = four;
+        let finished = match second {
+            Some(second @ Second { tensor, .. }) => {
+                pass_over([before, after, one, other, tensor], context, |[before, after, one, other, v]| {
+                    let change: f64 = after - before;
+                    product += (other - one) * change;
+                    square += change * change;
+                    scaled += second.denominator(v) * change * change;
+                })
+            }
+            None => pass_over(four, context, |[before, after, one, other]| {
+                product += (other - one) * (after - before);
+                square += (after - before).powi(2);
+            }),
+        };
         match finished {
             Ok(true) => read += 1,
-            Ok(false) => return Measured::not(STOPPED),
-            Err(error) => return Measured::not(error.kind.to_string()),
+            Ok(false) => return Curvature::not(STOPPED),
+            Err(error) => return Curvature::not(&error.kind.to_string()),
         }
     }
-    match (read, square) {
-        (0, _) => Measured::not("no parameter has its weights and its gradient at both"),
-        (_, 0.0) => Measured::Degenerate(Degenerate::AllZero),
-        _ => super::number(product / square),
+    if read == 0 {
+        return Curvature::not("no parameter has its weights and its gradient at both");
     }
+    let quotient = |square: f64| match square {
+        0.0 => Measured::Degenerate(Degenerate::AllZero),
+        square => super::number(product / square),
+    };
+    let preconditioned = match preconditioner {
+        Err(reason) => Measured::NotMeasured(reason),
+        Ok(preconditioner) => match quotient(scaled) {
+            Measured::Value(value) => preconditioner.judge(value, step),
+            Measured::NotMeasured(reason) => Measured::NotMeasured(reason),
+            Measured::Degenerate(kind) => Measured::Degenerate(kind),
+        },
+    };
+    Curvature { secant: quotient(square), preconditioned }
 }
 
 fn by_name(checkpoint: &Checkpoint) -> HashMap<&str, &CheckpointTensor> {

@@ -5,11 +5,13 @@
 
 pub mod clip;
 pub mod decay;
+mod depth;
 pub mod dump;
 pub mod energy;
 pub mod interval;
 pub mod movement;
 pub mod pass;
+pub mod sharpness;
 pub mod trailing;
 
 use super::model::{Degenerate, Measured};

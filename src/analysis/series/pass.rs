@@ -1,9 +1,11 @@
-//! One pass over a tensor at two checkpoints and the moments at both: everything that needs an element is gathered here.
+//! One pass over a tensor at two checkpoints and the moments at both: everything that needs an element is gathered here, in a
+//! reading of its own, or in that which measures the later weights.
 //!
 //! Blocks of 2²⁰ elements are read on all cores in parts of 2¹⁴; within a block elements are added in index order in
 //! f64, and blocks are joined in index order, so that any number of threads gives the same bits. With n elements, a sum
 //! of squares carries a relative error of at most (2²⁰ + ⌈n/2²⁰⌉)·2⁻⁵³.
 
+use std::cell::RefCell;
 use std::ops::Range;
 
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
@@ -11,9 +13,10 @@ use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use super::decay::Floor;
 use super::movement;
 use crate::analysis::optimizer::mapping_proof::Alignment;
+use crate::analysis::statistics::Beside;
 use crate::context::Context;
 use crate::error::Result;
-use crate::tensor::{DType, Tensor};
+use crate::tensor::{DType, Tensor, decode};
 
 /// Elements per block.
 const BLOCK: u64 = 1 << 20;
@@ -139,6 +142,77 @@ impl Sums {
     }
 }
 
+/// A pair whose later weights are read by whoever measures them: the others are read along with them.
+#[derive(Debug, Clone, Copy)]
+pub struct Accompanying<'a> {
+    /// The pair; it has weights.
+    pub pair: Pair<'a>,
+    /// Whom to tell about progress.
+    pub context: &'a Context,
+}
+
+impl Beside for Accompanying<'_> {
+    type Sums = Sums;
+
+    fn start(&self) -> Sums {
+        Sums::default()
+    }
+
+    fn feed(&self, sums: &mut Sums, part: Range<u64>, bytes: &[u8]) -> Result<()> {
+        thread_local! {
+            // One set for each thread: a block's own would be held until all of a wave are joined.
+            static VALUES: RefCell<[Vec<f64>; 5]> = const { RefCell::new([const { Vec::new() }; 5]) };
+        }
+        VALUES.with_borrow_mut(|values| {
+            for (place, (tensor, values)) in
+                self.pair.tensors().into_iter().zip(values.iter_mut()).enumerate()
+            {
+                match tensor {
+                    Some(tensor) if place == LATER => decode::to_f64(tensor.dtype, bytes, values),
+                    tensor => read_part(tensor, &part, values, self.context)?,
+                }
+            }
+            add_part(sums, values, &self.pair.reading());
+            Ok(())
+        })
+    }
+
+    fn join(&self, whole: &mut Sums, next: Sums) {
+        whole.join(&next);
+    }
+}
+
+/// The place of the later weights among the tensors of a pair.
+const LATER: usize = 1;
+
+/// Reads the elements `part` of a tensor, zeros where there is none.
+fn read_part(
+    tensor: Option<&Tensor>,
+    part: &Range<u64>,
+    values: &mut Vec<f64>,
+    context: &Context,
+) -> Result<()> {
+    let length = part.end - part.start;
+    if let Some(tensor) = tensor {
+        tensor.read_f64(part.clone(), values)?;
+        context.progress.advance(length * tensor.dtype.size().unwrap_or(0));
+    } else {
+        values.clear();
+        values.resize(length as usize, 0.0);
+    }
+    Ok(())
+}
+
+/// Adds elements that stand side by side.
+fn add_part(sums: &mut Sums, values: &[Vec<f64>; 5], reading: &Reading) {
+    let [before, after, second_before, second_after, first] = values;
+    let weights = before.iter().zip(after);
+    let seconds = second_before.iter().zip(second_after);
+    for (((&before, &after), (&second_before, &second_after)), &first) in weights.zip(seconds).zip(first) {
+        sums.add([before, after, second_before, second_after, first], reading);
+    }
+}
+
 /// What of a pair is there.
 struct Reading {
     weights: bool,
@@ -158,6 +232,11 @@ impl<'a> Pair<'a> {
     /// Bytes that are read.
     pub fn bytes(&self) -> u64 {
         self.tensors().into_iter().flatten().map(Tensor::byte_count).fold(0, u64::saturating_add)
+    }
+
+    /// Those of them that are the later weights'.
+    pub fn later_bytes(&self) -> u64 {
+        self.weights.map_or(0, |[_, later]| later.byte_count())
     }
 
     fn reading(&self) -> Reading {
@@ -200,20 +279,9 @@ impl<'a> Pair<'a> {
         while start < range.end {
             let part = start..range.end.min(start + PART);
             for (tensor, values) in self.tensors().into_iter().zip(&mut values) {
-                match tensor {
-                    Some(tensor) => {
-                        tensor.read_f64(part.clone(), values)?;
-                        context.progress.advance((part.end - part.start) * tensor.dtype.size().unwrap_or(0));
-                    }
-                    None => values.resize((part.end - part.start) as usize, 0.0),
-                }
+                read_part(tensor, &part, values, context)?;
             }
-            let [before, after, second_before, second_after, first] = &values;
-            for index in 0..(part.end - part.start) as usize {
-                let element =
-                    [before[index], after[index], second_before[index], second_after[index], first[index]];
-                sums.add(element, &reading);
-            }
+            add_part(&mut sums, &values, &reading);
             start = part.end;
         }
         Ok(Some(sums))

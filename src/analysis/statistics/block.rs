@@ -33,21 +33,62 @@ pub(super) struct Contribution {
     pub sums: Sums,
 }
 
-/// Tally and sums of a tensor of a float dtype wider than a byte. Nothing when the user asked to stop.
-pub(super) fn contribution(
+/// Something else that has to be computed from the same elements: it is handed every part as it is read, so that nothing is
+/// read twice for it. Blocks of 2²⁰ elements come to accumulators of their own, which are joined in index order.
+pub trait Beside: Sync {
+    /// What it gathers.
+    type Sums: Send;
+
+    /// An empty accumulator.
+    fn start(&self) -> Self::Sums;
+
+    /// Takes the stored bytes of the elements `part`, which follow those before.
+    ///
+    /// # Errors
+    /// What else it reads cannot be read.
+    fn feed(&self, sums: &mut Self::Sums, part: Range<u64>, bytes: &[u8]) -> Result<()>;
+
+    /// Joins the next block to `whole`.
+    fn join(&self, whole: &mut Self::Sums, next: Self::Sums);
+}
+
+/// Nothing beside.
+pub(super) struct Alone;
+
+impl Beside for Alone {
+    type Sums = ();
+
+    fn start(&self) {}
+
+    fn feed(&self, (): &mut (), _: Range<u64>, _: &[u8]) -> Result<()> {
+        Ok(())
+    }
+
+    fn join(&self, (): &mut (), (): ()) {}
+}
+
+/// Tally and sums of a tensor of a float dtype wider than a byte, and what `beside` made of it. Nothing when the user asked to
+/// stop.
+pub(super) fn contribution<B: Beside>(
     tensor: &Tensor,
     job: &Job,
     binades: usize,
     isa: Isa,
+    beside: &B,
     context: &Context,
-) -> Result<Option<Contribution>> {
+) -> Result<Option<(Contribution, B::Sums)>> {
     let mut whole = Contribution { tally: Tally::new(binades), sums: Sums::default() };
+    let mut gathered = beside.start();
     let finished = fold(
         tensor,
         context,
-        || Block { tally: Tally::new(binades), lanes: Lanes::new() },
-        |block, bytes| kernel::add(isa, tensor.dtype, job, bytes, block),
-        |block| {
+        || (Block { tally: Tally::new(binades), lanes: Lanes::new() }, beside.start()),
+        |(block, sums), part, bytes| {
+            kernel::add(isa, tensor.dtype, job, bytes, block);
+            beside.feed(sums, part, bytes)
+        },
+        |(block, next)| {
+            beside.join(&mut gathered, next);
             let mut sums = block.lanes.join();
             if job.pivot == 0.0 {
                 sums.powers[1] = sums.square;
@@ -56,16 +97,16 @@ pub(super) fn contribution(
             whole.sums.add(&sums);
         },
     )?;
-    Ok(finished.then_some(whole))
+    Ok(finished.then_some((whole, gathered)))
 }
 
-/// Feeds the bytes of every block to an accumulator of its own, and joins these in index order. False when the user
+/// Feeds the places and bytes of every block to an accumulator of its own, and joins these in index order. False when the user
 /// asked to stop before the end.
 pub(super) fn fold<A: Send>(
     tensor: &Tensor,
     context: &Context,
     start: impl Fn() -> A + Sync,
-    feed: impl Fn(&mut A, &[u8]) + Sync,
+    feed: impl Fn(&mut A, Range<u64>, &[u8]) -> Result<()> + Sync,
     mut join: impl FnMut(A),
 ) -> Result<bool> {
     let count = tensor.count();
@@ -79,7 +120,7 @@ pub(super) fn fold<A: Send>(
         let mut accumulator = start();
         let mut buffer = Vec::new();
         for part in parts(range, READ_BYTES / size) {
-            feed(&mut accumulator, tensor.bytes(part, &mut buffer)?);
+            feed(&mut accumulator, part.clone(), tensor.bytes(part, &mut buffer)?)?;
         }
         context.progress.advance(bytes);
         Ok(Some(accumulator))

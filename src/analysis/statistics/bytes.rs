@@ -24,7 +24,10 @@ pub(super) fn contribution(
         tensor,
         context,
         || [0; 256],
-        |histogram, bytes| count(bytes, histogram),
+        |histogram, _, bytes| {
+            count(bytes, histogram);
+            Ok(())
+        },
         |histogram: Histogram| whole.iter_mut().zip(histogram).for_each(|(sum, count)| *sum += count),
     )?;
     Ok(finished.then(|| of_histogram(&whole, job, format)))

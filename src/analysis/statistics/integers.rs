@@ -38,7 +38,10 @@ pub(super) fn measure(tensor: &Tensor, repeats: u64, context: &Context) -> Resul
         tensor,
         context,
         || NOTHING,
-        |range, bytes| range.add(of_bytes(tensor.dtype, bytes)),
+        |range, _, bytes| {
+            range.add(of_bytes(tensor.dtype, bytes));
+            Ok(())
+        },
         |range| whole.add(range),
     )?;
     Ok(finished.then(|| statistics(&whole, repeats)))

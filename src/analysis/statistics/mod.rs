@@ -19,12 +19,13 @@ mod rows;
 mod sums;
 mod tally;
 
+pub use block::Beside;
 pub use kernel::Isa;
 pub use median::measure_median_abs;
 pub use pages::measure_pages;
 pub use rows::measure_rows;
 
-use block::Contribution;
+use block::{Alone, Contribution};
 use finish::Terms;
 use kernel::Job;
 use kernel::element::{Bf16, Element, F16, F32, F64};
@@ -78,11 +79,26 @@ pub fn measure(
     pivot: Pivot,
     context: &Context,
 ) -> Result<Measured<Statistics>> {
+    measure_beside(tensor, level, pivot, &Alone, context).map(|(statistics, _)| statistics)
+}
+
+/// [`measure`], and what `beside` gathers from the same reading; nothing where the elements are none that it can be given:
+/// they are no floats wider than a byte, or one stands for many, or the user asked to stop.
+///
+/// # Errors
+/// As [`measure`], and those of `beside`.
+pub fn measure_beside<B: Beside>(
+    tensor: &Tensor,
+    level: MeasureLevel,
+    pivot: Pivot,
+    beside: &B,
+    context: &Context,
+) -> Result<(Measured<Statistics>, Option<B::Sums>)> {
     match level {
-        MeasureLevel::List => Ok(Measured::not("needs --measure norms")),
-        MeasureLevel::Norms => measure_as_planned(tensor, Plan::new(false), pivot, context),
+        MeasureLevel::List => Ok((Measured::not("needs --measure norms"), None)),
+        MeasureLevel::Norms => planned_beside(tensor, Plan::new(false), pivot, beside, context),
         MeasureLevel::Stats | MeasureLevel::Spectra | MeasureLevel::Full => {
-            measure_as_planned(tensor, Plan::new(true), pivot, context)
+            planned_beside(tensor, Plan::new(true), pivot, beside, context)
         }
     }
 }
@@ -102,13 +118,28 @@ pub fn measure_as_planned(
     pivot: Pivot,
     context: &Context,
 ) -> Result<Measured<Statistics>> {
+    planned_beside(tensor, plan, pivot, &Alone, context).map(|(statistics, _)| statistics)
+}
+
+fn planned_beside<B: Beside>(
+    tensor: &Tensor,
+    plan: Plan,
+    pivot: Pivot,
+    beside: &B,
+    context: &Context,
+) -> Result<(Measured<Statistics>, Option<B::Sums>)> {
     let (tensor, repeats) = tensor.without_repeats();
     let measured = match tensor.dtype.kind() {
         Kind::Opaque => return Err(unsupported(&tensor)),
-        Kind::Integer => integers::measure(&tensor, repeats, context)?,
-        Kind::Float => measure_floats(&tensor, repeats, plan, pivot, context)?,
+        Kind::Integer => integers::measure(&tensor, repeats, context)?.map(|statistics| (statistics, None)),
+        Kind::Float if repeats == 1 => measure_floats(&tensor, repeats, plan, pivot, beside, context)?,
+        Kind::Float => measure_floats(&tensor, repeats, plan, pivot, &Alone, context)?
+            .map(|(statistics, _)| (statistics, None)),
     };
-    Ok(measured.map_or_else(|| Measured::not(STOPPED), Measured::Value))
+    Ok(match measured {
+        Some((statistics, sums)) => (Measured::Value(statistics), sums),
+        None => (Measured::not(STOPPED), None),
+    })
 }
 
 fn unsupported(tensor: &Tensor) -> crate::error::Error {
@@ -116,43 +147,49 @@ fn unsupported(tensor: &Tensor) -> crate::error::Error {
     ErrorKind::UnsupportedTensor { what: tensor.dtype.name(), shape: None }.in_file(&path)
 }
 
-fn measure_floats(
+/// Statistics, and what was gathered beside them, where it was.
+type Outcome<B> = Result<Option<(Statistics, Option<<B as Beside>::Sums>)>>;
+
+fn measure_floats<B: Beside>(
     tensor: &Tensor,
     repeats: u64,
     plan: Plan,
     pivot: Pivot,
+    beside: &B,
     context: &Context,
-) -> Result<Option<Statistics>> {
+) -> Outcome<B> {
     match tensor.dtype {
-        DType::F64 => measure_elements::<F64>(tensor, repeats, plan, pivot, context),
-        DType::F32 => measure_elements::<F32>(tensor, repeats, plan, pivot, context),
-        DType::F16 => measure_elements::<F16>(tensor, repeats, plan, pivot, context),
-        DType::Bf16 => measure_elements::<Bf16>(tensor, repeats, plan, pivot, context),
-        _ => measure_bytes(tensor, repeats, plan, pivot, context),
+        DType::F64 => measure_elements::<F64, B>(tensor, repeats, plan, pivot, beside, context),
+        DType::F32 => measure_elements::<F32, B>(tensor, repeats, plan, pivot, beside, context),
+        DType::F16 => measure_elements::<F16, B>(tensor, repeats, plan, pivot, beside, context),
+        DType::Bf16 => measure_elements::<Bf16, B>(tensor, repeats, plan, pivot, beside, context),
+        _ => Ok(measure_bytes(tensor, repeats, plan, pivot, context)?.map(|statistics| (statistics, None))),
     }
 }
 
-fn measure_elements<E: Element>(
+fn measure_elements<E: Element, B: Beside>(
     tensor: &Tensor,
     repeats: u64,
     plan: Plan,
     pivot: Pivot,
+    beside: &B,
     context: &Context,
-) -> Result<Option<Statistics>> {
+) -> Outcome<B> {
     let binades = if plan.exponents { E::BINADES } else { 0 };
     let mut job = job(plan, pivot, plan.headroom.then(headroom::limits::<E>));
-    let Some(mut whole) = block::contribution(tensor, &job, binades, plan.isa, context)? else {
+    let Some((mut whole, gathered)) = block::contribution(tensor, &job, binades, plan.isa, beside, context)?
+    else {
         return Ok(None);
     };
     if let Some(scale) = rescue_scale(&whole) {
         job = Job { scale, pivot: 0.0, ..job };
-        match block::contribution(tensor, &job, binades, plan.isa, &quiet(context))? {
-            Some(rescued) => whole = rescued,
+        match block::contribution(tensor, &job, binades, plan.isa, &Alone, &quiet(context))? {
+            Some((rescued, ())) => whole = rescued,
             None => return Ok(None),
         }
     }
     let terms = terms(&job, plan, plan.exponents.then_some(E::LOWEST), E::one());
-    Ok(Some(finish(whole, repeats, &terms)))
+    Ok(Some((finish(whole, repeats, &terms), Some(gathered))))
 }
 
 fn measure_bytes(

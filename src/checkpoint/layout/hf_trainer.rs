@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::listing::Listing;
 use super::{Parts, incomplete, model_directory};
 use crate::checkpoint::step::Claim;
-use crate::checkpoint::{Layout, Section, json};
+use crate::checkpoint::{Layout, Section, json, masters};
 use crate::context::Context;
 use crate::error::{ErrorKind, Result};
 
@@ -33,6 +33,9 @@ const SIDE_EXTENSIONS: &[&str] = &["pt", "pth", "bin", "pkl", "safetensors"];
 /// What all of the file is, where its name says that it stands beside a model.
 pub(super) fn section_of_side_file(name: &str) -> Option<Section> {
     let (stem, extension) = name.rsplit_once('.')?;
+    if masters::is_file(name) {
+        return Some(Section::Optimizer);
+    }
     let rest = |start| stem.strip_prefix(start).filter(|rest| rest.is_empty() || rest.starts_with('_'));
     let found = SIDE_FILES.iter().find(|(start, _)| rest(start).is_some());
     found.filter(|_| SIDE_EXTENSIONS.contains(&extension)).map(|&(_, section)| section)
@@ -83,13 +86,23 @@ impl Parts {
     pub(super) fn add_side_files(&mut self, listing: &Listing, context: &Context) {
         let first = self.files.len();
         for file in listing.files() {
-            if let Some(section) = section_of_side_file(file) {
+            if let Some(section) = section_of_side_file(file).filter(|_| !masters::is_file(file)) {
                 self.add(listing, file, Some(section), context);
             }
         }
         for part in &mut self.files[first..] {
             part.container.problems.retain(|problem| problem.kind != ErrorKind::NoTensors);
         }
+        self.add_masters(listing, context);
+    }
+
+    /// Adds files of master weights, whose tensors have the names of the model's.
+    pub(super) fn add_masters(&mut self, listing: &Listing, context: &Context) {
+        let first = self.files.len();
+        for file in listing.files().filter(|file| masters::is_file(file)) {
+            self.add(listing, file, Some(Section::Optimizer), context);
+        }
+        self.files[first..].iter_mut().for_each(|part| part.label = Some(masters::LABEL.to_owned()));
     }
 
     fn read_trainer_state(&mut self, listing: &Listing, context: &Context) {

@@ -35,6 +35,7 @@ pub(super) fn read(listing: &Listing, context: &Context) -> Result<Parts> {
     if listing.has(OPTIMIZER) {
         parts.add(listing, OPTIMIZER, Some(Section::Optimizer), context);
     }
+    parts.add_masters(listing, context);
     match json::read(listing.path(), STATE, STATE, MAX_STATE_BYTES, context) {
         Ok(State { step, optimizer }) => {
             parts.claims.push(Claim { place: STATE.to_owned(), step, certain: true });

@@ -36,8 +36,16 @@ struct Group {
 }
 
 /// Last components of the tensors' names.
-const LEAVES: &[&str] =
-    &["exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "sum", "step"];
+const LEAVES: &[&str] = &[
+    "exp_avg",
+    "exp_avg_sq",
+    "max_exp_avg_sq",
+    "momentum_buffer",
+    "square_avg",
+    "sum",
+    "step",
+    "master_param",
+];
 
 /// The optimizer whose state `container` holds, its first entry tensor `first` of the checkpoint. A parameter without a
 /// counter of its own has taken `steps`.
@@ -89,6 +97,7 @@ pub(in crate::checkpoint) fn read(
             max_exp_avg_sq: tensor("max_exp_avg_sq"),
             momentum_buffer: tensor("momentum_buffer"),
             square_avg: tensor("square_avg").or_else(|| tensor("sum")),
+            master: tensor("master_param"),
             ..ParameterState::default()
         });
     }

@@ -18,6 +18,12 @@ const MAX_PARAMETERS: usize = 1_000_000;
 /// Keys of one parameter's state, or of one group.
 const MAX_KEYS: usize = 64;
 
+/// What the state of a parameter calls its f32 master weights: Transformer Engine and hand-written loops, Megatron's
+/// distributed optimizer.
+const MASTERS: &[&str] = &["master_param", "master_weight", "fp32_param", "param"];
+/// Keys beside an optimizer under which its f32 master weights lie, a list for each group: Megatron, apex.
+const MASTER_LISTS: &[&str] = &["fp32_from_fp16_params", "fp32_from_fp16", "fp32_groups"];
+
 /// What one file holds of optimizers.
 #[derive(Debug, Default)]
 pub(in crate::checkpoint) struct Found {
@@ -34,6 +40,7 @@ pub(in crate::checkpoint) fn read(container: &Container, file: &str, first: usiz
     let Some(root) = objects.root else { return found };
     let mut visited = BTreeSet::new();
     let mut waiting = vec![(root, file.to_owned(), 0)];
+    let mut lists = Vec::new();
     while let Some((id, path, depth)) = waiting.pop() {
         if visited.len() >= MAX_CONTAINERS || !visited.insert(id) {
             continue;
@@ -44,9 +51,18 @@ pub(in crate::checkpoint) fn read(container: &Container, file: &str, first: usiz
         } else if let Some(rates) = reader.schedule(id) {
             found.schedules.push(rates);
         } else if depth < MAX_DEPTH {
+            let masters = MASTER_LISTS.iter().find_map(|key| objects.get(id, key));
+            lists.extend(masters.map(|list| (format!("{path}: "), list)));
             let mut within = children(objects, id, &path);
             within.reverse();
             waiting.extend(within.into_iter().map(|(id, path)| (id, path, depth + 1)));
+        }
+    }
+    let reader = Reader { objects, container, first };
+    for (path, list) in lists {
+        let mut inside = found.optimizers.iter_mut().filter(|optimizer| optimizer.place.starts_with(&path));
+        if let (Some(optimizer), None) = (inside.next(), inside.next()) {
+            reader.give_masters(list, optimizer);
         }
     }
     found
@@ -186,7 +202,28 @@ impl<'a> Reader<'a> {
             max_exp_avg_sq: tensor("max_exp_avg_sq"),
             momentum_buffer: tensor("momentum_buffer"),
             square_avg: tensor("square_avg").or_else(|| tensor("sum")),
+            master: MASTERS.iter().find_map(|key| tensor(key)),
             ..ParameterState::default()
+        }
+    }
+
+    /// Gives each parameter its master of a list of lists, where a group has one for each of its parameters.
+    fn give_masters(&self, list: NodeId, optimizer: &mut OptimizerState) {
+        let lists = self.objects.sequence(list).unwrap_or_default();
+        for (group, &list) in lists.iter().enumerate() {
+            let masters = self.objects.sequence(list).unwrap_or_default();
+            let of_group = |state: &&mut ParameterState| state.group == group;
+            let parameters: Vec<_> = optimizer.parameters.iter_mut().filter(of_group).collect();
+            if parameters.len() != masters.len() {
+                continue;
+            }
+            for (state, &master) in parameters.into_iter().zip(masters) {
+                if let Node::Tensor(entry) = *self.objects.node(master)
+                    && entry < self.container.entries.len()
+                {
+                    state.master = Some(self.first + entry);
+                }
+            }
         }
     }
 

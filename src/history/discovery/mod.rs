@@ -247,7 +247,7 @@ impl Finds {
                     history.remark(
                         RemarkKind::LeftOut,
                         Some(shown),
-                        "there are too many texts to search all for rows: name it with --logs",
+                        "there are too many texts to search all for rows: name it with --log",
                     );
                 }
                 Some(kind) => {

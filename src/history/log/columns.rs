@@ -69,13 +69,47 @@ impl FromStr for Column {
     /// A sentence, when it is not `QUANTITY=NAME` with a known quantity.
     fn from_str(text: &str) -> Result<Self, String> {
         let known = || NAMES.iter().map(|(_, name)| *name).collect::<Vec<_>>().join(", ");
-        let (quantity, name) = text.split_once('=').ok_or("write it as QUANTITY=NAME, loss=train/loss")?;
-        let found = NAMES.iter().find(|(_, known)| *known == quantity.trim());
-        let &(quantity, _) = found.ok_or_else(|| format!("{quantity:?} is none of {}", known()))?;
+        let (word, name) = text.split_once('=').ok_or("write it as QUANTITY=NAME, loss=train/loss")?;
+        let quantity = quantity(word.trim()).ok_or_else(|| format!("{word:?} is none of {}", known()))?;
         if name.trim().is_empty() {
             return Err("the name of the column is missing behind the =".to_owned());
         }
         Ok(Self { quantity, name: name.trim().to_owned() })
+    }
+}
+
+/// The quantity that the user's `word` means: its name, or a name that trainers write, such as `lr`.
+fn quantity(word: &str) -> Option<Quantity> {
+    let named = NAMES.iter().find(|(_, name)| *name == word).map(|(quantity, _)| *quantity);
+    let word = normalise(word);
+    named.or_else(|| {
+        KNOWN.iter().find(|(_, names)| names.contains(&word.as_str())).map(|(quantity, _)| *quantity)
+    })
+}
+
+/// Several of the user's words in one: `step=iter,loss=train_nll`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Columns(pub Vec<Column>);
+
+impl FromStr for Columns {
+    type Err = String;
+
+    /// A comma separates only where a `=` follows before the next one: names of columns may have commas.
+    ///
+    /// # Errors
+    /// As [`Column`]'s.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut parts: Vec<String> = Vec::new();
+        for piece in text.split(',') {
+            match parts.last_mut().filter(|_| !piece.contains('=')) {
+                Some(name) => {
+                    name.push(',');
+                    name.push_str(piece);
+                }
+                None => parts.push(piece.to_owned()),
+            }
+        }
+        parts.iter().map(|part| part.parse()).collect::<Result<_, _>>().map(Self)
     }
 }
 
@@ -220,7 +254,8 @@ pub(super) struct Recognised {
 pub(super) fn recognise(name: &str, choices: &[Column]) -> Option<Recognised> {
     let chosen = choices.iter().find(|choice| choice.name == name);
     if let Some(choice) = chosen {
-        return Some(Recognised { quantity: choice.quantity, layer: None, rank: 0 });
+        let layer = (choice.quantity == Quantity::LayerGradNorm).then(|| name.to_owned());
+        return Some(Recognised { quantity: choice.quantity, layer, rank: 0 });
     }
     // Charts of wandb are exported as `name of the run - name of the column`, with two more for the extremes.
     let own = name.rsplit_once(" - ").map_or(name, |(_, own)| own);
@@ -314,5 +349,30 @@ mod tests {
         for wrong in ["loss", "speed=x", "loss= "] {
             assert!(wrong.parse::<Column>().is_err(), "{wrong}");
         }
+        let layer = ["grad_norm_by_layer=norm of fc".parse::<Column>().unwrap()];
+        assert_eq!(recognise("norm of fc", &layer).unwrap().layer.as_deref(), Some("norm of fc"));
+    }
+
+    #[test]
+    fn one_word_may_name_several_columns_and_columns_may_have_commas() {
+        let named = |text: &str| {
+            let Columns(columns) = text.parse().unwrap();
+            columns.into_iter().map(|column| (column.quantity, column.name)).collect::<Vec<_>>()
+        };
+        let own = |quantity, name: &str| (quantity, name.to_owned());
+        assert_eq!(
+            named("step=iter,loss=train_nll, grad_norm=gnorm,lr=the rate"),
+            [
+                own(Quantity::Step, "iter"),
+                own(Quantity::Loss, "train_nll"),
+                own(Quantity::GradNorm, "gnorm"),
+                own(Quantity::LearningRate, "the rate"),
+            ]
+        );
+        assert_eq!(
+            named("loss=nll, mean,step=n"),
+            [own(Quantity::Loss, "nll, mean"), own(Quantity::Step, "n")]
+        );
+        assert!("loss=a,speed=b".parse::<Columns>().unwrap_err().contains("\"speed\" is none of step, loss"));
     }
 }

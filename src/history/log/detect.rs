@@ -30,7 +30,7 @@ impl From<Table> for ReadLog {
     }
 }
 
-/// Reads a log; `None` where the file is of no format that is known.
+/// Reads a log; `None` where the file is of no format that is known. What has no column that is recognised is a log too.
 pub(super) fn read(log: &LogFile, choices: &[Column], context: &Context) -> Result<Option<ReadLog>> {
     let file = Arc::new(InputFile::open(&log.path, context)?);
     let name = log.name.as_str();
@@ -50,7 +50,7 @@ pub(super) fn read(log: &LogFile, choices: &[Column], context: &Context) -> Resu
         None => None,
     };
     file.check_unchanged()?;
-    Ok(read.filter(|read| read.problem.is_some() || !read.table.series.is_empty()))
+    Ok(read)
 }
 
 enum Text {

@@ -3,14 +3,15 @@
 //! A log is read into series of (step, value), one a column. The columns that are one quantity in several files are
 //! joined by `merge`, and what the numbers mean is settled by `semantics`, before anyone holds them against a limit.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{History, Options, Remark, RemarkKind};
 use crate::context::Context;
+use crate::error::{ErrorKind, Result};
 
 mod columns;
 pub(super) mod config;
@@ -30,7 +31,7 @@ mod tests;
 mod torchtitan;
 mod trainer_state;
 
-pub use columns::{Column, Quantity};
+pub use columns::{Column, Columns, Quantity};
 use detect::ReadLog;
 pub use number::Number;
 use table::Table;
@@ -140,20 +141,26 @@ pub(super) struct LogFile {
 }
 
 /// Reads `files`, joins them, settles what their numbers mean, and notes all of it in `history`.
+///
+/// # Errors
+/// When the user names a column that no log has.
 pub(super) fn read(
+    run: &Path,
     files: &LogFiles,
     clip_threshold: Option<f64>,
     options: &Options,
     context: &Context,
     history: &mut History,
-) {
-    let mut tables: Vec<Table> = read_states(&files.states, options, context, history).into_iter().collect();
+) -> Result<()> {
+    let mut reading = Reading { options, context, columns: BTreeSet::new() };
+    let mut tables: Vec<Table> = read_states(&files.states, &mut reading, history).into_iter().collect();
     for file in &files.logs {
-        tables.extend(read_one(file, options, context, history).map(|read| read.table));
+        tables.extend(read_one(file, &mut reading, history).map(|read| read.table));
     }
+    reading.missing_column().map_or(Ok(()), |kind| Err(kind.in_file(run)))?;
     let clip_threshold = clip_threshold.or_else(|| tables.iter().find_map(|table| table.clip_threshold));
     if tables.is_empty() {
-        return;
+        return Ok(());
     }
     let merged = merge::merge(&tables, options.until, &mut history.remarks);
     drop(tables);
@@ -161,21 +168,61 @@ pub(super) fn read(
     if !log.records.is_empty() {
         history.log = Some(log);
     }
+    Ok(())
+}
+
+/// What the logs are read by, and the columns that they were seen to have.
+struct Reading<'a> {
+    options: &'a Options,
+    context: &'a Context,
+    columns: BTreeSet<String>,
+}
+
+/// Columns that are listed where one is missing.
+const MOST_LISTED: usize = 40;
+
+impl Reading<'_> {
+    /// The first column of the user's that no log has.
+    fn missing_column(&self) -> Option<ErrorKind> {
+        let missing = self.options.columns.iter().find(|choice| !self.columns.contains(&choice.name))?;
+        Some(ErrorKind::NoSuchColumn { name: missing.name.clone(), columns: listed(&self.columns) })
+    }
+}
+
+/// Names of columns, as far as a person reads on.
+fn listed(columns: &BTreeSet<String>) -> String {
+    let mut names: Vec<&str> = columns.iter().take(MOST_LISTED).map(String::as_str).collect();
+    let more = format!("{} more", columns.len().saturating_sub(MOST_LISTED));
+    if columns.len() > MOST_LISTED {
+        names.push(&more);
+    }
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
 
 /// Reads one log, and notes what is to be known about it.
-fn read_one(file: &LogFile, options: &Options, context: &Context, history: &mut History) -> Option<ReadLog> {
-    match detect::read(file, &options.columns, context) {
+fn read_one(file: &LogFile, reading: &mut Reading<'_>, history: &mut History) -> Option<ReadLog> {
+    let given = reading.options.logs.contains(&file.path);
+    match detect::read(file, &reading.options.columns, reading.context) {
         Ok(Some(mut read)) => {
+            let columns: BTreeSet<String> = read.table.columns().map(str::to_owned).collect();
+            let is_recognised = read.problem.is_some() || !read.table.series.is_empty();
+            if given && !is_recognised {
+                let message = format!(
+                    "none of its columns is recognised: say with --columns QUANTITY=NAME what they hold; it has {}",
+                    listed(&columns)
+                );
+                history.remark(RemarkKind::LeftOut, Some(file.name.clone()), message);
+            }
+            reading.columns.extend(columns);
             history.errors.extend(read.problem.take());
             for note in std::mem::take(&mut read.notes) {
                 history.remark(RemarkKind::LeftOut, Some(file.name.clone()), note);
             }
-            Some(read)
+            is_recognised.then_some(read)
         }
         Ok(None) => {
-            if options.logs.contains(&file.path) {
-                let message = "it is no log that is recognised: name its columns with --columns";
+            if given {
+                let message = "it is no log of a format that is read: export it as CSV or JSON lines";
                 history.remark(RemarkKind::LeftOut, Some(file.name.clone()), message);
             }
             None
@@ -188,15 +235,10 @@ fn read_one(file: &LogFile, options: &Options, context: &Context, history: &mut 
 }
 
 /// The longest of the Trainer's states: each checkpoint holds the whole log up to it.
-fn read_states(
-    states: &[LogFile],
-    options: &Options,
-    context: &Context,
-    history: &mut History,
-) -> Option<Table> {
+fn read_states(states: &[LogFile], reading: &mut Reading<'_>, history: &mut History) -> Option<Table> {
     let mut best: Option<ReadLog> = None;
     for file in states {
-        let Some(read) = read_one(file, options, context, history) else { continue };
+        let Some(read) = read_one(file, reading, history) else { continue };
         let later = |best: &ReadLog| read.global_step.unwrap_or(0.0) > best.global_step.unwrap_or(0.0);
         if best.as_ref().is_none_or(later) {
             best = Some(read);

@@ -197,6 +197,11 @@ impl Table {
         self.series.retain(|series| !series.points.is_empty() && series.column.quantity != Quantity::Step);
     }
 
+    /// The names of its columns, recognised or not.
+    pub(super) fn columns(&self) -> impl Iterator<Item = &str> {
+        self.known.keys().map(String::as_str)
+    }
+
     /// Whether a recognised column has exactly this name.
     pub(super) fn has_column(&self, name: &str) -> bool {
         self.known.get(name).is_some_and(Option::is_some)

@@ -237,3 +237,51 @@ fn the_run_may_be_the_log_itself() {
     let history = History::read(Path::new(folder.path()), &options, &Context::default()).unwrap();
     assert_eq!(history.log.unwrap().records.len(), 1);
 }
+
+/// Columns that no trainer writes.
+const OWN: &str = "iter,train_nll,gnorm_,rate\n10,2.5,1.0,0.1\n20,2.25,2.0,0.1\n";
+
+#[test]
+fn a_column_that_no_log_has_is_an_error_that_lists_those_there_are() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("table.csv"), OWN).unwrap();
+    let read = |columns: &str| {
+        let columns = columns.parse::<super::Columns>().unwrap().0;
+        History::read(folder.path(), &Options { columns, ..Options::default() }, &Context::default())
+    };
+    let log = read("step=iter,loss=train_nll,grad_norm=gnorm_,lr=rate").unwrap().log.unwrap();
+    assert_eq!(losses(&log.records), [(10, Some(2.5)), (20, Some(2.25))]);
+    assert_eq!((log.records[1].grad_norm, log.records[1].learning_rate), (Some(2.0), Some(0.1)));
+    let error = read("loss=train_nll,grad_norm=gnorm").unwrap_err().to_string();
+    assert!(
+        error.contains("no log has a column gnorm; the columns there are: gnorm_, iter, rate, train_nll"),
+        "{error}"
+    );
+    let empty = tempfile::tempdir().unwrap();
+    let options = Options { columns: vec!["loss=x".parse().unwrap()], ..Options::default() };
+    let error = History::read(empty.path(), &options, &Context::default()).unwrap_err().to_string();
+    assert!(error.contains("the columns there are: none"), "{error}");
+}
+
+#[test]
+fn a_log_that_is_named_is_read_in_place_of_those_that_are_found_and_one_of_no_use_says_what_it_has() {
+    let folder = tempfile::tempdir().unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("metrics.jsonl"), "{\"step\": 1, \"loss\": 9.0}\n").unwrap();
+    let parts = ["first.jsonl", "second.jsonl"].map(|name| elsewhere.path().join(name));
+    std::fs::write(&parts[0], "{\"step\": 1, \"loss\": 2.5}\n{\"step\": 2, \"loss\": 2.0}\n").unwrap();
+    std::fs::write(&parts[1], "{\"step\": 3, \"loss\": 1.5}\n").unwrap();
+    let read = |logs: &[&Path]| {
+        let logs = logs.iter().map(|path| path.to_path_buf()).collect();
+        History::read(folder.path(), &Options { logs, ..Options::default() }, &Context::default()).unwrap()
+    };
+    let joined = read(&[&parts[0], &parts[1]]).log.unwrap();
+    assert_eq!(losses(&joined.records), [(1, Some(2.5)), (2, Some(2.0)), (3, Some(1.5))]);
+    let missing = read(&[&elsewhere.path().join("third.jsonl")]);
+    assert!(missing.errors[0].to_string().contains("no such file"), "{:?}", missing.errors);
+    std::fs::write(&parts[1], "{\"n\": 3, \"cost\": 1.5}\n").unwrap();
+    let useless = read(&[&parts[1]]);
+    assert!(useless.log.is_none());
+    assert!(has(&useless, RemarkKind::LeftOut, "none of its columns is recognised"));
+    assert!(has(&useless, RemarkKind::LeftOut, "it has cost, n"));
+}
