@@ -9,6 +9,7 @@
 
 pub mod analysis;
 pub mod checkpoint;
+pub mod clip;
 pub mod compute;
 pub mod context;
 pub mod diagnosis;
@@ -21,5 +22,6 @@ pub mod json;
 pub mod number;
 pub mod random;
 pub mod report;
+pub mod robust;
 pub mod rules;
 pub mod tensor;

@@ -3,7 +3,6 @@
 //! One quantity a file, each with its formula, its caveat and its error. `docs/forensics.md` is the reader's version.
 //! Reads no more than the tensors it is given; judges nothing.
 
-pub mod clip;
 pub mod decay;
 pub mod dump;
 pub mod energy;
