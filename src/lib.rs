@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! paths → files → tensor → format → checkpoint → history → analysis → rules → diagnosis → report → screen | file + exit code
+//!                                                               └ clip
 //! ```
 //!
 //! Data goes forward only; `docs/architecture.md` says what each room owns and may use, and `tests/architecture.rs`

@@ -1,7 +1,8 @@
 //! What is usual for a run: its healthy norms, without start, trend and outliers, and the quantile that a threshold is set at.
 //!
 //! The steps are those of the risk catalogue, section 2.4: cut at the onset, drop the start, detrend, keep the core, take its .90
-//! quantile over the median of the last 200 norms, with the interval of order statistics.
+//! quantile over the median of the last 200 norms. Its interval is that of order statistics, at the lowest and at the highest
+//! median there was: how far a threshold may be off is mostly how far the norms move, which a quantile's interval does not know.
 
 use super::estimate::{Estimate, correlation_time, median, quantile};
 use super::series::{Point, Series};
@@ -54,6 +55,8 @@ pub struct Fit {
     pub median: f64,
     /// The threshold over it.
     pub multiple: Estimate,
+    /// The threshold: `multiple` at `median`, its ends at the lowest and the highest rolling median.
+    pub threshold: Estimate,
     /// Median of the last quarter over that of the first.
     pub trend: f64,
 }
@@ -76,7 +79,8 @@ pub fn fit(series: &Series, warmup_end: Option<u64>) -> Result<Fit, String> {
     }
     let start = start(&points[..end], warmup_end);
     let logs = &logs[start..end];
-    let residuals: Vec<f64> = logs.iter().zip(trend(logs)).map(|(log, trend)| log - trend).collect();
+    let medians = trend(logs);
+    let residuals: Vec<f64> = logs.iter().zip(&medians).map(|(log, trend)| log - trend).collect();
     let core = core(&residuals);
     if core.len() < FEWEST_CORE {
         return Err(format!(
@@ -93,14 +97,23 @@ pub fn fit(series: &Series, warmup_end: Option<u64>) -> Result<Fit, String> {
     let last = &logs[logs.len().saturating_sub(SCALE_NORMS)..];
     let quarter = logs.len() / 4;
     let middle = |logs: &[f64]| median(logs.iter().copied()).unwrap_or_default();
+    let now = middle(last);
+    let lowest = medians.iter().copied().fold(now, f64::min);
+    let highest = medians.iter().copied().fold(now, f64::max);
+    let multiple = Estimate { value: bounded(found.value), low: bounded(found.low), high: bounded(found.high) };
     Ok(Fit {
         steps: [points[start].step, points[end - 1].step],
         range: start..end,
         onset,
         core: sorted.len() as u64,
         effective,
-        median: middle(last).exp(),
-        multiple: Estimate { value: bounded(found.value), low: bounded(found.low), high: bounded(found.high) },
+        median: now.exp(),
+        multiple,
+        threshold: Estimate {
+            value: now.exp() * multiple.value,
+            low: lowest.exp() * multiple.low,
+            high: highest.exp() * multiple.high,
+        },
         trend: (middle(&logs[logs.len() - quarter..]) - middle(&logs[..quarter])).exp(),
     })
 }
@@ -218,7 +231,9 @@ mod tests {
         let values = Stream::new(5, 2).normals(140);
         for (at, found) in trend(&values).into_iter().enumerate() {
             let window = &values[at.saturating_sub(25)..(at + 26).min(140)];
-            assert_eq!(Some(found), median(window.iter().copied()), "{at}");
+            let expected = median(window.iter().copied()).unwrap();
+            // The middle of two values may round the other way.
+            assert!((found - expected).abs() < 1e-15, "{at}: {found} {expected}");
         }
     }
 }

@@ -32,16 +32,16 @@ pub(super) fn why(method: Method, backtest: &Measured<Backtest>, is_recommended:
     };
     let mut parts = Vec::new();
     let share = found.share_clipped.value;
-    if is_recommended {
-        parts.push(format!("clips {} of healthy steps", percent(share)));
-    } else if share > MOST {
+    if is_recommended || share > MOST {
         parts.push(format!("clips {} of healthy steps", percent(share)));
     } else if share < HARDLY && found.spikes_clipped == 0 {
         parts.push("never fires".to_owned());
     } else {
         parts.push(format!("clips {}", percent(share)));
     }
-    if let Some(containment) = found.containment {
+    if found.containment == Some(0.0) {
+        parts.push("skips every spike".to_owned());
+    } else if let Some(containment) = found.containment {
         let how = if containment > LOOSE { "lets a spike through at" } else { "holds spikes at" };
         parts.push(format!("{how} {} times the median", short(containment)));
     }

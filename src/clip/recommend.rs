@@ -166,9 +166,9 @@ fn without(sentence: String, series: &Series, used: Option<f64>) -> Advice {
 }
 
 fn fitted(analysis: &Analysis, series: &Series, fit: &Fit, optimizer: Optimizer, used: Option<f64>) -> Advice {
-    let threshold = fit.median * fit.multiple.value;
+    let threshold = fit.threshold.value;
     let is_relative = fit.trend > TREND || fit.trend < 1.0 / TREND;
-    let is_wide = fit.multiple.high / fit.multiple.low > WIDE;
+    let is_wide = fit.threshold.high / fit.threshold.low > WIDE;
     let recommended = if is_relative {
         Method::ZClip(ZClip::default())
     } else {
@@ -196,8 +196,8 @@ fn fitted(analysis: &Analysis, series: &Series, fit: &Fit, optimizer: Optimizer,
     let layer_snippets = snippets::per_tensor(&single);
     let mut notes = Vec::new();
     if is_wide {
-        let (low, high) = (short(fit.median * fit.multiple.low), short(fit.median * fit.multiple.high));
-        notes.push(format!("collect more: from {low} to {high} is as far as these norms tell; they are worth {:.0} independent ones", fit.effective));
+        let (low, high) = (short(fit.threshold.low), short(fit.threshold.high));
+        notes.push(format!("collect more: over these steps the right threshold was anywhere from {low} to {high}; the norms are worth {:.0} independent ones", fit.effective));
     }
     if let Some(onset) = fit.onset {
         let sentence = format!("from step {} on norms rise to three times their lowest: nothing from there on was fitted", grouped(onset));
@@ -214,8 +214,8 @@ fn fitted(analysis: &Analysis, series: &Series, fit: &Fit, optimizer: Optimizer,
         status: if is_wide { Status::CollectMore } else { Status::Recommended },
         method: recommended.name().to_owned(),
         threshold: Some(threshold),
-        low: Some(fit.median * fit.multiple.low),
-        high: Some(fit.median * fit.multiple.high),
+        low: Some(fit.threshold.low),
+        high: Some(fit.threshold.high),
         multiple_of_median: Some(fit.multiple.value),
         median: Some(fit.median),
         fitted_steps: Some(fit.steps),
@@ -296,7 +296,7 @@ fn by_optimizer(optimizer: Optimizer) -> Vec<String> {
 
 /// Every method, the recommended one first.
 fn candidates(series: &Series, fit: &Fit, recommended: Method, used: Option<f64>, beta2: f64) -> Vec<Candidate> {
-    let threshold = fit.median * fit.multiple.value;
+    let threshold = fit.threshold.value;
     let mut methods = vec![recommended];
     let more = [
         Method::FixedNorm(FixedNorm { threshold }),

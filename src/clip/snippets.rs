@@ -46,7 +46,7 @@ pub fn per_tensor(thresholds: &[(&str, f64)]) -> Vec<Snippet> {
         let value = short(*threshold);
         Snippet::new(
             "PyTorch",
-            format!("torch.nn.utils.clip_grad_norm_(dict(model.named_parameters())[\"{name}\"], {value})"),
+            format!("clip_grad_norm_([p for n, p in model.named_parameters() if n.startswith(\"{name}\")], {value})"),
         )
     };
     thresholds.iter().map(line).collect()

@@ -8,9 +8,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Style;
-use super::text::{WIDTH, safe, safe_sentence, wrapped};
+use super::text::{safe, safe_sentence, wrapped};
 use crate::analysis::model::{Analysis, Measured, Remark, RemarkKind};
-use crate::clip::{Advice, Backtest, Candidate, Concentration, Snippet, Source, Status};
+use crate::clip::{Advice, Backtest, Candidate, Concentration, Snippet, Source, Status, TensorEnergy};
 use crate::number::{grouped, short};
 
 /// Candidates beyond the recommended one that a folded table shows.
@@ -65,8 +65,9 @@ impl Page<'_> {
     fn write(&self, out: &mut String) -> fmt::Result {
         self.heading(out)?;
         let advice = &self.report.advice;
-        snippets(out, &advice.snippets)?;
-        if !advice.candidates.is_empty() {
+        if advice.candidates.is_empty() {
+            snippets(out, &advice.snippets)?;
+        } else {
             self.candidates(out)?;
         }
         for note in &advice.recommendation.notes {
@@ -115,9 +116,10 @@ impl Page<'_> {
         writeln!(out, "{what}")?;
         writeln!(out, "{}", table(&judged[..shown]))?;
         if judged.len() > shown {
-            writeln!(out, "  … {} more (--all shows every method, with intervals)", judged.len() - shown)?;
+            writeln!(out, "  … {} more (--all shows every method)", judged.len() - shown)?;
         }
         writeln!(out)?;
+        snippets(out, &self.report.advice.snippets)?;
         for one in judged.iter().skip(1).take(shown - 1) {
             wrapped(out, "  ", &format!("{}: {}", one.label, one.why))?;
         }
@@ -147,8 +149,9 @@ impl Page<'_> {
         if !is_concentrated && !self.per_layer {
             return Ok(());
         }
-        let first: Vec<&str> = found.tensors.iter().take(2).map(|tensor| tensor.name.as_str()).collect();
-        let verdict = if is_concentrated { "clip these on their own" } else { "clip the gradient as a whole" };
+        let named = |tensor: &&TensorEnergy| !is_concentrated || tensor.threshold.is_some();
+        let first: Vec<&str> = found.tensors.iter().take(2).filter(named).map(|tensor| tensor.name.as_str()).collect();
+        let verdict = if is_concentrated { "clip what holds it on its own" } else { "clip the gradient as a whole" };
         wrapped(
             out,
             "",
@@ -212,10 +215,8 @@ fn plain(header: &[&str]) -> Table {
     table
 }
 
-/// No wider than a page.
 fn table(candidates: &[&Candidate]) -> Table {
     let mut table = plain(&["method", "clips to", "x median", "clipped", "step lost", "spike at", "regret"]);
-    table.set_width(WIDTH as u16);
     for one in candidates {
         let Some(found) = one.backtest.value() else { continue };
         table.add_row(row(&one.label, found));

@@ -179,20 +179,20 @@ impl fmt::Display for Method {
         let text = match self {
             Method::FixedNorm(own) => format!("global norm {}", short(own.threshold)),
             Method::ByValue(own) => format!("by value {}", short(own.limit)),
-            Method::PerLayer(own) => format!("per layer, {} in all", short(own.threshold)),
+            Method::PerLayer(own) => format!("per layer, {}", short(own.threshold)),
             Method::BlockRms(own) => format!("block RMS {}", short(own.threshold)),
             Method::UnitWise(own) => format!("AGC {}", short(own.ratio)),
-            Method::AutoClip(own) => format!("AutoClip, percentile {}", short(own.percentile)),
+            Method::AutoClip(own) => format!("AutoClip {}", short(own.percentile)),
             Method::ZClip(own) => match own.max_norm {
                 Some(most) => format!("ZClip, at most {}", short(most)),
-                None => "ZClip, no fixed norm".to_owned(),
+                None => "ZClip".to_owned(),
             },
             Method::AdaGc(_) => "AdaGC".to_owned(),
             Method::Spam(own) => format!("SPAM {}", short(own.ratio)),
             Method::UpdateClipping(_) => "update clipping (StableAdamW)".to_owned(),
             Method::DpQuantile(own) => format!("DP quantile {}", short(own.quantile)),
-            Method::MeanDeviation(own) => format!("mean + {} deviations", short(own.deviations)),
-            Method::SkipStep(own) => format!("skip beyond {} deviations", short(own.deviations)),
+            Method::MeanDeviation(own) => format!("mean + {} sigma", short(own.deviations)),
+            Method::SkipStep(own) => format!("skip beyond {} sigma", short(own.deviations)),
             Method::MeanMultiple(own) => format!("{} times the mean", short(own.multiple)),
         };
         f.pad(&text)
