@@ -33,7 +33,8 @@ fn zoo() -> Vec<Run> {
         .collect();
     names.sort();
     let read = |name: String| {
-        let file = std::fs::File::open(folder.join(format!("{name}.measured.json.gz"))).expect("it was listed");
+        let file =
+            std::fs::File::open(folder.join(format!("{name}.measured.json.gz"))).expect("it was listed");
         let mut text = Vec::new();
         flate2::read::GzDecoder::new(file).read_to_end(&mut text).expect("it is gzip");
         let truth = std::fs::read(folder.join(format!("{name}.truth.json"))).expect("each run has its truth");
@@ -79,7 +80,8 @@ fn score(run: &Run) -> Result<Score, String> {
     let before = Series { points: series.points[..seen].to_vec(), ..series.clone() };
     let found = fit(&before, warmup)?;
     let later = &series.points[seen..];
-    let healthy: Vec<f64> = later.iter().filter(|point| point.usual.is_none()).map(|point| point.norm).collect();
+    let healthy: Vec<f64> =
+        later.iter().filter(|point| point.usual.is_none()).map(|point| point.norm).collect();
     if healthy.len() < FEWEST_SCORED {
         return Err(format!("{} later steps", healthy.len()));
     }
@@ -130,8 +132,9 @@ fn thresholds_of_the_zoo_are_scored_on_later_steps() {
     let in_range = scores.iter().filter(|score| (0.05..=0.25).contains(&score.clipped)).count();
     let covered = scores.iter().filter(|score| score.covered).count() as f64;
     let mean = |at: usize| scores.iter().map(|score| score.regrets[at]).sum::<f64>() / count;
-    let worst =
-        |at: usize| scores.iter().map(|score| score.regrets[0] - score.regrets[at]).fold(f64::NEG_INFINITY, f64::max);
+    let worst = |at: usize| {
+        scores.iter().map(|score| score.regrets[0] - score.regrets[at]).fold(f64::NEG_INFINITY, f64::max)
+    };
     let [own, fixed, auto, ten] = [0, 1, 2, 3].map(mean);
     println!("{count} runs: 5 to 25 % clipped in {in_range}, covered in {covered}");
     println!("mean regret: {own:.4}, fixed {fixed:.4}, AutoClip {auto:.4}, 10 x median {ten:.4}");
@@ -233,11 +236,18 @@ fn norms_that_contain_the_loss_scale_are_divided_by_it() {
 #[test]
 fn norms_that_drift_get_a_relative_rule() {
     let (report, code) = report("fixtures/clip/drifting.jsonl", &["--until", "300"]);
-    assert_eq!((code, &report["recommendation"]["method"]), (0, &Value::from("global-norm")), "by 1.8, not yet");
+    assert_eq!(
+        (code, &report["recommendation"]["method"]),
+        (0, &Value::from("global-norm")),
+        "by 1.8, not yet"
+    );
     let mut faster = String::new();
     for step in 1..=300 {
         let wave = 1.0 + 0.1 * f64::from(step % 7);
-        faster.push_str(&format!("{{\"step\": {step}, \"grad_norm\": {}}}\n", wave * (-f64::from(step) / 120.0).exp()));
+        faster.push_str(&format!(
+            "{{\"step\": {step}, \"grad_norm\": {}}}\n",
+            wave * (-f64::from(step) / 120.0).exp()
+        ));
     }
     let folder = tempfile::tempdir().expect("a directory");
     let path = folder.path().join("metrics.jsonl");
@@ -254,7 +264,8 @@ fn optimizer_state_gives_a_scale_and_says_that_it_is_no_more() {
     assert_eq!(code, 0);
     assert_eq!(report["recommendation"]["status"], "collect-more");
     assert_eq!(report["recommendation"]["source"], "optimizer-state");
-    let (threshold, median) = (number(&report, "/recommendation/threshold"), number(&report, "/recommendation/median"));
+    let (threshold, median) =
+        (number(&report, "/recommendation/threshold"), number(&report, "/recommendation/median"));
     assert!((threshold / median - 2.0).abs() < 1e-12);
     assert!(number(&report, "/recommendation/high") / number(&report, "/recommendation/low") > 1.5);
 }
@@ -280,8 +291,9 @@ fn a_spike_of_one_tensor_is_clipped_on_its_own() {
 
 #[test]
 fn the_report_keeps_to_its_schema_and_is_the_same_at_any_thread_count() {
-    let schema: Value = serde_json::from_slice(&std::fs::read("docs/schema/clip.schema.json").expect("it is published"))
-        .expect("it is JSON");
+    let schema: Value =
+        serde_json::from_slice(&std::fs::read("docs/schema/clip.schema.json").expect("it is published"))
+            .expect("it is JSON");
     for run in ["fixtures/runs/gpt-spike", "fixtures/clip/no-norm.jsonl", "fixtures/runs/cnn-healthy"] {
         let (one, _) = report(run, &["--threads", "1"]);
         let (other, _) = report(run, &["--threads", "5"]);
@@ -298,11 +310,14 @@ fn the_page_is_no_wider_than_a_terminal_and_begins_with_the_answer() {
         .output()
         .expect("the binary under test can be started");
     let page = String::from_utf8(output.stdout).expect("reports are UTF-8");
-    let wide: Vec<&str> = page.lines().filter(|line| line.chars().count() > 80 && !line.contains("clip_")).collect();
+    let wide: Vec<&str> =
+        page.lines().filter(|line| line.chars().count() > 80 && !line.contains("clip_")).collect();
     assert!(wide.is_empty(), "{wide:#?}");
     let answer = page.lines().nth(3).expect("a fourth line");
     assert!(answer.contains("clip the gradient norm at"), "{page}");
-    for place in ["PyTorch", "Hugging Face Trainer", "Lightning", "DeepSpeed", "Megatron-LM", "optax", "Keras"] {
+    for place in
+        ["PyTorch", "Hugging Face Trainer", "Lightning", "DeepSpeed", "Megatron-LM", "optax", "Keras"]
+    {
         assert!(page.contains(place), "{place}");
     }
 }
@@ -315,7 +330,11 @@ fn a_million_norms_take_less_than_a_second() {
     let points = (0..count).map(|step| {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let norm = 0.2 + (state >> 11) as f64 / (1_u64 << 53) as f64;
-        LogPoint { step, grad_norm: Some(Number(if step % 10_000 == 9_999 { 80.0 * norm } else { norm })), ..LogPoint::default() }
+        LogPoint {
+            step,
+            grad_norm: Some(Number(if step % 10_000 == 9_999 { 80.0 * norm } else { norm })),
+            ..LogPoint::default()
+        }
     });
     let mut analysis = of_checkpoints(Vec::new(), MeasureLevel::Stats);
     analysis.log = Some(LogAnalysis { points: points.collect(), ..LogAnalysis::default() });

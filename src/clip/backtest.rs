@@ -78,11 +78,15 @@ struct Outcome {
 /// Runs `method` over all of `series`, and scores it on what `fit` looked at and on every spike; `beta2` is Adam's.
 pub fn run(method: Method, series: &Series, fit: &Fit, beta2: f64) -> Measured<Backtest> {
     match method.needs() {
-        Needs::Gradients => return Measured::not("needs the gradients themselves, and only their norms were kept"),
+        Needs::Gradients => {
+            return Measured::not("needs the gradients themselves, and only their norms were kept");
+        }
         Needs::TensorNorms if series.tensors.is_empty() => {
             return Measured::not("needs the norm of every tensor at every step");
         }
-        Needs::TensorNorms if matches!(method, Method::BlockRms(_)) && series.tensors.iter().any(|(_, size)| *size == 0) => {
+        Needs::TensorNorms
+            if matches!(method, Method::BlockRms(_)) && series.tensors.iter().any(|(_, size)| *size == 0) =>
+        {
             return Measured::not("needs the number of elements of every tensor");
         }
         _ => {}
@@ -111,7 +115,8 @@ fn as_a_whole(point: &Point, limit: f64) -> Outcome {
 }
 
 fn tensor_wise(point: &Point, factors: &[f64]) -> Outcome {
-    let left = point.tensors.iter().zip(factors).map(|(norm, factor)| (norm * factor).powi(2)).sum::<f64>().sqrt();
+    let left =
+        point.tensors.iter().zip(factors).map(|(norm, factor)| (norm * factor).powi(2)).sum::<f64>().sqrt();
     let clipped = factors.iter().any(|factor| *factor < 1.0);
     let cosine = cosine(&point.tensors, factors).value().copied().unwrap_or(1.0);
     Outcome { limit: if clipped { left } else { f64::INFINITY }, left, clipped, cosine }
@@ -135,14 +140,16 @@ fn score(series: &Series, fit: &Fit, beta2: f64, outcomes: &[Outcome]) -> Backte
     let mut distances: Vec<f64> = kept.iter().map(|kept| (1.0 - kept).max(0.0)).collect();
     // A spike that is skipped, or clipped below the usual, is held.
     distances.extend(spikes.iter().map(|(_, usual, outcome)| (outcome.left / usual).max(1.0).ln()));
-    let square = healthy.iter().map(|(point, _)| point.norm.powi(2)).sum::<f64>() / healthy.len().max(1) as f64;
+    let square =
+        healthy.iter().map(|(point, _)| point.norm.powi(2)).sum::<f64>() / healthy.len().max(1) as f64;
     let inflation = |left: f64| (1.0 + (1.0 - beta2) * left * left / square).sqrt();
     let largest = spikes.iter().map(|(_, _, outcome)| outcome.left).reduce(f64::max);
     let turned: Vec<f64> =
         healthy.iter().filter(|(_, outcome)| outcome.clipped).map(|(_, outcome)| outcome.cosine).collect();
     let limit = median(healthy.iter().map(|(_, outcome)| outcome.limit)).filter(|limit| limit.is_finite());
     let first = |spike: bool| {
-        let mut clipped = steps().filter(|(point, outcome)| outcome.clipped && (!spike || point.usual.is_some()));
+        let mut clipped =
+            steps().filter(|(point, outcome)| outcome.clipped && (!spike || point.usual.is_some()));
         clipped.next().map(|(point, _)| point.step)
     };
     Backtest {
@@ -156,7 +163,11 @@ fn score(series: &Series, fit: &Fit, beta2: f64, outcomes: &[Outcome]) -> Backte
         containment: largest.map(|left| left / fit.median),
         inflation: largest.map(inflation),
         direction: mean(&turned, effective).map(|turned| turned.value),
-        needless: share(clipped, clipped + spikes_clipped, ((clipped + spikes_clipped) as f64 * worth).max(1.0)),
+        needless: share(
+            clipped,
+            clipped + spikes_clipped,
+            ((clipped + spikes_clipped) as f64 * worth).max(1.0),
+        ),
         regret: mean(&distances, (distances.len() as f64 * worth).max(1.0)).unwrap_or(nothing),
         first_clipped_step: first(false),
         first_clipped_spike: first(true),

@@ -152,7 +152,8 @@ mod tests {
         assert_eq!(quantile(&[], 0.9, 1.0), None);
         let found = share(10, 100, 100.0).unwrap();
         let square = 1.645f64.powi(2);
-        let by_hand = (0.1 + square / 200.0 - 1.645 * (0.0009f64 + square / 40_000.0).sqrt()) / (1.0 + square / 100.0);
+        let by_hand =
+            (0.1 + square / 200.0 - 1.645 * (0.0009f64 + square / 40_000.0).sqrt()) / (1.0 + square / 100.0);
         assert!((found.low - by_hand).abs() < 1e-12, "{found:?} {by_hand}");
         let none = share(0, 100, 100.0).unwrap();
         assert!(none.low == 0.0 && none.high > 0.02 && none.high < 0.03, "{none:?}");

@@ -65,7 +65,10 @@ pub struct Fit {
 pub fn fit(series: &Series, warmup_end: Option<u64>) -> Result<Fit, String> {
     let points = &series.points;
     if points.len() < FEWEST_NORMS {
-        return Err(format!("there are {} usable gradient norms, and a threshold needs {FEWEST_NORMS}", points.len()));
+        return Err(format!(
+            "there are {} usable gradient norms, and a threshold needs {FEWEST_NORMS}",
+            points.len()
+        ));
     }
     let logs: Vec<f64> = points.iter().map(|point| point.norm.ln()).collect();
     let onset = onset(&logs);
@@ -100,7 +103,8 @@ pub fn fit(series: &Series, warmup_end: Option<u64>) -> Result<Fit, String> {
     let now = middle(last);
     let lowest = medians.iter().copied().fold(now, f64::min);
     let highest = medians.iter().copied().fold(now, f64::max);
-    let multiple = Estimate { value: bounded(found.value), low: bounded(found.low), high: bounded(found.high) };
+    let multiple =
+        Estimate { value: bounded(found.value), low: bounded(found.low), high: bounded(found.high) };
     Ok(Fit {
         steps: [points[start].step, points[end - 1].step],
         range: start..end,
@@ -178,7 +182,12 @@ mod tests {
     use crate::random::Stream;
 
     fn series(norms: &[f64], first: u64) -> Series {
-        let point = |(at, &norm): (usize, &f64)| Point { step: first + at as u64, norm, usual: None, tensors: Vec::new() };
+        let point = |(at, &norm): (usize, &f64)| Point {
+            step: first + at as u64,
+            norm,
+            usual: None,
+            tensors: Vec::new(),
+        };
         Series {
             source: Source::Log,
             points: norms.iter().enumerate().map(point).collect(),

@@ -46,7 +46,11 @@ pub struct TensorEnergy {
 }
 
 /// Where the energy of spikes is; a sentence where that cannot be said. `multiple` is the threshold over the median.
-pub fn concentration(series: &Series, intervals: &[IntervalAnalysis], multiple: f64) -> Result<Concentration, String> {
+pub fn concentration(
+    series: &Series,
+    intervals: &[IntervalAnalysis],
+    multiple: f64,
+) -> Result<Concentration, String> {
     let spikes: Vec<&Vec<f64>> =
         series.points.iter().filter(|point| point.usual.is_some()).map(|point| &point.tensors).collect();
     if !series.tensors.is_empty() && !spikes.is_empty() {
@@ -59,7 +63,9 @@ pub fn concentration(series: &Series, intervals: &[IntervalAnalysis], multiple: 
     }
     if intervals.is_empty() {
         let missing = if series.tensors.is_empty() { "no norms of single tensors" } else { "no spike" };
-        return Err(format!("the record has {missing}, and there are no two checkpoints with optimizer state"));
+        return Err(format!(
+            "the record has {missing}, and there are no two checkpoints with optimizer state"
+        ));
     }
     by_interval(intervals, multiple)
 }
@@ -73,7 +79,9 @@ fn by_interval(intervals: &[IntervalAnalysis], multiple: f64) -> Result<Concentr
     }
     let usual: BTreeMap<&str, f64> =
         usual.into_iter().filter_map(|(name, norms)| Some((name, median(norms)?))).collect();
-    let spiked = intervals.iter().filter(|interval| interval.tensors.iter().any(|tensor| ratio(tensor) >= INTERVAL_SPIKE));
+    let spiked = intervals
+        .iter()
+        .filter(|interval| interval.tensors.iter().any(|tensor| ratio(tensor) >= INTERVAL_SPIKE));
     let mut energies: BTreeMap<&str, f64> = BTreeMap::new();
     for tensor in spiked.flat_map(|interval| &interval.tensors) {
         let name = tensor.canonical_name.as_str();
@@ -85,11 +93,16 @@ fn by_interval(intervals: &[IntervalAnalysis], multiple: f64) -> Result<Concentr
     if energies.is_empty() {
         return Err("no interval between checkpoints holds a spike".to_owned());
     }
-    let energies = energies.into_iter().map(|(name, energy)| (name.to_owned(), energy, usual[name])).collect();
+    let energies =
+        energies.into_iter().map(|(name, energy)| (name.to_owned(), energy, usual[name])).collect();
     finish("the energy of gradients between checkpoints", energies, multiple)
 }
 
-fn finish(measured_on: &str, mut energies: Vec<(String, f64, f64)>, multiple: f64) -> Result<Concentration, String> {
+fn finish(
+    measured_on: &str,
+    mut energies: Vec<(String, f64, f64)>,
+    multiple: f64,
+) -> Result<Concentration, String> {
     let whole: f64 = energies.iter().map(|(_, energy, _)| energy).sum();
     if whole <= 0.0 || !whole.is_finite() {
         return Err("no tensor's gradient was above its usual norm at a spike".to_owned());
@@ -102,7 +115,8 @@ fn finish(measured_on: &str, mut energies: Vec<(String, f64, f64)>, multiple: f6
         name,
         share: energy / whole,
         usual,
-        threshold: (is_concentrated && at < FEW && energy >= (1.0 - CONCENTRATED) / FEW as f64 * whole).then_some(multiple * usual),
+        threshold: (is_concentrated && at < FEW && energy >= (1.0 - CONCENTRATED) / FEW as f64 * whole)
+            .then_some(multiple * usual),
     });
     Ok(Concentration { measured_on: measured_on.to_owned(), share, tensors: tensors.collect() })
 }

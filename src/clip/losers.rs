@@ -49,9 +49,19 @@ pub(super) fn why(method: Method, backtest: &Measured<Backtest>, is_recommended:
         parts.push(format!("turns the step (cosine {})", short(direction)));
     }
     if let Method::FixedNorm(own) = method
-        && let Some(multiple) = found.multiple_of_median.filter(|multiple| !is_recommended && (*multiple > 3.0 || *multiple < 1.0))
+        && let Some(multiple) = found
+            .multiple_of_median
+            .filter(|multiple| !is_recommended && (*multiple > 3.0 || *multiple < 1.0))
     {
-        parts.insert(0, format!("{} is {} times the median", short(own.threshold), short(multiple)));
+        parts.insert(
+            0,
+            format!(
+                "{} is {} times the median of {}",
+                short(own.threshold),
+                short(multiple),
+                short(own.threshold / multiple)
+            ),
+        );
     }
     parts.join(", ")
 }

@@ -24,8 +24,8 @@ pub use fit::{Fit, fit};
 pub use gradient::{Applied, Parameter};
 pub use layers::{Concentration, TensorEnergy};
 pub use method::{
-    AdaGc, AutoClip, BlockRms, ByValue, Clipper, DpQuantile, FixedNorm, MeanDeviation, MeanMultiple, Method, Needs,
-    PerLayer, Shares, SkipStep, Spam, UnitWise, UpdateClipping, ZClip, coefficient,
+    AdaGc, AutoClip, BlockRms, ByValue, Clipper, DpQuantile, FixedNorm, MeanDeviation, MeanMultiple, Method,
+    Needs, PerLayer, Shares, SkipStep, Spam, UnitWise, UpdateClipping, ZClip, coefficient,
 };
 pub use recommend::{Advice, Recommendation, Status, advise};
 pub use series::{Point, Series, Source, collect};

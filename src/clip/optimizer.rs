@@ -85,7 +85,12 @@ pub fn norms(analysis: &Analysis) -> Result<Norms, String> {
         return Err("its second moments are 0".to_owned());
     }
     let step = checkpoint.step.value().copied().unwrap_or_default();
-    Ok(Norms { values: vec![(step, norm)], steps: [0, step], median: norm, from: "the second moments of one checkpoint (I5)" })
+    Ok(Norms {
+        values: vec![(step, norm)],
+        steps: [0, step],
+        median: norm,
+        from: "the second moments of one checkpoint (I5)",
+    })
 }
 
 /// The RMS norm over an interval, where nearly all of the model's gradients are known.

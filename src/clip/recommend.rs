@@ -95,7 +95,8 @@ pub fn advise(analysis: &Analysis) -> Advice {
     let optimizer = optimizer::of(analysis);
     let log = analysis.log.as_ref();
     let used = log.and_then(|log| log.semantics.clip_threshold);
-    let logged_after = series.source == Source::Log && log.is_some_and(|log| log.semantics.before_clipping == Some(false));
+    let logged_after =
+        series.source == Source::Log && log.is_some_and(|log| log.semantics.before_clipping == Some(false));
     if logged_after {
         let limit = used.or(series.points.iter().map(|point| point.norm).reduce(f64::max));
         return without(censored(limit.unwrap_or_default()), &series, used);
@@ -124,7 +125,10 @@ fn nothing(analysis: &Analysis, series: &Series, reason: &str, no_state: &str) -
             format!("all {} gradient norms are NaN or infinite", grouped(series.non_finite))
         }
         _ if series.points.is_empty() && series.zeros > 0 => {
-            format!("all {} gradient norms are 0, which says that they were not measured", grouped(series.zeros))
+            format!(
+                "all {} gradient norms are 0, which says that they were not measured",
+                grouped(series.zeros)
+            )
         }
         Source::Log if series.points.is_empty() => {
             "the log has no gradient norm (name its column with --columns grad_norm=NAME)".to_owned()
@@ -132,8 +136,14 @@ fn nothing(analysis: &Analysis, series: &Series, reason: &str, no_state: &str) -
         _ => reason.to_owned(),
     };
     let scaled = analysis.log.as_ref().is_some_and(|log| log.semantics.loss_scaled);
-    let scaled = if scaled { "; the norms contain the loss scale, and only those with a known scale count" } else { "" };
-    format!("{what}{scaled}; and instead of norms, {no_state}: log the gradient norm of {FEWEST_NORMS} steps or more")
+    let scaled = if scaled {
+        "; the norms contain the loss scale, and only those with a known scale count"
+    } else {
+        ""
+    };
+    format!(
+        "{what}{scaled}; and instead of norms, {no_state}: log the gradient norm of {FEWEST_NORMS} steps or more"
+    )
 }
 
 fn without(sentence: String, series: &Series, used: Option<f64>) -> Advice {
@@ -165,7 +175,13 @@ fn without(sentence: String, series: &Series, used: Option<f64>) -> Advice {
     }
 }
 
-fn fitted(analysis: &Analysis, series: &Series, fit: &Fit, optimizer: Optimizer, used: Option<f64>) -> Advice {
+fn fitted(
+    analysis: &Analysis,
+    series: &Series,
+    fit: &Fit,
+    optimizer: Optimizer,
+    used: Option<f64>,
+) -> Advice {
     let threshold = fit.threshold.value;
     let is_relative = fit.trend > TREND || fit.trend < 1.0 / TREND;
     let is_wide = fit.threshold.high / fit.threshold.low > WIDE;
@@ -183,7 +199,10 @@ fn fitted(analysis: &Analysis, series: &Series, fit: &Fit, optimizer: Optimizer,
             short(threshold)
         )
     } else {
-        format!("clip the gradient norm at {}, {multiple} times its median over steps {steps}", short(threshold))
+        format!(
+            "clip the gradient norm at {}, {multiple} times its median over steps {steps}",
+            short(threshold)
+        )
     };
     let beta2 = optimizer.beta2.unwrap_or(USUAL_BETA2);
     let candidates = candidates(series, fit, recommended, used, beta2);
@@ -200,7 +219,10 @@ fn fitted(analysis: &Analysis, series: &Series, fit: &Fit, optimizer: Optimizer,
         notes.push(format!("collect more: over these steps the right threshold was anywhere from {low} to {high}; the norms are worth {:.0} independent ones", fit.effective));
     }
     if let Some(onset) = fit.onset {
-        let sentence = format!("from step {} on norms rise to three times their lowest: nothing from there on was fitted", grouped(onset));
+        let sentence = format!(
+            "from step {} on norms rise to three times their lowest: nothing from there on was fitted",
+            grouped(onset)
+        );
         notes.push(sentence);
     }
     notes.extend(about(series, analysis, used, threshold));
@@ -250,7 +272,10 @@ fn about(series: &Series, analysis: &Analysis, used: Option<f64>, threshold: f64
             format!("fired at {share} of the logged steps")
         };
         let change = short(threshold / used);
-        notes.push(format!("the threshold in use, {}, {verdict}; the recommended one is {change} times it", short(used)));
+        notes.push(format!(
+            "the threshold in use, {}, {verdict}; the recommended one is {change} times it",
+            short(used)
+        ));
     }
     if series.non_finite > 0 {
         notes.push(format!(
@@ -266,14 +291,18 @@ fn about(series: &Series, analysis: &Analysis, used: Option<f64>, threshold: f64
         notes.push("the logged norms contained the loss scale and were divided by it: the threshold is for unscaled gradients".to_owned());
     }
     if log.semantics.before_clipping.is_none() && used.is_none() {
-        notes.push("the norms are taken for those before clipping: no config beside the log says otherwise".to_owned());
+        notes.push(
+            "the norms are taken for those before clipping: no config beside the log says otherwise"
+                .to_owned(),
+        );
     }
     notes
 }
 
 /// What a threshold does under this optimizer.
 fn by_optimizer(optimizer: Optimizer) -> Vec<String> {
-    let sgd = "under SGD the threshold sets the size of the largest step: use it with the learning rate of the run";
+    let sgd =
+        "under SGD the threshold sets the size of the largest step: use it with the learning rate of the run";
     let adam = "under Adam the size of a step does not depend on that of gradients, so that the threshold only buys that a spike does not poison the second moment";
     match optimizer.kind {
         Kind::Sgd => vec![sgd.to_owned()],
@@ -295,13 +324,20 @@ fn by_optimizer(optimizer: Optimizer) -> Vec<String> {
 }
 
 /// Every method, the recommended one first.
-fn candidates(series: &Series, fit: &Fit, recommended: Method, used: Option<f64>, beta2: f64) -> Vec<Candidate> {
+fn candidates(
+    series: &Series,
+    fit: &Fit,
+    recommended: Method,
+    used: Option<f64>,
+    beta2: f64,
+) -> Vec<Candidate> {
     let threshold = fit.threshold.value;
     let mut methods = vec![recommended];
+    let ten_fold = Method::FixedNorm(FixedNorm { threshold: 10.0 * fit.median });
     let more = [
         Method::FixedNorm(FixedNorm { threshold }),
         Method::FixedNorm(FixedNorm { threshold: USUAL }),
-        Method::FixedNorm(FixedNorm { threshold: 10.0 * fit.median }),
+        ten_fold,
         Method::AutoClip(AutoClip { percentile: 90.0 }),
         Method::ZClip(ZClip::default()),
     ];
@@ -317,7 +353,9 @@ fn candidates(series: &Series, fit: &Fit, recommended: Method, used: Option<f64>
         .map(|method| {
             let backtest = backtest::run(method, series, fit, beta2);
             let why = losers::why(method, &backtest, method == recommended);
-            Candidate { method: method.name().to_owned(), label: method.to_string(), needs: method.needs(), backtest, why }
+            let label =
+                if method == ten_fold { "10 times the median".to_owned() } else { method.to_string() };
+            Candidate { method: method.name().to_owned(), label, needs: method.needs(), backtest, why }
         })
         .collect();
     // Stable: what was not evaluated stays in the order of the list, behind the others.
@@ -329,7 +367,13 @@ fn candidates(series: &Series, fit: &Fit, recommended: Method, used: Option<f64>
 }
 
 /// A threshold by the scale of gradients alone: their spread is not in second moments.
-fn from_state(norms: &optimizer::Norms, series: &Series, reason: &str, optimizer: Optimizer, used: Option<f64>) -> Advice {
+fn from_state(
+    norms: &optimizer::Norms,
+    series: &Series,
+    reason: &str,
+    optimizer: Optimizer,
+    used: Option<f64>,
+) -> Advice {
     if let Some(limit) = used
         && (norms.median / limit).powi(2) > SATURATED
     {

@@ -37,7 +37,10 @@ pub fn global_norm(threshold: f64) -> Vec<Snippet> {
 
 /// ZClip without a fixed norm: a threshold that follows the norms.
 pub fn relative() -> Vec<Snippet> {
-    vec![Snippet::new("PyTorch", "zclip = ZClip(max_grad_norm=None)  # pip install zclip; zclip.step(model) before the optimizer's")]
+    vec![Snippet::new(
+        "PyTorch",
+        "zclip = ZClip(max_grad_norm=None)  # pip install zclip; zclip.step(model) before the optimizer's",
+    )]
 }
 
 /// Clipping some tensors on their own, the others not.
@@ -46,7 +49,9 @@ pub fn per_tensor(thresholds: &[(&str, f64)]) -> Vec<Snippet> {
         let value = short(*threshold);
         Snippet::new(
             "PyTorch",
-            format!("clip_grad_norm_([p for n, p in model.named_parameters() if n.startswith(\"{name}\")], {value})"),
+            format!(
+                "clip_grad_norm_([p for n, p in model.named_parameters() if n.startswith(\"{name}\")], {value})"
+            ),
         )
     };
     thresholds.iter().map(line).collect()

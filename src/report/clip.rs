@@ -97,7 +97,9 @@ impl Page<'_> {
         };
         wrapped(out, "", &format!("{status}{}", own.sentence))?;
         if let (Some(low), Some(high)) = (own.low, own.high) {
-            let median = own.median.map_or_else(String::new, |median| format!("; the median norm is {}", short(median)));
+            let median = own
+                .median
+                .map_or_else(String::new, |median| format!("; the median norm is {}", short(median)));
             wrapped(out, "", &format!("90 % interval {} to {}{median}", short(low), short(high)))?;
         }
         writeln!(out)
@@ -150,8 +152,10 @@ impl Page<'_> {
             return Ok(());
         }
         let named = |tensor: &&TensorEnergy| !is_concentrated || tensor.threshold.is_some();
-        let first: Vec<&str> = found.tensors.iter().take(2).filter(named).map(|tensor| tensor.name.as_str()).collect();
-        let verdict = if is_concentrated { "clip what holds it on its own" } else { "clip the gradient as a whole" };
+        let first: Vec<&str> =
+            found.tensors.iter().take(2).filter(named).map(|tensor| tensor.name.as_str()).collect();
+        let verdict =
+            if is_concentrated { "clip what holds it on its own" } else { "clip the gradient as a whole" };
         wrapped(
             out,
             "",
@@ -170,7 +174,8 @@ impl Page<'_> {
     }
 
     fn tensors(&self, out: &mut String, found: &Concentration) -> fmt::Result {
-        let shown = if self.style.all { found.tensors.len() } else { found.tensors.len().min(FOLDED_TENSORS) };
+        let shown =
+            if self.style.all { found.tensors.len() } else { found.tensors.len().min(FOLDED_TENSORS) };
         let mut table = plain(&["tensor", "spike energy", "usual norm", "clip to"]);
         for tensor in &found.tensors[..shown] {
             let threshold = tensor.threshold.map_or_else(|| "–".to_owned(), short);

@@ -278,7 +278,9 @@ impl Clipper {
                 let of = |&size: &u64| own.of_one(size, total, elements.len());
                 Some(by_limit(elements.iter().map(of).collect()))
             }
-            (Method::BlockRms(own), _) => Some(by_limit(elements.iter().map(|&size| own.of_one(size)).collect())),
+            (Method::BlockRms(own), _) => {
+                Some(by_limit(elements.iter().map(|&size| own.of_one(size)).collect()))
+            }
             (Method::AdaGc(own), State::AdaGc(state)) => Some(own.factors(state, norms)),
             _ => {
                 let norm = norms.iter().map(|norm| norm * norm).sum::<f64>().sqrt();

@@ -77,7 +77,8 @@ fn steps_are_skipped_that_the_reference_skips() {
 /// The definition: all values sorted, at the percentile's place.
 #[test]
 fn autoclip_keeps_the_percentile_of_everything_so_far() {
-    let norms: Vec<f64> = crate::random::Stream::new(8, 1).uniforms(900).into_iter().map(|one| (one * 40.0).round()).collect();
+    let norms: Vec<f64> =
+        crate::random::Stream::new(8, 1).uniforms(900).into_iter().map(|one| (one * 40.0).round()).collect();
     for percentile in [0.0, 10.0, 50.0, 99.0, 100.0] {
         let mut clipper = Method::AutoClip(AutoClip { percentile }).start();
         for at in 0..norms.len() {
@@ -104,7 +105,9 @@ struct Tensors {
 
 impl Tensors {
     fn new(oracle: &Value, gradients: &Value, second: Option<&Value>) -> Self {
-        let of = |value: &Value, name: &str| -> Vec<f32> { numbers(&value[name]).into_iter().map(|one| one as f32).collect() };
+        let of = |value: &Value, name: &str| -> Vec<f32> {
+            numbers(&value[name]).into_iter().map(|one| one as f32).collect()
+        };
         let units = |name: &str| {
             let shape = numbers(&oracle["shapes"][name]);
             if shape.len() > 1 { shape[0] as usize } else { 1 }
@@ -112,7 +115,8 @@ impl Tensors {
         Self {
             gradients: NAMES.iter().map(|name| of(gradients, name)).collect(),
             weights: NAMES.iter().map(|name| of(&oracle["weights"], name)).collect(),
-            second: second.map_or_else(Vec::new, |second| NAMES.iter().map(|name| of(second, name)).collect()),
+            second: second
+                .map_or_else(Vec::new, |second| NAMES.iter().map(|name| of(second, name)).collect()),
             units: NAMES.iter().map(|name| units(name)).collect(),
         }
     }
@@ -171,7 +175,8 @@ fn adagc_leaves_of_every_tensor_what_the_reference_leaves() {
     let mut by_norms = Method::AdaGc(AdaGc::default()).start();
     for (step, gradients) in oracle["gradients"].as_array().unwrap().iter().enumerate() {
         let mut tensors = Tensors::new(&oracle, gradients, None);
-        let norms: Vec<f64> = tensors.gradients.iter().map(|one| super::super::gradient::norm_of(one)).collect();
+        let norms: Vec<f64> =
+            tensors.gradients.iter().map(|one| super::super::gradient::norm_of(one)).collect();
         let factors = by_norms.factors(&norms, &[12, 5, 12]).unwrap();
         tensors.apply(&mut clipper);
         for (at, name) in NAMES.iter().enumerate() {
@@ -179,7 +184,10 @@ fn adagc_leaves_of_every_tensor_what_the_reference_leaves() {
             let expected = oracle["adagc"][step][*name].as_f64().unwrap();
             // The reference follows its mean in f32, over 130 steps.
             assert!((found / expected - 1.0).abs() < 1e-5, "step {step}, {name}: {found}, not {expected}");
-            assert!((norms[at] * factors[at] / found - 1.0).abs() < 1e-6, "by norms alone: step {step}, {name}");
+            assert!(
+                (norms[at] * factors[at] / found - 1.0).abs() < 1e-6,
+                "by norms alone: step {step}, {name}"
+            );
         }
     }
 }
@@ -197,7 +205,10 @@ fn spam_clips_resets_and_warms_up_as_the_reference_does() {
         let expected = &oracle["spam_schedule"][step];
         assert_eq!(applied.reset_moments, expected["reset"].as_bool().unwrap(), "step {step}");
         // The reference's factor is read off a step of f32 weights.
-        assert!((applied.rates[0] - expected["rate"].as_f64().unwrap()).abs() < 5e-3, "step {step}: {applied:?}");
+        assert!(
+            (applied.rates[0] - expected["rate"].as_f64().unwrap()).abs() < 5e-3,
+            "step {step}: {applied:?}"
+        );
         if let Some(row) = kept {
             tensors.assert_close(&row["clipped"], &format!("SPAM, step {step}"));
             clipped += usize::from(applied.clipped_norm < applied.norm);
@@ -234,7 +245,13 @@ fn gradients_beyond_f32_keep_their_direction_and_infinite_ones_skip_the_step() {
     assert!(in_f32.is_infinite() && 1.0 / (in_f32 + 1e-6) == 0.0);
     assert!((f32::INFINITY * (1.0 / (f32::INFINITY + 1e-6))).is_nan());
     let clip = |elements: &mut [f32]| {
-        let parameter = Parameter { gradient: elements, weights: &[1.0, 1.0], units: 1, second_moment: None, is_head: false };
+        let parameter = Parameter {
+            gradient: elements,
+            weights: &[1.0, 1.0],
+            units: 1,
+            second_moment: None,
+            is_head: false,
+        };
         Method::FixedNorm(FixedNorm { threshold: 1.0 }).start().apply(&mut [parameter])
     };
     let mut large = elements;

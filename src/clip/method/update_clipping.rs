@@ -31,7 +31,8 @@ impl UpdateClipping {
     fn factor(&self, parameter: &Parameter<'_>) -> f64 {
         let Some(second) = parameter.second_moment.filter(|second| !second.is_empty()) else { return 1.0 };
         let least = self.epsilon * self.epsilon;
-        let ratio = |(gradient, second): (&f32, &f32)| f64::from(*gradient).powi(2) / f64::from(*second).max(least);
+        let ratio =
+            |(gradient, second): (&f32, &f32)| f64::from(*gradient).powi(2) / f64::from(*second).max(least);
         let sum: f64 = parameter.gradient.iter().zip(second).map(ratio).sum();
         let rms = (sum / second.len() as f64).sqrt();
         1.0 / (rms / self.limit).max(1.0)

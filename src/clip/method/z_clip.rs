@@ -67,11 +67,8 @@ impl ZClip {
             State::Following { mean, variance } => {
                 let deviation = variance.sqrt();
                 let z = (norm - *mean) / (deviation + EPSILON);
-                let limit = if z > self.z {
-                    *mean + self.z * deviation / (z / self.z)
-                } else {
-                    f64::INFINITY
-                };
+                let limit =
+                    if z > self.z { *mean + self.z * deviation / (z / self.z) } else { f64::INFINITY };
                 let taken = norm.min(limit);
                 *mean = self.decay * *mean + (1.0 - self.decay) * taken;
                 *variance = self.decay * *variance + (1.0 - self.decay) * (taken - *mean).powi(2);
