@@ -3,6 +3,7 @@
 #[path = "common/schema.rs"]
 mod schema;
 
+use std::fmt::Write as _;
 use std::io::Read;
 use std::path::Path;
 use std::process::Command;
@@ -47,8 +48,8 @@ fn zoo() -> Vec<Run> {
     names.into_iter().map(read).collect()
 }
 
-/// Share of a healthy run that a threshold is fitted on; the rest is what it has not seen.
-const FITTED: f64 = 0.6;
+/// Percentage of a healthy run that a threshold is fitted on; the rest is what it has not seen.
+const FITTED: usize = 60;
 
 /// Later healthy steps below which a share of them says nothing.
 const FEWEST_SCORED: usize = 30;
@@ -74,7 +75,7 @@ fn score(run: &Run) -> Result<Score, String> {
     }
     let seen = match onset {
         Some(onset) => series.points.partition_point(|point| point.step < onset),
-        None => (FITTED * series.points.len() as f64) as usize,
+        None => series.points.len() * FITTED / 100,
     };
     let warmup = run.analysis.log.as_ref().and_then(|log| log.warmup_end);
     let before = Series { points: series.points[..seen].to_vec(), ..series.clone() };
@@ -182,8 +183,7 @@ fn the_step_that_began_blooms_spike_is_clipped_by_the_recommended_threshold_and_
     let (report, code) = report("fixtures/clip/bloom-176b.jsonl", &[]);
     assert_eq!(code, 0);
     let threshold = number(&report, "/recommendation/threshold");
-    assert!(threshold <= 0.142 * 3.0 && threshold < 0.947, "{threshold}");
-    assert!(threshold > 0.142, "{threshold}");
+    assert!(threshold > 0.142 && threshold <= 0.142 * 3.0, "{threshold}");
     assert_eq!(report["recommendation"]["status"], "recommended");
     // A log-normal of log-sd .078: its .90 quantile is e^{1.2816 × .078} times the median.
     let multiple = number(&report, "/recommendation/multiple_of_median");
@@ -244,10 +244,8 @@ fn norms_that_drift_get_a_relative_rule() {
     let mut faster = String::new();
     for step in 1..=300 {
         let wave = 1.0 + 0.1 * f64::from(step % 7);
-        faster.push_str(&format!(
-            "{{\"step\": {step}, \"grad_norm\": {}}}\n",
-            wave * (-f64::from(step) / 120.0).exp()
-        ));
+        writeln!(faster, "{{\"step\": {step}, \"grad_norm\": {}}}", wave * (-f64::from(step) / 120.0).exp())
+            .expect("writing to a string");
     }
     let folder = tempfile::tempdir().expect("a directory");
     let path = folder.path().join("metrics.jsonl");

@@ -42,5 +42,7 @@ pub fn global_norm(parameters: &[Parameter<'_>]) -> f64 {
 
 /// Multiplies every element.
 pub fn scale(gradient: &mut [f32], factor: f64) {
-    gradient.iter_mut().for_each(|element| *element = (f64::from(*element) * factor) as f32);
+    for element in gradient {
+        *element = (f64::from(*element) * factor) as f32;
+    }
 }

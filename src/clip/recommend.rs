@@ -1,5 +1,6 @@
 //! From what a run kept to a threshold, or to why there is none (risk catalogue, section 2.4).
 
+use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -348,8 +349,9 @@ fn candidates(
             methods.push(method);
         }
     }
+    // In any order, collected in that of the list.
     let mut found: Vec<Candidate> = methods
-        .into_iter()
+        .into_par_iter()
         .map(|method| {
             let backtest = backtest::run(method, series, fit, beta2);
             let why = losers::why(method, &backtest, method == recommended);

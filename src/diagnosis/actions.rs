@@ -168,17 +168,14 @@ fn clip(facts: Facts, case: &Case) -> Option<Action> {
     let onset = case.onset?;
     let mut series = crate::clip::collect(facts.analysis);
     series.points.retain(|point| point.step < onset);
-    let (threshold, basis) = match crate::clip::fit(&series, log.warmup_end) {
-        Ok(fit) => {
-            let [from, to] = fit.steps;
-            let basis = format!("{} times its median over steps {from} to {to}", short(fit.multiple.value));
-            (fit.threshold.value, basis)
-        }
-        Err(_) => {
-            let norms = series.points.iter().rev().map(|point| point.norm).take(NORM_POINTS);
-            let usual = median(norms)?;
-            (CLIP_OVER_MEDIAN * usual, format!("twice its median of {} before the onset", short(usual)))
-        }
+    let (threshold, basis) = if let Ok(fit) = crate::clip::fit(&series, log.warmup_end) {
+        let [from, to] = fit.steps;
+        let basis = format!("{} times its median over steps {from} to {to}", short(fit.multiple.value));
+        (fit.threshold.value, basis)
+    } else {
+        let norms = series.points.iter().rev().map(|point| point.norm).take(NORM_POINTS);
+        let usual = median(norms)?;
+        (CLIP_OVER_MEDIAN * usual, format!("twice its median of {} before the onset", short(usual)))
     };
     Some(Action {
         what: format!("clip the gradient norm at {}, {basis}", short(threshold)),

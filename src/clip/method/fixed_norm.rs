@@ -17,7 +17,7 @@ pub struct FixedNorm {
 
 impl FixedNorm {
     /// τ, whatever the norm.
-    pub fn threshold(&self, _: &mut (), _norm: f64) -> f64 {
+    pub fn threshold(&self, (): &mut (), _norm: f64) -> f64 {
         self.threshold
     }
 }

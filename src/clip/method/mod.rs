@@ -320,7 +320,9 @@ impl Clipper {
                 applied.skip = limit == 0.0;
                 let factor = coefficient(norm, limit);
                 if factor < 1.0 && !applied.skip {
-                    parameters.iter_mut().for_each(|parameter| scale(parameter.gradient, factor));
+                    for parameter in parameters.iter_mut() {
+                        scale(parameter.gradient, factor);
+                    }
                 }
             }
         }

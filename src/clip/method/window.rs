@@ -24,9 +24,24 @@ impl Window {
     /// Mean, and standard deviation with `lost` degrees of freedom lost. Two passes, as nothing cancels then.
     pub(super) fn moments(&self, lost: usize) -> (f64, f64) {
         let (first, second) = self.0.as_slices();
-        let sum = |of: &dyn Fn(f64) -> f64| first.iter().chain(second).map(|norm| of(*norm)).sum::<f64>();
-        let mean = sum(&|norm| norm) / self.0.len() as f64;
-        let squares = sum(&|norm| (norm - mean).powi(2));
+        let mean = (sum(first, |norm| norm) + sum(second, |norm| norm)) / self.0.len() as f64;
+        let square = |norm: f64| (norm - mean) * (norm - mean);
+        let squares = sum(first, square) + sum(second, square);
         (mean, (squares / self.0.len().saturating_sub(lost).max(1) as f64).sqrt())
     }
+}
+
+/// Independent sums, which a processor adds up side by side.
+const LANES: usize = 8;
+
+fn sum(values: &[f64], of: impl Fn(f64) -> f64) -> f64 {
+    let mut lanes = [0.0; LANES];
+    let chunks = values.chunks_exact(LANES);
+    let rest: f64 = chunks.remainder().iter().map(|value| of(*value)).sum();
+    for chunk in chunks {
+        for (lane, value) in lanes.iter_mut().zip(chunk) {
+            *lane += of(*value);
+        }
+    }
+    lanes.iter().sum::<f64>() + rest
 }
