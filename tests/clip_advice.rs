@@ -107,7 +107,7 @@ fn what_lets_a_spike_through_pays_for_it_and_a_skipped_spike_costs_nothing() {
     assert_eq!(skipping.inflation, Some(1.0));
 }
 
-/// Two tensors, one of them above its half of the threshold: σ by hand.
+/// Two tensors, one of them above its share of the threshold: cosines by hand.
 #[test]
 fn methods_by_tensor_are_judged_where_every_tensor_was_logged_and_not_otherwise() {
     let with_layers = |step: u64| {
@@ -121,7 +121,7 @@ fn methods_by_tensor_are_judged_where_every_tensor_was_logged_and_not_otherwise(
     let found = backtested(&analysis, method);
     let limit = 0.5f64.sqrt();
     let cosines = (50..=120).map(|step| {
-        let (one, other) = (0.9 + 0.01 * (step % 5) as f64, 0.1);
+        let (one, other) = (0.9 + 0.01 * f64::from(step % 5), 0.1);
         (limit * one + other * other) / (f64::hypot(one, other) * f64::hypot(limit, other))
     });
     close(found.direction.expect("every step is clipped"), cosines.sum::<f64>() / 71.0);
