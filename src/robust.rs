@@ -42,6 +42,20 @@ pub fn robust(norms: &[Option<f64>]) -> Vec<Option<Spread>> {
         .collect()
 }
 
+/// For each norm, finite and positive, the median of the window before it, where the norm is beyond `z` and `ratio` of it; as
+/// [`robust`] has them, but the deviation is only looked for where the ratio already stands out.
+pub fn spikes(norms: &[f64], z: f64, ratio: f64) -> Vec<Option<f64>> {
+    let mut window = Sorted::new(WINDOW);
+    let one = |norm: &f64| {
+        let log = norm.ln();
+        let is_far = window.len() >= FEWEST && log - window.median() > ratio.ln();
+        let spread = if is_far { window.spread(log) } else { None };
+        window.push(log);
+        spread.filter(|spread| spread.z > z).map(|spread| norm / spread.ratio)
+    };
+    norms.iter().map(one).collect()
+}
+
 /// The last values, in order of time and by size.
 #[derive(Debug)]
 pub struct Sorted {
@@ -189,6 +203,21 @@ mod tests {
                 (fast, slow) => assert_eq!(fast, slow, "{at}"),
             }
         }
+    }
+
+    #[test]
+    fn spikes_are_the_norms_beyond_both_limits() {
+        let mut norms: Vec<f64> = (0..300).map(|at| 1.0 + 0.1 * f64::from(at % 7)).collect();
+        (norms[10], norms[100], norms[200], norms[201]) = (50.0, 4.0, 30.0, 2.0);
+        let wanted: Vec<Option<f64>> = robust(&norms.iter().copied().map(Some).collect::<Vec<_>>())
+            .into_iter()
+            .zip(&norms)
+            .map(|(spread, norm)| {
+                spread.filter(|found| found.z > 6.0 && found.ratio > 2.5).map(|found| norm / found.ratio)
+            })
+            .collect();
+        assert_eq!(spikes(&norms, 6.0, 2.5), wanted);
+        assert_eq!(wanted.iter().filter(|usual| usual.is_some()).count(), 2);
     }
 
     #[test]

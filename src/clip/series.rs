@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::analysis::model::{Analysis, DumpAnalysis, LogAnalysis, LogPoint, Measured, Number};
-use crate::robust::robust;
+use crate::robust::spikes;
 
 /// Robust z of ln(norm) beyond which a step is a spike (risk catalogue E1, benchmarked in its section 6).
 pub const SPIKE_Z: f64 = 6.0;
@@ -154,11 +154,9 @@ impl Series {
 
     /// Marks the spikes, and forgets the tensors where a step lacks their norms.
     fn finish(mut self) -> Self {
-        let norms: Vec<Option<f64>> = self.points.iter().map(|point| Some(point.norm)).collect();
-        for (point, spread) in self.points.iter_mut().zip(robust(&norms)) {
-            point.usual = spread
-                .filter(|spread| spread.z > SPIKE_Z && spread.ratio > SPIKE_RATIO)
-                .map(|spread| point.norm / spread.ratio);
+        let norms: Vec<f64> = self.points.iter().map(|point| point.norm).collect();
+        for (point, usual) in self.points.iter_mut().zip(spikes(&norms, SPIKE_Z, SPIKE_RATIO)) {
+            point.usual = usual;
         }
         if self.points.iter().any(|point| point.tensors.is_empty()) {
             self.tensors.clear();

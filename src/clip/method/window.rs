@@ -1,38 +1,39 @@
 //! The last norms, and their mean and deviation: what mean + kσ and skipped steps go by.
 
-use std::collections::VecDeque;
-
 use serde::{Deserialize, Serialize};
 
-/// The last norms, oldest first.
+/// Independent sums, which a processor adds up side by side.
+const LANES: usize = 8;
+
+/// The last norms, in a ring: sums go by places, so that a window that was written down and read again adds up to the same bits.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub struct Window(VecDeque<f64>);
+pub struct Window {
+    norms: Vec<f64>,
+    oldest: usize,
+}
 
 impl Window {
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.norms.len()
     }
 
-    /// Adds a norm, and drops the oldest where there are more than `most`.
+    /// Adds a norm, in place of the oldest where there are `most`.
     pub(super) fn push(&mut self, norm: f64, most: usize) {
-        self.0.push_back(norm);
-        if self.0.len() > most {
-            self.0.pop_front();
+        if self.norms.len() < most {
+            self.norms.push(norm);
+        } else if let Some(oldest) = self.norms.get_mut(self.oldest) {
+            *oldest = norm;
+            self.oldest = (self.oldest + 1) % most;
         }
     }
 
     /// Mean, and standard deviation with `lost` degrees of freedom lost. Two passes, as nothing cancels then.
     pub(super) fn moments(&self, lost: usize) -> (f64, f64) {
-        let (first, second) = self.0.as_slices();
-        let mean = (sum(first, |norm| norm) + sum(second, |norm| norm)) / self.0.len() as f64;
-        let square = |norm: f64| (norm - mean) * (norm - mean);
-        let squares = sum(first, square) + sum(second, square);
-        (mean, (squares / self.0.len().saturating_sub(lost).max(1) as f64).sqrt())
+        let mean = sum(&self.norms, |norm| norm) / self.norms.len() as f64;
+        let squares = sum(&self.norms, |norm| (norm - mean) * (norm - mean));
+        (mean, (squares / self.norms.len().saturating_sub(lost).max(1) as f64).sqrt())
     }
 }
-
-/// Independent sums, which a processor adds up side by side.
-const LANES: usize = 8;
 
 fn sum(values: &[f64], of: impl Fn(f64) -> f64) -> f64 {
     let mut lanes = [0.0; LANES];
