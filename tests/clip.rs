@@ -320,10 +320,11 @@ fn the_page_is_no_wider_than_a_terminal_and_begins_with_the_answer() {
     }
 }
 
-/// Every method over a million norms. The bound is for a release build; unoptimised builds do a twentieth of it.
+/// Every method over a million norms, on an idle machine in a release build.
 #[test]
+#[ignore = "a timing: `cargo test --release --test clip million -- --ignored --nocapture` on an idle machine"]
 fn a_million_norms_take_less_than_a_second() {
-    let count = if cfg!(debug_assertions) { 50_000 } else { 1_000_000 };
+    let count = 1_000_000;
     let mut state = 9_u64;
     let points = (0..count).map(|step| {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -341,7 +342,5 @@ fn a_million_norms_take_less_than_a_second() {
     let seconds = start.elapsed().as_secs_f64();
     println!("{count} norms, {} methods: {seconds:.2} s", advice.candidates.len());
     assert!(advice.recommendation.threshold.is_some());
-    if !cfg!(debug_assertions) {
-        assert!(seconds < 1.0, "{seconds} s");
-    }
+    assert!(seconds < 1.0, "{seconds} s");
 }
