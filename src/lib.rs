@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! paths → files → tensor → format → checkpoint → history → analysis → rules → diagnosis → report → screen | file + exit code
+//!                                                               └ clip
 //! ```
 //!
 //! Data goes forward only; `docs/architecture.md` says what each room owns and may use, and `tests/architecture.rs`
@@ -9,6 +10,7 @@
 
 pub mod analysis;
 pub mod checkpoint;
+pub mod clip;
 pub mod compute;
 pub mod context;
 pub mod diagnosis;
@@ -21,5 +23,6 @@ pub mod json;
 pub mod number;
 pub mod random;
 pub mod report;
+pub mod robust;
 pub mod rules;
 pub mod tensor;

@@ -2,7 +2,7 @@
 
 use flashpoint::analysis::model::Analysis;
 use flashpoint::gate::policy_schema;
-use flashpoint::report::{PostMortem, Report};
+use flashpoint::report::{ClipReport, PostMortem, Report};
 use schemars::schema_for;
 
 #[test]
@@ -11,6 +11,7 @@ fn the_published_schemas_are_those_of_the_types() {
         ("docs/schema/analysis.schema.json", schema_for!(Analysis)),
         ("docs/schema/report.schema.json", schema_for!(Report)),
         ("docs/schema/postmortem.schema.json", schema_for!(PostMortem)),
+        ("docs/schema/clip.schema.json", schema_for!(ClipReport)),
         ("docs/schema/policy.schema.json", policy_schema()),
     ];
     for (path, schema) in schemas {

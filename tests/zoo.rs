@@ -212,7 +212,7 @@ fn keep(directory: &Path, run: &Run, source: &Path) {
                 (tensor.statistics, tensor.rows, tensor.median_abs) = (left_out(), left_out(), left_out());
                 continue;
             }
-            let Statistics { min, max, l1, l2, mean, variance, skewness, excess_kurtosis, .. } = own;
+            let Statistics { min, max, l1, l2, mean, variance, skewness, excess_kurtosis, .. } = &mut **own;
             for number in [min, max, l1, l2, mean, variance, skewness, excess_kurtosis] {
                 *number = left_out();
             }

@@ -1,5 +1,6 @@
 //! Arguments to checked options to the rooms in their order to a report to an exit code. One subcommand a file.
 
+mod clip;
 mod diff;
 mod explain;
 mod gate;
@@ -39,6 +40,8 @@ enum Command {
     Gate(gate::Arguments),
     /// Say when, where and why a run blew up, and what to do
     Postmortem(postmortem::Arguments),
+    /// Say what to clip the gradient norm at, by what the run itself recorded
+    Clip(clip::Arguments),
     /// Say what differs between two checkpoints, tensor by tensor
     Diff(diff::Arguments),
     /// Write everything measured about a checkpoint to a file, without the weights
@@ -79,6 +82,7 @@ pub fn run(arguments: Arguments) -> Result<Outcome> {
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Gate(arguments) => gate::run(&arguments),
         Command::Postmortem(arguments) => postmortem::run(&arguments),
+        Command::Clip(arguments) => clip::run(&arguments),
         Command::Diff(arguments) => diff::run(&arguments),
         Command::Measure(arguments) => measure::run(&arguments),
         Command::Rules(arguments) => rules::run(&arguments),

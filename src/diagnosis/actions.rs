@@ -7,8 +7,8 @@ use super::{Action, Mechanism, Snippet};
 use crate::analysis::model::Layout;
 use crate::number::short;
 
-/// Clipping threshold over the median gradient norm of the healthy steps: what holds a spike and leaves the rest alone
-/// (the recommender of section 2.4 bounds it by 1.05 and 3).
+/// Clipping threshold over the median gradient norm of the healthy steps, where they are too few for the recommender, which bounds
+/// it by 1.05 and 3 (section 2.4).
 const CLIP_OVER_MEDIAN: f64 = 2.0;
 
 /// Factor by which a learning rate that was too high is lowered at first: to a third, the step of a usual sweep.
@@ -158,26 +158,28 @@ fn remedy(facts: Facts, case: &Case) -> Vec<Action> {
     }
 }
 
-/// A clipping threshold from the run's own norms.
+/// A clipping threshold from the run's own norms before the onset: the recommender's, or, where they are too few for it, twice
+/// their median. Norms that were logged after clipping give none.
 fn clip(facts: Facts, case: &Case) -> Option<Action> {
-    let points = facts.points_until(case.onset?.checked_sub(1)?);
-    let norms: Vec<f64> =
-        points.iter().rev().filter_map(|point| point.grad_norm?.finite()).take(NORM_POINTS).collect();
-    let usual = median(norms.iter().copied()).filter(|&usual| usual > 0.0)?;
-    let threshold = short(CLIP_OVER_MEDIAN * usual);
-    let lines = [
-        ("Hugging Face Trainer", format!("TrainingArguments(max_grad_norm={threshold})")),
-        ("Lightning", format!("Trainer(gradient_clip_val={threshold})")),
-        ("DeepSpeed", format!("\"gradient_clipping\": {threshold}")),
-        ("Megatron-LM", format!("--clip-grad {threshold}")),
-        ("PyTorch", format!("torch.nn.utils.clip_grad_norm_(model.parameters(), {threshold})")),
-    ];
+    let log = facts.analysis.log.as_ref()?;
+    if log.semantics.before_clipping == Some(false) {
+        return None;
+    }
+    let onset = case.onset?;
+    let mut series = crate::clip::collect(facts.analysis);
+    series.points.retain(|point| point.step < onset);
+    let (threshold, basis) = if let Ok(fit) = crate::clip::fit(&series, log.warmup_end) {
+        let [from, to] = fit.steps;
+        let basis = format!("{} times its median over steps {from} to {to}", short(fit.multiple.value));
+        (fit.threshold.value, basis)
+    } else {
+        let norms = series.points.iter().rev().map(|point| point.norm).take(NORM_POINTS);
+        let usual = median(norms)?;
+        (CLIP_OVER_MEDIAN * usual, format!("twice its median of {} before the onset", short(usual)))
+    };
     Some(Action {
-        what: format!(
-            "clip the gradient norm at {threshold}, twice its median of {} before the onset",
-            short(usual)
-        ),
-        snippets: lines.into_iter().map(|(place, text)| snippet(place, text)).collect(),
+        what: format!("clip the gradient norm at {}, {basis}", short(threshold)),
+        snippets: crate::clip::global_norm_snippets(threshold),
     })
 }
 
@@ -255,5 +257,5 @@ fn plain(what: &str, place: &str, text: &str) -> Action {
 }
 
 fn snippet(place: &str, text: impl Into<String>) -> Snippet {
-    Snippet { place: place.to_owned(), text: text.into() }
+    Snippet::new(place, text)
 }

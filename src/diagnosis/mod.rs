@@ -20,6 +20,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::analysis::model::Analysis;
+pub use crate::clip::Snippet;
 use crate::rules::{Assessment, Confidence, Evidence};
 use facts::Facts;
 use mechanism::Case;
@@ -120,15 +121,6 @@ pub struct Action {
     pub what: String,
     /// Commands or configuration lines that do it, each with the framework it is for.
     pub snippets: Vec<Snippet>,
-}
-
-/// Text to copy.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Snippet {
-    /// Where it goes: `shell`, `PyTorch`, `Hugging Face Trainer`, …
-    pub place: String,
-    /// The text.
-    pub text: String,
 }
 
 /// The diagnosis of a run: a function of what was measured and found, and of nothing else.

@@ -1,5 +1,6 @@
 //! What the user reads: one output format a file. Computes no statistic, decides no severity.
 
+mod clip;
 mod difference;
 mod gate;
 mod github;
@@ -22,6 +23,7 @@ use crate::analysis::model::{Analysis, CheckpointAnalysis, Problem};
 use crate::gate::Judgement;
 use crate::rules::{Assessment, Finding, NotEvaluated, Overrides, Severity};
 
+pub use clip::{ClipReport, clip_page};
 pub use difference::{DifferenceReport, difference_page};
 pub use gate::gate_report;
 pub use github::to_github;

@@ -1,6 +1,9 @@
-//! Names from files, made safe to print.
+//! Names from files, made safe to print, and sentences broken into lines.
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
+
+/// Columns of a page.
+pub(super) const WIDTH: usize = 80;
 
 /// The most characters of one name that are printed.
 const LONGEST: usize = 160;
@@ -31,6 +34,25 @@ fn shown(character: char) -> String {
     let mut text = String::new();
     write!(text, "{}", character.escape_debug()).expect("writing to a string does not fail");
     text
+}
+
+/// Writes a sentence that may hold names from a file, broken into lines of the page, the later ones indented further.
+pub(super) fn wrapped(out: &mut String, indent: &str, sentence: &str) -> fmt::Result {
+    let mut line = indent.to_owned();
+    let mut is_empty = true;
+    for word in sentence.split(' ').map(safe) {
+        if !is_empty && line.chars().count() + 1 + word.chars().count() > WIDTH {
+            writeln!(out, "{line}")?;
+            line = format!("{indent}  ");
+            is_empty = true;
+        }
+        if !is_empty {
+            line.push(' ');
+        }
+        line.push_str(&word);
+        is_empty = false;
+    }
+    writeln!(out, "{line}")
 }
 
 #[cfg(test)]

@@ -118,7 +118,7 @@ mod tests {
                 let mut matrix = tensor("h.0.fc.weight", role, &[64, 64]);
                 let mut known = spectrum(64, 64, 1.0);
                 known.stable_rank = rank;
-                matrix.spectrum = Measured::Value(known);
+                matrix.spectrum = Measured::Value(known.into());
                 checkpoint(vec![matrix]).at_step(100 * index as u64)
             })
             .collect();

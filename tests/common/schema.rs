@@ -49,6 +49,7 @@ fn check(root: &Value, schema: &Value, value: &Value, place: &str, lines: &mut V
                 true
             }
             "minItems" => value.as_array().is_none_or(|items| items.len() as f64 >= number(argument)),
+            "maxItems" => value.as_array().is_none_or(|items| items.len() as f64 <= number(argument)),
             "uniqueItems" => value
                 .as_array()
                 .is_none_or(|items| (0..items.len()).all(|index| !items[..index].contains(&items[index]))),

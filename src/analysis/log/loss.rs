@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::window::{MAD_TO_DEVIATION, Sorted};
+use crate::robust::{MAD_TO_DEVIATION, Sorted};
 
 /// Points of the window (OLMo-core).
 pub const WINDOW: usize = 128;

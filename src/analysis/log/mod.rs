@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 
 use super::model::{AccumulationChange, LogAnalysis, LogPoint, Number, ScaleFall};
 use crate::history::{History, Log, Record};
+use crate::robust::robust;
 
 mod changes;
 mod loss;
 mod scale;
 mod warmup;
-mod window;
 
 /// Everything measured about the log of `history`; `None` where it has none.
 pub fn measure(history: &History) -> Option<LogAnalysis> {
@@ -21,7 +21,7 @@ pub fn measure(history: &History) -> Option<LogAnalysis> {
 pub fn measure_log(log: &Log) -> LogAnalysis {
     let mut points: Vec<LogPoint> = log.records.iter().map(point).collect();
     let norms: Vec<Option<f64>> = log.records.iter().map(|record| record.grad_norm).collect();
-    for (point, spread) in points.iter_mut().zip(window::robust(&norms)) {
+    for (point, spread) in points.iter_mut().zip(robust(&norms)) {
         point.grad_norm_z = spread.map(|spread| spread.z);
         point.grad_norm_ratio = spread.map(|spread| spread.ratio);
     }

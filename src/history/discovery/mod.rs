@@ -46,7 +46,11 @@ pub(super) fn discover(
     let metadata = std::fs::metadata(run).map_err(|error| Error::io(run, "look at it", &error))?;
     if metadata.is_dir() {
         let root = Folder::read(run, "", 0, history)?;
-        finds.folder(&root, context, history);
+        if names::is_gradients(&history.name) && !root.holds_a_model() {
+            finds.dumps_in(&root, history);
+        } else {
+            finds.folder(&root, context, history);
+        }
     } else {
         finds.single(run, &history.name.clone(), context, history);
     }

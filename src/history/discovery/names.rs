@@ -63,6 +63,11 @@ pub(super) fn is_of_gradients(name: &str) -> bool {
     words(name).iter().any(is)
 }
 
+/// A directory that by its whole name holds gradients and nothing else: `grads`, not `gradient-spike-3`.
+pub(super) fn is_gradients(name: &str) -> bool {
+    words(name).len() == 1 && is_of_gradients(name)
+}
+
 fn is_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }

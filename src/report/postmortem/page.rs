@@ -10,11 +10,8 @@ use crate::diagnosis::{Action, Mechanism, Suspect};
 use crate::number::{grouped as thousands, short};
 use crate::report::Style;
 use crate::report::terminal::{evidence, name_of, painted, safe_sentence, titled};
-use crate::report::text::safe;
+use crate::report::text::{WIDTH, safe, wrapped};
 use crate::rules::{NotEvaluated, Severity};
-
-/// Columns of the page.
-const WIDTH: usize = 80;
 
 /// Findings that are shown before the rest is counted.
 const FOLDED_FINDINGS: usize = 3;
@@ -274,25 +271,6 @@ fn fitted(name: &str, width: usize) -> String {
         return name;
     }
     format!("…{}", name.chars().skip(length + 1 - width).collect::<String>())
-}
-
-/// Writes a sentence that may hold names from a file, broken into lines of the page, the later ones indented further.
-fn wrapped(out: &mut String, indent: &str, sentence: &str) -> fmt::Result {
-    let mut line = indent.to_owned();
-    let mut is_empty = true;
-    for word in sentence.split(' ').map(safe) {
-        if !is_empty && line.chars().count() + 1 + word.chars().count() > WIDTH {
-            writeln!(out, "{line}")?;
-            line = format!("{indent}  ");
-            is_empty = true;
-        }
-        if !is_empty {
-            line.push(' ');
-        }
-        line.push_str(&word);
-        is_empty = false;
-    }
-    writeln!(out, "{line}")
 }
 
 #[cfg(test)]

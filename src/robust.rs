@@ -1,4 +1,5 @@
-//! How a gradient norm stands against the window before it, on a logarithmic scale: median and MAD (E1).
+//! Order statistics of a sliding window, and how a gradient norm stands against the window before it, on a logarithmic
+//! scale: median and MAD (E1). Knows no log and no run.
 //!
 //! The median of the window does not move for a spike in it, and the logarithm of a norm is nearly symmetric where the norm
 //! itself is not. O(n log w) but for a copy of w numbers a point.
@@ -15,7 +16,7 @@ pub const FEWEST: usize = 32;
 pub const MAD_FLOOR: f64 = 0.05;
 
 /// MAD of a normal distribution with standard deviation 1 is its inverse.
-pub(super) const MAD_TO_DEVIATION: f64 = 1.4826;
+pub const MAD_TO_DEVIATION: f64 = 1.4826;
 
 /// How one norm stands.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -41,9 +42,23 @@ pub fn robust(norms: &[Option<f64>]) -> Vec<Option<Spread>> {
         .collect()
 }
 
+/// For each norm, finite and positive, the median of the window before it, where the norm is beyond `z` and `ratio` of it; as
+/// [`robust`] has them, but the deviation is only looked for where the ratio already stands out.
+pub fn spikes(norms: &[f64], z: f64, ratio: f64) -> Vec<Option<f64>> {
+    let mut window = Sorted::new(WINDOW);
+    let one = |norm: &f64| {
+        let log = norm.ln();
+        let is_far = window.len() >= FEWEST && log - window.median() > ratio.ln();
+        let spread = if is_far { window.spread(log) } else { None };
+        window.push(log);
+        spread.filter(|spread| spread.z > z).map(|spread| norm / spread.ratio)
+    };
+    norms.iter().map(one).collect()
+}
+
 /// The last values, in order of time and by size.
 #[derive(Debug)]
-pub(super) struct Sorted {
+pub struct Sorted {
     most: usize,
     in_time: VecDeque<f64>,
     by_size: Vec<f64>,
@@ -51,21 +66,32 @@ pub(super) struct Sorted {
 
 impl Sorted {
     /// None yet of at most `most` values.
-    pub(super) fn new(most: usize) -> Self {
+    pub fn new(most: usize) -> Self {
         Self { most, in_time: VecDeque::with_capacity(most), by_size: Vec::with_capacity(most) }
     }
 
-    pub(super) fn len(&self) -> usize {
+    /// How many there are.
+    pub fn len(&self) -> usize {
         self.by_size.len()
     }
 
-    /// Adds a value, and drops the oldest where there are too many.
-    pub(super) fn push(&mut self, value: f64) {
-        if self.in_time.len() == self.most
-            && let Some(oldest) = self.in_time.pop_front()
-        {
+    /// Whether there is none yet.
+    pub fn is_empty(&self) -> bool {
+        self.by_size.is_empty()
+    }
+
+    /// Drops the oldest value, where there is one.
+    pub fn drop_oldest(&mut self) {
+        if let Some(oldest) = self.in_time.pop_front() {
             let at = self.by_size.partition_point(|kept| *kept < oldest);
             self.by_size.remove(at);
+        }
+    }
+
+    /// Adds a value, and drops the oldest where there are too many.
+    pub fn push(&mut self, value: f64) {
+        if self.in_time.len() == self.most {
+            self.drop_oldest();
         }
         self.in_time.push_back(value);
         let at = self.by_size.partition_point(|kept| *kept < value);
@@ -73,7 +99,7 @@ impl Sorted {
     }
 
     /// The median of at least one value.
-    pub(super) fn median(&self) -> f64 {
+    pub fn median(&self) -> f64 {
         let middle = self.by_size.len() / 2;
         if self.by_size.len() % 2 == 1 {
             self.by_size[middle]
@@ -177,6 +203,23 @@ mod tests {
                 (fast, slow) => assert_eq!(fast, slow, "{at}"),
             }
         }
+    }
+
+    #[test]
+    fn spikes_are_the_norms_beyond_both_limits() {
+        let mut norms: Vec<f64> = (0..300).map(|at| 1.0 + 0.1 * f64::from(at % 7)).collect();
+        (norms[10], norms[100], norms[200], norms[201]) = (50.0, 4.0, 30.0, 2.0);
+        let wanted: Vec<Option<f64>> = robust(&norms.iter().copied().map(Some).collect::<Vec<_>>())
+            .into_iter()
+            .zip(&norms)
+            .map(|(spread, norm)| {
+                spread.filter(|found| found.z > 6.0 && found.ratio > 2.5).map(|found| norm / found.ratio)
+            })
+            .collect();
+        assert_eq!(spikes(&norms, 6.0, 2.5), wanted);
+        // 30 is beyond both; 4 beyond the ratio alone, 2 beyond neither, and 50 stands where no window is.
+        let found: Vec<usize> = (0..300).filter(|at| wanted[*at].is_some()).collect();
+        assert_eq!(found, [200]);
     }
 
     #[test]

@@ -1,0 +1,248 @@
+//! What is usual for a run: its healthy norms, without start, trend and outliers, and the quantile that a threshold is set at.
+//!
+//! The steps are those of the risk catalogue, section 2.4: cut at the onset, drop the start, detrend, keep the core, take its .90
+//! quantile over the median of the last 200 norms. Its interval is that of order statistics, at the lowest and at the highest
+//! median there was: how far a threshold may be off is mostly how far the norms move, which a quantile's interval does not know.
+
+use super::estimate::{Estimate, correlation_time, median, quantile};
+use super::series::{Point, Series};
+use crate::robust::{MAD_TO_DEVIATION, Sorted};
+
+/// Norms below which nothing is recommended.
+pub const FEWEST_NORMS: usize = 100;
+
+/// Norms that have to be left of them without the start.
+pub const FEWEST_CORE: usize = 50;
+
+/// Norms of the rolling median that finds the onset.
+pub const ONSET_WINDOW: usize = 15;
+
+/// The onset is where that median is this many times its lowest so far.
+pub const ONSET_RATIO: f64 = 3.0;
+
+/// Steps of the start that are not like the rest.
+pub const START_STEPS: u64 = 50;
+
+/// Norms of the rolling median that trends are taken out by: as many on either side.
+pub const TREND_WINDOW: usize = 51;
+
+/// Deviations within which a norm is of the core.
+pub const CORE_DEVIATIONS: f64 = 6.0;
+
+/// Norms whose median is the present scale.
+pub const SCALE_NORMS: usize = 200;
+
+/// Share of healthy steps that stay below the threshold.
+pub const TARGET: f64 = 0.9;
+
+/// The threshold over the median is kept between these.
+pub const MULTIPLE_RANGE: [f64; 2] = [1.05, 3.0];
+
+/// What is usual.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fit {
+    /// First and last step that were looked at.
+    pub steps: [u64; 2],
+    /// Index behind the last of the series' points that were looked at, and of the first.
+    pub range: std::ops::Range<usize>,
+    /// The step from which norms rose to three times their lowest, where they did.
+    pub onset: Option<u64>,
+    /// Norms of the core.
+    pub core: u64,
+    /// How many independent norms the core is worth.
+    pub effective: f64,
+    /// Median of the last norms.
+    pub median: f64,
+    /// The threshold over it.
+    pub multiple: Estimate,
+    /// The threshold: `multiple` at `median`, its ends at the lowest and the highest rolling median.
+    pub threshold: Estimate,
+    /// Median of the last quarter over that of the first.
+    pub trend: f64,
+}
+
+/// The fit of a series; a sentence where there is too little.
+pub fn fit(series: &Series, warmup_end: Option<u64>) -> Result<Fit, String> {
+    let points = &series.points;
+    if points.len() < FEWEST_NORMS {
+        return Err(format!(
+            "there are {} usable gradient norms, and a threshold needs {FEWEST_NORMS}",
+            points.len()
+        ));
+    }
+    let logs: Vec<f64> = points.iter().map(|point| point.norm.ln()).collect();
+    let onset = onset(&logs);
+    let end = onset.unwrap_or(points.len());
+    let onset = onset.map(|at| points[at].step);
+    if end < FEWEST_NORMS {
+        return Err(format!(
+            "{end} gradient norms lie before step {}, from which they rise to {ONSET_RATIO} times their lowest, and a threshold needs {FEWEST_NORMS}",
+            onset.unwrap_or_default(),
+        ));
+    }
+    let start = start(&points[..end], warmup_end);
+    let logs = &logs[start..end];
+    let medians = trend(logs);
+    let residuals: Vec<f64> = logs.iter().zip(&medians).map(|(log, trend)| log - trend).collect();
+    let core = core(&residuals);
+    if core.len() < FEWEST_CORE {
+        return Err(format!(
+            "{} gradient norms are left without the start of the run, and a threshold needs {FEWEST_CORE}",
+            core.len()
+        ));
+    }
+    let effective = core.len() as f64 / correlation_time(&core);
+    let mut sorted = core;
+    sorted.sort_unstable_by(f64::total_cmp);
+    let found = quantile(&sorted, TARGET, effective).ok_or("no gradient norm is left")?;
+    let [least, most] = MULTIPLE_RANGE;
+    let bounded = |log: f64| log.exp().clamp(least, most);
+    let last = &logs[logs.len().saturating_sub(SCALE_NORMS)..];
+    let quarter = logs.len() / 4;
+    let middle = |logs: &[f64]| median(logs.iter().copied()).unwrap_or_default();
+    let now = middle(last);
+    let lowest = medians.iter().copied().fold(now, f64::min);
+    let highest = medians.iter().copied().fold(now, f64::max);
+    let multiple =
+        Estimate { value: bounded(found.value), low: bounded(found.low), high: bounded(found.high) };
+    Ok(Fit {
+        steps: [points[start].step, points[end - 1].step],
+        range: start..end,
+        onset,
+        core: sorted.len() as u64,
+        effective,
+        median: now.exp(),
+        multiple,
+        threshold: Estimate {
+            value: now.exp() * multiple.value,
+            low: lowest.exp() * multiple.low,
+            high: highest.exp() * multiple.high,
+        },
+        trend: (middle(&logs[logs.len() - quarter..]) - middle(&logs[..quarter])).exp(),
+    })
+}
+
+/// Index of the first point of the window whose median is first three times the lowest before it.
+fn onset(logs: &[f64]) -> Option<usize> {
+    let mut window = Sorted::new(ONSET_WINDOW);
+    let mut lowest = f64::INFINITY;
+    for (at, &log) in logs.iter().enumerate() {
+        window.push(log);
+        if window.len() < ONSET_WINDOW {
+            continue;
+        }
+        let now = window.median();
+        if now > lowest + ONSET_RATIO.ln() {
+            return Some(at.saturating_sub(ONSET_WINDOW));
+        }
+        lowest = lowest.min(now);
+    }
+    None
+}
+
+/// Index of the first point behind the start of the run and its warm-up. A warm-up that would leave too little is not waited for.
+fn start(points: &[Point], warmup_end: Option<u64>) -> usize {
+    let behind = |step: u64| points.partition_point(|point| point.step <= step);
+    let begun = points.partition_point(|point| point.step < START_STEPS);
+    let warm = warmup_end.map_or(0, behind).max(begun);
+    if points.len() - warm >= FEWEST_CORE { warm } else { begun }
+}
+
+/// The rolling median around each value, the window cut off at the ends.
+fn trend(logs: &[f64]) -> Vec<f64> {
+    let half = TREND_WINDOW / 2;
+    let mut window = Sorted::new(TREND_WINDOW + 1);
+    let (mut begin, mut end) = (0, 0);
+    let at = |at: usize| {
+        while end < logs.len() && end <= at + half {
+            window.push(logs[end]);
+            end += 1;
+        }
+        while begin + half < at {
+            window.drop_oldest();
+            begin += 1;
+        }
+        window.median()
+    };
+    (0..logs.len()).map(at).collect()
+}
+
+/// Residuals within six robust deviations, in the order of the steps.
+fn core(residuals: &[f64]) -> Vec<f64> {
+    let mad = median(residuals.iter().map(|residual| residual.abs())).unwrap_or_default();
+    let bound = CORE_DEVIATIONS * MAD_TO_DEVIATION * mad;
+    // At or below: norms that are all equal have a deviation of 0, and are all of the core.
+    residuals.iter().copied().filter(|residual| residual.abs() <= bound).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clip::series::Source;
+    use crate::random::Stream;
+
+    fn series(norms: &[f64], first: u64) -> Series {
+        let point = |(at, &norm): (usize, &f64)| Point {
+            step: first + at as u64,
+            norm,
+            usual: None,
+            tensors: Vec::new(),
+        };
+        Series {
+            source: Source::Log,
+            points: norms.iter().enumerate().map(point).collect(),
+            non_finite: 0,
+            zeros: 0,
+            tensors: Vec::new(),
+        }
+    }
+
+    fn log_normal(median: f64, deviation: f64, count: usize) -> Vec<f64> {
+        Stream::new(3, 1).normals(count).iter().map(|one| median * (deviation * one).exp()).collect()
+    }
+
+    /// ln n is normal with deviation s: the multiple is e^{1.2816·s}, but for a fiftieth that the rolling median takes.
+    #[test]
+    fn the_threshold_of_log_normal_norms_is_their_quantile() {
+        let fit = fit(&series(&log_normal(0.3, 0.2, 20_000), 1), None).unwrap();
+        let expected = (1.2816f64 * 0.2).exp();
+        assert!((fit.multiple.value / expected - 1.0).abs() < 0.02, "{fit:?}");
+        assert!((fit.median / 0.3 - 1.0).abs() < 0.05 && fit.onset.is_none(), "{fit:?}");
+        assert!((fit.trend - 1.0).abs() < 0.02 && fit.steps == [50, 20_000], "{fit:?}");
+        assert!(fit.multiple.low < fit.multiple.value && fit.multiple.value < fit.multiple.high);
+    }
+
+    #[test]
+    fn an_explosion_is_cut_off_and_a_warm_up_is_left_out() {
+        let mut norms = log_normal(0.3, 0.1, 400);
+        norms.extend((0..60).map(|step| 0.3 * 1.2f64.powi(step)));
+        let found = fit(&series(&norms, 1), Some(120)).unwrap();
+        let onset = found.onset.unwrap();
+        assert!((395..=410).contains(&onset), "{onset}");
+        assert_eq!(found.steps[0], 121);
+        assert!(found.median < 0.32, "{found:?}");
+        // A log that begins in the middle of a run has no start to leave out.
+        assert_eq!(fit(&series(&norms, 31_000), None).unwrap().steps[0], 31_000);
+    }
+
+    #[test]
+    fn equal_norms_are_clipped_just_above_and_too_few_are_not_evaluated() {
+        let equal = fit(&series(&[2.0; 150], 1), None).unwrap();
+        assert_eq!((equal.median, equal.multiple.value), (2.0, 1.05));
+        assert!(fit(&series(&[2.0; 99], 1), None).unwrap_err().contains("99 usable"));
+        let mut early = vec![1.0; 60];
+        early.extend([50.0; 60]);
+        assert!(fit(&series(&early, 1), None).unwrap_err().contains("before step"));
+    }
+
+    #[test]
+    fn the_rolling_median_is_that_of_each_window() {
+        let values = Stream::new(5, 2).normals(140);
+        for (at, found) in trend(&values).into_iter().enumerate() {
+            let window = &values[at.saturating_sub(25)..(at + 26).min(140)];
+            let expected = median(window.iter().copied()).unwrap();
+            // The middle of two values may round the other way.
+            assert!((found - expected).abs() < 1e-15, "{at}: {found} {expected}");
+        }
+    }
+}

@@ -1,0 +1,420 @@
+//! From what a run kept to a threshold, or to why there is none (risk catalogue, section 2.4).
+
+use rayon::iter::{IntoParallelIterator, ParallelIterator};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::backtest::{self, Candidate};
+use super::fit::{FEWEST_NORMS, Fit, MULTIPLE_RANGE, fit};
+use super::layers::{Concentration, concentration};
+use super::losers;
+use super::method::{AutoClip, FixedNorm, Method, USUAL, ZClip};
+use super::optimizer::{self, Kind, Optimizer, SATURATED, USUAL_BETA2};
+use super::series::{Series, Source, collect};
+use super::snippets::{self, Snippet};
+use crate::analysis::model::{Analysis, Measured};
+use crate::number::{grouped, short};
+
+/// Upper end of the interval over the lower one beyond which more has to be collected.
+pub const WIDE: f64 = 1.5;
+
+/// Trend of the median over the fitted steps beyond which a constant does not stay right.
+pub const TREND: f64 = 2.0;
+
+/// Threshold over the RMS norm that optimizer state gives: in the middle of what the recommender allows. Its spread is not known.
+pub const STATE_MULTIPLE: f64 = 2.0;
+
+/// What a run's clipping should be.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Advice {
+    /// The threshold, and how sure it is.
+    pub recommendation: Recommendation,
+    /// Lines of configuration that do it.
+    pub snippets: Vec<Snippet>,
+    /// Every method held against the record: the recommended one first, then by regret, then those that were not evaluated.
+    pub candidates: Vec<Candidate>,
+    /// Where the energy of spikes is, which decides whether tensors should be clipped on their own.
+    pub layers: Measured<Concentration>,
+    /// Lines of configuration that clip tensors on their own, where that is better.
+    pub layer_snippets: Vec<Snippet>,
+}
+
+/// How sure a recommendation is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Status {
+    /// The norms carry it.
+    Recommended,
+    /// The interval is too wide, or only the scale is known: use it, and look again with more norms.
+    CollectMore,
+    /// Nothing can be said.
+    NotEvaluated,
+}
+
+/// A threshold for the norm of the whole gradient.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Recommendation {
+    /// How sure it is.
+    pub status: Status,
+    /// `global-norm`, or `zclip` where a constant would not stay right.
+    pub method: String,
+    /// The norm to clip to.
+    pub threshold: Option<f64>,
+    /// Lower end of its 90 % interval.
+    pub low: Option<f64>,
+    /// Upper end.
+    pub high: Option<f64>,
+    /// It over the median norm.
+    pub multiple_of_median: Option<f64>,
+    /// The median norm.
+    pub median: Option<f64>,
+    /// First and last step it was fitted on: it is about those, and expires as the norms move away from their median.
+    pub fitted_steps: Option<[u64; 2]>,
+    /// Norms it was fitted on, and how many independent ones they are worth.
+    pub norms: u64,
+    /// See `norms`.
+    pub effective_norms: Option<f64>,
+    /// The step from which norms rose to three times their lowest, where they did: nothing from there on was fitted.
+    pub onset: Option<u64>,
+    /// Median of the last quarter of the fitted norms over that of the first.
+    pub trend: Option<f64>,
+    /// Steps whose norm is NaN or infinite.
+    pub non_finite: u64,
+    /// Where the norms are from.
+    pub source: Source,
+    /// The threshold that the run clipped to, where a config beside it says so.
+    pub used: Option<f64>,
+    /// The answer in one sentence.
+    pub sentence: String,
+    /// What to know about it, one sentence each.
+    pub notes: Vec<String>,
+}
+
+/// The recommendation for a run, and what it stands on. A function of what was measured, and of nothing else.
+pub fn advise(analysis: &Analysis) -> Advice {
+    let series = collect(analysis);
+    let optimizer = optimizer::of(analysis);
+    let log = analysis.log.as_ref();
+    let used = log.and_then(|log| log.semantics.clip_threshold);
+    let logged_after =
+        series.source == Source::Log && log.is_some_and(|log| log.semantics.before_clipping == Some(false));
+    if logged_after {
+        let limit = used.or(series.points.iter().map(|point| point.norm).reduce(f64::max));
+        return without(censored(limit.unwrap_or_default()), &series, used);
+    }
+    match fit(&series, log.and_then(|log| log.warmup_end)) {
+        Ok(fit) => fitted(analysis, &series, &fit, optimizer, used),
+        Err(reason) => match optimizer::norms(analysis) {
+            Ok(norms) => from_state(&norms, &series, &reason, optimizer, used),
+            Err(no_state) => without(nothing(analysis, &series, &reason, &no_state), &series, used),
+        },
+    }
+}
+
+fn censored(limit: f64) -> String {
+    format!(
+        "the logged gradient norms are those after clipping at {0}: how large they were is not recorded, and no smaller threshold follows from them; raise it, or log the norm before clipping",
+        short(limit)
+    )
+}
+
+/// Why there is nothing to recommend.
+fn nothing(analysis: &Analysis, series: &Series, reason: &str, no_state: &str) -> String {
+    let what = match series.source {
+        Source::Nothing => "there is no log and no gradient dump".to_owned(),
+        _ if series.points.is_empty() && series.non_finite > 0 => {
+            format!("all {} gradient norms are NaN or infinite", grouped(series.non_finite))
+        }
+        _ if series.points.is_empty() && series.zeros > 0 => {
+            format!(
+                "all {} gradient norms are 0, which says that they were not measured",
+                grouped(series.zeros)
+            )
+        }
+        Source::Log if series.points.is_empty() => {
+            "the log has no gradient norm (name its column with --columns grad_norm=NAME)".to_owned()
+        }
+        _ => reason.to_owned(),
+    };
+    let scaled = analysis.log.as_ref().is_some_and(|log| log.semantics.loss_scaled);
+    let scaled = if scaled {
+        "; the norms contain the loss scale, and only those with a known scale count"
+    } else {
+        ""
+    };
+    format!(
+        "{what}{scaled}; and instead of norms, {no_state}: log the gradient norm of {FEWEST_NORMS} steps or more"
+    )
+}
+
+fn without(sentence: String, series: &Series, used: Option<f64>) -> Advice {
+    let recommendation = Recommendation {
+        status: Status::NotEvaluated,
+        method: "global-norm".to_owned(),
+        threshold: None,
+        low: None,
+        high: None,
+        multiple_of_median: None,
+        median: None,
+        fitted_steps: None,
+        norms: series.points.len() as u64,
+        effective_norms: None,
+        onset: None,
+        trend: None,
+        non_finite: series.non_finite,
+        source: series.source,
+        used,
+        sentence,
+        notes: Vec::new(),
+    };
+    Advice {
+        recommendation,
+        snippets: Vec::new(),
+        candidates: Vec::new(),
+        layers: Measured::not("there is no threshold for the whole gradient"),
+        layer_snippets: Vec::new(),
+    }
+}
+
+fn fitted(
+    analysis: &Analysis,
+    series: &Series,
+    fit: &Fit,
+    optimizer: Optimizer,
+    used: Option<f64>,
+) -> Advice {
+    let threshold = fit.threshold.value;
+    let is_relative = fit.trend > TREND || fit.trend < 1.0 / TREND;
+    let is_wide = fit.threshold.high / fit.threshold.low > WIDE;
+    let recommended = if is_relative {
+        Method::ZClip(ZClip::default())
+    } else {
+        Method::FixedNorm(FixedNorm { threshold })
+    };
+    let steps = format!("{} to {}", grouped(fit.steps[0]), grouped(fit.steps[1]));
+    let multiple = short(fit.multiple.value);
+    let sentence = if is_relative {
+        format!(
+            "clip relative to the norms of the run (ZClip without a fixed norm): their median became {} times what it was over steps {steps}, and a constant does not stay right; now it would be {}",
+            short(fit.trend),
+            short(threshold)
+        )
+    } else {
+        format!(
+            "clip the gradient norm at {}, {multiple} times its median over steps {steps}",
+            short(threshold)
+        )
+    };
+    let beta2 = optimizer.beta2.unwrap_or(USUAL_BETA2);
+    let candidates = candidates(series, fit, recommended, used, beta2);
+    let layers = concentration(series, &analysis.intervals, fit.multiple.value);
+    let single: Vec<(&str, f64)> = layers
+        .iter()
+        .flat_map(|found| &found.tensors)
+        .filter_map(|tensor| Some((tensor.name.as_str(), tensor.threshold?)))
+        .collect();
+    let layer_snippets = snippets::per_tensor(&single);
+    let mut notes = Vec::new();
+    if is_wide {
+        let (low, high) = (short(fit.threshold.low), short(fit.threshold.high));
+        notes.push(format!("collect more: over these steps the right threshold was anywhere from {low} to {high}; the norms are worth {:.0} independent ones", fit.effective));
+    }
+    if let Some(onset) = fit.onset {
+        let sentence = format!(
+            "from step {} on norms rise to three times their lowest: nothing from there on was fitted",
+            grouped(onset)
+        );
+        notes.push(sentence);
+    }
+    notes.extend(about(series, analysis, used, threshold));
+    notes.extend(by_optimizer(optimizer));
+    notes.push(format!(
+        "look again when the median norm has left {} to {}: the threshold is about the steps it was fitted on",
+        short(fit.median / fit.multiple.value.sqrt()),
+        short(fit.median * fit.multiple.value.sqrt())
+    ));
+    let recommendation = Recommendation {
+        status: if is_wide { Status::CollectMore } else { Status::Recommended },
+        method: recommended.name().to_owned(),
+        threshold: Some(threshold),
+        low: Some(fit.threshold.low),
+        high: Some(fit.threshold.high),
+        multiple_of_median: Some(fit.multiple.value),
+        median: Some(fit.median),
+        fitted_steps: Some(fit.steps),
+        norms: fit.core,
+        effective_norms: Some(fit.effective),
+        onset: fit.onset,
+        trend: Some(fit.trend),
+        non_finite: series.non_finite,
+        source: series.source,
+        used,
+        sentence,
+        notes,
+    };
+    Advice {
+        recommendation,
+        snippets: if is_relative { snippets::relative() } else { snippets::global_norm(threshold) },
+        candidates,
+        layers: layers.map_or_else(Measured::NotMeasured, Measured::Value),
+        layer_snippets,
+    }
+}
+
+/// What the record says about the norms and about the threshold in use.
+fn about(series: &Series, analysis: &Analysis, used: Option<f64>, threshold: f64) -> Vec<String> {
+    let mut notes = Vec::new();
+    if let Some(used) = used {
+        let fired = series.points.iter().filter(|point| point.norm > used).count();
+        let share = crate::number::share(fired as u64, series.points.len() as u64);
+        let verdict = if fired == 0 {
+            "never fired".to_owned()
+        } else {
+            format!("fired at {share} of the logged steps")
+        };
+        let change = short(threshold / used);
+        notes.push(format!(
+            "the threshold in use, {}, {verdict}; the recommended one is {change} times it",
+            short(used)
+        ));
+    }
+    if series.non_finite > 0 {
+        notes.push(format!(
+            "{} steps have a norm that is NaN or infinite: no threshold makes these steps finite, skip them (clip_grad_norm_(…, error_if_nonfinite=True))",
+            grouped(series.non_finite)
+        ));
+    }
+    let Some(log) = analysis.log.as_ref().filter(|_| series.source == Source::Log) else { return notes };
+    if let Some(stride) = log.semantics.stride.filter(|stride| *stride > 1) {
+        notes.push(format!("one of {stride} steps is logged: spikes between them are not in the record"));
+    }
+    if log.semantics.loss_scaled {
+        notes.push("the logged norms contained the loss scale and were divided by it: the threshold is for unscaled gradients".to_owned());
+    }
+    if log.semantics.before_clipping.is_none() && used.is_none() {
+        notes.push(
+            "the norms are taken for those before clipping: no config beside the log says otherwise"
+                .to_owned(),
+        );
+    }
+    notes
+}
+
+/// What a threshold does under this optimizer.
+fn by_optimizer(optimizer: Optimizer) -> Vec<String> {
+    let sgd =
+        "under SGD the threshold sets the size of the largest step: use it with the learning rate of the run";
+    let adam = "under Adam the size of a step does not depend on that of gradients, so that the threshold only buys that a spike does not poison the second moment";
+    match optimizer.kind {
+        Kind::Sgd => vec![sgd.to_owned()],
+        Kind::Adam => {
+            let beta2 = optimizer.beta2.map_or_else(String::new, |beta2| {
+                format!(" (beta2 {beta2}: a spike is in it for {:.0} steps)", 1.0 / (1.0 - beta2))
+            });
+            let mut notes = vec![format!("{adam}{beta2}")];
+            if let Some(rms) = optimizer.update_rms.filter(|rms| *rms > 1.0) {
+                notes.push(format!(
+                    "the largest update has the RMS {} (C3): update clipping or a lower beta2 holds that, a threshold of the norm does not",
+                    short(rms)
+                ));
+            }
+            notes
+        }
+        Kind::Unknown => vec![format!("{sgd}; {adam}")],
+    }
+}
+
+/// Every method, the recommended one first.
+fn candidates(
+    series: &Series,
+    fit: &Fit,
+    recommended: Method,
+    used: Option<f64>,
+    beta2: f64,
+) -> Vec<Candidate> {
+    let threshold = fit.threshold.value;
+    let mut methods = vec![recommended];
+    let ten_fold = Method::FixedNorm(FixedNorm { threshold: 10.0 * fit.median });
+    let more = [
+        Method::FixedNorm(FixedNorm { threshold }),
+        Method::FixedNorm(FixedNorm { threshold: USUAL }),
+        ten_fold,
+        Method::AutoClip(AutoClip { percentile: 90.0 }),
+        Method::ZClip(ZClip::default()),
+    ];
+    let in_use = used.map(|threshold| Method::FixedNorm(FixedNorm { threshold }));
+    let known = Method::with_usual_constants().map(|method| losers::at_scale(method, threshold));
+    for method in in_use.into_iter().chain(more).chain(known) {
+        if !methods.contains(&method) {
+            methods.push(method);
+        }
+    }
+    // In any order, collected in that of the list.
+    let mut found: Vec<Candidate> = methods
+        .into_par_iter()
+        .map(|method| {
+            let backtest = backtest::run(method, series, fit, beta2);
+            let why = losers::why(method, &backtest, method == recommended);
+            let label =
+                if method == ten_fold { "10 times the median".to_owned() } else { method.to_string() };
+            Candidate { method: method.name().to_owned(), label, needs: method.needs(), backtest, why }
+        })
+        .collect();
+    // Stable: what was not evaluated stays in the order of the list, behind the others.
+    found[1..].sort_by(|one, other| {
+        let regret = |own: &Candidate| own.backtest.value().map_or(f64::INFINITY, |found| found.regret.value);
+        regret(one).total_cmp(&regret(other))
+    });
+    found
+}
+
+/// A threshold by the scale of gradients alone: their spread is not in second moments.
+fn from_state(
+    norms: &optimizer::Norms,
+    series: &Series,
+    reason: &str,
+    optimizer: Optimizer,
+    used: Option<f64>,
+) -> Advice {
+    if let Some(limit) = used
+        && (norms.median / limit).powi(2) > SATURATED
+    {
+        let sentence = format!(
+            "the optimizer's gradients have the norm {}, the threshold {}: nearly every step was clipped, and how large norms were before is not recorded; raise the threshold, or log the norm before clipping",
+            short(norms.median),
+            short(limit)
+        );
+        return without(sentence, series, used);
+    }
+    let threshold = norms.median * STATE_MULTIPLE;
+    let [least, most] = MULTIPLE_RANGE;
+    let mut advice = without(String::new(), series, used);
+    let own = &mut advice.recommendation;
+    own.status = Status::CollectMore;
+    own.threshold = Some(threshold);
+    own.low = Some(norms.median * least);
+    own.high = Some(norms.median * most);
+    own.multiple_of_median = Some(STATE_MULTIPLE);
+    own.median = Some(norms.median);
+    own.fitted_steps = Some(norms.steps);
+    own.norms = norms.values.len() as u64;
+    own.source = Source::OptimizerState;
+    own.sentence = format!(
+        "clip the gradient norm near {}, {} times the RMS norm {} that {} give; their spread is not in there, so that anything from {} to {} may be right: log the gradient norm",
+        short(threshold),
+        short(STATE_MULTIPLE),
+        short(norms.median),
+        norms.from,
+        short(norms.median * least),
+        short(norms.median * most),
+    );
+    own.notes.push(format!("norms were not read from log or dumps: {reason}"));
+    let unseen = "second moments hold gradients after clipping";
+    own.notes.push(match used {
+        Some(limit) => format!("{unseen} at {}, which these are well below", short(limit)),
+        None => format!("{unseen}: where the run clipped, norms before it were larger"),
+    });
+    own.notes.extend(by_optimizer(optimizer));
+    advice.snippets = snippets::global_norm(threshold);
+    advice
+}

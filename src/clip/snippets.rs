@@ -1,0 +1,58 @@
+//! Lines of configuration that clip, for each framework: the one home of them.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::number::short;
+
+/// Text to copy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Snippet {
+    /// Where it goes: `shell`, `PyTorch`, `Hugging Face Trainer`, …
+    pub place: String,
+    /// The text.
+    pub text: String,
+}
+
+impl Snippet {
+    /// `text`, for `place`.
+    pub fn new(place: &str, text: impl Into<String>) -> Self {
+        Self { place: place.to_owned(), text: text.into() }
+    }
+}
+
+/// Clipping the global norm to `threshold`.
+pub fn global_norm(threshold: f64) -> Vec<Snippet> {
+    let value = short(threshold);
+    vec![
+        Snippet::new("PyTorch", format!("torch.nn.utils.clip_grad_norm_(model.parameters(), {value})")),
+        Snippet::new("Hugging Face Trainer", format!("TrainingArguments(max_grad_norm={value})")),
+        Snippet::new("Lightning", format!("Trainer(gradient_clip_val={value})")),
+        Snippet::new("DeepSpeed", format!("\"gradient_clipping\": {value}")),
+        Snippet::new("Megatron-LM", format!("--clip-grad {value}")),
+        Snippet::new("optax", format!("optax.chain(optax.clip_by_global_norm({value}), optimizer)")),
+        Snippet::new("Keras", format!("keras.optimizers.Adam(global_clipnorm={value})")),
+    ]
+}
+
+/// ZClip without a fixed norm: a threshold that follows the norms.
+pub fn relative() -> Vec<Snippet> {
+    vec![Snippet::new(
+        "PyTorch",
+        "zclip = ZClip(max_grad_norm=None)  # pip install zclip; zclip.step(model) before the optimizer's",
+    )]
+}
+
+/// Clipping some tensors on their own, the others not.
+pub fn per_tensor(thresholds: &[(&str, f64)]) -> Vec<Snippet> {
+    let line = |(name, threshold): &(&str, f64)| {
+        let value = short(*threshold);
+        Snippet::new(
+            "PyTorch",
+            format!(
+                "clip_grad_norm_([p for n, p in model.named_parameters() if n.startswith(\"{name}\")], {value})"
+            ),
+        )
+    };
+    thresholds.iter().map(line).collect()
+}
