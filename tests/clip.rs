@@ -1,5 +1,7 @@
 //! Clipping recommendations held against what is known: BLOOM-176B's spike, the zoo's later steps, and logs that lie.
 
+#[path = "common/kept.rs"]
+mod kept;
 #[path = "common/schema.rs"]
 mod schema;
 
@@ -21,31 +23,19 @@ struct Run {
     analysis: Analysis,
 }
 
-/// The committed zoo, or that of `FLASHPOINT_ZOO`, a directory of measured runs.
+/// The committed zoo, or that of `FLASHPOINT_ZOO`, a directory of kept measurements.
 fn zoo() -> Vec<Run> {
     let elsewhere = std::env::var_os("FLASHPOINT_ZOO");
     let folder = elsewhere.as_deref().map_or(Path::new("fixtures/zoo"), Path::new);
-    let entries = std::fs::read_dir(folder).expect("the zoo is there");
-    let mut names: Vec<String> = entries
-        .filter_map(|entry| {
-            let name = entry.ok()?.file_name().to_string_lossy().into_owned();
-            name.strip_suffix(".measured.json.gz").map(str::to_owned)
-        })
-        .collect();
-    names.sort();
     let read = |name: String| {
-        let file =
-            std::fs::File::open(folder.join(format!("{name}.measured.json.gz"))).expect("it was listed");
-        let mut text = Vec::new();
-        flate2::read::GzDecoder::new(file).read_to_end(&mut text).expect("it is gzip");
         let truth = std::fs::read(folder.join(format!("{name}.truth.json"))).expect("each run has its truth");
         Run {
-            analysis: serde_json::from_slice(&text).unwrap_or_else(|error| panic!("{name}: {error}")),
+            analysis: kept::read(folder, &name),
             truth: serde_json::from_slice(&truth).unwrap_or_else(|error| panic!("{name}: {error}")),
             name,
         }
     };
-    names.into_iter().map(read).collect()
+    kept::names_in(folder).into_iter().map(read).collect()
 }
 
 /// Percentage of a healthy run that a threshold is fitted on; the rest is what it has not seen.

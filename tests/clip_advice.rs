@@ -1,8 +1,10 @@
 //! The advice on clipping against numbers by hand, and what it says of optimizers, thresholds in use and norms that are cut off.
 
+#[path = "common/kept.rs"]
+mod kept;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::Read;
 use std::path::Path;
 
 use flashpoint::analysis::model::{Analysis, LogAnalysis, LogPoint, LogSemantics, MeasureLevel, Number};
@@ -33,11 +35,7 @@ fn with_a_spike() -> Vec<LogPoint> {
 }
 
 fn zoo(name: &str) -> Analysis {
-    let file =
-        std::fs::File::open(format!("fixtures/zoo/{name}.measured.json.gz")).expect("it is in the zoo");
-    let mut text = Vec::new();
-    flate2::read::GzDecoder::new(file).read_to_end(&mut text).expect("it is gzip");
-    serde_json::from_slice(&text).expect("it is an analysis")
+    kept::read(Path::new("fixtures/zoo"), name)
 }
 
 fn measured(path: &Path) -> Analysis {

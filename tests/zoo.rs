@@ -4,9 +4,12 @@
 //! measured and scored by `FLASHPOINT_ZOO=DIR cargo test --test zoo -- --nocapture scored`; with `FLASHPOINT_ZOO_KEEP=OUT`
 //! what was measured is written there as it is committed here.
 
+#[path = "common/kept.rs"]
+mod kept;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::io::{BufReader, Read, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use flashpoint::analysis::model::{Analysis, MeasureLevel, Measured, Section, Statistics};
@@ -16,7 +19,8 @@ use flashpoint::context::Context;
 use flashpoint::diagnosis::{Diagnosis, diagnose};
 use flashpoint::history::{History, Options};
 use flashpoint::rules::{self, Overrides, Severity};
-use lzma_rust2::{LzmaOptions, LzmaReader, LzmaWriter};
+use kept::KEPT;
+use lzma_rust2::{LzmaOptions, LzmaWriter};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -67,12 +71,6 @@ struct Lead {
     has_checkpoint: bool,
     is_pulse: bool,
 }
-
-/// The ending of a kept measurement: JSON, compressed with LZMA.
-const KEPT: &str = ".measured.json.lzma";
-
-/// Memory that one may take to read, in KiB.
-const MOST_KIB: u32 = 1 << 17;
 
 /// Share of the failing runs whose mechanism and tensor have to be right, and of those of one mechanism.
 const ALL_RIGHT: f64 = 0.9;
@@ -182,24 +180,16 @@ fn truth_in(path: &Path) -> Truth {
 
 /// What was measured of every run of a directory.
 fn committed(directory: &str) -> Vec<Run> {
-    let Ok(entries) = std::fs::read_dir(directory) else { return Vec::new() };
-    let names = entries.filter_map(|entry| {
-        let name = entry.ok()?.file_name().to_string_lossy().into_owned();
-        name.strip_suffix(KEPT).map(str::to_owned)
-    });
-    let mut names: Vec<String> = names.collect();
-    names.sort();
     let directory = Path::new(directory);
-    let read = |name: String| {
-        let file = std::fs::File::open(directory.join(format!("{name}{KEPT}"))).expect("it was listed");
-        let mut text = Vec::new();
-        LzmaReader::new_mem_limit(BufReader::new(file), MOST_KIB, None)
-            .and_then(|mut reader| reader.read_to_end(&mut text))
-            .unwrap_or_else(|error| panic!("{name}: {error}"));
-        let analysis = serde_json::from_slice(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
-        Run { truth: truth_in(&directory.join(format!("{name}.truth.json"))), analysis, name }
+    if !directory.is_dir() {
+        return Vec::new();
+    }
+    let read = |name: String| Run {
+        truth: truth_in(&directory.join(format!("{name}.truth.json"))),
+        analysis: kept::read(directory, &name),
+        name,
     };
-    names.into_iter().map(read).collect()
+    kept::names_in(directory).into_iter().map(read).collect()
 }
 
 /// Writes what was measured of a run, without what would only fill the repository: numbers to five digits, no statistics

@@ -17,7 +17,7 @@ use crate::tensor::{DType, Tensor, element_count};
 const MAX_ENTRY_BYTES: usize = 64 << 10;
 
 /// Most axes of a tensor, as in torch. A header of nothing but zeros would otherwise become four times its bytes.
-pub(super) const MAX_AXES: usize = 64;
+const MAX_AXES: usize = 64;
 
 /// Lists what `outline` declares: each tensor that is intact, and why each other one is not.
 ///
