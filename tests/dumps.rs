@@ -23,7 +23,7 @@ fn run(path: &str) -> Analysis {
 }
 
 fn oracle(name: &str) -> Value {
-    common::oracle(Path::new("fixtures/oracle/runs/dumps.json"))[name].clone()
+    common::oracle(Path::new("fixtures/oracle/series/dumps.json"))[name].clone()
 }
 
 fn dump(analysis: &Analysis, step: u64) -> &DumpAnalysis {

@@ -16,7 +16,7 @@ fn movement_is_that_of_the_masters_where_a_checkpoint_has_them() {
     let run = Path::new("fixtures/runs-with-masters/megatron");
     let history = History::read(run, &Options::default(), &context).unwrap_or_else(|error| panic!("{error}"));
     let measured = measure(&history, &Request { level: MeasureLevel::Norms, names: &names }, &context);
-    let oracle = common::oracle(Path::new("fixtures/oracle/runs/masters.json"));
+    let oracle = common::oracle(Path::new("fixtures/oracle/series/masters.json"));
     assert_eq!(measured.analysis.intervals.len(), 2);
     for interval in &measured.analysis.intervals {
         let expected = &oracle[interval.to_step.to_string()];

@@ -108,6 +108,7 @@ const NOT_OF_INPUTS: &[(&str, &str)] = &[
     ("unknown-rule", "is about an argument: tests/cli.rs"),
     ("baseline", "is about which checkpoint is compared with which: tests/gate_mistakes.rs"),
     ("no-such-report", "is about an argument: tests/gate_formats.rs"),
+    ("no-such-column", "is about an argument: src/history/log/tests.rs"),
     ("already-there", "is about where a policy goes: tests/gate_mistakes.rs"),
 ];
 
