@@ -192,7 +192,7 @@ pub fn cases() -> Vec<Case> {
                 &format!(r#"{{"a":["F32",[1],[0,4]],{}}}"#, entry("a", "F32", "[1]", "0", "4")),
                 &numbers(&[1.0]),
             ),
-            damaged(&["repeated-name"], &[("a", 1.0)]),
+            damaged(&["repeated-name", "overlapping-tensors"], &[("a", 1.0)]),
         ),
         file(
             "safetensors/metadata-with-an-escaped-quote.safetensors",
