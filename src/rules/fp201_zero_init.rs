@@ -3,7 +3,6 @@
 use super::weights::{fans, is_in_transformer_block, is_meant_to_be_zero, is_zero, maps, wanted};
 use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Thresholds};
 use crate::analysis::model::{CheckpointAnalysis, Role, TensorAnalysis};
-use crate::tensor::saturating_count;
 
 pub(super) static RULE: Rule = Rule {
     code: "FP201",
@@ -61,7 +60,7 @@ fn can_follow(first: &TensorAnalysis, second: &TensorAnalysis) -> bool {
 
 /// Elements of a kernel: 1 for a matrix.
 fn kernel(tensor: &TensorAnalysis) -> u64 {
-    saturating_count(tensor.shape.get(2..).unwrap_or_default())
+    tensor.shape.iter().skip(2).fold(1, |product: u64, &size| product.saturating_mul(size))
 }
 
 /// Roles of one block whose maps multiply: with both zero, the gradient of each is zero.

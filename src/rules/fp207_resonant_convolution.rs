@@ -6,7 +6,6 @@ use crate::analysis::model::{
     CheckpointAnalysis, ConvolutionSetting, Measured, Role, SpectrumOf, TensorAnalysis,
 };
 use crate::number::short;
-use crate::tensor::saturating_count;
 
 pub(super) static RULE: Rule = Rule {
     code: "FP207",
@@ -61,7 +60,7 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
 /// `RMS·(√(inputs·taps) + √(outputs·taps))`: the largest singular value over all frequencies, for large kernels.
 fn norm_of_noise(tensor: &TensorAnalysis, setting: &ConvolutionSetting) -> Option<f64> {
     let rms = *tensor.statistics.value()?.rms.value()?;
-    let taps = saturating_count(&tensor.shape[2..]);
+    let taps = tensor.shape[2..].iter().fold(1, |product: u64, &size| product.saturating_mul(size));
     let (outputs, inputs) = if setting.depthwise { (1, 1) } else { (tensor.shape[0], tensor.shape[1]) };
     let side = |channels: u64| (channels.saturating_mul(taps) as f64).sqrt();
     Some(rms * (side(inputs) + side(outputs))).filter(|norm| *norm > 0.0)
