@@ -23,14 +23,18 @@ pub fn sibling(directory: &Path, name: &str) -> Result<PathBuf> {
         return Err(escapes());
     }
     let path = directory.join(name);
+    if lies_within(directory, &path)? { Ok(path) } else { Err(escapes()) }
+}
+
+/// Whether what `path` leads to, by links or without, lies in `directory`, or in the `blobs` folder of the hub cache entry
+/// that `directory` is a snapshot of.
+///
+/// # Errors
+/// When one of the two cannot be resolved.
+pub fn lies_within(directory: &Path, path: &Path) -> Result<bool> {
     let resolve = |path: &Path| path.canonicalize().map_err(|error| Error::io(path, "resolve it", &error));
-    let target = resolve(&path)?;
-    let home = resolve(directory)?;
-    if target.starts_with(&home) || hub_blobs(&home).is_some_and(|blobs| target.starts_with(blobs)) {
-        Ok(path)
-    } else {
-        Err(escapes())
-    }
+    let (target, home) = (resolve(path)?, resolve(directory)?);
+    Ok(target.starts_with(&home) || hub_blobs(&home).is_some_and(|blobs| target.starts_with(blobs)))
 }
 
 /// The `blobs` folder of the hub cache entry that `snapshot` belongs to.

@@ -9,6 +9,6 @@ mod input;
 mod map;
 
 pub use atomic::write_atomically;
-pub use containment::sibling;
+pub use containment::{lies_within, sibling};
 pub use digest::digest;
 pub use input::InputFile;

@@ -70,7 +70,8 @@ impl Archive {
         let mut entries = archive.entries(&mut buffer);
         while let Some(record) = entries.next_entry().map_err(|error| broken(&error))? {
             records += 1;
-            if !record.is_dir() {
+            // An entry that only stands for a directory has no bytes; one with bytes is a member, whatever its name ends in.
+            if !record.is_dir() || record.compressed_size_hint() > 0 || record.uncompressed_size_hint() > 0 {
                 members.push(member(file, &archive, &record)?);
             }
         }

@@ -60,7 +60,7 @@ fn can_follow(first: &TensorAnalysis, second: &TensorAnalysis) -> bool {
 
 /// Elements of a kernel: 1 for a matrix.
 fn kernel(tensor: &TensorAnalysis) -> u64 {
-    tensor.shape.iter().skip(2).product()
+    tensor.shape.iter().skip(2).fold(1, |product: u64, &size| product.saturating_mul(size))
 }
 
 /// Roles of one block whose maps multiply: with both zero, the gradient of each is zero.
@@ -147,6 +147,12 @@ mod tests {
         let convolution = tensor("conv.weight", Role::Convolution, &[8, 3, 3, 3]).filled(0.0);
         let linear = tensor("fc.weight", Role::Linear, &[10, 8 * 16]).with_order(1).filled(0.0);
         assert_eq!(told(vec![convolution, linear]).len(), 1);
+    }
+
+    #[test]
+    fn the_kernel_of_a_map_without_elements_may_be_of_any_size() {
+        let empty = tensor("conv.weight", Role::Convolution, &[0, 8, 1 << 62, 4]);
+        assert_eq!((kernel(&empty), fans(&empty)), (u64::MAX, None));
     }
 
     #[test]

@@ -60,9 +60,9 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
 /// `RMS·(√(inputs·taps) + √(outputs·taps))`: the largest singular value over all frequencies, for large kernels.
 fn norm_of_noise(tensor: &TensorAnalysis, setting: &ConvolutionSetting) -> Option<f64> {
     let rms = *tensor.statistics.value()?.rms.value()?;
-    let taps: u64 = tensor.shape[2..].iter().product();
+    let taps = tensor.shape[2..].iter().fold(1, |product: u64, &size| product.saturating_mul(size));
     let (outputs, inputs) = if setting.depthwise { (1, 1) } else { (tensor.shape[0], tensor.shape[1]) };
-    let side = |channels: u64| ((channels * taps) as f64).sqrt();
+    let side = |channels: u64| (channels.saturating_mul(taps) as f64).sqrt();
     Some(rms * (side(inputs) + side(outputs))).filter(|norm| *norm > 0.0)
 }
 

@@ -7,4 +7,4 @@ mod dtype;
 mod piece;
 
 pub use dtype::{DType, Kind};
-pub use piece::{Axis, Piece, Tensor, element_count};
+pub use piece::{Axis, Piece, Tensor, element_count, saturating_count};

@@ -54,6 +54,12 @@ pub fn element_count(shape: &[u64]) -> Option<u64> {
         .filter(|&product| i64::try_from(product).is_ok())
 }
 
+/// The product of `sizes`, some or all of a shape, or [`u64::MAX`] where it does not fit: beside a size of zero the others may
+/// be anything.
+pub fn saturating_count(sizes: &[u64]) -> u64 {
+    sizes.iter().fold(1, |product: u64, &size| product.saturating_mul(size))
+}
+
 impl Tensor {
     /// A tensor whose elements lie one after the other in `bytes` of `file`.
     ///

@@ -92,7 +92,9 @@ pub fn cases() -> Vec<Case> {
         file(
             "numpy/objects-that-call-the-shell.npy",
             objects(&super::pickle::evil()),
-            unjudged().listing("objects-that-call-the-shell", "unsupported-tensor", "").finding("FP901"),
+            unjudged()
+                .listing("objects-that-call-the-shell", "unsupported-tensor", "Python object")
+                .finding("FP901"),
         ),
         file("numpy/objects-whose-pickle-breaks-off.npy", objects(b"\x80\x02("), refused("pickle-truncated")),
         file("numpy/honest.npz", archive("b.npy", &floats("(2, 2)")), reads(&[a, ("b", 10.0)])),
@@ -139,7 +141,7 @@ pub fn cases() -> Vec<Case> {
         file(
             "numpy/objects-that-call-the-shell.npz",
             archive("b.npy", &objects(&super::pickle::evil())),
-            reads(&[a]).listing("b", "unsupported-tensor", "").finding("FP901"),
+            reads(&[a]).listing("b", "unsupported-tensor", "Python object").finding("FP901"),
         ),
         made(
             "numpy/member-that-inflates-to-200-megabytes.npz",

@@ -1,10 +1,13 @@
 //! One run of the binary: how it ended, how long it took, what memory it held, and what its report says.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use flashpoint::checkpoint::{Checkpoint, NameRules};
+use flashpoint::context::Context;
+use flashpoint::tensor::Kind;
 use serde_json::Value;
 
 use super::expectation::Case;
@@ -23,6 +26,7 @@ const THREADS: u64 = 2;
 const JUDGED: &[&str] = &["FP901", "FP904"];
 
 pub struct Run {
+    path: PathBuf,
     code: Option<i32>,
     time: Duration,
     memory: u64,
@@ -49,7 +53,7 @@ pub fn run(path: &Path, extra: &[&str]) -> Run {
     let read = |name: &str| std::fs::read(folder.path().join(name)).expect("what was just written");
     let stderr = String::from_utf8_lossy(&read("stderr")).into_owned();
     let report = serde_json::from_slice(&read("stdout")).map_err(|error| error.to_string());
-    Run { code, time, memory, report, stderr }
+    Run { path: path.to_owned(), code, time, memory, report, stderr }
 }
 
 /// Waits for the end, and takes the largest anonymous memory on the way.
@@ -107,7 +111,10 @@ impl Run {
             faults.push(shortened(&self.stderr));
         }
         match &self.report {
-            Ok(report) => compare(report, case, &mut faults),
+            Ok(report) => {
+                compare(report, case, &mut faults);
+                compare_listed(&self.path, report, case, &mut faults);
+            }
             Err(error) => faults.push(format!("no report: {error}; {}", shortened(&self.stderr))),
         }
         if std::env::var_os("FLASHPOINT_HOSTILE_FIGURES").is_some() {
@@ -137,17 +144,40 @@ fn compare(report: &Value, case: &Case, faults: &mut Vec<String>) {
     if read != expected.tensors {
         faults.push(format!("read {}, expected {}", some(&read), some(&expected.tensors)));
     }
-    for (name, _, reason) in &expected.listed {
-        let found = tensors.iter().find(|tensor| tensor["name"] == *name);
-        let why = found.and_then(|tensor| tensor["statistics"]["not_measured"].as_str()).unwrap_or_default();
-        if !why.starts_with(reason) || why.is_empty() {
-            faults.push(format!("{name} is not listed because of {reason}: {why:?}"));
-        }
-    }
     let findings = list(&report["findings"]).filter_map(|finding| finding["rule"].as_str());
     let findings: BTreeSet<&str> = findings.filter(|rule| JUDGED.contains(rule)).collect();
     if findings != expected.findings {
         faults.push(format!("findings {findings:?}, expected {:?}", expected.findings));
+    }
+}
+
+/// Tensors that are listed without being read: the report has the sentence, and the kind behind it is the library's.
+fn compare_listed(path: &Path, report: &Value, case: &Case, faults: &mut Vec<String>) {
+    let listed = &case.expected.listed;
+    if listed.is_empty() {
+        return;
+    }
+    let checkpoint = Checkpoint::read(path, &NameRules::default(), &Context::default());
+    let kind_of = |name: &str| -> Option<String> {
+        let found = checkpoint.as_ref().ok()?.tensors.iter().find(|tensor| tensor.name == name)?;
+        match &found.tensor {
+            Err(error) => Some(error.kind.name()),
+            // Its place is known and its elements have no number each.
+            Ok(tensor) => (tensor.dtype.kind() == Kind::Opaque).then(|| "opaque".to_owned()),
+        }
+    };
+    let tensors: Vec<&Value> =
+        list(&report["checkpoints"]).flat_map(|checkpoint| list(&checkpoint["tensors"])).collect();
+    for &(name, kind, reason) in listed {
+        let found = tensors.iter().find(|tensor| tensor["name"] == name);
+        let why = found.and_then(|tensor| tensor["statistics"]["not_measured"].as_str()).unwrap_or_default();
+        if reason.is_empty() || !why.starts_with(reason) {
+            faults.push(format!("{name} is not listed because of {reason:?}: {why:?}"));
+        }
+        let actual = kind_of(name);
+        if actual.as_deref() != Some(kind) {
+            faults.push(format!("{name} is listed because of the kind {actual:?}, expected {kind:?}"));
+        }
     }
 }
 

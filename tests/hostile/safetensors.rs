@@ -187,6 +187,25 @@ pub fn cases() -> Vec<Case> {
             damaged(&["repeated-name"], &[("a", 0.0)]),
         ),
         file(
+            "safetensors/name-twice-with-a-list-for-an-entry.safetensors",
+            with_header(
+                &format!(r#"{{"a":["F32",[1],[0,4]],{}}}"#, entry("a", "F32", "[1]", "0", "4")),
+                &numbers(&[1.0]),
+            ),
+            damaged(&["repeated-name", "overlapping-tensors"], &[("a", 1.0)]),
+        ),
+        file(
+            "safetensors/metadata-with-an-escaped-quote.safetensors",
+            with_header(
+                &format!(
+                    r#"{{"__metadata__":{{"no\"te":"says \"a\": {{}}"}},{}}}"#,
+                    entry("a", "F32", "[1]", "0", "4")
+                ),
+                &numbers(&[1.0]),
+            ),
+            reads(&[("a", 1.0)]),
+        ),
+        file(
             "safetensors/names-that-differ-by-case.safetensors",
             with_header(
                 &format!("{{{},{}}}", entry("A", "F32", "[1]", "0", "4"), entry("a", "F32", "[1]", "4", "8")),

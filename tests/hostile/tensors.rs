@@ -23,6 +23,34 @@ fn listed(name: &'static str, b: Vec<u8>, reason: &'static str) -> Case {
     file(name, beside(b), reads(&[A]).listing("b", "unsupported-tensor", reason))
 }
 
+/// A convolution without elements and Adam's moments of it, in shapes whose other sizes multiply to 2^64.
+fn optimizer_of_nothing() -> Vec<u8> {
+    let nothing = |size: [i64; 3]| floats("0", 2, 0, &size, &[1; 3]);
+    let number = |value: f64| [&b"G"[..], &value.to_be_bytes()].concat();
+    let list = |items: Vec<u8>| [&b"]("[..], &items, b"e"].concat();
+    let state = |size| {
+        let moments = [("exp_avg", nothing(size)), ("exp_avg_sq", nothing(size))];
+        dict(&[[("step", int(7))].as_slice(), &moments].concat())
+    };
+    let sizes = [[0, 1 << 62, 4], [1 << 62, 4, 0]];
+    let states = (0..).zip(sizes).map(|(key, size)| [int(key), state(size)].concat()).collect::<Vec<_>>();
+    let group = dict(&[
+        ("lr", number(0.001)),
+        ("betas", tuple(&[number(0.9), number(0.999)])),
+        ("eps", number(1e-8)),
+        ("weight_decay", number(0.0)),
+        ("amsgrad", b"\x89".to_vec()),
+        ("params", list([int(0), int(1)].concat())),
+    ]);
+    let model = [
+        ("a", floats("0", 2, 0, &[2], &[1])),
+        ("conv.weight", nothing(sizes[0])),
+        ("head.weight", nothing(sizes[1])),
+    ];
+    let optimizer = [("state", [&b"}("[..], &states.concat(), b"u"].concat()), ("param_groups", list(group))];
+    dict(&[("model", dict(&model)), ("optimizer", dict(&optimizer))])
+}
+
 pub fn cases() -> Vec<Case> {
     let outside = "view-out-of-storage";
     let v3 = |dtype: &str, size: i64| {
@@ -46,6 +74,19 @@ pub fn cases() -> Vec<Case> {
         lost("tensors/offset-negative.pt", view_of(-1, &[1], &[1]), outside),
         lost("tensors/elements-of-2-to-the-62.pt", view_of(0, &[1 << 62], &[1]), outside),
         lost("tensors/elements-that-overflow.pt", view_of(0, &[1 << 40, 1 << 40], &[1, 1]), "shape-overflow"),
+        file(
+            "tensors/moments-of-nothing-times-2-to-the-64.pt",
+            archived(&pickled(&optimizer_of_nothing())),
+            reads(&[
+                ("model.a", 3.0),
+                ("model.conv.weight", 0.0),
+                ("model.head.weight", 0.0),
+                ("optimizer.state.0.exp_avg", 0.0),
+                ("optimizer.state.0.exp_avg_sq", 0.0),
+                ("optimizer.state.1.exp_avg", 0.0),
+                ("optimizer.state.1.exp_avg_sq", 0.0),
+            ]),
+        ),
         lost("tensors/more-sizes-than-strides.pt", view_of(0, &[1, 2], &[1]), outside),
         lost("tensors/a-hundred-sizes.pt", view_of(0, &[1; 100], &[1; 100]), outside),
         lost("tensors/storage-shorter-than-claimed.pt", floats("0", 3, 0, &[3], &[1]), "size-mismatch"),

@@ -232,6 +232,29 @@ pub fn cases() -> Vec<Case> {
             reads(&[A]).finding("FP901").finding("FP904"),
         ),
         file(
+            "zip/pickle-among-the-extra-files-of-no-script.pt",
+            with(stored("archive/extra/payload.pkl", &super::pickle::evil())),
+            reads(&[A]).finding("FP901").finding("FP904"),
+        ),
+        file(
+            "zip/pickle-among-the-extra-files-of-a-script.pt",
+            zip(&[
+                records(),
+                vec![
+                    stored("archive/constants.pkl", &pickled(b")")),
+                    stored("archive/code/__torch__.py", b"class Net(Module): ..."),
+                    stored("archive/extra/payload.pkl", &super::pickle::evil()),
+                ],
+            ]
+            .concat()),
+            reads(&[A]).finding("FP901"),
+        ),
+        file(
+            "zip/pickle-as-a-directory.pt",
+            with(stored("archive/notes/", &super::pickle::evil())),
+            reads(&[A]).finding("FP901").finding("FP904"),
+        ),
+        file(
             "zip/pickle-beside-the-pickle-breaks-off.pt",
             with(stored("archive/extra.pkl", b"\x80\x02(")),
             damaged(&["pickle-truncated"], &[A]).finding("FP904"),

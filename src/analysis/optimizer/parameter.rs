@@ -12,7 +12,7 @@ use crate::analysis::statistics::STOPPED;
 use crate::checkpoint::CheckpointTensor;
 use crate::checkpoint::optimizer::{Algorithm, ParameterGroup};
 use crate::context::Context;
-use crate::tensor::DType;
+use crate::tensor::{DType, saturating_count};
 
 /// ‖m̂‖² and Σv̂, for sums over parameters; zero where either is not known.
 #[derive(Debug, Clone, Copy, Default)]
@@ -54,7 +54,7 @@ fn unmeasured(place: &Place<'_>, reason: &str) -> ParameterOptimizer {
         group: state.group as u64,
         name: place.name(),
         tensor: place.named().and_then(mapped),
-        elements: if moments.is_some() { shape.iter().product() } else { 0 },
+        elements: if moments.is_some() { saturating_count(&shape) } else { 0 },
         shape,
         step: state.step,
         first_moment: dtype(state.exp_avg.or(state.momentum_buffer)),
@@ -146,7 +146,7 @@ impl Reading {
         shape: &[u64],
         sums: &Sums,
     ) -> (ParameterOptimizer, Energies) {
-        let elements = shape.iter().product::<u64>();
+        let elements = saturating_count(shape);
         let reason = self.history.as_ref().err().map_or("not kept by this optimizer", String::as_str);
         let mut found = unmeasured(place, reason);
         found.defects = Measured::Value(Defects {

@@ -11,7 +11,7 @@ use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use super::moment::Moment;
 use crate::context::Context;
 use crate::error::Result;
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, saturating_count};
 
 /// Elements per block, before it is rounded down to whole rows.
 const BLOCK: u64 = 1 << 20;
@@ -198,7 +198,7 @@ impl Sums {
 
 /// Elements of a row: everything behind the first axis.
 pub(super) fn row_length(shape: &[u64]) -> u64 {
-    shape.iter().skip(1).product::<u64>().max(1)
+    saturating_count(shape.get(1..).unwrap_or_default()).max(1)
 }
 
 /// Whether rows can be told within blocks.
@@ -208,7 +208,7 @@ pub(super) fn has_rows(shape: &[u64]) -> bool {
 
 /// Reads every element once. Nothing when the user asked to stop.
 pub(super) fn run(inputs: &Inputs<'_>, shape: &[u64], context: &Context) -> Result<Option<Sums>> {
-    let count = shape.iter().product::<u64>();
+    let count = saturating_count(shape);
     let row = row_length(shape);
     let length = if has_rows(shape) { BLOCK / row * row } else { BLOCK };
     let blocks = count.div_ceil(length);

@@ -13,7 +13,7 @@ use crate::compute::{Cpu, Matrix};
 use crate::context::Context;
 use crate::error::Result;
 use crate::random::Stream;
-use crate::tensor::{DType, Kind, Tensor};
+use crate::tensor::{DType, Kind, Tensor, saturating_count};
 
 /// Multiplications that a convolution may take unless everything is asked for: about a second.
 const CHEAP: u64 = 4_000_000_000;
@@ -235,7 +235,7 @@ fn convolution(
             cost as f64 * 1e-9
         )));
     }
-    let taps: u64 = subject.analysis.shape[2..].iter().product();
+    let taps = saturating_count(&subject.analysis.shape[2..]);
     let (outputs, inputs) = (subject.analysis.shape[0], subject.analysis.shape[1]);
     let (shorter, longer) =
         (places.saturating_mul(inputs.min(outputs)), places.saturating_mul(inputs.max(outputs)));

@@ -26,7 +26,7 @@ use crate::analysis::model::{Degenerate, Measured, Pages};
 use crate::context::Context;
 use crate::error::Result;
 use crate::files::InputFile;
-use crate::tensor::{Kind, Tensor};
+use crate::tensor::{Kind, Tensor, saturating_count};
 
 /// The unit in which files are damaged.
 const PAGE: u64 = 4096;
@@ -81,7 +81,7 @@ pub fn measure_pages(tensor: &Tensor, zeros: u64, context: &Context) -> Result<M
 
 /// Bytes of a "row" of the module's text.
 fn row_bytes(tensor: &Tensor, size: u64) -> u64 {
-    let trailing = |axis: usize| tensor.shape[axis..].iter().product::<u64>() * size;
+    let trailing = |axis: usize| saturating_count(&tensor.shape[axis..]).saturating_mul(size);
     match tensor.shape.len() {
         0 | 1 => tensor.byte_count(),
         axes => (1..axes).rev().map(trailing).find(|&bytes| bytes >= PAGE).unwrap_or_else(|| trailing(1)),

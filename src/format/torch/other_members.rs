@@ -25,12 +25,16 @@ pub(super) struct Others {
 pub(super) fn scan(file: &InputFile, archive: &Archive, root: &str, data: &Member) -> Others {
     let mut others = Others::default();
     let mut left = MAX_SCANNED;
+    // `torch.jit` loads no script without them. Their storages are read with the pickle that names them.
+    let is_script = archive.member(&format!("{root}constants.pkl")).is_some();
+    let is_read = |name: &str| is_read(name) || is_script && name.starts_with("constants/");
     for member in archive.members() {
         let inside = member.name.strip_prefix(root);
-        if member == data || inside.is_some_and(is_known) {
+        if member == data || inside.is_some_and(is_read) {
             continue;
         }
-        if !member.data.is_empty() {
+        let is_of_script = is_script && inside.is_some_and(is_of_script);
+        if !member.data.is_empty() && !is_of_script {
             others.uncovered.push(member.data.clone());
         }
         others.look_into(file, member, &mut left);
@@ -38,8 +42,8 @@ pub(super) fn scan(file: &InputFile, archive: &Archive, root: &str, data: &Membe
     others
 }
 
-/// Whether PyTorch writes members of that name, below the root.
-fn is_known(name: &str) -> bool {
+/// Whether a member of that name, below the root, is read elsewhere, with all that is wrong with it.
+fn is_read(name: &str) -> bool {
     const RECORDS: [&str; 6] = [
         "version",
         "byteorder",
@@ -48,9 +52,13 @@ fn is_known(name: &str) -> bool {
         ".data/serialization_id",
         "constants.pkl",
     ];
-    // Of a script: its constants, its source with what debuggers ask for, and files of the author's own.
-    const FOLDERS: [&str; 4] = ["data/", "constants/", "code/", "extra/"];
-    RECORDS.contains(&name) || FOLDERS.iter().any(|folder| name.starts_with(folder))
+    RECORDS.contains(&name) || name.starts_with("data/")
+}
+
+/// Whether a script has members of that name: its source with what debuggers ask for, and files of the author's own, which
+/// may be anything.
+fn is_of_script(name: &str) -> bool {
+    ["code/", "extra/"].iter().any(|folder| name.starts_with(folder))
 }
 
 impl Others {

@@ -232,6 +232,42 @@ mod archives {
     }
 
     #[test]
+    fn the_folders_of_a_script_are_no_hiding_place() {
+        let evil = pickled(&call("posix", "system", &[text("true")]));
+        for folder in ["extra", "code", "constants"] {
+            let plain = zip(&[
+                stored("m/data.pkl", b"N."),
+                stored("m/version", b"3\n"),
+                stored(&format!("m/{folder}/payload.pkl"), &evil),
+            ]);
+            let container = read_bytes(&plain).expect("an archive with a member more");
+            assert_eq!((container.globals.len(), container.uncovered.len()), (1, 1), "{folder}");
+        }
+        for name in ["m/extra/payload.pkl", "m/extra/notes.txt", "m/code/payload.pkl"] {
+            let script = zip(&[
+                stored("m/data.pkl", b"N."),
+                stored("m/constants.pkl", b"N."),
+                stored("m/code/__torch__.py", b"class Net(Module): ..."),
+                stored("m/extra/config.json", b"{}"),
+                stored(name, &evil),
+            ]);
+            let container = read_bytes(&script).expect("a script");
+            assert_eq!(container.format, Format::TorchScript);
+            assert_eq!((container.globals.len(), container.uncovered.len()), (1, 0), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_directory_with_bytes_is_a_member_like_any() {
+        let evil = pickled(&call("posix", "system", &[text("true")]));
+        let archive = |data: &[u8]| zip(&[stored("m/data.pkl", b"N."), stored("m/notes/", data)]);
+        let empty = read_bytes(&archive(b"")).expect("an archive with a directory");
+        assert_eq!((empty.globals.len(), empty.uncovered.len()), (0, 0));
+        let filled = read_bytes(&archive(&evil)).expect("an archive with a member more");
+        assert_eq!((filled.globals.len(), filled.uncovered.len()), (1, 1));
+    }
+
+    #[test]
     fn other_formats_are_refused_by_name() {
         assert_eq!(refused(b"junk before PK\x03\x04"), ErrorKind::UnknownFormat);
         assert_eq!(refused(&zip(&[stored("x.npy", b"")])), ErrorKind::NoPickle);

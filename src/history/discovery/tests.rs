@@ -160,6 +160,36 @@ fn links_to_directories_are_not_followed() {
     assert_eq!(history.remarks.iter().filter(|remark| remark.kind == RemarkKind::LeftOut).count(), 2);
 }
 
+#[cfg(unix)]
+#[test]
+fn a_link_to_a_file_is_followed_inside_the_run_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let (run, outside) = (folder.path().join("run"), folder.path().join("outside.safetensors"));
+    touch(
+        folder.path(),
+        &["outside.safetensors", "run/kept/base.safetensors", "run/step-1/model.safetensors"],
+    );
+    for step in ["step-2", "step-3", "step-4/mp_rank_00"] {
+        std::fs::create_dir_all(run.join(step)).unwrap();
+    }
+    std::os::unix::fs::symlink("../kept/base.safetensors", run.join("step-2/model.safetensors")).unwrap();
+    std::os::unix::fs::symlink(&outside, run.join("step-3/model.safetensors")).unwrap();
+    std::os::unix::fs::symlink(&outside, run.join("step-4/mp_rank_00/model_optim_rng.pt")).unwrap();
+    std::os::unix::fs::symlink("../outside.safetensors", run.join("step-5.safetensors")).unwrap();
+    std::fs::hard_link(&outside, run.join("step-6.safetensors")).unwrap();
+    let history = read(&run);
+    let steps: Vec<u64> = history.checkpoints.iter().map(|found| found.step).collect();
+    assert_eq!(steps, [1, 2, 6]);
+    let mut left_out: Vec<&str> = history
+        .remarks
+        .iter()
+        .filter(|remark| remark.message.contains("outside of the run"))
+        .filter_map(|remark| remark.file.as_deref())
+        .collect();
+    left_out.sort_unstable();
+    assert_eq!(left_out, ["step-3/model.safetensors", "step-4", "step-5.safetensors"]);
+}
+
 #[test]
 fn what_is_not_there_is_an_error() {
     assert!(History::read(Path::new("no/such/run"), &Options::default(), &Context::default()).is_err());

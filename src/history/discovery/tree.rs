@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::names;
 use crate::error::{Error, ErrorKind, Result};
+use crate::files::lies_within;
 use crate::history::{History, RemarkKind};
 
 /// More entries than this in one directory are not those of a run.
@@ -75,11 +76,26 @@ impl Folder {
         Ok(folder)
     }
 
-    /// A link to a file is that file. One to a directory usually names a checkpoint that is there under its own name.
+    /// The directory that was given: everything that is read lies in it.
+    fn root(&self) -> &Path {
+        self.path.ancestors().nth(self.depth).unwrap_or(&self.path)
+    }
+
+    /// A link to a file of the run is that file. One to a directory usually names a checkpoint that is there under its own
+    /// name.
     fn link(&mut self, name: String, history: &mut History) {
         let target = self.path.join(&name);
         if target.is_file() {
-            self.files.push(name);
+            if lies_within(self.root(), &target).unwrap_or(false) {
+                self.files.push(name);
+            } else {
+                let shown = self.shown(&name);
+                history.remark(
+                    RemarkKind::LeftOut,
+                    Some(shown),
+                    "a link to a file outside of the run is not followed: name that file by itself",
+                );
+            }
         } else if target.is_dir() {
             let shown = self.shown(&name);
             history.remark(
@@ -126,6 +142,13 @@ impl Folder {
             .iter()
             .map(|file| one.join(file))
             .find(|file| file.is_file());
-        Some(model.ok_or_else(|| "the checkpoint of Megatron-LM holds no model_optim_rng.pt".to_owned()))
+        Some(match model {
+            None => Err("the checkpoint of Megatron-LM holds no model_optim_rng.pt".to_owned()),
+            Some(model) if lies_within(self.root(), &model).unwrap_or(false) => Ok(model),
+            Some(_) => {
+                Err("the model of its one rank is a link to a file outside of the run, which is not followed"
+                    .to_owned())
+            }
+        })
     }
 }
