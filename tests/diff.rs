@@ -94,3 +94,22 @@ fn nan_in_one_of_a_master_and_its_model_is_no_rounding() {
     let same = diff(&broken, &broken, &["--master", "--fail-on", "critical"]);
     assert_eq!(same.status.code(), Some(0), "{}{}", stdout(&same), stderr(&same));
 }
+
+#[test]
+fn what_could_not_be_compared_is_2_and_the_rest_is_still_told() {
+    let folder = folder();
+    let whole = write(&folder, "a.safetensors", &[("first", &[1.0; 4]), ("last", &[2.0; 4])]);
+    let cut = folder.path().join("cut.safetensors");
+    let bytes = std::fs::read(&whole).expect("it was written");
+    std::fs::write(&cut, &bytes[..bytes.len() - 4]).expect("it can be written");
+    for (before, after) in [(&whole, &cut), (&cut, &whole)] {
+        let output = diff(before, after, &["--replicas", "--fail-on", "critical"]);
+        assert!(
+            stdout(&output).contains("verdict: 0 of 1 tensors changed, 1 not compared"),
+            "{}",
+            stdout(&output)
+        );
+        assert_eq!(output.status.code(), Some(2));
+    }
+    assert_eq!(diff(&whole, &whole, &[]).status.code(), Some(0));
+}

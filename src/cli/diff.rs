@@ -61,7 +61,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
     let damaged = problems.inspect(|error| eprintln!("flashpoint: {error}")).count() > 0;
     Ok(if context.cancelled() {
         Outcome::Interrupted
-    } else if damaged || report.difference.tensors.is_empty() {
+    } else if damaged || report.difference.tensors.is_empty() || !report.difference.not_compared.is_empty() {
         Outcome::CouldNot
     } else if arguments.fail_on.fails(report.worst()) {
         Outcome::Findings
