@@ -140,6 +140,12 @@ pub enum ErrorKind {
     /// A directory without a file that looks like a checkpoint.
     #[error("the directory holds no checkpoint that flashpoint recognises")]
     NoCheckpoint,
+    /// The place of a run where nothing of one was found.
+    #[error("no checkpoint, gradient dump or log of a run was found there{}", up_to(*until))]
+    NothingOfARun {
+        /// The last step that was looked at, where the user asked to stop there.
+        until: Option<u64>,
+    },
     /// A JSON or TOML side file that does not parse, or does not say what it must.
     #[error("{what} is not usable: {message}")]
     SideFile {
@@ -551,6 +557,11 @@ impl fmt::Display for ZipFault {
     }
 }
 
+/// The end of a sentence about steps that may go up to one only.
+fn up_to(until: Option<u64>) -> String {
+    until.map_or_else(String::new, |step| format!(", up to step {step}"))
+}
+
 /// The end of a sentence about a tensor whose shape may be known.
 fn of_shape(shape: Option<&[u64]>) -> String {
     shape.map_or_else(String::new, |shape| format!(", this one has shape {shape:?}"))
@@ -583,6 +594,10 @@ impl ErrorKind {
             Self::TextFile { .. } => "name the file that holds the weights, or the directory of both",
             Self::NoTensors => "name the file that holds the weights",
             Self::NoCheckpoint => "name the directory that holds the model file",
+            Self::NothingOfARun { until: None } => {
+                "name the directory that training wrote to, or a checkpoint or log in it"
+            }
+            Self::NothingOfARun { until: Some(_) } => "look at later steps, or name another directory",
             Self::SideFile { .. } => "mend the file, or move it away",
             Self::NoSuchColumn { .. } => {
                 "name one of them with --columns QUANTITY=NAME, or the log that has it with --log FILE"

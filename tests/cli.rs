@@ -414,3 +414,47 @@ fn optimizer_state_shows_gradients_signal_updates_and_the_date_of_a_spike() {
         }
     }
 }
+
+#[test]
+fn a_directory_without_anything_of_a_run_is_2_and_one_sentence_and_nothing_is_written() {
+    let folder = tempfile::tempdir().expect("a temporary directory can be made");
+    let path = |name: &str| folder.path().join(name).to_str().expect("temporary paths are UTF-8").to_owned();
+    let (empty, texts, file) = (path("empty"), path("texts"), path("x.measured.json"));
+    std::fs::create_dir(&empty).expect("a folder can be made");
+    std::fs::create_dir(&texts).expect("a folder can be made");
+    std::fs::write(folder.path().join("texts/notes.md"), "# notes\n").expect("it can be written");
+    for run in [&empty, &texts] {
+        for arguments in
+            [&["postmortem", run][..], &["measure", run], &["measure", run, "--output", file.as_str()]]
+        {
+            let output = flashpoint(arguments);
+            assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+            assert_eq!(
+                stderr(&output),
+                format!(
+                    "flashpoint: {run}: no checkpoint, gradient dump or log of a run was found there; \
+                     name the directory that training wrote to, or a checkpoint or log in it\n"
+                )
+            );
+            assert_eq!(stdout(&output), "", "{arguments:?}");
+        }
+    }
+    assert!(!Path::new(&file).exists(), "no command could read it again");
+}
+
+#[test]
+fn a_run_without_anything_up_to_a_step_says_the_step() {
+    let folder = tempfile::tempdir().expect("a temporary directory can be made");
+    let checkpoint = folder.path().join("checkpoint-400");
+    std::fs::create_dir(&checkpoint).expect("a folder can be made");
+    std::fs::copy(Path::new(HEALTHY).join("model.safetensors"), checkpoint.join("model.safetensors"))
+        .expect("a fixture can be copied");
+    let run = folder.path().to_str().expect("temporary paths are UTF-8");
+    let output = flashpoint(&["postmortem", run, "--until", "10"]);
+    assert_eq!(output.status.code(), Some(2), "{}", stdout(&output));
+    assert!(
+        stderr(&output).contains("was found there, up to step 10; look at later steps"),
+        "{}",
+        stderr(&output)
+    );
+}
