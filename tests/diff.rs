@@ -113,3 +113,31 @@ fn what_could_not_be_compared_is_2_and_the_rest_is_still_told() {
     }
     assert_eq!(diff(&whole, &whole, &[]).status.code(), Some(0));
 }
+
+#[test]
+fn one_tensor_differs_and_two_differ() {
+    let folder = folder();
+    let one = write(&folder, "a.safetensors", &[("v", &[1.0]), ("w", &[1.0])]);
+    let other = write(&folder, "b.safetensors", &[("v", &[1.0]), ("w", &[2.0])]);
+    let third = write(&folder, "c.safetensors", &[("v", &[2.0]), ("w", &[2.0])]);
+    let told = stdout(&diff(&one, &other, &["--replicas"]));
+    assert!(told.contains("verdict: 1 tensor differs between the replicas, w first"), "{told}");
+    let told = stdout(&diff(&one, &third, &["--replicas"]));
+    assert!(told.contains("verdict: 2 tensors differ between the replicas, v first"), "{told}");
+}
+
+#[test]
+fn a_measurement_file_is_refused_as_what_it_is() {
+    let folder = folder();
+    let stored = write(&folder, "a.safetensors", &[("w", &[1.0])]);
+    let measured = folder.path().join("a.measured.json");
+    let [from, to] = [&stored, &measured].map(|path| path.to_str().expect("temporary paths are UTF-8"));
+    assert_eq!(flashpoint(&["measure", from, "--output", to]).status.code(), Some(0));
+    let output = diff(&stored, &measured, &[]);
+    assert_eq!(output.status.code(), Some(2));
+    let told = stderr(&output);
+    assert!(
+        told.ends_with("holds no elements to compare; name the checkpoint that was measured\n"),
+        "{told}"
+    );
+}

@@ -41,9 +41,7 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<Outcome> {
     if let Some(path) = &arguments.output {
         if !measurement::is_measurement(path) {
-            let message =
-                format!("its name must end in {}, or no command will know it again", measurement::SUFFIX);
-            return Err(ErrorKind::SideFile { what: "the measurement file", message }.in_file(path));
+            return Err(ErrorKind::OutputName { ending: measurement::SUFFIX }.in_file(path));
         }
         check_writable(path, &arguments.paths)?;
     }

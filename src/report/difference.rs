@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::Style;
 use super::text::safe;
 use crate::analysis::model::{DType, Difference, Measured, TensorDifference};
-use crate::number::{grouped, share, short};
+use crate::number::{counted, grouped, share, short};
 use crate::rules::Severity;
 
 /// Rows of a folded table.
@@ -51,12 +51,10 @@ impl DifferenceReport {
             }
         }
         if let Some(first) = forbidden.first() {
-            let what = if replicas {
-                "differ between the replicas"
-            } else {
-                "differ from the master beyond its rounding"
-            };
-            verdict = format!("{} tensors {what}, {first} first; {verdict}", forbidden.len());
+            let differ = if forbidden.len() == 1 { "differs" } else { "differ" };
+            let what = if replicas { "between the replicas" } else { "from the master beyond its rounding" };
+            let tensors = counted(forbidden.len() as u64, "tensor");
+            verdict = format!("{tensors} {differ} {what}, {first} first; {verdict}");
         }
         Self { difference, forbidden, verdict }
     }
