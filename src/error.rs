@@ -140,6 +140,12 @@ pub enum ErrorKind {
     /// A directory without a file that looks like a checkpoint.
     #[error("the directory holds no checkpoint that flashpoint recognises")]
     NoCheckpoint,
+    /// The place of a run where nothing of one was found.
+    #[error("no checkpoint, gradient dump or log of a run was found there{}", up_to(*until))]
+    NothingOfARun {
+        /// The last step that was looked at, where the user asked to stop there.
+        until: Option<u64>,
+    },
     /// A JSON or TOML side file that does not parse, or does not say what it must.
     #[error("{what} is not usable: {message}")]
     SideFile {
@@ -217,7 +223,7 @@ pub enum ErrorKind {
         missing: String,
     },
     /// A directory of checkpoints where one is needed.
-    #[error("the directory holds {count} checkpoints; the newest is {}", newest.escape_debug())]
+    #[error("the directory holds {}", these(*count, newest))]
     SeveralCheckpoints {
         /// How many.
         count: usize,
@@ -270,6 +276,15 @@ pub enum ErrorKind {
     },
 
     // Arguments.
+    /// A measurement file where elements are compared.
+    #[error("is a measurement file, and holds no elements to compare")]
+    NoElements,
+    /// A name for a measurement file by which nothing would take it for one.
+    #[error("its name does not end in {ending}, and no command would know it again")]
+    OutputName {
+        /// What it has to end in.
+        ending: &'static str,
+    },
     /// An output path that must not be written.
     #[error("is a {what}, and is not overwritten")]
     NotAnOutput {
@@ -551,6 +566,20 @@ impl fmt::Display for ZipFault {
     }
 }
 
+/// So many checkpoints, and the newest by name.
+fn these(count: usize, newest: &str) -> String {
+    let newest = newest.escape_debug();
+    match count {
+        1 => format!("1 checkpoint, {newest}"),
+        _ => format!("{count} checkpoints; the newest is {newest}"),
+    }
+}
+
+/// The end of a sentence about steps that may go up to one only.
+fn up_to(until: Option<u64>) -> String {
+    until.map_or_else(String::new, |step| format!(", up to step {step}"))
+}
+
 /// The end of a sentence about a tensor whose shape may be known.
 fn of_shape(shape: Option<&[u64]>) -> String {
     shape.map_or_else(String::new, |shape| format!(", this one has shape {shape:?}"))
@@ -583,11 +612,16 @@ impl ErrorKind {
             Self::TextFile { .. } => "name the file that holds the weights, or the directory of both",
             Self::NoTensors => "name the file that holds the weights",
             Self::NoCheckpoint => "name the directory that holds the model file",
+            Self::NothingOfARun { until: None } => {
+                "name the directory that training wrote to, or a checkpoint or log in it"
+            }
+            Self::NothingOfARun { until: Some(_) } => "look at later steps, or name another directory",
             Self::SideFile { .. } => "mend the file, or move it away",
             Self::NoSuchColumn { .. } => {
                 "name one of them with --columns QUANTITY=NAME, or the log that has it with --log FILE"
             }
             Self::Incomplete { .. } => "wait for the writer, or take an earlier checkpoint",
+            Self::SeveralCheckpoints { count: 1, .. } => "name it",
             Self::SeveralCheckpoints { .. } => "name one of them",
             Self::MissingShard { .. } => "copy the shard beside the index again",
             Self::StrayShard => "move it away, or mend the index",
@@ -612,6 +646,8 @@ impl ErrorKind {
             | Self::UncoveredBytes { .. } => {
                 "the file is damaged or was made to mislead: copy it again, or take an earlier checkpoint"
             }
+            Self::NoElements => "name the checkpoint that was measured",
+            Self::OutputName { .. } => "give the output a name that ends so",
             Self::NotAnOutput { .. } => "name another file for the output",
             Self::Baseline { .. } => {
                 "measure the checkpoint that was accepted: flashpoint measure CHECKPOINT --output accepted.measured.json"

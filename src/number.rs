@@ -15,6 +15,12 @@ pub fn short(value: f64) -> String {
     }
 }
 
+/// A count of things, whose name takes an s where they are not one.
+pub fn counted(count: u64, thing: &str) -> String {
+    let ending = if count == 1 { "" } else { "s" };
+    format!("{} {thing}{ending}", grouped(count))
+}
+
 /// A whole number with thousands separated.
 pub fn grouped(value: u64) -> String {
     let digits = value.to_string();
@@ -73,6 +79,13 @@ mod tests {
     fn thousands_are_separated() {
         assert_eq!(grouped(999), "999");
         assert_eq!(grouped(1_234_567), "1,234,567");
+    }
+
+    #[test]
+    fn one_thing_takes_no_s() {
+        assert_eq!(counted(0, "step"), "0 steps");
+        assert_eq!(counted(1, "step"), "1 step");
+        assert_eq!(counted(1000, "logged step"), "1,000 logged steps");
     }
 
     #[test]

@@ -163,6 +163,11 @@ fn a_measurement_file_of_another_major_version_is_refused_by_version() {
 fn a_measurement_is_not_written_under_a_name_no_command_knows_again() {
     let output = flashpoint(&["measure", EXPLODED, "--output", "x.json"]);
     assert_eq!(output.status.code(), Some(2));
+    assert_eq!(
+        stderr(&output),
+        "flashpoint: x.json: its name does not end in .measured.json, and no command would know it again; \
+         give the output a name that ends so\n"
+    );
     assert!(!Path::new("x.json").exists());
 }
 
@@ -412,5 +417,98 @@ fn optimizer_state_shows_gradients_signal_updates_and_the_date_of_a_spike() {
         for quantity in ["gradient_rms", "signal_fraction", "update_rms", "update_ratio"] {
             assert!(parameter[quantity]["value"].is_number(), "{quantity}: {}", parameter[quantity]);
         }
+    }
+}
+
+#[test]
+fn a_directory_without_anything_of_a_run_is_2_and_one_sentence_and_nothing_is_written() {
+    let folder = tempfile::tempdir().expect("a temporary directory can be made");
+    let path = |name: &str| folder.path().join(name).to_str().expect("temporary paths are UTF-8").to_owned();
+    let (empty, texts, file) = (path("empty"), path("texts"), path("x.measured.json"));
+    std::fs::create_dir(&empty).expect("a folder can be made");
+    std::fs::create_dir(&texts).expect("a folder can be made");
+    std::fs::write(folder.path().join("texts/notes.md"), "# notes\n").expect("it can be written");
+    for run in [&empty, &texts] {
+        for arguments in
+            [&["postmortem", run][..], &["measure", run], &["measure", run, "--output", file.as_str()]]
+        {
+            let output = flashpoint(arguments);
+            assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+            assert_eq!(
+                stderr(&output),
+                format!(
+                    "flashpoint: {run}: no checkpoint, gradient dump or log of a run was found there; \
+                     name the directory that training wrote to, or a checkpoint or log in it\n"
+                )
+            );
+            assert_eq!(stdout(&output), "", "{arguments:?}");
+        }
+    }
+    assert!(!Path::new(&file).exists(), "no command could read it again");
+}
+
+#[test]
+fn a_run_without_anything_up_to_a_step_says_the_step() {
+    let folder = tempfile::tempdir().expect("a temporary directory can be made");
+    let checkpoint = folder.path().join("checkpoint-400");
+    std::fs::create_dir(&checkpoint).expect("a folder can be made");
+    std::fs::copy(Path::new(HEALTHY).join("model.safetensors"), checkpoint.join("model.safetensors"))
+        .expect("a fixture can be copied");
+    let run = folder.path().to_str().expect("temporary paths are UTF-8");
+    let output = flashpoint(&["postmortem", run, "--until", "10"]);
+    assert_eq!(output.status.code(), Some(2), "{}", stdout(&output));
+    assert!(
+        stderr(&output).contains("was found there, up to step 10; look at later steps"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
+fn a_mistake_in_a_policy_is_told_of_the_file_that_was_given() {
+    let folder = tempfile::tempdir().expect("a temporary directory can be made");
+    let policy = folder.path().join("strict.toml");
+    std::fs::write(&policy, "[rules.FP40]\nratio = 3\n").expect("a temporary file can be written");
+    let output =
+        flashpoint(&["gate", HEALTHY, "--policy", policy.to_str().expect("temporary paths are UTF-8")]);
+    let told = stderr(&output);
+    assert!(told.contains("strict.toml, line 1, column 8: the policy is not usable: "), "{told}");
+    assert!(!told.contains("flashpoint.toml"), "{told}");
+}
+
+#[test]
+fn one_thing_is_told_in_the_singular_and_several_in_the_plural() {
+    let folder = tempfile::tempdir().expect("a temporary directory can be made");
+    let place = |name: &str| {
+        let checkpoint = folder.path().join(name);
+        std::fs::create_dir(&checkpoint).expect("a folder can be made");
+        let model = checkpoint.join("model.safetensors");
+        std::fs::copy(Path::new(HEALTHY).join("model.safetensors"), model).expect("a fixture can be copied");
+        stderr(&flashpoint(&["inspect", folder.path().to_str().expect("temporary paths are UTF-8")]))
+    };
+    let one = place("checkpoint-100");
+    assert!(one.contains("holds 1 checkpoint, checkpoint-100; name it\n"), "{one}");
+    let two = place("checkpoint-200");
+    assert!(two.contains("holds 2 checkpoints; the newest is checkpoint-200; name one of them\n"), "{two}");
+    let warnings =
+        stdout(&flashpoint(&["inspect", "fixtures/rules/FP401-attention-logits/fires-queries-of-gpt2"]));
+    assert!(warnings.contains("verdict: 4 critical, 6 warnings: "), "{warnings}");
+}
+
+/// The help of a command, on one line whatever the width is.
+fn help(command: &str) -> String {
+    stdout(&flashpoint(&[command, "--help"])).split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn help_names_rules_by_their_codes_and_the_default_of_a_run() {
+    let diff = help("diff");
+    for code in ["(FP601, FP602)", "(FP603)"] {
+        assert!(diff.contains(code), "{diff}");
+    }
+    let measure = help("measure");
+    assert!(measure.contains("for measure but of a run's directory; otherwise stats"), "{measure}");
+    for (of, level) in [(HEALTHY, "spectra"), ("fixtures/runs/rnn-healthy", "stats")] {
+        assert_eq!(json(&flashpoint(&["measure", of]))["measured"], level);
     }
 }

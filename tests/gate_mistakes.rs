@@ -192,6 +192,25 @@ const MISTAKES: &[Mistake] = &[
         &["was damaged when it was measured"],
     ),
     mistake(
+        "a limit for a name that no tensor has",
+        Some("[[limits]]\nquantity = \"norm\"\ntensors = \"layerz.*\"\nlargest = 1.0\n"),
+        &["MODEL"],
+        2,
+        &[
+            "gate: could not decide",
+            "tensors = \"layerz.*\"",
+            "no tensor of the model has such a name",
+            "mend its pattern",
+        ],
+    ),
+    mistake(
+        "a spectral norm of vectors",
+        Some("[[limits]]\nquantity = \"spectral-norm\"\ntensors = \"*bias*\"\nlargest = 1.0\n"),
+        &["MODEL", "--measure", "spectra"],
+        2,
+        &["tensors = \"*bias*\"", "has fewer than two dimensions"],
+    ),
+    mistake(
         "a limit of growth without a baseline",
         Some("[[limits]]\nquantity = \"parameter-norm\"\ngrowth = 2.0\n"),
         &["MODEL"],

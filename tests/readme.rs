@@ -35,6 +35,21 @@ fn the_first_two_commands_of_the_readme_are_the_promised_ones() {
 }
 
 #[test]
+fn the_table_of_commands_has_every_command() {
+    let text = std::fs::read_to_string("README.md").expect("README.md is there");
+    let table =
+        text.split("## Commands").nth(1).and_then(|rest| rest.split("\n## ").next()).expect("a section");
+    let help = run("flashpoint --help");
+    let commands =
+        help.split("Commands:").nth(1).and_then(|rest| rest.split("Options:").next()).expect("a list");
+    // A line of the list begins two columns in; what does not fit on it goes on farther in.
+    let commands = commands.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   "));
+    let mut names = commands.filter_map(|line| line.split_whitespace().next()).filter(|name| *name != "help");
+    assert!(names.clone().count() >= 8, "{help}");
+    assert!(names.all(|name| table.contains(&format!("`flashpoint {name}"))), "{table}");
+}
+
+#[test]
 fn every_local_link_leads_somewhere() {
     for page in ["README.md", "CONTRIBUTING.md"] {
         let text = std::fs::read_to_string(page).unwrap_or_else(|error| panic!("{page}: {error}"));

@@ -122,5 +122,6 @@ fn difference(tensor: &CheckpointTensor, dtypes: [super::model::DType; 2], sums:
         largest_difference: if finite == 0 { empty.clone() } else { number(sums.largest_change) },
         changed: sums.changed,
         non_finite: sums.non_finite,
+        non_finite_each: Some(sums.non_finite_each),
     }
 }

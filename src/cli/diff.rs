@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use flashpoint::analysis::diff;
+use flashpoint::analysis::{diff, measurement};
 use flashpoint::checkpoint::{Checkpoint, Section};
-use flashpoint::error::Result;
+use flashpoint::error::{ErrorKind, Result};
 use flashpoint::report::{DifferenceReport, difference_page};
 
 use super::Outcome;
@@ -20,16 +20,16 @@ Examples:
   flashpoint diff rank0.pt rank1.pt --replicas --fail-on critical
   flashpoint diff master.safetensors model.safetensors --master")]
 pub struct Arguments {
-    /// A checkpoint: the earlier one, the lowest rank's, or the one with the f32 master weights
+    /// A checkpoint, not its measurement file: the earlier one, the lowest rank's, or the one with the f32 master weights
     #[arg(value_name = "A")]
     before: PathBuf,
     /// The checkpoint to hold against it
     #[arg(value_name = "B")]
     after: PathBuf,
-    /// A and B are two ranks' copies of one state: any difference is a critical finding (F1, F2)
+    /// A and B are two ranks' copies of one state: any difference is a critical finding (FP601, FP602)
     #[arg(long, conflicts_with = "master")]
     replicas: bool,
-    /// B is A rounded to a narrower dtype: any difference beyond the rounding is a critical finding (F3)
+    /// B is A rounded to a narrower dtype: any difference beyond the rounding is a critical finding (FP603)
     #[arg(long)]
     master: bool,
     /// Compare the optimizers' tensors as well
@@ -46,6 +46,11 @@ pub struct Arguments {
 
 pub fn run(arguments: &Arguments) -> Result<Outcome> {
     arguments.outputs.check(&[arguments.before.clone(), arguments.after.clone()])?;
+    for path in [&arguments.before, &arguments.after] {
+        if measurement::is_measurement(path) {
+            return Err(ErrorKind::NoElements.in_file(path));
+        }
+    }
     let context = arguments.reading.context()?;
     let policy = arguments.reading.policy(&context)?;
     let before = Checkpoint::read(&arguments.before, &policy.names, &context)?;
@@ -61,7 +66,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
     let damaged = problems.inspect(|error| eprintln!("flashpoint: {error}")).count() > 0;
     Ok(if context.cancelled() {
         Outcome::Interrupted
-    } else if damaged || report.difference.tensors.is_empty() {
+    } else if damaged || report.difference.tensors.is_empty() || !report.difference.not_compared.is_empty() {
         Outcome::CouldNot
     } else if arguments.fail_on.fails(report.worst()) {
         Outcome::Findings

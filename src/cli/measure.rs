@@ -14,7 +14,7 @@ use super::Outcome;
 use super::options::{Digests, Reading};
 use super::output::{check_writable, print};
 use super::progress::Progress;
-use super::read::{Read, is_run, read};
+use super::read::{Read, is_nothing, is_run, nothing_of_a_run, read};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -41,9 +41,7 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<Outcome> {
     if let Some(path) = &arguments.output {
         if !measurement::is_measurement(path) {
-            let message =
-                format!("its name must end in {}, or no command will know it again", measurement::SUFFIX);
-            return Err(ErrorKind::SideFile { what: "the measurement file", message }.in_file(path));
+            return Err(ErrorKind::OutputName { ending: measurement::SUFFIX }.in_file(path));
         }
         check_writable(path, &arguments.paths)?;
     }
@@ -56,6 +54,10 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
             let request =
                 Request { level: arguments.reading.level_or(MeasureLevel::Stats), names: &policy.names };
             let MeasuredRun { analysis, errors } = measure(&history, &request, &context);
+            if errors.is_empty() && is_nothing(&analysis) && !context.cancelled() {
+                progress.finish();
+                return Err(nothing_of_a_run(run, &history, &context));
+            }
             Read { analysis, errors }
         }
         paths => {

@@ -15,6 +15,7 @@ use super::Outcome;
 use super::options::{FailOn, Reading};
 use super::output::Outputs;
 use super::progress::Progress;
+use super::read::{is_nothing, nothing_of_a_run};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -71,8 +72,12 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
         eprintln!("flashpoint: {error}");
     }
     let analysis = measured.analysis;
-    if analysis.checkpoints.is_empty() && analysis.dumps.is_empty() && analysis.log.is_none() {
-        return Ok(Outcome::CouldNot);
+    if is_nothing(&analysis) {
+        return match (context.cancelled(), measured.errors.is_empty()) {
+            (true, _) => Ok(Outcome::Interrupted),
+            (false, true) => Err(nothing_of_a_run(&arguments.run, &history, &context)),
+            (false, false) => Ok(Outcome::CouldNot),
+        };
     }
     let damaged = analysis.checkpoints.iter().any(CheckpointAnalysis::is_damaged);
     let assessment = rules::evaluate(&analysis, &policy.thresholds);

@@ -6,7 +6,8 @@ use flashpoint::analysis::model::{Analysis, CheckpointAnalysis, MeasureLevel};
 use flashpoint::analysis::{measure_checkpoint, measure_with_digests, measurement, of_checkpoints};
 use flashpoint::checkpoint::{Checkpoint, NameRules};
 use flashpoint::context::Context;
-use flashpoint::error::{Error, Result};
+use flashpoint::error::{Error, ErrorKind, Result};
+use flashpoint::history::History;
 
 /// What could be read of the paths, and what could not.
 pub struct Read {
@@ -58,6 +59,25 @@ fn read_one(
     let checkpoint = Checkpoint::read(path, names, context)?;
     let measure = if digests { measure_with_digests } else { measure_checkpoint };
     Ok((vec![measure(&checkpoint, level, context)], level))
+}
+
+/// The error of a run without anything in it: what was left out is told on the way, and what keeps a checkpoint from being read
+/// comes before the absence of a run.
+pub fn nothing_of_a_run(run: &Path, history: &History, context: &Context) -> Error {
+    for remark in &history.remarks {
+        let file =
+            remark.file.as_deref().map_or_else(String::new, |file| format!("{}: ", file.escape_debug()));
+        eprintln!("flashpoint: {file}{}", remark.message);
+    }
+    match Checkpoint::read(run, &NameRules::default(), context) {
+        Err(error) if history.until.is_none() && error.kind != ErrorKind::NoCheckpoint => error,
+        _ => ErrorKind::NothingOfARun { until: history.until }.in_file(run),
+    }
+}
+
+/// Whether nothing of a run was measured.
+pub fn is_nothing(analysis: &Analysis) -> bool {
+    analysis.checkpoints.is_empty() && analysis.dumps.is_empty() && analysis.log.is_none()
 }
 
 /// Whether `path` is the directory of a run, and no checkpoint by itself.

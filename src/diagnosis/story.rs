@@ -5,7 +5,7 @@ use super::healthy::Healthy;
 use super::mechanism::Case;
 use super::onset::{Onset, Sign};
 use super::{Mechanism, bracket};
-use crate::number::{grouped, short};
+use crate::number::{counted, grouped, short};
 
 /// Points before the onset whose median is what the run was like.
 const BEFORE_POINTS: usize = 20;
@@ -38,16 +38,16 @@ pub(super) fn tell(
     if let Some(healthy) = healthy {
         let distance = step.saturating_sub(healthy.step);
         story.push(format!(
-            "the newest checkpoint without a critical finding far enough before is {}, {} steps earlier",
+            "the newest checkpoint without a critical finding far enough before is {}, {} earlier",
             healthy.name,
-            grouped(distance)
+            counted(distance, "step")
         ));
         if let Some(wanted) = healthy.wanted {
             story.pop();
             story.push(format!(
-                "{} is the newest clean checkpoint before it, {} steps earlier; {} would be safer, but none is that old",
+                "{} is the newest clean checkpoint before it, {} earlier; {} would be safer, but none is that old",
                 healthy.name,
-                grouped(distance),
+                counted(distance, "step"),
                 grouped(wanted)
             ));
         }
@@ -61,9 +61,9 @@ fn seen(facts: Facts) -> String {
     let points = facts.points().len();
     match facts.last_step() {
         Some(last) => format!(
-            "{} checkpoints and {} logged steps were looked at, up to step {}",
-            grouped(checkpoints as u64),
-            grouped(points as u64),
+            "{} and {} were looked at, up to step {}",
+            counted(checkpoints as u64, "checkpoint"),
+            counted(points as u64, "logged step"),
             grouped(last)
         ),
         None => "nothing with a known step was there to look at".to_owned(),

@@ -393,6 +393,17 @@ impl<'a> Bench<'a> {
                 self.limit(checkpoint, limit, None, verdicts);
                 continue;
             }
+            if let Some(message) = limit.about_nothing(checkpoint) {
+                let mut claim = Claim::of_gate(
+                    &check::LIMIT,
+                    limit.severity,
+                    &checkpoint.name,
+                    Subject::Checkpoint,
+                    message,
+                );
+                "mend its pattern, or take the limit out of the policy".clone_into(&mut claim.advice);
+                self.prevent(claim, "a limit of the policy could not be judged");
+            }
             for tensor in checkpoint.tensors.iter().filter(|tensor| limit.is_about(tensor)) {
                 let now = limit.quantity.of_tensor(tensor);
                 // A tensor that the baseline lacks is told as new: it has no growth.

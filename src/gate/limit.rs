@@ -61,12 +61,36 @@ impl Limit {
 
     /// Whether it is about `tensor`.
     pub fn is_about(&self, tensor: &TensorAnalysis) -> bool {
-        let named = |glob: &GlobMatcher| glob.is_match(&tensor.name) || glob.is_match(&tensor.canonical_name);
         self.quantity != Quantity::ParameterNorm
             && tensor.section == Section::Model
             && tensor.tied_to.is_none()
             && (self.quantity != Quantity::SpectralNorm || tensor.shape.len() >= 2)
-            && self.tensors.as_ref().is_none_or(|(_, glob)| named(glob))
+            && self.names(tensor)
+    }
+
+    /// Whether its pattern, where it has one, is of `tensor`'s name.
+    fn names(&self, tensor: &TensorAnalysis) -> bool {
+        let named = |glob: &GlobMatcher| glob.is_match(&tensor.name) || glob.is_match(&tensor.canonical_name);
+        self.tensors.as_ref().is_none_or(|(_, glob)| named(glob))
+    }
+
+    /// Why it has nothing to judge in `checkpoint`, where its pattern leads to no tensor that it could be about.
+    pub(super) fn about_nothing(&self, checkpoint: &CheckpointAnalysis) -> Option<String> {
+        let (pattern, _) = self.tensors.as_ref()?;
+        // Where no tensor was read at all, that is what is told.
+        if checkpoint.tensors.is_empty() || checkpoint.tensors.iter().any(|tensor| self.is_about(tensor)) {
+            return None;
+        }
+        let of_the_model = |tensor: &&TensorAnalysis| tensor.section == Section::Model && self.names(tensor);
+        let why = match checkpoint.tensors.iter().find(of_the_model) {
+            None => "no tensor of the model has such a name".to_owned(),
+            Some(TensorAnalysis { name, tied_to: Some(first), .. }) => {
+                format!("{} is {first} under another name, and is judged under that", name.escape_debug())
+            }
+            Some(tensor) => format!("{} has fewer than two dimensions", tensor.name.escape_debug()),
+        };
+        let (quantity, pattern) = (self.quantity.name(), pattern.escape_debug());
+        Some(format!("the limit of {quantity} for tensors = \"{pattern}\" was not judged: {why}"))
     }
 }
 

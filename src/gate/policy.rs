@@ -115,14 +115,14 @@ impl Policy {
             other => other?,
         };
         if file.len() > LARGEST {
-            let kind = ErrorKind::TooLarge { what: "flashpoint.toml", actual: file.len(), limit: LARGEST };
+            let kind = ErrorKind::TooLarge { what: "the policy", actual: file.len(), limit: LARGEST };
             return Err(kind.in_file(path));
         }
         let mut buffer = Vec::new();
         let bytes = file.bytes(0..file.len(), &mut buffer)?;
         let text = std::str::from_utf8(bytes).map_err(|error| {
             let message = "it is not UTF-8".to_owned();
-            let kind = ErrorKind::SideFile { what: "flashpoint.toml", message };
+            let kind = ErrorKind::SideFile { what: "the policy", message };
             kind.at_byte(path, error.valid_up_to() as u64)
         })?;
         Self::parse(text, path)
@@ -173,7 +173,7 @@ type Judging = (Overrides, BTreeMap<&'static str, Level>);
 
 impl Reader<'_> {
     fn refuse(&self, message: impl Into<String>, byte: usize) -> Error {
-        let kind = ErrorKind::SideFile { what: "flashpoint.toml", message: message.into() };
+        let kind = ErrorKind::SideFile { what: "the policy", message: message.into() };
         kind.in_file(self.path).at(At::in_text(self.text, byte))
     }
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::Style;
 use super::text::safe;
 use crate::analysis::model::{DType, Difference, Measured, TensorDifference};
-use crate::number::{grouped, share, short};
+use crate::number::{counted, grouped, share, short};
 use crate::rules::Severity;
 
 /// Rows of a folded table.
@@ -37,8 +37,10 @@ impl DifferenceReport {
         let forbidden: Vec<String> =
             difference.tensors.iter().filter(differs).map(|tensor| tensor.name.clone()).collect();
         let changed = difference.tensors.iter().filter(|tensor| tensor.changed > 0).count();
+        let gained = |tensor: &&TensorDifference| gained_non_finite(tensor);
         let mut verdict = format!("{changed} of {} tensors changed", difference.tensors.len());
         for (count, what) in [
+            (difference.tensors.iter().filter(gained).count(), "with more NaN or infinity than before"),
             (difference.missing.len(), "missing"),
             (difference.new.len(), "new"),
             (difference.reshaped.len(), "of another shape"),
@@ -49,12 +51,10 @@ impl DifferenceReport {
             }
         }
         if let Some(first) = forbidden.first() {
-            let what = if replicas {
-                "differ between the replicas"
-            } else {
-                "differ from the master beyond its rounding"
-            };
-            verdict = format!("{} tensors {what}, {first} first; {verdict}", forbidden.len());
+            let differ = if forbidden.len() == 1 { "differs" } else { "differ" };
+            let what = if replicas { "between the replicas" } else { "from the master beyond its rounding" };
+            let tensors = counted(forbidden.len() as u64, "tensor");
+            verdict = format!("{tensors} {differ} {what}, {first} first; {verdict}");
         }
         Self { difference, forbidden, verdict }
     }
@@ -65,8 +65,17 @@ impl DifferenceReport {
     }
 }
 
+/// Whether the second has more elements that are NaN or infinite than the first.
+fn gained_non_finite(tensor: &TensorDifference) -> bool {
+    tensor.non_finite_each.is_some_and(|[before, after]| after > before)
+}
+
 /// Whether the largest difference is more than half a spacing of the narrower dtype at the largest value it can be at.
 fn exceeds_rounding(tensor: &TensorDifference) -> bool {
+    if tensor.non_finite_each.is_some_and(|each| each.iter().any(|count| *count != tensor.non_finite)) {
+        // No rounding makes a finite number NaN, nor the other way round.
+        return true;
+    }
     let unit = tensor.dtypes.iter().map(|dtype| roundoff(*dtype)).fold(0.0, f64::max);
     // ‖Δ‖ ≤ u‖w‖ for a copy that was rounded element by element.
     tensor.relative_difference.value().is_some_and(|&difference| difference > unit)
@@ -105,6 +114,9 @@ fn write(text: &mut String, report: &DifferenceReport, style: Style) -> std::fmt
     if changed.len() > shown {
         writeln!(text, "  … {} more: --all", changed.len() - shown)?;
     }
+    for tensor in found.tensors.iter().filter(|tensor| tensor.non_finite > 0) {
+        writeln!(text, "{}", non_finite(tensor))?;
+    }
     let equal = found.tensors.len() - changed.len();
     writeln!(text, "\nbit-equal: {equal} of {} tensors", found.tensors.len())?;
     for (title, names) in [("missing", &found.missing), ("new", &found.new)] {
@@ -127,9 +139,25 @@ fn write(text: &mut String, report: &DifferenceReport, style: Style) -> std::fmt
     writeln!(text, "verdict: {}", safe(&report.verdict))
 }
 
-/// What tensors are sorted by; those without a ratio first.
+/// What tensors are sorted by; those that gained NaN or infinity, and those without a ratio, first.
 fn relative(tensor: &TensorDifference) -> f64 {
+    if gained_non_finite(tensor) {
+        return f64::INFINITY;
+    }
     tensor.relative_difference.value().copied().unwrap_or(f64::INFINITY)
+}
+
+/// How many elements of a tensor are no numbers, and what that makes of its row.
+fn non_finite(tensor: &TensorDifference) -> String {
+    let counts = tensor.non_finite_each.map_or_else(
+        || format!("{} in one or the other", grouped(tensor.non_finite)),
+        |[before, after]| format!("{} before, {} after", grouped(before), grouped(after)),
+    );
+    format!(
+        "NaN or infinite: {}: {counts}, of {} elements; its other numbers are over the rest",
+        safe(&tensor.name),
+        grouped(tensor.elements)
+    )
 }
 
 fn table(tensors: &[&TensorDifference]) -> Table {
@@ -179,6 +207,7 @@ mod tests {
             largest_difference: Measured::Value(relative),
             changed: if relative > 0.0 { 7 } else { 0 },
             non_finite: 0,
+            non_finite_each: Some([0; 2]),
         }
     }
 

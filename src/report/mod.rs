@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::analysis::model::{Analysis, CheckpointAnalysis, Problem};
 use crate::gate::Judgement;
+use crate::number::counted;
 use crate::rules::{Assessment, Finding, NotEvaluated, Overrides, Severity};
 
 pub use clip::{ClipReport, clip_page};
@@ -184,9 +185,9 @@ impl Verdict {
     }
 
     fn severities(&self) -> String {
-        let counts = [(self.critical, "critical"), (self.warnings, "warning")];
-        let counts = counts.iter().filter(|(count, _)| *count > 0);
-        let counts = counts.map(|(count, name)| format!("{count} {name}")).collect::<Vec<_>>();
+        let critical = (self.critical > 0).then(|| format!("{} critical", self.critical));
+        let warnings = (self.warnings > 0).then(|| counted(self.warnings, "warning"));
+        let counts = critical.into_iter().chain(warnings).collect::<Vec<_>>();
         if counts.is_empty() { "nothing critical, no warning".to_owned() } else { counts.join(", ") }
     }
 

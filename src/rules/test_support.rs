@@ -414,6 +414,7 @@ pub(super) fn difference(name: &str, role: Role, relative: f64) -> TensorDiffere
         largest_difference: Measured::Value(relative),
         changed: 64,
         non_finite: 0,
+        non_finite_each: Some([0; 2]),
     }
 }
 

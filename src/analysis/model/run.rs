@@ -123,8 +123,11 @@ pub struct TensorDifference {
     pub largest_difference: Measured<f64>,
     /// Elements whose values differ.
     pub changed: u64,
-    /// Elements that are NaN or infinite in either.
+    /// Elements that are NaN or infinite in either; the numbers above but `changed` are over the others.
     pub non_finite: u64,
+    /// Elements that are NaN or infinite in the first, and in the second; absent in files from before they were told apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub non_finite_each: Option<[u64; 2]>,
 }
 
 /// Two checkpoints compared.

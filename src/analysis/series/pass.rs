@@ -44,6 +44,8 @@ pub struct Sums {
     pub elements: u64,
     /// Elements that are not finite at one end.
     pub non_finite: u64,
+    /// Those at the earlier end, and those at the later.
+    pub non_finite_each: [u64; 2],
     /// Σw².
     pub before: f64,
     /// Σw'².
@@ -93,6 +95,9 @@ impl Sums {
         self.changed += u64::from(before.to_bits() != after.to_bits());
         if !before.is_finite() || !after.is_finite() {
             self.non_finite += 1;
+            for (count, value) in self.non_finite_each.iter_mut().zip([before, after]) {
+                *count += u64::from(!value.is_finite());
+            }
             return;
         }
         let change = after - before;
@@ -123,6 +128,9 @@ impl Sums {
     fn join(&mut self, next: &Self) {
         self.elements += next.elements;
         self.non_finite += next.non_finite;
+        for (count, next) in self.non_finite_each.iter_mut().zip(next.non_finite_each) {
+            *count += next;
+        }
         self.before += next.before;
         self.after += next.after;
         self.product += next.product;

@@ -47,7 +47,7 @@ impl NameRules {
     /// With line and column, when it is not TOML, a role is none of [`Role`], or a pattern is not a glob.
     pub fn parse(path: &Path, text: &str) -> Result<Self> {
         let refuse = |message: &str, byte: usize| {
-            let kind = ErrorKind::SideFile { what: "flashpoint.toml", message: message.to_owned() };
+            let kind = ErrorKind::SideFile { what: "the policy", message: message.to_owned() };
             kind.in_file(path).at(At::in_text(text, byte))
         };
         let file: File = toml::from_str(text)
