@@ -6,7 +6,6 @@ mod kept;
 mod schema;
 
 use std::fmt::Write as _;
-use std::io::Read;
 use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
