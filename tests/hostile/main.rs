@@ -108,6 +108,9 @@ const NOT_OF_INPUTS: &[(&str, &str)] = &[
     ("unknown-rule", "is about an argument: tests/cli.rs"),
     ("baseline", "is about which checkpoint is compared with which: tests/gate_mistakes.rs"),
     ("no-such-report", "is about an argument: tests/gate_formats.rs"),
+    ("nothing-of-a-run", "is about where a run is looked for: tests/cli.rs"),
+    ("no-elements", "is about which command is given a measurement: tests/diff.rs"),
+    ("output-name", "is about where the measurement goes: tests/cli.rs"),
     ("no-such-column", "is about an argument: src/history/log/tests.rs"),
     ("already-there", "is about where a policy goes: tests/gate_mistakes.rs"),
 ];
