@@ -41,7 +41,7 @@ pub struct Backtest {
     pub share_clipped: Estimate,
     /// Mean over healthy steps of min(1, τ/n).
     pub shrinkage: Estimate,
-    /// 1 − E[min(n, τ)]/E[n] over healthy steps: by how much the learning rate of SGD is lower.
+    /// `1 − E[min(n, τ)]/E[n]` over healthy steps: by how much the learning rate of SGD is lower.
     pub rate_loss: Estimate,
     /// Spikes in the series.
     pub spikes: u64,
