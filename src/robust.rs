@@ -1,4 +1,4 @@
-//! Order statistics of a sliding window, and how a gradient norm stands against the window before it, on a logarithmic
+//! Order statistics: the median, a sliding window, and how a gradient norm stands against the window before it, on a logarithmic
 //! scale: median and MAD (E1). Knows no log and no run.
 //!
 //! The median of the window does not move for a spike in it, and the logarithm of a norm is nearly symmetric where the norm
@@ -54,6 +54,23 @@ pub fn spikes(norms: &[f64], z: f64, ratio: f64) -> Vec<Option<f64>> {
         spread.filter(|spread| spread.z > z).map(|spread| norm / spread.ratio)
     };
     norms.iter().map(one).collect()
+}
+
+/// The median of any values, the mean of the middle two for an even number; `None` of nothing.
+pub fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
+    let mut values: Vec<f64> = values.into_iter().collect();
+    let middle = values.len() / 2;
+    if values.is_empty() {
+        return None;
+    }
+    let is_odd = values.len() % 2 == 1;
+    let (below, upper, _) = values.select_nth_unstable_by(middle, f64::total_cmp);
+    let upper = *upper;
+    if is_odd {
+        return Some(upper);
+    }
+    let lower = below.iter().copied().max_by(f64::total_cmp)?;
+    Some(f64::midpoint(lower, upper))
 }
 
 /// The last values, in order of time and by size.
@@ -157,6 +174,14 @@ fn smallest(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_median_of_an_even_number_lies_between_the_middle_two() {
+        assert_eq!(median([4.0, 1.0, 3.0, 2.0]), Some(2.5));
+        assert_eq!(median([5.0, 1.0, 3.0]), Some(3.0));
+        assert_eq!(median([3.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median([]), None);
+    }
 
     /// The definition, word by word.
     fn slow(norms: &[f64], at: usize) -> Option<Spread> {

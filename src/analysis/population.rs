@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::model::{Measured, TensorAnalysis};
 use crate::checkpoint::Role;
+use crate::robust::median;
 
 /// Fewer tensors of a role say nothing about what is usual for it.
 const FEWEST_PEERS: usize = 3;
@@ -28,7 +29,7 @@ fn medians_by_role(tensors: &[TensorAnalysis]) -> BTreeMap<Role, f64> {
         }
     }
     by_role.retain(|_, values| values.len() >= FEWEST_PEERS);
-    by_role.into_iter().map(|(role, values)| (role, median(values))).collect()
+    by_role.into_iter().filter_map(|(role, values)| Some((role, median(values)?))).collect()
 }
 
 fn rms(tensor: &TensorAnalysis) -> Option<f64> {
@@ -36,22 +37,4 @@ fn rms(tensor: &TensorAnalysis) -> Option<f64> {
     let judged = tensor.is_parameter() && !matches!(tensor.role, Role::Other | Role::Bias | Role::NormBias);
     let rms = *tensor.statistics.value().filter(|_| judged)?.rms.value()?;
     (rms > 0.0).then_some(rms)
-}
-
-/// The median; the mean of the middle two for an even number.
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    if values.len() % 2 == 1 { values[middle] } else { f64::midpoint(values[middle - 1], values[middle]) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_median_of_an_even_number_lies_between_the_middle_two() {
-        assert_eq!(median(vec![4.0, 1.0, 3.0, 2.0]), 2.5);
-        assert_eq!(median(vec![5.0, 1.0, 3.0]), 3.0);
-    }
 }

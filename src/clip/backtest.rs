@@ -9,11 +9,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::direction::cosine;
-use super::estimate::{Estimate, mean, median, share};
+use super::estimate::{Estimate, mean, share};
 use super::fit::Fit;
 use super::method::{Method, NORM_EPSILON, Needs};
 use super::series::{Point, Series};
 use crate::analysis::model::Measured;
+use crate::robust::median;
 
 /// A method held against the record.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

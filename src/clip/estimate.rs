@@ -93,23 +93,6 @@ fn at(ascending: &[f64], share: f64) -> Option<f64> {
     Some(one + (other - one) * position.fract())
 }
 
-/// The median of any values.
-pub fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
-    let mut values: Vec<f64> = values.into_iter().collect();
-    let middle = values.len() / 2;
-    if values.is_empty() {
-        return None;
-    }
-    let is_odd = values.len() % 2 == 1;
-    let (below, upper, _) = values.select_nth_unstable_by(middle, f64::total_cmp);
-    let upper = *upper;
-    if is_odd {
-        return Some(upper);
-    }
-    let lower = below.iter().copied().max_by(f64::total_cmp)?;
-    Some(f64::midpoint(lower, upper))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -175,7 +158,5 @@ mod tests {
         assert!((found.low - by_hand).abs() < 1e-12, "{found:?} {by_hand}");
         let none = share(0, 100, 100.0).unwrap();
         assert!(none.low == 0.0 && none.high > 0.02 && none.high < 0.03, "{none:?}");
-        assert_eq!(median([3.0, 1.0, 2.0]), Some(2.0));
-        assert_eq!(median([]), None);
     }
 }

@@ -4,9 +4,9 @@
 //! quantile over the median of the last 200 norms. Its interval is that of order statistics, at the lowest and at the highest
 //! median there was: how far a threshold may be off is mostly how far the norms move, which a quantile's interval does not know.
 
-use super::estimate::{Estimate, correlation_time, median, quantile};
+use super::estimate::{Estimate, correlation_time, quantile};
 use super::series::{Point, Series};
-use crate::robust::{MAD_TO_DEVIATION, Sorted};
+use crate::robust::{MAD_TO_DEVIATION, Sorted, median};
 
 /// Norms below which nothing is recommended.
 pub const FEWEST_NORMS: usize = 100;

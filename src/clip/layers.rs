@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::estimate::median;
 use super::series::Series;
 use crate::analysis::model::{IntervalAnalysis, TensorInterval};
+use crate::robust::median;
 
 /// Share of the energy of spikes that has to be of [`FEW`] tensors (section 2.4).
 pub const CONCENTRATED: f64 = 0.8;

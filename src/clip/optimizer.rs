@@ -1,7 +1,7 @@
 //! What a run's optimizer says about clipping: its kind, β₂, and gradient norms where neither log nor dump has them (I4, I5).
 
-use super::estimate::median;
 use crate::analysis::model::{Algorithm, Analysis, CheckpointAnalysis, IntervalAnalysis, OptimizerAnalysis};
+use crate::robust::median;
 
 /// β₂ where no optimizer says its own: the default of torch.
 pub const USUAL_BETA2: f64 = 0.999;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::analysis::model::{
     Analysis, CheckpointAnalysis, LogPoint, ParameterGroup, ParameterOptimizer, Role, TensorAnalysis,
 };
+use crate::robust;
 use crate::rules::{Assessment, Finding, Subject};
 
 /// An analysis and what the rules said about it.
@@ -101,14 +102,7 @@ pub(super) fn states(
 
 /// The middle of finite values; the mean of both middle ones; `None` of nothing.
 pub(super) fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
-    let mut values: Vec<f64> = values.into_iter().filter(|value| value.is_finite()).collect();
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    match values.len() {
-        0 => None,
-        count if count % 2 == 1 => Some(values[middle]),
-        _ => Some(f64::midpoint(values[middle - 1], values[middle])),
-    }
+    robust::median(values.into_iter().filter(|value| value.is_finite()))
 }
 
 /// A non-negative number, rounded.

@@ -3,10 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use super::weights::{fans, is_matrix, maps, median, norm_gains, rms, wanted};
+use super::weights::{fans, is_matrix, maps, norm_gains, rms, wanted};
 use super::{Check, Confidence, Finding, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
 use crate::analysis::model::{CheckpointAnalysis, Role, TensorAnalysis};
 use crate::number::short;
+use crate::robust::median;
 
 pub(super) static RULE: Rule = Rule {
     code: "FP203",
@@ -159,8 +160,8 @@ impl Populations {
         let usual = |levels: &[(f64, f64)]| {
             Some(Usual {
                 maps: levels.len(),
-                rms: median(levels.iter().map(|level| level.0).collect())?,
-                gain: median(levels.iter().map(|level| level.1).collect())?,
+                rms: median(levels.iter().map(|level| level.0))?,
+                gain: median(levels.iter().map(|level| level.1))?,
             })
         };
         Self(levels.into_iter().filter_map(|(key, levels)| Some((key, usual(&levels)?))).collect())

@@ -1,8 +1,8 @@
 //! What rules over logs have in common: spikes of the gradient norm, and where a run began to go wrong.
 
-use super::weights::median;
 use super::{Findings, Subject};
 use crate::analysis::model::{Analysis, LogAnalysis, LogPoint, Number};
+use crate::robust::median;
 
 /// Spikes closer than this are one, in measured points.
 const TOGETHER: usize = 5;
@@ -198,7 +198,7 @@ pub(super) fn first_divergence(log: &LogAnalysis, limit: f64, noise: f64) -> Opt
         recent.extend(point.loss.and_then(Number::finite));
         let window = &recent[recent.len().saturating_sub(LEVEL_POINTS)..];
         if window.len() == LEVEL_POINTS {
-            lowest = median(window.to_vec()).map_or(lowest, |level| lowest.min(level));
+            lowest = median(window.iter().copied()).map_or(lowest, |level| lowest.min(level));
         }
         is_up
     })?;

@@ -148,13 +148,6 @@ fn why(kind: Degenerate) -> &'static str {
     }
 }
 
-/// The middle value, the mean of the middle two for an even number; `None` of nothing.
-pub(super) fn median(mut values: Vec<f64>) -> Option<f64> {
-    values.sort_by(f64::total_cmp);
-    let upper = *values.get(values.len() / 2)?;
-    Some(if values.len() % 2 == 1 { upper } else { f64::midpoint(values[values.len() / 2 - 1], upper) })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -192,12 +185,5 @@ mod tests {
     fn what_is_no_matrix_has_no_fans() {
         assert_eq!(fans_of("bias", Role::Linear, &[8]), None);
         assert_eq!(fans_of("empty.weight", Role::Linear, &[0, 8]), None);
-    }
-
-    #[test]
-    fn the_median_of_an_even_number_lies_between_the_middle_two() {
-        assert_eq!(median(vec![4.0, 1.0, 3.0, 2.0]), Some(2.5));
-        assert_eq!(median(vec![5.0, 1.0, 3.0]), Some(3.0));
-        assert_eq!(median(Vec::new()), None);
     }
 }

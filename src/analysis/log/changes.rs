@@ -1,8 +1,8 @@
 //! What happened to norm and loss where the accumulation, the world size or the batch changed, or another attempt began (E5).
 
 use crate::analysis::model::AccumulationChange;
-use crate::analysis::series::trailing;
 use crate::history::Record;
+use crate::robust;
 
 /// Points on either side whose median is compared.
 const SIDE: usize = 15;
@@ -124,7 +124,7 @@ fn noise<'a>(side: impl Iterator<Item = &'a Record>, of: fn(&Record) -> Option<f
 
 /// The median, where there are enough values for one.
 fn median(values: &[f64]) -> Option<f64> {
-    if values.len() < FEWEST { None } else { trailing::median(values) }
+    if values.len() < FEWEST { None } else { robust::median(values.iter().copied()) }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 
 use super::number;
 use crate::analysis::model::{Degenerate, IntervalAnalysis, Measured, TensorInterval};
+use crate::robust::median;
 
 /// Intervals that a median looks back on.
 pub const WINDOW: usize = 8;
@@ -43,25 +44,13 @@ fn against(now: &Measured<f64>, before: &mut Vec<f64>) -> Measured<f64> {
         other => return other.clone(),
     };
     let window = &before[before.len().saturating_sub(WINDOW)..];
-    let ratio = match median(window) {
+    let ratio = match median(window.iter().copied()) {
         None => Measured::not("no interval before it was measured"),
         Some(0.0) => Measured::Degenerate(Degenerate::AllZero),
         Some(median) => number(value / median),
     };
     before.push(value);
     ratio
-}
-
-/// The median, the mean of the middle two for an even number; `None` of nothing.
-pub fn median(values: &[f64]) -> Option<f64> {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    match sorted.len() {
-        0 => None,
-        length if length % 2 == 1 => Some(sorted[middle]),
-        _ => Some(f64::midpoint(sorted[middle - 1], sorted[middle])),
-    }
 }
 
 #[cfg(test)]
