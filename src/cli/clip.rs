@@ -3,16 +3,14 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use flashpoint::analysis::run::{Request, measure};
 use flashpoint::clip::advise;
 use flashpoint::error::Result;
-use flashpoint::history::{Column, History, Options};
 use flashpoint::report::{ClipReport, clip_page};
 
 use super::Outcome;
 use super::options::Reading;
 use super::output::Outputs;
-use super::progress::Progress;
+use super::run::{RunFlags, measure_run};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -28,18 +26,8 @@ pub struct Arguments {
     /// Show the tensors that spikes are in, and whether to clip them on their own
     #[arg(long, help_heading = "Output")]
     per_layer: bool,
-    /// Look at no later step, as if the run had ended there
-    #[arg(long, value_name = "STEP", help_heading = "Reading")]
-    until: Option<u64>,
-    /// Gradient dumps beside those that are found; repeatable
-    #[arg(long, value_name = "DIR", help_heading = "Reading")]
-    grads: Vec<PathBuf>,
-    /// Logs, in place of those that are found; repeatable
-    #[arg(long, value_name = "FILE", help_heading = "Reading")]
-    log: Vec<PathBuf>,
-    /// Columns of the log, where they are not recognised, such as `grad_norm=train/gnorm`; repeatable
-    #[arg(long, value_name = "QUANTITY=NAME", help_heading = "Reading")]
-    columns: Vec<Column>,
+    #[command(flatten)]
+    flags: RunFlags,
     #[command(flatten)]
     reading: Reading,
     #[command(flatten)]
@@ -47,24 +35,12 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments) -> Result<Outcome> {
-    let inputs = [&[arguments.run.clone()][..], &arguments.grads, &arguments.log].concat();
-    arguments.outputs.check(&inputs)?;
+    arguments.outputs.check(&arguments.flags.inputs(&arguments.run))?;
     let context = arguments.reading.context()?;
     let policy = arguments.reading.policy(&context)?;
-    let options = Options {
-        grads: arguments.grads.clone(),
-        logs: arguments.log.clone(),
-        until: arguments.until,
-        columns: arguments.columns.clone(),
-    };
-    let history = History::read(&arguments.run, &options, &context)?;
-    let request = Request { level: arguments.reading.level(), names: &policy.names };
-    let progress = Progress::start(&context, arguments.outputs.quiet);
-    let measured = measure(&history, &request, &context);
-    progress.finish();
-    for error in &measured.errors {
-        eprintln!("flashpoint: {error}");
-    }
+    let history = arguments.flags.history(&arguments.run, &context)?;
+    let measured =
+        measure_run(&history, &arguments.reading, &policy.names, arguments.outputs.quiet, &context);
     let report = ClipReport::new(&measured.analysis, advise(&measured.analysis));
     arguments.outputs.write(&report, |style| clip_page(&report, arguments.per_layer, style))?;
     Ok(if context.cancelled() {

@@ -12,6 +12,7 @@ mod postmortem;
 mod progress;
 mod read;
 mod rules;
+mod run;
 
 use std::process::ExitCode;
 
