@@ -37,7 +37,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     ("rules", &["number", "robust", "analysis::model"]),
-    ("clip", &["number", "random", "robust", "analysis::model"]),
+    ("clip", &["number", "random", "robust", "analysis::model", "analysis::series::clip"]),
     ("diagnosis", &["number", "robust", "analysis::model", "rules", "clip"]),
     ("gate", &["error", "context", "number", "files", "checkpoint", "analysis::model", "rules", "diagnosis"]),
     ("report", &["json", "number", "analysis::model", "rules", "clip", "diagnosis", "gate"]),

@@ -8,12 +8,12 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::direction::cosine;
 use super::estimate::{Estimate, mean, share};
 use super::fit::Fit;
-use super::method::{Method, NORM_EPSILON, Needs};
+use super::method::{Method, Needs};
 use super::series::{Point, Series};
 use crate::analysis::model::Measured;
+use crate::analysis::series::clip::cosine;
 use crate::robust::median;
 
 /// A method held against the record.
@@ -111,8 +111,7 @@ pub fn run(method: Method, series: &Series, fit: &Fit, beta2: f64) -> Measured<B
 }
 
 fn as_a_whole(point: &Point, limit: f64) -> Outcome {
-    let clipped = point.norm + NORM_EPSILON > limit && point.norm > limit;
-    Outcome { limit, left: point.norm.min(limit), clipped, cosine: 1.0 }
+    Outcome { limit, left: point.norm.min(limit), clipped: point.norm > limit, cosine: 1.0 }
 }
 
 fn tensor_wise(point: &Point, factors: &[f64]) -> Outcome {

@@ -5,7 +5,6 @@
 //! file and judges no run: `docs/clip.md` says how each number comes about, `docs/benchmarks-clip.md` how well it holds.
 
 mod backtest;
-mod direction;
 mod estimate;
 mod fit;
 mod gradient;
@@ -17,15 +16,15 @@ mod recommend;
 mod series;
 mod snippets;
 
+pub use crate::analysis::series::clip::{coefficient, cosine};
 pub use backtest::{Backtest, Candidate, run as backtest};
-pub use direction::cosine;
 pub use estimate::{Estimate, correlation_time, mean, quantile, share};
 pub use fit::{Fit, fit};
 pub use gradient::{Applied, Parameter};
 pub use layers::{Concentration, TensorEnergy};
 pub use method::{
     AdaGc, AutoClip, BlockRms, ByValue, Clipper, DpQuantile, FixedNorm, MeanDeviation, MeanMultiple, Method,
-    Needs, PerLayer, Shares, SkipStep, Spam, UnitWise, UpdateClipping, ZClip, coefficient,
+    Needs, PerLayer, Shares, SkipStep, Spam, UnitWise, UpdateClipping, ZClip,
 };
 pub use recommend::{Advice, Recommendation, Status, advise};
 pub use series::{Point, Series, Source, collect};

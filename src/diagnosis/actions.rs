@@ -61,7 +61,7 @@ fn resume(facts: Facts, healthy: &Healthy) -> Action {
             ("DeepSpeed", format!("engine.load_checkpoint(\"RUN\", tag=\"{name}\")")),
         ],
     };
-    let snippets = framework.into_iter().map(|(place, text)| snippet(place, text)).collect();
+    let snippets = framework.into_iter().map(|(place, text)| Snippet::new(place, text)).collect();
     Action { what: format!("go back to {name} (step {})", healthy.step), snippets }
 }
 
@@ -205,7 +205,7 @@ fn lower_rate(facts: Facts, case: &Case) -> Action {
             "lower the learning rate from {} to {rate}, and look that it takes: a resume restores the saved one",
             short(peak)
         ),
-        snippets: lines.into_iter().map(|(place, text)| snippet(place, text)).collect(),
+        snippets: lines.into_iter().map(|(place, text)| Snippet::new(place, text)).collect(),
     }
 }
 
@@ -217,7 +217,7 @@ fn warm_up() -> Action {
     ];
     Action {
         what: "warm the learning rate up over 2/(1-beta2) steps, 2000 for beta2 = 0.999".to_owned(),
-        snippets: lines.into_iter().map(|(place, text)| snippet(place, text)).collect(),
+        snippets: lines.into_iter().map(|(place, text)| Snippet::new(place, text)).collect(),
     }
 }
 
@@ -230,7 +230,7 @@ fn beta2() -> Action {
     ];
     Action {
         what: "lower beta2, so that the second moment follows within tens of steps".to_owned(),
-        snippets: lines.into_iter().map(|(place, text)| snippet(place, text)).collect(),
+        snippets: lines.into_iter().map(|(place, text)| Snippet::new(place, text)).collect(),
     }
 }
 
@@ -244,7 +244,7 @@ fn skip(case: &Case) -> Option<Action> {
         what: format!(
             "look at the batches of {steps}; skip them where a replay from the same state fails again"
         ),
-        snippets: vec![snippet("Megatron-DeepSpeed", text)],
+        snippets: vec![Snippet::new("Megatron-DeepSpeed", text)],
     })
 }
 
@@ -253,9 +253,5 @@ fn say(what: &str) -> Action {
 }
 
 fn plain(what: &str, place: &str, text: &str) -> Action {
-    Action { what: what.to_owned(), snippets: vec![snippet(place, text.to_owned())] }
-}
-
-fn snippet(place: &str, text: impl Into<String>) -> Snippet {
-    Snippet::new(place, text)
+    Action { what: what.to_owned(), snippets: vec![Snippet::new(place, text.to_owned())] }
 }

@@ -1,6 +1,6 @@
 //! B1: two maps of zeros in a row, neither of which ever gets a gradient.
 
-use super::weights::{fans, is_in_transformer_block, is_meant_to_be_zero, is_zero, maps, wanted};
+use super::weights::{fans, is_in_transformer_block, is_meant_to_be_zero, is_zero, kernel, maps, wanted};
 use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Thresholds};
 use crate::analysis::model::{CheckpointAnalysis, Role, TensorAnalysis};
 
@@ -56,11 +56,6 @@ fn can_follow(first: &TensorAnalysis, second: &TensorAnalysis) -> bool {
     let inputs = to.input.checked_div(kernel(second));
     let (Some(outputs), Some(inputs)) = (outputs, inputs) else { return false };
     outputs == inputs || (second.role == Role::Linear && inputs.is_multiple_of(outputs))
-}
-
-/// Elements of a kernel: 1 for a matrix.
-fn kernel(tensor: &TensorAnalysis) -> u64 {
-    tensor.shape.iter().skip(2).fold(1, |product: u64, &size| product.saturating_mul(size))
 }
 
 /// Roles of one block whose maps multiply: with both zero, the gradient of each is zero.

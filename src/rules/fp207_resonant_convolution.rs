@@ -1,6 +1,6 @@
 //! B7: a convolution that answers one input pattern far more than noise of its size would.
 
-use super::weights::{maps, wanted};
+use super::weights::{kernel, maps, wanted};
 use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
 use crate::analysis::model::{
     CheckpointAnalysis, ConvolutionSetting, Measured, Role, SpectrumOf, TensorAnalysis,
@@ -60,7 +60,7 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
 /// `RMS·(√(inputs·taps) + √(outputs·taps))`: the largest singular value over all frequencies, for large kernels.
 fn norm_of_noise(tensor: &TensorAnalysis, setting: &ConvolutionSetting) -> Option<f64> {
     let rms = *tensor.statistics.value()?.rms.value()?;
-    let taps = tensor.shape[2..].iter().fold(1, |product: u64, &size| product.saturating_mul(size));
+    let taps = kernel(tensor);
     let (outputs, inputs) = if setting.depthwise { (1, 1) } else { (tensor.shape[0], tensor.shape[1]) };
     let side = |channels: u64| (channels.saturating_mul(taps) as f64).sqrt();
     Some(rms * (side(inputs) + side(outputs))).filter(|norm| *norm > 0.0)

@@ -97,6 +97,11 @@ pub(super) fn fans(tensor: &TensorAnalysis) -> Option<Fans> {
     Some(if is_input_first(tensor) { Fans { input: output, output: input } } else { Fans { input, output } })
 }
 
+/// Elements of a kernel, that of a convolution or 1 for a matrix.
+pub(super) fn kernel(tensor: &TensorAnalysis) -> u64 {
+    tensor.shape.iter().skip(2).fold(1, |product: u64, &size| product.saturating_mul(size))
+}
+
 /// Whether axis 0 of a matrix is its input.
 ///
 /// GPT-2's `Conv1D` is stored so, and so are the kernels of Flax and Keras. Its names alone do not tell, because nanoGPT

@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::gradient::{Applied, Parameter, global_norm, scale};
+use crate::analysis::series::clip::coefficient;
 
 mod ada_gc;
 mod auto_clip;
@@ -43,9 +44,6 @@ pub use spam::Spam;
 pub use unit_wise::UnitWise;
 pub use update_clipping::UpdateClipping;
 pub use z_clip::ZClip;
-
-/// What clipping divides by is the norm plus this, as in torch.
-pub const NORM_EPSILON: f64 = 1e-6;
 
 /// A method and its constants.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -329,9 +327,4 @@ impl Clipper {
         applied.clipped_norm = if applied.skip { 0.0 } else { global_norm(parameters) };
         applied
     }
-}
-
-/// The factor of clipping a norm to a limit: min(1, τ/(n + 1e-6)), as torch has it.
-pub fn coefficient(norm: f64, limit: f64) -> f64 {
-    (limit / (norm + NORM_EPSILON)).min(1.0)
 }
