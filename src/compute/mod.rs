@@ -251,10 +251,5 @@ pub trait Backend: Sync {
     ) -> Result<()>;
 
     /// Copies a strip of columns of x to a strip of columns of y, and leaves the rest of y as it is.
-    fn copy_strip<T: Real>(
-        &self,
-        strip: &Strip,
-        x: &Self::Buffer<T>,
-        y: &mut Self::Buffer<T>,
-    ) -> Result<()>;
+    fn copy_strip<T: Real>(&self, strip: &Strip, x: &Self::Buffer<T>, y: &mut Self::Buffer<T>) -> Result<()>;
 }

@@ -116,7 +116,13 @@ impl Backend for Cpu {
         Ok(())
     }
 
-    fn broadcast<T: Real>(&self, operation: Binary, spread: Spread, v: &Vec<T>, y: &mut Vec<T>) -> Result<()> {
+    fn broadcast<T: Real>(
+        &self,
+        operation: Binary,
+        spread: Spread,
+        v: &Vec<T>,
+        y: &mut Vec<T>,
+    ) -> Result<()> {
         elementwise::broadcast(operation, spread, v, y);
         Ok(())
     }
