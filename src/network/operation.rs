@@ -1,7 +1,10 @@
 //! What every operation can do, and the closed list of them.
 
 use super::input::Targets;
-use super::ops::*;
+use super::ops::{
+    Activation, Add, Attention, Concat, CrossEntropy, Embedding, LayerNorm, Linear, MeanSquaredError,
+    Multiply, PositionEmbedding, Reshape, Rotary, Scale, Slice, Softmax, Source, Transpose,
+};
 use super::{Array, Gradients, ParameterId, Weights};
 use crate::compute::{Backend, Real};
 use crate::error::Result;
