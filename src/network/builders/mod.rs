@@ -17,7 +17,7 @@ mod shapes;
 mod state;
 
 pub use model_toml::from_model_toml;
-pub use shapes::from_shapes;
+pub use shapes::{from_shapes, recurrences};
 
 use std::collections::{BTreeSet, HashMap};
 
