@@ -4,11 +4,11 @@ use askama::Template;
 
 use super::parts::{Figure, Head, Unjudged, figures};
 use super::rendered;
-use super::tables::{Row, TableView};
+use super::tables::{Row, TableView, row};
 use crate::analysis::model::TensorDifference;
 use crate::number::{grouped, share};
 use crate::report::DifferenceReport;
-use crate::report::difference::{by_change, cells};
+use crate::report::difference::{by_change, cells, spectrum_cells};
 use crate::report::terminal::name_of;
 use crate::report::text::{safe, safe_sentence};
 
@@ -20,6 +20,7 @@ struct Page {
     plots: Vec<Figure>,
     lists: Vec<(&'static str, Vec<String>)>,
     tensors: Option<TableView>,
+    spectra: Option<TableView>,
     unjudged: Vec<Unjudged>,
 }
 
@@ -42,6 +43,7 @@ pub fn difference_html(report: &DifferenceReport) -> Vec<u8> {
         plots: figures(&crate::report::difference_plots(report)),
         lists: lists.into_iter().filter(|(_, names)| !names.is_empty()).collect(),
         tensors: tensors(report),
+        spectra: spectra(report),
         unjudged: found
             .not_compared
             .iter()
@@ -77,7 +79,7 @@ fn head(report: &DifferenceReport) -> Head {
 
 fn tensors(report: &DifferenceReport) -> Option<TableView> {
     let found = &report.difference;
-    let row = |tensor: &&TensorDifference| {
+    let told = |tensor: &&TensorDifference| {
         let mut cells = cells(tensor).to_vec();
         // The dtype is a word, and stands with the words.
         let dtype = cells.pop().unwrap_or_default();
@@ -98,6 +100,22 @@ fn tensors(report: &DifferenceReport) -> Option<TableView> {
         ("changed", "share of elements"),
         ("non-finite", "share of elements that are NaN or infinite in either"),
     ];
-    let rows = by_change(&found.tensors).iter().map(row).collect();
+    let rows = by_change(&found.tensors).iter().map(told).collect();
     TableView::new("Every tensor that both have", 3, &columns, rows)
+}
+
+/// Along how many directions each matrix changed, and whether along those that were the largest.
+fn spectra(report: &DifferenceReport) -> Option<TableView> {
+    let changed = by_change(&report.difference.tensors);
+    let rows = changed.into_iter().filter_map(spectrum_cells).map(|cells| row(cells.to_vec()));
+    let columns = [
+        ("tensor", ""),
+        ("σ₁(Δ)", "largest singular value of the change"),
+        ("/σ₁(w)", "over that of the matrix"),
+        ("stable rank", "of the change: 1 for a change along one direction"),
+        ("along u", "cosine with the leading left singular vector"),
+        ("along v", "cosine with the leading right singular vector"),
+        ("growth", "share by which σ₁ of the matrix grew"),
+    ];
+    TableView::new("Spectra of the changes", 1, &columns, rows.collect())
 }

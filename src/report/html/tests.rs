@@ -168,6 +168,7 @@ fn two_checkpoints_with_hostile_names_are_a_harmless_page() {
         changed: 7,
         non_finite: 0,
         non_finite_each: Some([0; 2]),
+        spectrum: Measured::not("not here"),
     };
     let names = || HOSTILE.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
     let difference = Difference {
