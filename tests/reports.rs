@@ -194,12 +194,18 @@ fn hostile_file(folder: &Path, value: f32) -> PathBuf {
 fn no_name_of_a_tensor_does_harm_in_any_format() {
     let folder = tempfile::tempdir().expect("a temporary directory can be made");
     let [one, other] = [0.01, 0.02].map(|value| hostile_file(folder.path(), value));
-    let (one, other) = (one.to_str().expect("UTF-8"), other.to_str().expect("UTF-8"));
+    let run = folder.path().join("run");
+    for (step, file) in [(100, &one), (200, &other)] {
+        let checkpoint = run.join(format!("checkpoint-{step}"));
+        std::fs::create_dir_all(&checkpoint).expect("a directory");
+        std::fs::copy(file, checkpoint.join("model.safetensors")).expect("a copy");
+    }
+    let [one, other, run] = [&one, &other, &run].map(|path| path.to_str().expect("UTF-8"));
     let commands: [&[&str]; 4] = [
         &["inspect", one, "--all"],
         &["gate", one],
         &["diff", one, other, "--all"],
-        &["postmortem", one, "--all"],
+        &["postmortem", run, "--all"],
     ];
     for command in commands {
         let findings = matches!(command[0], "inspect" | "gate");
