@@ -13,8 +13,13 @@ use super::scale::Scale;
 use crate::analysis::model::{Degenerate, Measured, Role};
 use crate::report::terminal::name_of;
 
-/// What kinds beyond the colours that there are are called: no series, as they have nothing in common.
+/// What the kinds beyond the colours that there are are called together.
 const OTHERS: &str = "others";
+
+/// Whether a kind is no kind: parameters that have nothing in common are no series.
+fn is_mixed(kind: &str) -> bool {
+    kind == OTHERS || kind == name_of(&Role::Other)
+}
 
 /// One parameter.
 #[derive(Debug, Clone, PartialEq)]
@@ -76,7 +81,7 @@ impl Depth {
     }
 
     fn entries(&self) -> Vec<Entry> {
-        let mark = |name: &str| if name == OTHERS { Mark::Dot } else { Mark::Line };
+        let mark = |name: &str| if is_mixed(name) { Mark::Dot } else { Mark::Line };
         let kinds =
             self.kinds.iter().zip(KINDS).map(|((name, _), color)| Entry::new(name, color, mark(name)));
         let limits = self.limits.iter().map(|(name, _)| Entry::new(name, AXIS, Mark::Dashes));
@@ -104,7 +109,7 @@ impl Draw for Depth {
             horizontal(&mut chart, &axes, *limit, AXIS)?;
         }
         for ((name, values), color) in self.kinds.iter().zip(KINDS) {
-            if name == OTHERS {
+            if is_mixed(name) {
                 dots(&mut chart, &axes, values, color)?;
             } else {
                 series(&body, &mut chart, &axes, values, color)?;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use plotters::backend::DrawingBackend;
-use plotters::element::{Rectangle, Text};
+use plotters::element::{PathElement, Rectangle, Text};
 use plotters::style::Color;
 use plotters::style::text_anchor::HPos;
 
@@ -165,6 +165,9 @@ impl Draw for HeatMap {
             }
         }
         if let Some(onset) = self.onset {
+            // On a light line the dashes are seen on the darkest cell too.
+            let ends = [(onset, y.low), (onset, y.high)];
+            chart.draw_series([PathElement::new(ends, LEVELS[2].stroke_width(8))])?;
             vertical(&mut chart, &axes, onset, TROUBLE)?;
         }
         Ok(())
