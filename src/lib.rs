@@ -22,6 +22,7 @@ pub mod history;
 pub mod json;
 pub mod number;
 pub mod random;
+pub mod recover;
 pub mod report;
 pub mod robust;
 pub mod rules;

@@ -113,6 +113,8 @@ const NOT_OF_INPUTS: &[(&str, &str)] = &[
     ("output-name", "is about where the measurement goes: tests/cli.rs"),
     ("no-such-column", "is about an argument: src/history/log/tests.rs"),
     ("already-there", "is about where a policy goes: tests/gate_mistakes.rs"),
+    ("not-editable", "is about what a repair is asked for: tests/repair.rs"),
+    ("not-done", "is about what a repair, a conversion or a resume is asked for: tests/repair.rs, tests/resume.rs"),
 ];
 
 #[test]
