@@ -102,7 +102,8 @@ fn clip(text: &str) -> std::result::Result<Clip, String> {
 pub fn run(arguments: &Arguments) -> Result<Outcome> {
     arguments.outputs.check(&arguments.flags.inputs(&arguments.run))?;
     if arguments.command.is_empty() && !arguments.dry_run {
-        let message = "only the program that trained it can go on with this run, and no command was given".to_owned();
+        let message =
+            "only the program that trained it can go on with this run, and no command was given".to_owned();
         let advice = "give it behind --: flashpoint resume RUN -- python train.py --resume-from {checkpoint}";
         return Err(ErrorKind::NotDone { message, advice }.in_file(&arguments.run));
     }
@@ -224,7 +225,8 @@ impl Arguments {
             let home = self.to.clone().map_or_else(|| new_run(&self.run), Ok)?;
             let name = chosen.path.file_name().unwrap_or_default();
             let is_directory = chosen.path.is_dir();
-            let target = if is_directory { home.join(name) } else { home.join(format!("checkpoint-{}", chosen.step)) };
+            let target =
+                if is_directory { home.join(name) } else { home.join(format!("checkpoint-{}", chosen.step)) };
             prepared.checkpoint = if is_directory { target.clone() } else { target.join(name) };
             prepared.report.repaired = Some(target.display().to_string());
             prepared.repair = Some((known, wanted, target));

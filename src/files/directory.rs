@@ -165,9 +165,7 @@ fn sync(folder: &Path) -> Result<()> {
 }
 
 fn open_and_sync(path: &Path) -> Result<()> {
-    File::open(path)
-        .and_then(|file| file.sync_all())
-        .map_err(|error| Error::io(path, "sync it", &error))
+    File::open(path).and_then(|file| file.sync_all()).map_err(|error| Error::io(path, "sync it", &error))
 }
 
 #[cfg(test)]

@@ -210,9 +210,7 @@ impl<'a> Look<'a> {
         let count = counted(tensors.count() as u64, "tensor");
         let (presence, detail, allows) = match unread {
             0 => (Presence::Present, count, Exactness::Bit),
-            unread => {
-                (Presence::Partial, format!("{unread} of {count} cannot be read"), Exactness::Restart)
-            }
+            unread => (Presence::Partial, format!("{unread} of {count} cannot be read"), Exactness::Restart),
         };
         Component { part: Part::Model, presence, detail, allows }
     }
@@ -237,7 +235,10 @@ impl<'a> Look<'a> {
             0 => (Presence::Missing, "the optimizer's state is empty".to_owned(), Exactness::Restart),
             stored if stored < all => (
                 Presence::Partial,
-                format!("{stored} of {} have state; the others never had a gradient, or lost it", counted(all as u64, "parameter")),
+                format!(
+                    "{stored} of {} have state; the others never had a gradient, or lost it",
+                    counted(all as u64, "parameter")
+                ),
                 Exactness::Bit,
             ),
             stored => (
@@ -282,7 +283,8 @@ impl<'a> Look<'a> {
     fn scheduler(&self) -> Component {
         let part = Part::Scheduler;
         let own = ["schedule", "scheduler", "lr_scheduler"];
-        let found = self.find(&["scheduler."], &["lr_schedulers", "lr_scheduler", "scheduler", "schedulers"], &own);
+        let found =
+            self.find(&["scheduler."], &["lr_schedulers", "lr_scheduler", "scheduler", "schedulers"], &own);
         let by_step = self.checkpoint.layout == Layout::NanoGpt;
         let (presence, detail, allows) = match found {
             Some(place) => (Presence::Present, place, Exactness::Bit),
@@ -291,7 +293,8 @@ impl<'a> Look<'a> {
                 (Presence::NotNeeded, detail, Exactness::Bit)
             }
             None => {
-                let detail = "a schedule would start anew, or follow from the step if the program computes it so";
+                let detail =
+                    "a schedule would start anew, or follow from the step if the program computes it so";
                 (Presence::Missing, detail.to_owned(), Exactness::Numeric)
             }
         };
@@ -300,7 +303,11 @@ impl<'a> Look<'a> {
 
     fn scaler(&self) -> Component {
         let part = Part::Scaler;
-        let found = self.find(&["scaler."], &["scaler", "amp_scaler", "grad_scaler", "MixedPrecision", "MixedPrecisionPlugin"], &["scaler", "loss_scale"]);
+        let found = self.find(
+            &["scaler."],
+            &["scaler", "amp_scaler", "grad_scaler", "MixedPrecision", "MixedPrecisionPlugin"],
+            &["scaler", "loss_scale"],
+        );
         let is_half = self.checkpoint.tensors.iter().any(|tensor| {
             tensor.section == Section::Model
                 && tensor.tensor.as_ref().is_ok_and(|tensor| tensor.dtype == DType::F16)
@@ -322,26 +329,31 @@ impl<'a> Look<'a> {
         let found = self.find(&files, &keys, &["random", "random_states", "rng"]);
         let (presence, detail, allows) = match found {
             Some(place) => (Presence::Present, place, Exactness::Bit),
-            None => (
-                Presence::Missing,
-                "dropout and shuffling draw other numbers".to_owned(),
-                Exactness::Numeric,
-            ),
+            None => {
+                (Presence::Missing, "dropout and shuffling draw other numbers".to_owned(), Exactness::Numeric)
+            }
         };
         Component { part: Part::RandomStates, presence, detail, allows }
     }
 
     fn data_position(&self) -> Component {
         let part = Part::DataPosition;
-        let component = |presence, detail: &str, allows| Component { part, presence, detail: detail.to_owned(), allows };
-        if let Some(place) = self.find(&["dl_state_dict", "sampler."], &["dataset_state", "data_state", "dataloader"], &["data", "data_position"]) {
+        let component =
+            |presence, detail: &str, allows| Component { part, presence, detail: detail.to_owned(), allows };
+        if let Some(place) = self.find(
+            &["dl_state_dict", "sampler."],
+            &["dataset_state", "data_state", "dataloader"],
+            &["data", "data_position"],
+        ) {
             return component(Presence::Present, &place, Exactness::Bit);
         }
         match self.checkpoint.layout {
             Layout::HfTrainer => match self.epoch {
-                Some(epoch) if epoch.fract() == 0.0 => {
-                    component(Presence::Present, "trainer_state.json stands at the end of an epoch", Exactness::Bit)
-                }
+                Some(epoch) if epoch.fract() == 0.0 => component(
+                    Presence::Present,
+                    "trainer_state.json stands at the end of an epoch",
+                    Exactness::Bit,
+                ),
                 Some(_) => component(
                     Presence::Partial,
                     "in the middle of an epoch: the batches before are skipped, and the random states are set after the first fetch",
@@ -354,7 +366,11 @@ impl<'a> Look<'a> {
                 "the loops count batches; only a stateful loader goes on where it was",
                 Exactness::Numeric,
             ),
-            _ => component(Presence::Missing, "other batches come next, or the same ones again", Exactness::Numeric),
+            _ => component(
+                Presence::Missing,
+                "other batches come next, or the same ones again",
+                Exactness::Numeric,
+            ),
         }
     }
 
@@ -401,7 +417,8 @@ fn root_keys(checkpoint: &Checkpoint, context: &Context) -> BTreeSet<String> {
     let Some(objects) = container.objects else { return BTreeSet::new() };
     let entries = objects.root.and_then(|root| objects.entries(root)).unwrap_or_default();
     let holds = |value| {
-        let empty = objects.entries(value).map(<[_]>::is_empty).or(objects.sequence(value).map(<[_]>::is_empty));
+        let empty =
+            objects.entries(value).map(<[_]>::is_empty).or(objects.sequence(value).map(<[_]>::is_empty));
         empty != Some(true) && !matches!(objects.node(value), crate::format::Node::None)
     };
     let keys = entries.iter().filter(|&&(_, value)| holds(value));

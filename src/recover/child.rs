@@ -103,14 +103,8 @@ mod with_signals {
     use nix::unistd::Pid;
 
     /// Signals that schedulers and terminals send to a training: each is passed on as it is.
-    const PASSED: [Signal; 6] = [
-        Signal::SIGINT,
-        Signal::SIGTERM,
-        Signal::SIGHUP,
-        Signal::SIGQUIT,
-        Signal::SIGUSR1,
-        Signal::SIGUSR2,
-    ];
+    const PASSED: [Signal; 6] =
+        [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGUSR2];
 
     /// What was sent to us since the last look.
     pub struct Signals(signal_hook::iterator::Signals);
@@ -144,7 +138,9 @@ mod with_signals {
 
     fn ended_is_fine(sent: nix::Result<()>) -> std::io::Result<()> {
         match sent {
-            Err(error) if error != nix::errno::Errno::ESRCH && error != nix::errno::Errno::EPERM => Err(error.into()),
+            Err(error) if error != nix::errno::Errno::ESRCH && error != nix::errno::Errno::EPERM => {
+                Err(error.into())
+            }
             _ => Ok(()),
         }
     }

@@ -97,7 +97,8 @@ pub fn convert(
     target: &Path,
     context: &Context,
 ) -> Result<Option<Conversion>> {
-    let refuse = |message: String, advice| Err(ErrorKind::NotDone { message, advice }.in_file(&checkpoint.path));
+    let refuse =
+        |message: String, advice| Err(ErrorKind::NotDone { message, advice }.in_file(&checkpoint.path));
     let own = checkpoint.problems.iter().find(|problem| problem.kind.is_damage());
     let of_tensors = checkpoint.tensors.iter().filter_map(|tensor| tensor.tensor.as_ref().err());
     if let Some(damage) = own.or_else(|| of_tensors.into_iter().find(|error| error.kind.is_damage())) {
@@ -106,8 +107,10 @@ pub fn convert(
     for file in &checkpoint.files {
         // What is copied on with a new header has no checksum that could tell later.
         let is_archive = matches!(file.format, Format::TorchZip | Format::TorchScript);
-        if let Some(damage) =
-            is_archive.then(|| torch::verify_checksums(&file.input, context)).transpose()?.and_then(|mut all| all.pop())
+        if let Some(damage) = is_archive
+            .then(|| torch::verify_checksums(&file.input, context))
+            .transpose()?
+            .and_then(|mut all| all.pop())
         {
             return Err(damage);
         }
@@ -129,7 +132,8 @@ pub fn convert(
     }
     conversion.lost = lost(checkpoint, context);
     let mut metadata = checkpoint.metadata.clone();
-    let by_torch = checkpoint.files.iter().any(|file| matches!(file.format, Format::TorchZip | Format::TorchLegacy));
+    let by_torch =
+        checkpoint.files.iter().any(|file| matches!(file.format, Format::TorchZip | Format::TorchLegacy));
     if by_torch {
         // Records of the archive are about the archive.
         metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
@@ -141,7 +145,11 @@ pub fn convert(
     }
     let list: Vec<Written> = chosen
         .iter()
-        .map(|(named, tensor)| Written { name: named.name.clone(), dtype: tensor.dtype, shape: tensor.shape.clone() })
+        .map(|(named, tensor)| Written {
+            name: named.name.clone(),
+            dtype: tensor.dtype,
+            shape: tensor.shape.clone(),
+        })
         .collect();
     let header = written_header(&list, &metadata).map_err(|kind| kind.in_file(target))?;
     context.progress.expect(list.iter().map(Written::byte_count).fold(0, u64::saturating_add));
@@ -226,7 +234,12 @@ impl Conversion {
             .iter()
             .filter_map(|(named, tensor)| {
                 let piece = tensor.pieces.first()?;
-                Some((std::sync::Arc::as_ptr(&piece.file).addr(), piece.bytes.start, piece.bytes.end, named.name.as_str()))
+                Some((
+                    std::sync::Arc::as_ptr(&piece.file).addr(),
+                    piece.bytes.start,
+                    piece.bytes.end,
+                    named.name.as_str(),
+                ))
             })
             .collect();
         places.sort_unstable();
@@ -297,7 +310,8 @@ fn beside_tensors(objects: &Objects, file: &str) -> Vec<Lost> {
         return tell(objects, root, file).into_iter().collect();
     }
     let named = entries.iter().filter_map(|&(key, value)| {
-        let key = objects.text(key).map_or_else(|| "an entry".to_owned(), |key| key.chars().take(80).collect());
+        let key =
+            objects.text(key).map_or_else(|| "an entry".to_owned(), |key| key.chars().take(80).collect());
         tell(objects, value, &format!("{key} of {file}"))
     });
     named.collect()
@@ -325,7 +339,12 @@ fn tell(objects: &Objects, node: NodeId, what: &str) -> Option<Lost> {
                 open.extend(object.entries.iter().map(|&(_, value)| value));
                 open.extend(object.state);
             }
-            Node::Int(_) | Node::BigInt(_) | Node::Float(_) | Node::Text(_) | Node::Bytes { .. } | Node::Bool(_) => {
+            Node::Int(_)
+            | Node::BigInt(_)
+            | Node::Float(_)
+            | Node::Text(_)
+            | Node::Bytes { .. }
+            | Node::Bool(_) => {
                 values += 1;
             }
             _ => {}

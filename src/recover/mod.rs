@@ -28,7 +28,5 @@ pub use health::{Check, Outcome};
 pub use manifest::{MANIFEST, Manifest, SourceFile};
 pub use plan::{Plan, QkLimit, Wanted, plan};
 pub use repair::{Repaired, repair};
-pub use resume::{
-    Chosen, From, Settings, Substitution, batches, choose, command, learning_rate, new_run,
-};
+pub use resume::{Chosen, From, Settings, Substitution, batches, choose, command, learning_rate, new_run};
 pub use watch::{Seen, Watch};

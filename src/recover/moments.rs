@@ -68,8 +68,12 @@ impl Stateful<'_> {
     /// Where its step counter cannot be brought to zero with its moments: the first update would be too large.
     pub fn reset(&self, checkpoint: &Checkpoint, whole: bool, reset: &mut Reset) -> Result<()> {
         let refuse = |message: String| Err(ErrorKind::NotEditable { message }.in_file(&checkpoint.path));
-        if self.state.codebooks.iter().any(|codebook| codebook.values.is_some() || codebook.scales.is_some()) {
-            return refuse(format!("the moments of {} are 8-bit codes, whose zero is a code of its own", self.name));
+        if self.state.codebooks.iter().any(|codebook| codebook.values.is_some() || codebook.scales.is_some())
+        {
+            return refuse(format!(
+                "the moments of {} are 8-bit codes, whose zero is a code of its own",
+                self.name
+            ));
         }
         reset.tensors.extend(self.moments().map(|index| Self::zero(checkpoint, index)));
         if self.state.step.is_none() {

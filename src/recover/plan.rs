@@ -103,9 +103,10 @@ pub fn plan(
     wanted: &Wanted,
     context: &Context,
 ) -> Result<Plan> {
-    let measured = analysis.checkpoints.first().ok_or_else(|| ErrorKind::NoTensors.in_file(&checkpoint.path))?;
+    let measured =
+        analysis.checkpoints.first().ok_or_else(|| ErrorKind::NoTensors.in_file(&checkpoint.path))?;
     let planner = Planner { checkpoint, measured, parameters: all(checkpoint, measured), wanted };
-    let found = planner.from_findings(assessment);
+    let found = planner.consider_all(assessment);
     let mut edits = Vec::new();
     edits.extend(planner.drop(&found)?);
     edits.extend(planner.reset(&found)?);
@@ -145,7 +146,7 @@ impl Planner<'_> {
         Err(ErrorKind::NotDone { message, advice }.in_file(&self.checkpoint.path))
     }
 
-    fn from_findings(&self, assessment: &Assessment) -> FromFindings {
+    fn consider_all(&self, assessment: &Assessment) -> FromFindings {
         let mut found = FromFindings::default();
         for finding in &assessment.findings {
             self.consider(finding, &mut found);
@@ -158,11 +159,17 @@ impl Planner<'_> {
         let owners = self.owners(&finding.subject);
         match finding.rule.as_str() {
             "FP101" | "FP701" if !owners.is_empty() => {
-                owners.iter().for_each(|&owner| found.drop.entry(owner).or_default().push(why()));
+                for &owner in &owners {
+                    found.drop.entry(owner).or_default().push(why());
+                }
             }
-            "FP101" => found.irreparable.push(format!("{}; no edit brings the numbers back: roll back", why())),
+            "FP101" => {
+                found.irreparable.push(format!("{}; no edit brings the numbers back: roll back", why()));
+            }
             "FP702" | "FP312" => {
-                owners.iter().for_each(|&owner| found.reset.entry(owner).or_default().push(why()));
+                for &owner in &owners {
+                    found.reset.entry(owner).or_default().push(why());
+                }
             }
             "FP107" | "FP308" | "FP708" if finding.severity > Severity::Note => {
                 for index in self.with_siblings(&owners, &finding.subject) {
@@ -188,7 +195,10 @@ impl Planner<'_> {
             }
             "FP304" => {
                 let epsilon = value("RMS of sqrt(v)").map_or(1e-8, below);
-                ("lower epsilon to a hundredth of the gradients it is added to", Some(format!("--epsilon {epsilon:e}")))
+                (
+                    "lower epsilon to a hundredth of the gradients it is added to",
+                    Some(format!("--epsilon {epsilon:e}")),
+                )
             }
             "FP305" => ("raise epsilon above the rounding noise", Some("--epsilon 1e-8".to_owned())),
             "FP401" | "FP402" => {
@@ -262,7 +272,8 @@ impl Planner<'_> {
         for pattern in &self.wanted.reset_moments {
             let glob = self.glob(pattern)?;
             let matching = |parameter: &Stateful<'_>| {
-                let canonical = parameter.state.parameter.map(|index| &self.checkpoint.tensors[index].canonical_name);
+                let canonical =
+                    parameter.state.parameter.map(|index| &self.checkpoint.tensors[index].canonical_name);
                 glob.is_match(parameter.name) || canonical.is_some_and(|name| glob.is_match(name))
             };
             let matched: Vec<usize> =
@@ -290,7 +301,8 @@ impl Planner<'_> {
         for &index in chosen.keys() {
             let own = &self.parameters[index];
             if matches!(own.optimizer.algorithm, Algorithm::Adafactor | Algorithm::Unknown { .. }) {
-                let message = format!("the state of {} is of an optimizer whose parts are not known", own.name);
+                let message =
+                    format!("the state of {} is of an optimizer whose parts are not known", own.name);
                 return Err(ErrorKind::NotEditable { message }.in_file(&self.checkpoint.path));
             }
             let of_it = |other: &usize| self.parameters[*other].optimizer_index == own.optimizer_index;
@@ -308,7 +320,9 @@ impl Planner<'_> {
             names => counted(names.len() as u64, "parameter"),
         };
         let what = match action {
-            Action::DropNonFinite => format!("treat the optimizer state of {names} as reset: moments and step to 0"),
+            Action::DropNonFinite => {
+                format!("treat the optimizer state of {names} as reset: moments and step to 0")
+            }
             _ => format!("reset moments and step of {names} to 0, and warm the learning rate up again"),
         };
         let Reset { tensors, numbers, added } = reset;
@@ -322,7 +336,13 @@ impl Planner<'_> {
             let quantities = [Quantity::LearningRate, Quantity::BaseRate, Quantity::ScheduledRate];
             let numbers = self.change(&quantities, |rate| rate * factor)?;
             let what = format!("every learning rate times {}", short(factor));
-            edits.push(self.number_edit(Action::LearningRate, what, numbers, "learning rate", "--lr-scale")?);
+            edits.push(self.number_edit(
+                Action::LearningRate,
+                what,
+                numbers,
+                "learning rate",
+                "--lr-scale",
+            )?);
         }
         if let Some(epsilon) = self.wanted.epsilon {
             let numbers = self.change(&[Quantity::Epsilon], |_| epsilon)?;
@@ -331,7 +351,9 @@ impl Planner<'_> {
         }
         if let Some(beta2) = self.wanted.beta2 {
             let numbers = self.change(&[Quantity::Beta2], |_| beta2)?;
-            let what = format!("beta2 to {beta2}; second moments stay as they are, a mixture of both until they are forgotten");
+            let what = format!(
+                "beta2 to {beta2}; second moments stay as they are, a mixture of both until they are forgotten"
+            );
             edits.push(self.number_edit(Action::Beta2, what, numbers, "beta2", "--beta2")?);
         }
         Ok(edits)
@@ -365,7 +387,8 @@ impl Planner<'_> {
 
     /// Every number of these quantities, wherever the checkpoint holds it.
     fn change(&self, quantities: &[Quantity], change: impl Fn(f64) -> f64) -> Result<Vec<NumberEdit>> {
-        let own = self.checkpoint.optimizers.iter().map(|optimizer| (optimizer.file, &optimizer.hyperparameters));
+        let own =
+            self.checkpoint.optimizers.iter().map(|optimizer| (optimizer.file, &optimizer.hyperparameters));
         let scheduled = self.checkpoint.schedules.iter().map(|schedule| (schedule.file, &schedule.rates));
         let mut edits = Vec::new();
         for (file, numbers) in own.chain(scheduled) {
@@ -393,11 +416,10 @@ impl Planner<'_> {
 
     fn qk_clip(&self) -> Result<Option<Edit>> {
         let Some(limit) = self.wanted.qk_clip else { return Ok(None) };
-        let edit = qk_clip::edit(self.checkpoint, self.measured, limit)
-            .map_err(|message| {
-                let advice = "inspect it with its config.json beside it, or leave --qk-clip out";
-                ErrorKind::NotDone { message, advice }.in_file(&self.checkpoint.path)
-            })?;
+        let edit = qk_clip::edit(self.checkpoint, self.measured, limit).map_err(|message| {
+            let advice = "inspect it with its config.json beside it, or leave --qk-clip out";
+            ErrorKind::NotDone { message, advice }.in_file(&self.checkpoint.path)
+        })?;
         Ok(edit.map(|edit| self.with_masters(edit)))
     }
 
@@ -423,18 +445,28 @@ impl Planner<'_> {
                 if largest > *limit {
                     let operation = Operation::Scale { factor: limit / largest };
                     tensors.push(self.tensor_edit(index, operation));
-                    told.push(format!("{} had sigma_1 {} (limit {})", tensor.name, short(largest), short(*limit)));
+                    told.push(format!(
+                        "{} had sigma_1 {} (limit {})",
+                        tensor.name,
+                        short(largest),
+                        short(*limit)
+                    ));
                 }
             }
             if !matched {
-                return self
-                    .refuse(format!("no map of the model is called {pattern}"), "flashpoint inspect lists them");
+                return self.refuse(
+                    format!("no map of the model is called {pattern}"),
+                    "flashpoint inspect lists them",
+                );
             }
         }
         if tensors.is_empty() {
             return Ok(None);
         }
-        let what = format!("scale {} down to the largest singular value asked for", counted(tensors.len() as u64, "map"));
+        let what = format!(
+            "scale {} down to the largest singular value asked for",
+            counted(tensors.len() as u64, "map")
+        );
         Ok(Some(self.with_masters(Edit {
             action: Action::SpectralClip,
             what,
@@ -464,13 +496,23 @@ impl Planner<'_> {
         }
         let copies = self.wanted.replicas.len() as u64 + 1;
         let differing = super::write::replicas::differing(self.checkpoint, &self.wanted.replicas, context)?;
-        let tensors: Vec<TensorEdit> =
-            differing.into_iter().map(|index| self.tensor_edit(index, Operation::Average { copies })).collect();
+        let tensors: Vec<TensorEdit> = differing
+            .into_iter()
+            .map(|index| self.tensor_edit(index, Operation::Average { copies }))
+            .collect();
         let what = format!("{} to the mean over {copies} ranks", counted(tensors.len() as u64, "tensor"));
         let why = vec!["asked for: --sync-replicas".to_owned()];
         let (numbers, added) = (Vec::new(), Vec::new());
         let action = Action::SyncReplicas;
-        Ok((!tensors.is_empty()).then_some(Edit { action, what, why, changes_function: false, tensors, numbers, added }))
+        Ok((!tensors.is_empty()).then_some(Edit {
+            action,
+            what,
+            why,
+            changes_function: false,
+            tensors,
+            numbers,
+            added,
+        }))
     }
 
     fn cast(&self) -> Result<Vec<Edit>> {
@@ -488,7 +530,8 @@ impl Planner<'_> {
                     continue;
                 }
                 if tensor.file.is_none_or(|file| self.checkpoint.files[file].format != Format::Safetensors) {
-                    let message = format!("{} lies in a pickle's storage, whose type others may share", tensor.name);
+                    let message =
+                        format!("{} lies in a pickle's storage, whose type others may share", tensor.name);
                     return Err(ErrorKind::NotEditable { message }.in_file(&self.checkpoint.path));
                 }
                 tensors.push(self.tensor_edit(index, Operation::Cast { to: *to }));
@@ -521,7 +564,9 @@ impl Planner<'_> {
     fn glob(&self, pattern: &str) -> Result<GlobMatcher> {
         match Glob::new(pattern) {
             Ok(glob) => Ok(glob.compile_matcher()),
-            Err(error) => self.refuse(format!("{pattern} is no glob: {error}"), "quote it: 'layers.*.weight'"),
+            Err(error) => {
+                self.refuse(format!("{pattern} is no glob: {error}"), "quote it: 'layers.*.weight'")
+            }
         }
     }
 

@@ -12,6 +12,9 @@ use crate::analysis::spectrum::AttentionRows;
 use crate::checkpoint::Checkpoint;
 use crate::number::short;
 
+/// By how much a head is brought below its limit, so that rounding to the stored dtype does not bring it back.
+const MARGIN: f64 = 1e-4;
+
 /// The edit that brings every head to `limit`; `None` where all are within it.
 ///
 /// # Errors
@@ -37,9 +40,11 @@ pub(super) fn edit(
                 analysis.layer
             ));
         }
-        let (worst, gamma) = factors.iter().copied().enumerate().fold((0, 1.0), |worst, (head, gamma)| {
-            if gamma < worst.1 { (head, gamma) } else { worst }
-        });
+        let (worst, gamma) = factors
+            .iter()
+            .copied()
+            .enumerate()
+            .fold((0, 1.0), |worst, (head, gamma)| if gamma < worst.1 { (head, gamma) } else { worst });
         why.push(format!(
             "head {worst} of {} gives logits of standard deviation {}: its queries and keys times {} together",
             analysis.layer,
@@ -64,15 +69,18 @@ pub(super) fn edit(
 
 /// γ of each head; `None` where all are 1.
 fn factors(layer: &AttentionAnalysis, limit: QkLimit) -> Result<Option<Vec<f64>>, String> {
-    let context = layer.context.ok_or_else(|| {
-        format!("the config does not say how long the context of {} is", layer.layer)
-    })?;
+    let context = layer
+        .context
+        .ok_or_else(|| format!("the config does not say how long the context of {} is", layer.layer))?;
     let condensation = 2.0 * (context as f64).ln();
     let limit = match limit {
         QkLimit::Condensation => condensation,
         QkLimit::Logit(limit) => limit,
     };
-    let gamma = |std: f64| (limit / (std * condensation.sqrt())).min(1.0);
+    let gamma = |std: f64| {
+        let largest = std * condensation.sqrt();
+        if largest > limit { (1.0 - MARGIN) * limit / largest } else { 1.0 }
+    };
     let factors: Vec<f64> = layer.heads.iter().map(|head| gamma(head.logit_std)).collect();
     Ok(factors.iter().any(|gamma| *gamma < 1.0).then_some(factors))
 }
@@ -90,7 +98,8 @@ fn scale(checkpoint: &Checkpoint, layer: &AttentionRows, gammas: &[f64], tensors
     for (head, gamma) in gammas.iter().enumerate() {
         let (query, key) = &layer.heads[head];
         let root = shared(head).sqrt();
-        let range = |rows: &std::ops::Range<u64>, factor| ScaledRange { from: rows.start, to: rows.end, factor };
+        let range =
+            |rows: &std::ops::Range<u64>, factor| ScaledRange { from: rows.start, to: rows.end, factor };
         queries.push(range(query, gamma / root));
         if !keys.iter().any(|known| known.from == key.start) {
             keys.push(range(key, root));

@@ -60,7 +60,8 @@ pub fn repair(
     let after = Checkpoint::read(&written, before.names, context)?;
     let analysis = of_checkpoints(vec![measure_checkpoint(&after, level, context)], level);
     let assessment = rules::evaluate(&analysis, before.thresholds);
-    let (Some(first), Some(second)) = (before.analysis.checkpoints.first(), analysis.checkpoints.first()) else {
+    let (Some(first), Some(second)) = (before.analysis.checkpoints.first(), analysis.checkpoints.first())
+    else {
         return Ok(None);
     };
     let checks = health::checks(
@@ -90,7 +91,8 @@ pub fn repair(
 /// Refuses what must not be copied on as if it were whole.
 fn refuse_unfit(before: Repaired<'_>, plan: &Plan, wanted: &Wanted) -> Result<()> {
     let checkpoint = before.checkpoint;
-    let refuse = |message: String, advice| Err(ErrorKind::NotDone { message, advice }.in_file(&checkpoint.path));
+    let refuse =
+        |message: String, advice| Err(ErrorKind::NotDone { message, advice }.in_file(&checkpoint.path));
     if let Some((_, found)) = checkpoint.globals.iter().find(|(_, found)| found.danger == Danger::Dangerous) {
         let name = format!("{}.{}", found.global.module, found.global.name);
         return refuse(

@@ -83,8 +83,7 @@ pub fn choose(run: &Path, history: &History, from: From, diagnosis: Option<&Diag
                 "name a step whose checkpoint is there",
             );
         }
-        let mut steps: Vec<String> =
-            history.checkpoints.iter().map(|found| found.step.to_string()).collect();
+        let mut steps: Vec<String> = history.checkpoints.iter().map(|found| found.step.to_string()).collect();
         let more = steps.len().saturating_sub(LISTED_STEPS);
         steps.truncate(LISTED_STEPS);
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
@@ -146,7 +145,8 @@ impl fmt::Display for Substitution {
 /// When a placeholder has no value, or a value that was asked for has no place: it would be without effect.
 pub fn command(words: &[String], settings: &Settings) -> Result<(Vec<String>, Vec<Substitution>)> {
     let refuse = |message: String, advice| {
-        Err(ErrorKind::NotDone { message, advice }.in_file(Path::new(words.first().map_or("", String::as_str))))
+        Err(ErrorKind::NotDone { message, advice }
+            .in_file(Path::new(words.first().map_or("", String::as_str))))
     };
     let checkpoint = settings.checkpoint.display().to_string();
     let values: [(&str, Option<String>, &str); 6] = [
@@ -164,7 +164,10 @@ pub fn command(words: &[String], settings: &Settings) -> Result<(Vec<String>, Ve
             continue;
         }
         let Some(value) = value else {
-            return refuse(format!("nothing stands for {placeholder}: it needs {needs}"), "give it, or leave the placeholder out");
+            return refuse(
+                format!("nothing stands for {placeholder}: it needs {needs}"),
+                "give it, or leave the placeholder out",
+            );
         };
         for word in &mut replaced {
             *word = word.replace(placeholder, &value);
@@ -264,7 +267,8 @@ mod tests {
 
     #[test]
     fn every_placeholder_is_replaced_wherever_it_stands_and_other_braces_are_left_alone() {
-        let given = words("python train.py --resume={checkpoint}/x --lr {lr} --json {\"a\":1} --at {step}{step}");
+        let given =
+            words("python train.py --resume={checkpoint}/x --lr {lr} --json {\"a\":1} --at {step}{step}");
         let (replaced, told) = command(&given, &settings()).unwrap();
         assert_eq!(
             replaced,
@@ -275,7 +279,8 @@ mod tests {
 
     #[test]
     fn a_placeholder_without_a_value_and_a_value_without_a_place_are_refused() {
-        let refused = |text: &str, settings: &Settings| command(&words(text), settings).unwrap_err().to_string();
+        let refused =
+            |text: &str, settings: &Settings| command(&words(text), settings).unwrap_err().to_string();
         assert!(refused("train {checkpoint} {clip_norm}", &settings()).contains("--clip recommended"));
         let clipped = Settings { clip_norm: Some(0.5), ..settings() };
         assert!(refused("train {checkpoint}", &clipped).contains("no {clip_norm}"));

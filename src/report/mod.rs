@@ -33,9 +33,7 @@ pub use json::to_json;
 pub use junit::to_junit;
 pub use markdown::to_markdown;
 pub use postmortem::{PostMortem, postmortem_page};
-pub use recover::{
-    ResumeReport, audit_page, conversion_page, manifest_page, plan_page, resume_page,
-};
+pub use recover::{ResumeReport, audit_page, conversion_page, manifest_page, plan_page, resume_page};
 pub use sarif::to_sarif;
 pub use terminal::{Style, checkpoint_reports};
 pub use text::safe;

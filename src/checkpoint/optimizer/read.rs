@@ -325,7 +325,8 @@ impl<'a> Reader<'a> {
         let rates: Option<Vec<f64>> = last.iter().take(MAX_KEYS).map(|&rate| self.scalar(rate)).collect();
         let named = |quantity, key: &'static str, list: &'a [NodeId]| {
             let numbers = list.iter().take(MAX_KEYS).enumerate();
-            numbers.filter_map(move |(group, &id)| self.number(quantity, format!("{key}[{group}]"), group, id))
+            numbers
+                .filter_map(move |(group, &id)| self.number(quantity, format!("{key}[{group}]"), group, id))
         };
         let base = list("base_lrs").unwrap_or_default();
         let numbers = named(Quantity::ScheduledRate, "_last_lr", last)

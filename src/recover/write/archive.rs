@@ -135,7 +135,8 @@ pub(super) fn write_checksums(
 ) -> Result<()> {
     let archive = Archive::open(input)?;
     let places = archive.checksum_places(input)?;
-    let is_pickle = |member: &Member| pickle && pickle_of(&archive).is_some_and(|own| own.name == member.name);
+    let is_pickle =
+        |member: &Member| pickle && pickle_of(&archive).is_some_and(|own| own.name == member.name);
     let is_touched = |member: &Member| {
         touched.iter().any(|range| range.start < member.data.end && range.end > member.data.start)
     };

@@ -91,7 +91,11 @@ impl<'a> Job<'a> {
     }
 
     /// Elements of less than a byte can only be copied, where they lie together.
-    fn packed(&self, context: &Context, mut each: impl FnMut(Range<u64>, &[u8]) -> Result<()>) -> Result<bool> {
+    fn packed(
+        &self,
+        context: &Context,
+        mut each: impl FnMut(Range<u64>, &[u8]) -> Result<()>,
+    ) -> Result<bool> {
         let Some((file, bytes)) = self.tensor.contiguous_bytes().filter(|_| self.is_copy()) else {
             return match self.tensor.count() {
                 0 => Ok(true),
@@ -143,7 +147,9 @@ impl<'a> Job<'a> {
             values.iter_mut().zip(&other).for_each(|(value, other)| *value += other);
         }
         let copies = (self.copies.len() + 1) as f64;
-        values.iter_mut().for_each(|value| *value /= copies);
+        for value in values {
+            *value /= copies;
+        }
         Ok(())
     }
 
@@ -188,7 +194,8 @@ pub(in crate::recover) fn compare(one: &Tensor, other: &Tensor, context: &Contex
         return Ok(Some(false));
     }
     if one.dtype.size().is_none() {
-        let (Some((file, bytes)), Some((second, others))) = (one.contiguous_bytes(), other.contiguous_bytes())
+        let (Some((file, bytes)), Some((second, others))) =
+            (one.contiguous_bytes(), other.contiguous_bytes())
         else {
             return Ok(Some(one.count() == 0));
         };

@@ -186,7 +186,8 @@ fn write_at(file: &File, target: &Path, bytes: &[u8], offset: u64) -> Result<()>
 
 impl<'a> Work<'a> {
     fn new(checkpoint: &'a Checkpoint, edits: &'a [Edit], replicas: &'a [Checkpoint]) -> Result<Self> {
-        let mut work = Self { checkpoint, operations: BTreeMap::new(), numbers: Vec::new(), added: Vec::new() };
+        let mut work =
+            Self { checkpoint, operations: BTreeMap::new(), numbers: Vec::new(), added: Vec::new() };
         for edit in edits {
             for change in &edit.tensors {
                 let index = work.first_of(change.index);
@@ -229,13 +230,16 @@ impl<'a> Work<'a> {
             let piece = tensor.pieces.first()?;
             Some((Arc::as_ptr(&piece.file), piece.bytes.clone()))
         };
-        let mut edited: Vec<(*const InputFile, Range<u64>, usize)> =
-            self.touched().filter_map(|index| place(index).map(|(file, bytes)| (file, bytes, index))).collect();
+        let mut edited: Vec<(*const InputFile, Range<u64>, usize)> = self
+            .touched()
+            .filter_map(|index| place(index).map(|(file, bytes)| (file, bytes, index)))
+            .collect();
         edited.sort_by_key(|(file, bytes, _)| (*file, bytes.start));
         // The farthest that any edit of the same file up to here reaches.
         let mut reach: Vec<u64> = Vec::with_capacity(edited.len());
         for (at, (file, bytes, _)) in edited.iter().enumerate() {
-            let before = at.checked_sub(1).filter(|&before| edited[before].0 == *file).map(|before| reach[before]);
+            let before =
+                at.checked_sub(1).filter(|&before| edited[before].0 == *file).map(|before| reach[before]);
             reach.push(bytes.end.max(before.unwrap_or(0)));
         }
         for index in 0..self.checkpoint.tensors.len() {
@@ -247,7 +251,8 @@ impl<'a> Work<'a> {
                 near.map(|at| &edited[at]).find(|(_, own, by)| own.end > bytes.start && *by != first);
             if let Some((_, _, by)) = shares {
                 let name = |index: usize| self.checkpoint.tensors[index].name.clone();
-                let message = format!("{} shares bytes with {}, which is to be edited", name(index), name(*by));
+                let message =
+                    format!("{} shares bytes with {}, which is to be edited", name(index), name(*by));
                 return Err(ErrorKind::NotEditable { message }.in_file(&self.checkpoint.path));
             }
         }
@@ -263,12 +268,18 @@ impl<'a> Work<'a> {
         };
         let added: Vec<&AddedTensor> =
             self.added.iter().copied().filter(|added| added.file_index == index).collect();
-        let is_cast = self.operations.iter().any(|(&tensor, (operations, _))| is_own(tensor) && casts(operations));
-        let numbers: Vec<&NumberEdit> = self.numbers.iter().copied().filter(|number| match number.at {
-            NumberAt::Pickled { file, .. } => file == index,
-            NumberAt::Tensor(tensor) => is_own(tensor),
-            NumberAt::Json(_) | NumberAt::Nowhere => false,
-        }).collect();
+        let is_cast =
+            self.operations.iter().any(|(&tensor, (operations, _))| is_own(tensor) && casts(operations));
+        let numbers: Vec<&NumberEdit> = self
+            .numbers
+            .iter()
+            .copied()
+            .filter(|number| match number.at {
+                NumberAt::Pickled { file, .. } => file == index,
+                NumberAt::Tensor(tensor) => is_own(tensor),
+                NumberAt::Json(_) | NumberAt::Nowhere => false,
+            })
+            .collect();
         let is_edited = self.operations.keys().any(|&tensor| is_own(tensor)) || !numbers.is_empty();
         if !is_edited && added.is_empty() {
             return copy_open(&own.input, &create(target)?, target, context);

@@ -55,9 +55,10 @@ pub(super) fn copies<'a>(
     let own = &checkpoint.tensors[index];
     let stored = own.tensor.as_ref().map_err(Clone::clone)?;
     let same = |replica: &'a Checkpoint| {
-        let named = replica.tensors.iter().find(|tensor| {
-            tensor.section == own.section && tensor.canonical_name == own.canonical_name
-        });
+        let named = replica
+            .tensors
+            .iter()
+            .find(|tensor| tensor.section == own.section && tensor.canonical_name == own.canonical_name);
         let copy = named.and_then(|tensor| tensor.tensor.as_ref().ok());
         copy.filter(|copy| copy.shape == stored.shape && copy.dtype == stored.dtype).ok_or_else(|| {
             let message = format!("it has no {} of the same shape and dtype", own.name);

@@ -77,7 +77,8 @@ pub(super) fn write(source: &Path, target: &Path, numbers: &[&NumberEdit]) -> Re
     for number in numbers {
         let NumberAt::Json(pointer) = &number.at else { continue };
         let message = format!("{} is not there any more", number.name);
-        let place = state.pointer_mut(pointer).ok_or_else(|| ErrorKind::NotEditable { message }.in_file(source))?;
+        let place =
+            state.pointer_mut(pointer).ok_or_else(|| ErrorKind::NotEditable { message }.in_file(source))?;
         *place = Value::from(number.to);
     }
     let mut text = serde_json::to_vec_pretty(&state).expect("plain data with text keys");

@@ -29,7 +29,9 @@ pub(super) fn write(
     let own = checkpoint.tensors.iter().enumerate().filter(|(_, tensor)| tensor.file == Some(index));
     let by_name: HashMap<&str, usize> = own.map(|(at, tensor)| (tensor.name.as_str(), at)).collect();
     let find = |name: &str| {
-        let labelled = by_name.iter().find(|(known, _)| known.strip_suffix(name).is_some_and(|head| head.ends_with('/')));
+        let labelled = by_name
+            .iter()
+            .find(|(known, _)| known.strip_suffix(name).is_some_and(|head| head.ends_with('/')));
         by_name.get(name).or_else(|| labelled.map(|(_, at)| at)).copied()
     };
     let mut plan: Vec<(Written, Option<(usize, &Tensor)>)> = Vec::new();
@@ -93,7 +95,11 @@ pub(super) fn settle_index(
     for name in names {
         let input = std::sync::Arc::new(crate::files::InputFile::open(&folder.join(name), context)?);
         let tensors = safetensors::read(&input)?.entries;
-        bytes += tensors.iter().filter_map(|entry| entry.tensor.as_ref().ok()).map(Tensor::byte_count).sum::<u64>();
+        bytes += tensors
+            .iter()
+            .filter_map(|entry| entry.tensor.as_ref().ok())
+            .map(Tensor::byte_count)
+            .sum::<u64>();
     }
     *total = Value::from(bytes);
     let text = serde_json::to_vec_pretty(&value).expect("plain data with text keys");

@@ -30,7 +30,12 @@ fn write(out: &mut String, conversion: &Conversion, target: &str, style: Style) 
     list(out, "not plainly themselves", &fates, style)?;
     let told = |lost: &Lost| format!("{}: {}", lost.what, lost.why);
     list(out, "does not go over", &conversion.lost.iter().map(told).collect::<Vec<_>>(), style)?;
-    list(out, "tensors that could not be written", &conversion.refused.iter().map(told).collect::<Vec<_>>(), style)
+    list(
+        out,
+        "tensors that could not be written",
+        &conversion.refused.iter().map(told).collect::<Vec<_>>(),
+        style,
+    )
 }
 
 fn list(out: &mut String, title: &str, lines: &[String], style: Style) -> fmt::Result {
@@ -49,8 +54,12 @@ fn list(out: &mut String, title: &str, lines: &[String], style: Style) -> fmt::R
 fn fate(fate: &Fate) -> String {
     match fate {
         Fate::Tied { tensor, to } => format!("{tensor} is {to}, which is written; the metadata says so"),
-        Fate::View { tensor } => format!("{tensor} is a strided view, written in the order in which it is seen"),
-        Fate::Expanded { tensor, times } => format!("{tensor} is one element for {times}, written {times} times"),
+        Fate::View { tensor } => {
+            format!("{tensor} is a strided view, written in the order in which it is seen")
+        }
+        Fate::Expanded { tensor, times } => {
+            format!("{tensor} is one element for {times}, written {times} times")
+        }
         Fate::Shared { tensor, with } => format!("{tensor} shares bytes with {with}; both are written whole"),
     }
 }

@@ -56,7 +56,9 @@ fn write_plan(out: &mut String, plan: &Plan, style: Style) -> fmt::Result {
             let ask = proposal.ask.as_ref().map_or_else(String::new, |ask| format!(": {ask}"));
             wrapped(out, "  ", &format!("{}{ask}", proposal.what))?;
             let shown = if style.all { proposal.why.len() } else { proposal.why.len().min(2) };
-            proposal.why[..shown].iter().try_for_each(|why| wrapped(out, "    ", &format!("because {why}")))?;
+            proposal.why[..shown]
+                .iter()
+                .try_for_each(|why| wrapped(out, "    ", &format!("because {why}")))?;
             if proposal.why.len() > shown {
                 writeln!(out, "    … {} more reasons (--all)", proposal.why.len() - shown)?;
             }

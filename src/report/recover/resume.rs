@@ -52,7 +52,11 @@ fn write(out: &mut String, report: &ResumeReport, style: Style) -> fmt::Result {
         (None, Some(plan), Some(target)) => {
             writeln!(out, "\nto be repaired into {}", safe(target))?;
             write_edits(out, &plan.edits, style)?;
-            wrapped(out, "", &format!("expected of the resume: {}: {}", plan.expected, plan.expected_because))?;
+            wrapped(
+                out,
+                "",
+                &format!("expected of the resume: {}: {}", plan.expected, plan.expected_because),
+            )?;
         }
         (None, Some(_), None) => writeln!(out, "\nnothing to repair: the checkpoint is used as it is")?,
         _ => {}
