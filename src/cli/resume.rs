@@ -1,7 +1,6 @@
 //! `flashpoint resume RUN -- CMD…`: pick, audit, repair, substitute, start, watch.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use clap::Args;
@@ -242,9 +241,8 @@ impl Arguments {
         });
         let mut told = false;
         let every = Duration::from_secs_f64(self.watch_every);
-        let ended = recover::run_command(command, every, Duration::from_secs_f64(self.grace), || {
-            // Ctrl-C is the command's: how it ends, and when, is up to it.
-            context.cancel.store(false, Ordering::Relaxed);
+        let grace = Duration::from_secs_f64(self.grace);
+        let ended = recover::run_command(command, every, grace, &context.cancel, || {
             match watch.as_ref()?.look(context) {
                 Seen::BlownUp(reason) => Some(reason),
                 Seen::Fine { .. } if !told => {

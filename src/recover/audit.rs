@@ -293,8 +293,7 @@ impl<'a> Look<'a> {
                 (Presence::NotNeeded, detail, Exactness::Bit)
             }
             None => {
-                let detail =
-                    "a schedule would start anew, or follow from the step if the program computes it so";
+                let detail = "a schedule starts anew, unless the program computes it by the step";
                 (Presence::Missing, detail.to_owned(), Exactness::Numeric)
             }
         };
@@ -356,7 +355,7 @@ impl<'a> Look<'a> {
                 ),
                 Some(_) => component(
                     Presence::Partial,
-                    "in the middle of an epoch: the batches before are skipped, and the random states are set after the first fetch",
+                    "mid-epoch: random states are set after the first fetch",
                     Exactness::Numeric,
                 ),
                 None => component(Presence::Missing, "trainer_state.json says no epoch", Exactness::Numeric),

@@ -2,6 +2,7 @@
 //! watched says so.
 
 use std::process::{Command, ExitStatus};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -19,7 +20,7 @@ pub enum Ended {
 }
 
 /// Starts `words` and waits for its end. Every `every`, `watch` is asked; where it gives a reason, the command gets SIGTERM, and
-/// after `grace` SIGKILL.
+/// after `grace` SIGKILL. `cancel` is what Ctrl-C sets for us: while the command runs, what Ctrl-C means is its affair.
 ///
 /// # Errors
 /// When it could not be started.
@@ -27,6 +28,7 @@ pub fn run(
     words: &[String],
     every: Duration,
     grace: Duration,
+    cancel: &AtomicBool,
     mut watch: impl FnMut() -> Option<String>,
 ) -> Result<Ended> {
     let Some((program, arguments)) = words.split_first() else {
@@ -47,6 +49,7 @@ pub fn run(
             return Ok(Ended::ByItself(code(status)));
         }
         signals.pass_on(child.id());
+        cancel.store(false, Ordering::Relaxed);
         if looked.elapsed() >= every {
             looked = Instant::now();
             if let Some(reason) = watch() {

@@ -38,6 +38,10 @@ pub enum Outcome {
     NotEvaluated,
 }
 
+/// Checks of what was written against what was planned.
+const UNTOUCHED: &str = "untouched tensors are bit for bit the source's";
+const NUMBERS: &str = "edited numbers say what was asked for";
+
 /// How much larger than the learning rate the first update after a reset may be, by rounding.
 const FIRST_UPDATE_ROUNDING: f64 = 1e-9;
 
@@ -52,6 +56,11 @@ impl Check {
 
     pub(super) fn is_no_failure(&self) -> bool {
         self.outcome != Outcome::Fail
+    }
+
+    /// Whether something else was written than was planned.
+    pub(super) fn is_broken_promise(&self) -> bool {
+        self.outcome == Outcome::Fail && [UNTOUCHED, NUMBERS].contains(&self.name.as_str())
     }
 }
 
@@ -87,7 +96,6 @@ fn untouched(
     edits: &[Edit],
     context: &Context,
 ) -> Result<Option<Check>> {
-    const NAME: &str = "untouched tensors are bit for bit the source's";
     let edited: BTreeSet<usize> =
         edits.iter().flat_map(|edit| &edit.tensors).map(|change| change.index).collect();
     let by_number: BTreeSet<usize> = edits
@@ -129,14 +137,13 @@ fn untouched(
         }
     }
     Ok(Some(match wrong.first() {
-        None => Check::new(NAME, Outcome::Pass, format!("{} compared", counted(same, "tensor"))),
-        Some(first) => Check::new(NAME, Outcome::Fail, format!("{first}; {} in all", wrong.len())),
+        None => Check::new(UNTOUCHED, Outcome::Pass, format!("{} compared", counted(same, "tensor"))),
+        Some(first) => Check::new(UNTOUCHED, Outcome::Fail, format!("{first}; {} in all", wrong.len())),
     }))
 }
 
 /// Every number that was written, read again.
 fn numbers(after: &Checkpoint, edits: &[Edit]) -> Option<Check> {
-    const NAME: &str = "edited numbers say what was asked for";
     let edited: Vec<&NumberEdit> = edits.iter().flat_map(|edit| &edit.numbers).collect();
     if edited.is_empty() {
         return None;
@@ -168,10 +175,12 @@ fn numbers(after: &Checkpoint, edits: &[Edit]) -> Option<Check> {
     };
     let wrong = edited.iter().find(|number| !says(number));
     Some(match wrong {
-        None => {
-            Check::new(NAME, Outcome::Pass, format!("{} read again", counted(edited.len() as u64, "number")))
-        }
-        Some(number) => Check::new(NAME, Outcome::Fail, format!("{} does not", number.name)),
+        None => Check::new(
+            NUMBERS,
+            Outcome::Pass,
+            format!("{} read again", counted(edited.len() as u64, "number")),
+        ),
+        Some(number) => Check::new(NUMBERS, Outcome::Fail, format!("{} does not", number.name)),
     })
 }
 

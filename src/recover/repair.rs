@@ -72,7 +72,7 @@ pub fn repair(
     )?;
     let Some(checks) = checks else { return Ok(None) };
     // What was meant is what is on the disk, or nothing is.
-    if let Some(check) = checks.iter().take(2).find(|check| !check.is_no_failure()) {
+    if let Some(check) = checks.iter().find(|check| check.is_broken_promise()) {
         let message = format!("what was written is not what was planned: {}", check.detail);
         let advice = "report it: the source is as it was, and nothing was written";
         return Err(ErrorKind::NotDone { message, advice }.in_file(target));

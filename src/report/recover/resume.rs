@@ -71,7 +71,7 @@ fn write(out: &mut String, report: &ResumeReport, style: Style) -> fmt::Result {
     if report.command.is_empty() {
         return Ok(());
     }
-    writeln!(out, "$ {}", report.command.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" "))
+    writeln!(out, "command: {}", report.command.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" "))
 }
 
 /// A word as a shell takes it.
