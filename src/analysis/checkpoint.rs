@@ -90,6 +90,7 @@ pub(super) fn measure_checkpoint_beside<B: Beside>(
         masters: masters::measure(checkpoint, level, context),
         attention: layers.attention,
         adapters: layers.adapters,
+        jacobian: Measured::not("needs flashpoint jacobian, or --measure jacobian"),
     };
     (analysis, gathered)
 }
