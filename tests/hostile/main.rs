@@ -112,6 +112,10 @@ const NOT_OF_INPUTS: &[(&str, &str)] = &[
     ("no-elements", "is about which command is given a measurement: tests/diff.rs"),
     ("output-name", "is about where the measurement goes: tests/cli.rs"),
     ("no-such-column", "is about an argument: src/history/log/tests.rs"),
+    ("unknown-architecture", "is about which networks are built: tests/network.rs"),
+    ("missing-parameters", "is about config and weights of different models: tests/network.rs"),
+    ("parameter-shape", "is about config and weights of different models: tests/network.rs"),
+    ("network-input", "is about an argument: src/network/input.rs"),
     ("already-there", "is about where a policy goes: tests/gate_mistakes.rs"),
 ];
 
