@@ -1,7 +1,7 @@
 //! What a whole command shares: how to read, how many threads, whom to tell about progress, whether to stop.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 /// Settings and signals that every room takes by reference.
 #[derive(Debug, Clone)]
@@ -34,6 +34,8 @@ impl Context {
 pub struct Progress {
     done: AtomicU64,
     total: AtomicU64,
+    /// What is being done, where bytes do not say how far it is.
+    stage: Mutex<String>,
 }
 
 impl Progress {
@@ -45,6 +47,18 @@ impl Progress {
     /// Counts `bytes` as measured.
     pub fn advance(&self, bytes: u64) {
         self.done.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Says what is being done now.
+    pub fn say(&self, stage: &str) {
+        if let Ok(mut own) = self.stage.lock() {
+            stage.clone_into(&mut own);
+        }
+    }
+
+    /// What is being done now; nothing where bytes say enough.
+    pub fn stage(&self) -> String {
+        self.stage.lock().map(|stage| stage.clone()).unwrap_or_default()
     }
 
     /// (done, total) in bytes.

@@ -13,8 +13,8 @@ mod run;
 mod spectrum;
 
 pub use jacobian::{
-    AttentionPaths, DepthGain, Estimated, InitialGain, JacobianAnalysis, JacobianSetting, JacobianSpectrum,
-    PartJacobian, PartKind, ProbeKind, RecurrenceAnalysis, RecurrenceAtScale, Spread,
+    AttentionPaths, DepthGain, Estimated, InitialGain, JacobianAnalysis, JacobianCost, JacobianSetting,
+    JacobianSpectrum, PartJacobian, PartKind, ProbeKind, RecurrenceAnalysis, RecurrenceAtScale, Spread,
 };
 
 pub use optimizer::{

@@ -23,6 +23,16 @@ pub struct Progress {
 impl Progress {
     /// Starts to watch the context's counter, unless nobody would see it.
     pub fn start(context: &Context, quiet: bool) -> Self {
+        let template = "{bar:30} {decimal_bytes}/{decimal_total_bytes}, {decimal_bytes_per_sec}, {eta} left";
+        Self::start_with(context, quiet, template)
+    }
+
+    /// As [`Progress::start`], for work that is counted otherwise and says what it does.
+    pub fn start_stages(context: &Context, quiet: bool) -> Self {
+        Self::start_with(context, quiet, "{bar:30} {percent}%, {msg}, {eta} left")
+    }
+
+    fn start_with(context: &Context, quiet: bool, template: &'static str) -> Self {
         if quiet || !std::io::stderr().is_terminal() {
             return Self { drawing: None };
         }
@@ -30,7 +40,7 @@ impl Progress {
         let (finish, finished) = mpsc::channel();
         let thread = std::thread::spawn(move || {
             if finished.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
-                draw(&counter, &finished);
+                draw(&counter, &finished, template);
             }
         });
         Self { drawing: Some((finish, thread)) }
@@ -46,14 +56,14 @@ impl Progress {
     }
 }
 
-fn draw(counter: &Arc<context::Progress>, finished: &mpsc::Receiver<()>) {
+fn draw(counter: &Arc<context::Progress>, finished: &mpsc::Receiver<()>, template: &str) {
     let bar = ProgressBar::new(0);
-    let template = "{bar:30} {decimal_bytes}/{decimal_total_bytes}, {decimal_bytes_per_sec}, {eta} left";
     bar.set_style(ProgressStyle::with_template(template).expect("the template is a constant"));
     loop {
         let (done, total) = counter.read();
         bar.set_length(total);
         bar.set_position(done);
+        bar.set_message(counter.stage());
         if finished.recv_timeout(INTERVAL) != Err(RecvTimeoutError::Timeout) {
             bar.finish_and_clear();
             return;

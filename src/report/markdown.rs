@@ -7,8 +7,10 @@ use std::fmt::{self, Write};
 
 use super::Report;
 use super::items::{Item, items};
+use super::jacobian;
 use super::terminal::evidence;
 use super::text::safe_sentence;
+use crate::analysis::model::Measured;
 use crate::gate::{Effect, Judgement, Outcome, title};
 use crate::number::{bytes, grouped};
 
@@ -67,6 +69,9 @@ fn checkpoints(report: &Report, out: &mut String) -> fmt::Result {
         let step = checkpoint.step.value().map(|step| format!(", step {}", grouped(*step)));
         let (name, step) = (code(&checkpoint.name), step.unwrap_or_default());
         writeln!(out, "{name}: {tensors} tensors, {}{step}\n", bytes(size))?;
+        if let Measured::Value(jacobian) = &checkpoint.jacobian {
+            jacobian::write_markdown(jacobian, out)?;
+        }
     }
     Ok(())
 }
@@ -120,7 +125,7 @@ fn not_evaluated(report: &Report, out: &mut String) -> fmt::Result {
 }
 
 /// A sentence as a code span that nothing in it can end.
-fn code(sentence: &str) -> String {
+pub(super) fn code(sentence: &str) -> String {
     let sentence = safe_sentence(sentence);
     let longest = sentence.split(|character| character != '`').map(str::len).max().unwrap_or_default();
     let fence = "`".repeat(longest + 1);

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Check, Finding, Findings, Overrides, RULES, Rule, Severity, Subject, Thresholds};
+use super::{Check, Finding, Findings, Overrides, RULES, Rule, Severity, Subject, Thresholds, find};
 use crate::analysis::model::{Analysis, CheckpointAnalysis, MeasureLevel, Measured};
 
 /// A set of measurements that a rule cannot do without.
@@ -229,6 +229,15 @@ impl Assessment {
             subject,
             reason,
         }));
+    }
+
+    /// What is said about `needs`, and whatever is critical.
+    #[must_use]
+    pub fn about(mut self, needs: Needs) -> Self {
+        let is_about = |code: &str| find(code).is_some_and(|rule| rule.needs.has(needs));
+        self.findings.retain(|finding| finding.severity == Severity::Critical || is_about(&finding.rule));
+        self.not_evaluated.retain(|entry| entry.rule.as_deref().is_none_or(is_about));
+        self
     }
 
     /// The worst severity found.

@@ -239,3 +239,33 @@ pub struct RecurrenceAtScale {
     /// σ₁ of the state's Jacobian of one step, over steps.
     pub step_norm: Measured<Spread>,
 }
+
+/// What measuring Jacobians takes, before it starts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct JacobianCost {
+    /// Blocks, or layers where there are none.
+    pub blocks: u64,
+    /// Parts that are measured, operations and branches and blocks.
+    pub parts: u64,
+    /// Numbers of the first hidden state.
+    pub state: u64,
+    /// Products with a Jacobian or its transpose.
+    pub products: u64,
+    /// Floating-point operations.
+    pub operations: u64,
+    /// Bytes of parameters that are in memory at once.
+    pub parameter_bytes: u64,
+    /// Whether these are all parameters; otherwise those of one block.
+    pub is_resident: bool,
+    /// Bytes of activations.
+    pub activation_bytes: u64,
+    /// Bytes of the vectors that Lanczos keeps, on all threads.
+    pub vector_bytes: u64,
+}
+
+impl JacobianCost {
+    /// Bytes in all.
+    pub fn bytes(&self) -> u64 {
+        self.parameter_bytes.saturating_add(self.activation_bytes).saturating_add(self.vector_bytes)
+    }
+}
