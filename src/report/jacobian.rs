@@ -52,6 +52,18 @@ fn measured(jacobian: &JacobianAnalysis, style: Style, out: &mut String) -> fmt:
         writeln!(out, "  not used by the network: {count}, {} first", safe(first))?;
     }
     writeln!(out)?;
+    if let (Measured::NotMeasured(reason), true) = (&jacobian.end_to_end, jacobian.parts.is_empty()) {
+        writeln!(out, "  only recurrences were measured: {}\n", safe_sentence(reason))?;
+    } else {
+        network(jacobian, style, out)?;
+    }
+    for recurrence in &jacobian.recurrences {
+        through_time(recurrence, out)?;
+    }
+    Ok(())
+}
+
+fn network(jacobian: &JacobianAnalysis, style: Style, out: &mut String) -> fmt::Result {
     let shown = shown(jacobian, style);
     let hidden = jacobian.parts.len() - shown.len();
     let mut rows: Vec<Vec<String>> = shown.iter().map(|part| row(part)).collect();
@@ -78,11 +90,7 @@ fn measured(jacobian: &JacobianAnalysis, style: Style, out: &mut String) -> fmt:
         writeln!(out, "  … {hidden} more parts (--all shows every part)")?;
     }
     writeln!(out)?;
-    depths(&jacobian.depths, style, out)?;
-    for recurrence in &jacobian.recurrences {
-        through_time(recurrence, out)?;
-    }
-    Ok(())
+    depths(&jacobian.depths, style, out)
 }
 
 /// What values belong to: `3 draws of a synthetic probe (…) of 32 tokens, seed 0, f32, 20 pairs`.
@@ -98,11 +106,12 @@ fn setting(setting: &JacobianSetting) -> String {
         Measured::Value(tokens) => counted(*tokens, "token"),
         _ => setting.shape.iter().map(u64::to_string).collect::<Vec<_>>().join("×"),
     };
+    let size = if size.is_empty() { size } else { format!(", {size}") };
     format!(
-        "{} of {kind}, {size}; seed {}, {}, {} pairs",
+        "{} of {kind}{size}; seed {}, {}, {} pairs",
         counted(setting.draws, "draw"),
         setting.seed,
-        setting.dtype,
+        setting.dtype.to_string().to_lowercase(),
         setting.pairs,
     )
 }

@@ -4,6 +4,7 @@ use super::jacobians::{jacobian, probe, wanted};
 use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
 use crate::analysis::model::{CheckpointAnalysis, DepthGain};
 use crate::number::short;
+use crate::robust::median;
 
 pub(super) static RULE: Rule = Rule {
     code: "FP803",
@@ -17,7 +18,7 @@ pub(super) static RULE: Rule = Rule {
         Threshold {
             name: "factor",
             default: 1.5,
-            unit: "times a block, in root mean square",
+            unit: "times in the median block, in root mean square",
             source: "chi above 2 a block: 12 blocks multiply by 130, 32 by 4e5 (Schoenholz et al. 2017)",
         },
         Threshold {
@@ -25,12 +26,6 @@ pub(super) static RULE: Rule = Rule {
             default: 100.0,
             unit: "times from the first to the last state, in root mean square",
             source: "failure catalogue, B3: between its 10 and its 1000",
-        },
-        Threshold {
-            name: "share",
-            default: 0.75,
-            unit: "of the blocks grow",
-            source: "growth everywhere, and not one block that FP802 names",
         },
     ],
     check: Check::Checkpoint(check),
@@ -46,12 +41,11 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
     };
     let Some(last) = depths.last().filter(|_| depths.len() >= FEWEST) else { return };
     let total = last.from_input.mean;
-    let each = total.powf(1.0 / depths.len() as f64);
-    let grown = grown(depths) as f64 / depths.len() as f64;
-    let (factor, gain, share) = (thresholds.get("factor"), thresholds.get("gain"), thresholds.get("share"));
-    if total > gain && each > factor && grown >= share {
+    let Some(each) = median(growth(depths)) else { return };
+    let (factor, gain) = (thresholds.get("factor"), thresholds.get("gain"));
+    if total > gain && each > factor {
         let message = format!(
-            "small changes grow {}-fold in root mean square over {} blocks, {} a block (limit {}), on {}",
+            "small changes grow {}-fold in root mean square over {} blocks, {}-fold in the median block (limit {}), on {}",
             short(total),
             depths.len(),
             short(each),
@@ -64,21 +58,15 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
                 message,
                 "bring the gain of each block to 1: the critical gain of its activation, norms, or branches scaled by 1/sqrt(depth)",
             )
-            .against("growth a block", each, factor, "1")
-            .against("growth over depth", total, gain, "1")
-            .evidence("share of blocks that grow", grown, "1");
+            .against("growth in the median block", each, factor, "1")
+            .against("growth over depth", total, gain, "1");
     }
 }
 
-/// Blocks behind which a small change is larger than before them.
-fn grown(depths: &[DepthGain]) -> usize {
-    let mut before = 1.0;
-    let mut count = 0;
-    for depth in depths {
-        count += usize::from(depth.from_input.mean > before);
-        before = depth.from_input.mean;
-    }
-    count
+/// By how much a small change grows from before each block to behind it.
+fn growth(depths: &[DepthGain]) -> Vec<f64> {
+    let before = std::iter::once(1.0).chain(depths.iter().map(|depth| depth.from_input.mean));
+    depths.iter().zip(before).map(|(depth, before)| depth.from_input.mean / before).collect()
 }
 
 #[cfg(test)]

@@ -38,7 +38,8 @@ impl Needs {
     /// The Jacobians of the network.
     pub const JACOBIAN: Needs = Needs(2048);
 
-    const fn has(self, need: Needs) -> bool {
+    /// Whether `need` is in the set.
+    pub const fn has(self, need: Needs) -> bool {
         self.0 & need.0 == need.0 && need.0 != 0
     }
 

@@ -6,11 +6,12 @@ use super::measure::Options;
 use super::probe::{self, Probe, Wanted};
 use super::spectrum::Request;
 use super::{Precision, cost, measure, measure::planned, recurrences};
-use crate::analysis::model::{DType, JacobianAnalysis, JacobianCost, JacobianSetting};
+use crate::analysis::model::{DType, JacobianAnalysis, JacobianCost, JacobianSetting, Measured, ProbeKind};
 use crate::checkpoint::Checkpoint;
-use crate::compute::Cpu;
+use crate::compute::{Cpu, Real};
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
+use crate::network::builders::step::steps;
 use crate::network::builders::{self, Built};
 
 /// What is asked about the Jacobians of a checkpoint.
@@ -66,28 +67,37 @@ impl Default for Question {
 
 /// A network with its probe, ready to be measured.
 pub struct Prepared {
-    built: Built,
-    probe: Probe,
+    /// None where only recurrences are known.
+    whole: Option<(Built, Probe)>,
+    /// Why the rest is not known.
+    reason: String,
+    /// A sequence that drives the recurrences.
+    data: Option<Vec<Vec<f64>>>,
     precision: Precision,
     options: Options,
     path: PathBuf,
+    input: Option<PathBuf>,
 }
 
-/// Builds the network of `checkpoint` and makes its probe.
+/// Builds the network of `checkpoint` and makes its probe. Where the network is not known but has recurrences, these are measured
+/// alone.
 ///
 /// # Errors
 /// When the network is none that is known, parameters are missing, or the probe cannot be used.
 pub fn prepare(checkpoint: &Checkpoint, question: &Question, context: &Context) -> Result<Prepared> {
-    let built = build(checkpoint, question.model.as_deref(), context)?;
-    let wanted = Wanted {
-        tokens: question.tokens,
-        draws: question.draws,
-        seed: question.seed,
-        image: context.input_size.clone(),
+    let recurrences = steps(checkpoint)?;
+    let (whole, reason) = match whole(checkpoint, question, context) {
+        Ok(whole) => (Some(whole), String::new()),
+        Err(error) => match error.kind {
+            ErrorKind::UnknownArchitecture { .. } if !recurrences.is_empty() && question.model.is_none() => {
+                (None, error.kind.to_string())
+            }
+            _ => return Err(error),
+        },
     };
-    let probe = match &question.input {
-        Some(path) => probe::read(path, &built.network, &wanted, context)?,
-        None => probe::draw(&built.network, &wanted).map_err(|message| refused(&checkpoint.path, message))?,
+    let data = match &question.input {
+        Some(path) if !recurrences.is_empty() => probe::sequence(path, context)?,
+        _ => None,
     };
     let spectrum = Request {
         pairs: question.pairs,
@@ -102,7 +112,30 @@ pub fn prepare(checkpoint: &Checkpoint, question: &Question, context: &Context) 
         depth_spectra: question.depth_spectra,
         initial: question.initial,
     };
-    Ok(Prepared { built, probe, precision: question.precision, options, path: checkpoint.path.clone() })
+    Ok(Prepared {
+        whole,
+        reason,
+        data,
+        precision: question.precision,
+        options,
+        path: checkpoint.path.clone(),
+        input: question.input.clone(),
+    })
+}
+
+fn whole(checkpoint: &Checkpoint, question: &Question, context: &Context) -> Result<(Built, Probe)> {
+    let built = build(checkpoint, question.model.as_deref(), context)?;
+    let wanted = Wanted {
+        tokens: question.tokens,
+        draws: question.draws,
+        seed: question.seed,
+        image: context.input_size.clone(),
+    };
+    let probe = match &question.input {
+        Some(path) => probe::read(path, &built.network, &wanted, context)?,
+        None => probe::draw(&built.network, &wanted).map_err(|message| refused(&checkpoint.path, message))?,
+    };
+    Ok((built, probe))
 }
 
 fn refused(path: &Path, message: String) -> Error {
@@ -117,10 +150,13 @@ impl Prepared {
     /// Where it will be measured, and what that takes on so many threads.
     ///
     /// # Errors
-    /// When the probe is not of a shape that the network takes.
+    /// When the probe is not of a shape that the network takes, or only recurrences are known.
     pub fn plan(&self, threads: usize) -> Result<(JacobianSetting, JacobianCost)> {
-        let shape = self.probe.feeds.first().map(|feed| feed.input.shape()).unwrap_or_default();
-        let (network, draws) = (&self.built.network, self.probe.feeds.len());
+        let Some((built, probe)) = &self.whole else {
+            return Err(ErrorKind::UnknownArchitecture { message: self.reason.clone() }.in_file(&self.path));
+        };
+        let shape = probe.feeds.first().map(|feed| feed.input.shape()).unwrap_or_default();
+        let (network, draws) = (&built.network, probe.feeds.len());
         let cost = match self.precision {
             Precision::F32 => cost::of::<f32>(network, &shape, draws, &self.options, threads),
             Precision::F64 => cost::of::<f64>(network, &shape, draws, &self.options, threads),
@@ -134,61 +170,83 @@ impl Prepared {
     /// # Errors
     /// A file that cannot be read.
     pub fn measure(&self, checkpoint: &Checkpoint, context: &Context) -> Result<Option<JacobianAnalysis>> {
-        planned(&self.built.network, self.probe.feeds.len(), &self.options, context);
-        let found = match self.precision {
-            Precision::F32 => self.measure_in::<f32>(checkpoint, context)?,
-            Precision::F64 => self.measure_in::<f64>(checkpoint, context)?,
-        };
-        Ok(found)
+        match self.precision {
+            Precision::F32 => self.measure_in::<f32>(checkpoint, context),
+            Precision::F64 => self.measure_in::<f64>(checkpoint, context),
+        }
     }
 
-    fn measure_in<T: crate::compute::Real>(
+    fn measure_in<T: Real>(
         &self,
         checkpoint: &Checkpoint,
         context: &Context,
     ) -> Result<Option<JacobianAnalysis>> {
-        let tensors = self.built.tensors(checkpoint);
-        let found = measure::of_network::<_, T>(
-            &Cpu,
-            &self.built.network,
-            &tensors,
-            checkpoint.config.as_ref(),
-            &self.probe.feeds,
-            &self.options,
-            context,
-        )?;
-        let Some((found, initial)) = found else { return Ok(None) };
-        let Some(recurrences) = recurrences::measure::<_, T>(
-            &Cpu,
-            &self.built.network,
-            &tensors,
-            &self.probe.feeds,
-            &self.options,
-            context,
-        )?
-        else {
+        let (seed, data) = (self.options.spectrum.seed, self.data.as_deref());
+        let mut found = match &self.whole {
+            Some((built, probe)) => {
+                planned(&built.network, probe.feeds.len(), &self.options, context);
+                match self.measure_whole::<T>(checkpoint, built, probe, context)? {
+                    Some(found) => found,
+                    None => return Ok(None),
+                }
+            }
+            None => self.unknown(),
+        };
+        context.progress.say("recurrences");
+        let Some(recurrences) = recurrences::measure::<_, T>(&Cpu, checkpoint, data, seed, context)? else {
             return Ok(None);
         };
-        Ok(Some(JacobianAnalysis {
-            architecture: self.built.network.architecture.clone(),
-            setting: self.setting(),
-            unused: self.built.unused.clone(),
+        found.recurrences = recurrences;
+        Ok(Some(found))
+    }
+
+    fn measure_whole<T: Real>(
+        &self,
+        checkpoint: &Checkpoint,
+        built: &Built,
+        probe: &Probe,
+        context: &Context,
+    ) -> Result<Option<JacobianAnalysis>> {
+        let (tensors, config) = (built.tensors(checkpoint), checkpoint.config.as_ref());
+        let (network, feeds) = (&built.network, &probe.feeds);
+        let found =
+            measure::of_network::<_, T>(&Cpu, network, &tensors, config, feeds, &self.options, context)?;
+        Ok(found.map(|(found, initial)| JacobianAnalysis {
+            architecture: network.architecture.clone(),
+            unused: built.unused.clone(),
             parts: found.parts,
             end_to_end: found.end_to_end,
             initial,
             depths: found.depths,
-            recurrences,
+            ..self.unknown()
         }))
+    }
+
+    /// What there is to say of a network that is not known.
+    fn unknown(&self) -> JacobianAnalysis {
+        JacobianAnalysis {
+            architecture: "recurrence".to_owned(),
+            setting: self.setting(),
+            unused: Vec::new(),
+            parts: Vec::new(),
+            end_to_end: Measured::not(self.reason.clone()),
+            initial: Measured::not(self.reason.clone()),
+            depths: Measured::not(self.reason.clone()),
+            recurrences: Vec::new(),
+        }
     }
 
     fn setting(&self) -> JacobianSetting {
         let request = &self.options.spectrum;
+        let probe = self.whole.as_ref().map(|(_, probe)| probe);
+        let of_data = if self.data.is_some() { ProbeKind::Data } else { ProbeKind::SyntheticFeatures };
+        let file = self.input.as_ref().and_then(|path| path.file_name());
         JacobianSetting {
-            probe: self.probe.kind,
-            file: self.probe.file.clone(),
-            shape: self.probe.shape.clone(),
-            tokens: self.probe.tokens.clone(),
-            draws: self.probe.feeds.len() as u64,
+            probe: probe.map_or(of_data, |probe| probe.kind),
+            file: file.map(|name| name.to_string_lossy().into_owned()),
+            shape: probe.map_or_else(Vec::new, |probe| probe.shape.clone()),
+            tokens: probe.map_or_else(|| Measured::not(self.reason.clone()), |probe| probe.tokens.clone()),
+            draws: probe.map_or(1, |probe| probe.feeds.len() as u64),
             seed: request.seed,
             dtype: match self.precision {
                 Precision::F32 => DType::F32,

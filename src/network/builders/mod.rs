@@ -9,6 +9,7 @@ mod draft;
 mod gpt2;
 mod llama;
 mod rope;
+pub mod step;
 
 use std::collections::{BTreeSet, HashMap};
 
