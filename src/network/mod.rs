@@ -46,6 +46,7 @@ pub mod builders;
 mod input;
 mod operation;
 mod ops;
+mod recurrence;
 mod tape;
 mod weights;
 
@@ -54,6 +55,7 @@ pub use assembly::Assembly;
 pub use input::{Feed, Input, InputKind, Targets};
 pub use operation::Operation;
 pub use ops::*;
+pub use recurrence::Recurrence;
 pub use tape::Tape;
 pub use weights::{Gradients, Weights};
 

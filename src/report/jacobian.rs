@@ -51,12 +51,11 @@ fn measured(jacobian: &JacobianAnalysis, style: Style, out: &mut String) -> fmt:
         let count = counted(jacobian.unused.len() as u64, "parameter");
         writeln!(out, "  not used by the network: {count}, {} first", safe(first))?;
     }
-    writeln!(out)?;
-    if let (Measured::NotMeasured(reason), true) = (&jacobian.end_to_end, jacobian.parts.is_empty()) {
-        writeln!(out, "  only recurrences were measured: {}\n", safe_sentence(reason))?;
-    } else {
-        network(jacobian, style, out)?;
+    for assumption in &jacobian.assumptions {
+        writeln!(out, "  taken for granted: {}", safe_sentence(assumption))?;
     }
+    writeln!(out)?;
+    network(jacobian, style, out)?;
     for recurrence in &jacobian.recurrences {
         through_time(recurrence, out)?;
     }

@@ -52,6 +52,7 @@ fn plain(parts: Vec<PartJacobian>) -> JacobianAnalysis {
             probes: 16,
         },
         unused: Vec::new(),
+        assumptions: Vec::new(),
         parts,
         end_to_end: Measured::not(UNMEASURED),
         initial: Measured::not(UNMEASURED),

@@ -125,10 +125,24 @@ fn law(network: &Network, operation: &Operation, id: ParameterId, scheme: Scheme
                 Law::Normal(range / depth.sqrt())
             }
             Scheme::Gpt2 { range } | Scheme::Normal { range } => Law::Normal(range),
-            Scheme::LayerDefaults => Law::Uniform(1.0 / (linear.inputs as f64).sqrt()),
+            Scheme::LayerDefaults => of_fan(linear.inputs),
         }),
+        Operation::GroupNorm(norm) => Some(Law::Constant(if norm.gain == Some(id) { 1.0 } else { 0.0 })),
+        // Running statistics of nothing: mean 0, variance 1.
+        Operation::BatchNorm(norm) => {
+            Some(Law::Constant(if norm.gain == Some(id) || norm.variance == id { 1.0 } else { 0.0 }))
+        }
+        Operation::Conv1d(own) => Some(of_fan(own.inputs / own.groups * own.kernel)),
+        Operation::Conv2d(own) => Some(of_fan(own.inputs / own.groups * own.kernel[0] * own.kernel[1])),
+        Operation::RecurrentCell(cell) => Some(of_fan(cell.hidden)),
+        Operation::RecurrentLayer(layer) => Some(of_fan(layer.cell.hidden)),
         _ => None,
     }
+}
+
+/// PyTorch's default for a map of so many inputs.
+fn of_fan(inputs: usize) -> Law {
+    Law::Uniform(1.0 / (inputs as f64).sqrt())
 }
 
 fn is_residual_projection(name: &str) -> bool {

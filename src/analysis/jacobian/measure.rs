@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use rayon::prelude::*;
 
-use super::parameters::{Parameters, RESIDENT_BYTES, bytes};
+use super::parameters::Parameters;
 use super::segment::{Chain, Difference, SegmentJacobian};
 use super::spectrum::{self, Request};
 use super::stages::{self, Stage, StagePart};
@@ -23,7 +23,6 @@ use crate::context::Context;
 use crate::error::Result;
 use crate::network::{Feed, Network, Segment, Tape, Targets, ValueId};
 use crate::random::Stream;
-use crate::tensor::Tensor;
 
 /// What is measured of a network.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -72,12 +71,11 @@ struct PartAtDraw {
 
 const TOO_LARGE: &str = "its parameters do not all fit into memory, and its blocks are no chain";
 
-/// The stages of a network whose parameters lie in `tensors`, and the architecture as it is initialised; `None` when the user asked
-/// to stop.
+/// The stages of a network, and its architecture as it is initialised; `None` when the user asked to stop.
 pub(super) fn of_network<B: Backend, T: Real>(
     backend: &B,
     network: &Network,
-    tensors: &[&Tensor],
+    parameters: &Parameters<'_, B, T>,
     config: Option<&BTreeMap<String, serde_json::Value>>,
     feeds: &[Feed],
     options: &Options,
@@ -85,7 +83,7 @@ pub(super) fn of_network<B: Backend, T: Real>(
 ) -> Result<Option<(Found, Measured<InitialGain>)>> {
     let initial = if !options.initial {
         Measured::not("was not asked for")
-    } else if bytes::<T>(network) > RESIDENT_BYTES {
+    } else if !parameters.is_resident() {
         Measured::not("its parameters do not all fit into memory")
     } else {
         context.progress.say("as initialised");
@@ -95,8 +93,7 @@ pub(super) fn of_network<B: Backend, T: Real>(
             None => return Ok(None),
         }
     };
-    let parameters = Parameters::<B, T>::read(backend, network, tensors)?;
-    let found = run(backend, network, &parameters, feeds, options, context)?;
+    let found = run(backend, network, parameters, feeds, options, context)?;
     Ok(found.map(|found| (found, initial)))
 }
 

@@ -149,26 +149,6 @@ pub fn read(path: &Path, network: &Network, wanted: &Wanted, context: &Context) 
     })
 }
 
-/// The rows of a sequence of features in `path`, the last axis of its array; of the first of a batch. `None` where it holds none.
-///
-/// # Errors
-/// When it cannot be read.
-pub fn sequence(path: &Path, context: &Context) -> Result<Option<Vec<Vec<f64>>>> {
-    let container = format::detect::read(path, context)?;
-    let Some(entry) = pick(&container.entries, &INPUTS) else { return Ok(None) };
-    let tensor = entry.tensor.as_ref().map_err(Clone::clone)?;
-    let (tokens, width) = match tensor.shape[..] {
-        [tokens, width] | [_, tokens, width] if tensor.dtype.kind() == Kind::Float => (tokens, width),
-        _ => return Ok(None),
-    };
-    let count = tokens.saturating_mul(width);
-    if count == 0 || count > LARGEST || count > tensor.count() {
-        return Ok(None);
-    }
-    let values = numbers(path, tensor, 0..count)?;
-    Ok(Some(values.chunks_exact(width as usize).map(<[f64]>::to_vec).collect()))
-}
-
 /// The entry of one of these names, or the only one.
 fn pick<'e>(entries: &'e [Entry], names: &[&str]) -> Option<&'e Entry> {
     let named = names.iter().find_map(|name| entries.iter().find(|entry| entry.name == *name));

@@ -3,15 +3,16 @@
 use std::path::{Path, PathBuf};
 
 use super::measure::Options;
+use super::parameters::Parameters;
 use super::probe::{self, Probe, Wanted};
 use super::spectrum::Request;
 use super::{Precision, cost, measure, measure::planned, recurrences};
-use crate::analysis::model::{DType, JacobianAnalysis, JacobianCost, JacobianSetting, Measured, ProbeKind};
+use crate::analysis::model::{DType, JacobianAnalysis, JacobianCost, JacobianSetting, ProbeKind};
 use crate::checkpoint::Checkpoint;
 use crate::compute::{Cpu, Real};
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
-use crate::network::builders::step::steps;
+use crate::files::InputFile;
 use crate::network::builders::{self, Built};
 
 /// What is asked about the Jacobians of a checkpoint.
@@ -67,37 +68,28 @@ impl Default for Question {
 
 /// A network with its probe, ready to be measured.
 pub struct Prepared {
-    /// None where only recurrences are known.
-    whole: Option<(Built, Probe)>,
-    /// Why the rest is not known.
-    reason: String,
-    /// A sequence that drives the recurrences.
-    data: Option<Vec<Vec<f64>>>,
+    built: Built,
+    probe: Probe,
     precision: Precision,
     options: Options,
     path: PathBuf,
-    input: Option<PathBuf>,
 }
 
-/// Builds the network of `checkpoint` and makes its probe. Where the network is not known but has recurrences, these are measured
-/// alone.
+/// Builds the network of `checkpoint` and makes its probe.
 ///
 /// # Errors
 /// When the network is none that is known, parameters are missing, or the probe cannot be used.
 pub fn prepare(checkpoint: &Checkpoint, question: &Question, context: &Context) -> Result<Prepared> {
-    let recurrences = steps(checkpoint)?;
-    let (whole, reason) = match whole(checkpoint, question, context) {
-        Ok(whole) => (Some(whole), String::new()),
-        Err(error) => match error.kind {
-            ErrorKind::UnknownArchitecture { .. } if !recurrences.is_empty() && question.model.is_none() => {
-                (None, error.kind.to_string())
-            }
-            _ => return Err(error),
-        },
+    let built = build(checkpoint, question.model.as_deref(), context)?;
+    let wanted = Wanted {
+        tokens: question.tokens,
+        draws: question.draws,
+        seed: question.seed,
+        image: context.input_size.clone(),
     };
-    let data = match &question.input {
-        Some(path) if !recurrences.is_empty() => probe::sequence(path, context)?,
-        _ => None,
+    let probe = match &question.input {
+        Some(path) => probe::read(path, &built.network, &wanted, context)?,
+        None => probe::draw(&built.network, &wanted).map_err(|message| refused(&checkpoint.path, message))?,
     };
     let spectrum = Request {
         pairs: question.pairs,
@@ -112,51 +104,51 @@ pub fn prepare(checkpoint: &Checkpoint, question: &Question, context: &Context) 
         depth_spectra: question.depth_spectra,
         initial: question.initial,
     };
-    Ok(Prepared {
-        whole,
-        reason,
-        data,
-        precision: question.precision,
-        options,
-        path: checkpoint.path.clone(),
-        input: question.input.clone(),
-    })
-}
-
-fn whole(checkpoint: &Checkpoint, question: &Question, context: &Context) -> Result<(Built, Probe)> {
-    let built = build(checkpoint, question.model.as_deref(), context)?;
-    let wanted = Wanted {
-        tokens: question.tokens,
-        draws: question.draws,
-        seed: question.seed,
-        image: context.input_size.clone(),
-    };
-    let probe = match &question.input {
-        Some(path) => probe::read(path, &built.network, &wanted, context)?,
-        None => probe::draw(&built.network, &wanted).map_err(|message| refused(&checkpoint.path, message))?,
-    };
-    Ok((built, probe))
+    Ok(Prepared { built, probe, precision: question.precision, options, path: checkpoint.path.clone() })
 }
 
 fn refused(path: &Path, message: String) -> Error {
     ErrorKind::Probe { message }.in_file(path)
 }
 
-fn build(checkpoint: &Checkpoint, _model: Option<&Path>, _context: &Context) -> Result<Built> {
-    builders::from_config(checkpoint)
+/// The largest `model.toml`.
+const LARGEST_MODEL: u64 = 1 << 20;
+
+/// The network that the file says; without one that of the config beside the checkpoint, or of the parameters' shapes.
+fn build(checkpoint: &Checkpoint, model: Option<&Path>, context: &Context) -> Result<Built> {
+    if let Some(path) = model {
+        let file = InputFile::open(path, context)?;
+        if file.len() > LARGEST_MODEL {
+            let kind =
+                ErrorKind::TooLarge { what: "the model file", actual: file.len(), limit: LARGEST_MODEL };
+            return Err(kind.in_file(path));
+        }
+        let mut buffer = Vec::new();
+        let bytes = file.bytes(0..file.len(), &mut buffer)?;
+        let text = std::str::from_utf8(bytes).map_err(|_| {
+            ErrorKind::SideFile { what: "the model file", message: "it is not UTF-8".to_owned() }
+                .in_file(path)
+        })?;
+        return builders::from_model_toml(text, path, checkpoint);
+    }
+    match builders::from_config(checkpoint) {
+        Err(error) if matches!(error.kind, ErrorKind::UnknownArchitecture { .. }) => {
+            let by_shapes = builders::from_shapes(checkpoint);
+            // What the config says matters more than what shapes do not.
+            if checkpoint.config.is_some() { by_shapes.map_err(|_| error) } else { by_shapes }
+        }
+        built => built,
+    }
 }
 
 impl Prepared {
     /// Where it will be measured, and what that takes on so many threads.
     ///
     /// # Errors
-    /// When the probe is not of a shape that the network takes, or only recurrences are known.
+    /// When the probe is not of a shape that the network takes.
     pub fn plan(&self, threads: usize) -> Result<(JacobianSetting, JacobianCost)> {
-        let Some((built, probe)) = &self.whole else {
-            return Err(ErrorKind::UnknownArchitecture { message: self.reason.clone() }.in_file(&self.path));
-        };
-        let shape = probe.feeds.first().map(|feed| feed.input.shape()).unwrap_or_default();
-        let (network, draws) = (&built.network, probe.feeds.len());
+        let shape = self.probe.feeds.first().map(|feed| feed.input.shape()).unwrap_or_default();
+        let (network, draws) = (&self.built.network, self.probe.feeds.len());
         let cost = match self.precision {
             Precision::F32 => cost::of::<f32>(network, &shape, draws, &self.options, threads),
             Precision::F64 => cost::of::<f64>(network, &shape, draws, &self.options, threads),
@@ -181,72 +173,47 @@ impl Prepared {
         checkpoint: &Checkpoint,
         context: &Context,
     ) -> Result<Option<JacobianAnalysis>> {
-        let (seed, data) = (self.options.spectrum.seed, self.data.as_deref());
-        let mut found = match &self.whole {
-            Some((built, probe)) => {
-                planned(&built.network, probe.feeds.len(), &self.options, context);
-                match self.measure_whole::<T>(checkpoint, built, probe, context)? {
-                    Some(found) => found,
-                    None => return Ok(None),
-                }
-            }
-            None => self.unknown(),
-        };
-        context.progress.say("recurrences");
-        let Some(recurrences) = recurrences::measure::<_, T>(&Cpu, checkpoint, data, seed, context)? else {
+        let (network, feeds) = (&self.built.network, &self.probe.feeds);
+        let (tensors, config) = (self.built.tensors(checkpoint), checkpoint.config.as_ref());
+        planned(network, feeds.len(), &self.options, context);
+        let parameters = Parameters::<_, T>::read(&Cpu, network, &tensors)?;
+        let Some((found, initial)) =
+            measure::of_network(&Cpu, network, &parameters, config, feeds, &self.options, context)?
+        else {
             return Ok(None);
         };
-        found.recurrences = recurrences;
-        Ok(Some(found))
-    }
-
-    fn measure_whole<T: Real>(
-        &self,
-        checkpoint: &Checkpoint,
-        built: &Built,
-        probe: &Probe,
-        context: &Context,
-    ) -> Result<Option<JacobianAnalysis>> {
-        let (tensors, config) = (built.tensors(checkpoint), checkpoint.config.as_ref());
-        let (network, feeds) = (&built.network, &probe.feeds);
-        let found =
-            measure::of_network::<_, T>(&Cpu, network, &tensors, config, feeds, &self.options, context)?;
-        Ok(found.map(|(found, initial)| JacobianAnalysis {
+        let recurrences = if parameters.is_resident() {
+            let data = feeds.first().filter(|_| self.probe.kind == ProbeKind::Data);
+            let seed = self.options.spectrum.seed;
+            context.progress.say("recurrences");
+            match recurrences::measure(&Cpu, network, &parameters, data, seed, context)? {
+                Some(found) => found,
+                None => return Ok(None),
+            }
+        } else {
+            Vec::new()
+        };
+        Ok(Some(JacobianAnalysis {
             architecture: network.architecture.clone(),
-            unused: built.unused.clone(),
+            setting: self.setting(),
+            unused: self.built.unused.clone(),
+            assumptions: self.built.assumptions.clone(),
             parts: found.parts,
             end_to_end: found.end_to_end,
             initial,
             depths: found.depths,
-            ..self.unknown()
+            recurrences,
         }))
-    }
-
-    /// What there is to say of a network that is not known.
-    fn unknown(&self) -> JacobianAnalysis {
-        JacobianAnalysis {
-            architecture: "recurrence".to_owned(),
-            setting: self.setting(),
-            unused: Vec::new(),
-            parts: Vec::new(),
-            end_to_end: Measured::not(self.reason.clone()),
-            initial: Measured::not(self.reason.clone()),
-            depths: Measured::not(self.reason.clone()),
-            recurrences: Vec::new(),
-        }
     }
 
     fn setting(&self) -> JacobianSetting {
         let request = &self.options.spectrum;
-        let probe = self.whole.as_ref().map(|(_, probe)| probe);
-        let of_data = if self.data.is_some() { ProbeKind::Data } else { ProbeKind::SyntheticFeatures };
-        let file = self.input.as_ref().and_then(|path| path.file_name());
         JacobianSetting {
-            probe: probe.map_or(of_data, |probe| probe.kind),
-            file: file.map(|name| name.to_string_lossy().into_owned()),
-            shape: probe.map_or_else(Vec::new, |probe| probe.shape.clone()),
-            tokens: probe.map_or_else(|| Measured::not(self.reason.clone()), |probe| probe.tokens.clone()),
-            draws: probe.map_or(1, |probe| probe.feeds.len() as u64),
+            probe: self.probe.kind,
+            file: self.probe.file.clone(),
+            shape: self.probe.shape.clone(),
+            tokens: self.probe.tokens.clone(),
+            draws: self.probe.feeds.len() as u64,
             seed: request.seed,
             dtype: match self.precision {
                 Precision::F32 => DType::F32,

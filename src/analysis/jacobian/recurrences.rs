@@ -1,26 +1,25 @@
-//! The recurrences of a network, each driven at several scales of its input: Lyapunov exponents and the norms of single steps.
+//! The recurrences of a network, each driven at several scales of the network's input: Lyapunov exponents and the norms of single
+//! steps.
 //!
-//! The sign of an exponent depends on the scale: the published LSTM of docs/jacobian.md is stable when driven and not without
-//! input. Layers of one module follow each other, each driven by what the one before it gives.
+//! The sign of an exponent depends on the scale: the published LSTM of docs/jacobian.md is stable when driven and not at a tenth of
+//! it. A layer is driven by what the layers before it give.
 
 use rayon::prelude::*;
 
 use super::lyapunov::Directions;
 use super::parameters::Parameters;
 use super::segment::SegmentJacobian;
-use crate::analysis::model::{Measured, RecurrenceAnalysis, RecurrenceAtScale, Spread};
+use crate::analysis::model::{Degenerate, Measured, RecurrenceAnalysis, RecurrenceAtScale, Spread};
 use crate::analysis::spectrum::lanczos;
 use crate::analysis::spectrum::operator::Operator;
-use crate::checkpoint::Checkpoint;
 use crate::compute::{Backend, Real, Side};
 use crate::context::Context;
 use crate::error::Result;
-use crate::network::builders::step::{Cell, Step, steps};
-use crate::network::{Feed, Input, Segment, Tape};
+use crate::network::{CellKind, Feed, Input, InputKind, Network, Recurrence, Tape, Weights};
 use crate::random::Stream;
 
-/// Factors of the input: none, little, and as it is.
-pub const SCALES: [f64; 3] = [0.0, 0.1, 1.0];
+/// Factors of features: none, little, and as they are. Token ids have no scale.
+const SCALES: [f64; 3] = [0.0, 0.1, 1.0];
 
 /// Exponents that are measured.
 const EXPONENTS: usize = 4;
@@ -39,154 +38,171 @@ const PAIRS: usize = 12;
 const INPUT_STREAM: u64 = 1 << 24;
 const DIRECTION_STREAM: u64 = 1 << 25;
 
-/// A sequence of inputs, one a step.
-type Sequence = Vec<Vec<f64>>;
-
-/// Measures every recurrence of `checkpoint`; `None` when the user asked to stop. `data` is a sequence that drives the first layer in
-/// place of standard normal numbers.
-pub fn measure<B: Backend, T: Real>(
+/// Measures every recurrence of `network`; `None` when the user asked to stop. With `data`, features of a sequence drive it in place of
+/// a long synthetic one.
+pub(super) fn measure<B: Backend, T: Real>(
     backend: &B,
-    checkpoint: &Checkpoint,
-    data: Option<&[Vec<f64>]>,
+    network: &Network,
+    parameters: &Parameters<'_, B, T>,
+    data: Option<&Feed>,
     seed: u64,
     context: &Context,
 ) -> Result<Option<Vec<RecurrenceAnalysis>>> {
-    let steps = steps(checkpoint)?;
-    let at_scales: Vec<Result<Option<Vec<RecurrenceAtScale>>>> = SCALES
+    let recurrences = network.recurrences();
+    let scales: &[f64] =
+        if matches!(network.input, InputKind::Features { .. }) { &SCALES } else { &SCALES[2..] };
+    let at_scales: Vec<Result<Option<Vec<RecurrenceAtScale>>>> = scales
         .par_iter()
-        .map(|&scale| at_scale::<B, T>(backend, checkpoint, &steps, data, scale, seed, context))
+        .map(|&scale| {
+            let Some(last) = recurrences.last() else { return Ok(Some(Vec::new())) };
+            parameters.with_nodes(backend, None, last.input, |weights| {
+                let feed = long(network, data, scale, seed);
+                let tape = match &feed {
+                    Some(feed) => {
+                        let mut tape = Tape::new(network, backend, feed)?;
+                        tape.advance(weights, last.input)?;
+                        Some(tape)
+                    }
+                    None => None,
+                };
+                let mut found = Vec::with_capacity(recurrences.len());
+                for (index, recurrence) in recurrences.iter().enumerate() {
+                    let rows = rows(recurrence, tape.as_ref(), scale, seed + index as u64)?;
+                    match drive::<B, T>(backend, recurrence, parameters, &rows, scale, seed, context)? {
+                        Some(at) => found.push(at),
+                        None => return Ok(None),
+                    }
+                }
+                Ok(Some(found))
+            })
+        })
         .collect();
-    let mut recurrences: Vec<RecurrenceAnalysis> = steps
+    let mut found: Vec<RecurrenceAnalysis> = recurrences
         .iter()
-        .map(|step| RecurrenceAnalysis {
-            name: format!("{} ({})", step.name, kind(step.cell)),
-            state: step.state_length() as u64,
+        .map(|recurrence| RecurrenceAnalysis {
+            name: format!("{} ({})", recurrence.name, kind(recurrence.cell.kind)),
+            state: recurrence.state() as u64,
             scales: Vec::new(),
         })
         .collect();
-    for found in at_scales {
-        let Some(found) = found? else { return Ok(None) };
-        for (recurrence, at) in recurrences.iter_mut().zip(found) {
+    for at_scale in at_scales {
+        let Some(at_scale) = at_scale? else { return Ok(None) };
+        for (recurrence, at) in found.iter_mut().zip(at_scale) {
             recurrence.scales.push(at);
-        }
-    }
-    Ok(Some(recurrences))
-}
-
-fn kind(cell: Cell) -> &'static str {
-    match cell {
-        Cell::Tanh => "RNN, tanh assumed",
-        Cell::Gru => "GRU",
-        Cell::Lstm => "LSTM",
-    }
-}
-
-/// Every recurrence at one scale, in their order.
-fn at_scale<B: Backend, T: Real>(
-    backend: &B,
-    checkpoint: &Checkpoint,
-    steps: &[Step],
-    data: Option<&[Vec<f64>]>,
-    scale: f64,
-    seed: u64,
-    context: &Context,
-) -> Result<Option<Vec<RecurrenceAtScale>>> {
-    let mut found = Vec::with_capacity(steps.len());
-    let mut below: Option<(&str, usize, Sequence)> = None;
-    for (index, step) in steps.iter().enumerate() {
-        let follows = below.as_ref().is_some_and(|(module, layer, states)| {
-            *module == step.module
-                && layer + 1 == step.layer
-                && states.first().is_some_and(|state| state.len() == step.inputs)
-        });
-        let drive: Sequence = match &below {
-            Some((_, _, states)) if follows && !step.is_reversed => states.clone(),
-            _ => inputs(step, data, scale, seed + index as u64),
-        };
-        let Some((at, states)) = drive_one::<B, T>(backend, checkpoint, step, &drive, scale, seed, context)?
-        else {
-            return Ok(None);
-        };
-        found.push(at);
-        if !step.is_reversed {
-            below = Some((&step.module, step.layer, states));
         }
     }
     Ok(Some(found))
 }
 
-/// What drives a layer that follows none: the data where its rows fit, otherwise standard normal numbers, times the scale.
-fn inputs(step: &Step, data: Option<&[Vec<f64>]>, scale: f64, seed: u64) -> Sequence {
-    match data.filter(|data| data.first().is_some_and(|row| row.len() == step.inputs)) {
-        Some(data) => data.iter().map(|row| row.iter().map(|x| scale * x).collect()).collect(),
-        None => {
-            let row = |at: u64| Stream::new(seed, INPUT_STREAM + at).normals(step.inputs);
-            let scaled = |at| row(at).into_iter().map(|x| scale * x).collect();
-            (0..(STEPS + TRANSIENT) as u64).map(scaled).collect()
+fn kind(kind: CellKind) -> &'static str {
+    match kind {
+        CellKind::Tanh => "tanh",
+        CellKind::Relu => "ReLU",
+        CellKind::Gru => "GRU",
+        CellKind::Lstm => "LSTM",
+    }
+}
+
+/// A long sequence for a network that takes sequences; `None` for one that does not.
+fn long(network: &Network, data: Option<&Feed>, scale: f64, seed: u64) -> Option<Feed> {
+    let stream = Stream::new(seed, INPUT_STREAM);
+    match &network.input {
+        InputKind::Tokens { vocabulary, positions } => {
+            let tokens = (STEPS + TRANSIENT).min(positions.unwrap_or(usize::MAX));
+            let id = |u: f64| ((u * *vocabulary as f64) as u32).min(*vocabulary as u32 - 1);
+            let ids = stream.uniforms(tokens).into_iter().map(id).collect();
+            Some(Feed::from(Input::Tokens { batch: 1, ids }))
+        }
+        InputKind::Features { shape } => {
+            if let Some(Feed { input: Input::Features { shape, values }, .. }) = data {
+                let values = values.iter().map(|x| scale * x).collect();
+                return Some(Feed::from(Input::Features { shape: shape.clone(), values }));
+            }
+            let &[None, Some(width)] = &shape[..] else { return None };
+            let values = stream.normals((STEPS + TRANSIENT) * width);
+            let values = values.into_iter().map(|x| scale * x).collect();
+            Some(Feed::from(Input::Features { shape: vec![1, STEPS + TRANSIENT, width], values }))
         }
     }
 }
 
-/// One recurrence under one sequence, and the h that it gives at every step.
-fn drive_one<B: Backend, T: Real>(
+/// What drives a recurrence, one row a step: what comes to it in the network, or standard normal numbers where it stands alone.
+fn rows<B: Backend, T: Real>(
+    recurrence: &Recurrence,
+    tape: Option<&Tape<'_, B, T>>,
+    scale: f64,
+    seed: u64,
+) -> Result<Vec<Vec<f64>>> {
+    let width = recurrence.inputs();
+    if let Some(tape) = tape
+        && let [1, _, columns] = tape.shape(recurrence.input)
+        && *columns == width
+    {
+        let values = tape.download(recurrence.input)?;
+        let mut rows: Vec<Vec<f64>> =
+            values.chunks_exact(width.max(1)).map(|row| row.iter().map(|&x| x.into()).collect()).collect();
+        if recurrence.reversed {
+            rows.reverse();
+        }
+        return Ok(rows);
+    }
+    let row = |at: u64| Stream::new(seed, INPUT_STREAM + 1 + at).normals(width);
+    let scaled = |at| row(at).into_iter().map(|x| scale * x).collect();
+    Ok((0..(STEPS + TRANSIENT) as u64).map(scaled).collect())
+}
+
+/// One recurrence under one sequence.
+fn drive<B: Backend, T: Real>(
     backend: &B,
-    checkpoint: &Checkpoint,
-    step: &Step,
-    drive: &[Vec<f64>],
+    recurrence: &Recurrence,
+    parameters: &Parameters<'_, B, T>,
+    rows: &[Vec<f64>],
     scale: f64,
     seed: u64,
     context: &Context,
-) -> Result<Option<(RecurrenceAtScale, Sequence)>> {
-    let network = &step.built.network;
-    let tensors = step.built.tensors(checkpoint);
-    let parameters = Parameters::<B, T>::read(backend, network, &tensors)?;
-    let length = step.state_length();
-    let transient = TRANSIENT.min(drive.len() / 4);
-    let counted = drive.len() - transient;
+) -> Result<Option<RecurrenceAtScale>> {
+    let (step, length) = (&recurrence.step, recurrence.state());
+    let transient = TRANSIENT.min(rows.len() / 4);
+    let counted = rows.len() - transient;
     let mut directions = Directions::new(EXPONENTS, length, Stream::new(seed, DIRECTION_STREAM));
     let mut state = vec![0.0; length];
-    let (mut states, mut norms) = (Vec::with_capacity(drive.len()), Vec::new());
-    let segment = Segment::new(step.state, network.output);
-    for (index, x) in drive.iter().enumerate() {
+    let mut norms = Vec::new();
+    let weights: &Weights<B, T> = match parameters {
+        Parameters::Resident(weights) => weights,
+        Parameters::Stored { .. } => unreachable!("recurrent networks fit into memory, see `question`"),
+    };
+    for (index, row) in rows.iter().enumerate() {
         if context.cancelled() {
             return Ok(None);
         }
-        let values = [x.as_slice(), &state].concat();
-        let feed = Feed::from(Input::Features { shape: vec![1, values.len()], values });
-        let mut tape = Tape::<B, T>::new(network, backend, &feed)?;
-        state = parameters.with(backend, &segment, |weights| {
-            tape.advance(weights, network.output)?;
-            let jacobian = SegmentJacobian { backend, tape: &tape, weights, segment: segment.clone() };
-            let images: Vec<Vec<f64>> = directions
-                .vectors()
-                .iter()
-                .map(|vector| {
-                    let mut image = backend.zeros(length)?;
-                    jacobian.apply(backend, Side::Plain, &backend.upload(vector)?, &mut image)?;
-                    backend.download(&image)
-                })
-                .collect::<Result<_>>()?;
-            directions.step(images, index >= transient);
-            if index >= transient && (index - transient).is_multiple_of((counted / NORMS).max(1)) {
-                let start = Stream::new(seed, DIRECTION_STREAM + 1);
-                let found = lanczos::run(backend, &jacobian, PAIRS, start, context)?;
-                norms.extend(found.and_then(|ritz| ritz.values.first().copied()));
-            }
-            Ok(tape.download(network.output)?.into_iter().map(Into::into).collect())
-        })?;
-        states.push(state[..step.hidden].to_vec());
+        let mut tape = Tape::<B, T>::new(step, backend, &recurrence.feed(row, &state))?;
+        tape.advance(weights, step.output)?;
+        let segment = recurrence.segment.clone();
+        let jacobian = SegmentJacobian { backend, tape: &tape, weights, segment };
+        let image = |vector: &Vec<f64>| {
+            let mut image = backend.zeros(length)?;
+            jacobian.apply(backend, Side::Plain, &backend.upload(vector)?, &mut image)?;
+            backend.download(&image)
+        };
+        let images: Vec<Vec<f64>> = directions.vectors().iter().map(image).collect::<Result<_>>()?;
+        directions.step(images, index >= transient);
+        if index >= transient && (index - transient).is_multiple_of((counted / NORMS).max(1)) {
+            let start = Stream::new(seed, DIRECTION_STREAM + 1);
+            let found = lanczos::run(backend, &jacobian, PAIRS, start, context)?;
+            norms.extend(found.and_then(|ritz| ritz.values.first().copied()));
+        }
+        state = tape.download(step.output)?.into_iter().map(Into::into).collect();
     }
     let step_norm = if norms.iter().all(|norm| norm.is_finite()) {
         Spread::of(&norms).map_or_else(|| Measured::not("no step was taken"), Measured::Value)
     } else {
-        Measured::Degenerate(crate::analysis::model::Degenerate::Overflow)
+        Measured::Degenerate(Degenerate::Overflow)
     };
-    let at = RecurrenceAtScale {
+    Ok(Some(RecurrenceAtScale {
         scale,
         steps: counted as u64,
         transient: transient as u64,
         exponents: directions.exponents(),
         step_norm,
-    };
-    Ok(Some((at, states)))
+    }))
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::measure::{Found, Options, of_network};
+use super::parameters::Parameters;
 use super::spectrum::Request;
 use super::stages::{are_a_chain, stages};
 use super::{cost, exact};
@@ -132,7 +133,8 @@ fn feeds(network: &Network, draws: u64) -> Vec<Feed> {
 fn measured(network: &Network, tensors: &[Tensor], feeds: &[Feed], options: &Options) -> Found {
     let tensors: Vec<&Tensor> = tensors.iter().collect();
     let context = Context::default();
-    of_network::<_, f64>(&Cpu, network, &tensors, None, feeds, options, &context).unwrap().unwrap().0
+    let parameters = Parameters::<_, f64>::read(&Cpu, network, &tensors).unwrap();
+    of_network(&Cpu, network, &parameters, None, feeds, options, &context).unwrap().unwrap().0
 }
 
 /// All singular values of the dense Jacobian of a segment at one input.
@@ -366,4 +368,19 @@ fn the_plan_counts_what_is_multiplied() {
     // Of each of 9 parts 2·20 + 16, 60 for the paths of each of 3 attentions, of the whole 56 and 32 over depth.
     assert_eq!(cost.products, 2 * (9 * 56 + 3 * 60 + 56 + 32));
     assert!(cost.is_resident && cost.operations > 0 && cost.bytes() > cost.parameter_bytes);
+}
+
+#[test]
+fn parameters_that_come_and_go_give_the_same_numbers() {
+    let network = transformer(3);
+    let (_folder, tensors) = tensors(&network, 1.5);
+    let feeds = feeds(&network, 1);
+    let resident = measured(&network, &tensors, &feeds, &OPTIONS);
+    let tensors: Vec<&Tensor> = tensors.iter().collect();
+    let stored = Parameters::<Cpu, f64>::Stored { network: &network, tensors: &tensors };
+    let found = of_network(&Cpu, &network, &stored, None, &feeds, &OPTIONS, &Context::default());
+    let found = found.unwrap().unwrap().0;
+    assert_eq!(found.parts, resident.parts);
+    assert_eq!(found.end_to_end, resident.end_to_end);
+    assert_eq!(found.depths, resident.depths);
 }

@@ -17,6 +17,9 @@ pub struct JacobianAnalysis {
     pub setting: JacobianSetting,
     /// Parameters of the checkpoint that the network does not use.
     pub unused: Vec<String>,
+    /// What nothing in the checkpoint says and was taken for granted, a sentence each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub assumptions: Vec<String>,
     /// Operations, branches and blocks, in the order in which signals pass them.
     pub parts: Vec<PartJacobian>,
     /// From the first hidden state to the last.

@@ -1,4 +1,5 @@
-//! Networks for checkpoints: from their `config.json`, and what joins a network to the tensors that hold its parameters.
+//! Networks for checkpoints: from their `config.json`, from the shapes of their parameters, from a `model.toml`; and what
+//! joins a network to the tensors that hold its parameters.
 //!
 //! What a network needs and does not find is an error; what it does not use is listed.
 
@@ -8,8 +9,15 @@ mod config;
 mod draft;
 mod gpt2;
 mod llama;
+mod model_toml;
+mod perceptron;
+mod recurrent;
 mod rope;
-pub mod step;
+mod shapes;
+mod state;
+
+pub use model_toml::from_model_toml;
+pub use shapes::from_shapes;
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -28,6 +36,8 @@ pub struct Built {
     pub tensors: Vec<usize>,
     /// Names of floating tensors of the model that the network does not use, buffers left out.
     pub unused: Vec<String>,
+    /// What neither the checkpoint nor a config says and was taken for granted, a sentence each.
+    pub assumptions: Vec<String>,
 }
 
 /// The network of a checkpoint, by the `config.json` beside it.
@@ -85,7 +95,7 @@ impl Built {
             }
         }
         let unused = unused(checkpoint, &tensors);
-        Ok(Self { network, tensors, unused })
+        Ok(Self { network, tensors, unused, assumptions: Vec::new() })
     }
 
     /// The tensor of each parameter.
