@@ -116,6 +116,8 @@ const NOT_OF_INPUTS: &[(&str, &str)] = &[
     ("missing-parameters", "is about config and weights of different models: tests/network.rs"),
     ("parameter-shape", "is about config and weights of different models: tests/network.rs"),
     ("network-input", "is about an argument: src/network/input.rs"),
+    ("no-jacobian", "is about which command is given a measurement: tests/jacobian_command.rs"),
+    ("probe", "is about an argument: tests/jacobian_command.rs"),
     ("already-there", "is about where a policy goes: tests/gate_mistakes.rs"),
 ];
 
