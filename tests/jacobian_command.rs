@@ -14,7 +14,7 @@ fn flashpoint(arguments: &[&str]) -> Output {
 /// A small measurement as JSON.
 fn report(path: &str, extra: &[&str]) -> serde_json::Value {
     let output = flashpoint(
-        &[&["jacobian", path, "--tokens", "4", "--draws", "2", "--format", "json"], extra].concat(),
+        &[&["jacobian", path, "--tokens", "8", "--draws", "2", "--format", "json"], extra].concat(),
     );
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).expect("the report is JSON")
@@ -30,7 +30,7 @@ fn every_block_and_branch_is_in_the_report_with_the_probe_it_belongs_to() {
     let own = jacobian(&report);
     let setting = &own["setting"];
     assert_eq!(setting["probe"], "synthetic-tokens");
-    assert_eq!((&setting["tokens"]["value"], &setting["draws"]), (&4.into(), &2.into()));
+    assert_eq!((&setting["tokens"]["value"], &setting["draws"]), (&8.into(), &2.into()));
     let kinds: Vec<&str> =
         own["parts"].as_array().unwrap().iter().map(|part| part["kind"].as_str().unwrap()).collect();
     assert_eq!(kinds, ["attention", "feed-forward", "block"].repeat(3));
@@ -94,8 +94,8 @@ fn data_with_labels_is_read_and_told() {
     let report = report(GPT2, &["--no-initial", "--input", path.to_str().unwrap()]);
     let setting = &jacobian(&report)["setting"];
     assert_eq!((&setting["probe"], &setting["file"]), (&"data".into(), &"batch.npy".into()));
-    // Two of the three rows, cut to the length that was asked for.
-    assert_eq!((&setting["draws"], &setting["tokens"]["value"]), (&2.into(), &4.into()));
+    // Two of the three rows, of six ids each.
+    assert_eq!((&setting["draws"], &setting["tokens"]["value"]), (&2.into(), &6.into()));
 }
 
 #[test]

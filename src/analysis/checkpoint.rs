@@ -99,7 +99,7 @@ pub(super) fn measure_checkpoint_beside<B: Beside>(
 /// The Jacobians at a synthetic probe, where they were asked for and the network is one that is built here.
 fn jacobian(checkpoint: &Checkpoint, level: MeasureLevel, context: &Context) -> Measured<JacobianAnalysis> {
     if level < MeasureLevel::Jacobian {
-        return Measured::not("needs flashpoint jacobian, or --measure jacobian");
+        return Measured::not("flashpoint jacobian, or --measure jacobian, measures them");
     }
     let prepared = jacobian::prepare(checkpoint, &jacobian::Question::default(), context);
     let found = prepared.and_then(|prepared| prepared.measure(checkpoint, context));

@@ -377,7 +377,7 @@ fn parameters_that_come_and_go_give_the_same_numbers() {
     let feeds = feeds(&network, 1);
     let resident = measured(&network, &tensors, &feeds, &OPTIONS);
     let tensors: Vec<&Tensor> = tensors.iter().collect();
-    let stored = Parameters::<Cpu, f64>::Stored { network: &network, tensors: &tensors };
+    let stored: Parameters<'_, Cpu, f64> = Parameters::Stored { network: &network, tensors: &tensors };
     let found = of_network(&Cpu, &network, &stored, None, &feeds, &OPTIONS, &Context::default());
     let found = found.unwrap().unwrap().0;
     assert_eq!(found.parts, resident.parts);
