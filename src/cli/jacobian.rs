@@ -26,6 +26,7 @@ Examples:
   flashpoint jacobian checkpoint-4000 --plan
   flashpoint jacobian checkpoint-4000 --input batch.npz --draws 8 --output json=jacobian.json
   flashpoint jacobian model.safetensors --model model.toml --per op --exact --dtype f64")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub struct Arguments {
     /// A checkpoint, or a measurement file that holds Jacobians
     #[arg(value_name = "CKPT")]

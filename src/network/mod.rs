@@ -166,6 +166,15 @@ impl Network {
         self.blocks.last().map_or(self.output, |block| block.output)
     }
 
+    /// The same network, which gives a loss of what it gave.
+    #[must_use]
+    pub fn with_loss(mut self, loss: impl Into<Operation>) -> Self {
+        let (operation, inputs) = (loss.into(), vec![self.output]);
+        self.nodes.push(Node { name: "loss".to_owned(), operation, inputs });
+        self.output = ValueId(self.nodes.len() - 1);
+        self
+    }
+
     /// The node that gives a value.
     pub fn node(&self, value: ValueId) -> &Node {
         &self.nodes[value.0]

@@ -42,7 +42,7 @@ fn write(report: &Report, style: Style, out: &mut String) -> fmt::Result {
     for (limit, value) in &report.replaced_limits {
         writeln!(out, "limit replaced: {limit} = {}", short(*value))?;
     }
-    verdicts(report, out)
+    verdicts(report, style, out)
 }
 
 fn measured(jacobian: &JacobianAnalysis, style: Style, out: &mut String) -> fmt::Result {
@@ -266,7 +266,7 @@ fn why<T>(value: &Measured<T>) -> String {
 pub(super) fn write_markdown(jacobian: &JacobianAnalysis, out: &mut String) -> fmt::Result {
     writeln!(out, "<details><summary>Jacobians</summary>\n\n{}\n", code(&setting(&jacobian.setting)))?;
     writeln!(out, "| part | sigma_1 | gain | stable rank |\n|---|---:|---:|---:|")?;
-    let style = Style { color: false, all: false };
+    let style = Style { color: false, all: false, width: None };
     for part in shown(jacobian, style).into_iter().chain(jacobian.end_to_end.value()) {
         // A pipe would end the cell, also within a code span.
         let name = code(&part.name).replace('|', "\\|");

@@ -138,7 +138,7 @@ fn every_stride_padding_dilation_and_grouping_is_that_of_pytorch() {
             "{at}"
         );
     }
-    assert!(settings.len() >= 44 && whole >= 7, "{} settings, {whole} whole Jacobians", settings.len());
+    assert!(settings.len() == 52 && whole >= 7, "{} settings, {whole} whole Jacobians", settings.len());
 }
 
 /// 1×10×10 → conv 10, conv 100 (1×1, padding 1) → linear 128 → linear 100, with the factor of each parameter's draws.

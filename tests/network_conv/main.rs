@@ -198,6 +198,7 @@ fn every_network_has_the_output_the_jacobian_and_the_gradients_of_pytorch() {
 #[test]
 fn a_recurrence_taken_step_by_step_is_the_layer_and_its_steps_chain_to_the_layers_jacobian() {
     let checkpoint = read(&Path::new(ORACLE).join("recurrent.safetensors"));
+    let mut checked = 0;
     for (name, text) in networks(&checkpoint) {
         let built = built(&checkpoint, &text);
         let weights = weights::<f64>(&checkpoint, &built);
@@ -216,8 +217,9 @@ fn a_recurrence_taken_step_by_step_is_the_layer_and_its_steps_chain_to_the_layer
                 order.reverse();
             }
             let mut state = vec![0.0; recurrence.state()];
-            // What the first state is by the last: a product of steps here, so that both sides are followed.
-            let mut chained: Option<Vec<f64>> = None;
+            // A change of the input of the first step, as it is in the state after every step.
+            let change = draw(60, width);
+            let mut carried: Option<Vec<f64>> = None;
             for &step in &order {
                 let feed = recurrence.feed(&inputs[step * width..][..width], &state);
                 let mut one = Tape::new(&recurrence.step, &Cpu, &feed).unwrap();
@@ -225,15 +227,26 @@ fn a_recurrence_taken_step_by_step_is_the_layer_and_its_steps_chain_to_the_layer
                 state = one.download(recurrence.step.output).unwrap();
                 let error = distance(&state[..hidden], &outputs[step * hidden..][..hidden]);
                 assert!(error < 1e-13, "{name} {}: {error:e} at step {step}", recurrence.name);
-                let direction = chained.unwrap_or_else(|| draw(60, recurrence.state()));
-                chained = Some(one.jvp(&weights, &recurrence.segment, direction).unwrap());
-                let u = draw(61, recurrence.state());
-                let back = one.vjp(&weights, &recurrence.segment, u.clone()).unwrap();
-                assert_eq!(back.len(), recurrence.state(), "from (h, c) to (h, c)");
+                let by_input = Segment::new(
+                    recurrence.step.node(recurrence.step.output).inputs[0],
+                    recurrence.segment.to,
+                );
+                carried = Some(match carried {
+                    Some(before) => one.jvp(&weights, &recurrence.segment, before).unwrap(),
+                    None => one.jvp(&weights, &by_input, change.clone()).unwrap(),
+                });
             }
-            assert!(chained.is_some_and(|last| last.iter().any(|x| *x != 0.0)));
+            let mut changes = vec![0.0; inputs.len()];
+            changes[order[0] * width..][..width].copy_from_slice(&change);
+            let whole = tape.jvp(&weights, &Segment::new(recurrence.input, layer), changes).unwrap();
+            let last = &whole[order[steps - 1] * hidden..][..hidden];
+            let error = distance(&carried.expect("there are steps")[..hidden], last);
+            assert!(error < 1e-12, "{name} {}: {error:e} along all steps", recurrence.name);
+            assert!(last.iter().any(|x| x.abs() > 1e-6), "{name}: the first step still matters");
+            checked += 1;
         }
     }
+    assert!(checked >= 12, "{checked} recurrences");
 }
 
 #[test]

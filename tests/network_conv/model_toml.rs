@@ -151,6 +151,34 @@ fn a_file_can_say_every_operation_there_is() {
     assert!(missing.is_empty(), "no text has {missing:?}");
 }
 
+#[test]
+fn no_change_of_a_few_characters_takes_it_down() {
+    let (_folder, checkpoint) = saved(&tensors());
+    const PARTS: [&str; 14] =
+        ["0", "9", "-1", "134217727", "1e400", "\"", "[", "]", "=", "\n", "any", "same", "true", "[[layer]]"];
+    let mut refused = 0;
+    for (at, text) in [TRANSFORMER, IMAGE, SEQUENCE].into_iter().enumerate() {
+        let random = flashpoint::random::Stream::new(3, at as u64).uniforms(3 * ROUNDS);
+        for draw in random.chunks(3) {
+            let place = (draw[0] * text.len() as f64) as usize;
+            let end = (place + (draw[1] * 4.0) as usize).min(text.len());
+            let part = PARTS[(draw[2] * PARTS.len() as f64) as usize];
+            let changed = format!("{}{part}{}", &text[..place], &text[end..]);
+            match from_model_toml(&changed, Path::new("model.toml"), &checkpoint) {
+                Ok(built) => drop(built.network.shapes(&[1, 3])),
+                Err(error) => {
+                    refused += 1;
+                    assert!(!error.to_string().is_empty());
+                }
+            }
+        }
+    }
+    assert!(refused > ROUNDS, "most changes are mistakes: {refused}");
+}
+
+/// Changes of each text.
+const ROUNDS: usize = 500;
+
 /// What attention is made of.
 const TRANSFORMER: &str = r#"
 name = "tiny"

@@ -2,7 +2,7 @@
 
 use super::*;
 use flashpoint::error::ErrorKind;
-use flashpoint::network::builders::from_shapes;
+use flashpoint::network::builders::{from_shapes, recurrences};
 use flashpoint::network::{CellKind, Operation};
 
 /// The parameters of a network of an oracle by themselves, as the network's own state dict names them.
@@ -126,6 +126,20 @@ fn what_shapes_do_not_determine_is_named_and_a_model_file_asked_for() {
         cell("b.weight_hh_l0")[0].clone(),
     ]);
     assert!(two.contains("2 recurrences: a, b"), "{two}");
+    let (_folder, checkpoint) = saved(&[
+        ("a.weight_ih_l0", vec![8, 3]),
+        ("a.weight_hh_l0", vec![8, 2]),
+        ("conv.weight", vec![2, 2, 3, 3]),
+        ("b.weight_ih", vec![6, 3]),
+        ("b.weight_hh", vec![6, 2]),
+    ]);
+    let kinds: Vec<CellKind> = recurrences(&checkpoint)
+        .unwrap()
+        .iter()
+        .flat_map(|built| built.network.recurrences())
+        .map(|recurrence| recurrence.cell.kind)
+        .collect();
+    assert_eq!(kinds, [CellKind::Lstm, CellKind::Gru], "each by itself can be told");
     let odd = refusal(&[("weight_ih_l0", vec![10, 3]), ("weight_hh_l0", vec![10, 4])]);
     assert!(odd.contains("[10, 4]"), "{odd}");
 }

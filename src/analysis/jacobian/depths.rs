@@ -30,6 +30,7 @@ pub struct Depths {
 
 /// Measures the depths of one draw, whose stages lie on `tape`, with `vectors` random vectors each way; `None` when the user asked to
 /// stop. `gradient` is that of the last state, where labels gave one.
+#[expect(clippy::too_many_arguments, reason = "each is one thing that the measurement depends on")]
 pub fn measure<B: Backend, T: Real>(
     backend: &B,
     tape: &Tape<'_, B, T>,

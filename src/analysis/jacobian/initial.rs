@@ -14,6 +14,12 @@ use crate::random::Stream;
 /// Standard deviation of transformers' weights where their config does not say.
 const RANGE: f64 = 0.02;
 
+/// Architectures whose weights are normal, by what their names hold.
+const NORMAL: [&str; 12] = [
+    "llama", "mistral", "qwen2", "qwen3", "bert", "roberta", "albert", "minilm", "gemma", "phi", "opt",
+    "neox",
+];
+
 /// Streams of the weights, behind those of probes and vectors.
 const FIRST_STREAM: u64 = 1 << 32;
 
@@ -42,10 +48,6 @@ impl Scheme {
             .and_then(serde_json::Value::as_f64)
             .filter(|range| *range > 0.0 && range.is_finite())
             .unwrap_or(RANGE);
-        const NORMAL: [&str; 12] = [
-            "llama", "mistral", "qwen2", "qwen3", "bert", "roberta", "albert", "minilm", "gemma", "phi",
-            "opt", "neox",
-        ];
         let name = architecture.to_ascii_lowercase();
         if name.starts_with("gpt2") || name.starts_with("nanogpt") {
             Self::Gpt2 { range }

@@ -73,7 +73,9 @@ impl Directions {
             let length = dot(own, own).sqrt();
             growth.push(length.ln());
             if length > 0.0 && length.is_finite() {
-                own.iter_mut().for_each(|x| *x /= length);
+                for x in own.iter_mut() {
+                    *x /= length;
+                }
             }
         }
         growth

@@ -362,7 +362,7 @@ fn joined<B: Backend, T: Real>(
         }
         Some(_) => Measured::Degenerate(crate::analysis::model::Degenerate::Overflow),
     };
-    let of = |pick: fn(&PartAtDraw) -> f64| over(at_draws.iter().map(pick).collect());
+    let of = |pick: fn(&PartAtDraw) -> f64| over(&at_draws.iter().map(pick).collect::<Vec<_>>());
     let (input_rms, output_rms) = (of(|draw| draw.input_rms), of(|draw| draw.output_rms));
     let spectra = at_draws.into_iter().map(|draw| draw.spectrum).collect();
     let sides = (tape.length(part.segment.to), tape.length(part.segment.from));
@@ -372,11 +372,11 @@ fn joined<B: Backend, T: Real>(
 }
 
 /// The mean and spread of numbers that are finite.
-fn over(values: Vec<f64>) -> Measured<Spread> {
+fn over(values: &[f64]) -> Measured<Spread> {
     if values.iter().any(|value| !value.is_finite()) {
         return Measured::Degenerate(crate::analysis::model::Degenerate::Overflow);
     }
-    Spread::of(&values).map_or_else(|| Measured::not("nothing was drawn"), Measured::Value)
+    Spread::of(values).map_or_else(|| Measured::not("nothing was drawn"), Measured::Value)
 }
 
 fn summed(
@@ -394,7 +394,7 @@ fn summed(
                 other => return other.clone().map(|_| unreachable!("it has no value")),
             }
         }
-        over(values)
+        over(&values)
     };
     PartJacobian {
         name,
@@ -437,7 +437,7 @@ fn end_to_end<B: Backend, T: Real>(
     let mut joined = summed("end to end".to_owned(), kind, None, (length(last), length(first)), spectra);
     let of = |value: Option<ValueId>| -> Result<Measured<Spread>> {
         let Some(value) = value else { return Ok(Measured::not("no state")) };
-        Ok(over(draws.iter().map(|draw| rms(backend, &draw.tape, value)).collect::<Result<_>>()?))
+        Ok(over(&draws.iter().map(|draw| rms(backend, &draw.tape, value)).collect::<Result<Vec<_>>>()?))
     };
     (joined.input_rms, joined.output_rms) = (of(first)?, of(last)?);
     Ok(Some(joined))

@@ -60,12 +60,11 @@ pub fn draw(network: &Network, wanted: &Wanted) -> std::result::Result<Probe, St
     let (kind, shape, feeds): (_, Vec<usize>, Vec<Feed>) = match &network.input {
         InputKind::Tokens { vocabulary, positions } => {
             let tokens = wanted.tokens.min(positions.unwrap_or(usize::MAX));
-            let id = |u: f64| ((u * *vocabulary as f64) as u32).min(*vocabulary as u32 - 1);
             if *vocabulary == 0 || tokens == 0 {
                 return Err("its vocabulary or the sequence is empty".to_owned());
             }
             let feed = |stream: Stream| {
-                let ids = stream.uniforms(tokens).into_iter().map(id).collect();
+                let ids = random_ids(stream, tokens, *vocabulary);
                 Feed::from(Input::Tokens { batch: 1, ids })
             };
             (ProbeKind::SyntheticTokens, vec![tokens], streams.map(feed).collect())
@@ -91,6 +90,13 @@ pub fn draw(network: &Network, wanted: &Wanted) -> std::result::Result<Probe, St
     Ok(Probe { kind, file: None, shape: shape.iter().map(|&size| size as u64).collect(), tokens, feeds })
 }
 
+/// Token ids, each of the vocabulary as likely as the others.
+#[expect(clippy::cast_sign_loss, reason = "a uniform number is not negative")]
+pub(super) fn random_ids(stream: Stream, tokens: usize, vocabulary: usize) -> Vec<u32> {
+    let id = |u: f64| ((u * vocabulary as f64) as u32).min(vocabulary as u32 - 1);
+    stream.uniforms(tokens).into_iter().map(id).collect()
+}
+
 /// Sizes of a drawn input: those that the network leaves open are the length of a sequence, or sides of an image.
 fn sizes(shape: &[Option<usize>], wanted: &Wanted) -> Vec<usize> {
     let open = shape.iter().filter(|size| size.is_none()).count();
@@ -102,7 +108,7 @@ fn sizes(shape: &[Option<usize>], wanted: &Wanted) -> Vec<usize> {
         None if is_image => SIDE,
         None => wanted.tokens,
     };
-    shape.iter().map(|size| of(size)).collect()
+    shape.iter().map(&mut of).collect()
 }
 
 /// The length of a sequence, for what takes one: tokens, or rows of features of any number.
@@ -215,6 +221,7 @@ fn numbers(path: &Path, tensor: &Tensor, range: std::ops::Range<u64>) -> Result<
     }
 }
 
+#[expect(clippy::cast_sign_loss, reason = "negative ids are refused")]
 fn ids(path: &Path, tensor: &Tensor, range: std::ops::Range<u64>, vocabulary: usize) -> Result<Vec<u32>> {
     let refused = |message: String| ErrorKind::Probe { message }.in_file(path);
     if tensor.dtype.kind() != Kind::Integer || tensor.dtype == DType::Bool {
@@ -230,6 +237,7 @@ fn ids(path: &Path, tensor: &Tensor, range: std::ops::Range<u64>, vocabulary: us
 }
 
 /// The labels of one input: one for each token of it, or one for the whole.
+#[expect(clippy::cast_sign_loss, reason = "negative labels are refused")]
 fn classes(path: &Path, labels: &Tensor, index: u64, batch: u64, input: &Input) -> Result<Targets> {
     let refused = |message: String| ErrorKind::Probe { message }.in_file(path);
     let each = labels.count() / batch.max(1);

@@ -17,6 +17,7 @@ use crate::network::builders::{self, Built};
 
 /// What is asked about the Jacobians of a checkpoint.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command, independent of the others")]
 pub struct Question {
     /// A file that says what the network is.
     pub model: Option<PathBuf>,

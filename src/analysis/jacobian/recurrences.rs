@@ -8,6 +8,7 @@ use rayon::prelude::*;
 
 use super::lyapunov::Directions;
 use super::parameters::Parameters;
+use super::probe::random_ids;
 use super::segment::SegmentJacobian;
 use crate::analysis::model::{Degenerate, Measured, RecurrenceAnalysis, RecurrenceAtScale, Spread};
 use crate::analysis::spectrum::lanczos;
@@ -109,8 +110,7 @@ fn long(network: &Network, data: Option<&Feed>, scale: f64, seed: u64) -> Option
     match &network.input {
         InputKind::Tokens { vocabulary, positions } => {
             let tokens = (STEPS + TRANSIENT).min(positions.unwrap_or(usize::MAX));
-            let id = |u: f64| ((u * *vocabulary as f64) as u32).min(*vocabulary as u32 - 1);
-            let ids = stream.uniforms(tokens).into_iter().map(id).collect();
+            let ids = random_ids(stream, tokens, *vocabulary);
             Some(Feed::from(Input::Tokens { batch: 1, ids }))
         }
         InputKind::Features { shape } => {

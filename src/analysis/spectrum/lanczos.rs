@@ -71,6 +71,9 @@ pub struct Space<Vectors> {
     pub is_isometric: bool,
 }
 
+/// Ritz values and the space that they are of.
+type Found<Vectors> = (Ritz<Vectors>, Space<Vectors>);
+
 /// [`run_orthogonal_to`], and the space.
 pub(in crate::analysis) fn run_with_space<B: Backend>(
     backend: &B,
@@ -79,7 +82,7 @@ pub(in crate::analysis) fn run_with_space<B: Backend>(
     start: Stream,
     taken: Option<&Basis<B::Buffer<f64>>>,
     context: &Context,
-) -> Result<Option<(Ritz<B::Buffer<f64>>, Space<B::Buffer<f64>>)>> {
+) -> Result<Option<Found<B::Buffer<f64>>>> {
     let forward = if operator.rows() >= operator.columns() { Side::Plain } else { Side::Transposed };
     let (short, long) = match forward {
         Side::Plain => (operator.columns(), operator.rows()),

@@ -41,8 +41,8 @@ enum Kind {
 pub(super) fn build(state: &State<'_>) -> Result<(Network, Vec<String>)> {
     let layers = layers(state)?;
     check_chain(state, &layers)?;
-    let gaps: Vec<u64> =
-        layers.windows(2).map(|pair| pair[1].number.saturating_sub(pair[0].number + 1)).collect();
+    let gap = |pair: &[Layer<'_>]| (pair[1].number - pair[0].number).saturating_sub(1);
+    let gaps: Vec<u64> = layers.windows(2).map(gap).collect();
     let no_gap = gaps.iter().all(|&gap| gap == 0);
     let all_linear = layers.iter().all(|layer| matches!(layer.kind, Kind::Linear { .. }));
     if no_gap && !all_linear && layers.len() > 1 {

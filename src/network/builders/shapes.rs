@@ -34,6 +34,18 @@ pub fn from_shapes(checkpoint: &Checkpoint) -> Result<Built> {
     Ok(built)
 }
 
+/// Every recurrent stack and cell of a checkpoint, each as a network of its own, whatever the rest of the model is.
+///
+/// # Errors
+/// When one cannot be read, or has no shapes that a recurrence has.
+pub fn recurrences(checkpoint: &Checkpoint) -> Result<Vec<Built>> {
+    let state = State::of(checkpoint);
+    let found = Found::of(&state.names());
+    let stacks = found.stacks.iter().map(|stack| stack_alone(&state, stack));
+    let cells = found.cells.iter().map(|cell| cell_alone(&state, cell));
+    stacks.chain(cells).map(|network| Built::join(network?, checkpoint)).collect()
+}
+
 /// What is taken for granted of a recurrence.
 fn of_recurrence(built: &Built, found: &Found<'_>) -> Vec<String> {
     let mut assumptions = Vec::new();

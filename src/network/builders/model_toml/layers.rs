@@ -3,19 +3,21 @@
 use super::super::perceptron::DEFAULT_EPSILON;
 use super::super::recurrent::Stack;
 use super::super::state::below;
-use super::Writing;
 use super::table::{Table, did_you_mean};
+use super::{Writing, is_too_large};
 use crate::compute::Unary;
 use crate::error::Result;
 use crate::network::{
-    Activation, Add, Attention, AveragePool, AverageWindow, BatchNorm, CellKind, Concat, Conv1d, Conv2d,
-    CrossEntropy, Embedding, GroupNorm, LastStep, LayerNorm, Linear, Mask, MaxPool, MaxWindow,
-    MeanSquaredError, Multiply, Operation, ParameterId, PositionEmbedding, Reshape, Rotary, Rows, Scale,
-    Slice, Softmax, Transpose, ValueId, same_padding,
+    Activation, Add, Attention, BatchNorm, CellKind, Concat, CrossEntropy, Embedding, GroupNorm, LastStep,
+    LayerNorm, Linear, Mask, MeanSquaredError, Multiply, Operation, ParameterId, PositionEmbedding, Reshape,
+    Rotary, Rows, Scale, Slice, Softmax, Transpose, ValueId,
 };
 
 /// What the epsilon of RMSNorm is, as a rule.
 const RMS_EPSILON: f64 = 1e-6;
+
+/// Rotated numbers of a head above it are those of no network: a table is made of as many.
+const WIDEST_HEAD: usize = 1 << 16;
 
 /// The base of rotary frequencies, as a rule.
 const ROTARY_BASE: f64 = 10_000.0;
@@ -108,7 +110,13 @@ pub(super) fn push(
             let (from, to) = (table.count("from_place")?.unwrap_or(0), table.needed("to_place")?);
             Slice { axis: table.needed("axis")?, places: from..to }.into()
         }
-        "reshape" => Reshape { shape: table.free_sizes("shape")? }.into(),
+        "reshape" => {
+            let shape = table.free_sizes("shape")?;
+            if is_too_large(&shape.iter().flatten().copied().collect::<Vec<_>>()) {
+                return Err(table.refuse_at("shape", "shape is that of more numbers than can be computed"));
+            }
+            Reshape { shape }.into()
+        }
         "flatten" => Reshape { shape: vec![None] }.into(),
         "transpose" => {
             let count = table.listed("axes").ok_or_else(|| table.missing("axes"))?;
@@ -159,10 +167,10 @@ fn function(table: &Table<'_>) -> Result<Unary> {
 }
 
 /// A layer that is being read.
-struct Layer<'l> {
-    table: &'l Table<'l>,
-    node: &'l str,
-    inputs: &'l [ValueId],
+pub(super) struct Layer<'l> {
+    pub table: &'l Table<'l>,
+    pub node: &'l str,
+    pub inputs: &'l [ValueId],
 }
 
 impl Layer<'_> {
@@ -194,7 +202,7 @@ impl Layer<'_> {
     }
 
     /// A parameter's shape, which must have so many sizes.
-    fn shape<const N: usize>(
+    pub fn shape<const N: usize>(
         &self,
         writing: &Writing<'_>,
         leaf: &'static str,
@@ -217,7 +225,7 @@ impl Layer<'_> {
     }
 
     /// A parameter of this shape, where the checkpoint has it or the layer names it.
-    fn optional(
+    pub fn optional(
         &self,
         writing: &mut Writing<'_>,
         leaf: &'static str,
@@ -228,7 +236,7 @@ impl Layer<'_> {
         name.map(|name| self.parameter(writing, &name, shape)).transpose()
     }
 
-    fn parameter(&self, writing: &mut Writing<'_>, name: &str, shape: &[usize]) -> Result<ParameterId> {
+    pub fn parameter(&self, writing: &mut Writing<'_>, name: &str, shape: &[usize]) -> Result<ParameterId> {
         writing.assembly.shared_parameter(name, shape).ok_or_else(|| {
             let message = format!("{} was taken in another shape by an earlier layer", name.escape_debug());
             self.table.refuse_at("name", &message)
@@ -313,115 +321,6 @@ impl Layer<'_> {
         Ok(GroupNorm { channels, groups, epsilon, gain, bias }.into())
     }
 
-    /// Stride, dilation, padding before and behind of each axis of a convolution, and its groups.
-    fn placing<const N: usize>(
-        &self,
-        kernel: [usize; N],
-        outputs: usize,
-    ) -> Result<([usize; N], [usize; N], [[usize; 2]; N], usize)> {
-        let table = self.table;
-        let each = |key, otherwise, least| -> Result<[usize; N]> {
-            let sizes = table.sizes(key, N, least)?.unwrap_or_else(|| vec![otherwise; N]);
-            Ok(sizes.try_into().expect("as many sizes as axes are read"))
-        };
-        let (stride, dilation) = (each("stride", 1, 1)?, each("dilation", 1, 1)?);
-        let padding = match table.text("padding") {
-            Ok(Some("valid")) => [[0; 2]; N],
-            Ok(Some("same")) if stride.iter().all(|&stride| stride == 1) => {
-                std::array::from_fn(|axis| same_padding(kernel[axis], dilation[axis]))
-            }
-            Ok(Some("same")) => {
-                return Err(table.refuse_at("padding", "padding = \"same\" needs a stride of 1"));
-            }
-            Ok(Some(_)) => {
-                return Err(
-                    table.refuse_at("padding", "padding is a size, one for each axis, \"same\" or \"valid\"")
-                );
-            }
-            Ok(None) | Err(_) => each("padding", 0, 0)?.map(|size| [size, size]),
-        };
-        let groups = table.size("groups")?.unwrap_or(1);
-        if !outputs.is_multiple_of(groups) {
-            let message = format!("{outputs} channels do not make {groups} groups");
-            return Err(table.refuse_at("groups", &message));
-        }
-        Ok((stride, dilation, padding, groups))
-    }
-
-    fn conv1d(&self, writing: &mut Writing<'_>) -> Result<Operation> {
-        let (name, shape @ [outputs, own, kernel]) = self.shape::<3>(writing, "weight")?;
-        let ([stride], [dilation], [padding], groups) = self.placing([kernel], outputs)?;
-        let weight = self.parameter(writing, &name, &shape)?;
-        let bias = self.optional(writing, "bias", &[outputs])?;
-        let inputs = own * groups;
-        Ok(Conv1d { inputs, outputs, groups, kernel, stride, padding, dilation, weight, bias }.into())
-    }
-
-    fn conv2d(&self, writing: &mut Writing<'_>) -> Result<Operation> {
-        let (name, shape @ [outputs, own, height, width]) = self.shape::<4>(writing, "weight")?;
-        let kernel = [height, width];
-        let (stride, dilation, padding, groups) = self.placing(kernel, outputs)?;
-        let weight = self.parameter(writing, &name, &shape)?;
-        let bias = self.optional(writing, "bias", &[outputs])?;
-        let inputs = own * groups;
-        Ok(Conv2d { inputs, outputs, groups, kernel, stride, padding, dilation, weight, bias }.into())
-    }
-
-    /// Axes of a pool: as many as `key` lists, or as what it is given has behind the channels.
-    fn axes(&self, writing: &Writing<'_>, key: &'static str) -> Result<usize> {
-        let given = self.inputs.first().and_then(|&input| writing.shape(input));
-        let axes = self.table.listed(key).or_else(|| given.and_then(|shape| shape.len().checked_sub(2)));
-        match axes {
-            Some(axes @ (1 | 2)) => Ok(axes),
-            Some(_) => Err(self.table.refuse_at(key, "pools have one axis or two")),
-            None => {
-                let message =
-                    format!("give {key} one number for each axis: how many there are is not known here");
-                Err(self.table.refuse_at(key, &message))
-            }
-        }
-    }
-
-    /// The windows of a pool: size, stride (its size, unless given) and padding of each axis.
-    fn windows(&self, axes: usize) -> Result<Vec<[usize; 3]>> {
-        let sizes = self.table.sizes("size", axes, 1)?.ok_or_else(|| self.table.missing("size"))?;
-        let strides = self.table.sizes("stride", axes, 1)?.unwrap_or_else(|| sizes.clone());
-        let paddings = self.table.sizes("padding", axes, 0)?.unwrap_or_else(|| vec![0; axes]);
-        Ok((0..axes).map(|axis| [sizes[axis], strides[axis], paddings[axis]]).collect())
-    }
-
-    fn max_pool(&self, writing: &Writing<'_>) -> Result<Operation> {
-        let axes = self.axes(writing, "size")?;
-        let dilations = self.table.sizes("dilation", axes, 1)?.unwrap_or_else(|| vec![1; axes]);
-        let windows = self.windows(axes)?.into_iter().zip(dilations);
-        let window = |([size, stride, padding], dilation): ([usize; 3], usize)| MaxWindow {
-            size,
-            stride,
-            padding,
-            dilation,
-        };
-        Ok(MaxPool { axes: windows.map(window).collect() }.into())
-    }
-
-    fn average_pool(&self, writing: &Writing<'_>) -> Result<Operation> {
-        let counts_padding = self.table.flag("counts_padding", true)?;
-        let windows = self.windows(self.axes(writing, "size")?)?;
-        let window = |[size, stride, padding]: [usize; 3]| AverageWindow::Fixed {
-            size,
-            stride,
-            padding,
-            counts_padding,
-        };
-        Ok(AveragePool { axes: windows.into_iter().map(window).collect() }.into())
-    }
-
-    fn adaptive_pool(&self, writing: &Writing<'_>) -> Result<Operation> {
-        let axes = self.axes(writing, "places")?;
-        let places = self.table.sizes("places", axes, 1)?.ok_or_else(|| self.table.missing("places"))?;
-        let axes = places.into_iter().map(|places| AverageWindow::Adaptive { places }).collect();
-        Ok(AveragePool { axes }.into())
-    }
-
     /// What a cell of one gate is.
     fn plain(&self) -> Result<CellKind> {
         if !self.table.op().starts_with("rnn") {
@@ -493,8 +392,9 @@ impl Layer<'_> {
         let table = self.table;
         let (heads, width) = (table.needed("heads")?, table.needed("width")?);
         let rotated = table.size("rotated")?.unwrap_or(width);
-        if rotated > width || !rotated.is_multiple_of(2) {
-            let message = format!("an even number of at most {width} numbers of a head is rotated");
+        let most = width.min(WIDEST_HEAD);
+        if rotated > most || !rotated.is_multiple_of(2) {
+            let message = format!("an even number of at most {most} numbers of a head is rotated");
             return Err(table.refuse_at("rotated", &message));
         }
         let (base, factor) = (table.positive("base", ROTARY_BASE)?, table.positive("factor", 1.0)?);

@@ -2,6 +2,7 @@
 //!
 //! `docs/model-toml.md` describes the format. Sizes come from the checkpoint's own tensors; the file says what no shape tells.
 
+mod images;
 mod layers;
 mod table;
 
@@ -35,6 +36,9 @@ struct File {
 
 /// Layers above it are those of no network.
 const MOST_LAYERS: usize = 4096;
+
+/// Numbers of a value above it are those of no network that is computed here.
+const MOST_NUMBERS: usize = 1 << 40;
 
 /// The label of what the network is given.
 const INPUT: &str = "input";
@@ -160,7 +164,13 @@ impl<'w> Writing<'w> {
             let shape = match (&self.input, known) {
                 (Some(input), Some(known)) => {
                     let shape = self.assembly.operation(value).shaped().shape(input, &known);
-                    Some(shape.map_err(|message| table.refuse_at("op", &message))?)
+                    let shape = shape.map_err(|message| table.refuse_at("op", &message))?;
+                    if is_too_large(&shape) {
+                        return Err(
+                            table.refuse_at("op", &format!("gives {shape:?}, more than can be computed"))
+                        );
+                    }
+                    Some(shape)
                 }
                 _ => None,
             };
@@ -194,11 +204,23 @@ impl<'w> Writing<'w> {
     }
 }
 
+/// Whether a value of this shape has too many numbers, also to count them.
+fn is_too_large(shape: &[usize]) -> bool {
+    let count = shape.iter().try_fold(1usize, |count, &size| count.checked_mul(size));
+    count.is_none_or(|count| count > MOST_NUMBERS)
+}
+
 /// What the network takes.
 fn input(table: &Table<'_>) -> Result<InputKind> {
     let kind = match table.size("vocabulary")? {
         Some(vocabulary) => InputKind::Tokens { vocabulary, positions: table.size("positions")? },
-        None => InputKind::Features { shape: table.free_sizes("shape")? },
+        None => {
+            let shape = table.free_sizes("shape")?;
+            if is_too_large(&shape.iter().flatten().copied().collect::<Vec<_>>()) {
+                return Err(table.refuse_at("shape", "shape is that of more numbers than can be computed"));
+            }
+            InputKind::Features { shape }
+        }
     };
     table.finish()?;
     Ok(kind)
