@@ -327,6 +327,15 @@ pub enum ErrorKind {
         /// Why not.
         message: String,
     },
+    /// A measurement file without Jacobians.
+    #[error("is a measurement file, and holds no Jacobians")]
+    NoJacobian,
+    /// A file of inputs that a network does not take.
+    #[error("it cannot be the probe: {message}")]
+    Probe {
+        /// Why not.
+        message: String,
+    },
     /// A format that tells findings one by one, where a command has other things to say.
     #[error("this command does not write {format}")]
     NoSuchReport {
@@ -715,6 +724,12 @@ impl ErrorKind {
             Self::NotAnOutput { .. } => "name another file for the output",
             Self::Baseline { .. } => {
                 "measure the checkpoint that was accepted: flashpoint measure CHECKPOINT --output accepted.measured.json"
+            }
+            Self::NoJacobian => {
+                "name the checkpoint that was measured, or measure it with --measure jacobian"
+            }
+            Self::Probe { .. } => {
+                "give .npy, .npz or safetensors with an array `input` whose first axis is the batch; leave --input out for a synthetic probe"
             }
             Self::NoSuchReport { .. } => {
                 "take terminal, json, markdown or html; inspect and gate write the others"

@@ -7,6 +7,7 @@ mod diff;
 mod explain;
 mod gate;
 mod inspect;
+mod jacobian;
 mod man;
 mod measure;
 mod options;
@@ -54,6 +55,8 @@ enum Command {
     Postmortem(postmortem::Arguments),
     /// Say what to clip the gradient norm at, by what the run itself recorded
     Clip(clip::Arguments),
+    /// Say how far a checkpoint's network multiplies small changes and gradients: block by block, end to end, through time
+    Jacobian(jacobian::Arguments),
     /// Say what differs between two checkpoints, tensor by tensor
     Diff(diff::Arguments),
     /// Write everything measured about a checkpoint to a file, without the weights
@@ -111,6 +114,7 @@ pub fn run(arguments: Arguments) -> Result<Outcome> {
         Command::Gate(arguments) => gate::run(&arguments),
         Command::Postmortem(arguments) => postmortem::run(&arguments),
         Command::Clip(arguments) => clip::run(&arguments),
+        Command::Jacobian(arguments) => jacobian::run(&arguments),
         Command::Diff(arguments) => diff::run(&arguments),
         Command::Measure(arguments) => measure::run(&arguments),
         Command::Repair(arguments) => repair::run(&arguments),

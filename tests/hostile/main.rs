@@ -169,6 +169,8 @@ const NOT_OF_INPUTS: &[(&str, &str)] = &[
     ("missing-parameters", "is about config and weights of different models: tests/network/"),
     ("parameter-shape", "is about config and weights of different models: tests/network/"),
     ("network-input", "is about an argument: tests/network/"),
+    ("no-jacobian", "is about which command is given a measurement: tests/jacobian_command.rs"),
+    ("probe", "is about an argument: tests/jacobian_command.rs"),
     ("already-there", "is about where a policy goes: tests/gate_mistakes.rs"),
     ("not-editable", "is about what a repair is asked for: tests/repair.rs"),
     (
