@@ -17,10 +17,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("format", &["error", "context", "files", "tensor"]),
     ("random", &[]),
     ("robust", &[]),
-    ("compute", &["error", "tensor"]),
+    ("compute", &["error", "tensor", "random"]),
     ("checkpoint", &["error", "context", "files", "tensor", "format"]),
     ("history", &["error", "context", "files", "tensor", "format", "checkpoint"]),
-    ("network", &["error", "tensor", "checkpoint", "compute"]),
+    ("network", &["error", "tensor", "checkpoint", "compute", "random"]),
     (
         "analysis",
         &[
@@ -42,7 +42,25 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("clip", &["number", "random", "robust", "analysis::model", "analysis::series::clip"]),
     ("diagnosis", &["number", "robust", "analysis::model", "rules", "clip"]),
     ("gate", &["error", "context", "number", "files", "checkpoint", "analysis::model", "rules", "diagnosis"]),
-    ("report", &["json", "number", "analysis::model", "rules", "clip", "diagnosis", "gate"]),
+    (
+        "recover",
+        &[
+            "error",
+            "context",
+            "json",
+            "number",
+            "files",
+            "tensor",
+            "format",
+            "checkpoint",
+            "history",
+            "analysis",
+            "rules",
+            "diagnosis",
+            "gate",
+        ],
+    ),
+    ("report", &["json", "number", "analysis::model", "rules", "clip", "diagnosis", "gate", "recover"]),
     ("lib", &[]),
 ];
 
