@@ -130,6 +130,32 @@ impl Outputs {
         self.check_for_report(inputs)
     }
 
+    /// As [`Outputs::check`], for what [`Outputs::write_plain`] writes.
+    pub fn check_plain(&self, inputs: &[PathBuf]) -> Result<()> {
+        if let Some(format) = self.formats().find(|format| !matches!(format, Format::Terminal | Format::Json))
+        {
+            let name =
+                format.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
+            return Err(ErrorKind::NoSuchReport { format: name }.in_file(Path::new("--format")));
+        }
+        if let Some(folder) = &self.plots {
+            return Err(ErrorKind::NoSuchReport { format: "plots".to_owned() }.in_file(folder));
+        }
+        self.check_for_report(inputs)
+    }
+
+    /// Writes a report that has no page and nothing to draw: as text and as JSON.
+    ///
+    /// # Panics
+    /// Where [`Outputs::check_plain`] was not asked, which refuses the other formats.
+    pub fn write_plain(&self, report: &impl Serialize, page: impl Fn(Style) -> String) -> Result<()> {
+        self.emit(|format, on_stdout| match format {
+            Format::Terminal => page(self.style(on_stdout)).into_bytes(),
+            Format::Json => report::to_json(report),
+            other => unreachable!("{other:?} is refused before the work"),
+        })
+    }
+
     /// As [`Outputs::check`], for what [`Outputs::write_report`] writes.
     pub fn check_for_report(&self, inputs: &[PathBuf]) -> Result<()> {
         self.output.iter().try_for_each(|target| check_writable(&target.path, inputs))?;
