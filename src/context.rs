@@ -79,6 +79,13 @@ impl Progress {
         self.done.fetch_add(bytes, Ordering::Relaxed);
     }
 
+    /// Says what is being done now, where that is no look at a tensor.
+    pub fn say(&self, stage: &str) {
+        if let Ok(mut current) = self.current.lock() {
+            stage.clone_into(&mut current);
+        }
+    }
+
     /// (done, total) in bytes.
     pub fn read(&self) -> (u64, u64) {
         (self.done.load(Ordering::Relaxed), self.total.load(Ordering::Relaxed))

@@ -327,6 +327,15 @@ pub enum ErrorKind {
         /// Why not.
         message: String,
     },
+    /// A measurement file without Jacobians.
+    #[error("is a measurement file, and holds no Jacobians")]
+    NoJacobian,
+    /// A file of inputs that a network does not take.
+    #[error("it cannot be the probe: {message}")]
+    Probe {
+        /// Why not.
+        message: String,
+    },
     /// A format that tells findings one by one, where a command has other things to say.
     #[error("this command does not write {format}")]
     NoSuchReport {
@@ -336,6 +345,20 @@ pub enum ErrorKind {
     /// A file that would be replaced.
     #[error("it is there already, and is not overwritten")]
     AlreadyThere,
+    /// A file that would have to be edited, in a form in which that is not done.
+    #[error("it cannot be edited in place: {message}")]
+    NotEditable {
+        /// Why not.
+        message: String,
+    },
+    /// A repair, a conversion or a resume that is not done, because what came of it would not be what was asked for.
+    #[error("{message}")]
+    NotDone {
+        /// Why not.
+        message: String,
+        /// What to do instead, as an imperative.
+        advice: &'static str,
+    },
     /// A rule code or name that is none.
     #[error("there is no rule {}{nearest}", code.escape_debug())]
     UnknownRule {
@@ -702,10 +725,20 @@ impl ErrorKind {
             Self::Baseline { .. } => {
                 "measure the checkpoint that was accepted: flashpoint measure CHECKPOINT --output accepted.measured.json"
             }
+            Self::NoJacobian => {
+                "name the checkpoint that was measured, or measure it with --measure jacobian"
+            }
+            Self::Probe { .. } => {
+                "give .npy, .npz or safetensors with an array `input` whose first axis is the batch; leave --input out for a synthetic probe"
+            }
             Self::NoSuchReport { .. } => {
                 "take terminal, json, markdown or html; inspect and gate write the others"
             }
             Self::AlreadyThere => "edit it, or move it away first",
+            Self::NotEditable { .. } => {
+                "flashpoint convert CHECKPOINT --to FILE.safetensors writes its tensors anew"
+            }
+            Self::NotDone { advice, .. } => advice,
             Self::UnknownRule { .. } => "`flashpoint rules` lists them",
             Self::UnknownCommand { .. } => "`flashpoint help` lists them",
             Self::UnknownDtype { .. } | Self::UnsupportedTensor { .. } => {

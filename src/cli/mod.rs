@@ -2,10 +2,12 @@
 
 mod clip;
 mod completions;
+mod convert;
 mod diff;
 mod explain;
 mod gate;
 mod inspect;
+mod jacobian;
 mod man;
 mod measure;
 mod options;
@@ -13,6 +15,8 @@ mod output;
 mod postmortem;
 mod progress;
 mod read;
+mod repair;
+mod resume;
 mod rules;
 mod run;
 
@@ -34,7 +38,8 @@ Examples:
   flashpoint explain FP203
 
 Exit codes: 0 answered, 1 findings at or above --fail-on, 2 could not, 130 interrupted.
-Of gate: 0 pass, 1 fail, 2 could not decide.")]
+Of gate: 0 pass, 1 fail, 2 could not decide. Of repair: 1 repaired, and a check failed.
+Of resume: that of the command; 2 it was not started, 3 --watch stopped it.")]
 pub struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -50,10 +55,18 @@ enum Command {
     Postmortem(postmortem::Arguments),
     /// Say what to clip the gradient norm at, by what the run itself recorded
     Clip(clip::Arguments),
+    /// Say how far a checkpoint's network multiplies small changes and gradients: block by block, end to end, through time
+    Jacobian(jacobian::Arguments),
     /// Say what differs between two checkpoints, tensor by tensor
     Diff(diff::Arguments),
     /// Write everything measured about a checkpoint to a file, without the weights
     Measure(measure::Arguments),
+    /// Write a checkpoint anew with exactly the edits that repair it
+    Repair(repair::Arguments),
+    /// Go on from the last healthy state of a run: pick it, repair it, start the program that resumes it
+    Resume(resume::Arguments),
+    /// Write the tensors of a checkpoint as one safetensors file
+    Convert(convert::Arguments),
     /// List the rules
     Rules(rules::Arguments),
     /// Print the page of one rule
@@ -75,6 +88,10 @@ pub enum Outcome {
     CouldNot,
     /// Ctrl-C: what is known so far was printed.
     Interrupted,
+    /// A command that was started ended with this code.
+    Passed(u8),
+    /// A command that was started was stopped, because what it trains blew up.
+    Stopped,
 }
 
 impl From<Outcome> for ExitCode {
@@ -84,6 +101,8 @@ impl From<Outcome> for ExitCode {
             Outcome::Findings => 1,
             Outcome::CouldNot => 2,
             Outcome::Interrupted => 130,
+            Outcome::Passed(code) => code,
+            Outcome::Stopped => 3,
         })
     }
 }
@@ -95,8 +114,12 @@ pub fn run(arguments: Arguments) -> Result<Outcome> {
         Command::Gate(arguments) => gate::run(&arguments),
         Command::Postmortem(arguments) => postmortem::run(&arguments),
         Command::Clip(arguments) => clip::run(&arguments),
+        Command::Jacobian(arguments) => jacobian::run(&arguments),
         Command::Diff(arguments) => diff::run(&arguments),
         Command::Measure(arguments) => measure::run(&arguments),
+        Command::Repair(arguments) => repair::run(&arguments),
+        Command::Resume(arguments) => resume::run(&arguments),
+        Command::Convert(arguments) => convert::run(&arguments),
         Command::Rules(arguments) => rules::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Completions(arguments) => completions::run(&arguments),

@@ -130,6 +130,16 @@ impl Outputs {
         self.check_for_report(inputs)
     }
 
+    /// As [`Outputs::check`], for what [`Outputs::write_text`] writes.
+    pub fn check_for_text(&self, inputs: &[PathBuf]) -> Result<()> {
+        let others = self.formats().filter(|format| !matches!(format, Format::Terminal | Format::Json));
+        let named = others.filter_map(|format| Some(format.to_possible_value()?.get_name().to_owned()));
+        if let Some(format) = named.chain(self.plots.iter().map(|_| "plots".to_owned())).next() {
+            return Err(ErrorKind::NoSuchReport { format }.in_file(Path::new("--format")));
+        }
+        self.check_for_report(inputs)
+    }
+
     /// As [`Outputs::check`], for what [`Outputs::write_report`] writes.
     pub fn check_for_report(&self, inputs: &[PathBuf]) -> Result<()> {
         self.output.iter().try_for_each(|target| check_writable(&target.path, inputs))?;
@@ -170,6 +180,18 @@ impl Outputs {
             Format::Json => report::to_json(report),
             Format::Markdown => (renderings.markdown)(),
             Format::Html => (renderings.html)(),
+            other => unreachable!("{other:?} is refused before the work"),
+        })
+    }
+
+    /// As [`Outputs::write`], of what is for a terminal and for programs alone.
+    ///
+    /// # Panics
+    /// Where [`Outputs::check_for_text`] was not asked, which refuses the other formats.
+    pub fn write_text(&self, report: &impl Serialize, page: impl Fn(Style) -> String) -> Result<()> {
+        self.emit(|format, on_stdout| match format {
+            Format::Terminal => page(self.style(on_stdout)).into_bytes(),
+            Format::Json => report::to_json(report),
             other => unreachable!("{other:?} is refused before the work"),
         })
     }

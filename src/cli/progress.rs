@@ -32,6 +32,15 @@ pub struct Progress {
 impl Progress {
     /// Starts to watch the context's counter, unless nobody wants to see it.
     pub fn start(context: &Context, quiet: bool) -> Self {
+        Self::start_as(context, quiet, Kind::Tensors)
+    }
+
+    /// As [`Progress::start`], for work that says itself what it is at.
+    pub fn start_stages(context: &Context, quiet: bool) -> Self {
+        Self::start_as(context, quiet, Kind::Stages)
+    }
+
+    fn start_as(context: &Context, quiet: bool, kind: Kind) -> Self {
         if quiet {
             return Self { showing: None };
         }
@@ -44,7 +53,7 @@ impl Progress {
             if finished.recv_timeout(patience) != Err(RecvTimeoutError::Timeout) {
                 return;
             }
-            if is_watched { draw(&counter, &finished) } else { tell(&counter, &finished, start) }
+            if is_watched { draw(&counter, &finished, kind) } else { tell(&counter, &finished, start, kind) }
         });
         Self { showing: Some((finish, thread)) }
     }
@@ -59,17 +68,36 @@ impl Progress {
     }
 }
 
+/// What the work is counted in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Bytes of tensors.
+    Tensors,
+    /// Shares of the whole.
+    Stages,
+}
+
+/// `30 %, 2 of 12 blocks`.
+fn stage(reached: &Reached) -> String {
+    let share = 100.0 * reached.done as f64 / (reached.total as f64).max(1.0);
+    format!("{share:.0} %, {}", reached.current)
+}
+
 /// A bar, and under it the tensor at hand.
-fn draw(counter: &Arc<context::Progress>, finished: &mpsc::Receiver<()>) {
+fn draw(counter: &Arc<context::Progress>, finished: &mpsc::Receiver<()>, kind: Kind) {
     let bar = ProgressBar::new(0);
-    let template =
-        "{bar:30} {decimal_bytes}/{decimal_total_bytes}, {decimal_bytes_per_sec}, {eta} left\n  {wide_msg}";
+    let template = match kind {
+        Kind::Tensors => {
+            "{bar:30} {decimal_bytes}/{decimal_total_bytes}, {decimal_bytes_per_sec}, {eta} left\n  {wide_msg}"
+        }
+        Kind::Stages => "{bar:30} {percent} %, {eta} left\n  {wide_msg}",
+    };
     bar.set_style(ProgressStyle::with_template(template).expect("the template is a constant"));
     loop {
         let reached = counter.reached();
         bar.set_length(reached.total);
         bar.set_position(reached.done);
-        bar.set_message(tensor(&reached));
+        bar.set_message(if kind == Kind::Tensors { tensor(&reached) } else { reached.current });
         if finished.recv_timeout(INTERVAL) != Err(RecvTimeoutError::Timeout) {
             bar.finish_and_clear();
             return;
@@ -78,9 +106,14 @@ fn draw(counter: &Arc<context::Progress>, finished: &mpsc::Receiver<()>) {
 }
 
 /// A line every so often.
-fn tell(counter: &Arc<context::Progress>, finished: &mpsc::Receiver<()>, start: Instant) {
+fn tell(counter: &Arc<context::Progress>, finished: &mpsc::Receiver<()>, start: Instant, kind: Kind) {
     loop {
-        eprintln!("flashpoint: {}", line(&counter.reached(), start.elapsed()));
+        let reached = counter.reached();
+        let line = match kind {
+            Kind::Tensors => line(&reached, start.elapsed()),
+            Kind::Stages => stage(&reached),
+        };
+        eprintln!("flashpoint: {line}");
         if finished.recv_timeout(LINES) != Err(RecvTimeoutError::Timeout) {
             return;
         }

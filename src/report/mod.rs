@@ -6,12 +6,14 @@ mod gate;
 mod github;
 mod html;
 mod items;
+mod jacobian;
 mod json;
 mod junit;
 mod markdown;
 mod moments;
 mod plot;
 mod postmortem;
+mod recover;
 mod rule_page;
 mod sarif;
 mod terminal;
@@ -32,11 +34,17 @@ pub use difference::{DifferenceReport, difference_page};
 pub use gate::gate_report;
 pub use github::to_github;
 pub use html::{checkpoints_html, clip_html, difference_html, postmortem_html};
+pub use jacobian::{jacobian_page, plan_page};
 pub use json::to_json;
 pub use junit::to_junit;
 pub use markdown::{clip_markdown, difference_markdown, postmortem_markdown, to_markdown};
 pub use plot::{Plot, checkpoint_plots, clip_plots, difference_plots, postmortem_plots};
 pub use postmortem::{PostMortem, postmortem_page};
+<<<<<<< HEAD
+pub use recover::{ResumeReport, audit_page, conversion_page, manifest_page, repair_plan_page, resume_page};
+=======
+pub use recover::{ResumeReport, audit_page, conversion_page, manifest_page, plan_page, resume_page};
+>>>>>>> network
 pub use rule_page::rule_page;
 pub use sarif::to_sarif;
 pub use terminal::{Style, checkpoint_reports};

@@ -71,7 +71,7 @@ pub fn checkpoint_reports(report: &Report, style: Style) -> String {
 }
 
 /// The last lines: one on all, and before it one on each of several.
-fn verdicts(report: &Report, style: Style, out: &mut String) -> fmt::Result {
+pub(super) fn verdicts(report: &Report, style: Style, out: &mut String) -> fmt::Result {
     if report.verdicts.len() > 1 {
         for one in &report.verdicts {
             flowing(out, "", &format!("{}: {}", safe(&one.checkpoint), one.verdict.sentence), style.width)?;
@@ -235,7 +235,7 @@ impl Page<'_> {
         self.report.findings.iter().filter(|finding| finding.checkpoint == self.checkpoint.name)
     }
 
-    fn findings(&self, out: &mut String) -> fmt::Result {
+    pub(super) fn findings(&self, out: &mut String) -> fmt::Result {
         let mut by_rule: Vec<Vec<&Finding>> = Vec::new();
         for finding in self.own_findings() {
             match by_rule.last_mut() {

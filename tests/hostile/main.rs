@@ -20,9 +20,12 @@ mod tensors;
 mod zip;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use expectation::{Case, Input};
+use flashpoint::checkpoint::{Checkpoint, NameRules};
+use flashpoint::context::Context;
 
 fn cases() -> Vec<Case> {
     let modules = [
@@ -58,6 +61,56 @@ fn every_hostile_input_comes_to_its_expected_end() {
             let faults = running::run(&path, extra).faults(case);
             wrong.extend(faults.into_iter().map(|fault| format!("{} {extra:?}: {fault}", case.name)));
         }
+    }
+    assert!(wrong.is_empty(), "{} deviations:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// Edits that touch optimizer state and numbers, where there are any.
+const REPAIR: [&str; 3] = ["--reset-moments", "--lr-scale", "0.5"];
+
+/// Whether something of it is lost, or would run when it is loaded.
+fn is_unfit(path: &Path) -> bool {
+    let read = Checkpoint::read(path, &NameRules::default(), &Context::default());
+    let Ok(checkpoint) = read else { return true };
+    let of_tensors = checkpoint.tensors.iter().filter_map(|tensor| tensor.tensor.as_ref().err());
+    checkpoint.problems.iter().chain(of_tensors).any(|error| error.kind.is_damage())
+}
+
+#[test]
+fn convert_and_repair_refuse_what_is_damaged_and_leave_nothing_half_written() {
+    let only = std::env::var("FLASHPOINT_HOSTILE").unwrap_or_default();
+    let mut wrong = Vec::new();
+    for case in cases().iter().filter(|case| case.name.contains(&only)) {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let path = match case.input {
+            Input::Made(make) => make(folder.path()),
+            _ => Path::new(KEPT).join(case.name),
+        };
+        let place = tempfile::tempdir().expect("a temporary directory");
+        let (converted, repaired) = (place.path().join("x.safetensors"), place.path().join("fixed"));
+        let unfit = is_unfit(&path);
+        let codes: &[i32] = if unfit { &[2] } else { &[0, 1, 2] };
+        let commands = [("convert", &converted, &[][..]), ("repair", &repaired, &REPAIR)];
+        // What is made anew each time is large or no file at all: one command that reads it through is enough.
+        let is_made = matches!(case.input, Input::Made(_));
+        for (command, target, edits) in commands.into_iter().take(if is_made { 1 } else { 2 }) {
+            let mut arguments: Vec<&OsStr> = [command].map(OsStr::new).to_vec();
+            arguments.extend([path.as_os_str(), OsStr::new("--to"), target.as_os_str()]);
+            arguments.extend(edits.iter().map(OsStr::new));
+            let mut faults = running::faults_of(&arguments, codes, case.allowance);
+            if unfit && target.exists() {
+                faults.push("something was written".to_owned());
+            }
+            if target.exists()
+                && Checkpoint::read(target, &NameRules::default(), &Context::default()).is_err()
+            {
+                faults.push("what was written cannot be read".to_owned());
+            }
+            wrong.extend(faults.into_iter().map(|fault| format!("{command} {}: {fault}", case.name)));
+        }
+        let left = std::fs::read_dir(place.path()).expect("it can be listed").filter_map(Result::ok);
+        let left = left.filter(|entry| entry.file_name().to_string_lossy().ends_with(".tmp"));
+        wrong.extend(left.map(|entry| format!("{}: {:?} is left behind", case.name, entry.file_name())));
     }
     assert!(wrong.is_empty(), "{} deviations:\n{}", wrong.len(), wrong.join("\n"));
 }
@@ -116,7 +169,14 @@ const NOT_OF_INPUTS: &[(&str, &str)] = &[
     ("missing-parameters", "is about config and weights of different models: tests/network/"),
     ("parameter-shape", "is about config and weights of different models: tests/network/"),
     ("network-input", "is about an argument: tests/network/"),
+    ("no-jacobian", "is about which command is given a measurement: tests/jacobian_command.rs"),
+    ("probe", "is about an argument: tests/jacobian_command.rs"),
     ("already-there", "is about where a policy goes: tests/gate_mistakes.rs"),
+    ("not-editable", "is about what a repair is asked for: tests/repair.rs"),
+    (
+        "not-done",
+        "is about what a repair, a conversion or a resume is asked for: tests/repair.rs, tests/resume.rs",
+    ),
 ];
 
 #[test]

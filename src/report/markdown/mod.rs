@@ -11,8 +11,10 @@ use std::fmt::{self, Write};
 
 use super::Report;
 use super::items::{Item, items};
+use super::jacobian;
 use super::terminal::evidence;
 use super::text::safe_sentence;
+use crate::analysis::model::Measured;
 use crate::clip::Snippet;
 use crate::gate::{Effect, Judgement, Outcome, title};
 use crate::number::{bytes, counted, grouped};
@@ -77,6 +79,9 @@ fn checkpoints(report: &Report, out: &mut String) -> fmt::Result {
         let step = checkpoint.step.value().map(|step| format!(", step {}", grouped(*step)));
         let (name, step) = (code(&checkpoint.name), step.unwrap_or_default());
         writeln!(out, "{name}: {tensors}, {}{step}\n", bytes(size))?;
+        if let Measured::Value(jacobian) = &checkpoint.jacobian {
+            jacobian::write_markdown(jacobian, out)?;
+        }
     }
     Ok(())
 }
@@ -153,7 +158,7 @@ fn table(columns: &[&str], rows: &[Vec<String>], out: &mut String) -> fmt::Resul
 }
 
 /// A sentence as a code span that nothing in it can end.
-fn code(sentence: &str) -> String {
+pub(super) fn code(sentence: &str) -> String {
     let sentence = safe_sentence(sentence);
     let longest = sentence.split(|character| character != '`').map(str::len).max().unwrap_or_default();
     let fence = "`".repeat(longest + 1);
