@@ -1,6 +1,7 @@
 //! Arguments to checked options to the rooms in their order to a report to an exit code. One subcommand a file.
 
 mod clip;
+mod devices;
 mod diff;
 mod explain;
 mod gate;
@@ -47,6 +48,8 @@ enum Command {
     Diff(diff::Arguments),
     /// Write everything measured about a checkpoint to a file, without the weights
     Measure(measure::Arguments),
+    /// Say which GPU there is, and what is missing to use it
+    Devices(devices::Arguments),
     /// List the rules
     Rules(rules::Arguments),
     /// Print the page of one rule
@@ -86,6 +89,7 @@ pub fn run(arguments: Arguments) -> Result<Outcome> {
         Command::Clip(arguments) => clip::run(&arguments),
         Command::Diff(arguments) => diff::run(&arguments),
         Command::Measure(arguments) => measure::run(&arguments),
+        Command::Devices(arguments) => devices::run(&arguments),
         Command::Rules(arguments) => rules::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
     }

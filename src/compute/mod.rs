@@ -5,6 +5,7 @@
 //! sum are bounded by sizes, never by threads, and folded in index order.
 
 mod cpu;
+pub mod cuda;
 mod matrix;
 
 pub use cpu::Cpu;
@@ -115,4 +116,9 @@ pub trait Backend: Sync {
     /// The Gram matrix of the shorter side of a stored matrix in f64, whole and row-major: `AᵀA` where A has at least as many
     /// rows as columns, otherwise `AAᵀ`.
     fn gram(&self, matrix: &Matrix<'_>) -> Result<Self::Buffer<f64>>;
+
+    /// All eigenvalues of a symmetric n×n matrix, ascending, by a solver of the device's own; `None` where it has none.
+    fn eigenvalues(&self, _matrix: &Self::Buffer<f64>, _n: usize) -> Result<Option<Vec<f64>>> {
+        Ok(None)
+    }
 }

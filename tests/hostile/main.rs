@@ -112,6 +112,8 @@ const NOT_OF_INPUTS: &[(&str, &str)] = &[
     ("no-elements", "is about which command is given a measurement: tests/diff.rs"),
     ("output-name", "is about where the measurement goes: tests/cli.rs"),
     ("no-such-column", "is about an argument: src/history/log/tests.rs"),
+    ("no-device", "is about an argument and the machine: tests/gpu"),
+    ("device", "is about the machine, and the processor does the work: tests/gpu"),
     ("already-there", "is about where a policy goes: tests/gate_mistakes.rs"),
 ];
 

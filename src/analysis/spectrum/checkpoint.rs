@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use super::attention;
+use super::device;
 use super::layout::Attention;
 use super::tensor::{self, Subject};
 use super::{adapter, tensor::measure};
@@ -77,8 +78,19 @@ pub fn measure_all(
         (!is_skipped).then(|| stored.byte_count())
     };
     context.progress.expect(analyses.iter().enumerate().filter_map(is_measured).fold(0, u64::saturating_add));
-    let measured: Vec<(Measured<Spectrum>, Option<Error>)> =
-        analyses.par_iter().enumerate().map(spectrum_of).collect();
+    // What goes to a GPU goes there one after the other, from one thread: there is one device, and one stream to it.
+    let has_device = device::is_there(context);
+    let (given, kept): (Vec<usize>, Vec<usize>) = (0..analyses.len())
+        .partition(|index| has_device && device::takes(analyses[*index].elements as usize, context));
+    let all = &*analyses;
+    let (given, kept): (Vec<_>, Vec<_>) = rayon::join(
+        || given.into_iter().map(|index| (index, spectrum_of((index, &all[index])))).collect(),
+        || kept.into_par_iter().map(|index| (index, spectrum_of((index, &all[index])))).collect(),
+    );
+    let mut measured: Vec<(usize, (Measured<Spectrum>, Option<Error>))> = given;
+    measured.extend(kept);
+    measured.sort_by_key(|(index, _)| *index);
+    let measured = measured.into_iter().map(|(_, measured)| measured);
     let mut errors = Vec::new();
     for (analysis, (spectrum, error)) in analyses.iter_mut().zip(measured) {
         analysis.spectrum = spectrum.map(Box::new);
