@@ -289,6 +289,36 @@ pub enum ErrorKind {
         claims: Vec<String>,
     },
 
+    // Networks.
+    /// Nothing says which network the tensors belong to, or it is one that is not built.
+    #[error("which network it is cannot be told: {message}")]
+    UnknownArchitecture {
+        /// What is missing, or what is not known.
+        message: String,
+    },
+    /// Parameters that the network needs and the checkpoint does not have.
+    #[error("the network needs {} that {} not there: {}", parameters(*count), if *count == 1 { "is" } else { "are" }, first.join(", ").escape_debug())]
+    MissingParameters {
+        /// How many.
+        count: usize,
+        /// The first of them.
+        first: Vec<String>,
+    },
+    /// A parameter of another shape than the network's.
+    #[error("the network needs it in shape {expected:?}, it has {actual:?}")]
+    ParameterShape {
+        /// By the network.
+        expected: Vec<u64>,
+        /// By the checkpoint.
+        actual: Vec<u64>,
+    },
+    /// An input that the network does not take.
+    #[error("the network does not take this input: {}", message.escape_debug())]
+    NetworkInput {
+        /// What does not fit.
+        message: String,
+    },
+
     // Arguments.
     /// A measurement file where elements are compared.
     #[error("is a measurement file, and holds no elements to compare")]
@@ -589,6 +619,11 @@ fn these(count: usize, newest: &str) -> String {
     }
 }
 
+/// So many parameters.
+fn parameters(count: usize) -> String {
+    if count == 1 { "a parameter".to_owned() } else { format!("{count} parameters") }
+}
+
 /// The end of a sentence about steps that may go up to one only.
 fn up_to(until: Option<u64>) -> String {
     until.map_or_else(String::new, |step| format!(", up to step {step}"))
@@ -664,6 +699,11 @@ impl ErrorKind {
             | Self::UncoveredBytes { .. } => {
                 "the file is damaged or was made to mislead: copy it again, or take an earlier checkpoint"
             }
+            Self::UnknownArchitecture { .. } => "give --model: a file that says what the network is",
+            Self::MissingParameters { .. } | Self::ParameterShape { .. } => {
+                "the config is of another model: put the right one beside it, or give --model"
+            }
+            Self::NetworkInput { .. } => "give an input that fits, or fewer --tokens",
             Self::NoElements => "name the checkpoint that was measured",
             Self::OutputName { .. } => "give the output a name that ends so",
             Self::NotAnOutput { .. } => "name another file for the output",

@@ -20,6 +20,8 @@ pub mod format;
 pub mod gate;
 pub mod history;
 pub mod json;
+
+pub mod network;
 pub mod number;
 pub mod random;
 pub mod report;

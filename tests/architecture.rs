@@ -20,6 +20,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("compute", &["error", "context", "tensor"]),
     ("checkpoint", &["error", "context", "files", "tensor", "format"]),
     ("history", &["error", "context", "files", "tensor", "format", "checkpoint"]),
+    ("network", &["error", "tensor", "checkpoint", "compute"]),
     (
         "analysis",
         &[
@@ -34,6 +35,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "random",
             "robust",
             "compute",
+            "network",
         ],
     ),
     ("rules", &["number", "robust", "analysis::model"]),

@@ -141,3 +141,77 @@ fn a_measurement_file_is_refused_as_what_it_is() {
         "{told}"
     );
 }
+
+/// A safetensors file of one f64 matrix `w`.
+fn matrix(folder: &TempDir, name: &str, columns: usize, values: &[f64]) -> PathBuf {
+    let (rows, bytes) = (values.len() / columns, 8 * values.len());
+    let header =
+        format!(r#"{{"w":{{"dtype":"F64","shape":[{rows},{columns}],"data_offsets":[0,{bytes}]}}}}"#);
+    let data: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let path = folder.path().join(name);
+    let length = (header.len() as u64).to_le_bytes();
+    std::fs::write(&path, [&length[..], header.as_bytes(), &data].concat()).expect("it can be written");
+    path
+}
+
+fn spectrum_of_change(before: &Path, after: &Path) -> serde_json::Value {
+    let output = diff(before, after, &["--format", "json"]);
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).expect("it is JSON");
+    json["tensors"][0]["spectrum"]["value"].clone()
+}
+
+fn near(value: &serde_json::Value, expected: f64) -> bool {
+    value.as_f64().is_some_and(|value| (value - expected).abs() <= 1e-10 * expected.abs().max(1.0))
+}
+
+#[test]
+fn a_change_along_the_largest_direction_grows_it_and_one_across_does_not() {
+    let folder = folder();
+    let diagonal = [5.0, 0.0, 0.0, 0.0, 3.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0];
+    let changed = |at: usize, by: f64| {
+        let mut values = diagonal;
+        values[at] += by;
+        values
+    };
+    let before = matrix(&folder, "a.safetensors", 3, &diagonal);
+    let along = matrix(&folder, "b.safetensors", 3, &changed(0, -2.0));
+    let across = matrix(&folder, "c.safetensors", 3, &changed(5, 2.0));
+    for (after, alignment, growth) in [(along, 1.0, -0.4), (across, 0.0, 0.0)] {
+        let spectrum = spectrum_of_change(&before, &after);
+        assert!(near(&spectrum["spectral_norm"]["value"], 2.0), "{spectrum}");
+        assert!(near(&spectrum["relative_spectral_norm"]["value"], 0.4), "{spectrum}");
+        assert!(near(&spectrum["stable_rank"], 1.0), "{spectrum}");
+        for side in 0..2 {
+            assert!(near(&spectrum["alignment"]["value"][side], alignment), "{spectrum}");
+        }
+        assert!(near(&spectrum["growth"]["value"], growth), "{spectrum}");
+    }
+}
+
+#[test]
+fn the_norm_of_a_change_is_that_of_the_difference_decomposed_as_a_matrix() {
+    use flashpoint::analysis::spectrum::bidiagonal::singular_values;
+    use flashpoint::random::Stream;
+    let folder = folder();
+    for (rows, columns) in [(40, 30), (30, 40), (1, 7)] {
+        let [one, other] = [1, 2].map(|stream| Stream::new(7, stream).normals(rows * columns));
+        let before = matrix(&folder, "a.safetensors", columns, &one);
+        let after = matrix(&folder, "b.safetensors", columns, &other);
+        let difference: Vec<f64> = one.iter().zip(&other).map(|(one, other)| other - one).collect();
+        let reference = singular_values(difference, rows, columns).expect("it converges");
+        let spectrum = spectrum_of_change(&before, &after);
+        assert!(near(&spectrum["spectral_norm"]["value"], reference[0]), "{spectrum} {}", reference[0]);
+        let squares: f64 = reference.iter().map(|value| value * value).sum();
+        assert!(near(&spectrum["stable_rank"], squares / reference[0].powi(2)), "{spectrum}");
+    }
+}
+
+#[test]
+fn no_spectrum_is_measured_where_none_is_asked_for() {
+    let folder = folder();
+    let before = matrix(&folder, "a.safetensors", 2, &[1.0, 2.0, 3.0, 4.0]);
+    let after = matrix(&folder, "b.safetensors", 2, &[1.0, 2.0, 3.0, 5.0]);
+    let text = stdout(&diff(&before, &after, &["--measure", "stats"]));
+    assert!(!text.contains("spectrum of the change"), "{text}");
+    assert!(stdout(&diff(&before, &after, &[])).contains("spectrum of the change"));
+}

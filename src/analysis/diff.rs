@@ -7,22 +7,30 @@ use std::collections::{HashMap, HashSet};
 
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 
-use super::model::{Degenerate, Difference, Measured, Reshaped, TensorDifference};
+use super::model::{
+    ChangeSpectrum, Degenerate, Difference, MeasureLevel, Measured, Reshaped, TensorDifference,
+};
 use super::optimizer::place::readable;
 use super::series::number;
 use super::series::pass::{Pair, Sums};
+use super::spectrum::change;
 use super::statistics::STOPPED;
 use crate::checkpoint::{Checkpoint, CheckpointTensor, Section};
+use crate::compute::{Cpu, Matrix};
 use crate::context::Context;
+use crate::error::Result;
+use crate::tensor::Tensor;
 
 /// What one tensor is joined by.
 type Key<'a> = (Section, &'a str);
 
-/// Compares the tensors of `sections` in `before` and `after`.
+/// Compares the tensors of `sections` in `before` and `after`; at [`MeasureLevel::Spectra`] and above with the spectrum of each
+/// matrix's change.
 pub fn between(
     before: &Checkpoint,
     after: &Checkpoint,
     sections: &[Section],
+    level: MeasureLevel,
     context: &Context,
 ) -> Difference {
     let wanted = |tensor: &&CheckpointTensor| sections.contains(&tensor.section) && tensor.tied_to.is_none();
@@ -50,7 +58,8 @@ pub fn between(
     let gone = before.tensors.iter().filter(wanted).filter(|tensor| !kept.contains(&key(tensor)));
     found.missing = gone.map(|tensor| tensor.canonical_name.clone()).collect();
     announce(&pairs, context);
-    let outcomes: Vec<Outcome> = pairs.par_iter().map(|(one, other)| compare(one, other, context)).collect();
+    let outcomes: Vec<Outcome> =
+        pairs.par_iter().map(|(one, other)| compare(one, other, level, context)).collect();
     for outcome in outcomes {
         match outcome {
             Outcome::Compared(difference) => found.tensors.push(*difference),
@@ -77,7 +86,12 @@ enum Outcome {
     Not(String, String),
 }
 
-fn compare(before: &CheckpointTensor, after: &CheckpointTensor, context: &Context) -> Outcome {
+fn compare(
+    before: &CheckpointTensor,
+    after: &CheckpointTensor,
+    level: MeasureLevel,
+    context: &Context,
+) -> Outcome {
     let name = || after.canonical_name.clone();
     let (one, other) = match (&before.tensor, &after.tensor) {
         (Ok(one), Ok(other)) => (one, other),
@@ -94,10 +108,44 @@ fn compare(before: &CheckpointTensor, after: &CheckpointTensor, context: &Contex
     }
     let pair = Pair { weights: Some([one, other]), ..Pair::default() };
     match pair.run(context) {
-        Ok(Some(sums)) => Outcome::Compared(Box::new(difference(after, [one.dtype, other.dtype], &sums))),
+        Ok(Some(sums)) => {
+            let mut difference = difference(after, [one.dtype, other.dtype], &sums);
+            match spectrum(&difference, [one, other], level, context) {
+                Ok(spectrum) => difference.spectrum = spectrum,
+                Err(error) => return Outcome::Not(name(), error.kind.to_string()),
+            }
+            Outcome::Compared(Box::new(difference))
+        }
         Ok(None) => Outcome::Not(name(), STOPPED.to_owned()),
         Err(error) => Outcome::Not(name(), error.kind.to_string()),
     }
+}
+
+/// The spectrum of a change, or why there is none.
+fn spectrum(
+    difference: &TensorDifference,
+    [before, after]: [&Tensor; 2],
+    level: MeasureLevel,
+    context: &Context,
+) -> Result<Measured<ChangeSpectrum>> {
+    if level < MeasureLevel::Spectra {
+        return Ok(Measured::not("needs --measure spectra"));
+    }
+    if before.shape.len() != 2 {
+        return Ok(Measured::not("no matrix: a vector, or a stack of matrices"));
+    }
+    if difference.non_finite > 0 {
+        return Ok(Measured::not(format!("{} elements are not finite", difference.non_finite)));
+    }
+    let size = match (&difference.difference, difference.changed) {
+        (_, 0) => return Ok(Measured::Degenerate(Degenerate::AllZero)),
+        (Measured::Value(size), _) => *size,
+        (Measured::NotMeasured(reason), _) => return Ok(Measured::not(reason.clone())),
+        (Measured::Degenerate(kind), _) => return Ok(Measured::Degenerate(*kind)),
+    };
+    let [before, after] = [Matrix::new(before), Matrix::new(after)];
+    let measured = change::measure(&Cpu, &before, &after, size, context)?;
+    Ok(measured.unwrap_or_else(|| Measured::not(STOPPED)))
 }
 
 fn difference(tensor: &CheckpointTensor, dtypes: [super::model::DType; 2], sums: &Sums) -> TensorDifference {
@@ -123,5 +171,6 @@ fn difference(tensor: &CheckpointTensor, dtypes: [super::model::DType; 2], sums:
         changed: sums.changed,
         non_finite: sums.non_finite,
         non_finite_each: Some(sums.non_finite_each),
+        spectrum: Measured::not("needs --measure spectra"),
     }
 }

@@ -24,8 +24,8 @@ pub use run::{
 };
 
 pub use spectrum::{
-    AdapterAnalysis, AttentionAnalysis, ConvolutionSetting, Density, HeadAnalysis, MarchenkoPastur,
-    SpectralNorm, Spectrum, SpectrumMethod, SpectrumOf, SpectrumPart, WeightWatcher,
+    AdapterAnalysis, AttentionAnalysis, ChangeSpectrum, ConvolutionSetting, Density, HeadAnalysis,
+    MarchenkoPastur, SpectralNorm, Spectrum, SpectrumMethod, SpectrumOf, SpectrumPart, WeightWatcher,
 };
 
 pub use crate::checkpoint::{Layer, Layout, Role, Section};

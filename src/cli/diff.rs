@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use flashpoint::analysis::model::MeasureLevel;
 use flashpoint::analysis::{diff, measurement};
 use flashpoint::checkpoint::{Checkpoint, Section};
 use flashpoint::error::{ErrorKind, Result};
@@ -58,7 +59,8 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
     let sections: &[Section] =
         if arguments.optimizer { &[Section::Model, Section::Optimizer] } else { &[Section::Model] };
     let progress = Progress::start(&context, arguments.outputs.quiet);
-    let difference = diff::between(&before, &after, sections, &context);
+    let level = arguments.reading.level_or(MeasureLevel::Spectra);
+    let difference = diff::between(&before, &after, sections, level, &context);
     progress.finish();
     let report = DifferenceReport::new(difference, arguments.replicas, arguments.master);
     arguments.outputs.write(&report, |style| difference_page(&report, style))?;

@@ -15,8 +15,8 @@ use flashpoint::rules::Severity;
 /// How to read and measure.
 #[derive(Debug, Args)]
 pub struct Reading {
-    /// How deep to measure, each level with those before it [default: spectra for inspect, and for measure but of a run's
-    /// directory; otherwise stats]
+    /// How deep to measure, each level with those before it [default: spectra for inspect, for diff, and for measure
+    /// but of a run's directory; otherwise stats]
     #[arg(long, value_enum, help_heading = "Reading")]
     pub measure: Option<Level>,
     /// Sizes of the input that convolutions are measured at, such as 32x32; they are measured as if each had stride 1

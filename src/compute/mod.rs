@@ -6,12 +6,15 @@
 
 mod cpu;
 pub mod cuda;
+mod kernel;
 mod matrix;
 
 pub use cpu::Cpu;
+pub use kernel::{Binary, Norm, Spread, Strip, Unary, Window};
 pub use matrix::Matrix;
 
 use crate::error::Result;
+use crate::tensor::Tensor;
 
 /// A number that is computed with: `f32` or `f64`.
 pub trait Real: ndarray::LinalgScalar + PartialOrd + Send + Sync + Into<f64> + 'static {
@@ -69,6 +72,9 @@ pub trait Backend: Sync {
     /// Numbers in the device's memory.
     type Buffer<T: Real>: Send + Sync;
 
+    /// Row numbers in the device's memory, with whatever the device needs to add to those rows in a fixed order.
+    type Index: Send + Sync;
+
     /// `length` zeros.
     fn zeros<T: Real>(&self, length: usize) -> Result<Self::Buffer<T>>;
 
@@ -121,4 +127,135 @@ pub trait Backend: Sync {
     fn eigenvalues(&self, _matrix: &Self::Buffer<f64>, _n: usize) -> Result<Option<Vec<f64>>> {
         Ok(None)
     }
+
+    // What networks are made of. Buffers are row-major; sums are taken in f64 and in a fixed order, also for f32, and
+    // functions are evaluated in f64 where the device can. Whole buffers are read and written.
+
+    /// All elements of a stored tensor, widened or rounded to T. What is not a float gives zeros.
+    fn load<T: Real>(&self, tensor: &Tensor) -> Result<Self::Buffer<T>>;
+
+    /// `y ← x`, rounded to T where x is wider.
+    fn convert<S: Real, T: Real>(&self, x: &Self::Buffer<S>, y: &mut Self::Buffer<T>) -> Result<()>;
+
+    /// `yᵢ ← f(xᵢ)` and, where asked for, `derivativeᵢ ← f′(xᵢ)`.
+    fn map<T: Real>(
+        &self,
+        function: Unary,
+        x: &Self::Buffer<T>,
+        y: &mut Self::Buffer<T>,
+        derivative: Option<&mut Self::Buffer<T>>,
+    ) -> Result<()>;
+
+    /// `zᵢ ← xᵢ ∘ yᵢ`.
+    fn zip<T: Real>(
+        &self,
+        operation: Binary,
+        x: &Self::Buffer<T>,
+        y: &Self::Buffer<T>,
+        z: &mut Self::Buffer<T>,
+    ) -> Result<()>;
+
+    /// `yᵢ ← yᵢ ∘ vⱼ` with j the place of i on the spread's axis; v has as many elements as that axis. What is added may be
+    /// -∞: so masks are laid on.
+    fn broadcast<T: Real>(
+        &self,
+        operation: Binary,
+        spread: Spread,
+        v: &Self::Buffer<T>,
+        y: &mut Self::Buffer<T>,
+    ) -> Result<()>;
+
+    /// `vⱼ ← vⱼ + Σ xᵢ` over the i whose place on the spread's axis is j, each sum in f64 and in index order: the adjoint
+    /// of adding by [`Backend::broadcast`].
+    fn reduce<T: Real>(&self, spread: Spread, x: &Self::Buffer<T>, v: &mut Self::Buffer<T>) -> Result<()>;
+
+    /// For each row of `columns` elements `y ← exp(x - max x) / Σ exp(x - max x)`, or its logarithm. Elements of -∞ get 0,
+    /// or -∞; a row of nothing else gets NaN.
+    fn softmax<T: Real>(
+        &self,
+        columns: usize,
+        logarithm: bool,
+        x: &Self::Buffer<T>,
+        y: &mut Self::Buffer<T>,
+    ) -> Result<()>;
+
+    /// For each row `y ← p·(x - Σ p·x)` with p the row of a softmax: its Jacobian times x, which is symmetric.
+    fn softmax_product<T: Real>(
+        &self,
+        columns: usize,
+        p: &Self::Buffer<T>,
+        x: &Self::Buffer<T>,
+        y: &mut Self::Buffer<T>,
+    ) -> Result<()>;
+
+    /// For each row `y ← (x - m)·r` with m the mean of the row, or 0 where the norm is not centred, and
+    /// `r = 1/√(mean (x - m)² + ε)`; r is written to `inverse`, one a row.
+    fn normalize<T: Real>(
+        &self,
+        norm: Norm,
+        x: &Self::Buffer<T>,
+        y: &mut Self::Buffer<T>,
+        inverse: &mut Self::Buffer<T>,
+    ) -> Result<()>;
+
+    /// For each row `y ← r·(x - mean x - h·mean(h·x))`, without `mean x` where the norm is not centred, with h and r what
+    /// [`Backend::normalize`] wrote to `y` and `inverse`: its Jacobian times x, which is symmetric.
+    fn normalize_product<T: Real>(
+        &self,
+        norm: Norm,
+        normal: &Self::Buffer<T>,
+        inverse: &Self::Buffer<T>,
+        x: &Self::Buffer<T>,
+        y: &mut Self::Buffer<T>,
+    ) -> Result<()>;
+
+    /// Row numbers on the device.
+    fn index(&self, rows: &[u32]) -> Result<Self::Index>;
+
+    /// Row i of y ← row `index[i]` of x, rows of `width` elements.
+    fn gather<T: Real>(
+        &self,
+        width: usize,
+        index: &Self::Index,
+        x: &Self::Buffer<T>,
+        y: &mut Self::Buffer<T>,
+    ) -> Result<()>;
+
+    /// Row `index[i]` of y ← itself + row i of x, rows of `width` elements, in the order of i for each row of y: the adjoint
+    /// of [`Backend::gather`].
+    fn scatter_add<T: Real>(
+        &self,
+        width: usize,
+        index: &Self::Index,
+        x: &Self::Buffer<T>,
+        y: &mut Self::Buffer<T>,
+    ) -> Result<()>;
+
+    /// For each row of `columns` elements the index in x of its largest, the first of equals; a NaN is larger than all.
+    fn argmax<T: Real>(&self, columns: usize, x: &Self::Buffer<T>) -> Result<Self::Index>;
+
+    /// The patches of images: `x[b, g·C/G + c, i, j]` is laid out as `y[g, b, p, q, c, u, v]`, with
+    /// `i = p·stride + u·dilation - padding` and likewise j from q and v; `outside` where that lies outside of the image.
+    fn im2col<T: Real>(
+        &self,
+        window: &Window,
+        outside: T,
+        x: &Self::Buffer<T>,
+        y: &mut Self::Buffer<T>,
+    ) -> Result<()>;
+
+    /// Each pixel of y ← itself + the elements of x that [`Backend::im2col`] copies it to, in index order: its adjoint.
+    fn col2im<T: Real>(&self, window: &Window, x: &Self::Buffer<T>, y: &mut Self::Buffer<T>) -> Result<()>;
+
+    /// `y ← x` with its axes in another order: axis k of y is axis `axes[k]` of x, whose sizes are `shape`. At most eight axes.
+    fn permute<T: Real>(
+        &self,
+        shape: &[usize],
+        axes: &[usize],
+        x: &Self::Buffer<T>,
+        y: &mut Self::Buffer<T>,
+    ) -> Result<()>;
+
+    /// Copies a strip of columns of x to a strip of columns of y, and leaves the rest of y as it is.
+    fn copy_strip<T: Real>(&self, strip: &Strip, x: &Self::Buffer<T>, y: &mut Self::Buffer<T>) -> Result<()>;
 }

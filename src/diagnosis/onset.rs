@@ -3,7 +3,7 @@
 use super::facts::{Facts, median, whole};
 use super::pulse;
 use crate::analysis::model::{CheckpointAnalysis, LogPoint, Measured};
-use crate::rules::Habit;
+use crate::rules::{GIVEN_BACK, Habit};
 
 /// Robust z of ln(gradient norm) from which a step is a spike (risk catalogue E1, benchmarked in its section 6).
 pub(super) const SPIKE_Z: f64 = 6.0;
@@ -205,6 +205,7 @@ fn loss(facts: Facts) -> Option<Onset> {
         if rise > LOSS_RATIO.ln()
             && rise > LEVEL_ERRORS * error
             && rise > habit.allows()
+            && level.exp() - lowest.exp() > GIVEN_BACK * (levels[0].exp() - lowest.exp())
             && !comes_back(&levels[start..], lowest)
         {
             let first = window.iter().find(|(_, log)| *log > lowest + LOSS_RATIO.ln())?;

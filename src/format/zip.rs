@@ -3,7 +3,6 @@
 //! The central directory is the authority, as it is for PyTorch: local headers only say where the data begins. An archive
 //! that two readers could understand differently (two members of one name, overlapping members) is refused as a whole.
 
-use std::collections::HashMap;
 use std::io::Read;
 use std::ops::Range;
 
@@ -13,12 +12,14 @@ use rawzip::{CompressionMethod, RangeReader, ReaderAt, ZipArchive, ZipFileHeader
 use crate::context::Context;
 use crate::error::{At, Error, ErrorKind, Result, ZipFault};
 use crate::files::InputFile;
+use crate::format::MAX_TENSORS;
 
 /// The members of an archive.
 #[derive(Debug)]
 pub struct Archive {
     members: Vec<Member>,
-    index: HashMap<String, usize>,
+    /// Places of the members, by name.
+    by_name: Vec<u32>,
 }
 
 /// One member.
@@ -49,6 +50,12 @@ pub enum Method {
     Other(u16),
 }
 
+/// Most members of an archive: a storage for every tensor that is read, and as many others.
+const MAX_MEMBERS: u64 = 2 * MAX_TENSORS;
+
+/// Most bytes of all names together. Real ones have some twenty.
+const MAX_NAME_BYTES: usize = 16 << 20;
+
 /// Bytes that are checked or inflated at once.
 const CHUNK: u64 = 1 << 20;
 
@@ -65,11 +72,18 @@ impl Archive {
         let archive = ZipLocator::new()
             .locate_in_reader(Bytes(file), &mut buffer, file.len())
             .map_err(|(_, error)| broken(&error))?;
-        let mut members = Vec::new();
-        let mut records = 0;
+        let too_many = |what, limit| ErrorKind::TooMany { what, limit }.in_file(file.path());
+        let (mut members, mut records, mut name_bytes) = (Vec::new(), 0, 0);
         let mut entries = archive.entries(&mut buffer);
         while let Some(record) = entries.next_entry().map_err(|error| broken(&error))? {
             records += 1;
+            name_bytes += record.file_path().as_bytes().len();
+            if records > MAX_MEMBERS {
+                return Err(too_many("members", MAX_MEMBERS));
+            }
+            if name_bytes > MAX_NAME_BYTES {
+                return Err(too_many("bytes of names of members", MAX_NAME_BYTES as u64));
+            }
             // An entry that only stands for a directory has no bytes; one with bytes is a member, whatever its name ends in.
             if !record.is_dir() || record.compressed_size_hint() > 0 || record.uncompressed_size_hint() > 0 {
                 members.push(member(file, &archive, &record)?);
@@ -87,13 +101,13 @@ impl Archive {
                 return Err(fault(file, &member.name, ZipFault::TwoNames));
             }
         }
-        let mut index = HashMap::with_capacity(members.len());
-        for (position, member) in members.iter().enumerate() {
-            if index.insert(member.name.clone(), position).is_some() {
-                return Err(fault(file, &member.name, ZipFault::Duplicate));
-            }
+        let name = |position: u32| members[position as usize].name.as_str();
+        let mut by_name: Vec<u32> = (0..members.len() as u32).collect();
+        by_name.sort_unstable_by_key(|&position| name(position));
+        if let Some(pair) = by_name.windows(2).find(|pair| name(pair[0]) == name(pair[1])) {
+            return Err(fault(file, name(pair[0]), ZipFault::Duplicate));
         }
-        Ok(Self { members, index })
+        Ok(Self { members, by_name })
     }
 
     /// Every member, in the order of the directory.
@@ -103,7 +117,9 @@ impl Archive {
 
     /// The member of that name.
     pub fn member(&self, name: &str) -> Option<&Member> {
-        self.index.get(name).map(|&position| &self.members[position])
+        let member = |position: u32| &self.members[position as usize];
+        let found = self.by_name.binary_search_by_key(&name, |&position| member(position).name.as_str());
+        found.ok().map(|place| member(self.by_name[place]))
     }
 
     /// Compares every member's bytes with its checksum, and says which differ. A checksum of 0 is none.

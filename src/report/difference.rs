@@ -114,6 +114,13 @@ fn write(text: &mut String, report: &DifferenceReport, style: Style) -> std::fmt
     if changed.len() > shown {
         writeln!(text, "  … {} more: --all", changed.len() - shown)?;
     }
+    let spectra = spectra(&changed[..shown]);
+    if spectra.row_count() > 0 {
+        writeln!(
+            text,
+            "\nspectrum of the change, against the leading singular vectors u, v of what changed\n{spectra}"
+        )?;
+    }
     for tensor in found.tensors.iter().filter(|tensor| tensor.non_finite > 0) {
         writeln!(text, "{}", non_finite(tensor))?;
     }
@@ -183,6 +190,29 @@ fn table(tensors: &[&TensorDifference]) -> Table {
     table
 }
 
+/// σ₁ of each change, how it stands to the matrix, along how many directions it goes, and whether along the largest one.
+fn spectra(tensors: &[&TensorDifference]) -> Table {
+    let mut table = Table::new();
+    table.load_style(NOTHING);
+    table.set_header(["tensor", "σ₁(Δ)", "/σ₁(w)", "stable rank", "along u", "along v", "growth"]);
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    for (tensor, spectrum) in tensors.iter().filter_map(|tensor| Some((tensor, tensor.spectrum.value()?))) {
+        let side = |side: usize| number(&spectrum.alignment.clone().map(|cosines| cosines[side]));
+        table.add_row([
+            safe(&tensor.name),
+            short(spectrum.spectral_norm.value),
+            number(&spectrum.relative_spectral_norm),
+            short(spectrum.stable_rank),
+            side(0),
+            side(1),
+            number(&spectrum.growth),
+        ]);
+    }
+    table
+}
+
 fn number(value: &Measured<f64>) -> String {
     value.value().map_or_else(|| "–".to_owned(), |value| short(*value))
 }
@@ -208,6 +238,7 @@ mod tests {
             changed: if relative > 0.0 { 7 } else { 0 },
             non_finite: 0,
             non_finite_each: Some([0; 2]),
+            spectrum: Measured::not("needs --measure spectra"),
         }
     }
 

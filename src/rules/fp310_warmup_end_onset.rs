@@ -1,6 +1,6 @@
 //! C10: trouble begins where the warm-up of the learning rate ends.
 
-use super::logs::{first_divergence, first_non_finite, log, norm_spikes};
+use super::logs::{GIVEN_BACK, first_divergence, first_non_finite, log, norm_spikes};
 use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
 use crate::analysis::model::{Analysis, LogAnalysis};
 
@@ -53,7 +53,8 @@ fn check(analysis: &Analysis, thresholds: &Thresholds, findings: &mut Findings) 
 fn onset(log: &LogAnalysis, thresholds: &Thresholds) -> Option<u64> {
     let spikes = norm_spikes(log, thresholds.get("z"), thresholds.get("ratio"));
     let spike = spikes.iter().find(|spike| spike.confirmed.is_some()).map(|spike| spike.onset);
-    let rise = first_divergence(log, thresholds.get("rise"), thresholds.get("noise")).map(|point| point.step);
+    let rise = first_divergence(log, thresholds.get("rise"), thresholds.get("noise"), GIVEN_BACK);
+    let rise = rise.map(|point| point.step);
     let scale =
         log.scale_falls.iter().find(|fall| !fall.initial && fall.halvings >= 3).map(|fall| fall.first_step);
     [first_non_finite(log), spike, rise, scale].into_iter().flatten().min()

@@ -1,6 +1,6 @@
 //! E3: the loss rises above its lowest, for longer than noise does, or stops being a number.
 
-use super::logs::{allowed_rise, first_divergence, log};
+use super::logs::{GIVEN_BACK, allowed_rise, first_divergence, log};
 use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
 use crate::analysis::model::Analysis;
 
@@ -25,6 +25,12 @@ pub(super) static RULE: Rule = Rule {
             unit: "deviations of ln loss",
             source: "design: highest over lowest median of three among thousands stays below exp(4 deviations)",
         },
+        Threshold {
+            name: "given-back",
+            default: GIVEN_BACK,
+            unit: "of what the loss had fallen",
+            source: "design: near zero a loss is a multiple of its lowest within 0.01 of its fall, and a divergence gives back all",
+        },
     ],
     check: Check::Run(check),
 };
@@ -45,7 +51,7 @@ fn check(analysis: &Analysis, thresholds: &Thresholds, findings: &mut Findings) 
         findings.push(Subject::Steps(point.step, last), message, advice).at_step(point.step);
     }
     let (rise, noise) = (thresholds.get("rise"), thresholds.get("noise"));
-    if let Some(point) = first_divergence(log, rise, noise) {
+    if let Some(point) = first_divergence(log, rise, noise, thresholds.get("given-back")) {
         let ratio = point.loss_ratio.unwrap_or(f64::NAN);
         let limit = allowed_rise(point, rise, noise);
         let top = log.points.iter().filter_map(|point| point.loss_ratio).fold(ratio, f64::max);
@@ -67,6 +73,7 @@ fn check(analysis: &Analysis, thresholds: &Thresholds, findings: &mut Findings) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::analysis::model::Number;
     use crate::rules::test_support::{judge_run, logged, point};
 
     fn run(ratios: &[f64], noise: Option<f64>) -> Analysis {
@@ -118,6 +125,23 @@ mod tests {
     fn before_its_noise_is_known_a_loss_may_triple() {
         assert!(judge_run(&RULE, &run(&[1.0, 2.9], None), &[]).told().is_empty());
         assert_eq!(judge_run(&RULE, &run(&[1.0, 2.9, 3.1], None), &[]).told().len(), 1);
+    }
+
+    #[test]
+    fn a_loss_that_fell_to_next_to_nothing_may_be_a_multiple_of_its_lowest() {
+        let told = |top: f64| {
+            let mut run = run(&[1.0; 40], Some(0.01));
+            let points = &mut run.log.as_mut().unwrap().points;
+            for (at, point) in points.iter_mut().enumerate() {
+                point.loss = Some(Number(if at < 15 { 1.0 } else { 0.01 }));
+            }
+            for point in &mut points[35..] {
+                point.loss = Some(Number(top));
+                point.loss_ratio = Some(top / 0.01);
+            }
+            judge_run(&RULE, &run, &[]).told().len()
+        };
+        assert_eq!((told(0.02), told(0.2)), (0, 1));
     }
 
     #[test]

@@ -178,15 +178,26 @@ pub(super) fn allowed_rise(point: &LogPoint, limit: f64, noise: f64) -> f64 {
     limit.max(point.loss_noise.map_or(EARLY_RISE, |found| (noise * found).exp()))
 }
 
+/// Share of what the loss had fallen that a divergence gives back: near zero, noise alone is a multiple of the lowest loss.
+pub(crate) const GIVEN_BACK: f64 = 0.05;
+
 /// Points whose median is the level of a loss: medians of three have a lowest far below it where batches are small.
 const LEVEL_POINTS: usize = 15;
 
 /// The first step at which the loss is above `limit` times its lowest, above what its noise explains and what it came back
-/// from before, and mostly stays there for ten points, or to the end.
-pub(super) fn first_divergence(log: &LogAnalysis, limit: f64, noise: f64) -> Option<&LogPoint> {
+/// from before, and mostly stays there for ten points, or to the end. A loss that has fallen near to zero is soon a multiple
+/// of its lowest: the level must give back the share `given_back` of what it fell, too.
+pub(super) fn first_divergence(
+    log: &LogAnalysis,
+    limit: f64,
+    noise: f64,
+    given_back: f64,
+) -> Option<&LogPoint> {
     let mut habit = Habit::default();
     let mut lowest = f64::INFINITY;
     let mut recent: Vec<f64> = Vec::new();
+    let finite = log.points.iter().filter_map(|point| point.loss.and_then(Number::finite));
+    let first = median(finite.take(LEVEL_POINTS))?;
     let at = (0..log.points.len()).find(|&at| {
         let point = &log.points[at];
         let Some(ratio) = point.loss_ratio else { return false };
@@ -194,7 +205,8 @@ pub(super) fn first_divergence(log: &LogAnalysis, limit: f64, noise: f64) -> Opt
         let allowed = allowed_rise(point, limit, noise).max(habit.allows().exp());
         let is_up = ratio > allowed
             && stays_above(&log.points[at..], allowed)
-            && is_level_above(&log.points[at..], limit * lowest);
+            && is_level_above(&log.points[at..], limit * lowest)
+            && gives_back(&log.points[at..], first, lowest, given_back);
         recent.extend(point.loss.and_then(Number::finite));
         let window = &recent[recent.len().saturating_sub(LEVEL_POINTS)..];
         if window.len() == LEVEL_POINTS {
@@ -218,6 +230,12 @@ fn is_level_above(points: &[LogPoint], limit: f64) -> bool {
     let losses: Vec<f64> =
         points.iter().filter_map(|point| point.loss.and_then(Number::finite)).take(LEVEL_POINTS).collect();
     limit.is_infinite() || losses.len() < LEVEL_POINTS || median(losses).is_some_and(|level| level > limit)
+}
+
+/// Whether the level of the next points, as many as there are, is above its lowest by this share of its fall.
+fn gives_back(points: &[LogPoint], first: f64, lowest: f64, share: f64) -> bool {
+    let next = points.iter().filter_map(|point| point.loss.and_then(Number::finite)).take(LEVEL_POINTS);
+    lowest.is_infinite() || median(next).is_none_or(|level| level - lowest > share * (first - lowest))
 }
 
 /// Why norms cannot be judged, where they cannot; told to `findings`.

@@ -78,7 +78,7 @@ mod fp904_uncovered_bytes;
 mod test_support;
 
 pub use finding::{Confidence, Evidence, Finding, Findings, Severity, Subject};
-pub(crate) use logs::Habit;
+pub(crate) use logs::{GIVEN_BACK, Habit};
 pub use plan::{Assessment, Needs, NotEvaluated, evaluate};
 pub use threshold::{Overrides, Threshold, Thresholds};
 

@@ -416,6 +416,7 @@ pub(super) fn difference(name: &str, role: Role, relative: f64) -> TensorDiffere
         changed: 64,
         non_finite: 0,
         non_finite_each: Some([0; 2]),
+        spectrum: Measured::not("needs --measure spectra"),
     }
 }
 

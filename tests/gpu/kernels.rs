@@ -20,8 +20,11 @@ const HOME: &str = "src/compute/cuda/kernels";
 const COMPILER: &str = "13.0.88";
 
 /// Each source, and the names that choose its modules.
-pub const FAMILIES: &[(&str, &[&str])] =
-    &[("stored", &["F64", "F32", "F16", "BF16", "E4M3", "E5M2"]), ("dense", &["F32", "F64"])];
+pub const FAMILIES: &[(&str, &[&str])] = &[
+    ("stored", &["F64", "F32", "F16", "BF16", "E4M3", "E5M2"]),
+    ("dense", &["F32", "F64"]),
+    ("network", &["F32", "F64"]),
+];
 
 /// The file of a module.
 pub fn file(family: &str, name: &str) -> PathBuf {

@@ -241,6 +241,14 @@ pub fn cases() -> Vec<Case> {
             damaged(&["too-many"], &[]).finding("FP901").finding("FP904"),
         ),
         made(
+            "pickle/forty-megabytes-of-text-that-is-not-utf-8.pt",
+            |folder| {
+                let length = 40u32 << 20;
+                large(folder, &[&b"X"[..], &length.to_le_bytes()].concat(), b"\xff", length as usize, b"")
+            },
+            reads(&[A]),
+        ),
+        made(
             "pickle/one-tensor-under-a-million-names.pt",
             |folder| {
                 let tensors = [&vector()[..], b"q\x63"].concat();

@@ -306,6 +306,34 @@ pub fn cases() -> Vec<Case> {
             damaged(&["uncovered-bytes"], &[A]).finding("FP904"),
         ),
         made(
+            "safetensors/name-of-forty-megabytes.safetensors",
+            |folder| {
+                let header = format!("{{{}}}", entry(&"n".repeat(40 << 20), "F32", "[1]", "0", "4"));
+                write(folder, "model.safetensors", &with_header(&header, &numbers(&[1.0])))
+            },
+            refused("too-many"),
+        ),
+        made(
+            "safetensors/thirty-megabytes-of-metadata.safetensors",
+            |folder| {
+                let pairs =
+                    (0..2_000_000).map(|key| format!(r#""k{key}":"v""#)).collect::<Vec<_>>().join(",");
+                let metadata = format!(r#""__metadata__":{{{pairs}}}"#);
+                let header = format!("{{{metadata},{}}}", entry("a", "F32", "[3]", "0", "12"));
+                write(folder, "model.safetensors", &with_header(&header, &numbers(&[1.0, 2.0, 3.0])))
+            },
+            damaged(&["too-large"], &[A]),
+        ),
+        made(
+            "safetensors/twenty-million-axes.safetensors",
+            |folder| {
+                let shape = format!("[{}1]", "1,".repeat(20_000_000));
+                let b = entry("b", "F32", &shape, "12", "16");
+                write(folder, "model.safetensors", &beside(&b))
+            },
+            damaged(&["too-large", "uncovered-bytes"], &[A]).finding("FP904"),
+        ),
+        made(
             "safetensors/more-tensors-than-are-read.safetensors",
             |folder| {
                 let entries = (0..300_000).map(|index| {

@@ -172,6 +172,18 @@ pub fn cases() -> Vec<Case> {
             ],
             noted(&["other-model"], &[A]).finding("FP901"),
         ),
+        made(
+            "shards/index-of-half-a-million-tensors",
+            |folder| {
+                let entries = (0..500_000).map(|tensor| format!(r#""{tensor}":"s""#)).collect::<Vec<_>>();
+                let index = format!(r#"{{"weight_map":{{{}}}}}"#, entries.join(","));
+                write(folder, INDEX, index.as_bytes());
+                let (name, bytes) = one();
+                write(folder, name, &bytes);
+                folder.to_owned()
+            },
+            refused("side-file"),
+        ),
     ];
     #[cfg(unix)]
     {

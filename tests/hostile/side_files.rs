@@ -95,6 +95,17 @@ pub fn cases() -> Vec<Case> {
             read().finding("FP901"),
         ),
         made(
+            "side-files/forty-megabytes-of-numbers-that-are-not-finite",
+            |folder| {
+                write(folder, "model.safetensors", &honest("a", &[1.0]));
+                let entries = vec![r#"{"loss":NaN,"step":1}"#; 1_900_000].join(",");
+                let text = format!(r#"{{"global_step":4,"log_history":[{entries}]}}"#);
+                write(folder, "trainer_state.json", text.as_bytes());
+                folder.to_owned()
+            },
+            read(),
+        ),
+        made(
             "side-files/a-gigabyte-of-log",
             |folder| {
                 write(folder, "model.safetensors", &honest("a", &[1.0]));

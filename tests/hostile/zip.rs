@@ -296,6 +296,14 @@ pub fn cases() -> Vec<Case> {
             damaged(&["zip-member"], &[]),
         ),
         made(
+            "zip/three-hundred-thousand-members.pt",
+            |folder| {
+                let members = (0..300_000).map(|index| stored(&format!("archive/x{index}"), b""));
+                write(folder, "model.pt", &zip(&records().into_iter().chain(members).collect::<Vec<_>>()))
+            },
+            refused("too-many"),
+        ),
+        made(
             "zip/sixty-thousand-members.pt",
             |folder| {
                 let members = (0..60_000).map(|index| stored(&format!("archive/x{index}"), b"x"));

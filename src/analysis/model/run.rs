@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{DType, Layer, Measured, Role, Section};
+use super::{ChangeSpectrum, DType, Layer, Measured, Role, Section};
 pub use crate::history::{LogSemantics, LogSource, Number, Remark, RemarkKind};
 
 /// The run that checkpoints, dumps and logs belong to.
@@ -128,6 +128,9 @@ pub struct TensorDifference {
     /// Elements that are NaN or infinite in the first, and in the second; absent in files from before they were told apart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub non_finite_each: Option<[u64; 2]>,
+    /// The singular values of Δ, of a matrix that changed.
+    #[serde(default = "super::not_in_the_file::<ChangeSpectrum>")]
+    pub spectrum: Measured<ChangeSpectrum>,
 }
 
 /// Two checkpoints compared.

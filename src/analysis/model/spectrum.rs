@@ -49,6 +49,21 @@ pub struct Spectrum {
     pub parts: Vec<SpectrumPart>,
 }
 
+/// The spectrum of a change ΔW, against the leading singular vectors u and v of the W that changed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ChangeSpectrum {
+    /// σ₁(ΔW).
+    pub spectral_norm: SpectralNorm,
+    /// σ₁(ΔW) over σ₁(W).
+    pub relative_spectral_norm: Measured<f64>,
+    /// ‖ΔW‖²_F/σ₁(ΔW)²: 1 for a change along one direction.
+    pub stable_rank: f64,
+    /// |cos| between ΔW's leading vectors and u, and v.
+    pub alignment: Measured<[f64; 2]>,
+    /// uᵀΔWv over σ₁(W): by what share σ₁ grew, to first order.
+    pub growth: Measured<f64>,
+}
+
 /// What singular values are of.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

@@ -1,7 +1,7 @@
 //! Replicas: what one rank wrote against what another wrote of the same step.
 
 use crate::analysis::diff;
-use crate::analysis::model::{ReplicaAnalysis, Section};
+use crate::analysis::model::{MeasureLevel, ReplicaAnalysis, Section};
 use crate::checkpoint::Checkpoint;
 use crate::context::Context;
 
@@ -12,7 +12,8 @@ pub(super) fn compare(
     other: &Checkpoint,
     context: &Context,
 ) -> ReplicaAnalysis {
-    let found = diff::between(lowest, other, &[Section::Model, Section::Optimizer], context);
+    let found =
+        diff::between(lowest, other, &[Section::Model, Section::Optimizer], MeasureLevel::Stats, context);
     let mut not_compared = found.not_compared;
     for name in found.missing.into_iter().chain(found.new) {
         not_compared.push((name, "only one of the two has it".to_owned()));

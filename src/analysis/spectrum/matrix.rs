@@ -17,7 +17,7 @@ use crate::random::Stream;
 const REPORTED: usize = 16;
 
 /// A Ritz value is reported beside the first where it is this near to a singular value.
-const CONVERGED: f64 = 1e-2;
+pub(super) const CONVERGED: f64 = 1e-2;
 
 /// The seed of all random starts: the same input gives the same numbers.
 pub(super) const SEED: u64 = 0x5EED_F1A5;

@@ -8,6 +8,7 @@ mod adapter;
 mod attention;
 pub mod bidiagonal;
 pub mod bracket;
+pub mod change;
 mod checkpoint;
 pub mod choice;
 pub mod convolution;

@@ -1,9 +1,11 @@
 //! An index and its shards. The index says which shard holds which tensor; both may lie, each about the other.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
 use std::path::Path;
 
-use serde::Deserialize;
+use serde::de::{Error as _, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::listing::Listing;
@@ -11,11 +13,11 @@ use super::{Parts, incomplete};
 use crate::checkpoint::{Layout, json, view};
 use crate::context::Context;
 use crate::error::{At, Error, ErrorKind, Result};
-use crate::format::Entry;
+use crate::format::{Entry, MAX_TENSORS};
 use crate::tensor::Tensor;
 
-/// Longest index that is read: about 300,000 tensors.
-const MAX_INDEX_BYTES: u64 = 32 << 20;
+/// Longest index that is read: as many tensors as a checkpoint may have, of a hundred bytes each.
+const MAX_INDEX_BYTES: u64 = 16 << 20;
 
 /// Elements compared at a time where two shards hold a tensor of the same name.
 const BLOCK_ELEMENTS: u64 = 1 << 18;
@@ -27,7 +29,36 @@ const INDEX_ENDING: &str = ".index.json";
 #[derive(Deserialize)]
 struct Written {
     metadata: Option<WrittenMetadata>,
+    #[serde(deserialize_with = "bounded")]
     weight_map: BTreeMap<String, Box<RawValue>>,
+}
+
+/// The pairs of `weight_map`, no more than a checkpoint may have tensors.
+fn bounded<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> std::result::Result<BTreeMap<String, Box<RawValue>>, D::Error> {
+    struct Pairs;
+
+    impl<'de> Visitor<'de> for Pairs {
+        type Value = BTreeMap<String, Box<RawValue>>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Self::Value, A::Error> {
+            let mut pairs = BTreeMap::new();
+            while let Some((name, shard)) = map.next_entry()? {
+                pairs.insert(name, shard);
+                if pairs.len() as u64 > MAX_TENSORS {
+                    return Err(A::Error::custom(format_args!("it names more than {MAX_TENSORS} tensors")));
+                }
+            }
+            Ok(pairs)
+        }
+    }
+
+    deserializer.deserialize_map(Pairs)
 }
 
 #[derive(Deserialize)]

@@ -9,10 +9,14 @@ use std::sync::Arc;
 use super::driver::{Argument, Driver, Memory, narrow};
 use super::fault::Fault;
 use super::kernels::{self, Module};
+use super::network::Index;
 use super::stored;
 use super::{Cuda, Device};
-use crate::compute::{Backend, Gemm, Matrix, Real, Side};
+use crate::compute::{
+    Backend, Binary, Gemm, Matrix, Norm, Real, Side, Spread, Strip, Unary, Window,
+};
 use crate::error::Result;
+use crate::tensor::Tensor;
 
 /// Numbers on a device.
 pub struct Buffer<T> {
@@ -172,6 +176,7 @@ impl Cuda<'_> {
 
 impl Backend for Cuda<'_> {
     type Buffer<T: Real> = Buffer<T>;
+    type Index = Index;
 
     fn zeros<T: Real>(&self, length: usize) -> Result<Buffer<T>> {
         let mut buffer = self.told(Buffer::new(self.driver(), length))?;
@@ -244,5 +249,126 @@ impl Backend for Cuda<'_> {
         let mut copy = self.told(Buffer::<f64>::new(self.driver(), n * n))?;
         self.told(self.driver().copy(&matrix.memory, &mut copy.memory, 0))?;
         self.told(solver.eigenvalues(self.driver(), &copy.memory, n)).map(Some)
+    }
+
+    fn load<T: Real>(&self, tensor: &Tensor) -> Result<Buffer<T>> {
+        self.load_tensor(tensor)
+    }
+
+    fn convert<S: Real, T: Real>(&self, x: &Buffer<S>, y: &mut Buffer<T>) -> Result<()> {
+        self.converted(x, y)
+    }
+
+    fn map<T: Real>(
+        &self,
+        function: Unary,
+        x: &Buffer<T>,
+        y: &mut Buffer<T>,
+        derivative: Option<&mut Buffer<T>>,
+    ) -> Result<()> {
+        self.mapped(function, x, y, derivative.map(|slopes| &*slopes))
+    }
+
+    fn zip<T: Real>(&self, operation: Binary, x: &Buffer<T>, y: &Buffer<T>, z: &mut Buffer<T>) -> Result<()> {
+        self.zipped(operation, x, y, z)
+    }
+
+    fn broadcast<T: Real>(
+        &self,
+        operation: Binary,
+        spread: Spread,
+        v: &Buffer<T>,
+        y: &mut Buffer<T>,
+    ) -> Result<()> {
+        self.spread(operation, spread, v, y)
+    }
+
+    fn reduce<T: Real>(&self, spread: Spread, x: &Buffer<T>, v: &mut Buffer<T>) -> Result<()> {
+        self.reduced(spread, x, v)
+    }
+
+    fn softmax<T: Real>(
+        &self,
+        columns: usize,
+        logarithm: bool,
+        x: &Buffer<T>,
+        y: &mut Buffer<T>,
+    ) -> Result<()> {
+        self.softmaxed(columns, logarithm, x, y)
+    }
+
+    fn softmax_product<T: Real>(
+        &self,
+        columns: usize,
+        p: &Buffer<T>,
+        x: &Buffer<T>,
+        y: &mut Buffer<T>,
+    ) -> Result<()> {
+        self.softmax_applied(columns, p, x, y)
+    }
+
+    fn normalize<T: Real>(
+        &self,
+        norm: Norm,
+        x: &Buffer<T>,
+        y: &mut Buffer<T>,
+        inverse: &mut Buffer<T>,
+    ) -> Result<()> {
+        self.normalized(norm, x, y, inverse)
+    }
+
+    fn normalize_product<T: Real>(
+        &self,
+        norm: Norm,
+        normal: &Buffer<T>,
+        inverse: &Buffer<T>,
+        x: &Buffer<T>,
+        y: &mut Buffer<T>,
+    ) -> Result<()> {
+        self.normalize_applied(norm, normal, inverse, x, y)
+    }
+
+    fn index(&self, rows: &[u32]) -> Result<Index> {
+        self.indexed(rows)
+    }
+
+    fn gather<T: Real>(&self, width: usize, index: &Index, x: &Buffer<T>, y: &mut Buffer<T>) -> Result<()> {
+        self.gathered(width, index, x, y)
+    }
+
+    fn scatter_add<T: Real>(
+        &self,
+        width: usize,
+        index: &Index,
+        x: &Buffer<T>,
+        y: &mut Buffer<T>,
+    ) -> Result<()> {
+        self.scattered(width, index, x, y)
+    }
+
+    fn argmax<T: Real>(&self, columns: usize, x: &Buffer<T>) -> Result<Index> {
+        self.largest_of(columns, x)
+    }
+
+    fn im2col<T: Real>(&self, window: &Window, outside: T, x: &Buffer<T>, y: &mut Buffer<T>) -> Result<()> {
+        self.patches(window, outside, x, y)
+    }
+
+    fn col2im<T: Real>(&self, window: &Window, x: &Buffer<T>, y: &mut Buffer<T>) -> Result<()> {
+        self.pixels(window, x, y)
+    }
+
+    fn permute<T: Real>(
+        &self,
+        shape: &[usize],
+        axes: &[usize],
+        x: &Buffer<T>,
+        y: &mut Buffer<T>,
+    ) -> Result<()> {
+        self.permuted(shape, axes, x, y)
+    }
+
+    fn copy_strip<T: Real>(&self, strip: &Strip, x: &Buffer<T>, y: &mut Buffer<T>) -> Result<()> {
+        self.strip(strip, x, y)
     }
 }

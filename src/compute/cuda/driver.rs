@@ -220,8 +220,8 @@ impl Driver {
                 Argument::At(..) => kind == 'p',
                 Argument::U32(_) => kind == 'u',
                 Argument::U64(_) => kind == 'l',
-                Argument::F32(_) => kind == 'r' && module == Module::DenseF32,
-                Argument::F64(_) => kind == 'd' || (kind == 'r' && module == Module::DenseF64),
+                Argument::F32(_) => kind == 'r' && module.number() == 4,
+                Argument::F64(_) => kind == 'd' || (kind == 'r' && module.number() == 8),
             };
             assert!(fits, "{} has {}", kernel.name, kernel.parameters);
         }

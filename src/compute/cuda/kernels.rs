@@ -16,6 +16,8 @@ pub(super) enum Module {
     StoredE5m2,
     DenseF32,
     DenseF64,
+    NetworkF32,
+    NetworkF64,
 }
 
 impl Module {
@@ -43,11 +45,22 @@ impl Module {
             Self::StoredE5m2 => include_str!("kernels/stored_e5m2.ptx"),
             Self::DenseF32 => include_str!("kernels/dense_f32.ptx"),
             Self::DenseF64 => include_str!("kernels/dense_f64.ptx"),
+            Self::NetworkF32 => include_str!("kernels/network_f32.ptx"),
+            Self::NetworkF64 => include_str!("kernels/network_f64.ptx"),
+        }
+    }
+
+    /// The bytes of the numbers it works on, `r` in the parameters of a kernel; 0 where it has none.
+    pub(super) fn number(self) -> usize {
+        match self {
+            Self::DenseF32 | Self::NetworkF32 => 4,
+            Self::DenseF64 | Self::NetworkF64 => 8,
+            _ => 0,
         }
     }
 
     #[cfg(test)]
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::StoredF64,
         Self::StoredF32,
         Self::StoredF16,
@@ -56,6 +69,8 @@ impl Module {
         Self::StoredE5m2,
         Self::DenseF32,
         Self::DenseF64,
+        Self::NetworkF32,
+        Self::NetworkF64,
     ];
 }
 
@@ -82,6 +97,24 @@ pub(super) const DOT: Kernel = kernel("dot", "lppp");
 pub(super) const TOTAL: Kernel = kernel("total", "lpp");
 pub(super) const FOLD: Kernel = kernel("fold", "ludupp");
 
+pub(super) const MAP: Kernel = kernel("map", "udlppup");
+pub(super) const ZIP: Kernel = kernel("zip", "ulppp");
+pub(super) const BROADCAST: Kernel = kernel("broadcast", "ulul"+");
+pub(super) const REDUCE: Kernel = kernel("reduce", "lulpp");
+pub(super) const REDUCE_FOLD: Kernel = kernel("reduce_fold", "lupp");
+pub(super) const SOFTMAX: Kernel = kernel("softmax", "luupp");
+pub(super) const SOFTMAX_PRODUCT: Kernel = kernel("softmax_product", "luppp");
+pub(super) const NORMALIZE: Kernel = kernel("normalize", "luudppp");
+pub(super) const NORMALIZE_PRODUCT: Kernel = kernel("normalize_product", "luupppp");
+pub(super) const ARGMAX: Kernel = kernel("argmax", "lupp");
+pub(super) const GATHER: Kernel = kernel("gather", "luppp");
+pub(super) const SCATTER_ADD: Kernel = kernel("scatter_add", "luppppp");
+pub(super) const IM2COL: Kernel = kernel("im2col", "luuuuuuuuuuuuuuurpp");
+pub(super) const COL2IM: Kernel = kernel("col2im", "luuuuuuuuuuuuuuupp");
+pub(super) const PERMUTE: Kernel = kernel("permute", "luuuuuuuuuuuuuuupp");
+pub(super) const COPY_STRIP: Kernel = kernel("copy_strip", "luuuuupp");
+pub(super) const CONVERT: Kernel = kernel("convert", "lpp");
+
 /// Elements of a block of [`NORMS`] and [`HISTOGRAM`].
 pub(super) const NORM_BLOCK: u64 = 1 << 20;
 /// Columns of a part of [`ROWS_DOT`].
@@ -95,8 +128,36 @@ pub(super) const GEMM_TILE: usize = 32;
 mod tests {
     use super::*;
 
-    const ALL: [Kernel; 11] =
-        [NORMS, HISTOGRAM, WIDEN, ROWS_DOT, COLUMNS_COMBINE, GEMM, AXPY, SCALE, DOT, TOTAL, FOLD];
+    const ALL: [Kernel; 28] = [
+        NORMS,
+        HISTOGRAM,
+        WIDEN,
+        ROWS_DOT,
+        COLUMNS_COMBINE,
+        GEMM,
+        AXPY,
+        SCALE,
+        DOT,
+        TOTAL,
+        FOLD,
+        MAP,
+        ZIP,
+        BROADCAST,
+        REDUCE,
+        REDUCE_FOLD,
+        SOFTMAX,
+        SOFTMAX_PRODUCT,
+        NORMALIZE,
+        NORMALIZE_PRODUCT,
+        ARGMAX,
+        GATHER,
+        SCATTER_ADD,
+        IM2COL,
+        COL2IM,
+        PERMUTE,
+        COPY_STRIP,
+        CONVERT,
+    ];
 
     /// The parameters that a kernel's PTX declares; `None` where the module has no such kernel.
     fn declared(module: Module, name: &str) -> Option<Vec<&'static str>> {
@@ -111,7 +172,7 @@ mod tests {
             let mut found = 0;
             for module in Module::ALL {
                 let Some(declared) = declared(module, kernel.name) else { continue };
-                let real = if module == Module::DenseF32 { "f32" } else { "f64" };
+                let real = if module.number() == 4 { "f32" } else { "f64" };
                 let expected: Vec<&str> = kernel
                     .parameters
                     .chars()

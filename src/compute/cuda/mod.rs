@@ -11,6 +11,7 @@ mod inventory;
 mod kernels;
 mod libraries;
 mod math;
+mod network;
 mod norms;
 mod probe;
 mod stored;
@@ -18,6 +19,7 @@ mod upload;
 
 pub use backend::Buffer;
 pub use inventory::{DeviceFacts, DriverFacts, Inventory, LibraryFacts, inventory};
+pub use network::Index;
 pub use norms::BlockNorms;
 pub use probe::Unavailable;
 
@@ -64,9 +66,6 @@ impl Device {
     }
 
     /// The same device without the libraries: what computes where only the driver is.
-    ///
-    /// # Errors
-    /// None that a call would not tell.
     pub fn plain(&self) -> Arc<Self> {
         Arc::new(Self { driver: self.driver.clone(), blas: None, solver: None })
     }

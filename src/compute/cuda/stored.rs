@@ -75,7 +75,8 @@ impl Cuda<'_> {
         self.told(self.widen(matrix, memory, at, (count, columns.len(), width, first)))
     }
 
-    fn widen(
+    /// `count` elements that are on the device as stored, in f64: `columns` of each row of `width`, from the `first` on.
+    pub(super) fn widen(
         &self,
         matrix: &Matrix<'_>,
         memory: &Memory,

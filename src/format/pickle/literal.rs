@@ -83,7 +83,7 @@ fn unescaped(mut text: &[u8]) -> Vec<u8> {
 
 /// The text of a UNICODE line: Latin-1 with `\uXXXX` and `\UXXXXXXXX`.
 pub fn raw_unicode(mut line: &[u8]) -> String {
-    let mut text = String::with_capacity(line.len());
+    let mut text = String::with_capacity(line.iter().map(|byte| 1 + usize::from(!byte.is_ascii())).sum());
     while let Some((&byte, rest)) = line.split_first() {
         let length = match rest.first() {
             Some(b'u') if byte == b'\\' => 4,

@@ -528,8 +528,12 @@ impl<'a> Machine<'a> {
     }
 
     fn text(&mut self, length: u64) -> Result<(), ErrorKind> {
-        let text = literal::text(self.cursor.take(length)?);
-        self.make(Node::Text(text)).map(drop)
+        let bytes = self.cursor.take(length)?;
+        // Every byte that is not UTF-8 becomes three: a long text of them is kept as the bytes it is.
+        if bytes.len() > CHARGED_TEXT && std::str::from_utf8(bytes).is_err() {
+            return self.make(Node::bytes(bytes)).map(drop);
+        }
+        self.make(Node::Text(literal::text(bytes))).map(drop)
     }
 
     fn bytes(&mut self, length: u64) -> Result<(), ErrorKind> {

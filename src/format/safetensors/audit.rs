@@ -16,6 +16,9 @@ use crate::tensor::{DType, Tensor, element_count};
 /// Longest value of one name. A dtype, a shape of a few sizes and two offsets take about a hundred bytes.
 const MAX_ENTRY_BYTES: usize = 64 << 10;
 
+/// Longest text metadata that is read. The longest in use, of adapters with their captions, has some hundred thousand bytes.
+const MAX_METADATA_BYTES: usize = 4 << 20;
+
 /// Most axes of a tensor, as in torch. A header of nothing but zeros would otherwise become four times its bytes.
 const MAX_AXES: usize = 64;
 
@@ -84,6 +87,11 @@ impl Audit<'_> {
     fn metadata(&self, declared: &[Declared<'_>], problems: &mut Vec<Error>) -> BTreeMap<String, String> {
         let Some((last, earlier)) = declared.split_last() else { return BTreeMap::new() };
         problems.extend(earlier.iter().map(|repeated| self.refuse(repeated, ErrorKind::RepeatedName)));
+        if last.value.get().len() > MAX_METADATA_BYTES {
+            let (actual, limit) = (last.value.get().len() as u64, MAX_METADATA_BYTES as u64);
+            problems.push(self.refuse(last, ErrorKind::TooLarge { what: "the metadata", actual, limit }));
+            return BTreeMap::new();
+        }
         match serde_json::from_str::<Option<BTreeMap<String, String>>>(last.value.get()) {
             Ok(metadata) => metadata.unwrap_or_default(),
             Err(error) => {

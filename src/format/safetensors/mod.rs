@@ -13,7 +13,7 @@ use safetensors::tensor::Metadata;
 use serde::de::{Deserializer as _, IgnoredAny, MapAccess, Visitor};
 
 use self::outline::Outline;
-use super::{Container, Entry, Format, MAX_TENSORS};
+use super::{Container, Entry, Format};
 use crate::error::{ErrorKind, Result};
 use crate::files::InputFile;
 use crate::tensor::{DType, Tensor};
@@ -47,8 +47,8 @@ pub fn read(file: &Arc<InputFile>) -> Result<Container> {
         return Ok(container);
     }
     let outline = Outline::of(text);
-    if outline.has_too_many {
-        return Err(ErrorKind::TooMany { what: "tensors", limit: MAX_TENSORS }.in_file(file.path()));
+    if let Some((what, limit)) = outline.excess {
+        return Err(ErrorKind::TooMany { what, limit }.in_file(file.path()));
     }
     audit::read(file, &header, &outline)
 }

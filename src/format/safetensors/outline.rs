@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
@@ -16,11 +17,17 @@ pub(super) struct Outline<'a> {
     pub tensors: Vec<Declared<'a>>,
     /// Every `__metadata__`, in the order of the header.
     pub metadata: Vec<Declared<'a>>,
-    /// Whether it declares more tensors than are read. Those behind the last one that is are not above.
-    pub has_too_many: bool,
+    /// Of what it has more than is read, and the most that is. What stands behind is not above.
+    pub excess: Option<Excess>,
     /// Where and why the header stops being JSON. What stood before it is above.
     pub damage: Option<Damage>,
 }
+
+/// More than is read, and the most that is.
+pub(super) type Excess = (&'static str, u64);
+
+/// Most bytes of all names together, which are held several times over. Real ones have some fifty each.
+const MAX_NAME_BYTES: u64 = 16 << 20;
 
 /// One key of the header.
 pub(super) struct Declared<'a> {
@@ -43,18 +50,18 @@ pub(super) struct Damage {
 impl<'a> Outline<'a> {
     /// Reads `header` as far as it goes.
     pub fn of(header: &'a [u8]) -> Self {
-        let mut pairs = Vec::new();
+        let mut pairs = Pairs::default();
         let damage = match header.first() {
             Some(b'{') => collect(header, &mut pairs).err().map(|error| Damage::of(header, &error)),
             _ => Some(Damage { at: 0, message: "it does not begin with {".to_owned() }),
         };
-        let has_too_many = pairs.len() as u64 > MAX_TENSORS;
-        let declared = pairs.into_iter().map(|(name, value)| {
+        let excess = pairs.excess();
+        let declared = pairs.pairs.into_iter().map(|(name, value)| {
             let at = (value.get().as_ptr().addr() - header.as_ptr().addr()) as u64;
             Declared { name, at, value }
         });
         let (metadata, tensors) = declared.partition(|declared| declared.name == METADATA_KEY);
-        Self { tensors, metadata, has_too_many, damage }
+        Self { tensors, metadata, excess, damage }
     }
 }
 
@@ -77,15 +84,29 @@ pub(super) fn without_place(error: &serde_json::Error) -> String {
 }
 
 /// Collects the pairs of the object in `header`; those before an error stay in `pairs`.
-fn collect<'a>(header: &'a [u8], pairs: &mut Vec<(String, &'a RawValue)>) -> serde_json::Result<()> {
+fn collect<'a>(header: &'a [u8], pairs: &mut Pairs<'a>) -> serde_json::Result<()> {
     let mut deserializer = serde_json::Deserializer::from_slice(header);
-    deserializer.deserialize_map(Pairs(pairs))?;
+    deserializer.deserialize_map(pairs)?;
     deserializer.end()
 }
 
-struct Pairs<'p, 'a>(&'p mut Vec<(String, &'a RawValue)>);
+/// The pairs so far.
+#[derive(Default)]
+struct Pairs<'a> {
+    pairs: Vec<(String, &'a RawValue)>,
+    name_bytes: u64,
+}
 
-impl<'a> Visitor<'a> for Pairs<'_, 'a> {
+impl Pairs<'_> {
+    fn excess(&self) -> Option<Excess> {
+        if self.pairs.len() as u64 > MAX_TENSORS {
+            return Some(("tensors", MAX_TENSORS));
+        }
+        (self.name_bytes > MAX_NAME_BYTES).then_some(("bytes of names of tensors", MAX_NAME_BYTES))
+    }
+}
+
+impl<'a> Visitor<'a> for &mut Pairs<'a> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -93,12 +114,41 @@ impl<'a> Visitor<'a> for Pairs<'_, 'a> {
     }
 
     fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some(pair) = map.next_entry()? {
-            self.0.push(pair);
-            if self.0.len() as u64 > MAX_TENSORS {
-                return Err(A::Error::custom("more tensors than are read"));
+        while let Some((Name { text, length }, value)) = map.next_entry()? {
+            self.name_bytes += length;
+            self.pairs.push((text, value));
+            if self.excess().is_some() {
+                return Err(A::Error::custom("more than is read"));
             }
         }
         Ok(())
+    }
+}
+
+/// A name as long as names may be together, or the length of one that is longer, which is not copied.
+struct Name {
+    text: String,
+    length: u64,
+}
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+
+        impl Visitor<'_> for Text {
+            type Value = Name;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a name")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Name, E> {
+                let length = text.len() as u64;
+                let text = if length > MAX_NAME_BYTES { String::new() } else { text.to_owned() };
+                Ok(Name { text, length })
+            }
+        }
+
+        deserializer.deserialize_str(Text)
     }
 }

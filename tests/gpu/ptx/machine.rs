@@ -152,8 +152,8 @@ impl Run<'_> {
 
     fn step(&mut self, warp: &mut Warp, instruction: &Instruction, lanes: u32, block: [u32; 3], shared: &mut [u8]) -> Result<(), String> {
         let width = self.kernel.registers;
-        if let Operation::ShuffleDown { to, present, value, distance, clamp, mask } = &instruction.operation {
-            return shuffle(warp, width, lanes, (*to, *present), [*value, *distance, *clamp, *mask]);
+        if let Operation::Shuffle { down, to, present, value, source, clamp, mask } = &instruction.operation {
+            return shuffle(warp, width, lanes, *down, (*to, *present), [*value, *source, *clamp, *mask]);
         }
         for lane in (0..WARP).filter(|lane| lanes & (1 << lane) != 0) {
             let registers = &mut warp.registers[lane * width..(lane + 1) * width];
@@ -236,7 +236,7 @@ impl Run<'_> {
                     warp.states[lane] = State::Done;
                     continue;
                 }
-                Operation::ShuffleDown { .. } => unreachable!("shuffles are of whole warps"),
+                Operation::Shuffle { .. } => unreachable!("shuffles are of whole warps"),
             }
             warp.counters[lane] += 1;
         }
@@ -254,8 +254,8 @@ impl Run<'_> {
     }
 }
 
-/// `shfl.sync.down`: every lane of the mask must be here, and nothing is read from a lane that is not.
-fn shuffle(warp: &mut Warp, width: usize, lanes: u32, to: (usize, Option<usize>), operands: [Operand; 4]) -> Result<(), String> {
+/// `shfl.sync.down` and `.idx`: every lane of the mask must be here, and nothing is read from a lane that is not.
+fn shuffle(warp: &mut Warp, width: usize, lanes: u32, down: bool, to: (usize, Option<usize>), operands: [Operand; 4]) -> Result<(), String> {
     let before: Vec<[u64; 4]> = (0..WARP)
         .map(|lane| {
             operands.map(|operand| match operand {
@@ -265,15 +265,15 @@ fn shuffle(warp: &mut Warp, width: usize, lanes: u32, to: (usize, Option<usize>)
         })
         .collect();
     for lane in (0..WARP).filter(|lane| lanes & (1 << lane) != 0) {
-        let [value, distance, clamp, mask] = before[lane];
+        let [value, source, clamp, mask] = before[lane];
         if mask as u32 != lanes {
             return Err(format!("a shuffle of lanes {:#x} is met by {lanes:#x}", mask as u32));
         }
         if clamp != 31 {
             return Err(format!("a shuffle within segments ({clamp:#x}) is not known"));
         }
-        let source = lane + distance as usize;
-        let is_present = source < WARP;
+        let source = if down { lane + source as usize } else { source as usize };
+        let is_present = source < WARP && lanes & (1 << source) != 0;
         warp.registers[lane * width + to.0] = if is_present { before[source][0] & 0xffff_ffff } else { value & 0xffff_ffff };
         if let Some(present) = to.1 {
             warp.registers[lane * width + present] = u64::from(is_present);

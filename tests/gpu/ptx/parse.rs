@@ -59,7 +59,7 @@ pub(super) enum Operation {
     Join(usize, Operand, Operand),
     /// The halves of a wide register; none where it is not wanted.
     Split(Option<usize>, Option<usize>, Operand),
-    ShuffleDown { to: usize, present: Option<usize>, value: Operand, distance: Operand, clamp: Operand, mask: Operand },
+    Shuffle { down: bool, to: usize, present: Option<usize>, value: Operand, source: Operand, clamp: Operand, mask: Operand },
     Barrier,
     Branch(usize),
     Return,
@@ -254,13 +254,14 @@ impl Reader<'_> {
                 let (at, offset) = self.address(&operands[1])?;
                 return Ok(Operation::AddShared { to: self.register(&operands[0])?, at, offset, value: self.operand(&operands[2])? });
             }
-            ["shfl", "sync", "down", "b32"] => {
+            ["shfl", "sync", mode @ ("down" | "idx"), "b32"] => {
                 let (to, present) = match operands[0].split_once('|') {
                     Some((to, present)) => (self.register(to)?, Some(self.register(present)?)),
                     None => (self.register(&operands[0])?, None),
                 };
-                let [value, distance, clamp, mask] = [1, 2, 3, 4].map(|index: usize| self.operand(&operands[index]));
-                return Ok(Operation::ShuffleDown { to, present, value: value?, distance: distance?, clamp: clamp?, mask: mask? });
+                let [value, source, clamp, mask] = [1, 2, 3, 4].map(|index: usize| self.operand(&operands[index]));
+                let down = *mode == "down";
+                return Ok(Operation::Shuffle { down, to, present, value: value?, source: source?, clamp: clamp?, mask: mask? });
             }
             ["mov", "b64"] if operands[0].starts_with('{') => {
                 let halves = list(&operands[0]);

@@ -1,0 +1,139 @@
+//! Kernels that look at one element, or at two with the same index.
+
+use rayon::iter::{IndexedParallelIterator, ParallelIterator};
+use rayon::slice::{ParallelSlice, ParallelSliceMut};
+
+use crate::compute::{Binary, Real, Spread, Unary};
+
+/// Elements that are worth a task of their own.
+const CHUNK: usize = 1 << 13;
+
+pub(super) fn map<T: Real>(function: Unary, x: &[T], y: &mut [T], derivative: Option<&mut Vec<T>>) {
+    assert_eq!(x.len(), y.len());
+    let chunks = x.par_chunks(CHUNK).zip(y.par_chunks_mut(CHUNK));
+    match derivative {
+        None => chunks.for_each(|(x, y)| {
+            for (x, y) in x.iter().zip(y) {
+                *y = T::from_f64(evaluate(function, (*x).into()).0);
+            }
+        }),
+        Some(slopes) => {
+            assert_eq!(x.len(), slopes.len());
+            chunks.zip(slopes.par_chunks_mut(CHUNK)).for_each(|((x, y), slopes)| {
+                for ((x, y), slope) in x.iter().zip(y).zip(slopes) {
+                    let (value, derivative) = evaluate(function, (*x).into());
+                    (*y, *slope) = (T::from_f64(value), T::from_f64(derivative));
+                }
+            });
+        }
+    }
+}
+
+/// The function and its derivative at x. A NaN gives NaN in both.
+fn evaluate(function: Unary, x: f64) -> (f64, f64) {
+    match function {
+        Unary::Relu if x <= 0.0 => (0.0, 0.0),
+        Unary::Relu => (x, unless_nan(x, 1.0)),
+        Unary::Relu6 if x <= 0.0 => (0.0, 0.0),
+        Unary::Relu6 if x >= 6.0 => (6.0, 0.0),
+        Unary::Relu6 => (x, unless_nan(x, 1.0)),
+        Unary::LeakyRelu { slope } if x <= 0.0 => (slope * x, slope),
+        Unary::LeakyRelu { .. } => (x, unless_nan(x, 1.0)),
+        Unary::Elu { alpha } if x <= 0.0 => (alpha * x.exp_m1(), alpha * x.exp()),
+        Unary::Elu { .. } => (x, unless_nan(x, 1.0)),
+        Unary::GeluErf => {
+            let distribution = 0.5 * libm::erfc(-x * std::f64::consts::FRAC_1_SQRT_2);
+            let density = (-0.5 * x * x).exp() * FRAC_1_SQRT_TAU;
+            (x * distribution, distribution + x * density)
+        }
+        Unary::GeluTanh => {
+            let tanh = (SQRT_2_OVER_PI * (x + 0.044_715 * x * x * x)).tanh();
+            let inner = SQRT_2_OVER_PI * (1.0 + 3.0 * 0.044_715 * x * x);
+            (0.5 * x * (1.0 + tanh), 0.5 * (1.0 + tanh) + 0.5 * x * (1.0 - tanh * tanh) * inner)
+        }
+        Unary::GeluSigmoid => gated(x, 1.702),
+        Unary::Silu => gated(x, 1.0),
+        Unary::Tanh => {
+            let tanh = x.tanh();
+            (tanh, 1.0 - tanh * tanh)
+        }
+        Unary::Sigmoid => {
+            let sigmoid = sigmoid(x);
+            (sigmoid, sigmoid * (1.0 - sigmoid))
+        }
+        Unary::Softplus => (x.max(0.0) + (-x.abs()).exp().ln_1p(), sigmoid(x)),
+        Unary::Exp => (x.exp(), x.exp()),
+        Unary::Log => (x.ln(), 1.0 / x),
+        Unary::SoftCap { cap } => {
+            let tanh = (x / cap).tanh();
+            (cap * tanh, 1.0 - tanh * tanh)
+        }
+    }
+}
+
+const FRAC_1_SQRT_TAU: f64 = 0.398_942_280_401_432_7;
+const SQRT_2_OVER_PI: f64 = 0.797_884_560_802_865_4;
+
+fn sigmoid(x: f64) -> f64 {
+    1.0 / (1.0 + (-x).exp())
+}
+
+/// `x·σ(factor·x)`.
+fn gated(x: f64, factor: f64) -> (f64, f64) {
+    let sigmoid = sigmoid(factor * x);
+    (x * sigmoid, sigmoid + factor * x * sigmoid * (1.0 - sigmoid))
+}
+
+fn unless_nan(x: f64, value: f64) -> f64 {
+    if x.is_nan() { x } else { value }
+}
+
+pub(super) fn zip<T: Real>(operation: Binary, x: &[T], y: &[T], z: &mut [T]) {
+    assert!(x.len() == y.len() && y.len() == z.len());
+    let apply = function(operation);
+    x.par_chunks(CHUNK).zip(y.par_chunks(CHUNK)).zip(z.par_chunks_mut(CHUNK)).for_each(|((x, y), z)| {
+        for ((&x, &y), z) in x.iter().zip(y).zip(z) {
+            *z = apply(x, y);
+        }
+    });
+}
+
+pub(super) fn broadcast<T: Real>(operation: Binary, spread: Spread, v: &[T], y: &mut [T]) {
+    let Spread { count, inner } = spread;
+    assert!(v.len() == count && y.len().is_multiple_of((count * inner).max(1)));
+    if y.is_empty() {
+        return;
+    }
+    let apply = function(operation);
+    let whole = count * inner;
+    y.par_chunks_mut(whole * (CHUNK / whole).max(1)).for_each(|y| {
+        for y in y.chunks_exact_mut(whole) {
+            if inner == 1 {
+                for (y, &v) in y.iter_mut().zip(v) {
+                    *y = apply(*y, v);
+                }
+            } else {
+                for (y, &v) in y.chunks_exact_mut(inner).zip(v) {
+                    for y in y {
+                        *y = apply(*y, v);
+                    }
+                }
+            }
+        }
+    });
+}
+
+fn function<T: Real>(operation: Binary) -> fn(T, T) -> T {
+    match operation {
+        Binary::Add => |x, y| x + y,
+        Binary::Subtract => |x, y| x - y,
+        Binary::Multiply => |x, y| x * y,
+    }
+}
+
+pub(super) fn convert<S: Real, T: Real>(x: &[S], y: &mut [T]) {
+    assert_eq!(x.len(), y.len());
+    for (&x, y) in x.iter().zip(y) {
+        *y = T::from_f64(x.into());
+    }
+}

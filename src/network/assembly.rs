@@ -1,0 +1,65 @@
+//! Puts a network together, node by node.
+
+use super::{Block, InputKind, Network, Node, Operation, Parameter, ParameterId, Source, ValueId};
+
+/// A network that is being put together.
+#[derive(Debug)]
+pub struct Assembly {
+    network: Network,
+}
+
+impl Assembly {
+    /// A network without nodes.
+    pub fn new(architecture: &str, input: InputKind) -> Self {
+        let network = Network {
+            architecture: architecture.to_owned(),
+            input,
+            nodes: Vec::new(),
+            parameters: Vec::new(),
+            blocks: Vec::new(),
+            output: ValueId(0),
+        };
+        Self { network }
+    }
+
+    /// The features that the network is given.
+    pub fn input(&mut self) -> ValueId {
+        self.push("input", Source, &[])
+    }
+
+    /// A parameter by its name in the checkpoint; one that was named before is shared, as tied weights are.
+    ///
+    /// # Panics
+    /// When it was named before with another shape.
+    pub fn parameter(&mut self, name: &str, shape: &[usize]) -> ParameterId {
+        let known = self.network.parameters.iter().position(|parameter| parameter.name == name);
+        if let Some(index) = known {
+            assert_eq!(self.network.parameters[index].shape, shape, "{name} is shared");
+            return ParameterId(index);
+        }
+        self.network.parameters.push(Parameter { name: name.to_owned(), shape: shape.to_vec() });
+        ParameterId(self.network.parameters.len() - 1)
+    }
+
+    /// An operation on earlier values, and the value that it gives.
+    pub fn push(&mut self, name: &str, operation: impl Into<Operation>, inputs: &[ValueId]) -> ValueId {
+        assert!(inputs.iter().all(|input| input.0 < self.network.nodes.len()), "{name} takes earlier values");
+        self.network.nodes.push(Node {
+            name: name.to_owned(),
+            operation: operation.into(),
+            inputs: inputs.to_vec(),
+        });
+        ValueId(self.network.nodes.len() - 1)
+    }
+
+    /// A block of the stack, whose nodes are there.
+    pub fn block(&mut self, block: Block) {
+        self.network.blocks.push(block);
+    }
+
+    /// The network, which gives `output`.
+    pub fn finish(mut self, output: ValueId) -> Network {
+        self.network.output = output;
+        self.network
+    }
+}

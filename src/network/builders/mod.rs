@@ -1,0 +1,118 @@
+//! Networks for checkpoints: from their `config.json`, and what joins a network to the tensors that hold its parameters.
+//!
+//! What a network needs and does not find is an error; what it does not use is listed.
+
+use std::collections::{BTreeSet, HashMap};
+
+use super::Network;
+use crate::checkpoint::{Checkpoint, Role, Section};
+use crate::error::{ErrorKind, Result};
+use crate::tensor::{Kind, Tensor};
+
+/// A network and the tensors of a checkpoint that hold its parameters.
+#[derive(Debug)]
+pub struct Built {
+    /// What is computed.
+    pub network: Network,
+    /// For each parameter of the network, the index of its tensor in the checkpoint.
+    pub tensors: Vec<usize>,
+    /// Names of floating tensors of the model that the network does not use, buffers left out.
+    pub unused: Vec<String>,
+}
+
+/// So many missing parameters are named.
+const NAMED: usize = 3;
+
+impl Built {
+    /// Finds the network's parameters by their names, as stored or canonical, in the checkpoint.
+    ///
+    /// # Errors
+    /// When one is missing, has another shape, or cannot be read.
+    pub fn join(network: Network, checkpoint: &Checkpoint) -> Result<Self> {
+        let places = Places::of(checkpoint);
+        let mut missing = Vec::new();
+        let mut tensors = Vec::new();
+        for parameter in &network.parameters {
+            match places.find(&parameter.name) {
+                Some(index) => tensors.push(index),
+                None => missing.push(parameter.name.clone()),
+            }
+        }
+        if !missing.is_empty() {
+            let count = missing.len();
+            missing.truncate(NAMED);
+            return Err(ErrorKind::MissingParameters { count, first: missing }.in_file(&checkpoint.path));
+        }
+        for (parameter, &index) in network.parameters.iter().zip(&tensors) {
+            let named = &checkpoint.tensors[index];
+            let tensor = named.tensor.as_ref().map_err(Clone::clone)?;
+            let expected: Vec<u64> = parameter.shape.iter().map(|&size| size as u64).collect();
+            if tensor.shape != expected {
+                let kind = ErrorKind::ParameterShape { expected, actual: tensor.shape.clone() };
+                return Err(kind.in_file(&checkpoint.path).for_tensor(&named.name));
+            }
+        }
+        let unused = unused(checkpoint, &tensors);
+        Ok(Self { network, tensors, unused })
+    }
+
+    /// The tensor of each parameter.
+    ///
+    /// # Panics
+    /// When the checkpoint is not the one that the network was joined to.
+    pub fn tensors<'c>(&self, checkpoint: &'c Checkpoint) -> Vec<&'c Tensor> {
+        let tensor = |&index: &usize| checkpoint.tensors[index].tensor.as_ref();
+        self.tensors.iter().map(|index| tensor(index).expect("joined tensors can be read")).collect()
+    }
+}
+
+/// The tensors of a model by their names.
+pub struct Places<'c> {
+    stored: HashMap<&'c str, usize>,
+    canonical: HashMap<&'c str, usize>,
+}
+
+impl<'c> Places<'c> {
+    /// Those of the model's section.
+    pub fn of(checkpoint: &'c Checkpoint) -> Self {
+        let (mut stored, mut canonical) = (HashMap::new(), HashMap::new());
+        for (index, tensor) in checkpoint.tensors.iter().enumerate() {
+            if tensor.section == Section::Model {
+                stored.entry(tensor.name.as_str()).or_insert(index);
+                canonical.entry(tensor.canonical_name.as_str()).or_insert(index);
+            }
+        }
+        Self { stored, canonical }
+    }
+
+    /// The tensor that is stored under this name, or has it as its canonical one.
+    pub fn find(&self, name: &str) -> Option<usize> {
+        self.stored.get(name).or_else(|| self.canonical.get(name)).copied()
+    }
+
+    /// The first of these beginnings of names under which there is a tensor of this name.
+    pub fn prefix<'p>(&self, prefixes: &[&'p str], name: &str) -> Option<&'p str> {
+        prefixes.iter().copied().find(|prefix| self.find(&format!("{prefix}{name}")).is_some())
+    }
+}
+
+fn unused(checkpoint: &Checkpoint, used: &[usize]) -> Vec<String> {
+    let used: BTreeSet<usize> = used.iter().copied().collect();
+    let names: BTreeSet<&str> = used.iter().map(|&index| checkpoint.tensors[index].name.as_str()).collect();
+    let is_used = |index: usize| {
+        let tensor = &checkpoint.tensors[index];
+        used.contains(&index)
+            || tensor.tied_to.as_deref().is_some_and(|first| names.contains(first))
+            || used.iter().any(|&other| checkpoint.tensors[other].tied_to.as_deref() == Some(&tensor.name))
+    };
+    let is_parameter = |index: usize| {
+        let tensor = &checkpoint.tensors[index];
+        tensor.section == Section::Model
+            && tensor.role != Role::Buffer
+            && tensor.tensor.as_ref().is_ok_and(|tensor| tensor.dtype.kind() == Kind::Float)
+    };
+    (0..checkpoint.tensors.len())
+        .filter(|&index| is_parameter(index) && !is_used(index))
+        .map(|index| checkpoint.tensors[index].name.clone())
+        .collect()
+}
