@@ -74,6 +74,8 @@ pub struct Pieces {
     pub done: u64,
     /// Those that were done again on the processor: which, and why.
     pub redone: Vec<(String, String)>,
+    /// Why a GPU that is there is not used.
+    pub unused: Option<String>,
 }
 
 impl Ledger {
@@ -91,12 +93,17 @@ impl Ledger {
         pieces.redone.push((piece.to_owned(), reason));
     }
 
+    /// There is a GPU, and it cannot be used, because `reason`.
+    pub fn unused(&self, reason: String) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).unused = Some(reason);
+    }
+
     /// Everything since it was last asked; nothing where nothing was given to a device.
     pub fn take(&self) -> Option<Pieces> {
         let mut pieces = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut taken = std::mem::take(&mut *pieces);
         taken.redone.sort();
-        (taken.done > 0 || !taken.redone.is_empty()).then_some(taken)
+        (taken != Pieces::default()).then_some(taken)
     }
 }
 

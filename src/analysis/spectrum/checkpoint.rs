@@ -79,9 +79,13 @@ pub fn measure_all(
     };
     context.progress.expect(analyses.iter().enumerate().filter_map(is_measured).fold(0, u64::saturating_add));
     // What goes to a GPU goes there one after the other, from one thread: there is one device, and one stream to it.
-    let has_device = device::is_there(context);
-    let (given, kept): (Vec<usize>, Vec<usize>) = (0..analyses.len())
-        .partition(|index| has_device && device::takes(analyses[*index].elements as usize, context));
+    let is_large = |index: &usize| {
+        tensor::reason(&analyses[*index]).is_none() && device::takes(analyses[*index].elements as usize, context)
+    };
+    // Not asked for where nothing is worth it: opening a device takes a while.
+    let has_device = (0..analyses.len()).any(|index| is_large(&index)) && device::is_there(context);
+    let (given, kept): (Vec<usize>, Vec<usize>) =
+        (0..analyses.len()).partition(|index| has_device && is_large(index));
     let all = &*analyses;
     let (given, kept): (Vec<_>, Vec<_>) = rayon::join(
         || given.into_iter().map(|index| (index, spectrum_of((index, &all[index])))).collect(),

@@ -21,9 +21,15 @@ pub(super) fn takes(elements: usize, context: &Context) -> bool {
     }
 }
 
-/// Whether there is a GPU that is to be used.
+/// Whether there is a GPU that is to be used. One that is there and cannot be used is noted in the ledger.
 pub(super) fn is_there(context: &Context) -> bool {
-    matches!(cuda::chosen(&context.device), Ok(Some(_)))
+    match cuda::chosen(&context.device) {
+        Ok(device) => device.is_some(),
+        Err(reason) => {
+            context.device.ledger.unused(reason.to_string());
+            false
+        }
+    }
 }
 
 /// The spectrum of `matrix`, which belongs to the tensor `name`, at this depth; `None` when the user asked to stop.
@@ -40,7 +46,7 @@ pub(super) fn measure(
     if !has_kernels || !takes(rows * columns, context) {
         return on_processor();
     }
-    // Why there is none was told when the command began.
+    // Why there is none stands in the ledger.
     let Ok(Some(device)) = cuda::chosen(&context.device) else { return on_processor() };
     let route = if device.has_solver() {
         choice::route_with_solver(level, rows, columns).expect("there is a route")

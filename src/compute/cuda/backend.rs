@@ -49,7 +49,7 @@ pub(super) fn dense<T: Real>() -> Module {
 }
 
 /// A number of the module's type.
-pub(super) fn number<T: Real>(value: T) -> Argument<'static> {
+pub(super) fn number<'a, T: Real>(value: T) -> Argument<'a> {
     let value: f64 = value.into();
     if is_wide::<T>() { Argument::F64(value) } else { Argument::F32(value as f32) }
 }

@@ -58,7 +58,7 @@ pub(super) enum Argument<'a> {
 }
 
 /// A number that has to fit where kernels count with 32 bits.
-pub(super) fn narrow(count: usize) -> Argument<'static> {
+pub(super) fn narrow<'a>(count: usize) -> Argument<'a> {
     Argument::U32(u32::try_from(count).expect("callers split what is larger"))
 }
 

@@ -99,7 +99,7 @@ pub(super) const FOLD: Kernel = kernel("fold", "ludupp");
 
 pub(super) const MAP: Kernel = kernel("map", "udlppup");
 pub(super) const ZIP: Kernel = kernel("zip", "ulppp");
-pub(super) const BROADCAST: Kernel = kernel("broadcast", "ulul"+");
+pub(super) const BROADCAST: Kernel = kernel("broadcast", "ululpp");
 pub(super) const REDUCE: Kernel = kernel("reduce", "lulpp");
 pub(super) const REDUCE_FOLD: Kernel = kernel("reduce_fold", "lupp");
 pub(super) const SOFTMAX: Kernel = kernel("softmax", "luupp");

@@ -67,8 +67,8 @@ pub(super) fn driver_directories(named: &[PathBuf]) -> Vec<PathBuf> {
 }
 
 /// Opens the driver by its path from the first of the directories that has it; false where none has.
-pub(super) fn preload_driver(named: &[PathBuf]) -> bool {
-    driver_directories(named).iter().any(|directory| open(&directory.join(DRIVER)))
+pub(super) fn preload_driver(directories: &[PathBuf]) -> bool {
+    directories.iter().any(|directory| open(&directory.join(DRIVER)))
 }
 
 /// Opens the files of `library` from the first of the directories that has the last of them. The newest version that the driver runs

@@ -63,7 +63,7 @@ fn function(function: Unary) -> (u32, f64) {
     }
 }
 
-fn operation(operation: Binary) -> Argument<'static> {
+fn operation<'a>(operation: Binary) -> Argument<'a> {
     Argument::U32(match operation {
         Binary::Add => 0,
         Binary::Subtract => 1,
@@ -71,15 +71,15 @@ fn operation(operation: Binary) -> Argument<'static> {
     })
 }
 
-fn flag(set: bool) -> Argument<'static> {
+fn flag<'a>(set: bool) -> Argument<'a> {
     Argument::U32(u32::from(set))
 }
 
-fn long(count: usize) -> Argument<'static> {
+fn long<'a>(count: usize) -> Argument<'a> {
     Argument::U64(count as u64)
 }
 
-fn image(window: &Window) -> Vec<Argument<'static>> {
+fn image<'a>(window: &Window) -> Vec<Argument<'a>> {
     let Window { batch, channels, groups, size, kernel, stride, padding, dilation, places } = *window;
     let pairs = [size, kernel, stride, padding, dilation, places];
     [batch, channels, groups].into_iter().chain(pairs.into_iter().flatten()).map(narrow).collect()

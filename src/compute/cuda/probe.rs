@@ -137,8 +137,9 @@ pub(super) struct Present {
 pub(super) fn driver(named: &[PathBuf]) -> Result<Present, Unavailable> {
     // SAFETY: opens and closes the driver's library by its names, which runs its start-up code where it is there.
     let is_present = || unsafe { sys::is_culib_present() };
-    if !is_present() {
-        libraries::preload_driver(named);
+    // What the user named comes before what the loader knows.
+    if !libraries::preload_driver(named) && !is_present() {
+        libraries::preload_driver(&libraries::driver_directories(named));
         if !is_present() {
             return Err(Unavailable::NoDriver { directories: libraries::driver_directories(named) });
         }
