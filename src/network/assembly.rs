@@ -52,6 +52,20 @@ impl Assembly {
         ValueId(self.network.nodes.len() - 1)
     }
 
+    /// Nodes so far.
+    pub fn count(&self) -> usize {
+        self.network.nodes.len()
+    }
+
+    /// Names the nodes from the `first` on by `to` where their names begin with `from`.
+    pub fn rename(&mut self, first: usize, from: &str, to: &str) {
+        for node in &mut self.network.nodes[first..] {
+            if let Some(rest) = node.name.strip_prefix(from) {
+                node.name = format!("{to}{rest}");
+            }
+        }
+    }
+
     /// A block of the stack, whose nodes are there.
     pub fn block(&mut self, block: Block) {
         self.network.blocks.push(block);

@@ -2,8 +2,17 @@
 //!
 //! What a network needs and does not find is an error; what it does not use is listed.
 
+mod albert;
+mod bert;
+mod config;
+mod draft;
+mod gpt2;
+mod llama;
+mod rope;
+
 use std::collections::{BTreeSet, HashMap};
 
+use self::config::Config;
 use super::Network;
 use crate::checkpoint::{Checkpoint, Role, Section};
 use crate::error::{ErrorKind, Result};
@@ -18,6 +27,28 @@ pub struct Built {
     pub tensors: Vec<usize>,
     /// Names of floating tensors of the model that the network does not use, buffers left out.
     pub unused: Vec<String>,
+}
+
+/// The network of a checkpoint, by the `config.json` beside it.
+///
+/// # Errors
+/// When there is no config, it is of a model that is not built, or its parameters are not those of the checkpoint.
+pub fn from_config(checkpoint: &Checkpoint) -> Result<Built> {
+    let unknown = |message: &str| {
+        ErrorKind::UnknownArchitecture { message: message.to_owned() }.in_file(&checkpoint.path)
+    };
+    let values = checkpoint.config.as_ref().ok_or_else(|| unknown("there is no config.json beside it"))?;
+    let config = Config::new(values, &checkpoint.path);
+    let kind = config.text("model_type").ok_or_else(|| unknown("config.json has no model_type"))?;
+    let places = Places::of(checkpoint);
+    let network = match kind {
+        "gpt2" => gpt2::build(&config, &places),
+        "llama" | "mistral" | "qwen2" | "qwen3" => llama::build(&config, kind, &places),
+        "bert" | "roberta" | "xlm-roberta" | "camembert" => bert::build(&config, kind, &places),
+        "albert" => albert::build(&config, &places),
+        _ => Err(config.not_built("model_type")),
+    }?;
+    Built::join(network, checkpoint)
 }
 
 /// So many missing parameters are named.

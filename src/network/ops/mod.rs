@@ -3,6 +3,8 @@
 mod activation;
 mod add;
 mod attention;
+#[cfg(test)]
+mod check;
 mod concat;
 mod cross_entropy;
 mod embedding;
