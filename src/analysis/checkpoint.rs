@@ -98,12 +98,7 @@ pub(super) fn measure_checkpoint_beside<B: Beside>(
 
 fn device_use(pieces: Pieces) -> DeviceUse {
     let redone = pieces.redone.into_iter().map(|(tensor, reason)| RedonePiece { tensor, reason });
-    DeviceUse {
-        name: pieces.device,
-        pieces: pieces.done,
-        unused: pieces.unused,
-        redone: redone.collect(),
-    }
+    DeviceUse { name: pieces.device, pieces: pieces.done, unused: pieces.unused, redone: redone.collect() }
 }
 
 /// What the tensors that are measured side by side may hold together. A single one holds at most as much.

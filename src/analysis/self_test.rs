@@ -11,9 +11,7 @@ use super::spectrum::choice::Route;
 use super::spectrum::matrix;
 use super::statistics::{self, Pivot};
 use crate::compute::cuda::Device;
-use crate::compute::{
-    Backend, Binary, Cpu, Gemm, Matrix, Norm, Real, Side, Spread, Strip, Unary, Window,
-};
+use crate::compute::{Backend, Binary, Cpu, Gemm, Matrix, Norm, Real, Side, Spread, Strip, Unary, Window};
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::files::InputFile;
@@ -160,7 +158,11 @@ fn dense<T: Real>(device: &Arc<Device>, plain: &Arc<Device>, checks: &mut Vec<Ch
     let product = Allowed::OfLargest(K as f64 * unit);
     let mut cases = Vec::new();
     for (left, right) in [(false, false), (true, false), (false, true), (true, true)] {
-        cases.push((format!("gemm {}·{}", turned('A', left), turned('B', right)), Case::Gemm(left, right), product));
+        cases.push((
+            format!("gemm {}·{}", turned('A', left), turned('B', right)),
+            Case::Gemm(left, right),
+            product,
+        ));
     }
     cases.push(("dot".to_owned(), Case::Dot, Allowed::OfEach(1e-13)));
     for (name, case) in [("axpy", Case::Axpy), ("scale", Case::Scale), ("place", Case::Place)] {
@@ -175,7 +177,11 @@ fn dense<T: Real>(device: &Arc<Device>, plain: &Arc<Device>, checks: &mut Vec<Ch
     for operation in [Binary::Add, Binary::Subtract, Binary::Multiply] {
         cases.push((format!("zip {operation:?}"), Case::Zip(operation), Allowed::SameBits));
         let spread = Spread::rows(M, N);
-        cases.push((format!("broadcast {operation:?}"), Case::Broadcast(operation, spread), Allowed::SameBits));
+        cases.push((
+            format!("broadcast {operation:?}"),
+            Case::Broadcast(operation, spread),
+            Allowed::SameBits,
+        ));
     }
     cases.push(("reduce columns".to_owned(), Case::Reduce(Spread::columns(N)), summed));
     cases.push(("reduce rows".to_owned(), Case::Reduce(Spread::rows(M, N)), summed));
@@ -250,10 +256,8 @@ fn result<B: Backend, T: Real>(backend: &B, case: Case) -> Result<Vec<f64>> {
     let rows = [3u32, 0, 36, 3, 7, 7, 7, 20, 1, 3, 0];
     match case {
         Case::Gemm(transpose_a, transpose_b) => {
-            let (a, b) = (
-                backend.upload::<T>(&numbers(3, 2 * M * K))?,
-                backend.upload::<T>(&numbers(4, 2 * K * N))?,
-            );
+            let (a, b) =
+                (backend.upload::<T>(&numbers(3, 2 * M * K))?, backend.upload::<T>(&numbers(4, 2 * K * N))?);
             let mut c = backend.upload::<T>(&numbers(5, 2 * M * N))?;
             let (alpha, beta) = (T::from_f64(0.75), T::from_f64(-0.5));
             let gemm = Gemm { batch: 2, m: M, n: N, k: K, transpose_a, transpose_b, alpha, beta };
@@ -431,7 +435,13 @@ fn stored(
             for (library, device) in [("", plain), (", cuBLAS", device)] {
                 if library.is_empty() || device.has_blas() {
                     let found = device.holding(matrix).and_then(|cuda| cuda.download(&cuda.gram(matrix)?));
-                    check(format!("{dtype} {what}, Gram matrix{library}"), found, Cpu.gram(matrix), bound, checks);
+                    check(
+                        format!("{dtype} {what}, Gram matrix{library}"),
+                        found,
+                        Cpu.gram(matrix),
+                        bound,
+                        checks,
+                    );
                 }
             }
             let found = device.backend().sum_of_squares(matrix).map(|sum| vec![sum]);
@@ -482,7 +492,8 @@ fn spectra(device: &Arc<Device>, tensor: &Tensor, shape: &str, checks: &mut Vec<
                 // Nothing that compares as equal.
                 return measured.map(|_| Vec::new());
             };
-            let mut values = vec![spectrum.spectral_norm.value, spectrum.frobenius_norm, spectrum.stable_rank];
+            let mut values =
+                vec![spectrum.spectral_norm.value, spectrum.frobenius_norm, spectrum.stable_rank];
             match spectrum.values.value() {
                 Some(all) => values.extend(all),
                 None => values.push(spectrum.largest[0]),

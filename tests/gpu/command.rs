@@ -49,32 +49,50 @@ fn apart(report: &str) -> (Option<Value>, Value) {
     (checkpoint.remove("device"), report)
 }
 
-/// Numbers may differ by so much, everything else must be the same. Where a value is below its error, one device may say so of a number
-/// that the other gives.
+/// Numbers may differ by rounding, everything else must be the same.
 fn assert_close(found: &Value, expected: &Value, place: &str) {
+    assert_within(found, expected, ROUNDING, place);
+}
+
+/// What another order of sums makes of numbers that nothing amplifies.
+const ROUNDING: f64 = 1e-9;
+
+fn assert_within(found: &Value, expected: &Value, tolerance: f64, place: &str) {
     match (found, expected) {
         (Value::Number(a), Value::Number(b)) => {
             let (a, b) = (a.as_f64().unwrap(), b.as_f64().unwrap());
-            assert!((a - b).abs() <= 1e-9 * b.abs().max(1e-3), "{place}: {a} instead of {b}");
+            assert!((a - b).abs() <= tolerance * b.abs().max(1e-3), "{place}: {a} instead of {b}");
         }
         (Value::Array(a), Value::Array(b)) => {
             assert_eq!(a.len(), b.len(), "{place}");
             for (at, (a, b)) in a.iter().zip(b).enumerate() {
-                assert_close(a, b, &format!("{place}[{at}]"));
+                assert_within(a, b, tolerance, &format!("{place}[{at}]"));
             }
         }
         (Value::Object(a), Value::Object(b)) => {
             assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>(), "{place}");
+            let tolerance = stated(&b.get("rounding"), &b.get("values"))
+                .map_or(tolerance, |stated| stated.max(tolerance));
             for (key, a) in a {
-                assert_close(a, &b[key], &format!("{place}.{key}"));
+                assert_within(a, &b[key], tolerance, &format!("{place}.{key}"));
             }
         }
         _ => assert_eq!(found, expected, "{place}"),
     }
 }
 
+/// How far the singular values of a spectrum may be off by what the report itself says, relative to the smallest: `rounding` times
+/// σ₁²/σ, on both devices. What is derived from them may be off as far.
+fn stated(rounding: &Option<&Value>, values: &Option<&Value>) -> Option<f64> {
+    let rounding = rounding.as_ref()?["value"].as_f64()?;
+    let values: Vec<f64> = values.as_ref()?["value"].as_array()?.iter().filter_map(Value::as_f64).collect();
+    let (first, last) = (values.first()?, values.last()?);
+    Some(2.0 * rounding * (first / last).powi(2))
+}
+
 fn inspected(device: &str, libraries: &[&Path], settings: &[(&str, &str)]) -> (Option<Value>, Value) {
-    let run = flashpoint(&["inspect", CHECKPOINT, "--format", "json", "--device", device], libraries, settings);
+    let run =
+        flashpoint(&["inspect", CHECKPOINT, "--format", "json", "--device", device], libraries, settings);
     assert_eq!(run.code, Some(0), "{}", run.stderr);
     assert!(!run.stderr.contains("panicked"), "{}", run.stderr);
     apart(&run.stdout)
@@ -93,7 +111,11 @@ fn without_a_driver_the_processor_computes_and_a_gpu_that_was_asked_for_is_an_er
         let run = flashpoint(&["inspect", CHECKPOINT, "--device", device], &[], &[]);
         assert_eq!(run.code, Some(2), "{}", run.stderr);
         assert_eq!(run.stderr.trim_end().lines().count(), 1, "{}", run.stderr);
-        assert!(run.stderr.contains("no CUDA driver: libcuda.so.1 was looked for in the loader's path"), "{}", run.stderr);
+        assert!(
+            run.stderr.contains("no CUDA driver: libcuda.so.1 was looked for in the loader's path"),
+            "{}",
+            run.stderr
+        );
         assert_eq!(run.stdout, "");
     }
     let run = flashpoint(&["devices"], &[], &[]);
@@ -126,7 +148,11 @@ fn devices_says_what_is_there_from_which_file_and_what_is_missing() {
         assert!(run.stdout.contains(&expected), "{expected} is not in\n{}", run.stdout);
     }
     let run = flashpoint(&["devices"], &driver(), &[("HOME", "/nowhere"), ("PATH", "/nowhere")]);
-    assert!(run.stdout.contains("cuBLAS: not found; products are those of flashpoint's own kernel"), "{}", run.stdout);
+    assert!(
+        run.stdout.contains("cuBLAS: not found; products are those of flashpoint's own kernel"),
+        "{}",
+        run.stdout
+    );
     assert!(run.stdout.contains("cuSOLVER: not found; all singular values are computed on the processor"));
     assert!(run.stdout.contains("/opt/cuda/lib64"), "where it was looked for: {}", run.stdout);
 }
@@ -135,7 +161,11 @@ fn devices_says_what_is_there_from_which_file_and_what_is_missing() {
 fn libraries_in_a_directory_that_is_named_are_found_without_the_loader() {
     let named = fake().libraries.display().to_string();
     let run = flashpoint(&["devices", "--cuda-libs", &named], &driver(), &[]);
-    assert!(run.stdout.contains("cuBLAS: 13.9.1") && run.stdout.contains("cuSOLVER: 12.8.7"), "{}", run.stdout);
+    assert!(
+        run.stdout.contains("cuBLAS: 13.9.1") && run.stdout.contains("cuSOLVER: 12.8.7"),
+        "{}",
+        run.stdout
+    );
     let home = tempfile::tempdir().unwrap();
     let packages = home.path().join("lib/python3.12/site-packages/nvidia/cu13/lib");
     std::fs::create_dir_all(&packages).unwrap();
@@ -160,13 +190,21 @@ fn devices_that_cannot_be_used_say_why() {
         (driver()[0], "fail=cuLaunchKernel:0:719", "cuLaunchKernel: CUDA_ERROR_LAUNCH_FAILED"),
         (old.as_path(), "", "lacks cuLaunchKernel"),
     ] {
-        let run = flashpoint(&["inspect", CHECKPOINT, "--device", "cuda"], &[libraries], &[("FAKE_CUDA", settings)]);
+        let run = flashpoint(
+            &["inspect", CHECKPOINT, "--device", "cuda"],
+            &[libraries],
+            &[("FAKE_CUDA", settings)],
+        );
         assert_eq!(run.code, Some(2), "{settings}: {}", run.stderr);
         assert!(run.stderr.contains(expected), "{settings}: {}", run.stderr);
         assert_eq!(run.stderr.trim_end().lines().count(), 1, "{}", run.stderr);
     }
     let run = flashpoint(&["inspect", CHECKPOINT, "--device", "cuda:3"], &driver(), &[]);
-    assert!(run.stderr.contains("device 3 was asked for, and they are numbered from 0 to 0"), "{}", run.stderr);
+    assert!(
+        run.stderr.contains("device 3 was asked for, and they are numbered from 0 to 0"),
+        "{}",
+        run.stderr
+    );
 }
 
 #[test]
@@ -198,14 +236,15 @@ fn spectra_of_the_gpu_are_those_of_the_processor_with_the_driver_alone_and_with_
 #[test]
 fn norms_of_a_gpu_that_was_asked_for_are_the_same_bytes() {
     let measured = |device: &str| {
-        let run = flashpoint(&["measure", CHECKPOINT, "--measure", "norms", "--device", device], &driver(), &[]);
+        let run =
+            flashpoint(&["measure", CHECKPOINT, "--measure", "norms", "--device", device], &driver(), &[]);
         assert_eq!(run.code, Some(0), "{}", run.stderr);
         assert!(!run.stderr.contains("fake CUDA"), "{}", run.stderr);
         apart(&run.stdout)
     };
     let ((device, found), (none, expected)) = (measured("cuda"), measured("cpu"));
     assert_eq!(found, expected);
-    assert!(none.is_none() && device.expect("it took part")["pieces"].as_u64().unwrap() >= 5);
+    assert!(none.is_none() && device.expect("it took part")["pieces"].as_u64().unwrap() >= 3);
     assert_eq!(measured("auto").0, None, "the bus is slower than the processor");
 }
 
@@ -215,7 +254,7 @@ fn what_the_gpu_does_not_do_is_done_on_the_processor_and_the_report_says_so() {
     for (settings, math, reason) in [
         ("fail=cuMemAllocAsync:5:2", "", "out of memory"),
         ("fail=cuMemAllocAsync:20:2", "", "out of memory"),
-        ("fail=cuLaunchKernel:6:719", "", "it failed before and is not used again"),
+        ("fail=cuLaunchKernel:3:719", "", "it failed before and is not used again"),
         ("fail=cuMemcpyDtoHAsync_v2:3:700", "", "CUDA_ERROR_ILLEGAL_ADDRESS"),
         ("fail=cuMemcpyHtoDAsync_v2:4:999", "", "CUDA_ERROR_UNKNOWN"),
         ("fail=cuStreamSynchronize:9:214", "", "CUDA_ERROR_ECC_UNCORRECTABLE"),
@@ -225,14 +264,21 @@ fn what_the_gpu_does_not_do_is_done_on_the_processor_and_the_report_says_so() {
         ("", "diverge", "3 values did not converge"),
         ("memory=3000", "", "of its budget"),
     ] {
-        let (device, report) = inspected("cuda", &everything(), &[("FAKE_CUDA", settings), ("FAKE_MATH", math)]);
+        let (device, report) =
+            inspected("cuda", &everything(), &[("FAKE_CUDA", settings), ("FAKE_MATH", math)]);
         let device = device.unwrap_or_else(|| panic!("{settings}{math}: the report says nothing"));
-        let redone = device["redone"].as_array().unwrap_or_else(|| panic!("{settings}{math}: nothing was done again: {device}"));
+        let redone = device["redone"]
+            .as_array()
+            .unwrap_or_else(|| panic!("{settings}{math}: nothing was done again: {device}"));
         assert!(!redone.is_empty() && redone.iter().all(|piece| piece["tensor"].is_string()));
         assert!(device["redone"].to_string().contains(reason), "{settings}{math}: {device}");
         assert_close(&report, &expected, "report");
     }
-    let run = flashpoint(&["inspect", CHECKPOINT, "--device", "cuda"], &driver(), &[("FAKE_CUDA", "fail=cuLaunchKernel:6:719")]);
+    let run = flashpoint(
+        &["inspect", CHECKPOINT, "--device", "cuda"],
+        &driver(),
+        &[("FAKE_CUDA", "fail=cuLaunchKernel:6:719")],
+    );
     assert!(run.stdout.contains("  device: Fake GPU 0 (cuda:0), "), "{}", run.stdout);
     assert!(run.stdout.contains(": cpu (gpu: "), "{}", run.stdout);
 }
@@ -242,10 +288,16 @@ fn the_self_test_says_of_each_item_whether_it_passed() {
     let run = flashpoint(&["devices", "--self-test"], &everything(), &[]);
     assert_eq!(run.code, Some(0), "{}", run.stdout);
     assert!(run.stdout.contains("self-test of Fake GPU 0 (cuda:0), against the processor"));
-    for expected in ["f64 gemm A·Bᵀ, cuBLAS: pass", "f32 map GeluErf: pass", "F8_E4M3 tall, norms: pass, the same bits", " 0 failed"] {
+    for expected in [
+        "f64 gemm A·Bᵀ, cuBLAS: pass",
+        "f32 map GeluErf: pass",
+        "F8_E4M3 tall, norms: pass, the same bits",
+        " 0 failed",
+    ] {
         assert!(run.stdout.contains(expected), "{expected}:\n{}", run.stdout);
     }
-    let run = flashpoint(&["devices", "--self-test"], &everything(), &[("FAKE_CUDA", "fail=cuLaunchKernel:9:719")]);
+    let run =
+        flashpoint(&["devices", "--self-test"], &everything(), &[("FAKE_CUDA", "fail=cuLaunchKernel:9:719")]);
     assert_eq!(run.code, Some(2));
     assert!(run.stdout.contains("FAIL, "), "{}", run.stdout);
 }

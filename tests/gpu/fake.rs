@@ -31,8 +31,13 @@ pub fn fake() -> &'static Fake {
         for source in SOURCES {
             digest.update(&std::fs::read(source).unwrap_or_else(|error| panic!("{source}: {error}")));
         }
-        let home = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("fake-cuda-{}", &digest.finalize().to_hex()[..16]));
-        let fake = Fake { driver: home.join("driver"), libraries: home.join("libraries"), old_driver: home.join("old") };
+        let home = Path::new(env!("CARGO_TARGET_TMPDIR"))
+            .join(format!("fake-cuda-{}", &digest.finalize().to_hex()[..16]));
+        let fake = Fake {
+            driver: home.join("driver"),
+            libraries: home.join("libraries"),
+            old_driver: home.join("old"),
+        };
         build("tests/gpu/fake/cuda.rs", &fake.driver, "libcuda.so.1", &[]);
         build("tests/gpu/fake/cuda.rs", &fake.old_driver, "libcuda.so.1", &["--cfg", "without_launch"]);
         build("tests/gpu/fake/math.rs", &fake.libraries, "libcublas.so.13", &[]);
@@ -52,7 +57,17 @@ fn build(source: &str, directory: &Path, name: &str, more: &[&str]) {
     let compiler = if own.is_file() { own } else { PathBuf::from("rustc") };
     let unfinished = directory.join(format!("{name}.{}", std::process::id()));
     let output = Command::new(compiler)
-        .args(["--edition", "2024", "-O", "--crate-type", "cdylib", "--crate-name", "fake", "--cap-lints", "allow"])
+        .args([
+            "--edition",
+            "2024",
+            "-O",
+            "--crate-type",
+            "cdylib",
+            "--crate-name",
+            "fake",
+            "--cap-lints",
+            "allow",
+        ])
         .args(["--check-cfg", "cfg(without_launch)", "-C", &format!("link-arg=-Wl,-soname,{name}")])
         .args(more)
         .arg("-o")

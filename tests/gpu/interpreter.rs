@@ -12,7 +12,11 @@ impl Host {
     fn find(&self, address: u64, bytes: usize) -> Result<(u64, usize), String> {
         let (start, memory) = self.0.range(..=address).next_back().ok_or("no allocation")?;
         let offset = (address - start) as usize;
-        if offset + bytes > memory.len() { Err(format!("out of bounds at {offset}")) } else { Ok((*start, offset)) }
+        if offset + bytes > memory.len() {
+            Err(format!("out of bounds at {offset}"))
+        } else {
+            Ok((*start, offset))
+        }
     }
 }
 
@@ -26,7 +30,8 @@ impl Memory for Host {
 
     fn store(&mut self, address: u64, bytes: usize, value: u64) -> Result<u64, String> {
         let (start, offset) = self.find(address, bytes)?;
-        self.0.get_mut(&start).expect("just found")[offset..offset + bytes].copy_from_slice(&value.to_le_bytes()[..bytes]);
+        self.0.get_mut(&start).expect("just found")[offset..offset + bytes]
+            .copy_from_slice(&value.to_le_bytes()[..bytes]);
         Ok(start)
     }
 }
@@ -63,8 +68,14 @@ fn what_a_gpu_does_not_tell_is_an_error() {
         ("ld.global.nc.u32 %r2, [%rd3];\nst.global.u32 [%rd3], %r2;", "read-only"),
         ("frobnicate.u32 %r2, %r1;", "frobnicate.u32 is not known"),
         ("ex2.approx.f32 %f1, %f2;", "ex2.approx.f32 is not known"),
-        ("setp.lt.u32 %p1, %r1, 40;\n@%p1 bra L;\nbar.sync 0;\nL:", "wait at a barrier, the others have ended"),
-        ("setp.lt.u32 %p1, %r1, 40;\n@%p1 bra L;\nbar.sync 0;\nbra M;\nL:\nbar.sync 0;\nM:", "different barriers"),
+        (
+            "setp.lt.u32 %p1, %r1, 40;\n@%p1 bra L;\nbar.sync 0;\nL:",
+            "wait at a barrier, the others have ended",
+        ),
+        (
+            "setp.lt.u32 %p1, %r1, 40;\n@%p1 bra L;\nbar.sync 0;\nbra M;\nL:\nbar.sync 0;\nM:",
+            "different barriers",
+        ),
         (
             "setp.lt.u32 %p1, %r1, 8;\n@%p1 bra L;\nshfl.sync.down.b32 %r2|%p2, %r1, 1, 31, -1;\nL:",
             "a shuffle of lanes 0xffffffff is met by",
@@ -80,6 +91,7 @@ fn more_threads_than_the_kernel_is_compiled_for_are_refused() {
     let text = ".visible .entry k(\n.param .u64 k_param_0\n)\n.maxntid 32, 1, 1\n{\nret;\n}\n";
     let module = Module::read(text).unwrap();
     let grid = Grid { blocks: [1, 1, 1], threads: [64, 1, 1] };
-    let error = launch(&module.kernels["k"], grid, &[0; 8], &mut Host::default(), Order::FirstToLast).unwrap_err();
+    let error =
+        launch(&module.kernels["k"], grid, &[0; 8], &mut Host::default(), Order::FirstToLast).unwrap_err();
     assert!(error.contains("64 threads"), "{error}");
 }

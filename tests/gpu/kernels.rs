@@ -56,7 +56,11 @@ fn every_module_is_of_its_source_as_it_stands() {
     for (family, name) in modules() {
         let text = read(&file(family, name));
         let first = text.lines().next().unwrap_or_default();
-        assert_eq!(first, header(family, name), "KERNELS_NVRTC=… KERNELS_WRITE=1 cargo test --test gpu writes it anew");
+        assert_eq!(
+            first,
+            header(family, name),
+            "KERNELS_NVRTC=… KERNELS_WRITE=1 cargo test --test gpu writes it anew"
+        );
         assert!(text.contains("\n.version 6.3\n.target sm_75\n"), "a driver of CUDA 10 reads it");
     }
 }
@@ -75,7 +79,8 @@ fn no_kernel_uses_an_approximate_instruction_or_an_atomic_on_floats() {
 #[test]
 fn the_interpreter_knows_every_instruction_of_every_module() {
     for (family, name) in modules() {
-        let module = Module::read(&read(&file(family, name))).unwrap_or_else(|error| panic!("{family}_{name}: {error}"));
+        let module = Module::read(&read(&file(family, name)))
+            .unwrap_or_else(|error| panic!("{family}_{name}: {error}"));
         assert!(!module.kernels.is_empty());
     }
 }
@@ -130,7 +135,8 @@ fn every_kernel_assembles_without_spills() {
                 .expect("the assembler runs");
             let report = String::from_utf8_lossy(&output.stderr);
             assert!(output.status.success(), "{family}_{name}, {architecture}: {report}");
-            let stacks: Vec<&str> = report.lines().filter(|line| line.contains("bytes stack frame")).collect();
+            let stacks: Vec<&str> =
+                report.lines().filter(|line| line.contains("bytes stack frame")).collect();
             assert!(!stacks.is_empty(), "{report}");
             for line in stacks {
                 let wanted = "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads";

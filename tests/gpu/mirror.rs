@@ -77,7 +77,9 @@ fn gemm_is_its_mirror<T: Fused + std::fmt::Debug>() {
                 let mut expected = numbers::<T>(3, batch * m * n);
                 let mut c = backend.upload(&expected).unwrap();
                 product(&gemm, &a, &b, &mut expected);
-                backend.gemm(&gemm, &backend.upload(&a).unwrap(), &backend.upload(&b).unwrap(), &mut c).unwrap();
+                backend
+                    .gemm(&gemm, &backend.upload(&a).unwrap(), &backend.upload(&b).unwrap(), &mut c)
+                    .unwrap();
                 assert_eq!(backend.download(&c).unwrap(), expected, "{gemm:?}");
             }
         }
@@ -109,7 +111,9 @@ fn dot_mirror<T: Real>(x: &[T], y: &[T]) -> f64 {
     let parts: Vec<f64> = pairs
         .chunks(4096)
         .map(|part| {
-            let thread = |thread: usize| part.iter().skip(thread).step_by(256).fold(0.0f64, |sum, (x, y)| x.mul_add(*y, sum));
+            let thread = |thread: usize| {
+                part.iter().skip(thread).step_by(256).fold(0.0f64, |sum, (x, y)| x.mul_add(*y, sum))
+            };
             of_block(&(0..256).map(thread).collect::<Vec<f64>>())
         })
         .collect();
@@ -170,7 +174,8 @@ fn products_with_stored_matrices_have_the_shape_that_is_written_down() {
                 let x = numbers::<f64>(6, rows);
                 let mut y = backend.zeros::<f64>(columns).unwrap();
                 backend.multiply(&matrix, Side::Transposed, 1, &backend.upload(&x).unwrap(), &mut y).unwrap();
-                let expected: Vec<f64> = (0..columns).map(|column| combined(&dense, columns, column, &x)).collect();
+                let expected: Vec<f64> =
+                    (0..columns).map(|column| combined(&dense, columns, column, &x)).collect();
                 assert_eq!(backend.download(&y).unwrap(), expected, "{dtype} {rows}x{columns}, transposed");
             }
         }
@@ -212,7 +217,9 @@ fn patterns(dtype: DType, count: usize, mode: &str) -> Vec<u8> {
             words.iter().map(|x| x.to_bits().to_le_bytes()[2]).collect()
         }
         "constant" => bytes_of(dtype, &vec![-0.375; count]),
-        "zeros" => bytes_of(dtype, &(0..count).map(|at| if at % 3 == 0 { -0.0 } else { 0.0 }).collect::<Vec<_>>()),
+        "zeros" => {
+            bytes_of(dtype, &(0..count).map(|at| if at % 3 == 0 { -0.0 } else { 0.0 }).collect::<Vec<_>>())
+        }
         mode => {
             let factor = match mode {
                 "huge" => 1e38,
@@ -236,7 +243,8 @@ fn norms_are_those_of_the_processor_bit_for_bit() {
                 let tensor = tensor(directory.path(), dtype, &[count as u64], &bytes);
                 for pivot in [Pivot::Zero, Pivot::One] {
                     let found = statistics::measure_on_device(&device, &tensor, pivot, &context).unwrap();
-                    let expected = statistics::measure(&tensor, MeasureLevel::Norms, pivot, &context).unwrap();
+                    let expected =
+                        statistics::measure(&tensor, MeasureLevel::Norms, pivot, &context).unwrap();
                     let [found, expected] = [found.expect("these have kernels"), expected]
                         .map(|measured| serde_json::to_string(&measured).unwrap());
                     assert_eq!(found, expected, "{dtype}, {mode}, {count} elements, {pivot:?}");
@@ -284,8 +292,11 @@ fn matrices_that_go_through_the_ring_arrive_whole() {
 fn the_self_test_passes_on_the_fake_device() {
     let directory = tempfile::tempdir().unwrap();
     let checks = self_test::run(&device(), directory.path()).unwrap();
-    let failed: Vec<String> =
-        checks.iter().filter(|check| !check.has_passed()).map(|check| format!("{}: {:?}", check.name, check.outcome)).collect();
+    let failed: Vec<String> = checks
+        .iter()
+        .filter(|check| !check.has_passed())
+        .map(|check| format!("{}: {:?}", check.name, check.outcome))
+        .collect();
     assert!(failed.is_empty(), "{} of {}:\n{}", failed.len(), checks.len(), failed.join("\n"));
     assert!(checks.len() > 250, "{} checks", checks.len());
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "nothing is left behind");

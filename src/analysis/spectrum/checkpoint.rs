@@ -80,7 +80,8 @@ pub fn measure_all(
     context.progress.expect(analyses.iter().enumerate().filter_map(is_measured).fold(0, u64::saturating_add));
     // What goes to a GPU goes there one after the other, from one thread: there is one device, and one stream to it.
     let is_large = |index: &usize| {
-        tensor::reason(&analyses[*index]).is_none() && device::takes(analyses[*index].elements as usize, context)
+        tensor::reason(&analyses[*index]).is_none()
+            && device::takes(analyses[*index].elements as usize, context)
     };
     // Not asked for where nothing is worth it: opening a device takes a while.
     let has_device = (0..analyses.len()).any(|index| is_large(&index)) && device::is_there(context);

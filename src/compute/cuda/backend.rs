@@ -12,9 +12,7 @@ use super::kernels::{self, Module};
 use super::network::Index;
 use super::stored;
 use super::{Cuda, Device};
-use crate::compute::{
-    Backend, Binary, Gemm, Matrix, Norm, Real, Side, Spread, Strip, Unary, Window,
-};
+use crate::compute::{Backend, Binary, Gemm, Matrix, Norm, Real, Side, Spread, Strip, Unary, Window};
 use crate::error::Result;
 use crate::tensor::Tensor;
 

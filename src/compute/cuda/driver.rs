@@ -239,12 +239,20 @@ impl Driver {
             })
             .collect();
         let mut pointers: Vec<*mut c_void> = slots.iter_mut().map(|slot| (&raw mut *slot).cast()).collect();
-        let [x, y, z] = blocks.map(|count| u32::try_from(count).expect("callers keep to the hardware's limits"));
+        let [x, y, z] =
+            blocks.map(|count| u32::try_from(count).expect("callers keep to the hardware's limits"));
         // SAFETY: the function is loaded; number and kinds of its arguments are those of its declaration, which a test holds against
         // the PTX. That a kernel stays within the memory it is given rests on its text, which the tests run in an interpreter that
         // checks every access; a mistake there is an error of the device, not of this process.
         let answer = unsafe {
-            result::launch_kernel(function.cu_function(), (x, y, z), (threads, 1, 1), 0, self.stream(), &mut pointers)
+            result::launch_kernel(
+                function.cu_function(),
+                (x, y, z),
+                (threads, 1, 1),
+                0,
+                self.stream(),
+                &mut pointers,
+            )
         };
         self.note(checked("cuLaunchKernel", 0, answer))
     }

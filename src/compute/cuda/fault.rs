@@ -88,7 +88,11 @@ impl Fault {
 }
 
 /// Names the driver's answer; the call `call` was about `wanted` bytes, where it was about memory.
-pub(super) fn checked<T>(call: &'static str, wanted: usize, answer: Result<T, DriverError>) -> Result<T, Fault> {
+pub(super) fn checked<T>(
+    call: &'static str,
+    wanted: usize,
+    answer: Result<T, DriverError>,
+) -> Result<T, Fault> {
     answer.map_err(|DriverError(code)| match code {
         CUresult::CUDA_ERROR_OUT_OF_MEMORY => Fault::OutOfMemory { wanted },
         // Not `Display`: it asks the driver, which may lack the call.

@@ -80,7 +80,10 @@ pub fn inventory(named: &[PathBuf]) -> Inventory {
         devices,
         libraries: vec![
             library(Library::Blas, "products are those of flashpoint's own kernel, which is slower"),
-            library(Library::Solver, "all singular values are computed on the processor, from a Gram matrix of the GPU"),
+            library(
+                Library::Solver,
+                "all singular values are computed on the processor, from a Gram matrix of the GPU",
+            ),
         ],
         directories: libraries::directories(named),
         driver: present.map(|present| DriverFacts {

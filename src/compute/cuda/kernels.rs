@@ -163,7 +163,12 @@ mod tests {
     fn declared(module: Module, name: &str) -> Option<Vec<&'static str>> {
         let (_, rest) = module.text().split_once(&format!(".visible .entry {name}("))?;
         let (header, _) = rest.split_once(')')?;
-        Some(header.lines().filter_map(|line| line.trim().strip_prefix(".param .")?.split(' ').next()).collect())
+        Some(
+            header
+                .lines()
+                .filter_map(|line| line.trim().strip_prefix(".param .")?.split(' ').next())
+                .collect(),
+        )
     }
 
     #[test]

@@ -31,10 +31,9 @@ impl Library {
     /// The files that make it up, those first that others need, for each major version of CUDA, newest first.
     fn files(self) -> [&'static [&'static str]; 2] {
         match self {
-            Self::Blas => [
-                &["libcublasLt.so.13", "libcublas.so.13"],
-                &["libcublasLt.so.12", "libcublas.so.12"],
-            ],
+            Self::Blas => {
+                [&["libcublasLt.so.13", "libcublas.so.13"], &["libcublasLt.so.12", "libcublas.so.12"]]
+            }
             Self::Solver => [
                 &[
                     "libnvJitLink.so.13",
@@ -59,7 +58,8 @@ impl Library {
 pub(super) const DRIVER: &str = "libcuda.so.1";
 
 /// Directories of the driver that loaders may not know: containers, WSL, NixOS.
-const DRIVER_DIRECTORIES: &[&str] = &["/usr/local/nvidia/lib64", "/usr/lib/wsl/lib", "/run/opengl-driver/lib"];
+const DRIVER_DIRECTORIES: &[&str] =
+    &["/usr/local/nvidia/lib64", "/usr/lib/wsl/lib", "/run/opengl-driver/lib"];
 
 /// Where the driver is looked for, beside the loader's own path.
 pub(super) fn driver_directories(named: &[PathBuf]) -> Vec<PathBuf> {
@@ -113,7 +113,8 @@ pub(super) fn directories(named: &[PathBuf]) -> Vec<PathBuf> {
     }
     found.extend(matching(Path::new("/usr/local"), "cuda").map(|home| home.join("lib64")));
     found.push(PathBuf::from("/opt/cuda/lib64"));
-    let mut prefixes: Vec<PathBuf> = ["VIRTUAL_ENV", "CONDA_PREFIX"].into_iter().filter_map(variable).collect();
+    let mut prefixes: Vec<PathBuf> =
+        ["VIRTUAL_ENV", "CONDA_PREFIX"].into_iter().filter_map(variable).collect();
     prefixes.extend(python_prefix());
     prefixes.extend(variable("HOME").map(|home| home.join(".local")));
     prefixes.extend(["/usr/local", "/usr"].map(PathBuf::from));
@@ -192,8 +193,14 @@ mod tests {
     #[test]
     fn packages_of_cuda_12_lie_in_directories_of_their_own() {
         let solver = Path::new("/v/nvidia/cusolver/lib");
-        assert_eq!(in_sibling(solver, "libcublasLt.so.12"), Path::new("/v/nvidia/cublas/lib/libcublasLt.so.12"));
-        assert_eq!(in_sibling(solver, "libnvJitLink.so.12"), Path::new("/v/nvidia/nvjitlink/lib/libnvJitLink.so.12"));
+        assert_eq!(
+            in_sibling(solver, "libcublasLt.so.12"),
+            Path::new("/v/nvidia/cublas/lib/libcublasLt.so.12")
+        );
+        assert_eq!(
+            in_sibling(solver, "libnvJitLink.so.12"),
+            Path::new("/v/nvidia/nvjitlink/lib/libnvJitLink.so.12")
+        );
     }
 
     #[test]

@@ -81,7 +81,9 @@ pub(super) fn find(library: Library, named: &[PathBuf], driver_version: i32) -> 
         };
         match address {
             Ok(Some(address)) => file = file.or_else(|| libraries::file_of(address.cast_const().cast())),
-            _ => return Err(format!("{} lacks {call}", file.as_deref().unwrap_or(Path::new("it")).display())),
+            _ => {
+                return Err(format!("{} lacks {call}", file.as_deref().unwrap_or(Path::new("it")).display()));
+            }
         }
     }
     Ok(Found { file, version: version(library) })
@@ -214,7 +216,12 @@ impl Solver {
     }
 
     /// Replaces the symmetric n×n matrix by anything, and returns its eigenvalues, ascending.
-    pub(super) fn eigenvalues(&self, driver: &Arc<Driver>, matrix: &Memory, n: usize) -> Result<Vec<f64>, Fault> {
+    pub(super) fn eigenvalues(
+        &self,
+        driver: &Arc<Driver>,
+        matrix: &Memory,
+        n: usize,
+    ) -> Result<Vec<f64>, Fault> {
         const REAL: cudaDataType_t = cudaDataType_t::CUDA_R_64F;
         const VALUES: cusolverEigMode_t = cusolverEigMode_t::CUSOLVER_EIG_MODE_NOVECTOR;
         const LOWER: cublasFillMode_t = cublasFillMode_t::CUBLAS_FILL_MODE_LOWER;
@@ -228,8 +235,19 @@ impl Solver {
         // SAFETY: a matrix of n columns of n numbers, and room for n values; only sizes are written.
         let answer = unsafe {
             cusolver::sys::cusolverDnXsyevd_bufferSize(
-                own.handle, own.parameters, VALUES, LOWER, size, REAL, matrix.address(0), size, REAL,
-                values.address(0), REAL, &raw mut on_device, &raw mut on_host,
+                own.handle,
+                own.parameters,
+                VALUES,
+                LOWER,
+                size,
+                REAL,
+                matrix.address(0),
+                size,
+                REAL,
+                values.address(0),
+                REAL,
+                &raw mut on_device,
+                &raw mut on_host,
             )
         };
         solver("cusolverDnXsyevd_bufferSize", answer.result())?;
@@ -239,8 +257,21 @@ impl Solver {
         // the device is done before anything that is asked for later, the freeing of its memory too.
         let answer = unsafe {
             cusolver::sys::cusolverDnXsyevd(
-                own.handle, own.parameters, VALUES, LOWER, size, REAL, matrix.address(0), size, REAL,
-                values.address(0), REAL, workspace.address(0), on_device, host.as_mut_ptr().cast(), on_host,
+                own.handle,
+                own.parameters,
+                VALUES,
+                LOWER,
+                size,
+                REAL,
+                matrix.address(0),
+                size,
+                REAL,
+                values.address(0),
+                REAL,
+                workspace.address(0),
+                on_device,
+                host.as_mut_ptr().cast(),
+                on_host,
                 information.address(0).cast(),
             )
         };

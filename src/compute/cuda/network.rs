@@ -180,8 +180,7 @@ impl Cuda<'_> {
         y: &Buffer<T>,
     ) -> Result<()> {
         assert!(v.length == count && y.length.is_multiple_of((count * inner).max(1)));
-        let arguments =
-            [operation(combine), long(y.length), narrow(count), long(inner), v.all(), y.all()];
+        let arguments = [operation(combine), long(y.length), narrow(count), long(inner), v.all(), y.all()];
         self.told(self.over::<T>(kernels::BROADCAST, y.length, &arguments))
     }
 
@@ -263,15 +262,8 @@ impl Cuda<'_> {
     ) -> Result<()> {
         assert!(normal.length == x.length && x.length == y.length && x.length == inverse.length * columns);
         let rows = inverse.length;
-        let arguments = [
-            long(rows),
-            narrow(columns),
-            flag(centred),
-            normal.all(),
-            inverse.all(),
-            x.all(),
-            y.all(),
-        ];
+        let arguments =
+            [long(rows), narrow(columns), flag(centred), normal.all(), inverse.all(), x.all(), y.all()];
         self.told(self.over_rows::<T>(kernels::NORMALIZE_PRODUCT, rows, &arguments))
     }
 

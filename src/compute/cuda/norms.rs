@@ -164,4 +164,3 @@ fn block(record: &[u8], count: u64, sign: u32, first: u32) -> BlockNorms {
         uniform: (word(8) == 0).then_some(first),
     }
 }
-

@@ -98,11 +98,13 @@ pub enum Unavailable {
 impl fmt::Display for Unavailable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let named = |file: &Option<PathBuf>| {
-            file.as_ref().map_or_else(|| "the driver".to_owned(), |file| format!("the driver {}", file.display()))
+            file.as_ref()
+                .map_or_else(|| "the driver".to_owned(), |file| format!("the driver {}", file.display()))
         };
         match self {
             Self::NoDriver { directories } => {
-                let directories: Vec<String> = directories.iter().map(|path| path.display().to_string()).collect();
+                let directories: Vec<String> =
+                    directories.iter().map(|path| path.display().to_string()).collect();
                 write!(
                     f,
                     "no CUDA driver: {} was looked for in the loader's path, {}",
@@ -147,7 +149,8 @@ pub(super) fn driver(named: &[PathBuf]) -> Result<Present, Unavailable> {
     let (mut file, mut missing) = (None, Vec::new());
     for call in CALLS {
         // SAFETY: the library is present, so that this cannot panic; the address is not called.
-        let address = unsafe { sys::culib().get::<*const ()>(call.as_bytes()).map(|symbol| symbol.try_as_raw_ptr()) };
+        let address =
+            unsafe { sys::culib().get::<*const ()>(call.as_bytes()).map(|symbol| symbol.try_as_raw_ptr()) };
         match address {
             Ok(Some(address)) => file = file.or_else(|| libraries::file_of(address.cast_const().cast())),
             _ => missing.push(*call),

@@ -3,12 +3,12 @@
 
 use std::ops::Range;
 
+use super::Cuda;
 use super::backend::{Buffer, blocks};
 use super::driver::{Argument, Memory, narrow};
 use super::fault::Fault;
 use super::kernels::{self, Module};
 use super::upload::upload;
-use super::Cuda;
 use crate::compute::{Gemm, Matrix, Side};
 use crate::error::Result;
 
@@ -135,8 +135,7 @@ impl Cuda<'_> {
             Side::Plain => {
                 let parts = columns.div_ceil(kernels::DOT_COLUMNS);
                 let partials = Buffer::<f64>::new(driver, parts * count)?;
-                let arguments =
-                    [memory.at(at), narrow(count), narrow(columns), x.all(), partials.all()];
+                let arguments = [memory.at(at), narrow(count), narrow(columns), x.all(), partials.all()];
                 let grid = [count.div_ceil(4), parts, 1];
                 driver.launch(module(matrix), kernels::ROWS_DOT, grid, 128, &arguments)?;
                 self.fold(&partials, parts, matrix.scale(), false, y, (rows.start, count))

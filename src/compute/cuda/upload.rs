@@ -104,7 +104,8 @@ fn parts(rows: Range<usize>, columns: Range<usize>, size: usize) -> Vec<Part> {
     if columns.len() <= most {
         let step = most / columns.len();
         let starts = rows.clone().step_by(step);
-        let part = |first: usize| Part { rows: first..(first + step).min(rows.end), columns: columns.clone() };
+        let part =
+            |first: usize| Part { rows: first..(first + step).min(rows.end), columns: columns.clone() };
         return starts.map(part).collect();
     }
     let row_parts = |row: usize| {
@@ -148,11 +149,8 @@ fn fill(
                 let cut = |range: &Range<usize>| {
                     range.start + part * step..(range.start + (part + 1) * step).min(range.end)
                 };
-                let (rows, columns) = if rows.len() == 1 {
-                    (rows.clone(), cut(columns))
-                } else {
-                    (cut(rows), columns.clone())
-                };
+                let (rows, columns) =
+                    if rows.len() == 1 { (rows.clone(), cut(columns)) } else { (cut(rows), columns.clone()) };
                 scope.spawn(move || copy(rows, columns, staged))
             })
             .collect();

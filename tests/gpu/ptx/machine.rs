@@ -33,15 +33,25 @@ const MOST_STEPS: u64 = 1 << 32;
 const WARP: usize = 32;
 
 /// Runs `kernel` with the bytes of its parameters.
-pub fn launch(kernel: &Kernel, grid: Grid, parameters: &[u8], memory: &mut dyn Memory, order: Order) -> Result<(), String> {
+pub fn launch(
+    kernel: &Kernel,
+    grid: Grid,
+    parameters: &[u8],
+    memory: &mut dyn Memory,
+    order: Order,
+) -> Result<(), String> {
     let threads: u32 = grid.threads.iter().product();
     if threads == 0 || threads > kernel.most_threads || grid.blocks.contains(&0) {
-        return Err(format!("{}: {threads} threads in a block, at most {}; {:?} blocks", kernel.name, kernel.most_threads, grid.blocks));
+        return Err(format!(
+            "{}: {threads} threads in a block, at most {}; {:?} blocks",
+            kernel.name, kernel.most_threads, grid.blocks
+        ));
     }
     if grid.blocks[0] > 0x7fff_ffff || grid.blocks[1] > 65535 || grid.blocks[2] > 65535 {
         return Err(format!("{}: {:?} blocks are more than the hardware takes", kernel.name, grid.blocks));
     }
-    let mut run = Run { kernel, grid, parameters, memory, read_only: BTreeSet::new(), written: BTreeSet::new() };
+    let mut run =
+        Run { kernel, grid, parameters, memory, read_only: BTreeSet::new(), written: BTreeSet::new() };
     let count = grid.blocks.iter().map(|size| u64::from(*size)).product::<u64>();
     for index in 0..count {
         let index = if order == Order::FirstToLast { index } else { count - 1 - index };
@@ -50,7 +60,9 @@ pub fn launch(kernel: &Kernel, grid: Grid, parameters: &[u8], memory: &mut dyn M
         run.block(block, threads as usize, order)?;
     }
     match run.read_only.intersection(&run.written).next() {
-        Some(allocation) => Err(format!("{}: writes to allocation {allocation:#x}, which it reads as read-only", kernel.name)),
+        Some(allocation) => {
+            Err(format!("{}: writes to allocation {allocation:#x}, which it reads as read-only", kernel.name))
+        }
         None => Ok(()),
     }
 }
@@ -87,7 +99,9 @@ impl Run<'_> {
             .map(|first| Warp {
                 registers: vec![0xdead_beef_dead_beef; self.kernel.registers * WARP],
                 counters: [0; WARP],
-                states: std::array::from_fn(|lane| if first + lane < threads { State::Running } else { State::Done }),
+                states: std::array::from_fn(|lane| {
+                    if first + lane < threads { State::Running } else { State::Done }
+                }),
                 first,
             })
             .collect();
@@ -98,15 +112,24 @@ impl Run<'_> {
             for warp in &mut warps {
                 self.warp(warp, block, &mut shared)?;
             }
-            let states = || warps.iter().flat_map(|warp| warp.states.iter().enumerate().filter(|(lane, _)| warp.first + lane < threads));
+            let states = || {
+                warps.iter().flat_map(|warp| {
+                    warp.states.iter().enumerate().filter(|(lane, _)| warp.first + lane < threads)
+                })
+            };
             let waiting = states().filter(|(_, state)| **state == State::Waiting).count();
             if waiting == 0 {
                 return Ok(());
             }
             if waiting < threads {
-                return Err(format!("{}: {waiting} of {threads} threads wait at a barrier, the others have ended", self.kernel.name));
+                return Err(format!(
+                    "{}: {waiting} of {threads} threads wait at a barrier, the others have ended",
+                    self.kernel.name
+                ));
             }
-            let mut places = warps.iter().flat_map(|warp| warp.counters.iter().enumerate().filter(|(lane, _)| warp.first + lane < threads));
+            let mut places = warps.iter().flat_map(|warp| {
+                warp.counters.iter().enumerate().filter(|(lane, _)| warp.first + lane < threads)
+            });
             let first = *places.next().expect("a block has threads").1;
             if places.any(|(_, counter)| *counter != first) {
                 return Err(format!("{}: threads of a block wait at different barriers", self.kernel.name));
@@ -128,7 +151,8 @@ impl Run<'_> {
         for _ in 0..MOST_STEPS {
             let running = (0..WARP).filter(|lane| warp.states[*lane] == State::Running);
             let Some(counter) = running.map(|lane| warp.counters[lane]).min() else { return Ok(()) };
-            let instruction = kernel.code.get(counter).ok_or_else(|| format!("{}: runs off its end", kernel.name))?;
+            let instruction =
+                kernel.code.get(counter).ok_or_else(|| format!("{}: runs off its end", kernel.name))?;
             let mut lanes = 0u32;
             for lane in 0..WARP {
                 if warp.states[lane] == State::Running && warp.counters[lane] == counter {
@@ -143,14 +167,22 @@ impl Run<'_> {
                 }
             }
             if lanes != 0 {
-                self.step(warp, instruction, lanes, block, shared)
-                    .map_err(|error| format!("{}, line {}, block {block:?}: {error}", kernel.name, instruction.line))?;
+                self.step(warp, instruction, lanes, block, shared).map_err(|error| {
+                    format!("{}, line {}, block {block:?}: {error}", kernel.name, instruction.line)
+                })?;
             }
         }
         Err(format!("{}: does not end", kernel.name))
     }
 
-    fn step(&mut self, warp: &mut Warp, instruction: &Instruction, lanes: u32, block: [u32; 3], shared: &mut [u8]) -> Result<(), String> {
+    fn step(
+        &mut self,
+        warp: &mut Warp,
+        instruction: &Instruction,
+        lanes: u32,
+        block: [u32; 3],
+        shared: &mut [u8],
+    ) -> Result<(), String> {
         let width = self.kernel.registers;
         if let Operation::Shuffle { down, to, present, value, source, clamp, mask } = &instruction.operation {
             return shuffle(warp, width, lanes, *down, (*to, *present), [*value, *source, *clamp, *mask]);
@@ -163,11 +195,15 @@ impl Run<'_> {
             };
             match &instruction.operation {
                 Operation::One(function, to, a) => registers[*to] = function(read(*a, registers)),
-                Operation::Two(function, to, a, b) => registers[*to] = function(read(*a, registers), read(*b, registers)),
+                Operation::Two(function, to, a, b) => {
+                    registers[*to] = function(read(*a, registers), read(*b, registers))
+                }
                 Operation::Three(function, to, a, b, c) => {
                     registers[*to] = function(read(*a, registers), read(*b, registers), read(*c, registers));
                 }
-                Operation::Special(to, special) => registers[*to] = u64::from(self.special(*special, block, warp.first + lane)),
+                Operation::Special(to, special) => {
+                    registers[*to] = u64::from(self.special(*special, block, warp.first + lane))
+                }
                 Operation::Parameter { to, offset, bytes } => {
                     let mut word = [0; 8];
                     word[..*bytes].copy_from_slice(&self.parameters[*offset..offset + bytes]);
@@ -189,7 +225,8 @@ impl Run<'_> {
                             }
                         };
                         let shift = 64 - 8 * *bytes as u32;
-                        registers[*to] = if *signed { ((value << shift) as i64 >> shift) as u64 } else { value };
+                        registers[*to] =
+                            if *signed { ((value << shift) as i64 >> shift) as u64 } else { value };
                     }
                 }
                 Operation::Store { space, from, bytes, at, offset } => {
@@ -214,6 +251,15 @@ impl Run<'_> {
                 }
                 Operation::Join(to, low, high) => {
                     registers[*to] = (read(*high, registers) << 32) | (read(*low, registers) & 0xffff_ffff);
+                }
+                Operation::Insert { to, bits, into, start, length } => {
+                    let [bits, into, start, length] =
+                        [*bits, *into, *start, *length].map(|operand| read(operand, registers));
+                    if start + length > 64 || length == 0 || length == 64 {
+                        return Err(format!("bits {start} to {} of 64", start + length));
+                    }
+                    let mask = ((1u64 << length) - 1) << start;
+                    registers[*to] = into & !mask | bits << start & mask;
                 }
                 Operation::Split(low, high, from) => {
                     let value = read(*from, registers);
@@ -255,7 +301,14 @@ impl Run<'_> {
 }
 
 /// `shfl.sync.down` and `.idx`: every lane of the mask must be here, and nothing is read from a lane that is not.
-fn shuffle(warp: &mut Warp, width: usize, lanes: u32, down: bool, to: (usize, Option<usize>), operands: [Operand; 4]) -> Result<(), String> {
+fn shuffle(
+    warp: &mut Warp,
+    width: usize,
+    lanes: u32,
+    down: bool,
+    to: (usize, Option<usize>),
+    operands: [Operand; 4],
+) -> Result<(), String> {
     let before: Vec<[u64; 4]> = (0..WARP)
         .map(|lane| {
             operands.map(|operand| match operand {
@@ -274,7 +327,8 @@ fn shuffle(warp: &mut Warp, width: usize, lanes: u32, down: bool, to: (usize, Op
         }
         let source = if down { lane + source as usize } else { source as usize };
         let is_present = source < WARP && lanes & (1 << source) != 0;
-        warp.registers[lane * width + to.0] = if is_present { before[source][0] & 0xffff_ffff } else { value & 0xffff_ffff };
+        warp.registers[lane * width + to.0] =
+            if is_present { before[source][0] & 0xffff_ffff } else { value & 0xffff_ffff };
         if let Some(present) = to.1 {
             warp.registers[lane * width + present] = u64::from(is_present);
         }
@@ -284,12 +338,18 @@ fn shuffle(warp: &mut Warp, width: usize, lanes: u32, down: bool, to: (usize, Op
 }
 
 fn aligned(address: u64, bytes: usize) -> Result<(), String> {
-    if address % bytes as u64 == 0 { Ok(()) } else { Err(format!("address {address:#x} is not aligned to {bytes} bytes")) }
+    if address % bytes as u64 == 0 {
+        Ok(())
+    } else {
+        Err(format!("address {address:#x} is not aligned to {bytes} bytes"))
+    }
 }
 
 fn load_shared(shared: &[u8], address: u64, bytes: usize) -> Result<u64, String> {
     let start = address as usize;
-    let from = shared.get(start..start + bytes).ok_or_else(|| format!("shared memory has {} bytes, read at {start}", shared.len()))?;
+    let from = shared
+        .get(start..start + bytes)
+        .ok_or_else(|| format!("shared memory has {} bytes, read at {start}", shared.len()))?;
     let mut word = [0; 8];
     word[..bytes].copy_from_slice(from);
     Ok(u64::from_le_bytes(word))
@@ -297,7 +357,9 @@ fn load_shared(shared: &[u8], address: u64, bytes: usize) -> Result<u64, String>
 
 fn store_shared(shared: &mut [u8], address: u64, bytes: usize, value: u64) -> Result<(), String> {
     let (start, length) = (address as usize, shared.len());
-    let to = shared.get_mut(start..start + bytes).ok_or_else(|| format!("shared memory has {length} bytes, written at {start}"))?;
+    let to = shared
+        .get_mut(start..start + bytes)
+        .ok_or_else(|| format!("shared memory has {length} bytes, written at {start}"))?;
     to.copy_from_slice(&value.to_le_bytes()[..bytes]);
     Ok(())
 }

@@ -44,7 +44,9 @@ fn wide(x: i32) -> u64 {
 pub(super) fn function(parts: &[&str]) -> Option<Function> {
     Some(match parts {
         // Moves and selections.
-        ["mov", "u16" | "b16" | "u32" | "s32" | "b32" | "f32" | "u64" | "s64" | "b64" | "f64" | "pred"] => One(|a| a),
+        ["mov", "u16" | "b16" | "u32" | "s32" | "b32" | "f32" | "u64" | "s64" | "b64" | "f64" | "pred"] => {
+            One(|a| a)
+        }
         ["cvta", "to", "global", "u64"] => One(|a| a),
         ["selp", "b16" | "u16" | "b32" | "u32" | "s32" | "f32" | "b64" | "u64" | "s64" | "f64"] => {
             Three(|a, b, p| if p != 0 { a } else { b })
@@ -63,9 +65,13 @@ pub(super) fn function(parts: &[&str]) -> Option<Function> {
         ["mul", "wide", "u16"] => Two(|a, b| u64::from(a as u16) * u64::from(b as u16)),
         ["mul", "hi", "u32"] => Two(|a, b| (u64::from(a as u32) * u64::from(b as u32)) >> 32),
         ["mul", "hi", "u64"] => Two(|a, b| ((u128::from(a) * u128::from(b)) >> 64) as u64),
-        ["mad", "lo", "s32" | "u32"] => Three(|a, b, c| u64::from((a as u32).wrapping_mul(b as u32).wrapping_add(c as u32))),
+        ["mad", "lo", "s32" | "u32"] => {
+            Three(|a, b, c| u64::from((a as u32).wrapping_mul(b as u32).wrapping_add(c as u32)))
+        }
         ["mad", "lo", "s64" | "u64"] => Three(|a, b, c| a.wrapping_mul(b).wrapping_add(c)),
-        ["mad", "wide", "u32"] => Three(|a, b, c| (u64::from(a as u32) * u64::from(b as u32)).wrapping_add(c)),
+        ["mad", "wide", "u32"] => {
+            Three(|a, b, c| (u64::from(a as u32) * u64::from(b as u32)).wrapping_add(c))
+        }
         // A division by zero gives all ones, as the hardware does.
         ["div", "u32"] => Two(|a, b| u64::from((a as u32).checked_div(b as u32).unwrap_or(u32::MAX))),
         ["rem", "u32"] => Two(|a, b| u64::from((a as u32).checked_rem(b as u32).unwrap_or(a as u32))),
@@ -94,8 +100,12 @@ pub(super) fn function(parts: &[&str]) -> Option<Function> {
         ["shl", "b16"] => Two(|a, b| if b as u32 > 15 { 0 } else { u64::from((a as u16) << (b as u32)) }),
         ["shl", "b32"] => Two(|a, b| if b as u32 > 31 { 0 } else { u64::from((a as u32) << (b as u32)) }),
         ["shl", "b64"] => Two(|a, b| if b as u32 > 63 { 0 } else { a << (b as u32) }),
-        ["shr", "u16" | "b16"] => Two(|a, b| if b as u32 > 15 { 0 } else { u64::from((a as u16) >> (b as u32)) }),
-        ["shr", "u32" | "b32"] => Two(|a, b| if b as u32 > 31 { 0 } else { u64::from((a as u32) >> (b as u32)) }),
+        ["shr", "u16" | "b16"] => {
+            Two(|a, b| if b as u32 > 15 { 0 } else { u64::from((a as u16) >> (b as u32)) })
+        }
+        ["shr", "u32" | "b32"] => {
+            Two(|a, b| if b as u32 > 31 { 0 } else { u64::from((a as u32) >> (b as u32)) })
+        }
         ["shr", "u64" | "b64"] => Two(|a, b| if b as u32 > 63 { 0 } else { a >> (b as u32) }),
         ["shr", "s32"] => Two(|a, b| wide(s32(a) >> (b as u32).min(31))),
         ["shr", "s64"] => Two(|a, b| ((a as i64) >> (b as u32).min(63)) as u64),
@@ -127,6 +137,8 @@ pub(super) fn function(parts: &[&str]) -> Option<Function> {
         ["mul", "rn", "f64"] | ["mul", "f64"] => Two(|a, b| (f64_of(a) * f64_of(b)).to_bits()),
         ["div", "rn", "f32"] => Two(|a, b| single(f32_of(a) / f32_of(b))),
         ["div", "rn", "f64"] => Two(|a, b| (f64_of(a) / f64_of(b)).to_bits()),
+        ["rcp", "rn", "f64"] => One(|a| (1.0 / f64_of(a)).to_bits()),
+        ["rcp", "rn", "f32"] => One(|a| single(1.0 / f32_of(a))),
         ["sqrt", "rn", "f32"] => One(|a| single(f32_of(a).sqrt())),
         ["sqrt", "rn", "f64"] => One(|a| f64_of(a).sqrt().to_bits()),
         ["fma", "rn", "f32"] => Three(|a, b, c| single(f32_of(a).mul_add(f32_of(b), f32_of(c)))),

@@ -51,15 +51,53 @@ pub(super) enum Operation {
     Two(fn(u64, u64) -> u64, usize, Operand, Operand),
     Three(fn(u64, u64, u64) -> u64, usize, Operand, Operand, Operand),
     Special(usize, Special),
-    Parameter { to: usize, offset: usize, bytes: usize },
-    Load { space: Space, to: Vec<usize>, bytes: usize, signed: bool, at: Operand, offset: i64 },
-    Store { space: Space, from: Vec<Operand>, bytes: usize, at: Operand, offset: i64 },
-    AddShared { to: usize, at: Operand, offset: i64, value: Operand },
+    Parameter {
+        to: usize,
+        offset: usize,
+        bytes: usize,
+    },
+    Load {
+        space: Space,
+        to: Vec<usize>,
+        bytes: usize,
+        signed: bool,
+        at: Operand,
+        offset: i64,
+    },
+    Store {
+        space: Space,
+        from: Vec<Operand>,
+        bytes: usize,
+        at: Operand,
+        offset: i64,
+    },
+    AddShared {
+        to: usize,
+        at: Operand,
+        offset: i64,
+        value: Operand,
+    },
     /// The wide register from its halves.
     Join(usize, Operand, Operand),
+    /// Bits of the first put into the second, from this place on, so many.
+    Insert {
+        to: usize,
+        bits: Operand,
+        into: Operand,
+        start: Operand,
+        length: Operand,
+    },
     /// The halves of a wide register; none where it is not wanted.
     Split(Option<usize>, Option<usize>, Operand),
-    Shuffle { down: bool, to: usize, present: Option<usize>, value: Operand, source: Operand, clamp: Operand, mask: Operand },
+    Shuffle {
+        down: bool,
+        to: usize,
+        present: Option<usize>,
+        value: Operand,
+        source: Operand,
+        clamp: Operand,
+        mask: Operand,
+    },
     Barrier,
     Branch(usize),
     Return,
@@ -82,12 +120,15 @@ struct Symbols {
 impl Module {
     /// Reads a module.
     pub fn read(text: &str) -> Result<Self, String> {
-        let clean: String = text.lines().map(|line| line.split("//").next().unwrap_or("")).collect::<Vec<_>>().join("\n");
+        let clean: String =
+            text.lines().map(|line| line.split("//").next().unwrap_or("")).collect::<Vec<_>>().join("\n");
         let mut kernels = HashMap::new();
         let mut module_shared = Symbols { shared: HashMap::new(), shared_bytes: 0 };
         let mut lines = clean.lines().enumerate().map(|(number, line)| (number + 1, line.trim())).peekable();
         while let Some((number, line)) = lines.next() {
-            if line.is_empty() || [".version", ".target", ".address_size"].iter().any(|known| line.starts_with(known)) {
+            if line.is_empty()
+                || [".version", ".target", ".address_size"].iter().any(|known| line.starts_with(known))
+            {
                 continue;
             }
             if line.starts_with(".shared") {
@@ -111,7 +152,10 @@ impl Module {
                     }
                     body.push((number, line));
                 }
-                let shared = Symbols { shared: module_shared.shared.clone(), shared_bytes: module_shared.shared_bytes };
+                let shared = Symbols {
+                    shared: module_shared.shared.clone(),
+                    shared_bytes: module_shared.shared_bytes,
+                };
                 let kernel = kernel(&name, &header, &body, shared)?;
                 kernels.insert(name, kernel);
             } else {
@@ -152,9 +196,10 @@ fn kernel(name: &str, header: &str, body: &[(usize, &str)], mut symbols: Symbols
             offsets.push(offset);
             offset += bytes;
         } else if let Some(rest) = line.strip_prefix(".maxntid ") {
-            let sizes = rest.split(',').map(|size| size.trim().parse::<u32>().map_err(|error| error.to_string()));
+            let sizes =
+                rest.split(',').map(|size| size.trim().parse::<u32>().map_err(|error| error.to_string()));
             most_threads = sizes.collect::<Result<Vec<_>, _>>()?.iter().product();
-        } else if !line.is_empty() {
+        } else if !line.is_empty() && !line.starts_with(".minnctapersm ") {
             return Err(format!("{name}: {line}"));
         }
     }
@@ -163,7 +208,8 @@ fn kernel(name: &str, header: &str, body: &[(usize, &str)], mut symbols: Symbols
     let mut statements = Vec::new();
     for (number, line) in body {
         let line = line.trim_matches(|c: char| c.is_whitespace());
-        if line.starts_with(".reg") || line.is_empty() {
+        // Braces only bound the names of registers, which are written before they are read; a hint to the compiler changes nothing.
+        if line.starts_with(".reg") || ["", "{", "}"].contains(&line) || line == ".pragma \"nounroll\";" {
             continue;
         }
         if line.starts_with(".shared") {
@@ -174,20 +220,33 @@ fn kernel(name: &str, header: &str, body: &[(usize, &str)], mut symbols: Symbols
             // Inline assembly is one instruction in braces.
             let is_block = line.starts_with('{') && line.ends_with('}');
             let line = if is_block { line.trim_matches(['{', '}']).trim() } else { line };
-            for statement in line.split_terminator(';').map(str::trim).filter(|statement| !statement.is_empty()) {
+            for statement in
+                line.split_terminator(';').map(str::trim).filter(|statement| !statement.is_empty())
+            {
                 statements.push((*number, statement.to_owned()));
                 count += 1;
             }
         }
     }
-    let mut reader = Reader { registers: HashMap::new(), parameters: &by_name, labels: &labels, shared: &symbols.shared };
+    let mut reader =
+        Reader { registers: HashMap::new(), parameters: &by_name, labels: &labels, shared: &symbols.shared };
     let mut code = Vec::with_capacity(statements.len());
     for (line, statement) in statements {
-        let (guard, operation) = reader.instruction(&statement).map_err(|error| format!("{name}, line {line}: {statement}: {error}"))?;
+        let (guard, operation) = reader
+            .instruction(&statement)
+            .map_err(|error| format!("{name}, line {line}: {statement}: {error}"))?;
         code.push(Instruction { guard, operation, line });
     }
     let shared = symbols.shared_bytes as usize;
-    Ok(Kernel { name: name.to_owned(), parameters, offsets, most_threads, shared, registers: reader.registers.len(), code })
+    Ok(Kernel {
+        name: name.to_owned(),
+        parameters,
+        offsets,
+        most_threads,
+        shared,
+        registers: reader.registers.len(),
+        code,
+    })
 }
 
 struct Reader<'r> {
@@ -220,12 +279,20 @@ impl Reader<'_> {
             ["ret"] => return Ok(Operation::Return),
             ["bar", "sync"] if operands == ["0"] => return Ok(Operation::Barrier),
             ["bra"] | ["bra", "uni"] => {
-                return self.labels.get(&operands[0]).map(|at| Operation::Branch(*at)).ok_or_else(|| "no such label".to_owned());
+                return self
+                    .labels
+                    .get(&operands[0])
+                    .map(|at| Operation::Branch(*at))
+                    .ok_or_else(|| "no such label".to_owned());
             }
             ["ld", "param", kind] => {
                 let name = operands[1].trim_matches(['[', ']']);
                 let offset = *self.parameters.get(name).ok_or("no such parameter")?;
-                return Ok(Operation::Parameter { to: self.register(&operands[0])?, offset, bytes: operations::bytes_of(kind)? });
+                return Ok(Operation::Parameter {
+                    to: self.register(&operands[0])?,
+                    offset,
+                    bytes: operations::bytes_of(kind)?,
+                });
             }
             ["ld", space, rest @ ..] => {
                 let (space, rest) = match (*space, rest) {
@@ -237,7 +304,14 @@ impl Reader<'_> {
                 let kind = self.width(rest, operands[0].as_str())?;
                 let (at, offset) = self.address(&operands[1])?;
                 let to = list(&operands[0]).iter().map(|name| self.register(name)).collect::<Read<_>>()?;
-                return Ok(Operation::Load { space, to, bytes: operations::bytes_of(kind)?, signed: kind.starts_with('s'), at, offset });
+                return Ok(Operation::Load {
+                    space,
+                    to,
+                    bytes: operations::bytes_of(kind)?,
+                    signed: kind.starts_with('s'),
+                    at,
+                    offset,
+                });
             }
             ["st", space, rest @ ..] => {
                 let space = match *space {
@@ -252,20 +326,35 @@ impl Reader<'_> {
             }
             ["atom", "shared", "add", "u32"] => {
                 let (at, offset) = self.address(&operands[1])?;
-                return Ok(Operation::AddShared { to: self.register(&operands[0])?, at, offset, value: self.operand(&operands[2])? });
+                return Ok(Operation::AddShared {
+                    to: self.register(&operands[0])?,
+                    at,
+                    offset,
+                    value: self.operand(&operands[2])?,
+                });
             }
             ["shfl", "sync", mode @ ("down" | "idx"), "b32"] => {
                 let (to, present) = match operands[0].split_once('|') {
                     Some((to, present)) => (self.register(to)?, Some(self.register(present)?)),
                     None => (self.register(&operands[0])?, None),
                 };
-                let [value, source, clamp, mask] = [1, 2, 3, 4].map(|index: usize| self.operand(&operands[index]));
+                let [value, source, clamp, mask] =
+                    [1, 2, 3, 4].map(|index: usize| self.operand(&operands[index]));
                 let down = *mode == "down";
-                return Ok(Operation::Shuffle { down, to, present, value: value?, source: source?, clamp: clamp?, mask: mask? });
+                return Ok(Operation::Shuffle {
+                    down,
+                    to,
+                    present,
+                    value: value?,
+                    source: source?,
+                    clamp: clamp?,
+                    mask: mask?,
+                });
             }
             ["mov", "b64"] if operands[0].starts_with('{') => {
                 let halves = list(&operands[0]);
-                let mut half = |name: &str| if name == "_" { Ok(None) } else { self.register(name).map(Some) };
+                let mut half =
+                    |name: &str| if name == "_" { Ok(None) } else { self.register(name).map(Some) };
                 let (low, high) = (half(&halves[0])?, half(&halves[1])?);
                 return Ok(Operation::Split(low, high, self.operand(&operands[1])?));
             }
@@ -274,14 +363,27 @@ impl Reader<'_> {
                 let to = self.register(&operands[0])?;
                 return Ok(Operation::Join(to, self.operand(&halves[0])?, self.operand(&halves[1])?));
             }
+            ["bfi", "b64"] => {
+                let to = self.register(&operands[0])?;
+                let [bits, into, start, length] =
+                    [1, 2, 3, 4].map(|index: usize| self.operand(&operands[index]));
+                return Ok(Operation::Insert {
+                    to,
+                    bits: bits?,
+                    into: into?,
+                    start: start?,
+                    length: length?,
+                });
+            }
             ["mov", ..] if operands[1].starts_with('%') && special(&operands[1]).is_some() => {
                 let special = special(&operands[1]).expect("just asked");
                 return Ok(Operation::Special(self.register(&operands[0])?, special));
             }
             _ => {}
         }
-        let to = self.register(&operands[0])?;
-        let inputs = operands[1..].iter().map(|name| self.operand(name)).collect::<Read<Vec<_>>>()?;
+        let Some((to, inputs)) = operands.split_first() else { return Err(format!("{opcode} is not known")) };
+        let to = self.register(to)?;
+        let inputs = inputs.iter().map(|name| self.operand(name)).collect::<Read<Vec<_>>>()?;
         let function = operations::function(parts).ok_or_else(|| format!("{opcode} is not known"))?;
         match (function, &inputs[..]) {
             (Function::One(function), [a]) => Ok(Operation::One(function, to, *a)),
@@ -329,7 +431,10 @@ impl Reader<'_> {
 
     /// `[%rd1+8]`, `[name+8]`.
     fn address(&mut self, text: &str) -> Read<(Operand, i64)> {
-        let inside = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).ok_or("an address without brackets")?;
+        let inside = text
+            .strip_prefix('[')
+            .and_then(|text| text.strip_suffix(']'))
+            .ok_or("an address without brackets")?;
         let (base, offset) = inside.split_once('+').unwrap_or((inside, "0"));
         Ok((self.operand(base.trim())?, offset.trim().parse().map_err(|_| format!("{offset} is no offset"))?))
     }

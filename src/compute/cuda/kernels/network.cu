@@ -260,7 +260,7 @@ __device__ __forceinline__ double sum_of_row(double own) {
     return of_first(own);
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 4)
 softmax(u64 rows, u32 columns, u32 logarithmic, const real *__restrict__ x, real *__restrict__ y) {
     ROW()
     x += row * columns;
@@ -275,9 +275,12 @@ softmax(u64 rows, u32 columns, u32 logarithmic, const real *__restrict__ x, real
     double sum = 0.0;
     for (u32 at = lane; at < columns; at += 32u) sum += exp((double)x[at] - largest);
     sum = sum_of_row(sum);
-    double shift = largest + logarithm(sum);
-    for (u32 at = lane; at < columns; at += 32u)
-        y[at] = (real)(logarithmic ? (double)x[at] - shift : exp((double)x[at] - largest) / sum);
+    if (logarithmic) {
+        double shift = largest + logarithm(sum);
+        for (u32 at = lane; at < columns; at += 32u) y[at] = (real)((double)x[at] - shift);
+    } else {
+        for (u32 at = lane; at < columns; at += 32u) y[at] = (real)(exp((double)x[at] - largest) / sum);
+    }
 }
 
 extern "C" __global__ void __launch_bounds__(256)
@@ -411,7 +414,7 @@ im2col(u64 count, WINDOW, real outside, const real *__restrict__ x, real *__rest
     }
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 4)
 col2im(u64 count, WINDOW, const real *__restrict__ x, real *__restrict__ y) {
     u32 each = channels / groups, taps = kernel_height * kernel_width;
     u64 patches = (u64)places_y * places_x, row = (u64)each * taps;
