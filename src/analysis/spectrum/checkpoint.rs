@@ -14,6 +14,9 @@ use crate::checkpoint::Checkpoint;
 use crate::context::Context;
 use crate::error::Error;
 
+/// The spectrum of a tensor, and the file that failed on the way.
+type Outcome = (Measured<Spectrum>, Option<Error>);
+
 const NEEDS_SPECTRA: &str = "needs --measure spectra";
 
 /// What layers of several tensors do, and what could not be read.
@@ -92,7 +95,7 @@ pub fn measure_all(
         || given.into_iter().map(|index| (index, spectrum_of((index, &all[index])))).collect(),
         || kept.into_par_iter().map(|index| (index, spectrum_of((index, &all[index])))).collect(),
     );
-    let mut measured: Vec<(usize, (Measured<Spectrum>, Option<Error>))> = given;
+    let mut measured: Vec<(usize, Outcome)> = given;
     measured.extend(kept);
     measured.sort_by_key(|(index, _)| *index);
     let measured = measured.into_iter().map(|(_, measured)| measured);

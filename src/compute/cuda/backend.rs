@@ -81,6 +81,9 @@ pub(super) fn blocks(count: usize) -> [usize; 3] {
     [count.div_ceil(256).clamp(1, 1 << 16), 1, 1]
 }
 
+/// The hardware counts blocks of the second and third axis with 16 bits: what is more goes in several launches.
+const MOST_BLOCKS: usize = 65535;
+
 /// A buffer of a device from element `at` on.
 pub(super) type Part<'b, T> = (&'b Buffer<T>, usize);
 
@@ -113,11 +116,9 @@ impl Device {
         {
             return Ok(());
         }
-        // The hardware counts blocks of the second and third axis with 16 bits: what is more goes in several launches.
-        const MOST: usize = 65535;
-        for first in (0..batch).step_by(MOST) {
-            let count = MOST.min(batch - first);
-            assert!(n.div_ceil(kernels::GEMM_TILE) <= MOST, "a product of {n} columns");
+        for first in (0..batch).step_by(MOST_BLOCKS) {
+            let count = MOST_BLOCKS.min(batch - first);
+            assert!(n.div_ceil(kernels::GEMM_TILE) <= MOST_BLOCKS, "a product of {n} columns");
             let arguments = [
                 narrow(m),
                 narrow(n),

@@ -18,8 +18,8 @@ use super::fault::{Fault, checked};
 use super::kernels::{Kernel, Module};
 use super::upload::Ring;
 
-/// Share of the memory that is free when the device is opened that flashpoint lets itself have.
-const BUDGET: f64 = 0.8;
+/// Of the memory that is free when the device is opened flashpoint leaves one part in so many to others.
+const LEFT_TO_OTHERS: usize = 5;
 
 /// One GPU.
 pub(super) struct Driver {
@@ -81,7 +81,7 @@ impl Driver {
             stream: context.default_stream(),
             pools: context.has_async_alloc(),
             context,
-            budget: (free as f64 * BUDGET) as usize,
+            budget: free - free / LEFT_TO_OTHERS,
             used: AtomicUsize::new(0),
             lost: AtomicBool::new(false),
             modules: Mutex::default(),
@@ -263,14 +263,13 @@ impl Driver {
             return Ok(function.clone());
         }
         let known = lock(&self.modules).get(&module).cloned();
-        let loaded = match known {
-            Some(loaded) => loaded,
-            None => {
-                let answer = self.context.load_module(Ptx::from_src(module.text()));
-                let loaded = self.note(checked("cuModuleLoadData", 0, answer))?;
-                lock(&self.modules).insert(module, loaded.clone());
-                loaded
-            }
+        let loaded = if let Some(loaded) = known {
+            loaded
+        } else {
+            let answer = self.context.load_module(Ptx::from_src(module.text()));
+            let loaded = self.note(checked("cuModuleLoadData", 0, answer))?;
+            lock(&self.modules).insert(module, loaded.clone());
+            loaded
         };
         let function = self.note(checked("cuModuleGetFunction", 0, loaded.load_function(name)))?;
         lock(&self.functions).insert((module, name), function.clone());

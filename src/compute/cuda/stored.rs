@@ -19,14 +19,6 @@ const PANEL: usize = 1 << 26;
 const LEAST_ROWS: usize = 256;
 const MOST_PARTS: usize = 256;
 
-/// A part of a matrix on the device.
-enum Panel<'p> {
-    /// Rows of the resident matrix, which has `width` columns.
-    Resident(&'p Memory),
-    /// Rows and columns of their own.
-    Uploaded(Memory),
-}
-
 /// Kernels over the matrix's dtype; zeros are what is no float, and no kernel reads it.
 fn module(matrix: &Matrix<'_>) -> Module {
     Module::stored(matrix.dtype()).expect("only floats have spectra")
@@ -57,22 +49,14 @@ impl Cuda<'_> {
 
     /// These rows and columns in f64, dense; what is not resident is uploaded.
     fn widened(&self, matrix: &Matrix<'_>, rows: Range<usize>, columns: Range<usize>) -> Result<Buffer<f64>> {
-        let (panel, width, first, at) = match self.resident(matrix) {
-            Some(memory) => {
-                let width = matrix.column_count();
-                (Panel::Resident(memory), width, columns.start, rows.start * width * size(matrix))
-            }
-            None => {
-                let memory = upload(&self.device.driver, matrix, rows.clone(), columns.clone())?;
-                (Panel::Uploaded(memory), columns.len(), 0, 0)
-            }
-        };
-        let memory = match &panel {
-            Panel::Resident(memory) => memory,
-            Panel::Uploaded(memory) => memory,
-        };
         let count = rows.len() * columns.len();
-        self.told(self.widen(matrix, memory, at, (count, columns.len(), width, first)))
+        if let Some(memory) = self.resident(matrix) {
+            let width = matrix.column_count();
+            let at = rows.start * width * size(matrix);
+            return self.told(self.widen(matrix, memory, at, (count, columns.len(), width, columns.start)));
+        }
+        let memory = upload(&self.device.driver, matrix, rows, columns.clone())?;
+        self.told(self.widen(matrix, &memory, 0, (count, columns.len(), columns.len(), 0)))
     }
 
     /// `count` elements that are on the device as stored, in f64: `columns` of each row of `width`, from the `first` on.
@@ -118,16 +102,14 @@ impl Cuda<'_> {
         self.device.driver.launch(Module::DenseF64, kernels::FOLD, blocks(count), 256, &arguments)
     }
 
-    /// One vector times these rows.
+    /// One vector times these rows, which `memory` holds.
     fn apply_rows(
         &self,
         matrix: &Matrix<'_>,
         side: Side,
         rows: Range<usize>,
         memory: &Memory,
-        at: usize,
-        x: &Buffer<f64>,
-        y: &Buffer<f64>,
+        (x, y): (&Buffer<f64>, &Buffer<f64>),
     ) -> std::result::Result<(), Fault> {
         let (count, columns) = (rows.len(), matrix.column_count());
         let driver = &self.device.driver;
@@ -135,7 +117,7 @@ impl Cuda<'_> {
             Side::Plain => {
                 let parts = columns.div_ceil(kernels::DOT_COLUMNS);
                 let partials = Buffer::<f64>::new(driver, parts * count)?;
-                let arguments = [memory.at(at), narrow(count), narrow(columns), x.all(), partials.all()];
+                let arguments = [memory.at(0), narrow(count), narrow(columns), x.all(), partials.all()];
                 let grid = [count.div_ceil(4), parts, 1];
                 driver.launch(module(matrix), kernels::ROWS_DOT, grid, 128, &arguments)?;
                 self.fold(&partials, parts, matrix.scale(), false, y, (rows.start, count))
@@ -145,7 +127,7 @@ impl Cuda<'_> {
                 let parts = count.div_ceil(step);
                 let partials = Buffer::<f64>::new(driver, parts * columns)?;
                 let arguments = [
-                    memory.at(at),
+                    memory.at(0),
                     narrow(count),
                     narrow(columns),
                     narrow(step),
@@ -182,11 +164,11 @@ pub(super) fn multiply(
     }
     if vectors == 1 && columns <= MOST_COLUMNS {
         if let Some(memory) = cuda.resident(matrix) {
-            return cuda.told(cuda.apply_rows(matrix, side, 0..rows, memory, 0, x, y));
+            return cuda.told(cuda.apply_rows(matrix, side, 0..rows, memory, (x, y)));
         }
         for part in panels(rows, columns, cuda.panel_elements()) {
             let memory = upload(&cuda.device.driver, matrix, part.clone(), 0..columns)?;
-            cuda.told(cuda.apply_rows(matrix, side, part, &memory, 0, x, y))?;
+            cuda.told(cuda.apply_rows(matrix, side, part, &memory, (x, y)))?;
         }
         return Ok(());
     }
