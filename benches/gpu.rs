@@ -53,7 +53,8 @@ fn main() {
 
 /// Numbers of a device that computes something else are none.
 fn check(device: &Arc<Device>) {
-    let checks = self_test::run(device, &std::env::temp_dir()).expect("the temporary directory can be written");
+    let checks =
+        self_test::run(device, &std::env::temp_dir()).expect("the temporary directory can be written");
     let failed: Vec<_> = checks.iter().filter(|check| !check.has_passed()).collect();
     for check in &failed {
         println!("FAIL {}: {:?}", check.name, check.outcome);
@@ -141,7 +142,10 @@ fn spectra(device: &Arc<Device>, rows: u64, columns: u64) {
             found = matrix::measure(&backend, &whole, route, &Context::default()).expect("a spectrum");
         });
         let Some(Measured::Value(spectrum)) = &found else { panic!("the matrix has a spectrum") };
-        println!("{rows}×{columns} bf16, {name}: {seconds:.4} s with the upload, σ₁ {}", spectrum.spectral_norm.value);
+        println!(
+            "{rows}×{columns} bf16, {name}: {seconds:.4} s with the upload, σ₁ {}",
+            spectrum.spectral_norm.value
+        );
     }
     let start = Instant::now();
     let lanczos = matrix::measure(&Cpu, &whole, Route::Lanczos, &Context::default());
@@ -178,7 +182,11 @@ n = 2 * columns
 a = torch.randn(n, n, device="cuda", dtype=torch.float64)
 clock(f"float64 product of {n}", lambda: a @ a.T, 3)
 "#;
-    let run = Command::new(python).args(["-c", script]).arg(path).args([rows.to_string(), columns.to_string()]).status();
+    let run = Command::new(python)
+        .args(["-c", script])
+        .arg(path)
+        .args([rows.to_string(), columns.to_string()])
+        .status();
     match run {
         Ok(status) if status.success() => {}
         Ok(status) => println!("SKIPPED: PyTorch ended with {status}"),
@@ -200,7 +208,8 @@ fn file(dtype: DType, rows: u64, columns: u64) -> PathBuf {
     if std::fs::metadata(&path).is_ok_and(|metadata| metadata.len() == count as u64 * dtype.bits() / 8) {
         return path;
     }
-    let mut file = std::io::BufWriter::new(std::fs::File::create(&path).expect("the target directory can be written"));
+    let mut file =
+        std::io::BufWriter::new(std::fs::File::create(&path).expect("the target directory can be written"));
     for part in 0..count.div_ceil(1 << 20) {
         for x in Stream::new(8, part as u64).normals((count - (part << 20)).min(1 << 20)) {
             let x = 0.02 * x;

@@ -1,5 +1,6 @@
 //! `flashpoint devices`: which GPU there is, by which files, and what is missing for what.
 
+use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -48,10 +49,10 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
             Ok((difference, allowed)) => format!("FAIL, {difference:.1e} apart, at most {allowed:.1e}"),
             Err(reason) => format!("FAIL, {reason}"),
         };
-        text.push_str(&format!("{name}: {told}\n"));
+        writeln!(text, "{name}: {told}").expect("writing to a string does not fail");
     }
     let failed = checks.iter().filter(|check| !check.has_passed()).count();
-    text.push_str(&format!("{} checks, {failed} failed\n", checks.len()));
+    writeln!(text, "{} checks, {failed} failed", checks.len()).expect("writing to a string does not fail");
     print(text.as_bytes())?;
     Ok(if failed == 0 { Outcome::Answered } else { Outcome::CouldNot })
 }

@@ -71,7 +71,7 @@ fn assert_within(found: &Value, expected: &Value, tolerance: f64, place: &str) {
         }
         (Value::Object(a), Value::Object(b)) => {
             assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>(), "{place}");
-            let tolerance = stated(&b.get("rounding"), &b.get("values"))
+            let tolerance = stated(b.get("rounding"), b.get("values"))
                 .map_or(tolerance, |stated| stated.max(tolerance));
             for (key, a) in a {
                 assert_within(a, &b[key], tolerance, &format!("{place}.{key}"));
@@ -83,9 +83,9 @@ fn assert_within(found: &Value, expected: &Value, tolerance: f64, place: &str) {
 
 /// How far the singular values of a spectrum may be off by what the report itself says, relative to the smallest: `rounding` times
 /// σ₁²/σ, on both devices. What is derived from them may be off as far.
-fn stated(rounding: &Option<&Value>, values: &Option<&Value>) -> Option<f64> {
-    let rounding = rounding.as_ref()?["value"].as_f64()?;
-    let values: Vec<f64> = values.as_ref()?["value"].as_array()?.iter().filter_map(Value::as_f64).collect();
+fn stated(rounding: Option<&Value>, values: Option<&Value>) -> Option<f64> {
+    let rounding = rounding?["value"].as_f64()?;
+    let values: Vec<f64> = values?["value"].as_array()?.iter().filter_map(Value::as_f64).collect();
     let (first, last) = (values.first()?, values.last()?);
     Some(2.0 * rounding * (first / last).powi(2))
 }

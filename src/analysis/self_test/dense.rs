@@ -113,7 +113,13 @@ pub(super) fn check<T: Real>(device: &Arc<Device>, plain: &Arc<Device>, checks: 
             let found = result::<_, T>(&device.backend(), case);
             super::check(format!("{number} {name}, cuBLAS"), found, expected.clone(), allowed, checks);
         }
-        super::check(format!("{number} {name}"), result::<_, T>(&plain.backend(), case), expected, allowed, checks);
+        super::check(
+            format!("{number} {name}"),
+            result::<_, T>(&plain.backend(), case),
+            expected,
+            allowed,
+            checks,
+        );
     }
 }
 
@@ -269,4 +275,3 @@ fn result<B: Backend, T: Real>(backend: &B, case: Case) -> Result<Vec<f64>> {
     }
     both(&y, &z)
 }
-

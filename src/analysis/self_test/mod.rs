@@ -103,7 +103,6 @@ fn check(
     checks.push(Check { name, outcome });
 }
 
-
 fn numbers<T: Real>(stream: u64, count: usize) -> Vec<T> {
     Stream::new(0x5e1f, stream).normals(count).into_iter().map(T::from_f64).collect()
 }

@@ -151,7 +151,8 @@ impl Blas {
         let handle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (turn_a, line_a) = if transpose_a { (CUBLAS_OP_T, rows) } else { (CUBLAS_OP_N, depth) };
         let (turn_b, line_b) = if transpose_b { (CUBLAS_OP_T, depth) } else { (CUBLAS_OP_N, columns) };
-        let [stride_a, stride_b, stride_c] = [m * k, k * n, m * n].map(|elements| i64::try_from(elements).expect("elements of a buffer"));
+        let [stride_a, stride_b, stride_c] =
+            [m * k, k * n, m * n].map(|elements| i64::try_from(elements).expect("elements of a buffer"));
         let (a, b, c) = (a.0.address(a.1), b.0.address(b.1), c.0.address(c.1));
         macro_rules! call {
             ($call:path, $real:ty) => {{

@@ -260,7 +260,7 @@ fn the_gradient_by_every_parameter_is_the_limit_of_differences() {
         let alone = Alone::new(&case);
         let tape_of = |weights: &Weights<Cpu, f64>| alone.tape(weights, &alone.feed);
         for index in 0..alone.network.parameters.len() {
-            let error = gradient_error(&alone.network, &alone.weights(), &tape_of, ParameterId(index));
+            let error = gradient_error(&alone.network, &alone.weights(), tape_of, ParameterId(index));
             let name = &alone.network.parameters[index].name;
             assert!(error < 1e-8, "{name} of {:?}: {error:e}", alone.network.nodes.last().unwrap().operation);
             checked += 1;
@@ -273,7 +273,7 @@ fn the_gradient_by_every_parameter_is_the_limit_of_differences() {
 fn gradient_error<'n>(
     network: &'n Network,
     weights: &Weights<Cpu, f64>,
-    tape_of: &dyn Fn(&Weights<Cpu, f64>) -> Tape<'n, Cpu, f64>,
+    tape_of: impl Fn(&Weights<Cpu, f64>) -> Tape<'n, Cpu, f64>,
     id: ParameterId,
 ) -> f64 {
     let tape = tape_of(weights);
@@ -311,7 +311,7 @@ fn the_gradient_of_an_embedding_adds_up_over_repeated_tokens() {
         tape.advance(weights, output).unwrap();
         tape
     };
-    assert!(gradient_error(&network, &weights, &tape_of, table) < 1e-8);
+    assert!(gradient_error(&network, &weights, tape_of, table) < 1e-8);
     let mut gradients = Gradients::none(&network);
     let ones = vec![1.0; 18];
     tape_of(&weights).parameter_gradient(&weights, output, ones, &mut gradients).unwrap();

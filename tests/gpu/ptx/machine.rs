@@ -196,13 +196,13 @@ impl Run<'_> {
             match &instruction.operation {
                 Operation::One(function, to, a) => registers[*to] = function(read(*a, registers)),
                 Operation::Two(function, to, a, b) => {
-                    registers[*to] = function(read(*a, registers), read(*b, registers))
+                    registers[*to] = function(read(*a, registers), read(*b, registers));
                 }
                 Operation::Three(function, to, a, b, c) => {
                     registers[*to] = function(read(*a, registers), read(*b, registers), read(*c, registers));
                 }
                 Operation::Special(to, special) => {
-                    registers[*to] = u64::from(self.special(*special, block, warp.first + lane))
+                    registers[*to] = u64::from(self.special(*special, block, warp.first + lane));
                 }
                 Operation::Parameter { to, offset, bytes } => {
                     let mut word = [0; 8];
@@ -214,19 +214,18 @@ impl Run<'_> {
                     aligned(address, bytes * to.len())?;
                     for (index, to) in to.iter().enumerate() {
                         let address = address + (index * bytes) as u64;
-                        let value = match space {
-                            Space::Shared => load_shared(shared, address, *bytes)?,
-                            _ => {
-                                let (allocation, value) = self.memory.load(address, *bytes)?;
-                                if *space == Space::ReadOnly {
-                                    self.read_only.insert(allocation);
-                                }
-                                value
+                        let value = if *space == Space::Shared {
+                            load_shared(shared, address, *bytes)?
+                        } else {
+                            let (allocation, value) = self.memory.load(address, *bytes)?;
+                            if *space == Space::ReadOnly {
+                                self.read_only.insert(allocation);
                             }
+                            value
                         };
                         let shift = 64 - 8 * *bytes as u32;
                         registers[*to] =
-                            if *signed { ((value << shift) as i64 >> shift) as u64 } else { value };
+                            if *signed { ((value << shift).cast_signed() >> shift).cast_unsigned() } else { value };
                     }
                 }
                 Operation::Store { space, from, bytes, at, offset } => {
@@ -338,7 +337,7 @@ fn shuffle(
 }
 
 fn aligned(address: u64, bytes: usize) -> Result<(), String> {
-    if address % bytes as u64 == 0 {
+    if address.is_multiple_of(bytes as u64) {
         Ok(())
     } else {
         Err(format!("address {address:#x} is not aligned to {bytes} bytes"))

@@ -1,5 +1,8 @@
 //! What instructions that only touch registers compute. Registers are 64 bits wide; narrower values have zeros above them.
 
+#![expect(clippy::cast_possible_wrap, clippy::cast_sign_loss, reason = "a register is bits")]
+#![expect(clippy::neg_cmp_op_on_partial_ord, reason = "unordered comparisons are true of NaN")]
+
 /// An instruction by its number of inputs.
 pub(super) enum Function {
     One(fn(u64) -> u64),

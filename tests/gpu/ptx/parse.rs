@@ -144,9 +144,9 @@ impl Module {
                     header.push('\n');
                 }
                 let mut body = Vec::new();
-                let mut depth = 1;
+                let mut depth = 1usize;
                 for (number, line) in lines.by_ref() {
-                    depth += line.matches('{').count() as i32 - line.matches('}').count() as i32;
+                    depth = depth + line.matches('{').count() - line.matches('}').count();
                     if depth == 0 {
                         break;
                     }
@@ -301,7 +301,7 @@ impl Reader<'_> {
                     ("shared", rest) => (Space::Shared, rest),
                     _ => return Err(format!("{opcode} is not known")),
                 };
-                let kind = self.width(rest, operands[0].as_str())?;
+                let kind = Self::width(rest, operands[0].as_str())?;
                 let (at, offset) = self.address(&operands[1])?;
                 let to = list(&operands[0]).iter().map(|name| self.register(name)).collect::<Read<_>>()?;
                 return Ok(Operation::Load {
@@ -319,7 +319,7 @@ impl Reader<'_> {
                     "shared" => Space::Shared,
                     _ => return Err(format!("{opcode} is not known")),
                 };
-                let kind = self.width(rest, operands[1].as_str())?;
+                let kind = Self::width(rest, operands[1].as_str())?;
                 let (at, offset) = self.address(&operands[0])?;
                 let from = list(&operands[1]).iter().map(|name| self.operand(name)).collect::<Read<_>>()?;
                 return Ok(Operation::Store { space, from, bytes: operations::bytes_of(kind)?, at, offset });
@@ -394,7 +394,7 @@ impl Reader<'_> {
     }
 
     /// The type at the end of `ld` and `st`, whose vector width must be that of the operand.
-    fn width<'k>(&self, rest: &[&'k str], operand: &str) -> Read<&'k str> {
+    fn width<'k>(rest: &[&'k str], operand: &str) -> Read<&'k str> {
         let count = list(operand).len();
         match rest {
             [kind] if count == 1 => Ok(kind),
@@ -425,7 +425,7 @@ impl Reader<'_> {
         if let Some(address) = self.shared.get(name) {
             return Ok(Operand::Value(*address));
         }
-        let number = name.parse::<i64>().map(|number| number as u64).or_else(|_| name.parse::<u64>());
+        let number = name.parse::<i64>().map(i64::cast_unsigned).or_else(|_| name.parse::<u64>());
         number.map(Operand::Value).map_err(|_| format!("{name} is no number"))
     }
 
