@@ -71,8 +71,8 @@ fn assert_within(found: &Value, expected: &Value, tolerance: f64, place: &str) {
         }
         (Value::Object(a), Value::Object(b)) => {
             assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>(), "{place}");
-            let tolerance = stated(b.get("rounding"), b.get("values"))
-                .map_or(tolerance, |stated| stated.max(tolerance));
+            let tolerance =
+                stated(b.get("rounding"), b.get("values")).map_or(tolerance, |stated| stated.max(tolerance));
             for (key, a) in a {
                 assert_within(a, &b[key], tolerance, &format!("{place}.{key}"));
             }

@@ -224,8 +224,11 @@ impl Run<'_> {
                             value
                         };
                         let shift = 64 - 8 * *bytes as u32;
-                        registers[*to] =
-                            if *signed { ((value << shift).cast_signed() >> shift).cast_unsigned() } else { value };
+                        registers[*to] = if *signed {
+                            ((value << shift).cast_signed() >> shift).cast_unsigned()
+                        } else {
+                            value
+                        };
                     }
                 }
                 Operation::Store { space, from, bytes, at, offset } => {
