@@ -10,7 +10,7 @@ use std::ffi::c_void;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use cudarc::driver::sys::{CUdevice_attribute, CUdeviceptr, CUstream};
+use cudarc::driver::sys::{CUdevice_attribute, CUdeviceptr, CUmemPool_attribute, CUstream};
 use cudarc::driver::{CudaContext, CudaFunction, CudaModule, CudaStream, result};
 use cudarc::nvrtc::Ptx;
 
@@ -74,6 +74,9 @@ impl Driver {
             attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
         );
         let (free, _) = checked("cuMemGetInfo", 0, context.mem_get_info())?;
+        if context.has_async_alloc() {
+            keep_pool(&context)?;
+        }
         Ok(Self {
             ordinal,
             name: checked("cuDeviceGetName", 0, context.name())?,
@@ -275,6 +278,19 @@ impl Driver {
         lock(&self.functions).insert((module, name), function.clone());
         Ok(function)
     }
+}
+
+/// Memory that is freed stays the process's, and serves the next allocation: otherwise every wait gives it back, and the small buffers of
+/// a sum cost more than the sum.
+fn keep_pool(context: &CudaContext) -> Result<(), Fault> {
+    const RELEASE_THRESHOLD: CUmemPool_attribute = CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+    let mut everything = u64::MAX;
+    // SAFETY: the device has pools, and the attribute is a u64 that is read before the call returns.
+    let answer = unsafe {
+        result::device::get_default_mem_pool(context.cu_device())
+            .and_then(|pool| result::mem_pool::set_attribute(pool, RELEASE_THRESHOLD, (&raw mut everything).cast()))
+    };
+    checked("cuMemPoolSetAttribute", 0, answer)
 }
 
 /// A panic elsewhere leaves no half-made entry behind.

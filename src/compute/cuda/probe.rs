@@ -23,6 +23,8 @@ const CALLS: &[&str] = &[
     "cuDeviceGetCount",
     "cuDeviceGetName",
     "cuDeviceGetAttribute",
+    "cuDeviceGetDefaultMemPool",
+    "cuMemPoolSetAttribute",
     "cuDevicePrimaryCtxRetain",
     "cuDevicePrimaryCtxRelease_v2",
     "cuCtxGetCurrent",

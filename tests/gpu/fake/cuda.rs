@@ -192,6 +192,15 @@ call!(cuDeviceGetAttribute(value: *mut c_int, attribute: c_uint, device: c_int) 
     });
     SUCCESS
 });
+call!(cuDeviceGetDefaultMemPool(pool: *mut usize, device: c_int) state {
+    if settings().pools == 0 { return wrong("a pool of a device without pools", INVALID_VALUE); }
+    put(pool, 0x9001);
+    SUCCESS
+});
+call!(cuMemPoolSetAttribute(pool: usize, attribute: c_uint, value: *const u64) state {
+    if pool != 0x9001 || attribute != 4 { return wrong("cuMemPoolSetAttribute", INVALID_VALUE); }
+    SUCCESS
+});
 call!(cuDevicePrimaryCtxRetain(context: *mut usize, device: c_int) state { put(context, CONTEXT); SUCCESS });
 call!(cuDevicePrimaryCtxRelease_v2(device: c_int) state { SUCCESS });
 call!(cuCtxGetCurrent(context: *mut usize) state {
