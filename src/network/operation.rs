@@ -164,6 +164,20 @@ operations! {
     Multiply,
     /// A multiple of its input.
     Scale,
+    /// BatchNorm with the statistics of training.
+    BatchNorm,
+    /// GroupNorm, or InstanceNorm.
+    GroupNorm,
+    /// The largest under a window.
+    MaxPool,
+    /// The mean under a window.
+    AveragePool,
+    /// One step of an RNN, LSTM or GRU.
+    RecurrentCell,
+    /// An RNN, LSTM or GRU over a sequence.
+    RecurrentLayer,
+    /// The last step of a sequence.
+    LastStep,
     /// Convolution of signals.
     Conv1d,
     /// Convolution of images.
