@@ -140,7 +140,7 @@ fn devices_says_what_is_there_from_which_file_and_what_is_missing() {
     let file = |directory: &Path, name: &str| directory.join(name).display().to_string();
     for expected in [
         format!("driver: for CUDA 12.4, {}", file(&fake().driver, "libcuda.so.1")),
-        "cuda:0: Fake GPU 0, compute capability 9.0, 858993459 bytes to use".to_owned(),
+        "cuda:0: Fake GPU 0, compute capability 9.0, 858993460 bytes to use".to_owned(),
         "cuda:1: Fake GPU 1".to_owned(),
         format!("cuBLAS: 13.9.1, {}", file(&fake().libraries, "libcublas.so.13")),
         format!("cuSOLVER: 12.8.7, {}", file(&fake().libraries, "libcusolver.so.12")),

@@ -183,8 +183,9 @@ impl Driver {
         // SAFETY: the range lies in the allocation, and the copy has ended, or the device with it, before `bytes` can be used.
         let answer = unsafe { result::memcpy_dtoh_async(bytes, memory.address + at as u64, self.stream()) };
         let answer = self.note(checked("cuMemcpyDtoHAsync", 0, answer));
-        self.synchronize()?;
-        answer
+        // The first that went wrong is the reason.
+        let waited = self.synchronize();
+        answer.and(waited)
     }
 
     /// Copies all of `from` to `to`, from byte `at` on.
@@ -287,8 +288,9 @@ fn keep_pool(context: &CudaContext) -> Result<(), Fault> {
     let mut everything = u64::MAX;
     // SAFETY: the device has pools, and the attribute is a u64 that is read before the call returns.
     let answer = unsafe {
-        result::device::get_default_mem_pool(context.cu_device())
-            .and_then(|pool| result::mem_pool::set_attribute(pool, RELEASE_THRESHOLD, (&raw mut everything).cast()))
+        result::device::get_default_mem_pool(context.cu_device()).and_then(|pool| {
+            result::mem_pool::set_attribute(pool, RELEASE_THRESHOLD, (&raw mut everything).cast())
+        })
     };
     checked("cuMemPoolSetAttribute", 0, answer)
 }
