@@ -351,10 +351,20 @@ pub enum ErrorKind {
     #[error("it is there already, and is not overwritten")]
     AlreadyThere,
     /// A rule code or name that is none.
-    #[error("there is no rule {}", code.escape_debug())]
+    #[error("there is no rule {}{nearest}", code.escape_debug())]
     UnknownRule {
         /// As the user wrote it.
         code: String,
+        /// The nearest that there is, in words; empty where none is near.
+        nearest: String,
+    },
+    /// A command that is none.
+    #[error("there is no command {}{nearest}", name.escape_debug())]
+    UnknownCommand {
+        /// As the user wrote it.
+        name: String,
+        /// The nearest that there is, in words; empty where none is near.
+        nearest: String,
     },
 
     // Tensors, whatever the format.
@@ -710,9 +720,12 @@ impl ErrorKind {
             Self::Baseline { .. } => {
                 "measure the checkpoint that was accepted: flashpoint measure CHECKPOINT --output accepted.measured.json"
             }
-            Self::NoSuchReport { .. } => "take terminal or json; inspect and gate write the others",
+            Self::NoSuchReport { .. } => {
+                "take terminal, json, markdown or html; inspect and gate write the others"
+            }
             Self::AlreadyThere => "edit it, or move it away first",
             Self::UnknownRule { .. } => "`flashpoint rules` lists them",
+            Self::UnknownCommand { .. } => "`flashpoint help` lists them",
             Self::UnknownDtype { .. } | Self::UnsupportedTensor { .. } => {
                 "cast the tensor to a plain float dtype if it matters to the diagnosis"
             }

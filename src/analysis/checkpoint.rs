@@ -125,6 +125,7 @@ fn announce_work(checkpoint: &Checkpoint, level: MeasureLevel, context: &Context
     if level > MeasureLevel::List {
         let sizes = checkpoint.tensors.iter().filter(|tensor| tensor.tied_to.is_none());
         let sizes = sizes.filter_map(|tensor| Some(tensor.tensor.as_ref().ok()?.byte_count()));
+        context.progress.expect_tensors(sizes.clone().count());
         // Expanded views may state more bytes than any disk holds.
         context.progress.expect(sizes.fold(0, u64::saturating_add));
     }
@@ -148,6 +149,7 @@ fn measure_tensor<B: Beside>(
     if level == MeasureLevel::List || named.tied_to.is_some() {
         return (analysis, None, None);
     }
+    context.progress.begin(&named.name);
     match measure_elements(tensor, named.role, level, beside, context, &mut analysis) {
         Ok(sums) => (analysis, sums, None),
         Err(error) => {

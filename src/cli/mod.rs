@@ -1,11 +1,13 @@
 //! Arguments to checked options to the rooms in their order to a report to an exit code. One subcommand a file.
 
 mod clip;
+mod completions;
 mod devices;
 mod diff;
 mod explain;
 mod gate;
 mod inspect;
+mod man;
 mod measure;
 mod options;
 mod output;
@@ -25,10 +27,15 @@ use flashpoint::error::Result;
 /// nothing that a file contains.
 #[derive(Debug, Parser)]
 #[command(name = "flashpoint", version, propagate_version = true, max_term_width = 100)]
-#[command(
-    after_help = "Exit codes: 0 answered, 1 findings at or above --fail-on, 2 could not, 130 interrupted. \
-                  Of gate: 0 pass, 1 fail, 2 could not decide."
-)]
+#[command(after_help = "\
+Examples:
+  flashpoint inspect checkpoint-4000
+  flashpoint postmortem outputs --output report.html
+  flashpoint gate checkpoint-900 --baseline accepted.measured.json
+  flashpoint explain FP203
+
+Exit codes: 0 answered, 1 findings at or above --fail-on, 2 could not, 130 interrupted.
+Of gate: 0 pass, 1 fail, 2 could not decide.")]
 pub struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -54,6 +61,10 @@ enum Command {
     Rules(rules::Arguments),
     /// Print the page of one rule
     Explain(explain::Arguments),
+    /// Print the script that completes commands and flags in a shell
+    Completions(completions::Arguments),
+    /// Print the manual page
+    Man(man::Arguments),
 }
 
 /// How a command ended.
@@ -92,5 +103,7 @@ pub fn run(arguments: Arguments) -> Result<Outcome> {
         Command::Devices(arguments) => devices::run(&arguments),
         Command::Rules(arguments) => rules::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
+        Command::Completions(arguments) => completions::run(&arguments),
+        Command::Man(arguments) => man::run(&arguments),
     }
 }

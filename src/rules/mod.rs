@@ -7,6 +7,7 @@ mod finding;
 mod intervals;
 mod logs;
 mod moments;
+mod nearest;
 mod plan;
 mod replicas;
 mod threshold;
@@ -79,6 +80,7 @@ mod test_support;
 
 pub use finding::{Confidence, Evidence, Finding, Findings, Severity, Subject};
 pub(crate) use logs::{GIVEN_BACK, Habit};
+pub use nearest::did_you_mean;
 pub use plan::{Assessment, Needs, NotEvaluated, evaluate};
 pub use threshold::{Overrides, Threshold, Thresholds};
 

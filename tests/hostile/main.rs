@@ -114,10 +114,10 @@ const NOT_OF_INPUTS: &[(&str, &str)] = &[
     ("no-such-column", "is about an argument: src/history/log/tests.rs"),
     ("no-device", "is about an argument and the machine: tests/gpu"),
     ("device", "is about the machine, and the processor does the work: tests/gpu"),
-    ("unknown-architecture", "is about which networks are built: tests/network.rs"),
-    ("missing-parameters", "is about config and weights of different models: tests/network.rs"),
-    ("parameter-shape", "is about config and weights of different models: tests/network.rs"),
-    ("network-input", "is about an argument: src/network/input.rs"),
+    ("unknown-architecture", "is about which networks are built: tests/network/"),
+    ("missing-parameters", "is about config and weights of different models: tests/network/"),
+    ("parameter-shape", "is about config and weights of different models: tests/network/"),
+    ("network-input", "is about an argument: tests/network/"),
     ("already-there", "is about where a policy goes: tests/gate_mistakes.rs"),
 ];
 
