@@ -3,6 +3,7 @@
 mod clip;
 mod completions;
 mod convert;
+mod devices;
 mod diff;
 mod explain;
 mod gate;
@@ -67,6 +68,8 @@ enum Command {
     Resume(resume::Arguments),
     /// Write the tensors of a checkpoint as one safetensors file
     Convert(convert::Arguments),
+    /// Say which GPU there is, and what is missing to use it
+    Devices(devices::Arguments),
     /// List the rules
     Rules(rules::Arguments),
     /// Print the page of one rule
@@ -120,6 +123,7 @@ pub fn run(arguments: Arguments) -> Result<Outcome> {
         Command::Repair(arguments) => repair::run(&arguments),
         Command::Resume(arguments) => resume::run(&arguments),
         Command::Convert(arguments) => convert::run(&arguments),
+        Command::Devices(arguments) => devices::run(&arguments),
         Command::Rules(arguments) => rules::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Completions(arguments) => completions::run(&arguments),

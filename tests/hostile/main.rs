@@ -165,6 +165,8 @@ const NOT_OF_INPUTS: &[(&str, &str)] = &[
     ("no-elements", "is about which command is given a measurement: tests/diff.rs"),
     ("output-name", "is about where the measurement goes: tests/cli.rs"),
     ("no-such-column", "is about an argument: src/history/log/tests.rs"),
+    ("no-device", "is about an argument and the machine: tests/gpu"),
+    ("device", "is about the machine, and the processor does the work: tests/gpu"),
     ("unknown-architecture", "is about which networks are built: tests/network/"),
     ("missing-parameters", "is about config and weights of different models: tests/network/"),
     ("parameter-shape", "is about config and weights of different models: tests/network/"),
