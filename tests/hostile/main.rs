@@ -159,6 +159,7 @@ const NOT_OF_INPUTS: &[(&str, &str)] = &[
     ("changed-while-reading", "needs a writer at the same time: src/files/input.rs tests it"),
     ("not-an-output", "is about where the report goes: tests/cli.rs"),
     ("unknown-rule", "is about an argument: tests/cli.rs"),
+    ("unknown-command", "is about an argument: tests/cli.rs"),
     ("baseline", "is about which checkpoint is compared with which: tests/gate_mistakes.rs"),
     ("no-such-report", "is about an argument: tests/gate_formats.rs"),
     ("nothing-of-a-run", "is about where a run is looked for: tests/cli.rs"),
