@@ -20,7 +20,7 @@ pub mod format;
 pub mod gate;
 pub mod history;
 pub mod json;
-
+pub mod nearest;
 pub mod network;
 pub mod number;
 pub mod random;

@@ -12,6 +12,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("context", &[]),
     ("json", &[]),
     ("number", &[]),
+    ("nearest", &[]),
     ("files", &["error", "context"]),
     ("tensor", &["error", "context", "files"]),
     ("format", &["error", "context", "files", "tensor"]),
@@ -20,7 +21,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("compute", &["error", "context", "tensor", "random"]),
     ("checkpoint", &["error", "context", "files", "tensor", "format"]),
     ("history", &["error", "context", "files", "tensor", "format", "checkpoint"]),
-    ("network", &["error", "tensor", "checkpoint", "compute", "random"]),
+    ("network", &["error", "nearest", "tensor", "checkpoint", "compute", "random"]),
     (
         "analysis",
         &[
@@ -38,7 +39,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "network",
         ],
     ),
-    ("rules", &["number", "robust", "analysis::model"]),
+    ("rules", &["number", "nearest", "robust", "analysis::model"]),
     ("clip", &["number", "random", "robust", "analysis::model", "analysis::series::clip"]),
     ("diagnosis", &["number", "robust", "analysis::model", "rules", "clip"]),
     ("gate", &["error", "context", "number", "files", "checkpoint", "analysis::model", "rules", "diagnosis"]),

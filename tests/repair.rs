@@ -34,6 +34,13 @@ fn manifest(target: &Path) -> Value {
     serde_json::from_str(&text).expect("it is JSON")
 }
 
+/// The check of a manifest whose name begins so.
+fn check<'m>(manifest: &'m Value, name: &str) -> &'m Value {
+    let mut checks = manifest["checks"].as_array().expect("it has checks").iter();
+    let found = checks.find(|check| check["name"].as_str().is_some_and(|own| own.starts_with(name)));
+    found.unwrap_or_else(|| panic!("no check {name}: {}", manifest["checks"]))
+}
+
 /// Places at which two files of one length differ, those next to each other as one.
 fn differences(one: &[u8], other: &[u8]) -> Vec<std::ops::Range<usize>> {
     assert_eq!(one.len(), other.len());
@@ -243,7 +250,8 @@ fn queries_and_keys_are_clipped_to_where_a_softmax_condenses_and_only_when_that_
         flashpoint(&["repair", ATTENTION, "--to", text(&alone), "--qk-clip", "--accept-function-change"]);
     assert_eq!(output.status.code(), Some(1), "{}", told(&output));
     assert_eq!(manifest(&alone)["healthy"], false);
-    repair(ATTENTION, &target, &["--qk-clip", "--accept-function-change", "--lr-scale", "0.5"]);
+    let done = repair(ATTENTION, &target, &["--qk-clip", "--accept-function-change", "--lr-scale", "0.5"]);
+    assert_eq!(check(&done, "no head's largest expected logit")["outcome"], "pass");
     let heads = |path: &Path| -> Vec<(f64, f64)> {
         let output = flashpoint(&["inspect", text(path), "--measure", "spectra", "--format", "json"]);
         let report: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -278,7 +286,14 @@ fn a_spectral_clip_brings_the_largest_singular_value_to_its_limit() {
     let folder = tempfile::tempdir().unwrap();
     let target = folder.path().join("checkpoint");
     let source = "fixtures/runs/rnn-exploding/checkpoint-0400";
-    let edits = ["--spectral-clip", "rnn.weight_hh_l0=2", "--accept-function-change"];
+    // Two globs name the map: it is scaled once, to the smaller limit.
+    let edits = [
+        "--spectral-clip",
+        "*weight_hh_l0=3",
+        "--spectral-clip",
+        "rnn.weight_hh_l0=2",
+        "--accept-function-change",
+    ];
     let output = flashpoint(&[&["repair", source, "--to", text(&target)], &edits[..]].concat());
     assert!(matches!(output.status.code(), Some(0 | 1)), "{}", told(&output));
     let (before, after) = (read(Path::new(source)), read(&target));
@@ -298,7 +313,12 @@ fn a_spectral_clip_brings_the_largest_singular_value_to_its_limit() {
         }
         norm.sqrt()
     };
+    let done = manifest(&target);
+    assert_eq!(done["edits"][0]["tensors"].as_array().unwrap().len(), 1, "{done}");
+    let check = check(&done, "the largest singular value of what was clipped");
+    assert_eq!(check["outcome"], "pass", "{check}");
     assert!(sigma(&before) > 1e5);
+    assert!(sigma(&after) <= 2.0, "{}", sigma(&after));
     assert!((sigma(&after) - 2.0).abs() < 1e-5, "{}", sigma(&after));
 }
 
@@ -313,6 +333,125 @@ fn replicas_become_their_mean_and_what_they_agree_on_stays() {
     let mean: Vec<f64> = a.iter().zip(&b).map(|(a, b)| f64::from(((a + b) / 2.0) as f32)).collect();
     assert_eq!(elements(&synced, "small.weight"), mean);
     assert_eq!(elements(&synced, "wide.weight"), elements(&one, "wide.weight"));
+}
+
+#[test]
+fn replicas_are_averaged_before_anything_else_is_done_and_a_damaged_one_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let moment = "wide.weight.exp_avg";
+    let other = with_element(folder.path(), "optimizer.safetensors", moment, 3.0);
+    let target = folder.path().join("synced");
+    repair(OWN, &target, &["--reset-moments", "wide.weight", "--sync-replicas", text(&other)]);
+    let synced = read(&target);
+    let name = synced.tensors.iter().find(|tensor| tensor.name.ends_with(moment)).unwrap().name.clone();
+    assert!(elements(&synced, &name).iter().all(|value| *value == 0.0), "reset after the mean, not before it");
+    let clipped = ["--spectral-clip", "*=2", "--accept-function-change", "--sync-replicas", text(&other)];
+    let refused = flashpoint(&[&["repair", OWN, "--to", "never"], &clipped[..]].concat());
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(told(&refused).contains("sync first"), "{}", told(&refused));
+    // One bit of a weight is another: only the archive's checksum tells.
+    let mut bytes = std::fs::read(NANO_GPT).unwrap();
+    let checkpoint = read(Path::new(NANO_GPT));
+    let weight = checkpoint.tensors.iter().find(|tensor| tensor.name.ends_with("wpe.weight")).unwrap();
+    bytes[places(&checkpoint, |name| name == weight.name)[0].start as usize] ^= 1;
+    let flipped = folder.path().join("flipped.pt");
+    std::fs::write(&flipped, bytes).unwrap();
+    let refused = flashpoint(&["repair", NANO_GPT, "--to", "never", "--sync-replicas", text(&flipped)]);
+    assert_eq!(refused.status.code(), Some(2), "{}", told(&refused));
+    assert!(told(&refused).contains("flipped.pt") && told(&refused).contains("checksum"), "{}", told(&refused));
+    assert!(!Path::new("never").exists());
+}
+
+#[test]
+fn a_cast_leaves_optimizer_state_alone_unless_only_that_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let dtypes = |path: &Path, ending: &str| -> Vec<DType> {
+        let checkpoint = read(path);
+        let named = checkpoint.tensors.iter().filter(|tensor| tensor.name.ends_with(ending));
+        named.map(|tensor| tensor.tensor.as_ref().unwrap().dtype).collect()
+    };
+    let all = folder.path().join("all");
+    repair(OWN, &all, &["--cast", "*=bf16"]);
+    assert_eq!(dtypes(&all, ".weight"), vec![DType::Bf16; 2]);
+    assert_eq!(dtypes(&all, ".exp_avg"), vec![DType::F32; 2]);
+    assert_eq!(dtypes(&all, ".exp_avg_sq"), vec![DType::F32; 2]);
+    let moments = folder.path().join("moments");
+    repair(OWN, &moments, &["--cast", "*.exp_avg=bf16"]);
+    assert_eq!(dtypes(&moments, ".exp_avg"), vec![DType::Bf16; 2]);
+    assert_eq!(dtypes(&moments, ".weight"), vec![DType::F32; 2]);
+}
+
+/// The state of numpy's PCG64, of 128 bits: 39 digits that no float holds.
+const LONG: &str = "213914190021264268166117096116393812427";
+
+#[test]
+fn a_state_of_random_numbers_keeps_every_digit_when_a_rate_beside_it_is_edited() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("checkpoint-400");
+    copy(Path::new(OWN), &source);
+    let path = source.join("state.json");
+    let text_of = |path: &Path| std::fs::read_to_string(path).unwrap();
+    let with_state = text_of(&path).replacen('{', &format!("{{\n  \"numpy\": {{\"state\":  {LONG}}},"), 1);
+    std::fs::write(&path, &with_state).unwrap();
+    let target = folder.path().join("repaired");
+    repair(text(&source), &target, &["--lr-scale", "2"]);
+    let written = text_of(&target.join("state.json"));
+    assert!(written.contains(LONG), "{written}");
+    let changed: Vec<_> = with_state.lines().zip(written.lines()).filter(|(one, other)| one != other).collect();
+    assert!(!changed.is_empty() && changed.iter().all(|(line, _)| line.contains("lr")), "{changed:?}");
+    assert_eq!(with_state.lines().count(), written.lines().count());
+}
+
+#[test]
+fn a_parameter_that_never_had_a_gradient_fails_no_check_of_what_was_reset() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("checkpoint-400");
+    copy(Path::new(OWN), &source);
+    let checkpoint = read(&source);
+    let path = source.join("optimizer.safetensors");
+    let mut bytes = std::fs::read(&path).unwrap();
+    for place in places(&checkpoint, |name| name.contains("small.weight.exp_avg")) {
+        bytes[place.start as usize..place.end as usize].fill(0);
+    }
+    std::fs::write(&path, bytes).unwrap();
+    let target = folder.path().join("scaled");
+    let told = repair(text(&source), &target, &["--lr-scale", "0.5"]);
+    assert_eq!(told["healthy"], true);
+    assert!(!told["checks"].to_string().contains("the first update"), "nothing was reset: {}", told["checks"]);
+    let target = folder.path().join("reset");
+    let told = repair(text(&source), &target, &["--reset-moments", "wide.weight"]);
+    assert_eq!(check(&told, "the first update of what was reset")["outcome"], "pass");
+}
+
+#[test]
+fn a_repair_of_a_repaired_checkpoint_keeps_what_the_first_one_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let (first, second, third) =
+        (folder.path().join("first"), folder.path().join("second"), folder.path().join("third"));
+    repair(OWN, &first, &["--lr-scale", "0.5"]);
+    let said = std::fs::read(first.join("repair.json")).unwrap();
+    let told = repair(text(&first), &second, &["--epsilon", "1e-7"]);
+    assert_eq!(std::fs::read(second.join("repair-1.json")).unwrap(), said);
+    assert_eq!(told["edits"][0]["action"], "epsilon");
+    let names: Vec<&str> =
+        told["files"].as_array().unwrap().iter().map(|file| file["name"].as_str().unwrap()).collect();
+    assert!(names.contains(&"repair-1.json") && !names.contains(&"repair.json"), "{names:?}");
+    let files = check(&told, "files without an edit");
+    assert_eq!(files["outcome"], "pass", "{files}");
+    repair(text(&second), &third, &["--epsilon", "1e-6"]);
+    assert_eq!(std::fs::read(third.join("repair-1.json")).unwrap(), said);
+    let second_said = std::fs::read(second.join("repair.json")).unwrap();
+    assert_eq!(std::fs::read(third.join("repair-2.json")).unwrap(), second_said);
+}
+
+#[test]
+fn what_has_no_weights_is_no_state_to_go_on_from() {
+    let output =
+        flashpoint(&["repair", "fixtures/layouts/optimizer-state.pt", "--plan", "--format", "json"]);
+    let plan: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(plan["audit"]["components"][0]["part"], "model");
+    assert_eq!(plan["audit"]["components"][0]["presence"], "missing");
+    assert_eq!(plan["audit"]["exactness"], "restart");
 }
 
 #[test]
@@ -403,6 +542,7 @@ fn a_repair_that_is_killed_leaves_no_half_of_its_target() {
         .flatten()
         .filter_map(|checkpoint| checkpoint["name"].as_str())
         .collect();
+    assert!(!names.is_empty(), "{}", told(&listed));
     assert!(names.iter().all(|name| !name.contains(".tmp")), "{names:?}");
 }
 

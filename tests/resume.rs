@@ -198,6 +198,71 @@ fn a_watched_command_that_is_healthy_runs_to_its_end() {
     assert!(!folder.path().join("asked").exists());
 }
 
+#[cfg(unix)]
+#[test]
+fn workers_have_their_time_to_save_though_the_leader_ends_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("metrics.jsonl");
+    let worker = "(trap 'sleep 1; touch \"$1/saved\"; exit 0' TERM; while :; do sleep 0.05; done) &";
+    let program = EXPLODES.replacen("trap 'touch \"$1/asked\"; exit 0' TERM", worker, 1);
+    assert!(program.contains("saved"));
+    let mut child = started(folder.path(), &["--watch", text(&log), "--watch-every", "0.2"], &program);
+    assert_eq!(end(&mut child), Some(3));
+    assert!(folder.path().join("saved").exists(), "it was killed before it had saved");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_log_that_never_says_anything_of_the_new_attempt_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("nothing.jsonl");
+    let flags = ["resume", SPIKE, "--from", "160", "--watch", text(&log), "--"];
+    let output = flashpoint(&[&flags[..], &["sh", "-c", "exit 6", "{checkpoint}"]].concat());
+    assert_eq!(output.status.code(), Some(6));
+    assert!(told(&output).contains("never saw a step behind 160"), "{}", told(&output));
+}
+
+/// A copy of the run in which one weight of step 160 is `value`.
+fn with_weight(folder: &Path, value: f32) -> PathBuf {
+    let run = run(folder);
+    let state = read(&run.join("checkpoint-160"));
+    let weight = state.tensors.iter().find(|tensor| {
+        tensor.section == flashpoint::checkpoint::Section::Model
+            && tensor.tensor.as_ref().is_ok_and(|tensor| tensor.shape.len() == 2)
+    });
+    let stored = weight.expect("there is a matrix").tensor.as_ref().unwrap();
+    assert_eq!(stored.dtype, flashpoint::tensor::DType::F32);
+    let (path, place) = (stored.file().unwrap().path().to_owned(), stored.pieces[0].bytes.start as usize);
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[place..place + 4].copy_from_slice(&value.to_le_bytes());
+    std::fs::write(&path, bytes).unwrap();
+    run
+}
+
+#[test]
+fn nothing_is_started_from_a_state_that_no_edit_repairs_or_that_is_damaged() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = with_weight(folder.path(), f32::NAN);
+    let witness = folder.path().join("started");
+    let resume = |flags: &[&str]| {
+        let start = ["resume", text(&run), "--from", "160"];
+        flashpoint(&[&start[..], flags, &["--", "touch", text(&witness), "{checkpoint}"]].concat())
+    };
+    let refused = resume(&["--repair"]);
+    assert_eq!(refused.status.code(), Some(2), "{}", told(&refused));
+    assert!(told(&refused).contains("roll back"), "{}", told(&refused));
+    assert!(!witness.exists(), "the command was started");
+    // Only a rate is asked for: that the weight stays what it is, is said.
+    let scaled = resume(&["--lr-scale", "0.5", "--dry-run"]);
+    assert!(told(&scaled).contains("what no edit repairs"), "{}", told(&scaled));
+    let model = run.join("checkpoint-160/model.safetensors");
+    let bytes = std::fs::read(&model).unwrap();
+    std::fs::write(&model, &bytes[..bytes.len() / 2]).unwrap();
+    let refused = resume(&[]);
+    assert_eq!(refused.status.code(), Some(2), "{}", told(&refused));
+    assert!(!witness.exists(), "the command was started");
+}
+
 /// The mean loss that a script of `fixtures/resume` prints last.
 fn loss(output: &std::process::Output) -> f64 {
     let text = told(output);

@@ -25,6 +25,7 @@ pub mod optimizer;
 mod section;
 mod step;
 
+pub(crate) use layout::{MAX_STATE_BYTES, TRAINER_STATE};
 use layout::{Part, Parts};
 pub use names::NameRules;
 use names::{Named, Subject};

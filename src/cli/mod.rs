@@ -20,6 +20,7 @@ mod repair;
 mod resume;
 mod rules;
 mod run;
+mod watching;
 
 use std::process::ExitCode;
 

@@ -12,6 +12,12 @@ use flashpoint::error::{ErrorKind, Result};
 use flashpoint::gate::Policy;
 use flashpoint::rules::Severity;
 
+/// A value that is a number above 0.
+pub fn positive(text: &str) -> std::result::Result<f64, String> {
+    let number = text.parse::<f64>().ok().filter(|number| number.is_finite() && *number > 0.0);
+    number.ok_or_else(|| "a number above 0".to_owned())
+}
+
 /// How to read and measure.
 #[derive(Debug, Args)]
 pub struct Reading {

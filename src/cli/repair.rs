@@ -15,7 +15,7 @@ use flashpoint::report::{manifest_page, repair_plan_page};
 use flashpoint::rules::{self, Assessment};
 
 use super::Outcome;
-use super::options::Reading;
+use super::options::{Reading, positive};
 use super::output::Outputs;
 use super::progress::Progress;
 
@@ -88,11 +88,6 @@ struct Edits {
 #[derive(Debug, Clone, Copy)]
 struct Limit(QkLimit);
 
-fn positive(text: &str) -> std::result::Result<f64, String> {
-    let number = text.parse::<f64>().ok().filter(|number| number.is_finite() && *number > 0.0);
-    number.ok_or_else(|| "a number above 0".to_owned())
-}
-
 fn below_one(text: &str) -> std::result::Result<f64, String> {
     positive(text).ok().filter(|number| *number < 1.0).ok_or_else(|| "a number between 0 and 1".to_owned())
 }
@@ -154,7 +149,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
     let progress = Progress::start(&context, arguments.outputs.quiet);
     let known = Known::of(checkpoint, level, &policy, &context);
     progress.finish();
-    let plan = known.plan(&wanted, &context)?;
+    let plan = known.plan(&wanted, &policy, &context)?;
     if context.cancelled() {
         return Ok(Outcome::Interrupted);
     }
@@ -195,11 +190,21 @@ impl Known {
     }
 
     /// What is to be done to it.
-    pub fn plan(&self, wanted: &Wanted, context: &Context) -> Result<Plan> {
+    pub fn plan(&self, wanted: &Wanted, policy: &Policy, context: &Context) -> Result<Plan> {
         if self.analysis.checkpoints.iter().all(|checkpoint| checkpoint.tensors.is_empty()) {
             return Err(ErrorKind::NoTensors.in_file(&self.checkpoint.path));
         }
-        recover::plan(&self.checkpoint, &self.analysis, &self.assessment, wanted, context)
+        recover::plan(self.before(policy), wanted, context)
+    }
+
+    fn before<'a>(&'a self, policy: &'a Policy) -> Repaired<'a> {
+        Repaired {
+            checkpoint: &self.checkpoint,
+            analysis: &self.analysis,
+            assessment: &self.assessment,
+            names: &policy.names,
+            thresholds: &policy.thresholds,
+        }
     }
 
     /// Does it.
@@ -211,13 +216,6 @@ impl Known {
         target: &Path,
         context: &Context,
     ) -> Result<Option<Manifest>> {
-        let before = Repaired {
-            checkpoint: &self.checkpoint,
-            analysis: &self.analysis,
-            assessment: &self.assessment,
-            names: &policy.names,
-            thresholds: &policy.thresholds,
-        };
-        recover::repair(before, plan, wanted, self.level, target, context)
+        recover::repair(self.before(policy), plan, wanted, self.level, target, context)
     }
 }

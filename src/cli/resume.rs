@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use flashpoint::analysis::model::MeasureLevel;
-use flashpoint::checkpoint::Checkpoint;
+use flashpoint::checkpoint::{Checkpoint, Layout};
 use flashpoint::clip::advise;
 use flashpoint::context::Context;
 use flashpoint::diagnosis::{Diagnosis, diagnose};
@@ -13,16 +13,17 @@ use flashpoint::error::{ErrorKind, Result};
 use flashpoint::gate::Policy;
 use flashpoint::history::{History, Options};
 use flashpoint::recover::{
-    self, Chosen, Ended, From, Seen, Settings, Wanted, Watch, audit, batches, choose, learning_rate, new_run,
+    self, Chosen, Ended, From, Settings, Wanted, Watch, audit, batches, choose, learning_rate, new_run,
 };
 use flashpoint::report::{ResumeReport, resume_page};
 use flashpoint::rules;
 
 use super::Outcome;
-use super::options::Reading;
+use super::options::{Reading, positive};
 use super::output::Outputs;
 use super::repair::Known;
 use super::run::{RunFlags, measure_run};
+use super::watching::Watching;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -86,11 +87,6 @@ enum Clip {
     Norm(f64),
 }
 
-fn positive(text: &str) -> std::result::Result<f64, String> {
-    let number = text.parse::<f64>().ok().filter(|number| number.is_finite() && *number > 0.0);
-    number.ok_or_else(|| "a number above 0".to_owned())
-}
-
 fn clip(text: &str) -> std::result::Result<Clip, String> {
     if text == "recommended" {
         return Ok(Clip::Recommended);
@@ -118,8 +114,12 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
     let settings = Settings {
         checkpoint: prepared.checkpoint.clone(),
         step: chosen.step,
-        clip_norm: looked.clip,
+        clip_norm: match arguments.clip {
+            Some(Clip::Norm(norm)) => Some(norm),
+            _ => looked.clip.map(recover::as_shown),
+        },
         lr: prepared.rate,
+        program_sets_lr: arguments.lr_scale.is_some() && prepared.report.audit.layout == Layout::NanoGpt,
         skip: arguments.skip_batches,
     };
     let (command, substitutions) = if arguments.command.is_empty() {
@@ -199,6 +199,7 @@ impl Arguments {
     /// Looks at the state, and plans its repair.
     fn prepare(&self, chosen: &Chosen, policy: &Policy, context: &Context) -> Result<Prepared> {
         let checkpoint = Checkpoint::read(&chosen.path, &policy.names, context)?;
+        recover::refuse_unfit(&checkpoint, context)?;
         let rate = learning_rate(&checkpoint, context)?.map(|rate| rate * self.lr_scale.unwrap_or(1.0));
         let mut prepared = Prepared {
             checkpoint: chosen.path.clone(),
@@ -220,7 +221,10 @@ impl Arguments {
         }
         let wanted = Wanted { from_findings: self.repair, lr_scale: self.lr_scale, ..Wanted::default() };
         let known = Known::of(checkpoint, MeasureLevel::Stats, policy, context);
-        let plan = known.plan(&wanted, context)?;
+        let plan = known.plan(&wanted, policy, context)?;
+        if self.repair {
+            recover::refuse_irreparable(&chosen.path, &plan)?;
+        }
         if !plan.edits.is_empty() {
             let home = self.to.clone().map_or_else(|| new_run(&self.run), Ok)?;
             let name = chosen.path.file_name().unwrap_or_default();
@@ -236,26 +240,22 @@ impl Arguments {
     }
 
     fn start(&self, command: &[String], step: u64, policy: &Policy, context: &Context) -> Result<Outcome> {
-        let watch = self.watch.as_ref().map(|path| {
-            let options = self.watched();
-            Watch::new(path, step, options, policy.thresholds.clone(), context)
+        let mut watching = self.watch.as_ref().map(|log| {
+            let watch = Watch::new(log, step, self.watched(), policy.thresholds.clone(), context);
+            Watching::new(watch, log, step)
         });
-        let mut told = false;
         let every = Duration::from_secs_f64(self.watch_every);
         let grace = Duration::from_secs_f64(self.grace);
         let ended = recover::run_command(command, every, grace, &context.cancel, || {
-            match watch.as_ref()?.look(context) {
-                Seen::BlownUp(reason) => Some(reason),
-                Seen::Fine { .. } if !told => {
-                    told = true;
-                    eprintln!("flashpoint: its log is being watched");
-                    None
-                }
-                _ => None,
-            }
+            watching.as_mut()?.look(context)
         })?;
         Ok(match ended {
-            Ended::ByItself(code) => Outcome::Passed(code),
+            Ended::ByItself(code) => {
+                if let Some(watching) = &mut watching {
+                    watching.finish(context);
+                }
+                Outcome::Passed(code)
+            }
             Ended::Stopped(reason) => {
                 eprintln!("flashpoint: stopped, it blew up again: {reason}");
                 Outcome::Stopped

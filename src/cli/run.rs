@@ -49,6 +49,7 @@ impl RunFlags {
             logs: self.log.clone(),
             until: self.until,
             columns: self.columns(),
+            earlier: None,
         };
         History::read(run, &options, context)
     }

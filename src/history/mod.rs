@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 mod discovery;
 pub mod log;
 
-pub use log::{Column, Columns, Log, LogSemantics, LogSource, Number, Quantity, Record};
+pub use log::{Column, Columns, Earlier, Log, LogSemantics, LogSource, Number, Quantity, Record};
 
 /// A run as found on disk.
 #[derive(Debug)]
@@ -48,6 +48,8 @@ pub struct Options {
     pub until: Option<u64>,
     /// Columns of logs for quantities, in place of those that are recognised.
     pub columns: Vec<Column>,
+    /// What the logs held before the attempt that is looked at: left out behind the step that it goes on from.
+    pub earlier: Option<Earlier>,
 }
 
 /// Something to know about what was found.
@@ -114,16 +116,7 @@ impl History {
     /// When there is nothing at `run`, or it cannot be listed, or when the user names a column that no log has. What is
     /// wrong with one file of it is in [`History::errors`].
     pub fn read(run: &Path, options: &Options, context: &Context) -> Result<Self> {
-        let mut history = Self {
-            name: name_of(run),
-            checkpoints: Vec::new(),
-            replicas: Vec::new(),
-            dumps: Vec::new(),
-            log: None,
-            until: options.until,
-            remarks: Vec::new(),
-            errors: Vec::new(),
-        };
+        let mut history = Self::of(run, options);
         let (logs, clip_threshold) = discovery::discover(run, options, context, &mut history)?;
         if let Some(until) = options.until {
             history.checkpoints.retain(|found| found.step <= until);
@@ -132,6 +125,20 @@ impl History {
         }
         log::read(run, &logs, clip_threshold, options, context, &mut history)?;
         Ok(history)
+    }
+
+    /// Nothing found yet.
+    fn of(run: &Path, options: &Options) -> Self {
+        Self {
+            name: name_of(run),
+            checkpoints: Vec::new(),
+            replicas: Vec::new(),
+            dumps: Vec::new(),
+            log: None,
+            until: options.until,
+            remarks: Vec::new(),
+            errors: Vec::new(),
+        }
     }
 
     /// Notes something about `file`.

@@ -59,6 +59,12 @@ pub use recurrence::Recurrence;
 pub use tape::Tape;
 pub use weights::{Gradients, Weights};
 
+/// Numbers of one value above it are not computed: 8 GiB in f32.
+pub(crate) const MOST_NUMBERS: usize = 1 << 31;
+
+/// Numbers of all values together, and of the largest matrix of a convolution's patches: 64 GiB in f32.
+const MOST_OF_ALL: usize = 1 << 34;
+
 /// A node, and the value that it gives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ValueId(pub usize);
@@ -175,6 +181,19 @@ impl Network {
         self
     }
 
+    /// The same network without the loss that it ends in; itself where it ends in none.
+    #[must_use]
+    pub fn without_loss(mut self) -> Self {
+        let is_last = self.output.0 + 1 == self.nodes.len();
+        let loss = self.nodes.pop_if(|node| {
+            is_last && matches!(node.operation, Operation::CrossEntropy(_) | Operation::MeanSquaredError(_))
+        });
+        if let Some(loss) = loss {
+            self.output = loss.inputs[0];
+        }
+        self
+    }
+
     /// The node that gives a value.
     pub fn node(&self, value: ValueId) -> &Node {
         &self.nodes[value.0]
@@ -198,15 +217,41 @@ impl Network {
     /// The shape of every value for an input of this shape: `[batch, tokens]`, or that of the features.
     ///
     /// # Errors
-    /// A sentence that names the first node that cannot take what it is given.
+    /// A sentence that names the first node that cannot take what it is given, or gives more numbers than are computed.
     pub fn shapes(&self, input: &[usize]) -> Result<Vec<Vec<usize>>, String> {
         self.input.check(input)?;
         let mut shapes: Vec<Vec<usize>> = Vec::with_capacity(self.nodes.len());
+        let mut all = 0usize;
         for node in &self.nodes {
             let inputs: Vec<&[usize]> = node.inputs.iter().map(|value| shapes[value.0].as_slice()).collect();
             let shape = node.operation.shaped().shape(input, &inputs);
-            shapes.push(shape.map_err(|message| format!("{}: {message}", node.name))?);
+            let shape = shape.map_err(|message| format!("{}: {message}", node.name))?;
+            let count = numbers(&shape).filter(|count| *count <= MOST_NUMBERS);
+            let needed = count.and_then(|count| count.checked_add(patches(node, &shape)?));
+            let within = needed.filter(|needed| all.checked_add(*needed).is_some_and(|all| all <= MOST_OF_ALL));
+            let (Some(count), Some(_)) = (count, within) else {
+                return Err(format!("{}: gives {shape:?}, which takes more memory than is used", node.name));
+            };
+            // Patches are laid out for one convolution at a time.
+            all += count;
+            shapes.push(shape);
         }
         Ok(shapes)
     }
+}
+
+/// The product of sizes, where it can be counted.
+fn numbers(shape: &[usize]) -> Option<usize> {
+    shape.iter().try_fold(1usize, |count, &size| count.checked_mul(size))
+}
+
+/// Numbers of the patches that a convolution lays out to give a value of this shape; 0 of other operations.
+fn patches(node: &Node, shape: &[usize]) -> Option<usize> {
+    let (inputs, taps) = match &node.operation {
+        Operation::Conv1d(own) => (own.inputs, own.kernel),
+        Operation::Conv2d(own) => (own.inputs, own.kernel[0].checked_mul(own.kernel[1])?),
+        _ => return Some(0),
+    };
+    let places = numbers(shape.get(2..)?)?;
+    numbers(&[inputs, taps, *shape.first()?, places])
 }

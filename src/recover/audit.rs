@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::path::Path;
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -12,8 +13,10 @@ use serde_json::Value;
 
 use super::write::{sources, state};
 use crate::checkpoint::optimizer::Algorithm;
-use crate::checkpoint::{Checkpoint, Layout, Section};
+use crate::checkpoint::{Checkpoint, Layout, MAX_STATE_BYTES, Section, TRAINER_STATE};
 use crate::context::Context;
+use crate::error::{Error, ErrorKind, Result};
+use crate::files::{InputFile, sibling};
 use crate::format::detect;
 use crate::number::counted;
 use crate::tensor::DType;
@@ -111,6 +114,15 @@ impl Part {
     }
 }
 
+impl Component {
+    /// Whether it was looked for among the files, and not found.
+    fn is_found_by_files(&self) -> bool {
+        let by_files =
+            [Part::Scheduler, Part::Scaler, Part::RandomStates, Part::DataPosition, Part::Config];
+        self.presence == Presence::Missing && by_files.contains(&self.part)
+    }
+}
+
 impl Presence {
     /// Its name for people.
     pub fn name(self) -> &'static str {
@@ -136,7 +148,7 @@ impl fmt::Display for Exactness {
 /// Looks at what a resume from `checkpoint` has and lacks.
 pub fn audit(checkpoint: &Checkpoint, context: &Context) -> Audit {
     let look = Look::at(checkpoint, context);
-    let components = vec![
+    let mut components = vec![
         look.model(),
         look.moments(),
         look.step(),
@@ -147,6 +159,11 @@ pub fn audit(checkpoint: &Checkpoint, context: &Context) -> Audit {
         look.progress(),
         look.config(),
     ];
+    if let Some(reason) = &look.unread {
+        for component in components.iter_mut().filter(|component| component.is_found_by_files()) {
+            component.detail = format!("not known: {reason}");
+        }
+    }
     let exactness = components.iter().map(|component| component.allows).max().unwrap_or(Exactness::Restart);
     let limiting: Vec<&str> = components
         .iter()
@@ -167,20 +184,28 @@ pub fn audit(checkpoint: &Checkpoint, context: &Context) -> Audit {
 struct Look<'a> {
     checkpoint: &'a Checkpoint,
     files: BTreeSet<String>,
+    /// Why the files could not be listed, or our own state could not be read.
+    unread: Option<String>,
     keys: BTreeSet<String>,
     /// Our own state.
     state: Option<Value>,
-    /// Fraction of an epoch, where the Trainer says it.
-    epoch: Option<f64>,
+    /// Fraction of an epoch, where the Trainer says it; why what it says cannot be read.
+    epoch: std::result::Result<Option<f64>, String>,
 }
 
 impl<'a> Look<'a> {
     fn at(checkpoint: &'a Checkpoint, context: &Context) -> Self {
-        let files = sources(checkpoint).unwrap_or_default().into_iter().map(|source| source.name).collect();
-        let trainer_state = checkpoint.path.join("trainer_state.json");
-        let epoch = (checkpoint.layout == Layout::HfTrainer).then(|| epoch_in(&trainer_state)).flatten();
-        let state = state::read(checkpoint).ok().flatten();
-        Self { checkpoint, files, keys: root_keys(checkpoint, context), state, epoch }
+        let mut unread = None;
+        let mut note = |error: Error| {
+            unread.get_or_insert(error.to_string());
+        };
+        let listed = sources(checkpoint).map_err(&mut note).unwrap_or_default();
+        let state = state::read(checkpoint).map_err(&mut note).unwrap_or_default();
+        let files = listed.into_iter().map(|source| source.name).collect();
+        let is_trainers = checkpoint.layout == Layout::HfTrainer;
+        let epoch = if is_trainers { epoch_in(&checkpoint.path, context) } else { Ok(None) };
+        let epoch = epoch.map_err(|error| error.kind.to_string());
+        Self { checkpoint, files, unread, keys: root_keys(checkpoint, context), state, epoch }
     }
 
     fn has_file(&self, start: &str) -> Option<&str> {
@@ -207,8 +232,12 @@ impl<'a> Look<'a> {
     fn model(&self) -> Component {
         let tensors = self.checkpoint.tensors.iter().filter(|tensor| tensor.section == Section::Model);
         let unread = tensors.clone().filter(|tensor| tensor.tensor.is_err()).count();
+        let is_empty = tensors.clone().next().is_none();
         let count = counted(tensors.count() as u64, "tensor");
         let (presence, detail, allows) = match unread {
+            _ if is_empty => {
+                (Presence::Missing, "there are no weights".to_owned(), Exactness::Restart)
+            }
             0 => (Presence::Present, count, Exactness::Bit),
             unread => (Presence::Partial, format!("{unread} of {count} cannot be read"), Exactness::Restart),
         };
@@ -239,7 +268,7 @@ impl<'a> Look<'a> {
                     "{stored} of {} have state; the others never had a gradient, or lost it",
                     counted(all as u64, "parameter")
                 ),
-                Exactness::Bit,
+                Exactness::Numeric,
             ),
             stored => (
                 Presence::Present,
@@ -347,18 +376,24 @@ impl<'a> Look<'a> {
             return component(Presence::Present, &place, Exactness::Bit);
         }
         match self.checkpoint.layout {
-            Layout::HfTrainer => match self.epoch {
-                Some(epoch) if epoch.fract() == 0.0 => component(
+            Layout::HfTrainer => match &self.epoch {
+                Ok(Some(epoch)) if epoch.fract() == 0.0 => component(
                     Presence::Present,
                     "trainer_state.json stands at the end of an epoch",
                     Exactness::Bit,
                 ),
-                Some(_) => component(
+                Ok(Some(_)) => component(
                     Presence::Partial,
                     "mid-epoch: random states are set after the first fetch",
                     Exactness::Numeric,
                 ),
-                None => component(Presence::Missing, "trainer_state.json says no epoch", Exactness::Numeric),
+                Ok(None) => {
+                    component(Presence::Missing, "trainer_state.json says no epoch", Exactness::Numeric)
+                }
+                Err(reason) => {
+                    let detail = format!("trainer_state.json cannot be read: {reason}");
+                    component(Presence::Missing, &detail, Exactness::Numeric)
+                }
             },
             Layout::Lightning => component(
                 Presence::Partial,
@@ -425,9 +460,17 @@ fn root_keys(checkpoint: &Checkpoint, context: &Context) -> BTreeSet<String> {
 }
 
 /// What `trainer_state.json` says under `epoch`. Python writes NaN into its log, which is no JSON: only the one key is looked for.
-fn epoch_in(path: &std::path::Path) -> Option<f64> {
-    let text = std::fs::read_to_string(path).ok()?;
+fn epoch_in(directory: &Path, context: &Context) -> Result<Option<f64>> {
+    let path = &sibling(directory, TRAINER_STATE)?;
+    let file = InputFile::open(path, context)?;
+    if file.len() > MAX_STATE_BYTES {
+        let kind = ErrorKind::TooLarge { what: TRAINER_STATE, actual: file.len(), limit: MAX_STATE_BYTES };
+        return Err(kind.in_file(path));
+    }
+    let mut buffer = Vec::new();
+    let text = String::from_utf8_lossy(file.bytes(0..file.len(), &mut buffer)?);
     // The Trainer's own epoch stands at the outermost level: it is the last to be written at an indent of two.
-    let line = text.lines().find(|line| line.starts_with("  \"epoch\":"))?;
-    line.split_once(':')?.1.trim().trim_end_matches(',').parse().ok()
+    let line = text.lines().find(|line| line.starts_with("  \"epoch\":"));
+    let value = line.and_then(|line| line.split_once(':'));
+    Ok(value.and_then(|(_, value)| value.trim().trim_end_matches(',').parse().ok()))
 }

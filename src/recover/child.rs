@@ -66,11 +66,15 @@ fn stop(child: &mut std::process::Child, grace: Duration, signals: &mut Signals)
     let group = child.id();
     terminate(group, child)?;
     let asked = Instant::now();
-    while asked.elapsed() < grace && child.try_wait()?.is_none() {
+    // Workers outlive a leader that ends at once, and have the same time to save what they have.
+    while child.try_wait()?.is_none() || is_alive(group) {
+        if asked.elapsed() >= grace {
+            kill_all(group, child)?;
+            break;
+        }
         signals.pass_on(group);
         std::thread::sleep(LOOK);
     }
-    kill_all(group, child)?;
     child.wait().map(|_| ())
 }
 
@@ -96,7 +100,7 @@ fn in_its_own_group(command: &mut Command) {
 }
 
 #[cfg(unix)]
-use with_signals::{Signals, kill_all, terminate};
+use with_signals::{Signals, is_alive, kill_all, terminate};
 
 #[cfg(unix)]
 mod with_signals {
@@ -139,6 +143,11 @@ mod with_signals {
         ended_is_fine(killpg(of(group), Signal::SIGKILL))
     }
 
+    /// Whether any process of the group is left.
+    pub fn is_alive(group: u32) -> bool {
+        killpg(of(group), None).is_ok()
+    }
+
     fn ended_is_fine(sent: nix::Result<()>) -> std::io::Result<()> {
         match sent {
             Err(error) if error != nix::errno::Errno::ESRCH && error != nix::errno::Errno::EPERM => {
@@ -159,6 +168,11 @@ impl Signals {
     }
 
     fn pass_on(&mut self, _group: u32) {}
+}
+
+#[cfg(not(unix))]
+fn is_alive(_group: u32) -> bool {
+    false
 }
 
 #[cfg(not(unix))]

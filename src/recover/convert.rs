@@ -9,13 +9,14 @@ use std::path::Path;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::unfit;
 use super::write::{copy_elements, sources};
 use crate::checkpoint::{Checkpoint, CheckpointTensor, Section};
 use crate::context::Context;
 use crate::error::{ErrorKind, Result};
 use crate::files::NewFile;
 use crate::format::safetensors::{Written, has_dtype, written_header};
-use crate::format::{Danger, Format, Node, NodeId, Objects, detect, torch};
+use crate::format::{Danger, Format, Node, NodeId, Objects, detect};
 use crate::number::counted;
 use crate::tensor::{Tensor, saturating_count};
 
@@ -99,22 +100,9 @@ pub fn convert(
 ) -> Result<Option<Conversion>> {
     let refuse =
         |message: String, advice| Err(ErrorKind::NotDone { message, advice }.in_file(&checkpoint.path));
-    let own = checkpoint.problems.iter().find(|problem| problem.kind.is_damage());
-    let of_tensors = checkpoint.tensors.iter().filter_map(|tensor| tensor.tensor.as_ref().err());
-    if let Some(damage) = own.or_else(|| of_tensors.into_iter().find(|error| error.kind.is_damage())) {
-        return Err(damage.clone());
-    }
-    for file in &checkpoint.files {
-        // What is copied on with a new header has no checksum that could tell later.
-        let is_archive = matches!(file.format, Format::TorchZip | Format::TorchScript);
-        if let Some(damage) = is_archive
-            .then(|| torch::verify_checksums(&file.input, context))
-            .transpose()?
-            .and_then(|mut all| all.pop())
-        {
-            return Err(damage);
-        }
-    }
+    unfit::refuse_damaged(checkpoint)?;
+    // What is copied on with a new header has no checksum that could tell later.
+    unfit::refuse_wrong_checksums(checkpoint, context)?;
     let mut conversion = Conversion {
         checkpoint: checkpoint.name.clone(),
         written: 0,
@@ -130,7 +118,7 @@ pub fn convert(
             None => refuse("it holds no tensor of the sections asked for".to_owned(), "leave --only out"),
         };
     }
-    conversion.lost = lost(checkpoint, context);
+    conversion.lost = lost(checkpoint, context)?;
     let mut metadata = checkpoint.metadata.clone();
     let by_torch =
         checkpoint.files.iter().any(|file| matches!(file.format, Format::TorchZip | Format::TorchLegacy));
@@ -275,18 +263,25 @@ fn unwritable(tensor: &Tensor) -> Option<String> {
 }
 
 /// What the files hold beside tensors.
-fn lost(checkpoint: &Checkpoint, context: &Context) -> Vec<Lost> {
+fn lost(checkpoint: &Checkpoint, context: &Context) -> Result<Vec<Lost>> {
     let mut lost = Vec::new();
     let read: HashMap<&Path, usize> =
         checkpoint.files.iter().enumerate().map(|(index, file)| (file.input.path(), index)).collect();
-    for source in sources(checkpoint).unwrap_or_default() {
+    for source in sources(checkpoint)? {
         let Some(&index) = read.get(source.path.as_path()) else {
             lost.push(Lost { what: source.name, why: "a file without tensors that are read".to_owned() });
             continue;
         };
-        let Ok(container) = detect::read_file(&checkpoint.files[index].input, context) else { continue };
-        let Some(objects) = container.objects else { continue };
-        lost.extend(beside_tensors(&objects, &source.name));
+        match detect::read_file(&checkpoint.files[index].input, context) {
+            Ok(container) => {
+                let objects = container.objects.as_ref();
+                lost.extend(objects.map(|objects| beside_tensors(objects, &source.name)).unwrap_or_default());
+            }
+            Err(error) => {
+                let why = format!("what it holds beside tensors cannot be told: {}", error.kind);
+                lost.push(Lost { what: source.name, why });
+            }
+        }
     }
     let uncovered: u64 =
         checkpoint.files.iter().flat_map(|file| &file.uncovered).map(|range| range.end - range.start).sum();
@@ -299,7 +294,7 @@ fn lost(checkpoint: &Checkpoint, context: &Context) -> Vec<Lost> {
         let why = format!("{} would have run it: the new file runs nothing", checkpoint.files[*file].name);
         lost.push(Lost { what, why });
     }
-    lost
+    Ok(lost)
 }
 
 /// What a pickled object holds beside tensors: one line for each key of its root.

@@ -38,7 +38,7 @@ pub struct Edit {
     pub what: String,
     /// Why, a sentence each: findings, or that it was asked for.
     pub why: Vec<String>,
-    /// The network computes something else afterwards.
+    /// The network computes something else afterwards, beyond the rounding of a cast.
     pub changes_function: bool,
     /// The tensors it changes.
     pub tensors: Vec<TensorEdit>,
@@ -72,6 +72,8 @@ pub enum Operation {
     Scale {
         /// The factor.
         factor: f64,
+        /// The largest singular value that is asked for.
+        limit: f64,
     },
     /// Elements by their index along one axis, times the factor of its range; the others stay.
     ScaleRanges {

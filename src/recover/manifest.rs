@@ -1,5 +1,6 @@
 //! What a repair says of itself, beside what it wrote: sources by digest, edits, checks, expected exactness.
 
+use std::io::Write;
 use std::path::Path;
 
 use schemars::JsonSchema;
@@ -13,6 +14,7 @@ use super::write::Source;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::files::{InputFile, digest};
+use crate::json::to_lines;
 
 /// Its name in the new directory.
 pub const MANIFEST: &str = "repair.json";
@@ -78,6 +80,14 @@ fn of(path: &Path, context: &Context) -> Result<Option<(u64, Option<String>)>> {
 }
 
 impl Manifest {
+    /// Writes it into `folder`, where none may be.
+    pub(super) fn write(&self, folder: &Path) -> Result<()> {
+        let path = folder.join(MANIFEST);
+        let refused = |error: &std::io::Error| Error::io(&path, "write it", error);
+        let mut file = std::fs::File::create_new(&path).map_err(|error| refused(&error))?;
+        file.write_all(to_lines(self, 2).as_ref()).map_err(|error| refused(&error))
+    }
+
     pub(super) fn new(plan: &Plan, files: Vec<SourceFile>, checks: Vec<Check>) -> Self {
         Self {
             tool: format!("flashpoint {}", env!("CARGO_PKG_VERSION")),

@@ -9,12 +9,15 @@ mod child;
 mod convert;
 mod edit;
 mod health;
+mod limits;
 mod manifest;
 mod moments;
 mod plan;
 mod qk_clip;
 mod repair;
 mod resume;
+mod spectral_clip;
+mod unfit;
 mod watch;
 mod write;
 
@@ -28,5 +31,8 @@ pub use health::{Check, Outcome};
 pub use manifest::{MANIFEST, Manifest, SourceFile};
 pub use plan::{Plan, QkLimit, Wanted, plan};
 pub use repair::{Repaired, repair};
-pub use resume::{Chosen, From, Settings, Substitution, batches, choose, command, learning_rate, new_run};
+pub use resume::{
+    Chosen, From, Settings, Substitution, as_shown, batches, choose, command, learning_rate, new_run,
+};
+pub use unfit::{refuse_irreparable, refuse_unfit};
 pub use watch::{Seen, Watch};

@@ -13,11 +13,12 @@ use serde::Serialize;
 use super::audit::{Audit, Exactness};
 use super::edit::{Action, Edit, NumberAt, NumberEdit, Operation, Proposal, TensorEdit};
 use super::moments::{Reset, Stateful, all, number_edit};
-use super::write::state;
-use super::{audit, qk_clip};
-use crate::analysis::model::{Analysis, CheckpointAnalysis, Section};
-use crate::checkpoint::Checkpoint;
-use crate::checkpoint::optimizer::{Algorithm, Quantity};
+use super::repair::Repaired;
+use super::write::{replicas, state};
+use super::{audit, qk_clip, spectral_clip};
+use crate::analysis::model::{CheckpointAnalysis, Section, TensorAnalysis};
+use crate::checkpoint::{Checkpoint, NameRules};
+use crate::checkpoint::optimizer::{Algorithm, Place, Quantity};
 use crate::context::Context;
 use crate::error::{ErrorKind, Result};
 use crate::format::Format;
@@ -92,28 +93,24 @@ struct FromFindings {
     irreparable: Vec<String>,
 }
 
-/// Plans the repair of `checkpoint`, whose `analysis` and `assessment` hold it alone.
+/// Plans the repair of a checkpoint that was measured and judged alone.
 ///
 /// # Errors
 /// When something is asked for that cannot be done, or names nothing.
-pub fn plan(
-    checkpoint: &Checkpoint,
-    analysis: &Analysis,
-    assessment: &Assessment,
-    wanted: &Wanted,
-    context: &Context,
-) -> Result<Plan> {
+pub fn plan(before: Repaired<'_>, wanted: &Wanted, context: &Context) -> Result<Plan> {
+    let Repaired { checkpoint, analysis, assessment, names, .. } = before;
     let measured =
         analysis.checkpoints.first().ok_or_else(|| ErrorKind::NoTensors.in_file(&checkpoint.path))?;
     let planner = Planner { checkpoint, measured, parameters: all(checkpoint, measured), wanted };
     let found = planner.consider_all(assessment);
     let mut edits = Vec::new();
+    // Copies are made one before anything is done to them.
+    edits.extend(planner.sync(names, context)?);
     edits.extend(planner.drop(&found)?);
     edits.extend(planner.reset(&found)?);
     edits.extend(planner.numbers()?);
     edits.extend(planner.qk_clip()?);
     edits.extend(planner.spectral_clip()?);
-    edits.extend(planner.sync(context)?);
     edits.extend(planner.cast()?);
     if let Some(edit) = edits.iter().find(|edit| edit.changes_function && !wanted.accept_function_change) {
         let message = format!("{}: the network would compute something else", edit.what);
@@ -424,58 +421,32 @@ impl Planner<'_> {
     }
 
     fn spectral_clip(&self) -> Result<Option<Edit>> {
-        let mut tensors = Vec::new();
-        let mut told = Vec::new();
+        // Of several globs that name a map the smallest limit holds: it is scaled once.
+        let mut limits: BTreeMap<usize, f64> = BTreeMap::new();
         for (pattern, limit) in &self.wanted.spectral_clip {
             let glob = self.glob(pattern)?;
-            let mut matched = false;
-            for (index, tensor) in self.measured.tensors.iter().enumerate() {
+            let is_it = |tensor: &TensorAnalysis| {
                 let named = glob.is_match(&tensor.name) || glob.is_match(&tensor.canonical_name);
-                if !named || !tensor.is_parameter() || tensor.shape.len() < 2 {
-                    continue;
-                }
-                matched = true;
-                let Some(spectrum) = tensor.spectrum.value() else {
-                    return self.refuse(
-                        format!("the singular values of {} were not measured", tensor.name),
-                        "name maps whose singular values `flashpoint inspect` shows",
-                    );
-                };
-                let largest = spectrum.spectral_norm.value;
-                if largest > *limit {
-                    let operation = Operation::Scale { factor: limit / largest };
-                    tensors.push(self.tensor_edit(index, operation));
-                    told.push(format!(
-                        "{} had sigma_1 {} (limit {})",
-                        tensor.name,
-                        short(largest),
-                        short(*limit)
-                    ));
-                }
-            }
-            if !matched {
+                named && tensor.is_parameter() && tensor.shape.len() >= 2
+            };
+            let all = self.measured.tensors.iter().enumerate();
+            let matched: Vec<usize> =
+                all.filter(|(_, tensor)| is_it(tensor)).map(|(index, _)| index).collect();
+            if matched.is_empty() {
                 return self.refuse(
                     format!("no map of the model is called {pattern}"),
                     "flashpoint inspect lists them",
                 );
             }
+            for index in matched {
+                limits.entry(index).and_modify(|known| *known = known.min(*limit)).or_insert(*limit);
+            }
         }
-        if tensors.is_empty() {
-            return Ok(None);
-        }
-        let what = format!(
-            "scale {} down to the largest singular value asked for",
-            counted(tensors.len() as u64, "map")
-        );
-        Ok(Some(self.with_masters(Edit {
-            action: Action::SpectralClip,
-            what,
-            why: told,
-            changes_function: true,
-            tensors,
-            numbers: Vec::new(),
-            added: Vec::new(),
-        })))
+        let edit = spectral_clip::edit(self.checkpoint, self.measured, &limits).map_err(|message| {
+            let advice = "name maps whose singular values `flashpoint inspect` shows";
+            ErrorKind::NotDone { message, advice }.in_file(&self.checkpoint.path)
+        })?;
+        Ok(edit.map(|edit| self.with_masters(edit)))
     }
 
     /// Does to every f32 master what is done to the weight rounded from it: the optimizer would write the old one back.
@@ -490,12 +461,20 @@ impl Planner<'_> {
     }
 
     /// The mean of all copies of every tensor that differs; equal ones stay as they are.
-    fn sync(&self, context: &Context) -> Result<Option<Edit>> {
+    fn sync(&self, names: &NameRules, context: &Context) -> Result<Option<Edit>> {
         if self.wanted.replicas.is_empty() {
             return Ok(None);
         }
+        if self.wanted.qk_clip.is_some() || !self.wanted.spectral_clip.is_empty() {
+            return self.refuse(
+                "--qk-clip and --spectral-clip measure this rank's maps, and --sync-replicas would change them"
+                    .to_owned(),
+                "sync first, then clip what came of it",
+            );
+        }
         let copies = self.wanted.replicas.len() as u64 + 1;
-        let differing = super::write::replicas::differing(self.checkpoint, &self.wanted.replicas, context)?;
+        let replicas = replicas::open(&self.wanted.replicas, names, context)?;
+        let differing = replicas::differing(self.checkpoint, &replicas, context)?;
         let tensors: Vec<TensorEdit> = differing
             .into_iter()
             .map(|index| self.tensor_edit(index, Operation::Average { copies }))
@@ -523,10 +502,9 @@ impl Planner<'_> {
             }
             let glob = self.glob(pattern)?;
             let mut tensors = Vec::new();
-            for (index, tensor) in self.checkpoint.tensors.iter().enumerate() {
-                let named = glob.is_match(&tensor.name) || glob.is_match(&tensor.canonical_name);
-                let Ok(stored) = &tensor.tensor else { continue };
-                if !named || stored.dtype.kind() != Kind::Float || stored.dtype == *to {
+            for index in self.castable(&glob) {
+                let tensor = &self.checkpoint.tensors[index];
+                if tensor.tensor.as_ref().is_ok_and(|stored| stored.dtype == *to) {
                     continue;
                 }
                 if tensor.file.is_none_or(|file| self.checkpoint.files[file].format != Format::Safetensors) {
@@ -553,6 +531,34 @@ impl Planner<'_> {
             });
         }
         Ok(edits)
+    }
+
+    /// The tensors that a cast by this glob is about: never step counters, which a dtype of few digits would make other numbers,
+    /// and optimizer state only where the glob names nothing else.
+    fn castable(&self, glob: &GlobMatcher) -> Vec<usize> {
+        let counters: BTreeSet<usize> = self
+            .checkpoint
+            .optimizers
+            .iter()
+            .flat_map(|optimizer| {
+                let own = optimizer.parameters.iter().map(|state| state.step_place);
+                own.chain(optimizer.hyperparameters.iter().map(|number| number.place))
+            })
+            .filter_map(|place| match place {
+                Some(Place::Tensor(index)) => Some(index),
+                _ => None,
+            })
+            .collect();
+        let is_named = |index: &usize| {
+            let tensor = &self.checkpoint.tensors[*index];
+            let named = glob.is_match(&tensor.name) || glob.is_match(&tensor.canonical_name);
+            let is_float = tensor.tensor.as_ref().is_ok_and(|stored| stored.dtype.kind() == Kind::Float);
+            named && is_float && !counters.contains(index)
+        };
+        let is_state = |index: &usize| self.checkpoint.tensors[*index].section == Section::Optimizer;
+        let (state, others): (Vec<usize>, Vec<usize>) =
+            (0..self.checkpoint.tensors.len()).filter(is_named).partition(is_state);
+        if others.is_empty() { state } else { others }
     }
 
     fn tensor_edit(&self, index: usize, operation: Operation) -> TensorEdit {

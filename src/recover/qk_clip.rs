@@ -67,16 +67,21 @@ pub(super) fn edit(
     }))
 }
 
-/// γ of each head; `None` where all are 1.
-fn factors(layer: &AttentionAnalysis, limit: QkLimit) -> Result<Option<Vec<f64>>, String> {
+/// The square of what the deviation of logits is multiplied by to give the largest of a whole context, and what that may be.
+pub(super) fn limits(layer: &AttentionAnalysis, limit: QkLimit) -> Result<(f64, f64), String> {
     let context = layer
         .context
         .ok_or_else(|| format!("the config does not say how long the context of {} is", layer.layer))?;
     let condensation = 2.0 * (context as f64).ln();
-    let limit = match limit {
-        QkLimit::Condensation => condensation,
-        QkLimit::Logit(limit) => limit,
-    };
+    Ok(match limit {
+        QkLimit::Condensation => (condensation, condensation),
+        QkLimit::Logit(limit) => (condensation, limit),
+    })
+}
+
+/// γ of each head; `None` where all are 1.
+fn factors(layer: &AttentionAnalysis, limit: QkLimit) -> Result<Option<Vec<f64>>, String> {
+    let (condensation, limit) = limits(layer, limit)?;
     let gamma = |std: f64| {
         let largest = std * condensation.sqrt();
         if largest > limit { (1.0 - MARGIN) * limit / largest } else { 1.0 }

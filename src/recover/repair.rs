@@ -5,15 +5,14 @@ use std::path::Path;
 use super::health::{self, Judged};
 use super::manifest::{self, MANIFEST, Manifest};
 use super::plan::{Plan, Wanted};
-use super::write::{self, replicas, sources};
+use super::unfit;
+use super::write::{self, Source, replicas, sources};
 use crate::analysis::model::{Analysis, MeasureLevel};
 use crate::analysis::{measure_checkpoint, of_checkpoints};
 use crate::checkpoint::{Checkpoint, NameRules};
 use crate::context::Context;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{ErrorKind, Result};
 use crate::files::NewDirectory;
-use crate::format::Danger;
-use crate::json::to_lines;
 use crate::rules::{self, Assessment, Overrides};
 
 /// What is known of the checkpoint before its repair, and how it was measured.
@@ -45,11 +44,11 @@ pub fn repair(
     context: &Context,
 ) -> Result<Option<Manifest>> {
     let checkpoint = before.checkpoint;
-    refuse_unfit(before, plan, wanted)?;
-    let all = sources(checkpoint)?;
+    refuse(before, plan, wanted)?;
+    let all = renamed(sources(checkpoint)?);
     refuse_inside(checkpoint, target)?;
     let new = NewDirectory::beside(target)?;
-    let ranks = replicas::open(&wanted.replicas, context)?;
+    let ranks = replicas::open(&wanted.replicas, before.names, context)?;
     if !write::write(checkpoint, &all, &plan.edits, &ranks, new.path(), context)? {
         return Ok(None);
     }
@@ -64,10 +63,13 @@ pub fn repair(
     else {
         return Ok(None);
     };
+    let Some(files) = manifest::files(&all, new.path(), context)? else { return Ok(None) };
     let checks = health::checks(
         Judged { checkpoint, analysis: first, assessment: before.assessment },
         Judged { checkpoint: &after, analysis: second, assessment: &assessment },
         &plan.edits,
+        &files,
+        wanted.qk_clip,
         context,
     )?;
     let Some(checks) = checks else { return Ok(None) };
@@ -77,10 +79,8 @@ pub fn repair(
         let advice = "report it: the source is as it was, and nothing was written";
         return Err(ErrorKind::NotDone { message, advice }.in_file(target));
     }
-    let Some(files) = manifest::files(&all, new.path(), context)? else { return Ok(None) };
     let manifest = Manifest::new(plan, files, checks);
-    let path = new.path().join(MANIFEST);
-    std::fs::write(&path, to_lines(&manifest, 2)).map_err(|error| Error::io(&path, "write it", &error))?;
+    manifest.write(new.path())?;
     if context.cancelled() {
         return Ok(None);
     }
@@ -88,23 +88,24 @@ pub fn repair(
     Ok(Some(manifest))
 }
 
+/// The files of the source by the names that they get: what an earlier repair said of itself stays, under the next free number.
+fn renamed(mut all: Vec<Source>) -> Vec<Source> {
+    let is_taken = |name: &str| all.iter().any(|source| source.name == name);
+    if is_taken(MANIFEST) {
+        let named = |number: u64| format!("repair-{number}.json");
+        let free = (1..).map(named).find(|name| !is_taken(name)).expect("a list of names is finite");
+        all.iter_mut().filter(|source| source.name == MANIFEST).for_each(|source| source.name.clone_from(&free));
+    }
+    all
+}
+
 /// Refuses what must not be copied on as if it were whole.
-fn refuse_unfit(before: Repaired<'_>, plan: &Plan, wanted: &Wanted) -> Result<()> {
+fn refuse(before: Repaired<'_>, plan: &Plan, wanted: &Wanted) -> Result<()> {
     let checkpoint = before.checkpoint;
     let refuse =
         |message: String, advice| Err(ErrorKind::NotDone { message, advice }.in_file(&checkpoint.path));
-    if let Some((_, found)) = checkpoint.globals.iter().find(|(_, found)| found.danger == Danger::Dangerous) {
-        let name = format!("{}.{}", found.global.module, found.global.name);
-        return refuse(
-            format!("a pickle of it names {}, which would run when it is loaded", name.escape_debug()),
-            "do not load it; flashpoint convert writes its tensors without the pickle",
-        );
-    }
-    let own = checkpoint.problems.iter().find(|problem| problem.kind.is_damage());
-    let of_tensors = checkpoint.tensors.iter().filter_map(|tensor| tensor.tensor.as_ref().err());
-    if let Some(damage) = own.or_else(|| of_tensors.into_iter().find(|error| error.kind.is_damage())) {
-        return Err(damage.clone());
-    }
+    unfit::refuse_dangerous(checkpoint)?;
+    unfit::refuse_damaged(checkpoint)?;
     let measured = before.analysis.checkpoints.iter().flat_map(|checkpoint| &checkpoint.problems);
     if let Some(problem) = measured.into_iter().find(|problem| problem.damage) {
         return refuse(
@@ -112,8 +113,8 @@ fn refuse_unfit(before: Repaired<'_>, plan: &Plan, wanted: &Wanted) -> Result<()
             "copy it again, or take an earlier checkpoint",
         );
     }
-    if let Some(first) = plan.irreparable.first().filter(|_| wanted.from_findings) {
-        return refuse(first.clone(), "take an earlier checkpoint: flashpoint postmortem RUN names it");
+    if wanted.from_findings {
+        unfit::refuse_irreparable(&checkpoint.path, plan)?;
     }
     if plan.edits.is_empty() {
         return refuse(

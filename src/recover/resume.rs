@@ -120,6 +120,8 @@ pub struct Settings {
     pub clip_norm: Option<f64>,
     /// `{lr}`.
     pub lr: Option<f64>,
+    /// A rate was asked for that only the program itself can set.
+    pub program_sets_lr: bool,
     /// `{skip_from}` and `{skip_to}`: batches to leave out, first and last.
     pub skip: Option<(u64, u64)>,
 }
@@ -139,6 +141,9 @@ impl fmt::Display for Substitution {
     }
 }
 
+/// A placeholder, what stands for it, and what gives it a value.
+type Placeholder = (&'static str, Option<String>, &'static str);
+
 /// The command's words with every placeholder replaced, and what was replaced.
 ///
 /// # Errors
@@ -149,17 +154,20 @@ pub fn command(words: &[String], settings: &Settings) -> Result<(Vec<String>, Ve
             .in_file(Path::new(words.first().map_or("", String::as_str))))
     };
     let checkpoint = settings.checkpoint.display().to_string();
-    let values: [(&str, Option<String>, &str); 6] = [
+    let values: [Placeholder; 6] = [
         ("{checkpoint}", Some(checkpoint), ""),
         ("{step}", Some(settings.step.to_string()), ""),
-        ("{clip_norm}", settings.clip_norm.map(short), "--clip recommended, or --clip NORM"),
+        (
+            "{clip_norm}",
+            settings.clip_norm.map(|norm| norm.to_string()),
+            "--clip recommended, or --clip NORM",
+        ),
         ("{lr}", settings.lr.map(|lr| lr.to_string()), "a checkpoint that holds one learning rate"),
         ("{skip_from}", settings.skip.map(|(from, _)| from.to_string()), "--skip-batches FIRST..LAST"),
         ("{skip_to}", settings.skip.map(|(_, to)| to.to_string()), "--skip-batches FIRST..LAST"),
     ];
-    let mut replaced = words.to_vec();
     let mut told = Vec::new();
-    for (placeholder, value, needs) in values {
+    for (placeholder, value, needs) in &values {
         if !words.iter().any(|word| word.contains(placeholder)) {
             continue;
         }
@@ -169,10 +177,7 @@ pub fn command(words: &[String], settings: &Settings) -> Result<(Vec<String>, Ve
                 "give it, or leave the placeholder out",
             );
         };
-        for word in &mut replaced {
-            *word = word.replace(placeholder, &value);
-        }
-        told.push(Substitution { placeholder: placeholder.to_owned(), value });
+        told.push(Substitution { placeholder: (*placeholder).to_owned(), value: value.clone() });
     }
     let has = |placeholder: &str| told.iter().any(|one: &Substitution| one.placeholder == placeholder);
     let unused = [
@@ -180,16 +185,41 @@ pub fn command(words: &[String], settings: &Settings) -> Result<(Vec<String>, Ve
         (settings.clip_norm.is_some(), "{clip_norm}", "the clipping threshold"),
         (settings.skip.is_some(), "{skip_from}", "the first batch to skip"),
         (settings.skip.is_some(), "{skip_to}", "the last batch to skip"),
+        (settings.program_sets_lr, "{lr}", "the program sets the learning rate itself, and --lr-scale"),
     ];
     if let Some((_, placeholder, what)) =
         unused.iter().find(|(wanted, placeholder, _)| *wanted && !has(placeholder))
     {
         return refuse(
             format!("the command has no {placeholder}: {what} would be without effect"),
-            "put it where the program takes it, such as --resume-from {checkpoint} --max-grad-norm {clip_norm}",
+            "put it where the program takes it, such as --resume-from {checkpoint} --max-grad-norm {clip_norm} --lr {lr}",
         );
     }
-    Ok((replaced, told))
+    Ok((words.iter().map(|word| filled(word, &values)).collect(), told))
+}
+
+/// A word with its placeholders replaced, in one pass: a value that looks like a placeholder stays what it is.
+fn filled(word: &str, values: &[Placeholder]) -> String {
+    let mut text = String::with_capacity(word.len());
+    let mut rest = word;
+    while let Some(at) = rest.find('{') {
+        text.push_str(&rest[..at]);
+        rest = &rest[at..];
+        let found = values.iter().find(|(placeholder, ..)| rest.starts_with(placeholder));
+        let (value, length) = match found {
+            Some((placeholder, Some(value), _)) => (value.as_str(), placeholder.len()),
+            _ => ("{", 1),
+        };
+        text.push_str(value);
+        rest = &rest[length..];
+    }
+    text.push_str(rest);
+    text
+}
+
+/// A number as pages show it: a recommendation is no more precise than that.
+pub fn as_shown(number: f64) -> f64 {
+    short(number).parse().unwrap_or(number)
 }
 
 /// The learning rate that the run was started with, as far as the checkpoint says it: the one that its schedule multiplies,
@@ -287,6 +317,25 @@ mod tests {
         assert!(refused("train --lr {lr}", &settings()).contains("no {checkpoint}"));
         let skipping = Settings { skip: Some((3, 5)), ..settings() };
         assert!(refused("train {checkpoint} {skip_from}", &skipping).contains("no {skip_to}"));
+    }
+
+    #[test]
+    fn a_value_is_given_as_it_is_and_never_read_as_a_placeholder_again() {
+        let given = Settings {
+            checkpoint: "runs/{step}-{lr}".into(),
+            clip_norm: Some(123_456.0),
+            ..settings()
+        };
+        let (replaced, _) = command(&words("train {checkpoint} {clip_norm} {{step}"), &given).unwrap();
+        assert_eq!(replaced, words("train runs/{step}-{lr} 123456 {40"));
+    }
+
+    #[test]
+    fn a_rate_that_only_the_program_can_set_needs_a_place() {
+        let scaled = Settings { program_sets_lr: true, ..settings() };
+        let refused = command(&words("train {checkpoint}"), &scaled).unwrap_err().to_string();
+        assert!(refused.contains("no {lr}"), "{refused}");
+        assert!(command(&words("train {checkpoint} {lr}"), &scaled).is_ok());
     }
 
     #[test]

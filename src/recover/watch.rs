@@ -1,16 +1,16 @@
 //! The log of a training that goes on, looked at by the rules that look at logs: whether it blows up again.
 //!
 //! Everything critical that they find behind the step of the resume counts. What a log already said before the resume is the
-//! baseline up to that step; behind it, it is the earlier attempt, and is left out until it is written anew.
+//! baseline up to that step; behind it, it is the earlier attempt, and is left out.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use crate::analysis::log::measure_log;
 use crate::analysis::model::{Analysis, MeasureLevel, Run};
 use crate::analysis::of_checkpoints;
 use crate::context::Context;
-use crate::history::{History, Options, Record};
+use crate::error::ErrorKind;
+use crate::history::{Earlier, History, Options};
 use crate::rules::{self, Overrides, Severity};
 
 /// A log that is watched.
@@ -19,8 +19,6 @@ pub struct Watch {
     options: Options,
     thresholds: Overrides,
     from: u64,
-    /// What was logged behind the resume before it began: loss and norm by step, as bits.
-    earlier: HashMap<u64, [Option<u64>; 2]>,
 }
 
 /// What a look at the log showed.
@@ -28,6 +26,8 @@ pub struct Watch {
 pub enum Seen {
     /// Nothing of the new attempt is logged yet.
     Nothing,
+    /// It cannot be read: why.
+    Unreadable(String),
     /// So many points of it, the last at this step, and nothing critical.
     Fine {
         /// Points behind the resume.
@@ -42,28 +42,24 @@ pub enum Seen {
 impl Watch {
     /// Watches the log, or the directory of logs, at `path`, which need not be there yet, for what happens behind step `from`.
     pub fn new(path: &Path, from: u64, options: Options, thresholds: Overrides, context: &Context) -> Self {
-        let mut watch = Self { path: path.to_owned(), options, thresholds, from, earlier: HashMap::new() };
-        let records = watch.records(context);
-        watch.earlier = records
-            .into_iter()
-            .filter(|record| record.step > from)
-            .map(|record| (record.step, bits(&record)))
-            .collect();
-        watch
-    }
-
-    fn records(&self, context: &Context) -> Vec<Record> {
-        let history = History::read(&self.path, &self.options, context).ok();
-        history.and_then(|history| history.log).map_or_else(Vec::new, |log| log.records)
+        let earlier = Some(Earlier::note(path, from, &options, context));
+        Self { path: path.to_owned(), options: Options { earlier, ..options }, thresholds, from }
     }
 
     /// Looks at what is logged by now.
-    pub fn look(&self, context: &Context) -> Seen {
-        let Ok(mut history) = History::read(&self.path, &self.options, context) else { return Seen::Nothing };
-        let Some(log) = &mut history.log else { return Seen::Nothing };
-        log.records.retain(|record| {
-            record.step <= self.from || self.earlier.get(&record.step) != Some(&bits(record))
-        });
+    pub fn look(&mut self, context: &Context) -> Seen {
+        if let Some(earlier) = &mut self.options.earlier {
+            earlier.forget_rewritten(context);
+        }
+        let history = match History::read(&self.path, &self.options, context) {
+            Ok(history) => history,
+            Err(error) if is_passing(&error.kind) => return Seen::Nothing,
+            Err(error) => return Seen::Unreadable(error.to_string()),
+        };
+        let Some(log) = &history.log else {
+            let first = history.errors.iter().find(|error| !is_passing(&error.kind));
+            return first.map_or(Seen::Nothing, |error| Seen::Unreadable(error.to_string()));
+        };
         let new = log.records.iter().filter(|record| record.step > self.from);
         let (points, last) = (new.clone().count(), new.map(|record| record.step).max());
         let Some(last) = last else { return Seen::Nothing };
@@ -84,8 +80,9 @@ impl Watch {
     }
 }
 
-fn bits(record: &Record) -> [Option<u64>; 2] {
-    [record.loss, record.grad_norm].map(|number| number.map(f64::to_bits))
+/// Whether it is so only because the log was not begun yet, or is being written to.
+fn is_passing(kind: &ErrorKind) -> bool {
+    matches!(kind, ErrorKind::NotFound | ErrorKind::EmptyFile | ErrorKind::ChangedWhileReading)
 }
 
 #[cfg(test)]
@@ -115,7 +112,7 @@ mod tests {
     fn a_log_that_is_not_there_yet_and_one_that_goes_well_are_told_apart_from_one_that_blows_up() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("metrics.jsonl");
-        let watch = watch(&path, 100);
+        let mut watch = watch(&path, 100);
         assert_eq!(watch.look(&Context::default()), Seen::Nothing);
         std::fs::write(&path, lines(101..160, None)).unwrap();
         assert_eq!(watch.look(&Context::default()), Seen::Fine { points: 59, last: 159 });
@@ -129,10 +126,60 @@ mod tests {
         let path = folder.path().join("metrics.jsonl");
         let before = lines(1..200, Some(150));
         std::fs::write(&path, &before).unwrap();
-        let watch = watch(&path, 100);
+        let mut watch = watch(&path, 100);
         assert_eq!(watch.look(&Context::default()), Seen::Nothing);
         std::fs::write(&path, before + &lines(101..130, None).replace("0.5", "0.4")).unwrap();
         let seen = watch.look(&Context::default());
         assert!(!matches!(seen, Seen::BlownUp(_)), "{seen:?}");
+    }
+
+    /// A log of two attempts, of which each becomes NaN at step 150.
+    fn not_finite(steps: std::ops::Range<u64>) -> String {
+        let known = |step: u64| format!("{{\"step\": {step}, \"loss\": 1.5, \"grad_norm\": 0.5}}\n");
+        let lost = |step: u64| format!("{{\"step\": {step}, \"loss\": NaN, \"grad_norm\": NaN}}\n");
+        steps.map(|step| if step < 150 { known(step) } else { lost(step) }).collect()
+    }
+
+    #[test]
+    fn an_attempt_that_becomes_nan_as_the_one_before_did_is_seen() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.jsonl");
+        let before = not_finite(1..200);
+        std::fs::write(&path, &before).unwrap();
+        let mut watch = watch(&path, 100);
+        assert_eq!(watch.look(&Context::default()), Seen::Nothing);
+        std::fs::write(&path, before.clone() + &not_finite(101..140)).unwrap();
+        assert_eq!(watch.look(&Context::default()), Seen::Fine { points: 39, last: 139 });
+        std::fs::write(&path, before + &not_finite(101..170)).unwrap();
+        let seen = watch.look(&Context::default());
+        assert!(matches!(seen, Seen::BlownUp(_)), "{seen:?}");
+    }
+
+    #[test]
+    fn an_attempt_that_logs_the_same_numbers_is_seen_behind_the_old_ones_and_in_a_log_begun_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.jsonl");
+        let (before, again) = (lines(1..200, Some(150)), lines(101..200, Some(150)));
+        std::fs::write(&path, &before).unwrap();
+        let mut appended = watch(&path, 100);
+        let mut anew = watch(&path, 100);
+        std::fs::write(&path, before.clone() + &again).unwrap();
+        let seen = appended.look(&Context::default());
+        assert!(matches!(seen, Seen::BlownUp(_)), "{seen:?}");
+        // Shorter than it was: begun anew. Then it says what it said before.
+        std::fs::write(&path, lines(1..120, None)).unwrap();
+        assert_eq!(anew.look(&Context::default()), Seen::Fine { points: 19, last: 119 });
+        std::fs::write(&path, &before).unwrap();
+        let seen = anew.look(&Context::default());
+        assert!(matches!(seen, Seen::BlownUp(_)), "{seen:?}");
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_read_is_no_silence() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.jsonl");
+        std::fs::write(&path, "neither this\nnor that\n").unwrap();
+        let seen = watch(&path, 100).look(&Context::default());
+        assert!(matches!(&seen, Seen::Unreadable(why) if why.contains("metrics.jsonl")), "{seen:?}");
     }
 }

@@ -17,7 +17,7 @@ pub(super) static RULE: Rule = Rule {
         name: "ratio",
         default: 10.0,
         unit: "times the shortcut's RMS",
-        source: "failure catalogue, B8; GPT-2 as it is initialised has about 2",
+        source: "design choice: GPT-2 as it is initialised has about 2 (failure catalogue, B8)",
     }],
     check: Check::Checkpoint(check),
 };
@@ -36,8 +36,25 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
         let Some(branch) = wanted(&part.output_rms, &subject, "size of its output", findings) else {
             continue;
         };
+        if shortcut.mean == 0.0 && branch.mean > 0.0 && branch.mean.is_finite() {
+            let message = format!(
+                "{} gives an RMS of {} beside a shortcut of nothing but zeros, on {}",
+                part.name,
+                short(branch.mean),
+                probe(&jacobian.setting),
+            );
+            findings
+                .push(subject, message, "look at what the shortcut carries: an embedding or a map before it gives zeros")
+                .evidence("RMS of the branch", branch.mean, "1");
+            continue;
+        }
         let ratio = branch.mean / shortcut.mean;
-        if shortcut.mean > 0.0 && ratio > limit {
+        if !ratio.is_finite() {
+            let reason = "neither its shortcut nor its output is a number above zero: there is no ratio of them";
+            findings.not_evaluated(subject, reason);
+            continue;
+        }
+        if ratio > limit {
             let message = format!(
                 "{} gives an RMS of {} beside a shortcut of {}: {} times as much (limit {}), on {}",
                 part.name,
@@ -70,6 +87,19 @@ mod tests {
         assert_eq!(judge(&RULE, &of(10.5)).told(), [(Severity::Warning, "h.0 attention".to_owned())]);
         assert!(judge(&RULE, &of(9.5)).is_clean());
         assert!(judge_with(&RULE, &of(10.5), &[("ratio", 20.0)]).is_clean());
+    }
+
+    #[test]
+    fn a_shortcut_of_zeros_is_a_finding_beside_a_branch_that_gives_something_and_no_ratio_otherwise() {
+        let of = |shortcut, given| network(vec![branch("h.0 mlp", PartKind::FeedForward, shortcut, given)]);
+        let found = judge(&RULE, &of(0.0, 0.5));
+        assert_eq!(found.told(), [(Severity::Warning, "h.0 mlp".to_owned())]);
+        let numbers = found.found.iter().flat_map(|finding| &finding.evidence);
+        assert!(numbers.map(|evidence| evidence.value).all(f64::is_finite), "{:?}", found.found);
+        for (shortcut, given) in [(0.0, 0.0), (f64::NAN, 1.0), (1.0, f64::NAN)] {
+            let judged = judge(&RULE, &of(shortcut, given));
+            assert!(judged.told().is_empty() && !judged.is_clean(), "{shortcut} {given}");
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub(super) static RULE: Rule = Rule {
         name: "ratio",
         default: 100.0,
         unit: "times sigma_1 as initialised",
-        source: "a transformer trained too hot has 165 (docs/jacobian.md); see the page for healthy ones",
+        source: "design choice: ten times the 9.1 that healthy runs reach (docs/jacobian.md, runs of the zoo)",
     }],
     check: Check::Checkpoint(check),
 };

@@ -8,7 +8,6 @@ mod intervals;
 mod jacobians;
 mod logs;
 mod moments;
-mod nearest;
 mod plan;
 mod replicas;
 mod threshold;
@@ -91,11 +90,11 @@ mod test_support;
 
 pub use finding::{Confidence, Evidence, Finding, Findings, Severity, Subject};
 pub(crate) use logs::{GIVEN_BACK, Habit};
-pub use nearest::did_you_mean;
 pub use plan::{Assessment, Needs, NotEvaluated, evaluate};
 pub use threshold::{Overrides, Threshold, Thresholds};
 
 use crate::analysis::model::{Analysis, CheckpointAnalysis};
+pub use crate::nearest::did_you_mean;
 
 /// One bad state: how it is called, what it needs, and how it is recognised.
 #[derive(Debug)]

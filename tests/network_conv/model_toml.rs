@@ -378,3 +378,50 @@ name = "cell"
 from = "x"
 with = "state"
 "#;
+
+#[test]
+fn a_loss_stands_last_behind_what_it_judges() {
+    let linear = "input = { shape = [16] }\n[[layer]]\nop = \"linear\"\nname = \"fc\"\nas = \"y\"\n";
+    let loss = "[[layer]]\nop = \"cross_entropy\"\n";
+    let refused = |text: &str| refusal(text).1;
+    assert!(refused(&format!("{linear}{loss}[[layer]]\nop = \"tanh\"")).contains("a loss stands last"));
+    assert!(refused(&format!("input = {{ shape = [16] }}\n{loss}")).contains("behind the layers"));
+    assert!(refused(&format!("{linear}{loss}from = \"input\"")).contains("of the layer before it"));
+    assert!(refused(&format!("{linear}{loss}block = \"b\"")).contains("no part of a block"));
+}
+
+#[test]
+fn a_network_that_ends_in_a_loss_is_measured_up_to_what_the_loss_judges() {
+    use flashpoint::analysis::jacobian::{Question, prepare};
+    use flashpoint::context::Context;
+    let (folder, checkpoint) = saved(&tensors());
+    let body = "input = { shape = [16] }\n[[layer]]\nop = \"linear\"\nname = \"fc\"\n[[layer]]\nop = \"tanh\"\n";
+    let measured = |text: &str| {
+        let path = folder.path().join("network.toml");
+        std::fs::write(&path, text).unwrap();
+        let question = Question { model: Some(path), ..Question::default() };
+        let prepared = prepare(&checkpoint, &question, &Context::default()).unwrap();
+        prepared.measure(&checkpoint, &Context::default()).unwrap().expect("nobody asked to stop")
+    };
+    let plain = measured(body);
+    for loss in ["cross_entropy", "mean_squared_error"] {
+        let judged = measured(&format!("{body}[[layer]]\nop = \"{loss}\"\n"));
+        assert_eq!(judged.end_to_end, plain.end_to_end, "{loss}");
+        assert!(judged.end_to_end.value().is_some(), "{loss}");
+    }
+}
+
+#[test]
+fn more_numbers_than_are_computed_are_refused_where_the_input_leaves_its_sizes_open() {
+    use flashpoint::analysis::jacobian::{Question, prepare};
+    use flashpoint::context::Context;
+    let (folder, checkpoint) = saved(&tensors());
+    // A kernel on 4096 by 4096 pixels with a border of a hundred million.
+    let text = "input = { shape = [1, \"any\", \"any\"] }\n[[layer]]\nop = \"conv2d\"\nname = \"conv\"\npadding = 100000000\n";
+    let path = folder.path().join("network.toml");
+    std::fs::write(&path, text).unwrap();
+    let question = Question { model: Some(path), ..Question::default() };
+    let context = Context { input_size: vec![4096, 4096], ..Context::default() };
+    let error = prepare(&checkpoint, &question, &context).err().expect("it is refused").to_string();
+    assert!(error.contains("takes more memory than is used"), "{error}");
+}

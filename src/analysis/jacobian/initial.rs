@@ -14,11 +14,9 @@ use crate::random::Stream;
 /// Standard deviation of transformers' weights where their config does not say.
 const RANGE: f64 = 0.02;
 
-/// Architectures whose weights are normal, by what their names hold.
-const NORMAL: [&str; 12] = [
-    "llama", "mistral", "qwen2", "qwen3", "bert", "roberta", "albert", "minilm", "gemma", "phi", "opt",
-    "neox",
-];
+/// Architectures whose weights are normal, by their `model_type`.
+const NORMAL: [&str; 9] =
+    ["llama", "mistral", "qwen2", "qwen3", "bert", "roberta", "xlm-roberta", "camembert", "albert"];
 
 /// Streams of the weights, behind those of probes and vectors.
 const FIRST_STREAM: u64 = 1 << 32;
@@ -48,10 +46,10 @@ impl Scheme {
             .and_then(serde_json::Value::as_f64)
             .filter(|range| *range > 0.0 && range.is_finite())
             .unwrap_or(RANGE);
-        let name = architecture.to_ascii_lowercase();
-        if name.starts_with("gpt2") || name.starts_with("nanogpt") {
+        // A model file calls its network what it likes: names that only look like one of these are others.
+        if architecture == "gpt2" {
             Self::Gpt2 { range }
-        } else if NORMAL.iter().any(|known| name.contains(known)) {
+        } else if NORMAL.contains(&architecture) {
             Self::Normal { range }
         } else {
             Self::LayerDefaults
@@ -149,4 +147,18 @@ fn of_fan(inputs: usize) -> Law {
 
 fn is_residual_projection(name: &str) -> bool {
     name.contains("c_proj")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_architectures_by_their_exact_names_have_a_published_scheme() {
+        assert_eq!(Scheme::of("gpt2", None), Scheme::Gpt2 { range: 0.02 });
+        assert_eq!(Scheme::of("xlm-roberta", None), Scheme::Normal { range: 0.02 });
+        for named in ["optical-cnn", "morphing", "gpt2-like head", "model.toml", "perceptron"] {
+            assert_eq!(Scheme::of(named, None), Scheme::LayerDefaults, "{named}");
+        }
+    }
 }

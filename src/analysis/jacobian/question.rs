@@ -82,6 +82,8 @@ pub struct Prepared {
 /// When the network is none that is known, parameters are missing, or the probe cannot be used.
 pub fn prepare(checkpoint: &Checkpoint, question: &Question, context: &Context) -> Result<Prepared> {
     let built = build(checkpoint, question.model.as_deref(), context)?;
+    // Measured is what a loss judges: labels, where there are some, are held against it.
+    let built = Built { network: built.network.without_loss(), ..built };
     let wanted = Wanted {
         tokens: question.tokens,
         draws: question.draws,

@@ -11,10 +11,11 @@ use crate::checkpoint::{Layout, Section, json, masters};
 use crate::context::Context;
 use crate::error::{ErrorKind, Result};
 
-const TRAINER_STATE: &str = "trainer_state.json";
+/// Where the Trainer says how far it came.
+pub(crate) const TRAINER_STATE: &str = "trainer_state.json";
 
 /// Longest `trainer_state.json` that is read: about a million log entries.
-const MAX_STATE_BYTES: u64 = 256 << 20;
+pub(crate) const MAX_STATE_BYTES: u64 = 256 << 20;
 
 /// Files beside the model, by how their names begin and end. accelerate numbers them, and calls some `.bin` or `.pkl`.
 const SIDE_FILES: &[(&str, Section)] = &[

@@ -31,6 +31,7 @@ mod single_file;
 mod tests;
 mod timm;
 
+pub(crate) use hf_trainer::{MAX_STATE_BYTES, TRAINER_STATE};
 use listing::Listing;
 use object::Root;
 

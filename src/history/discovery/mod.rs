@@ -64,7 +64,9 @@ pub(super) fn discover(
     }
     history.checkpoints = order::settle(finds.checkpoints, "checkpoint", history);
     history.dumps = order::settle(finds.dumps, "gradient dump", history);
-    finds.logs.states.extend(finds.states.into_values().next_back());
+    // The newest holds what the others do; but of an attempt that goes on from an earlier step the newest may be another's.
+    let superseded = if options.earlier.is_some() { 0 } else { finds.states.len().saturating_sub(1) };
+    finds.logs.states.extend(finds.states.into_values().skip(superseded));
     order::one_rank(&mut finds.logs.logs, history);
     let clip_threshold = finds.configs.iter().find_map(|path| config::clip_threshold(path, context));
     Ok((finds.logs, clip_threshold))

@@ -174,7 +174,7 @@ impl Joined {
 }
 
 /// Lightning numbers the rows of its log from 0: row 49 is the step that takes the count to 50.
-fn counts_from_zero(table: &Table) -> bool {
+pub(super) fn counts_from_zero(table: &Table) -> bool {
     let base = table.file.rsplit('/').next().unwrap_or_default();
     let is_lightnings = (table.format == "csv" && base == "metrics.csv") || table.format == "tensorboard";
     is_lightnings && table.has_column("epoch") && table.step_column().as_deref() == Some("step")

@@ -17,6 +17,7 @@ mod columns;
 pub(super) mod config;
 mod csv;
 mod detect;
+mod earlier;
 mod events;
 mod json;
 mod jsonl;
@@ -33,6 +34,7 @@ mod trainer_state;
 
 pub use columns::{Column, Columns, Quantity};
 use detect::ReadLog;
+pub use earlier::Earlier;
 pub use number::Number;
 use table::Table;
 
@@ -204,6 +206,12 @@ fn read_one(file: &LogFile, reading: &mut Reading<'_>, history: &mut History) ->
     let given = reading.options.logs.contains(&file.path);
     match detect::read(file, &reading.options.columns, reading.context) {
         Ok(Some(mut read)) => {
+            if let Some(earlier) = &reading.options.earlier
+                && earlier.leave_out(&file.path, &mut read.table)
+            {
+                // Nothing of it that is behind the step counts: no later state goes before one of the new attempt.
+                read.global_step = read.global_step.map(|step| step.min(earlier.step() as f64));
+            }
             let columns: BTreeSet<String> = read.table.columns().map(str::to_owned).collect();
             let is_recognised = read.problem.is_some() || !read.table.series.is_empty();
             if given && !is_recognised {

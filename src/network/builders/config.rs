@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use super::{LARGEST, WIDEST_HEAD};
 use crate::compute::Unary;
 use crate::error::{At, Error, ErrorKind, Result};
 
@@ -14,14 +15,8 @@ pub(super) struct Config<'c> {
     path: &'c Path,
 }
 
-/// Widths, heads and vocabularies above it are those of no network.
-const LARGEST: u64 = 1 << 27;
-
 /// Layers above it are those of no network: nodes are made for each before any parameter is looked for.
 pub(super) const MOST_LAYERS: usize = 4096;
-
-/// Numbers of a head above it are those of no network: a table is made of as many.
-const WIDEST_HEAD: usize = 1 << 16;
 
 impl<'c> Config<'c> {
     pub const fn new(values: &'c BTreeMap<String, Value>, path: &'c Path) -> Self {

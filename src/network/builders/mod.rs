@@ -28,6 +28,12 @@ use crate::checkpoint::{Checkpoint, Layout, Role, Section};
 use crate::error::{ErrorKind, Result};
 use crate::tensor::{Kind, Tensor};
 
+/// Sizes, widths and vocabularies above it are those of no network.
+const LARGEST: u64 = 1 << 27;
+
+/// Numbers of a head above it are those of no network: a table is made of as many.
+const WIDEST_HEAD: usize = 1 << 16;
+
 /// A network and the tensors of a checkpoint that hold its parameters.
 #[derive(Debug)]
 pub struct Built {

@@ -1,6 +1,6 @@
 //! The tensors of a model as builders ask for them: by canonical name, with their shapes.
 
-use super::Places;
+use super::{LARGEST, Places};
 use crate::checkpoint::{Checkpoint, Section};
 use crate::error::{Error, ErrorKind, Result};
 use crate::tensor::Kind;
@@ -10,9 +10,6 @@ pub(super) struct State<'c> {
     pub checkpoint: &'c Checkpoint,
     pub places: Places<'c>,
 }
-
-/// Sizes above it are those of no network.
-const LARGEST: u64 = 1 << 27;
 
 impl<'c> State<'c> {
     pub fn of(checkpoint: &'c Checkpoint) -> Self {

@@ -119,7 +119,7 @@ impl<'a> Job<'a> {
         for operation in self.operations {
             match operation {
                 Operation::Zero => values.fill(0.0),
-                Operation::Scale { factor } => values.iter_mut().for_each(|value| *value *= factor),
+                Operation::Scale { factor, .. } => values.iter_mut().for_each(|value| *value *= factor),
                 Operation::ScaleRanges { axis, ranges } => self.scale(range, *axis, ranges, values),
                 Operation::Average { .. } => self.average(range, values)?,
                 Operation::Cast { .. } => {}
@@ -199,9 +199,24 @@ pub(in crate::recover) fn compare(one: &Tensor, other: &Tensor, context: &Contex
         else {
             return Ok(Some(one.count() == 0));
         };
+        if bytes.end - bytes.start != others.end - others.start {
+            return Ok(Some(false));
+        }
         let (mut first, mut buffer) = (Vec::new(), Vec::new());
-        let same = file.bytes(bytes, &mut first)? == second.bytes(others, &mut buffer)?;
-        return Ok(Some(same));
+        let mut done = 0;
+        while done < bytes.end - bytes.start {
+            if context.cancelled() {
+                return Ok(None);
+            }
+            let block = BLOCK.min(bytes.end - bytes.start - done);
+            let own = bytes.start + done..bytes.start + done + block;
+            let other = others.start + done..others.start + done + block;
+            if file.bytes(own, &mut first)? != second.bytes(other, &mut buffer)? {
+                return Ok(Some(false));
+            }
+            done += block;
+        }
+        return Ok(Some(true));
     }
     let ((one, _), (other, _)) = (one.without_repeats(), other.without_repeats());
     let (mut first, mut second) = (Vec::new(), Vec::new());

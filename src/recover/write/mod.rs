@@ -7,6 +7,7 @@
 mod archive;
 mod elements;
 pub(super) mod replicas;
+mod splice;
 pub(super) mod state;
 mod table;
 

@@ -2,18 +2,27 @@
 
 use std::path::PathBuf;
 
+use super::super::unfit::refuse_unfit;
 use super::elements::compare;
 use crate::checkpoint::{Checkpoint, NameRules, Section};
 use crate::context::Context;
 use crate::error::{ErrorKind, Result};
 use crate::tensor::{Kind, Tensor};
 
-/// Opens the ranks' checkpoints.
+/// Opens the ranks' checkpoints, whose names mean what `names` says.
 ///
 /// # Errors
-/// When one cannot be read.
-pub(in crate::recover) fn open(paths: &[PathBuf], context: &Context) -> Result<Vec<Checkpoint>> {
-    paths.iter().map(|path| Checkpoint::read(path, &NameRules::default(), context)).collect()
+/// When one cannot be read, is damaged, or would run code when it is loaded.
+pub(in crate::recover) fn open(
+    paths: &[PathBuf],
+    names: &NameRules,
+    context: &Context,
+) -> Result<Vec<Checkpoint>> {
+    let opened = |path: &PathBuf| {
+        let checkpoint = Checkpoint::read(path, names, context)?;
+        refuse_unfit(&checkpoint, context).map(|()| checkpoint)
+    };
+    paths.iter().map(opened).collect()
 }
 
 /// The tensors of model and optimizer whose bytes differ in any of the other ranks' checkpoints, by index.
@@ -22,10 +31,9 @@ pub(in crate::recover) fn open(paths: &[PathBuf], context: &Context) -> Result<V
 /// When a rank lacks one of them, has it in another shape or dtype, or cannot be read.
 pub(in crate::recover) fn differing(
     checkpoint: &Checkpoint,
-    paths: &[PathBuf],
+    replicas: &[Checkpoint],
     context: &Context,
 ) -> Result<Vec<usize>> {
-    let replicas = open(paths, context)?;
     let mut found = Vec::new();
     for (index, tensor) in checkpoint.tensors.iter().enumerate() {
         let is_state = matches!(tensor.section, Section::Model | Section::Optimizer);
@@ -33,7 +41,7 @@ pub(in crate::recover) fn differing(
         if !is_state || tensor.tied_to.is_some() || own.dtype.kind() != Kind::Float {
             continue;
         }
-        for copy in copies(checkpoint, index, &replicas)? {
+        for copy in copies(checkpoint, index, replicas)? {
             if compare(own, copy, context)? == Some(false) {
                 found.push(index);
                 break;

@@ -1,12 +1,13 @@
 //! `state.json` of our own checkpoints: the optimizer's numbers in it, read and written by JSON pointer.
 //!
-//! The file is written anew, its keys in their order; numbers that are not edited keep their value.
+//! Only the numbers that are edited are written anew, where they stand.
 
 use std::path::Path;
 
 use serde_json::Value;
 
 use super::super::edit::{NumberAt, NumberEdit};
+use super::splice;
 use crate::checkpoint::optimizer::Quantity;
 use crate::checkpoint::{Checkpoint, Layout};
 use crate::error::{At, Error, ErrorKind, Result};
@@ -32,16 +33,20 @@ pub(in crate::recover) fn read(checkpoint: &Checkpoint) -> Result<Option<Value>>
 }
 
 fn parse(path: &Path) -> Result<Value> {
+    let text = text(path)?;
+    serde_json::from_str(&text).map_err(|error| {
+        let at = At::Line(error.line(), error.column());
+        ErrorKind::SideFile { what: STATE, message: error.to_string() }.in_file(path).at(at)
+    })
+}
+
+fn text(path: &Path) -> Result<String> {
     let metadata = std::fs::metadata(path).map_err(|error| Error::io(path, "look at it", &error))?;
     if metadata.len() > MAX_BYTES {
         let kind = ErrorKind::TooLarge { what: STATE, actual: metadata.len(), limit: MAX_BYTES };
         return Err(kind.in_file(path));
     }
-    let text = std::fs::read_to_string(path).map_err(|error| Error::io(path, "read it", &error))?;
-    serde_json::from_str(&text).map_err(|error| {
-        let at = At::Line(error.line(), error.column());
-        ErrorKind::SideFile { what: STATE, message: error.to_string() }.in_file(path).at(at)
-    })
+    std::fs::read_to_string(path).map_err(|error| Error::io(path, "read it", &error))
 }
 
 /// Every number of the optimizer's groups: its JSON pointer, what it sets, its value.
@@ -73,15 +78,15 @@ pub(in crate::recover) fn numbers(checkpoint: &Checkpoint) -> Result<Vec<(String
 
 /// Writes `source` with its edits to `target`.
 pub(super) fn write(source: &Path, target: &Path, numbers: &[&NumberEdit]) -> Result<()> {
-    let mut state = parse(source)?;
+    let mut edits = Vec::new();
     for number in numbers {
-        let NumberAt::Json(pointer) = &number.at else { continue };
-        let message = format!("{} is not there any more", number.name);
-        let place =
-            state.pointer_mut(pointer).ok_or_else(|| ErrorKind::NotEditable { message }.in_file(source))?;
-        *place = Value::from(number.to);
+        if let NumberAt::Json(pointer) = &number.at {
+            edits.push((pointer.as_str(), Value::from(number.to).to_string()));
+        }
     }
-    let mut text = serde_json::to_vec_pretty(&state).expect("plain data with text keys");
-    text.push(b'\n');
+    let text = splice::replaced(&text(source)?, &edits).ok_or_else(|| {
+        let message = "a number that is to be edited is not there any more".to_owned();
+        ErrorKind::NotEditable { message }.in_file(source)
+    })?;
     std::fs::write(target, text).map_err(|error| Error::io(target, "write it", &error))
 }

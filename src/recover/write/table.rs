@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::super::edit::{AddedTensor, Edit, Operation};
 use super::elements::copy_elements;
-use super::{Source, Work, create, write_at};
+use super::{Source, Work, create, splice, write_at};
 use crate::checkpoint::Checkpoint;
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
@@ -70,6 +70,9 @@ pub(super) fn write(
     Ok(true)
 }
 
+/// Where an index of shards states it.
+const TOTAL: &str = "/metadata/total_size";
+
 /// States the new total in the index of shards, where a cast changed it.
 pub(super) fn settle_index(
     checkpoint: &Checkpoint,
@@ -86,10 +89,12 @@ pub(super) fn settle_index(
     let (true, Some(index)) = (casts, index) else { return Ok(()) };
     let path = folder.join(&index.name);
     let text = std::fs::read_to_string(&path).map_err(|error| Error::io(&path, "read it", &error))?;
-    let mut value: Value = serde_json::from_str(&text).map_err(|error| {
+    let value: Value = serde_json::from_str(&text).map_err(|error| {
         ErrorKind::SideFile { what: "the index of shards", message: error.to_string() }.in_file(&path)
     })?;
-    let Some(total) = value.pointer_mut("/metadata/total_size") else { return Ok(()) };
+    if value.pointer(TOTAL).is_none() {
+        return Ok(());
+    }
     let names: Vec<&str> = value_shards(checkpoint);
     let mut bytes = 0u64;
     for name in names {
@@ -101,9 +106,8 @@ pub(super) fn settle_index(
             .map(Tensor::byte_count)
             .sum::<u64>();
     }
-    *total = Value::from(bytes);
-    let text = serde_json::to_vec_pretty(&value).expect("plain data with text keys");
-    std::fs::write(&path, text).map_err(|error| Error::io(&path, "write it", &error))
+    let written = splice::replaced(&text, &[(TOTAL, bytes.to_string())]).unwrap_or(text);
+    std::fs::write(&path, written).map_err(|error| Error::io(&path, "write it", &error))
 }
 
 /// The shards of the model, by name.

@@ -120,7 +120,7 @@ fn name(action: Action) -> &'static str {
 fn operation(operation: &Operation) -> String {
     match operation {
         Operation::Zero => "to 0".to_owned(),
-        Operation::Scale { factor } => format!("times {}", short(*factor)),
+        Operation::Scale { factor, .. } => format!("times {}", short(*factor)),
         Operation::ScaleRanges { axis, ranges } => {
             let part = if *axis == 0 { "rows" } else { "columns" };
             let told: Vec<String> = ranges

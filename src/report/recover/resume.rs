@@ -61,6 +61,11 @@ fn write(out: &mut String, report: &ResumeReport, style: Style) -> fmt::Result {
         (None, Some(_), None) => writeln!(out, "\nnothing to repair: the checkpoint is used as it is")?,
         _ => {}
     }
+    let irreparable = report.plan.as_ref().map(|plan| plan.irreparable.as_slice()).unwrap_or_default();
+    if !irreparable.is_empty() {
+        writeln!(out, "\nwhat no edit repairs")?;
+        irreparable.iter().try_for_each(|line| wrapped(out, "  ", line))?;
+    }
     writeln!(out)?;
     if let Some(clipping) = &report.clipping {
         wrapped(out, "", &format!("clipping: {clipping}"))?;

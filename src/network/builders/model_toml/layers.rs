@@ -1,9 +1,10 @@
 //! What each operation of a `model.toml` is, by its name, its keys and the shapes of its parameters.
 
+use super::super::WIDEST_HEAD;
 use super::super::perceptron::DEFAULT_EPSILON;
 use super::super::recurrent::Stack;
 use super::super::state::below;
-use super::table::{Table, did_you_mean};
+use super::table::Table;
 use super::{Writing, is_too_large};
 use crate::compute::Unary;
 use crate::error::Result;
@@ -15,9 +16,6 @@ use crate::network::{
 
 /// What the epsilon of RMSNorm is, as a rule.
 const RMS_EPSILON: f64 = 1e-6;
-
-/// Rotated numbers of a head above it are those of no network: a table is made of as many.
-const WIDEST_HEAD: usize = 1 << 16;
 
 /// The base of rotary frequencies, as a rule.
 const ROTARY_BASE: f64 = 10_000.0;
@@ -57,6 +55,9 @@ const OPERATIONS: [&str; 32] = [
     "cross_entropy",
     "mean_squared_error",
 ];
+
+/// Those that need targets.
+pub(super) const LOSSES: [&str; 2] = ["cross_entropy", "mean_squared_error"];
 
 /// Names of functions of each element.
 const FUNCTIONS: [&str; 13] = [

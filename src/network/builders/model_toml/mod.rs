@@ -17,7 +17,8 @@ use super::Built;
 use super::state::State;
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
-use crate::network::{Assembly, Block, InputKind, Operation, ValueId};
+use crate::nearest::did_you_mean;
+use crate::network::{Assembly, Block, InputKind, MOST_NUMBERS, Operation, ValueId};
 
 /// Keys and values of a table, with their places.
 type Keys = BTreeMap<Spanned<String>, Spanned<toml::Value>>;
@@ -37,9 +38,6 @@ struct File {
 /// Layers above it are those of no network.
 const MOST_LAYERS: usize = 4096;
 
-/// Numbers of a value above it are those of no network that is computed here.
-const MOST_NUMBERS: usize = 1 << 40;
-
 /// The label of what the network is given.
 const INPUT: &str = "input";
 
@@ -58,8 +56,12 @@ pub fn from_model_toml(text: &str, path: &Path, checkpoint: &Checkpoint) -> Resu
         let message = format!("1 to {MOST_LAYERS} layers are needed, there are {}", file.layer.len());
         return Err(source.refuse(&message, 0));
     }
-    for keys in &file.layer {
-        writing.layer(&Table::new(&source, keys, "op")?)?;
+    for (index, keys) in file.layer.iter().enumerate() {
+        let table = Table::new(&source, keys, "op")?;
+        if layers::LOSSES.contains(&table.op()) {
+            writing.check_loss(&table, index + 1 == file.layer.len())?;
+        }
+        writing.layer(&table)?;
     }
     let output = writing.last.expect("there is a layer");
     Built::join(writing.assembly.finish(output), checkpoint)
@@ -138,9 +140,25 @@ impl<'w> Writing<'w> {
         Ok(())
     }
 
+    /// That a loss is of what the network gives: it stands last, behind a layer, and is no part of a block.
+    fn check_loss(&self, table: &Table<'_>, is_last: bool) -> Result<()> {
+        let refused = if !is_last {
+            Some(("op", "a loss stands last: nothing is computed from it"))
+        } else if self.assembly.count() < 2 {
+            Some(("op", "a loss stands behind the layers whose output it judges"))
+        } else if table.has("from") {
+            Some(("from", "a loss is of the layer before it"))
+        } else if table.has("block") {
+            Some(("block", "a loss is no part of a block"))
+        } else {
+            None
+        };
+        refused.map_or(Ok(()), |(key, message)| Err(table.refuse_at(key, message)))
+    }
+
     fn labelled(&self, table: &Table<'_>, key: &str, label: &str) -> Result<ValueId> {
         self.labels.get(label).copied().ok_or_else(|| {
-            let near = table::did_you_mean(label, self.labels.keys().map(String::as_str));
+            let near = did_you_mean(label, self.labels.keys().map(String::as_str));
             table.refuse_at(key, &format!("no earlier value has the label {}{near}", label.escape_debug()))
         })
     }

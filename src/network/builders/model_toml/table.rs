@@ -6,8 +6,10 @@ use std::path::Path;
 
 use toml::{Spanned, Value};
 
+use super::super::LARGEST;
 use super::Keys;
 use crate::error::{At, Error, ErrorKind, Result};
+use crate::nearest::did_you_mean;
 
 /// The text of a file, for errors with a place.
 pub(super) struct Source<'s> {
@@ -21,9 +23,6 @@ impl Source<'_> {
         kind.in_file(self.path).at(At::in_text(self.text, byte))
     }
 }
-
-/// Sizes above it are those of no network.
-const LARGEST: i64 = 1 << 27;
 
 /// Keys with their values, and which of them were asked for.
 pub(super) struct Table<'t> {
@@ -195,15 +194,6 @@ impl<'t> Table<'t> {
 }
 
 fn size(value: &Value, least: i64) -> Option<usize> {
-    let size = value.as_integer().filter(|size| (least..LARGEST).contains(size))?;
+    let size = value.as_integer().filter(|size| (least..LARGEST as i64).contains(size))?;
     usize::try_from(size).ok()
-}
-
-/// ` (did you mean …?)` for the nearest of `known`, or nothing where none is near.
-pub(super) fn did_you_mean<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> String {
-    let distance = |name: &str| strsim::damerau_levenshtein(&written.to_lowercase(), &name.to_lowercase());
-    let nearest = known.into_iter().map(|name| (distance(name), name)).min_by_key(|(distance, _)| *distance);
-    nearest
-        .filter(|(distance, name)| *distance <= (name.chars().count() / 3).clamp(1, 3))
-        .map_or_else(String::new, |(_, name)| format!(" (did you mean {name}?)"))
 }
