@@ -8,6 +8,7 @@ use super::table::Table;
 use super::{Writing, is_too_large};
 use crate::compute::Unary;
 use crate::error::Result;
+use crate::nearest::did_you_mean;
 use crate::network::{
     Activation, Add, Attention, BatchNorm, CellKind, Concat, CrossEntropy, Embedding, GroupNorm, LastStep,
     LayerNorm, Linear, Mask, MeanSquaredError, Multiply, Operation, ParameterId, PositionEmbedding, Reshape,
