@@ -28,3 +28,4 @@ pub mod report;
 pub mod robust;
 pub mod rules;
 pub mod tensor;
+pub mod train;

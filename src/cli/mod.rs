@@ -13,6 +13,8 @@ mod progress;
 mod read;
 mod rules;
 mod run;
+mod train;
+mod training;
 
 use std::process::ExitCode;
 
@@ -47,6 +49,8 @@ enum Command {
     Diff(diff::Arguments),
     /// Write everything measured about a checkpoint to a file, without the weights
     Measure(measure::Arguments),
+    /// Train a small network with everything recorded: what the other commands are tried on
+    Train(Box<train::Arguments>),
     /// List the rules
     Rules(rules::Arguments),
     /// Print the page of one rule
@@ -86,6 +90,7 @@ pub fn run(arguments: Arguments) -> Result<Outcome> {
         Command::Clip(arguments) => clip::run(&arguments),
         Command::Diff(arguments) => diff::run(&arguments),
         Command::Measure(arguments) => measure::run(&arguments),
+        Command::Train(arguments) => train::run(&arguments),
         Command::Rules(arguments) => rules::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
     }

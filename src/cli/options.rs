@@ -99,25 +99,9 @@ impl Reading {
     /// Sets the number of threads up and Ctrl-C to end with what is known.
     pub fn context(&self) -> Result<Context> {
         let input_size = self.input_size.clone().map(|size| size.0).unwrap_or_default();
-        let context = Context { mmap: !self.no_mmap, input_size, ..Context::default() };
-        if let Some(threads) = self.threads {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(usize::from(threads)).build_global();
-            let refused = |error: rayon::ThreadPoolBuildError| {
-                ErrorKind::Io { doing: "start that many threads", message: error.to_string() }
-                    .in_file(Path::new("--threads"))
-            };
-            pool.map_err(refused)?;
-        }
-        let cancel = context.cancel.clone();
-        let handler = ctrlc::set_handler(move || {
-            // Whoever asks twice does not want to wait for the partial report either.
-            if cancel.swap(true, Ordering::Relaxed) {
-                std::process::exit(INTERRUPTED);
-            }
-        });
-        // Without the handler Ctrl-C ends the process as it always does: nothing is lost but the partial report.
-        drop(handler);
-        Ok(context)
+        let shared = context(self.threads)?;
+        let input_size = self.input_size.clone().map(|size| size.0).unwrap_or_default();
+        Ok(Context { mmap: !self.no_mmap, input_size, ..shared })
     }
 
     /// The policy named by `--config`, or the one in the current directory, or none.
@@ -128,6 +112,29 @@ impl Reading {
             None => Ok(Policy::default()),
         }
     }
+}
+
+/// A context with so many threads, and Ctrl-C set up to end with what is known.
+pub fn context(threads: Option<u16>) -> Result<Context> {
+    let context = Context::default();
+    if let Some(threads) = threads {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(usize::from(threads)).build_global();
+        let refused = |error: rayon::ThreadPoolBuildError| {
+            ErrorKind::Io { doing: "start that many threads", message: error.to_string() }
+                .in_file(Path::new("--threads"))
+        };
+        pool.map_err(refused)?;
+    }
+    let cancel = context.cancel.clone();
+    let handler = ctrlc::set_handler(move || {
+        // Whoever asks twice does not want to wait for the partial report either.
+        if cancel.swap(true, Ordering::Relaxed) {
+            std::process::exit(INTERRUPTED);
+        }
+    });
+    // Without the handler Ctrl-C ends the process as it always does: nothing is lost but the partial report.
+    drop(handler);
+    Ok(context)
 }
 
 /// Digests of the files that are read.

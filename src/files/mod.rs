@@ -8,7 +8,7 @@ mod digest;
 mod input;
 mod map;
 
-pub use atomic::write_atomically;
+pub use atomic::{write_atomically, write_directory_atomically};
 pub use containment::{lies_within, sibling};
 pub use digest::digest;
 pub use input::InputFile;

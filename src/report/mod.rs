@@ -13,6 +13,7 @@ mod postmortem;
 mod sarif;
 mod terminal;
 mod text;
+mod train;
 
 use std::collections::BTreeMap;
 
@@ -35,6 +36,7 @@ pub use postmortem::{PostMortem, postmortem_page};
 pub use sarif::to_sarif;
 pub use terminal::{Style, checkpoint_reports};
 pub use text::safe;
+pub use train::train_page;
 
 /// Everything one command has to say about checkpoints.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

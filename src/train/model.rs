@@ -1,0 +1,103 @@
+//! The network that is trained: `nn`, or one from a `model.toml`, with a loss behind it.
+
+use std::path::Path;
+
+use super::config::Config;
+use super::data::Data;
+use super::loss::Loss;
+use crate::compute::Unary;
+use crate::context::Context;
+use crate::error::{ErrorKind, Result};
+use crate::network::{Activation, Assembly, InputKind, Linear, Network, Node, Reshape, ValueId};
+
+/// The name of the file that says what the network is, beside `run.json`.
+pub(super) const FILE: &str = "model.toml";
+
+/// The name of the built-in network.
+pub const BUILT_IN: &str = "nn";
+
+/// A network that ends in a loss.
+#[derive(Debug, Clone)]
+pub struct Model {
+    /// With the loss as its last node and output.
+    pub network: Network,
+    /// What is compared with the targets.
+    pub logits: ValueId,
+    /// Sizes of a sample.
+    pub sample: Vec<usize>,
+    /// Numbers of the logits.
+    pub classes: usize,
+    /// The text that it was built from.
+    text: Option<String>,
+}
+
+impl Model {
+    /// The network that a configuration names, for these examples.
+    ///
+    /// # Errors
+    /// When the text is not usable, or the network does not take the examples or give a logit for each of their classes.
+    pub(super) fn load(config: &Config, toml: Option<&Path>, data: &Data, _: &Context) -> Result<Self> {
+        let (network, text, path) = match toml {
+            _ if config.model_name == BUILT_IN => (nn(), None, Path::new("--model-name")),
+            _ => return Err(ErrorKind::CannotGoOn { message: "no model".into() }.in_file(toml.unwrap_or(Path::new("model.toml")))),
+        };
+        Self::new(network, text, config.arm.loss, data).map_err(|message| {
+            ErrorKind::NetworkInput { message }.in_file(path)
+        })
+    }
+
+    /// Writes the text that the network was built from beside `run.json`, unless it is there.
+    pub(super) fn keep(&self, run: &Path) -> Result<()> {
+        match &self.text {
+            Some(text) => crate::files::write_atomically(&run.join(FILE), text.as_bytes()),
+            None => Ok(()),
+        }
+    }
+
+    fn new(
+        mut network: Network,
+        text: Option<String>,
+        loss: Loss,
+        data: &Data,
+    ) -> std::result::Result<Self, String> {
+        let InputKind::Features { shape } = &network.input else {
+            return Err("the network takes token ids, and examples are numbers".to_owned());
+        };
+        let sample = sample_shape(shape, &data.shape);
+        let shapes = network.shapes(&[&[1], sample.as_slice()].concat())?;
+        let logits = network.output;
+        let classes = match shapes[logits.0].as_slice() {
+            [1, classes] => *classes,
+            other => return Err(format!("its output is of shape {other:?}, not a row of logits for each sample")),
+        };
+        if data.classes > classes {
+            return Err(format!("the examples have labels up to {}, the network {classes} outputs", data.classes - 1));
+        }
+        network.nodes.push(Node { name: "loss".to_owned(), operation: loss.operation(), inputs: vec![logits] });
+        network.output = ValueId(network.nodes.len() - 1);
+        Ok(Self { network, logits, sample, classes, text })
+    }
+}
+
+/// The shape in which samples go in: that of the network where it says all sizes and samples have as many numbers.
+fn sample_shape(wanted: &[Option<usize>], given: &[usize]) -> Vec<usize> {
+    let whole: Option<Vec<usize>> = wanted.iter().copied().collect();
+    let fits = |shape: &Vec<usize>| shape.iter().product::<usize>() == given.iter().product::<usize>();
+    whole.filter(fits).unwrap_or_else(|| given.to_vec())
+}
+
+fn nn() -> Network {
+    let mut build = Assembly::new(BUILT_IN, InputKind::Features { shape: [1, 10, 10].map(Some).to_vec() });
+    let x = build.input();
+    let x = build.push("flatten", Reshape { shape: vec![None] }, &[x]);
+    let x = linear(&mut build, "fc1", 100, 128, x);
+    let x = build.push("relu3", Activation { function: Unary::Relu }, &[x]);
+    let x = linear(&mut build, "fc2", 128, 100, x);
+    build.finish(x)
+}
+
+fn linear(build: &mut Assembly, name: &str, inputs: usize, outputs: usize, x: ValueId) -> ValueId {
+    let weight = build.parameter(&format!("{name}.weight"), &[outputs, inputs]);
+    let bias = Some(build.parameter(&format!("{name}.bias"), &[outputs]));
+    build.push(name, Linear { inputs, outputs, weight, bias, transposed: false }, &[x])
+}
