@@ -164,6 +164,10 @@ operations! {
     Multiply,
     /// A multiple of its input.
     Scale,
+    /// Convolution of signals.
+    Conv1d,
+    /// Convolution of images.
+    Conv2d,
     /// Inputs behind each other along an axis.
     Concat,
     /// A part of its input along an axis.

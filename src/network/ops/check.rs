@@ -77,6 +77,11 @@ fn cases() -> Vec<Case> {
         case(|_| Slice { axis: 2, places: 4..5 }.into(), &[&[4, 5]]),
         case(|_| Reshape { shape: vec![Some(2), None, Some(3)] }.into(), &[&[4, 6]]),
         case(|_| Transpose { axes: vec![0, 3, 1, 2] }.into(), &[&[2, 3, 4]]),
+        case(|a| conv2d(a, 1, [3, 2], [1, 1], [[1, 1], [0, 1]], [1, 1]), &[&[4, 5, 4]]),
+        case(|a| conv2d(a, 2, [3, 3], [2, 1], [[0, 0], [2, 2]], [1, 2]), &[&[4, 6, 5]]),
+        case(|a| conv2d(a, 4, [1, 1], [1, 1], [[1, 1], [1, 1]], [1, 1]), &[&[4, 3, 3]]),
+        case(|a| conv1d(a, 1, 3, 2, [1, 1], 1), &[&[4, 7]]),
+        case(|a| conv1d(a, 2, 4, 1, same_padding(4, 3), 3), &[&[4, 9]]),
         Case {
             operation: |_| CrossEntropy.into(),
             inputs: &[&[3, 5]],
@@ -96,6 +101,32 @@ fn linear(assembly: &mut Assembly, transposed: bool, has_bias: bool) -> Operatio
     let weight = assembly.parameter("weight", &shape);
     let bias = has_bias.then(|| assembly.parameter("bias", &[4]));
     Linear { inputs: 5, outputs: 4, weight, bias, transposed }.into()
+}
+
+fn conv2d(
+    assembly: &mut Assembly,
+    groups: usize,
+    kernel: [usize; 2],
+    stride: [usize; 2],
+    padding: [[usize; 2]; 2],
+    dilation: [usize; 2],
+) -> Operation {
+    let weight = assembly.parameter("weight", &[8, 4 / groups, kernel[0], kernel[1]]);
+    let bias = Some(assembly.parameter("bias", &[8]));
+    Conv2d { inputs: 4, outputs: 8, groups, kernel, stride, padding, dilation, weight, bias }.into()
+}
+
+fn conv1d(
+    assembly: &mut Assembly,
+    groups: usize,
+    kernel: usize,
+    stride: usize,
+    padding: [usize; 2],
+    dilation: usize,
+) -> Operation {
+    let weight = assembly.parameter("weight", &[6, 4 / groups, kernel]);
+    let bias = Some(assembly.parameter("bias", &[6]));
+    Conv1d { inputs: 4, outputs: 6, groups, kernel, stride, padding, dilation, weight, bias }.into()
 }
 
 fn norm(assembly: &mut Assembly, centred: bool, columns: usize) -> Operation {

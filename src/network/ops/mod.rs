@@ -6,6 +6,8 @@ mod attention;
 #[cfg(test)]
 mod check;
 mod concat;
+mod conv1d;
+mod conv2d;
 mod cross_entropy;
 mod embedding;
 mod layer_norm;
@@ -25,6 +27,8 @@ pub use activation::Activation;
 pub use add::Add;
 pub use attention::{Attention, Mask};
 pub use concat::Concat;
+pub use conv1d::Conv1d;
+pub use conv2d::{Conv2d, same_padding};
 pub use cross_entropy::CrossEntropy;
 pub use embedding::Embedding;
 pub use layer_norm::LayerNorm;
