@@ -81,3 +81,54 @@ impl FromStr for Loss {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::compute::Cpu;
+    use crate::network::{Assembly, Feed, Input, InputKind, Segment, Tape, ValueId, Weights};
+
+    fn read(name: &str) -> Value {
+        let path = format!("{}/fixtures/oracle/train/{name}", env!("CARGO_MANIFEST_DIR"));
+        serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+    }
+
+    fn numbers(value: &Value) -> Vec<f64> {
+        match value {
+            Value::Array(values) => values.iter().flat_map(numbers).collect(),
+            value => vec![value.as_f64().unwrap()],
+        }
+    }
+
+    #[test]
+    fn losses_and_their_gradients_are_those_of_the_frameworks() {
+        let inputs = read("gradients.json");
+        let logits = numbers(&inputs["logits"]);
+        let labels: Vec<u32> = numbers(&inputs["labels"]).iter().map(|&label| label as u32).collect();
+        let classes = logits.len() / labels.len();
+        for loss in Loss::ALL {
+            let (framework, name) = loss.as_str().split_once('.').unwrap();
+            let expected = &read(&format!("{framework}.json"))["losses"][name];
+            let mut build = Assembly::new("loss", InputKind::Features { shape: vec![Some(classes)] });
+            let x = build.input();
+            let end = build.push("loss", loss.operation(), &[x]);
+            let network = build.finish(end);
+            let feed = Feed {
+                input: Input::Features { shape: vec![labels.len(), classes], values: logits.clone() },
+                targets: Some(loss.targets(&labels, classes)),
+            };
+            let weights = Weights::<Cpu, f64>::none(&network);
+            let mut tape = Tape::new(&network, &Cpu, &feed).unwrap();
+            tape.advance(&weights, end).unwrap();
+            let value = tape.download(end).unwrap()[0];
+            let gradient = tape.vjp(&weights, &Segment::new(ValueId(0), end), vec![1.0]).unwrap();
+            let close = |found: f64, expected: f64| (found - expected).abs() <= 1e-12 * (1.0 + expected.abs());
+            assert!(close(value, expected["loss"].as_f64().unwrap()), "{loss}: {value}");
+            let wanted = numbers(&expected["gradient"]);
+            assert_eq!(gradient.len(), wanted.len());
+            assert!(gradient.iter().zip(&wanted).all(|(&found, &wanted)| close(found, wanted)), "{loss}");
+        }
+    }
+}

@@ -8,7 +8,7 @@ use super::loss::Loss;
 use crate::compute::Unary;
 use crate::context::Context;
 use crate::error::{ErrorKind, Result};
-use crate::network::{Activation, Assembly, InputKind, Linear, Network, Node, Reshape, ValueId};
+use crate::network::{Activation, Assembly, Conv2d, InputKind, Linear, Network, Node, Reshape, ValueId};
 
 /// The name of the file that says what the network is, beside `run.json`.
 pub(super) const FILE: &str = "model.toml";
@@ -86,14 +86,36 @@ fn sample_shape(wanted: &[Option<usize>], given: &[usize]) -> Vec<usize> {
     whole.filter(fits).unwrap_or_else(|| given.to_vec())
 }
 
+/// 1×10×10; convolutions 1→10 and 10→100, kernel 1, stride 1, padding 1; linear maps 19,600→128→100; ReLU between them.
 fn nn() -> Network {
     let mut build = Assembly::new(BUILT_IN, InputKind::Features { shape: [1, 10, 10].map(Some).to_vec() });
     let x = build.input();
+    let x = convolution(&mut build, "conv1", 1, 10, x);
+    let x = build.push("relu1", Activation { function: Unary::Relu }, &[x]);
+    let x = convolution(&mut build, "conv2", 10, 100, x);
+    let x = build.push("relu2", Activation { function: Unary::Relu }, &[x]);
     let x = build.push("flatten", Reshape { shape: vec![None] }, &[x]);
-    let x = linear(&mut build, "fc1", 100, 128, x);
+    let x = linear(&mut build, "fc1", 100 * 14 * 14, 128, x);
     let x = build.push("relu3", Activation { function: Unary::Relu }, &[x]);
     let x = linear(&mut build, "fc2", 128, 100, x);
     build.finish(x)
+}
+
+fn convolution(build: &mut Assembly, name: &str, inputs: usize, outputs: usize, x: ValueId) -> ValueId {
+    let weight = build.parameter(&format!("{name}.weight"), &[outputs, inputs, 1, 1]);
+    let bias = Some(build.parameter(&format!("{name}.bias"), &[outputs]));
+    let convolution = Conv2d {
+        inputs,
+        outputs,
+        groups: 1,
+        kernel: [1, 1],
+        stride: [1, 1],
+        padding: [[1, 1], [1, 1]],
+        dilation: [1, 1],
+        weight,
+        bias,
+    };
+    build.push(name, convolution, &[x])
 }
 
 fn linear(build: &mut Assembly, name: &str, inputs: usize, outputs: usize, x: ValueId) -> ValueId {

@@ -2,7 +2,8 @@
 //! packing a matrix costs more than reading it once.
 
 use ndarray::linalg::general_mat_mul;
-use ndarray::{ArrayView2, ArrayViewMut2};
+use ndarray::{ArrayView2, ArrayViewMut2, Axis, s};
+use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
 
 use crate::compute::{Gemm, Real};
 
@@ -43,13 +44,37 @@ pub(super) fn gemm<T: Real>(gemm: &Gemm<T>, a: &[T], b: &[T], c: &mut [T]) {
     }
 }
 
+/// Multiplications that are worth a task of their own.
+const TASK: usize = 1 << 21;
+
+/// Parts of the longer side of C are apart: how it is cut changes no element, and depends on sizes alone.
 fn one<T: Real>(gemm: &Gemm<T>, a: &[T], b: &[T], c: &mut [T]) {
-    let Gemm { m, n, k, transpose_a, transpose_b, .. } = *gemm;
+    let Gemm { m, n, k, transpose_a, transpose_b, alpha, beta, .. } = *gemm;
     let a = view(a, m, k, transpose_a);
     let b = view(b, k, n, transpose_b);
     let mut c = ArrayViewMut2::from_shape((m, n), c).expect("the slice has m·n elements");
-    general_mat_mul(gemm.alpha, &a, &b, gemm.beta, &mut c);
+    let (side, other) = (m.max(n), m.min(n));
+    let width = (TASK / (other * k).max(1)).max(side.div_ceil(MOST_TASKS)).next_multiple_of(EDGE);
+    if width >= side {
+        return general_mat_mul(alpha, &a, &b, beta, &mut c);
+    }
+    let by_columns = n >= m;
+    let parts: Vec<_> = c.axis_chunks_iter_mut(Axis(usize::from(by_columns)), width).collect();
+    parts.into_par_iter().enumerate().for_each(|(index, mut c)| {
+        let part = index * width..(index * width + width).min(side);
+        if by_columns {
+            general_mat_mul(alpha, &a, &b.slice(s![.., part]), beta, &mut c);
+        } else {
+            general_mat_mul(alpha, &a.slice(s![part, ..]), &b, beta, &mut c);
+        }
+    });
 }
+
+/// The most parts that a product is cut into: each packs the other factor anew.
+const MOST_TASKS: usize = 8;
+
+/// Parts are multiples of what a product computes at once.
+const EDGE: usize = 16;
 
 fn view<T: Real>(values: &[T], rows: usize, columns: usize, transposed: bool) -> ArrayView2<'_, T> {
     const WHY: &str = "the slice has as many elements as the shape";

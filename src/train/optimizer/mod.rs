@@ -7,6 +7,8 @@ mod tensorflow_adam;
 mod tensorflow_adamw;
 mod tensorflow_rmsprop;
 mod tensorflow_sgd;
+#[cfg(test)]
+mod tests;
 mod torch_adam;
 mod torch_adamw;
 mod torch_rmsprop;

@@ -1,0 +1,229 @@
+//! `flashpoint train` as it is used: what it writes, what the other commands make of it, and going on bit for bit.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+/// Few examples: the network is the whole one, with its 2.5 million parameters.
+const SMALL: [&str; 10] = [
+    "--train-load-size",
+    "48",
+    "--validation-load-size",
+    "16",
+    "--test-load-size",
+    "16",
+    "--batch-size",
+    "8",
+    "--num-epochs",
+    "2",
+];
+
+fn flashpoint(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_flashpoint")).args(arguments).output().expect("the binary under test")
+}
+
+fn train(path: &Path, arguments: &[&str]) -> Output {
+    let place = path.to_str().expect("a path in UTF-8");
+    let output = flashpoint(&[&["train", "--quiet", "--save-path", place], &SMALL[..], arguments].concat());
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+/// Every file below a directory, with its bytes.
+fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    let mut open = vec![folder.to_owned()];
+    while let Some(next) = open.pop() {
+        for entry in std::fs::read_dir(next).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                open.push(path);
+            } else {
+                let name = path.strip_prefix(folder).unwrap().to_string_lossy().into_owned();
+                found.insert(name, std::fs::read(&path).unwrap());
+            }
+        }
+    }
+    found
+}
+
+fn assert_same(first: &Path, second: &Path, what: &str) {
+    let (first, second) = (files(first), files(second));
+    assert_eq!(first.keys().collect::<Vec<_>>(), second.keys().collect::<Vec<_>>(), "{what}");
+    for (name, bytes) in &first {
+        assert!(*bytes == second[name], "{what}: {name} differs");
+    }
+}
+
+fn lines(path: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(path).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap_or(Value::Null)).collect()
+}
+
+#[test]
+fn a_run_has_what_the_run_directory_promises_and_is_read_by_the_other_commands() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    train(&run, &["--gradient-interval", "5", "--save-interval", "4steps"]);
+    let names: Vec<String> = files(&run).into_keys().collect();
+    let mut expected = vec!["gradients/step-10.safetensors".to_owned(), "gradients/step-5.safetensors".to_owned()];
+    for step in [0, 4, 8, 12] {
+        for file in ["model.safetensors", "optimizer.safetensors", "state.json"] {
+            expected.push(format!("checkpoint-{step}/{file}"));
+        }
+    }
+    expected.extend(["metrics.jsonl", "run.json", "validation.jsonl"].map(str::to_owned));
+    expected.sort();
+    assert_eq!(names, expected);
+    let steps = lines(&run.join("metrics.jsonl"));
+    assert_eq!(steps.len(), 12);
+    for (index, step) in steps.iter().enumerate() {
+        assert_eq!(step["step"], index + 1);
+        let layers = step["grad_norm_by_layer"].as_object().unwrap();
+        assert_eq!(layers.keys().collect::<Vec<_>>(), ["conv1", "conv2", "fc1", "fc2"]);
+        let whole: f64 = layers.values().map(|norm| norm.as_f64().unwrap().powi(2)).sum::<f64>().sqrt();
+        assert!((whole / step["grad_norm"].as_f64().unwrap() - 1.0).abs() < 1e-12);
+    }
+    let splits: Vec<_> = lines(&run.join("validation.jsonl")).iter().map(|line| line["split"].clone()).collect();
+    assert_eq!(splits, ["validation", "validation", "test"]);
+    let output = flashpoint(&["inspect", run.join("checkpoint-12").to_str().unwrap(), "--format", "json"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let optimizer = &report["checkpoints"][0]["optimizers"][0];
+    assert_eq!(optimizer["algorithm"], "adam", "{optimizer}");
+    let output = flashpoint(&["postmortem", run.to_str().unwrap()]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn a_run_that_stops_and_goes_on_in_another_process_has_the_bits_of_one_that_does_not() {
+    let cases: [(&[&str], [&str; 2]); 12] = [
+        (&["--optimizer", "torch.sgd", "--momentum", "0.9"], ["1", "2"]),
+        (&["--optimizer", "torch.adam", "--schedule", "cosine", "--warmup", "3"], ["1", "5"]),
+        (&["--optimizer", "torch.adamw", "--schedule", "linear", "--dtype", "bf16"], ["2", "1"]),
+        (&["--optimizer", "torch.rmsprop", "--momentum", "0.5"], ["5", "1"]),
+        (&["--optimizer", "tensorflow.sgd", "--momentum", "0.9", "--dtype", "bf16", "--master"], ["1", "2"]),
+        (&["--optimizer", "tensorflow.adam", "--clip", "autoclip"], ["2", "5"]),
+        (&["--optimizer", "tensorflow.adamw", "--schedule", "step"], ["1", "1"]),
+        (&["--optimizer", "tensorflow.rmsprop", "--momentum", "0.5"], ["2", "2"]),
+        (&["--optimizer", "torch.adam", "--dtype", "bf16", "--master", "--clip", "zclip"], ["5", "2"]),
+        (&["--optimizer", "torch.sgd", "--clip", "0.1", "--loss", "torch.mse"], ["1", "2"]),
+        (&["--optimizer", "torch.rmsprop", "--dtype", "bf16", "--clip", "spam"], ["2", "1"]),
+        (&["--weight-update", "gradient-descent", "--loss", "tensorflow.mse"], ["1", "5"]),
+    ];
+    for (arguments, threads) in cases {
+        let folder = tempfile::tempdir().unwrap();
+        let (whole, halves) = (folder.path().join("whole"), folder.path().join("halves"));
+        // In the middle of the second epoch: the position in the data matters, and there is a part of a mean loss.
+        let save = ["--save-interval", "7steps", "--num-epochs", "2"];
+        let arguments = [arguments, &save[..2]].concat();
+        train(&whole, &[&arguments[..], &["--threads", threads[0]]].concat());
+        train(&halves, &[&arguments[..], &["--threads", threads[0], "--max-steps", "7"]].concat());
+        train(&halves, &[&arguments[..], &["--threads", threads[1]]].concat());
+        assert_same(&whole, &halves, &format!("{arguments:?}"));
+    }
+}
+
+#[test]
+fn arms_are_what_they_are_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let (both, alone) = (folder.path().join("both"), folder.path().join("alone"));
+    let arms = ["--optimizer", "torch.adam", "--optimizer", "tensorflow.adam", "--lr", "0.001", "--lr", "0.002"];
+    train(&both, &arms);
+    train(&alone, &["--optimizer", "tensorflow.adam", "--lr", "0.002"]);
+    assert_same(&both.join("tensorflow.adam"), &alone, "an arm");
+    let [first, second] =
+        ["torch.adam", "tensorflow.adam"].map(|arm| std::fs::read(both.join(arm).join("checkpoint-0/model.safetensors")).unwrap());
+    assert!(first == second, "arms start from the same weights");
+}
+
+#[test]
+fn zeros_train_nothing_but_the_last_bias_and_inspect_says_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    train(&run, &["--weight-initialization", "zeros", "--num-epochs", "1"]);
+    for step in lines(&run.join("metrics.jsonl")) {
+        assert_eq!(step["grad_norm_by_layer"]["conv1"], 0.0);
+        assert_eq!(step["grad_norm_by_layer"]["conv2"], 0.0);
+        assert_eq!(step["grad_norm_by_layer"]["fc1"], 0.0);
+    }
+    let output = flashpoint(&["inspect", run.join("checkpoint-6").to_str().unwrap()]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("critical FP201 zero-init"), "{text}");
+}
+
+#[test]
+fn a_run_of_other_settings_is_not_gone_on_with_and_weight_reset_sets_it_aside() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    train(&run, &["--num-epochs", "1"]);
+    let place = run.to_str().unwrap();
+    let changed = [&["train", "--quiet", "--save-path", place], &SMALL[..], &["--lr", "0.1"]].concat();
+    let output = flashpoint(&changed);
+    assert_eq!(output.status.code(), Some(2));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("lr was 0.001 and is now 0.1"), "{text}");
+    train(&run, &["--lr", "0.1", "--weight-reset", "True", "--num-epochs", "1"]);
+    assert!(folder.path().join("run.1/checkpoint-6").is_dir());
+    assert!(run.join("checkpoint-6").is_dir());
+}
+
+/// Kills a training a hundred times at moments that are spread over its steps and saves; whenever there is a checkpoint by its whole name,
+/// it can be read and gone on from.
+#[test]
+fn a_hundred_kills_leave_the_last_complete_checkpoint_readable() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let place = run.to_str().unwrap().to_owned();
+    let many = ["--save-interval", "1steps", "--num-epochs", "100000", "--optimizer", "torch.sgd", "--train-load-size", "16"];
+    let arguments = [&["train", "--quiet", "--save-path", &place], &SMALL[..6], &many[..]].concat();
+    // Arguments that are given twice would be refused.
+    let arguments: Vec<&str> = [&arguments[..4], &SMALL[2..8], &many[..]].concat();
+    let mut last = 0;
+    for kill in 0..100u64 {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_flashpoint"))
+            .args(&arguments)
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .expect("the binary under test");
+        // Until it has gone on, then a moment that walks through a step and its save.
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        while newest(&run) <= last && std::time::Instant::now() < deadline {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        std::thread::sleep(std::time::Duration::from_micros(kill * 700));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let newest = newest(&run);
+        assert!(newest > last, "the training did not go on: still at step {last}");
+        last = newest;
+        let checkpoint = run.join(format!("checkpoint-{newest}"));
+        let state: Value = serde_json::from_slice(&std::fs::read(checkpoint.join("state.json")).unwrap()).unwrap();
+        assert_eq!(state["step"], newest);
+        for (name, digest) in state["digests"].as_object().unwrap() {
+            let bytes = std::fs::read(checkpoint.join(name)).unwrap();
+            assert_eq!(digest.as_str().unwrap(), blake3::hash(&bytes).to_hex().as_str(), "{name} of step {newest}");
+        }
+        prune(&run, newest);
+    }
+}
+
+fn newest(run: &Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(run) else { return 0 };
+    let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names.filter_map(|name| name.strip_prefix("checkpoint-")?.parse().ok()).max().unwrap_or(0)
+}
+
+/// Earlier checkpoints have done their duty; the disk has not room for hundreds.
+fn prune(run: &Path, newest: u64) {
+    for entry in std::fs::read_dir(run).unwrap().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let step = name.strip_prefix("checkpoint-").and_then(|step| step.parse::<u64>().ok());
+        if step.is_some_and(|step| step < newest) {
+            std::fs::remove_dir_all(entry.path()).unwrap();
+        }
+    }
+}
