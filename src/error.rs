@@ -356,6 +356,20 @@ pub enum ErrorKind {
     /// A file that would be replaced.
     #[error("it is there already, and is not overwritten")]
     AlreadyThere,
+    /// A file that would have to be edited, in a form in which that is not done.
+    #[error("it cannot be edited in place: {message}")]
+    NotEditable {
+        /// Why not.
+        message: String,
+    },
+    /// A repair, a conversion or a resume that is not done, because what came of it would not be what was asked for.
+    #[error("{message}")]
+    NotDone {
+        /// Why not.
+        message: String,
+        /// What to do instead, as an imperative.
+        advice: &'static str,
+    },
     /// A rule code or name that is none.
     #[error("there is no rule {}", code.escape_debug())]
     UnknownRule {
@@ -719,6 +733,10 @@ impl ErrorKind {
             }
             Self::NoSuchReport { .. } => "take terminal or json; inspect and gate write the others",
             Self::AlreadyThere => "edit it, or move it away first",
+            Self::NotEditable { .. } => {
+                "flashpoint convert CHECKPOINT --to FILE.safetensors writes its tensors anew"
+            }
+            Self::NotDone { advice, .. } => advice,
             Self::UnknownRule { .. } => "`flashpoint rules` lists them",
             Self::UnknownDtype { .. } | Self::UnsupportedTensor { .. } => {
                 "cast the tensor to a plain float dtype if it matters to the diagnosis"

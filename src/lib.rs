@@ -24,6 +24,7 @@ pub mod json;
 pub mod network;
 pub mod number;
 pub mod random;
+pub mod recover;
 pub mod report;
 pub mod robust;
 pub mod rules;

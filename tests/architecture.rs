@@ -42,7 +42,25 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("clip", &["number", "random", "robust", "analysis::model", "analysis::series::clip"]),
     ("diagnosis", &["number", "robust", "analysis::model", "rules", "clip"]),
     ("gate", &["error", "context", "number", "files", "checkpoint", "analysis::model", "rules", "diagnosis"]),
-    ("report", &["json", "number", "analysis::model", "rules", "clip", "diagnosis", "gate"]),
+    (
+        "recover",
+        &[
+            "error",
+            "context",
+            "json",
+            "number",
+            "files",
+            "tensor",
+            "format",
+            "checkpoint",
+            "history",
+            "analysis",
+            "rules",
+            "diagnosis",
+            "gate",
+        ],
+    ),
+    ("report", &["json", "number", "analysis::model", "rules", "clip", "diagnosis", "gate", "recover"]),
     ("lib", &[]),
 ];
 

@@ -2,7 +2,8 @@
 
 use flashpoint::analysis::model::Analysis;
 use flashpoint::gate::policy_schema;
-use flashpoint::report::{ClipReport, PostMortem, Report};
+use flashpoint::recover::{Conversion, Manifest};
+use flashpoint::report::{ClipReport, PostMortem, Report, ResumeReport};
 use schemars::schema_for;
 
 #[test]
@@ -13,6 +14,9 @@ fn the_published_schemas_are_those_of_the_types() {
         ("docs/schema/postmortem.schema.json", schema_for!(PostMortem)),
         ("docs/schema/clip.schema.json", schema_for!(ClipReport)),
         ("docs/schema/policy.schema.json", policy_schema()),
+        ("docs/schema/repair.schema.json", schema_for!(Manifest)),
+        ("docs/schema/resume.schema.json", schema_for!(ResumeReport)),
+        ("docs/schema/convert.schema.json", schema_for!(Conversion)),
     ];
     for (path, schema) in schemas {
         let text = serde_json::to_string_pretty(&schema).expect("a schema is JSON") + "\n";

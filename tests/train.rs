@@ -26,9 +26,15 @@ fn flashpoint(arguments: &[&str]) -> Output {
 
 fn train(path: &Path, arguments: &[&str]) -> Output {
     let place = path.to_str().expect("a path in UTF-8");
-    let output = flashpoint(&[&["train", "--quiet", "--save-path", place], &SMALL[..], arguments].concat());
+    let output = flashpoint(&small(place, arguments));
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     output
+}
+
+/// The small training, but where the arguments say otherwise.
+fn small<'a>(place: &'a str, arguments: &[&'a str]) -> Vec<&'a str> {
+    let own = SMALL.chunks(2).filter(|pair| !arguments.contains(&pair[0])).flatten();
+    ["train", "--quiet", "--save-path", place].into_iter().chain(own.copied()).chain(arguments.iter().copied()).collect()
 }
 
 /// Every file below a directory, with its bytes.
@@ -117,8 +123,7 @@ fn a_run_that_stops_and_goes_on_in_another_process_has_the_bits_of_one_that_does
         let folder = tempfile::tempdir().unwrap();
         let (whole, halves) = (folder.path().join("whole"), folder.path().join("halves"));
         // In the middle of the second epoch: the position in the data matters, and there is a part of a mean loss.
-        let save = ["--save-interval", "7steps", "--num-epochs", "2"];
-        let arguments = [arguments, &save[..2]].concat();
+        let arguments = [arguments, &["--save-interval", "7steps"]].concat();
         train(&whole, &[&arguments[..], &["--threads", threads[0]]].concat());
         train(&halves, &[&arguments[..], &["--threads", threads[0], "--max-steps", "7"]].concat());
         train(&halves, &[&arguments[..], &["--threads", threads[1]]].concat());
@@ -160,8 +165,7 @@ fn a_run_of_other_settings_is_not_gone_on_with_and_weight_reset_sets_it_aside() 
     let run = folder.path().join("run");
     train(&run, &["--num-epochs", "1"]);
     let place = run.to_str().unwrap();
-    let changed = [&["train", "--quiet", "--save-path", place], &SMALL[..], &["--lr", "0.1"]].concat();
-    let output = flashpoint(&changed);
+    let output = flashpoint(&small(place, &["--lr", "0.1", "--num-epochs", "1"]));
     assert_eq!(output.status.code(), Some(2));
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(text.contains("lr was 0.001 and is now 0.1"), "{text}");
@@ -178,9 +182,7 @@ fn a_hundred_kills_leave_the_last_complete_checkpoint_readable() {
     let run = folder.path().join("run");
     let place = run.to_str().unwrap().to_owned();
     let many = ["--save-interval", "1steps", "--num-epochs", "100000", "--optimizer", "torch.sgd", "--train-load-size", "16"];
-    let arguments = [&["train", "--quiet", "--save-path", &place], &SMALL[..6], &many[..]].concat();
-    // Arguments that are given twice would be refused.
-    let arguments: Vec<&str> = [&arguments[..4], &SMALL[2..8], &many[..]].concat();
+    let arguments = small(&place, &many);
     let mut last = 0;
     for kill in 0..100u64 {
         let mut child = Command::new(env!("CARGO_BIN_EXE_flashpoint"))

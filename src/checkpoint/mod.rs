@@ -28,7 +28,7 @@ mod step;
 use layout::{Part, Parts};
 pub use names::NameRules;
 use names::{Named, Subject};
-use optimizer::{Candidate, OptimizerState};
+use optimizer::{Candidate, OptimizerState, Schedule};
 use section::Placed;
 
 /// One state of a training run, or what is left of it.
@@ -56,6 +56,8 @@ pub struct Checkpoint {
     pub metadata: BTreeMap<String, String>,
     /// Every optimizer whose state is there.
     pub optimizers: Vec<OptimizerState>,
+    /// The learning rates that every scheduler whose state is there reads back.
+    pub schedules: Vec<Schedule>,
     /// The f32 master weights of tensors of the model, where an optimizer keeps them: both as indices into `tensors`.
     pub masters: BTreeMap<usize, usize>,
     /// The architecture's `config.json`, where there is one.
@@ -215,12 +217,12 @@ impl Checkpoint {
         let mut schedules = Vec::new();
         for (index, Part { name, section, input, container, label }) in files.into_iter().enumerate() {
             let places = section::place(&container, section);
-            let found = optimizer::read(&container, &name, drafts.len());
+            let found = optimizer::read(&container, &name, index, drafts.len());
             optimizers.extend(found.optimizers);
             if section == Some(Section::Optimizer) && container.objects.is_none() {
                 let told = hyperparameters.as_ref();
                 let steps = claims.first().map(|claim| claim.step);
-                optimizers.extend(optimizer::read_named(&container, &name, drafts.len(), told, steps));
+                optimizers.extend(optimizer::read_named(&container, &name, index, drafts.len(), told, steps));
             }
             schedules.extend(found.schedules);
             problems.extend(container.problems);
@@ -264,7 +266,8 @@ impl Checkpoint {
         problems.extend(disagreement);
         join_optimizers(&mut optimizers, &tensors, &read);
         let masters = masters::join(&optimizers, &tensors);
-        attach_schedules(&mut optimizers, schedules);
+        let (rates, schedules) = schedules.into_iter().unzip();
+        attach_schedules(&mut optimizers, rates);
         let path = path.to_owned();
         Ok(Self {
             name: short_name(&path),
@@ -278,6 +281,7 @@ impl Checkpoint {
             globals,
             metadata,
             optimizers,
+            schedules,
             masters,
             config,
         })

@@ -1,6 +1,7 @@
 //! Arguments to checked options to the rooms in their order to a report to an exit code. One subcommand a file.
 
 mod clip;
+mod convert;
 mod diff;
 mod explain;
 mod gate;
@@ -11,6 +12,9 @@ mod output;
 mod postmortem;
 mod progress;
 mod read;
+mod repair;
+mod resume;
+mod resume_own;
 mod rules;
 mod run;
 mod train;
@@ -28,7 +32,8 @@ use flashpoint::error::Result;
 #[command(name = "flashpoint", version, propagate_version = true, max_term_width = 100)]
 #[command(
     after_help = "Exit codes: 0 answered, 1 findings at or above --fail-on, 2 could not, 130 interrupted. \
-                  Of gate: 0 pass, 1 fail, 2 could not decide."
+                  Of gate: 0 pass, 1 fail, 2 could not decide. Of repair: 1 repaired, and a check failed. \
+                  Of resume: that of the command; 2 it was not started, 3 --watch stopped it."
 )]
 pub struct Arguments {
     #[command(subcommand)]
@@ -49,6 +54,12 @@ enum Command {
     Diff(diff::Arguments),
     /// Write everything measured about a checkpoint to a file, without the weights
     Measure(measure::Arguments),
+    /// Write a checkpoint anew with exactly the edits that repair it
+    Repair(repair::Arguments),
+    /// Go on from the last healthy state of a run: pick it, repair it, start the program that resumes it
+    Resume(resume::Arguments),
+    /// Write the tensors of a checkpoint as one safetensors file
+    Convert(convert::Arguments),
     /// Train a small network with everything recorded: what the other commands are tried on
     Train(Box<train::Arguments>),
     /// List the rules
@@ -68,6 +79,10 @@ pub enum Outcome {
     CouldNot,
     /// Ctrl-C: what is known so far was printed.
     Interrupted,
+    /// A command that was started ended with this code.
+    Passed(u8),
+    /// A command that was started was stopped, because what it trains blew up.
+    Stopped,
 }
 
 impl From<Outcome> for ExitCode {
@@ -77,6 +92,8 @@ impl From<Outcome> for ExitCode {
             Outcome::Findings => 1,
             Outcome::CouldNot => 2,
             Outcome::Interrupted => 130,
+            Outcome::Passed(code) => code,
+            Outcome::Stopped => 3,
         })
     }
 }
@@ -90,6 +107,9 @@ pub fn run(arguments: Arguments) -> Result<Outcome> {
         Command::Clip(arguments) => clip::run(&arguments),
         Command::Diff(arguments) => diff::run(&arguments),
         Command::Measure(arguments) => measure::run(&arguments),
+        Command::Repair(arguments) => repair::run(&arguments),
+        Command::Resume(arguments) => resume::run(&arguments),
+        Command::Convert(arguments) => convert::run(&arguments),
         Command::Train(arguments) => train::run(&arguments),
         Command::Rules(arguments) => rules::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),

@@ -7,7 +7,7 @@ use flashpoint::analysis::run::{MeasuredRun, Request, measure};
 use flashpoint::checkpoint::NameRules;
 use flashpoint::context::Context;
 use flashpoint::error::Result;
-use flashpoint::history::{Columns, History, Options};
+use flashpoint::history::{Column, Columns, History, Options};
 
 use super::options::Reading;
 use super::progress::Progress;
@@ -37,13 +37,18 @@ impl RunFlags {
         [&[run.to_owned()][..], &self.grads, &self.log].concat()
     }
 
+    /// Columns of logs for quantities, in place of those that are recognised.
+    pub fn columns(&self) -> Vec<Column> {
+        self.columns.iter().flat_map(|Columns(columns)| columns.clone()).collect()
+    }
+
     /// What `run` left on disk.
     pub fn history(&self, run: &Path, context: &Context) -> Result<History> {
         let options = Options {
             grads: self.grads.clone(),
             logs: self.log.clone(),
             until: self.until,
-            columns: self.columns.iter().flat_map(|Columns(columns)| columns.clone()).collect(),
+            columns: self.columns(),
         };
         History::read(run, &options, context)
     }

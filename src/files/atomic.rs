@@ -28,49 +28,6 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     })
 }
 
-/// Writes `files` into a new directory at `path`: under the same name with `.tmp` behind it, each synced, then renamed into
-/// place, so that a directory under its own name is always whole. What a process that was killed left under the temporary
-/// name is replaced.
-///
-/// # Errors
-/// When something cannot be made, written or renamed, or `path` is there already; it is then as it was.
-pub fn write_directory_atomically(path: &Path, files: &[(&str, &[u8])]) -> Result<()> {
-    let refused = |error: &std::io::Error| Error::io(path, "write it", error);
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".tmp");
-    let temporary = path.with_file_name(name);
-    if temporary.exists() {
-        std::fs::remove_dir_all(&temporary).map_err(|error| refused(&error))?;
-    }
-    let write = || -> std::io::Result<()> {
-        std::fs::create_dir(&temporary)?;
-        for (name, bytes) in files {
-            let mut file = File::options().write(true).create_new(true).open(temporary.join(name))?;
-            file.write_all(bytes)?;
-            file.sync_all()?;
-        }
-        sync_directory(&temporary)?;
-        // Renaming onto an empty directory would succeed.
-        if path.exists() {
-            return Err(ErrorKind::AlreadyExists.into());
-        }
-        std::fs::rename(&temporary, path)?;
-        sync_directory(path.parent().unwrap_or(Path::new(".")))
-    };
-    write().map_err(|error| {
-        // It is ours; failing to remove it must not hide why the write failed.
-        let _ = std::fs::remove_dir_all(&temporary);
-        refused(&error)
-    })
-}
-
-/// Makes the names in a directory last.
-fn sync_directory(path: &Path) -> std::io::Result<()> {
-    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-    // Elsewhere a directory cannot be opened as a file; names last there once they are written.
-    if cfg!(unix) { File::open(path)?.sync_all() } else { Ok(()) }
-}
-
 /// A new file beside `path`, and where it lies.
 fn create_beside(path: &Path) -> std::io::Result<(PathBuf, File)> {
     let mut tried = 0;

@@ -5,10 +5,12 @@
 mod atomic;
 mod containment;
 mod digest;
+mod directory;
 mod input;
 mod map;
 
-pub use atomic::{write_atomically, write_directory_atomically};
+pub use atomic::write_atomically;
 pub use containment::{lies_within, sibling};
 pub use digest::digest;
+pub use directory::{NewDirectory, NewFile, refuse_existing};
 pub use input::InputFile;

@@ -3,6 +3,7 @@
 //! The central directory is the authority, as it is for PyTorch: local headers only say where the data begins. An archive
 //! that two readers could understand differently (two members of one name, overlapping members) is refused as a whole.
 
+use std::collections::HashMap;
 use std::io::Read;
 use std::ops::Range;
 
@@ -20,6 +21,8 @@ pub struct Archive {
     members: Vec<Member>,
     /// Places of the members, by name.
     by_name: Vec<u32>,
+    /// Where the central directory begins.
+    directory: u64,
 }
 
 /// One member.
@@ -95,7 +98,8 @@ impl Archive {
             let message = format!("it lists {records} members and states {stated}");
             return Err(ErrorKind::ZipDirectory { message }.in_file(file.path()));
         }
-        refuse_overlap(file, &members, archive.directory_offset())?;
+        let directory = archive.directory_offset();
+        refuse_overlap(file, &members, directory)?;
         for member in &members {
             if local_name(file, member.header)? != member.name.as_bytes() {
                 return Err(fault(file, &member.name, ZipFault::TwoNames));
@@ -107,7 +111,7 @@ impl Archive {
         if let Some(pair) = by_name.windows(2).find(|pair| name(pair[0]) == name(pair[1])) {
             return Err(fault(file, name(pair[0]), ZipFault::Duplicate));
         }
-        Ok(Self { members, by_name })
+        Ok(Self { members, by_name, directory })
     }
 
     /// Every member, in the order of the directory.
@@ -120,6 +124,37 @@ impl Archive {
         let member = |position: u32| &self.members[position as usize];
         let found = self.by_name.binary_search_by_key(&name, |&position| member(position).name.as_str());
         found.ok().map(|place| member(self.by_name[place]))
+    }
+
+    /// Where the checksum of every member that has one is written: in the directory, and in its header or behind its data.
+    ///
+    /// # Errors
+    /// When a place does not hold the checksum that it should: the archive is one that no writer of PyTorch's makes.
+    pub fn checksum_places(&self, file: &InputFile) -> Result<HashMap<String, [u64; 2]>> {
+        const RECORD: u64 = 46;
+        let mut places = HashMap::with_capacity(self.members.len());
+        let mut at = self.directory;
+        while places.len() < self.members.len() {
+            let mut fixed = [0; RECORD as usize];
+            file.read_exact_at(&mut fixed, at)?;
+            if !fixed.starts_with(b"PK\x01\x02") {
+                let message = "it is not where its end says".to_owned();
+                return Err(ErrorKind::ZipDirectory { message }.at_byte(file.path(), at));
+            }
+            let half = |start: usize| u64::from(u16::from_le_bytes([fixed[start], fixed[start + 1]]));
+            let mut name = vec![0; half(28) as usize];
+            file.read_exact_at(&mut name, at + RECORD)?;
+            if let Some(member) = std::str::from_utf8(&name).ok().and_then(|name| self.member(name)) {
+                let behind = member.behind_or_in_header(file)?;
+                let both = [at + 16, behind];
+                if both.iter().any(|&place| word_at(file, place) != Some(member.checksum)) {
+                    return Err(fault(file, &member.name, ZipFault::NotThere));
+                }
+                places.insert(member.name.clone(), both);
+            }
+            at += RECORD + half(28) + half(30) + half(32);
+        }
+        Ok(places)
     }
 
     /// Compares every member's bytes with its checksum, and says which differ. A checksum of 0 is none.
@@ -167,6 +202,17 @@ impl Member {
             }
             Method::Other(method) => Err(fault(file, &self.name, ZipFault::Method(method))),
         }
+    }
+
+    /// Where its checksum is written beside the directory: behind the data, where the header says that it was not known before.
+    fn behind_or_in_header(&self, file: &InputFile) -> Result<u64> {
+        let mut flags = [0; 2];
+        file.read_exact_at(&mut flags, self.header + 6)?;
+        if u16::from_le_bytes(flags) & 8 == 0 {
+            return Ok(self.header + 14);
+        }
+        let has_signature = word_at(file, self.data.end) == Some(u32::from_le_bytes(*b"PK\x07\x08"));
+        Ok(self.data.end + if has_signature { 4 } else { 0 })
     }
 
     /// Compares `contents`, the whole member, with its checksum. A checksum of 0 is none.
@@ -246,6 +292,13 @@ fn member(
         checksum: record.crc32(),
         header: record.local_header_offset(),
     })
+}
+
+/// The little-endian number of four bytes at `offset`; `None` past the end.
+fn word_at(file: &InputFile, offset: u64) -> Option<u32> {
+    let mut word = [0; 4];
+    file.read_exact_at(&mut word, offset).ok()?;
+    Some(u32::from_le_bytes(word))
 }
 
 /// The name in the local header at `offset`, which readers of streams go by.

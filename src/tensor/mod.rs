@@ -4,6 +4,7 @@
 
 pub mod decode;
 mod dtype;
+pub mod encode;
 mod piece;
 
 pub use dtype::{DType, Kind};

@@ -190,6 +190,22 @@ impl Tensor {
 }
 
 impl Piece {
+    /// Where in the file the element of the tensor at logical index `logical` begins, `size` bytes long; `None` where it is not
+    /// of this piece.
+    pub fn offset_of(&self, logical: u64, size: u64) -> Option<u64> {
+        let mut rest = logical.checked_sub(self.logical_offset)?;
+        let mut elements = 0;
+        for axis in &self.axes {
+            let index = rest.checked_div(axis.logical_stride).unwrap_or(0);
+            if index >= axis.size {
+                return None;
+            }
+            rest -= index * axis.logical_stride;
+            elements += index * axis.storage_stride;
+        }
+        (rest == 0).then_some(self.bytes.start + elements * size)
+    }
+
     /// Copies the elements of this piece whose logical index is in `range` to their places in `out`.
     fn gather(&self, range: &Range<u64>, size: u64, out: &mut [u8]) -> Result<()> {
         let Some((inner, outer)) = self.axes.split_last() else {

@@ -123,7 +123,12 @@ impl RunFile {
     }
 }
 
-/// Whether there is a run of the trainer.
+/// Whether a run of the trainer is there, which it can go on with.
+pub fn is_run(directory: &Path) -> bool {
+    RunFile::read(directory).is_ok()
+}
+
+/// Whether something is there that calls itself a run.
 pub(super) fn is_one(directory: &Path) -> bool {
     directory.join(RUN).is_file()
 }
@@ -150,6 +155,7 @@ impl Run {
         data: &Data,
         context: &Context,
     ) -> Result<Self> {
+        storage::remove_unfinished(directory)?;
         let Some(step) = storage::checkpoints(directory)?.pop() else {
             return Self::begin(name, directory, config, model, data);
         };

@@ -11,7 +11,6 @@ use super::config::{Clip, Config};
 use super::data::Data;
 use super::model::Model;
 use super::run::{self, Record, Run, RunFile, batch_of};
-use super::storage;
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -249,12 +248,4 @@ fn set_aside(path: &Path) -> Result<()> {
     };
     let free = (1..).map(numbered).find(|path| !path.exists()).expect("there is a number for every run");
     std::fs::rename(path, &free).map_err(|error| Error::io(path, "set the earlier run aside", &error))
-}
-
-/// The steps of a run's checkpoints, ascending.
-///
-/// # Errors
-/// When the directory cannot be listed.
-pub fn checkpoint_steps(run: &Path) -> Result<Vec<u64>> {
-    storage::checkpoints(run)
 }

@@ -12,7 +12,7 @@ use super::optimizer::{Optimizer, Slots};
 use super::state::State;
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
-use crate::files::write_directory_atomically;
+use crate::files::NewDirectory;
 use crate::format::{Container, detect};
 use crate::network::Network;
 use crate::tensor::{DType, Tensor};
@@ -91,7 +91,25 @@ pub(super) fn save(run: &Path, arm: &Arm, precision: Precision, state: &mut Stat
     let mut text = serde_json::to_string_pretty(state).expect("a state is plain data");
     text.push('\n');
     let files = [(MODEL, model.as_slice()), (OPTIMIZER, optimizer.as_slice()), (STATE, text.as_bytes())];
-    write_directory_atomically(&checkpoint_path(run, state.step), &files)
+    let directory = NewDirectory::beside(&checkpoint_path(run, state.step))?;
+    for (name, bytes) in files {
+        let path = directory.path().join(name);
+        std::fs::write(&path, bytes).map_err(|error| Error::io(&path, "write it", &error))?;
+    }
+    directory.publish()
+}
+
+/// Removes what processes that were killed left half written: hidden directories that no reader takes for checkpoints.
+pub(super) fn remove_unfinished(run: &Path) -> Result<()> {
+    let entries = std::fs::read_dir(run).map_err(|error| Error::io(run, "list it", &error))?;
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with(".checkpoint-") && name.ends_with(".tmp") {
+            // What cannot be removed is in nobody's way.
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+    Ok(())
 }
 
 /// Writes the gradient that `step` is about to apply, before clipping.

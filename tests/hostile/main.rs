@@ -23,6 +23,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use expectation::{Case, Input};
+use flashpoint::checkpoint::{Checkpoint, NameRules};
+use flashpoint::context::Context;
 
 fn cases() -> Vec<Case> {
     let modules = [
@@ -58,6 +60,51 @@ fn every_hostile_input_comes_to_its_expected_end() {
             let faults = running::run(&path, extra).faults(case);
             wrong.extend(faults.into_iter().map(|fault| format!("{} {extra:?}: {fault}", case.name)));
         }
+    }
+    assert!(wrong.is_empty(), "{} deviations:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// Whether something of it is lost, or would run when it is loaded.
+fn is_unfit(path: &Path) -> bool {
+    let read = Checkpoint::read(path, &NameRules::default(), &Context::default());
+    let Ok(checkpoint) = read else { return true };
+    let of_tensors = checkpoint.tensors.iter().filter_map(|tensor| tensor.tensor.as_ref().err());
+    checkpoint.problems.iter().chain(of_tensors).any(|error| error.kind.is_damage())
+}
+
+#[test]
+fn convert_and_repair_refuse_what_is_damaged_and_leave_nothing_half_written() {
+    let only = std::env::var("FLASHPOINT_HOSTILE").unwrap_or_default();
+    let mut wrong = Vec::new();
+    for case in cases().iter().filter(|case| case.name.contains(&only)) {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let path = match case.input {
+            Input::Made(make) => make(folder.path()),
+            _ => Path::new(KEPT).join(case.name),
+        };
+        let place = tempfile::tempdir().expect("a temporary directory");
+        let (converted, repaired) = (place.path().join("x.safetensors"), place.path().join("fixed"));
+        let text = |path: &Path| path.to_str().expect("names of cases are UTF-8").to_owned();
+        let unfit = is_unfit(&path);
+        let codes: &[i32] = if unfit { &[2] } else { &[0, 1, 2] };
+        let convert = ["convert", &text(&path), "--to", &text(&converted)];
+        let repair =
+            ["repair", &text(&path), "--to", &text(&repaired), "--reset-moments", "--lr-scale", "0.5"];
+        for (arguments, target) in [(&convert[..], &converted), (&repair[..], &repaired)] {
+            let (_, mut faults) = running::faults_of(arguments, codes, case.allowance);
+            if unfit && target.exists() {
+                faults.push("something was written".to_owned());
+            }
+            if target.exists()
+                && Checkpoint::read(target, &NameRules::default(), &Context::default()).is_err()
+            {
+                faults.push("what was written cannot be read".to_owned());
+            }
+            wrong.extend(faults.into_iter().map(|fault| format!("{} {}: {fault}", arguments[0], case.name)));
+        }
+        let left = std::fs::read_dir(place.path()).expect("it can be listed").filter_map(Result::ok);
+        let left = left.filter(|entry| entry.file_name().to_string_lossy().ends_with(".tmp"));
+        wrong.extend(left.map(|entry| format!("{}: {:?} is left behind", case.name, entry.file_name())));
     }
     assert!(wrong.is_empty(), "{} deviations:\n{}", wrong.len(), wrong.join("\n"));
 }
@@ -117,6 +164,11 @@ const NOT_OF_INPUTS: &[(&str, &str)] = &[
     ("parameter-shape", "is about config and weights of different models: tests/network.rs"),
     ("network-input", "is about an argument: src/network/input.rs"),
     ("already-there", "is about where a policy goes: tests/gate_mistakes.rs"),
+    ("not-editable", "is about what a repair is asked for: tests/repair.rs"),
+    (
+        "not-done",
+        "is about what a repair, a conversion or a resume is asked for: tests/repair.rs, tests/resume.rs",
+    ),
 ];
 
 #[test]

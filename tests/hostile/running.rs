@@ -56,6 +56,39 @@ pub fn run(path: &Path, extra: &[&str]) -> Run {
     Run { path: path.to_owned(), code, time, memory, report, stderr }
 }
 
+/// What is wrong with how a command ended that writes something of `path`: one of `codes`, in time, in bounded memory.
+pub fn faults_of(arguments: &[&str], codes: &[i32], allowance: u64) -> (Option<i32>, Vec<String>) {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let output = |name: &str| std::fs::File::create(folder.path().join(name)).expect("a temporary file");
+    let started = Instant::now();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_flashpoint"))
+        .args(arguments)
+        .args(["--threads", &THREADS.to_string(), "--quiet"])
+        .stdin(Stdio::null())
+        .stdout(output("stdout"))
+        .stderr(output("stderr"))
+        .spawn()
+        .expect("the binary under test can be started");
+    let (code, memory, time) = watch(&mut child, started);
+    let stderr =
+        String::from_utf8_lossy(&std::fs::read(folder.path().join("stderr")).expect("what was written"))
+            .into_owned();
+    let mut faults = Vec::new();
+    if !code.is_some_and(|code| codes.contains(&code)) {
+        faults.push(format!("exit {code:?}, expected one of {codes:?}; {}", shortened(&stderr)));
+    }
+    if time > DEBUG_FACTOR * MOST_TIME {
+        faults.push(format!("{time:?} of processor time are too much"));
+    }
+    if memory > MOST_MEMORY + (allowance << 20) {
+        faults.push(format!("{} MB are too much", memory >> 20));
+    }
+    if stderr.contains("panicked") {
+        faults.push(shortened(&stderr));
+    }
+    (code, faults)
+}
+
 /// Waits for the end, and takes the largest anonymous memory on the way.
 fn watch(child: &mut Child, started: Instant) -> (Option<i32>, u64, Duration) {
     let (mut memory, mut time) = (0, Duration::ZERO);

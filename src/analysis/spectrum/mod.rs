@@ -23,8 +23,10 @@ pub mod matrix;
 pub mod operator;
 pub mod power_law;
 pub mod recurrence;
+mod rows;
 pub mod symmetric;
 mod tensor;
 pub mod tridiagonal;
 
 pub use checkpoint::{Layers, measure_all};
+pub use rows::AttentionRows;

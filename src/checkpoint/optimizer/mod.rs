@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 mod algorithm;
 mod mapping;
 mod named;
+mod place;
 mod read;
 mod registration;
 #[cfg(test)]
@@ -16,6 +17,7 @@ mod tests;
 
 pub(super) use mapping::{Candidate, map};
 pub(super) use named::{Hyperparameters, read as read_named};
+pub use place::{Hyperparameter, Place, Quantity, Schedule};
 pub(super) use read::read;
 
 /// One optimizer of a checkpoint.
@@ -33,6 +35,10 @@ pub struct OptimizerState {
     pub mapping: Mapping,
     /// Learning rate per group by the scheduler saved beside it, where there is exactly one.
     pub scheduled: Option<Vec<f64>>,
+    /// Index of the file that holds it.
+    pub file: usize,
+    /// The numbers of its groups that training reads back, and where they are written.
+    pub hyperparameters: Vec<Hyperparameter>,
 }
 
 /// The optimizers whose state is recognised.
@@ -102,6 +108,8 @@ pub struct ParameterState {
     pub parameter: Option<usize>,
     /// Steps taken.
     pub step: Option<f64>,
+    /// Where its own counter is written; `None` where it has none, or shares one.
+    pub step_place: Option<Place>,
     /// Whether anything is stored: a parameter that never had a gradient has no state.
     pub stored: bool,
     /// Adam's m, Lion's momentum.

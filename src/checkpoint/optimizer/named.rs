@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Deserialize;
 
 use super::algorithm::{Configuration, recognise};
-use super::{Algorithm, Mapping, OptimizerState, ParameterGroup, ParameterState};
+use super::{Algorithm, Mapping, OptimizerState, ParameterGroup, ParameterState, Place};
 use crate::format::Container;
 
 /// What `state.json` says under `optimizer`, in our words or in those of torch's own `state_dict`.
@@ -47,11 +47,12 @@ const LEAVES: &[&str] = &[
     "master_param",
 ];
 
-/// The optimizer whose state `container` holds, its first entry tensor `first` of the checkpoint. A parameter without a
-/// counter of its own has taken `steps`.
+/// The optimizer whose state `container` holds, file `number` of the checkpoint, its first entry tensor `first`. A parameter
+/// without a counter of its own has taken `steps`.
 pub(in crate::checkpoint) fn read(
     container: &Container,
     file: &str,
+    number: usize,
     first: usize,
     hyperparameters: Option<&Hyperparameters>,
     steps: Option<u64>,
@@ -91,6 +92,7 @@ pub(in crate::checkpoint) fn read(
             group,
             name: Some(parameter.to_owned()),
             step: counter(fields.get("step")),
+            step_place: tensor("step").map(Place::Tensor),
             stored: true,
             exp_avg: tensor("exp_avg"),
             exp_avg_sq: tensor("exp_avg_sq"),
@@ -115,6 +117,9 @@ pub(in crate::checkpoint) fn read(
         mapping: Mapping::refused(parameters.len(), "there is no model beside the optimizer"),
         parameters,
         scheduled: None,
+        file: number,
+        // They stand in `state.json`, under keys of their own.
+        hyperparameters: Vec::new(),
     })
 }
 

@@ -6,6 +6,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use super::algorithm::{Configuration, recognise};
+use super::place::{Hyperparameter, Place, Quantity, Schedule, pickled};
 use super::{Codebook, Mapping, OptimizerState, ParameterGroup, ParameterState};
 use crate::format::{Container, Node, NodeId, Objects};
 
@@ -29,12 +30,12 @@ const MASTER_LISTS: &[&str] = &["fp32_from_fp16_params", "fp32_from_fp16", "fp32
 pub(in crate::checkpoint) struct Found {
     /// Its optimizers.
     pub optimizers: Vec<OptimizerState>,
-    /// The learning rates of its schedulers.
-    pub schedules: Vec<Vec<f64>>,
+    /// Its schedulers, with the learning rates that they set last.
+    pub schedules: Vec<(Vec<f64>, Schedule)>,
 }
 
-/// Finds the optimizers and schedulers of `container`, whose first entry is tensor `first` of the checkpoint.
-pub(in crate::checkpoint) fn read(container: &Container, file: &str, first: usize) -> Found {
+/// Finds the optimizers and schedulers of `container`, file `number` of the checkpoint, whose first entry is its tensor `first`.
+pub(in crate::checkpoint) fn read(container: &Container, file: &str, number: usize, first: usize) -> Found {
     let mut found = Found::default();
     let Some(objects) = &container.objects else { return found };
     let Some(root) = objects.root else { return found };
@@ -45,7 +46,7 @@ pub(in crate::checkpoint) fn read(container: &Container, file: &str, first: usiz
         if visited.len() >= MAX_CONTAINERS || !visited.insert(id) {
             continue;
         }
-        let reader = Reader { objects, container, first };
+        let reader = Reader { objects, container, number, first };
         if let Some(optimizer) = reader.optimizer(id, &path) {
             found.optimizers.push(optimizer);
         } else if let Some(rates) = reader.schedule(id) {
@@ -58,7 +59,7 @@ pub(in crate::checkpoint) fn read(container: &Container, file: &str, first: usiz
             waiting.extend(within.into_iter().map(|(id, path)| (id, path, depth + 1)));
         }
     }
-    let reader = Reader { objects, container, first };
+    let reader = Reader { objects, container, number, first };
     for (path, list) in lists {
         let mut inside = found.optimizers.iter_mut().filter(|optimizer| optimizer.place.starts_with(&path));
         if let (Some(optimizer), None) = (inside.next(), inside.next()) {
@@ -92,6 +93,7 @@ fn shortened(key: &str) -> String {
 struct Reader<'a> {
     objects: &'a Objects,
     container: &'a Container,
+    number: usize,
     first: usize,
 }
 
@@ -112,6 +114,7 @@ impl<'a> Reader<'a> {
         let mut configuration = Configuration::default();
         let mut groups = Vec::new();
         let mut parameters = Vec::new();
+        let mut hyperparameters = Vec::new();
         for (index, &node) in group_nodes.iter().enumerate() {
             let fields = self.fields(node);
             configuration.keys.extend(fields.keys().copied());
@@ -120,6 +123,7 @@ impl<'a> Reader<'a> {
             let first = parameters.len();
             self.group_parameters(&fields, index, &states, &mut parameters)?;
             groups.push(self.group(&fields, parameters.len() - first));
+            hyperparameters.extend(self.hyperparameters(&fields, index));
             self.share_group_step(&fields, &mut parameters[first..]);
         }
         let algorithm = recognise(&state_keys(&states), &configuration);
@@ -131,6 +135,8 @@ impl<'a> Reader<'a> {
             parameters,
             mapping,
             scheduled: None,
+            file: self.number,
+            hyperparameters,
         })
     }
 
@@ -193,6 +199,7 @@ impl<'a> Reader<'a> {
         };
         ParameterState {
             step: fields.get("step").and_then(|&id| self.scalar(id)),
+            step_place: fields.get("step").and_then(|&id| self.place(id)),
             exp_avg: tensor("exp_avg").or_else(|| tensor("state1")),
             exp_avg_sq: tensor("exp_avg_sq").or_else(|| tensor("state2")),
             codebooks: [
@@ -262,6 +269,37 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Where a number is written.
+    fn place(&self, id: NodeId) -> Option<Place> {
+        match *self.objects.node(id) {
+            Node::Tensor(entry) if entry < self.container.entries.len() => {
+                Some(Place::Tensor(self.first + entry))
+            }
+            _ => pickled(self.objects, id),
+        }
+    }
+
+    fn number(&self, quantity: Quantity, name: String, group: usize, id: NodeId) -> Option<Hyperparameter> {
+        let value = self.scalar(id)?;
+        Some(Hyperparameter { quantity, name, group, value, place: self.place(id) })
+    }
+
+    /// The numbers of one group that training reads back.
+    fn hyperparameters(&self, fields: &HashMap<&str, NodeId>, group: usize) -> Vec<Hyperparameter> {
+        let betas = fields.get("betas").and_then(|&id| self.objects.sequence(id)).unwrap_or_default();
+        let numbers = [
+            (Quantity::LearningRate, "lr", fields.get("lr").copied()),
+            (Quantity::BaseRate, "initial_lr", fields.get("initial_lr").copied()),
+            (Quantity::Beta2, "betas[1]", betas.get(1).copied()),
+            (Quantity::Epsilon, "eps", fields.get("eps").copied()),
+            (Quantity::Step, "step", fields.get("step").copied()),
+        ];
+        let named = |(quantity, key, id): (Quantity, &str, Option<NodeId>)| {
+            self.number(quantity, format!("param_groups[{group}].{key}"), group, id?)
+        };
+        numbers.into_iter().filter_map(named).collect()
+    }
+
     fn flag(&self, fields: &HashMap<&str, NodeId>, key: &str) -> Option<bool> {
         match *self.objects.node(*fields.get(key)?) {
             Node::Bool(flag) => Some(flag),
@@ -278,12 +316,23 @@ impl<'a> Reader<'a> {
     }
 
     /// The learning rates that a scheduler's state dict says it set last.
-    fn schedule(&self, id: NodeId) -> Option<Vec<f64>> {
+    fn schedule(&self, id: NodeId) -> Option<(Vec<f64>, Schedule)> {
         if self.objects.entries(id)?.len() > MAX_KEYS {
             return None;
         }
-        let rates = self.objects.sequence(self.objects.get(id, "_last_lr")?)?;
-        rates.iter().take(MAX_KEYS).map(|&rate| self.scalar(rate)).collect()
+        let list = |key| self.objects.get(id, key).and_then(|list| self.objects.sequence(list));
+        let last = list("_last_lr")?;
+        let rates: Option<Vec<f64>> = last.iter().take(MAX_KEYS).map(|&rate| self.scalar(rate)).collect();
+        let named = |quantity, key: &'static str, list: &'a [NodeId]| {
+            let numbers = list.iter().take(MAX_KEYS).enumerate();
+            numbers
+                .filter_map(move |(group, &id)| self.number(quantity, format!("{key}[{group}]"), group, id))
+        };
+        let base = list("base_lrs").unwrap_or_default();
+        let numbers = named(Quantity::ScheduledRate, "_last_lr", last)
+            .chain(named(Quantity::BaseRate, "base_lrs", base))
+            .collect();
+        Some((rates?, Schedule { file: self.number, rates: numbers }))
     }
 }
 

@@ -67,7 +67,7 @@ impl Pickle {
             uncovered: Vec::new(),
             problems: Vec::new(),
         };
-        read(&container, "x.pt", 10)
+        read(&container, "x.pt", 0, 10)
     }
 }
 
@@ -103,7 +103,8 @@ fn optimizers_are_found_in_lists_and_beside_schedulers() {
     let found = pickle.read(root);
     let places: Vec<_> = found.optimizers.iter().map(|optimizer| optimizer.place.as_str()).collect();
     assert_eq!(places, ["x.pt: optimizer_states[0]", "x.pt: optimizer_states[1]"]);
-    assert_eq!(found.schedules, [[0.5]]);
+    let rates: Vec<_> = found.schedules.iter().map(|(rates, _)| rates.as_slice()).collect();
+    assert_eq!(rates, [[0.5]]);
 }
 
 #[test]

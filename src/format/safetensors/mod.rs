@@ -22,6 +22,9 @@ mod audit;
 mod outline;
 #[cfg(test)]
 mod tests;
+mod write;
+
+pub use write::{Written, has_dtype, header as written_header};
 
 /// Bytes of the length that a file begins with.
 const LENGTH_BYTES: u64 = 8;

@@ -1,0 +1,291 @@
+//! `flashpoint resume RUN -- CMD…`: pick, audit, repair, substitute, start, watch.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use flashpoint::analysis::model::MeasureLevel;
+use flashpoint::checkpoint::Checkpoint;
+use flashpoint::clip::advise;
+use flashpoint::context::Context;
+use flashpoint::diagnosis::{Diagnosis, diagnose};
+use flashpoint::error::{ErrorKind, Result};
+use flashpoint::gate::Policy;
+use flashpoint::history::{History, Options};
+use flashpoint::recover::{
+    self, Chosen, Ended, From, Seen, Settings, Wanted, Watch, audit, batches, choose, learning_rate, new_run,
+};
+use flashpoint::report::{ResumeReport, resume_page};
+use flashpoint::rules;
+
+use super::Outcome;
+use super::options::Reading;
+use super::output::Outputs;
+use super::repair::Known;
+use super::run::{RunFlags, measure_run};
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+In the command {checkpoint}, {step}, {lr}, {clip_norm}, {skip_from} and {skip_to} are replaced.
+
+Exit codes: that of the command; 2 it was not started, 3 --watch stopped it.
+
+Examples:
+  flashpoint resume outputs --dry-run -- python train.py --resume-from {checkpoint}
+  flashpoint resume outputs --repair --clip recommended -- torchrun train.py --resume-from {checkpoint} --max-grad-norm {clip_norm}
+  flashpoint resume runs/nn --from last-healthy --clip recommended
+  flashpoint resume out --from 4000 --lr-scale 0.5 --watch out/metrics.jsonl -- python train.py --resume {checkpoint} --lr {lr}")]
+pub struct Arguments {
+    /// The run's directory
+    #[arg(value_name = "RUN")]
+    pub(super) run: PathBuf,
+    /// The state to go on from: last-healthy, or a step
+    #[arg(long, value_name = "STATE", default_value = "last-healthy")]
+    pub(super) from: From,
+    /// Repair what findings say is not whole in the optimizer state, in a copy
+    #[arg(long)]
+    repair: bool,
+    /// The clipping threshold: recommended, or a number
+    #[arg(long, value_name = "NORM", value_parser = clip)]
+    pub(super) clip: Option<Clip>,
+    /// Multiply every learning rate, in a copy of the state and in {lr}
+    #[arg(long, value_name = "FACTOR", value_parser = positive)]
+    pub(super) lr_scale: Option<f64>,
+    /// Batches that the program is to leave out, first and last
+    #[arg(long, value_name = "FIRST..LAST", value_parser = batches)]
+    pub(super) skip_batches: Option<(u64, u64)>,
+    /// Try several settings from the one state, side by side: no clipping, norm 1, the recommended one, a lower learning rate;
+    /// of a run of flashpoint train
+    #[arg(long)]
+    pub(super) what_if: bool,
+    /// Where a repaired state is written, or the new run of flashpoint train [default: RUN-resumed beside the run]
+    #[arg(long, value_name = "DIR")]
+    pub(super) to: Option<PathBuf>,
+    /// Look at this log, or directory of logs, while the command runs, and stop the command when it blows up again
+    #[arg(long, value_name = "LOG")]
+    watch: Option<PathBuf>,
+    /// Seconds between two looks at the log
+    #[arg(long, value_name = "SECONDS", default_value_t = 5.0, value_parser = positive)]
+    watch_every: f64,
+    /// Seconds from SIGTERM to SIGKILL
+    #[arg(long, value_name = "SECONDS", default_value_t = 30.0, value_parser = positive)]
+    grace: f64,
+    /// Print everything, write nothing, start nothing
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    pub(super) flags: RunFlags,
+    #[command(flatten)]
+    pub(super) reading: Reading,
+    #[command(flatten)]
+    pub(super) outputs: Outputs,
+    /// The program that resumes, behind --
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+/// `--clip`.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Clip {
+    Recommended,
+    Norm(f64),
+}
+
+fn positive(text: &str) -> std::result::Result<f64, String> {
+    let number = text.parse::<f64>().ok().filter(|number| number.is_finite() && *number > 0.0);
+    number.ok_or_else(|| "a number above 0".to_owned())
+}
+
+fn clip(text: &str) -> std::result::Result<Clip, String> {
+    if text == "recommended" {
+        return Ok(Clip::Recommended);
+    }
+    positive(text).map(Clip::Norm).map_err(|_| "recommended, or a number above 0".to_owned())
+}
+
+pub fn run(arguments: &Arguments) -> Result<Outcome> {
+    arguments.outputs.check(&arguments.flags.inputs(&arguments.run))?;
+    let is_ours = flashpoint::train::is_run(&arguments.run);
+    if is_ours && arguments.command.is_empty() && !arguments.dry_run {
+        return arguments.go_on();
+    }
+    if arguments.what_if {
+        let message = "several settings are tried only on a run of flashpoint train".to_owned();
+        return Err(ErrorKind::NotDone { message, advice: "leave --what-if out" }.in_file(&arguments.run));
+    }
+    if arguments.command.is_empty() && !arguments.dry_run {
+        let message =
+            "only the program that trained it can go on with this run, and no command was given".to_owned();
+        let advice = "give it behind --: flashpoint resume RUN -- python train.py --resume-from {checkpoint}";
+        return Err(ErrorKind::NotDone { message, advice }.in_file(&arguments.run));
+    }
+    let context = arguments.reading.context()?;
+    let policy = arguments.reading.policy(&context)?;
+    let history = arguments.flags.history(&arguments.run, &context)?;
+    let looked = arguments.look(&history, &policy, &context)?;
+    if context.cancelled() {
+        return Ok(Outcome::Interrupted);
+    }
+    let chosen = choose(&arguments.run, &history, arguments.from, looked.diagnosis.as_ref())?;
+    let mut prepared = arguments.prepare(&chosen, &policy, &context)?;
+    let settings = Settings {
+        checkpoint: prepared.checkpoint.clone(),
+        step: chosen.step,
+        clip_norm: looked.clip,
+        lr: prepared.rate,
+        skip: arguments.skip_batches,
+    };
+    let (command, substitutions) = match arguments.command.is_empty() {
+        true => (Vec::new(), Vec::new()),
+        false => recover::command(&arguments.command, &settings)?,
+    };
+    if !arguments.dry_run
+        && let Some(manifest) = prepared.write(&policy, &context)?
+    {
+        let healthy = manifest.healthy;
+        prepared.report.manifest = Some(manifest);
+        if !healthy {
+            arguments.outputs.write(&prepared.report, |style| resume_page(&prepared.report, style))?;
+            let message = "a check of the repaired state failed: it is not started".to_owned();
+            let advice = "look at repair.json in it, or go on from an earlier state: --from STEP";
+            return Err(ErrorKind::NotDone { message, advice }.in_file(&prepared.checkpoint));
+        }
+    }
+    if context.cancelled() {
+        return Ok(Outcome::Interrupted);
+    }
+    let report = ResumeReport { clipping: looked.clipping, substitutions, command, ..prepared.report };
+    if arguments.dry_run {
+        arguments.outputs.write(&report, |style| resume_page(&report, style))?;
+        return Ok(Outcome::Answered);
+    }
+    // stdout belongs to the command.
+    let style = flashpoint::report::Style { color: false, all: false };
+    eprint!("{}", resume_page(&report, style));
+    arguments.start(&report.command, chosen.step, &policy, &context)
+}
+
+/// What the run itself says.
+#[derive(Default)]
+pub(super) struct Looked {
+    pub(super) diagnosis: Option<Diagnosis>,
+    pub(super) clip: Option<f64>,
+    pub(super) clipping: Option<String>,
+}
+
+/// A state that is ready, or how it is made ready.
+struct Prepared {
+    checkpoint: PathBuf,
+    rate: Option<f64>,
+    report: ResumeReport,
+    repair: Option<(Known, Wanted, PathBuf)>,
+}
+
+impl Arguments {
+    /// Measures the run, where the state or the threshold has to come from it.
+    pub(super) fn look(&self, history: &History, policy: &Policy, context: &Context) -> Result<Looked> {
+        let mut looked = Looked::default();
+        if let Some(Clip::Norm(norm)) = self.clip {
+            looked.clip = Some(norm);
+        }
+        let recommended = self.what_if || matches!(self.clip, Some(Clip::Recommended));
+        if self.from != From::LastHealthy && !recommended {
+            return Ok(looked);
+        }
+        let measured = measure_run(history, &self.reading, &policy.names, self.outputs.quiet, context);
+        let assessment = rules::evaluate(&measured.analysis, &policy.thresholds);
+        looked.diagnosis = Some(diagnose(&measured.analysis, &assessment));
+        if recommended {
+            let advice = advise(&measured.analysis).recommendation;
+            looked.clip = advice.threshold;
+            if looked.clip.is_none() && !self.what_if {
+                let message = format!("no clipping threshold can be recommended: {}", advice.sentence);
+                let advice = "give one: --clip NORM";
+                return Err(ErrorKind::NotDone { message, advice }.in_file(&self.run));
+            }
+            looked.clipping = Some(advice.sentence);
+        }
+        Ok(looked)
+    }
+
+    /// Looks at the state, and plans its repair.
+    fn prepare(&self, chosen: &Chosen, policy: &Policy, context: &Context) -> Result<Prepared> {
+        let checkpoint = Checkpoint::read(&chosen.path, &policy.names, context)?;
+        let rate = learning_rate(&checkpoint, context)?.map(|rate| rate * self.lr_scale.unwrap_or(1.0));
+        let mut prepared = Prepared {
+            checkpoint: chosen.path.clone(),
+            rate,
+            report: ResumeReport {
+                chosen: chosen.clone(),
+                audit: audit(&checkpoint, context),
+                plan: None,
+                repaired: None,
+                manifest: None,
+                clipping: None,
+                substitutions: Vec::new(),
+                command: Vec::new(),
+            },
+            repair: None,
+        };
+        if !self.repair && self.lr_scale.is_none() {
+            return Ok(prepared);
+        }
+        let wanted = Wanted { from_findings: self.repair, lr_scale: self.lr_scale, ..Wanted::default() };
+        let known = Known::of(checkpoint, MeasureLevel::Stats, policy, context);
+        let plan = known.plan(&wanted, context)?;
+        if !plan.edits.is_empty() {
+            let home = self.to.clone().map_or_else(|| new_run(&self.run), Ok)?;
+            let name = chosen.path.file_name().unwrap_or_default();
+            let is_directory = chosen.path.is_dir();
+            let target =
+                if is_directory { home.join(name) } else { home.join(format!("checkpoint-{}", chosen.step)) };
+            prepared.checkpoint = if is_directory { target.clone() } else { target.join(name) };
+            prepared.report.repaired = Some(target.display().to_string());
+            prepared.repair = Some((known, wanted, target));
+        }
+        prepared.report.plan = Some(plan);
+        Ok(prepared)
+    }
+
+    fn start(&self, command: &[String], step: u64, policy: &Policy, context: &Context) -> Result<Outcome> {
+        let watch = self.watch.as_ref().map(|path| {
+            let options = self.watched();
+            Watch::new(path, step, options, policy.thresholds.clone(), context)
+        });
+        let mut told = false;
+        let every = Duration::from_secs_f64(self.watch_every);
+        let grace = Duration::from_secs_f64(self.grace);
+        let ended = recover::run_command(command, every, grace, &context.cancel, || {
+            match watch.as_ref()?.look(context) {
+                Seen::BlownUp(reason) => Some(reason),
+                Seen::Fine { .. } if !told => {
+                    told = true;
+                    eprintln!("flashpoint: its log is being watched");
+                    None
+                }
+                _ => None,
+            }
+        })?;
+        Ok(match ended {
+            Ended::ByItself(code) => Outcome::Passed(code),
+            Ended::Stopped(reason) => {
+                eprintln!("flashpoint: stopped, it blew up again: {reason}");
+                Outcome::Stopped
+            }
+        })
+    }
+
+    fn watched(&self) -> Options {
+        Options { columns: self.flags.columns(), ..Options::default() }
+    }
+}
+
+impl Prepared {
+    /// Writes the repaired state, where there is something to repair.
+    fn write(&mut self, policy: &Policy, context: &Context) -> Result<Option<recover::Manifest>> {
+        let (Some((known, wanted, target)), Some(plan)) = (&self.repair, &self.report.plan) else {
+            return Ok(None);
+        };
+        known.repair(plan, wanted, policy, Path::new(target), context)
+    }
+}
