@@ -1,7 +1,7 @@
 //! What every operation can do, and the closed list of them.
 
 use super::input::Targets;
-use super::ops::*;
+use super::ops;
 use super::{Array, Gradients, ParameterId, Weights};
 use crate::compute::{Backend, Real};
 use crate::error::Result;
@@ -105,7 +105,7 @@ macro_rules! operations {
         /// One operation, with its sizes and parameters.
         #[derive(Debug, Clone)]
         pub enum Operation {
-            $($(#[$text])* $name($name)),*
+            $($(#[$text])* $name(ops::$name)),*
         }
 
         impl Operation {
@@ -131,8 +131,8 @@ macro_rules! operations {
             }
         }
 
-        $(impl From<$name> for Operation {
-            fn from(operation: $name) -> Self {
+        $(impl From<ops::$name> for Operation {
+            fn from(operation: ops::$name) -> Self {
                 Self::$name(operation)
             }
         })*
@@ -164,6 +164,20 @@ operations! {
     Multiply,
     /// A multiple of its input.
     Scale,
+    /// BatchNorm with the statistics of training.
+    BatchNorm,
+    /// GroupNorm, or InstanceNorm.
+    GroupNorm,
+    /// The largest under a window.
+    MaxPool,
+    /// The mean under a window.
+    AveragePool,
+    /// One step of an RNN, LSTM or GRU.
+    RecurrentCell,
+    /// An RNN, LSTM or GRU over a sequence.
+    RecurrentLayer,
+    /// The last step of a sequence.
+    LastStep,
     /// Convolution of signals.
     Conv1d,
     /// Convolution of images.

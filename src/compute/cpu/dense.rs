@@ -2,8 +2,9 @@
 //! packing a matrix costs more than reading it once.
 
 use ndarray::linalg::general_mat_mul;
-use ndarray::{ArrayView2, ArrayViewMut2, Axis, s};
+use ndarray::{ArrayView2, ArrayViewMut2, Axis};
 use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
+use rayon::slice::ParallelSliceMut;
 
 use crate::compute::{Gemm, Real};
 
@@ -33,48 +34,50 @@ pub(super) fn axpy<T: Real>(alpha: T, x: &[T], y: &mut [T]) {
     }
 }
 
+/// Multiplications that are worth a task of their own.
+const TASK: usize = 1 << 20;
+
+/// Rows or columns of a product that are computed at once, at least: what is multiplied by them is packed for each.
+const STRIP: usize = 64;
+
+/// More strips than this only cost packing.
+const MOST_STRIPS: usize = 16;
+
 pub(super) fn gemm<T: Real>(gemm: &Gemm<T>, a: &[T], b: &[T], c: &mut [T]) {
     let Gemm { batch, m, n, k, .. } = *gemm;
     assert!(a.len() >= batch * m * k && b.len() >= batch * k * n && c.len() >= batch * m * n);
-    for index in 0..batch {
+    if m * n == 0 {
+        return;
+    }
+    let one = |(index, c): (usize, &mut [T])| {
         let a = &a[index * m * k..][..m * k];
         let b = &b[index * k * n..][..k * n];
-        let c = &mut c[index * m * n..][..m * n];
         if n == 1 { one_column(gemm, a, b, c) } else { one(gemm, a, b, c) }
-    }
+    };
+    let products = c[..batch * m * n].par_chunks_mut(m * n).enumerate();
+    products.with_min_len((TASK / (m * n * k).max(1)).max(1)).for_each(one);
 }
 
-/// Multiplications that are worth a task of their own.
-const TASK: usize = 1 << 21;
-
-/// Parts of the longer side of C are apart: how it is cut changes no element, and depends on sizes alone.
+/// One product, in strips along its longer side: their number follows from the sizes alone, and they do not meet.
 fn one<T: Real>(gemm: &Gemm<T>, a: &[T], b: &[T], c: &mut [T]) {
     let Gemm { m, n, k, transpose_a, transpose_b, alpha, beta, .. } = *gemm;
     let a = view(a, m, k, transpose_a);
     let b = view(b, k, n, transpose_b);
     let mut c = ArrayViewMut2::from_shape((m, n), c).expect("the slice has m·n elements");
-    let (side, other) = (m.max(n), m.min(n));
-    let width = (TASK / (other * k).max(1)).max(side.div_ceil(MOST_TASKS)).next_multiple_of(EDGE);
-    if width >= side {
-        return general_mat_mul(alpha, &a, &b, beta, &mut c);
+    let strips = (m * n * k / TASK).min(m.max(n) / STRIP).clamp(1, MOST_STRIPS);
+    let step = m.max(n).div_ceil(strips);
+    if strips == 1 {
+        general_mat_mul(alpha, &a, &b, beta, &mut c);
+    } else if m > n {
+        let strips = a.axis_chunks_iter(Axis(0), step).zip(c.axis_chunks_iter_mut(Axis(0), step));
+        let strips: Vec<_> = strips.collect();
+        strips.into_par_iter().for_each(|(a, mut c)| general_mat_mul(alpha, &a, &b, beta, &mut c));
+    } else {
+        let strips = b.axis_chunks_iter(Axis(1), step).zip(c.axis_chunks_iter_mut(Axis(1), step));
+        let strips: Vec<_> = strips.collect();
+        strips.into_par_iter().for_each(|(b, mut c)| general_mat_mul(alpha, &a, &b, beta, &mut c));
     }
-    let by_columns = n >= m;
-    let parts: Vec<_> = c.axis_chunks_iter_mut(Axis(usize::from(by_columns)), width).collect();
-    parts.into_par_iter().enumerate().for_each(|(index, mut c)| {
-        let part = index * width..(index * width + width).min(side);
-        if by_columns {
-            general_mat_mul(alpha, &a, &b.slice(s![.., part]), beta, &mut c);
-        } else {
-            general_mat_mul(alpha, &a.slice(s![part, ..]), &b, beta, &mut c);
-        }
-    });
 }
-
-/// The most parts that a product is cut into: each packs the other factor anew.
-const MOST_TASKS: usize = 8;
-
-/// Parts are multiples of what a product computes at once.
-const EDGE: usize = 16;
 
 fn view<T: Real>(values: &[T], rows: usize, columns: usize, transposed: bool) -> ArrayView2<'_, T> {
     const WHY: &str = "the slice has as many elements as the shape";

@@ -52,15 +52,13 @@ fn relu<T: Real>(x: &[T], y: &mut [T], derivative: Option<&mut Vec<T>>) {
 /// The function and its derivative at x. A NaN gives NaN in both.
 fn evaluate(function: Unary, x: f64) -> (f64, f64) {
     match function {
-        Unary::Relu if x <= 0.0 => (0.0, 0.0),
-        Unary::Relu => (x, unless_nan(x, 1.0)),
-        Unary::Relu6 if x <= 0.0 => (0.0, 0.0),
+        Unary::Relu | Unary::Relu6 if x <= 0.0 => (0.0, 0.0),
         Unary::Relu6 if x >= 6.0 => (6.0, 0.0),
-        Unary::Relu6 => (x, unless_nan(x, 1.0)),
         Unary::LeakyRelu { slope } if x <= 0.0 => (slope * x, slope),
-        Unary::LeakyRelu { .. } => (x, unless_nan(x, 1.0)),
         Unary::Elu { alpha } if x <= 0.0 => (alpha * x.exp_m1(), alpha * x.exp()),
-        Unary::Elu { .. } => (x, unless_nan(x, 1.0)),
+        Unary::Relu | Unary::Relu6 | Unary::LeakyRelu { .. } | Unary::Elu { .. } => {
+            (x, if x.is_nan() { x } else { 1.0 })
+        }
         Unary::GeluErf => {
             let distribution = 0.5 * libm::erfc(-x * std::f64::consts::FRAC_1_SQRT_2);
             let density = (-0.5 * x * x).exp() * FRAC_1_SQRT_TAU;
@@ -102,10 +100,6 @@ fn sigmoid(x: f64) -> f64 {
 fn gated(x: f64, factor: f64) -> (f64, f64) {
     let sigmoid = sigmoid(factor * x);
     (x * sigmoid, sigmoid + factor * x * sigmoid * (1.0 - sigmoid))
-}
-
-fn unless_nan(x: f64, value: f64) -> f64 {
-    if x.is_nan() { x } else { value }
 }
 
 pub(super) fn zip<T: Real>(operation: Binary, x: &[T], y: &[T], z: &mut [T]) {

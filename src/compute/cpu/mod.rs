@@ -9,6 +9,8 @@ mod layout;
 mod load;
 mod product;
 mod rows;
+#[cfg(test)]
+mod tests;
 mod widen;
 mod window;
 

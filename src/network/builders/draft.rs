@@ -16,7 +16,7 @@ pub(super) struct Draft<'p> {
 
 /// Sizes of an attention.
 pub(super) struct Heads {
-    pub heads: usize,
+    pub count: usize,
     pub shared: usize,
     pub width: usize,
     pub scale: f64,
@@ -26,7 +26,7 @@ pub(super) struct Heads {
 impl Heads {
     /// As many of keys and values, logits over the root of the width, all keys seen.
     pub fn plain(heads: usize, width: usize) -> Self {
-        Self { heads, shared: heads, width, scale: 1.0 / (width as f64).sqrt(), mask: Mask::None }
+        Self { count: heads, shared: heads, width, scale: 1.0 / (width as f64).sqrt(), mask: Mask::None }
     }
 }
 
@@ -93,7 +93,7 @@ impl Draft<'_> {
     }
 
     pub fn attention(&mut self, name: &str, inputs: [ValueId; 3], heads: &Heads) -> ValueId {
-        let &Heads { heads, shared, width, scale, mask } = heads;
+        let &Heads { count: heads, shared, width, scale, mask } = heads;
         self.assembly.push(name, Attention { heads, shared, width, scale, cap: None, mask }, &inputs)
     }
 

@@ -26,10 +26,11 @@ pub(super) fn frequencies(config: &Config<'_>, width: usize) -> Result<Vec<f64>>
         Some(share) => share,
         None => config.number_or("partial_rotary_factor", 1.0)?,
     };
-    let rotated = (width as f64 * share) as usize;
     if !(share > 0.0 && share <= 1.0 && base > 0.0) {
         return Err(config.not_built(key));
     }
+    // As many whole pairs as fit: `int(head_dim · share)`.
+    let rotated = (1..=width).take_while(|&count| count as f64 <= width as f64 * share).count();
     let plain = (0..rotated / 2).map(|index| base.powf(-2.0 * index as f64 / rotated as f64));
     let kind = setting("rope_type").or_else(|| setting("type")).and_then(Value::as_str);
     match (kind.unwrap_or("default"), number("factor")) {
