@@ -98,7 +98,6 @@ impl Reading {
 
     /// Sets the number of threads up and Ctrl-C to end with what is known.
     pub fn context(&self) -> Result<Context> {
-        let input_size = self.input_size.clone().map(|size| size.0).unwrap_or_default();
         let shared = context(self.threads)?;
         let input_size = self.input_size.clone().map(|size| size.0).unwrap_or_default();
         Ok(Context { mmap: !self.no_mmap, input_size, ..shared })
