@@ -61,7 +61,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "gate",
         ],
     ),
-    ("report", &["json", "number", "analysis::model", "rules", "clip", "diagnosis", "gate", "train", "recover"]),
+    (
+        "report",
+        &["json", "number", "analysis::model", "rules", "clip", "diagnosis", "gate", "train", "recover"],
+    ),
     ("lib", &[]),
 ];
 

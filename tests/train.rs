@@ -3,22 +3,38 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::OnceLock;
 
+use flashpoint::random::Stream;
+use safetensors::tensor::{Dtype, TensorView};
 use serde_json::Value;
 
-/// Few examples: the network is the whole one, with its 2.5 million parameters.
-const SMALL: [&str; 10] = [
-    "--train-load-size",
-    "48",
-    "--validation-load-size",
-    "16",
-    "--test-load-size",
-    "16",
-    "--batch-size",
-    "8",
-    "--num-epochs",
-    "2",
+/// Few examples and steps: the network is the whole one, with its 2.5 million parameters. Two epochs of three steps.
+const SMALL: [[&str; 2]; 5] = [
+    ["--train-load-size", "24"],
+    ["--validation-load-size", "4"],
+    ["--test-load-size", "4"],
+    ["--batch-size", "8"],
+    ["--num-epochs", "2"],
 ];
+
+/// A file of forty examples in ten classes, made once.
+fn examples() -> &'static str {
+    static MADE: OnceLock<String> = OnceLock::new();
+    MADE.get_or_init(|| {
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR"))
+            .join(format!("examples-{}.safetensors", std::process::id()));
+        let x: Vec<u8> =
+            Stream::new(1, 1).uniforms(4000).iter().flat_map(|&x| (x as f32).to_le_bytes()).collect();
+        let y: Vec<u8> = (0..40i64).flat_map(|index| (index % 10).to_le_bytes()).collect();
+        let tensors = [
+            ("x", TensorView::new(Dtype::F32, vec![40, 10, 10], &x).unwrap()),
+            ("y", TensorView::new(Dtype::I64, vec![40], &y).unwrap()),
+        ];
+        std::fs::write(&path, safetensors::serialize(tensors, None).unwrap()).unwrap();
+        path.to_str().expect("a path in UTF-8").to_owned()
+    })
+}
 
 fn flashpoint(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_flashpoint")).args(arguments).output().expect("the binary under test")
@@ -33,8 +49,9 @@ fn train(path: &Path, arguments: &[&str]) -> Output {
 
 /// The small training, but where the arguments say otherwise.
 fn small<'a>(place: &'a str, arguments: &[&'a str]) -> Vec<&'a str> {
-    let own = SMALL.chunks(2).filter(|pair| !arguments.contains(&pair[0])).flatten();
-    ["train", "--quiet", "--save-path", place].into_iter().chain(own.copied()).chain(arguments.iter().copied()).collect()
+    let own = SMALL.iter().filter(|pair| !arguments.contains(&pair[0])).flatten();
+    let always = ["train", "--quiet", "--save-path", place, "--data", examples()];
+    always.into_iter().chain(own.copied()).chain(arguments.iter().copied()).collect()
 }
 
 /// Every file below a directory, with its bytes.
@@ -72,10 +89,11 @@ fn lines(path: &Path) -> Vec<Value> {
 fn a_run_has_what_the_run_directory_promises_and_is_read_by_the_other_commands() {
     let folder = tempfile::tempdir().unwrap();
     let run = folder.path().join("run");
-    train(&run, &["--gradient-interval", "5", "--save-interval", "4steps"]);
+    train(&run, &["--gradient-interval", "2", "--save-interval", "4steps"]);
     let names: Vec<String> = files(&run).into_keys().collect();
-    let mut expected = vec!["gradients/step-10.safetensors".to_owned(), "gradients/step-5.safetensors".to_owned()];
-    for step in [0, 4, 8, 12] {
+    let mut expected: Vec<String> =
+        [2, 4, 6].map(|step| format!("gradients/step-{step}.safetensors")).to_vec();
+    for step in [0, 4, 6] {
         for file in ["model.safetensors", "optimizer.safetensors", "state.json"] {
             expected.push(format!("checkpoint-{step}/{file}"));
         }
@@ -84,7 +102,7 @@ fn a_run_has_what_the_run_directory_promises_and_is_read_by_the_other_commands()
     expected.sort();
     assert_eq!(names, expected);
     let steps = lines(&run.join("metrics.jsonl"));
-    assert_eq!(steps.len(), 12);
+    assert_eq!(steps.len(), 6);
     for (index, step) in steps.iter().enumerate() {
         assert_eq!(step["step"], index + 1);
         let layers = step["grad_norm_by_layer"].as_object().unwrap();
@@ -92,12 +110,13 @@ fn a_run_has_what_the_run_directory_promises_and_is_read_by_the_other_commands()
         let whole: f64 = layers.values().map(|norm| norm.as_f64().unwrap().powi(2)).sum::<f64>().sqrt();
         assert!((whole / step["grad_norm"].as_f64().unwrap() - 1.0).abs() < 1e-12);
     }
-    let splits: Vec<_> = lines(&run.join("validation.jsonl")).iter().map(|line| line["split"].clone()).collect();
+    let splits: Vec<_> =
+        lines(&run.join("validation.jsonl")).iter().map(|line| line["split"].clone()).collect();
     assert_eq!(splits, ["validation", "validation", "test"]);
-    let output = flashpoint(&["inspect", run.join("checkpoint-12").to_str().unwrap(), "--format", "json"]);
+    let output = flashpoint(&["inspect", run.join("checkpoint-6").to_str().unwrap(), "--format", "json"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let optimizer = &report["checkpoints"][0]["optimizers"][0];
+    let optimizer = &report["checkpoints"][0]["optimizer"]["value"]["optimizers"][0];
     assert_eq!(optimizer["algorithm"], "adam", "{optimizer}");
     let output = flashpoint(&["postmortem", run.to_str().unwrap()]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -123,9 +142,9 @@ fn a_run_that_stops_and_goes_on_in_another_process_has_the_bits_of_one_that_does
         let folder = tempfile::tempdir().unwrap();
         let (whole, halves) = (folder.path().join("whole"), folder.path().join("halves"));
         // In the middle of the second epoch: the position in the data matters, and there is a part of a mean loss.
-        let arguments = [arguments, &["--save-interval", "7steps"]].concat();
+        let arguments = [arguments, &["--save-interval", "4steps"]].concat();
         train(&whole, &[&arguments[..], &["--threads", threads[0]]].concat());
-        train(&halves, &[&arguments[..], &["--threads", threads[0], "--max-steps", "7"]].concat());
+        train(&halves, &[&arguments[..], &["--threads", threads[0], "--max-steps", "4"]].concat());
         train(&halves, &[&arguments[..], &["--threads", threads[1]]].concat());
         assert_same(&whole, &halves, &format!("{arguments:?}"));
     }
@@ -135,12 +154,13 @@ fn a_run_that_stops_and_goes_on_in_another_process_has_the_bits_of_one_that_does
 fn arms_are_what_they_are_alone() {
     let folder = tempfile::tempdir().unwrap();
     let (both, alone) = (folder.path().join("both"), folder.path().join("alone"));
-    let arms = ["--optimizer", "torch.adam", "--optimizer", "tensorflow.adam", "--lr", "0.001", "--lr", "0.002"];
+    let arms =
+        ["--optimizer", "torch.adam", "--optimizer", "tensorflow.adam", "--lr", "0.001", "--lr", "0.002"];
     train(&both, &arms);
     train(&alone, &["--optimizer", "tensorflow.adam", "--lr", "0.002"]);
     assert_same(&both.join("tensorflow.adam"), &alone, "an arm");
-    let [first, second] =
-        ["torch.adam", "tensorflow.adam"].map(|arm| std::fs::read(both.join(arm).join("checkpoint-0/model.safetensors")).unwrap());
+    let [first, second] = ["torch.adam", "tensorflow.adam"]
+        .map(|arm| std::fs::read(both.join(arm).join("checkpoint-0/model.safetensors")).unwrap());
     assert!(first == second, "arms start from the same weights");
 }
 
@@ -154,7 +174,7 @@ fn zeros_train_nothing_but_the_last_bias_and_inspect_says_why() {
         assert_eq!(step["grad_norm_by_layer"]["conv2"], 0.0);
         assert_eq!(step["grad_norm_by_layer"]["fc1"], 0.0);
     }
-    let output = flashpoint(&["inspect", run.join("checkpoint-6").to_str().unwrap()]);
+    let output = flashpoint(&["inspect", run.join("checkpoint-3").to_str().unwrap()]);
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(text.contains("critical FP201 zero-init"), "{text}");
 }
@@ -170,8 +190,23 @@ fn a_run_of_other_settings_is_not_gone_on_with_and_weight_reset_sets_it_aside() 
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(text.contains("lr was 0.001 and is now 0.1"), "{text}");
     train(&run, &["--lr", "0.1", "--weight-reset", "True", "--num-epochs", "1"]);
-    assert!(folder.path().join("run.1/checkpoint-6").is_dir());
-    assert!(run.join("checkpoint-6").is_dir());
+    assert!(folder.path().join("run.1/checkpoint-3").is_dir());
+    assert!(run.join("checkpoint-3").is_dir());
+}
+
+#[test]
+fn a_flag_that_is_given_for_some_arms_only_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("run");
+    let arms = ["--lr", "1", "--lr", "2", "--lr", "3", "--loss", "torch.mse", "--loss", "tensorflow.mse"];
+    let output = flashpoint(&small(place.to_str().unwrap(), &arms));
+    assert_eq!(output.status.code(), Some(2));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        text.contains("--loss: arms cannot be told: it is given 2 times, and there are 3 arms"),
+        "{text}"
+    );
+    assert!(!place.exists());
 }
 
 /// Kills a training a hundred times at moments that are spread over its steps and saves; whenever there is a checkpoint by its whole name,
@@ -181,7 +216,16 @@ fn a_hundred_kills_leave_the_last_complete_checkpoint_readable() {
     let folder = tempfile::tempdir().unwrap();
     let run = folder.path().join("run");
     let place = run.to_str().unwrap().to_owned();
-    let many = ["--save-interval", "1steps", "--num-epochs", "100000", "--optimizer", "torch.sgd", "--train-load-size", "16"];
+    let many = [
+        "--save-interval",
+        "1steps",
+        "--num-epochs",
+        "100000",
+        "--optimizer",
+        "torch.sgd",
+        "--train-load-size",
+        "16",
+    ];
     let arguments = small(&place, &many);
     let mut last = 0;
     for kill in 0..100u64 {
@@ -203,11 +247,16 @@ fn a_hundred_kills_leave_the_last_complete_checkpoint_readable() {
         assert!(newest > last, "the training did not go on: still at step {last}");
         last = newest;
         let checkpoint = run.join(format!("checkpoint-{newest}"));
-        let state: Value = serde_json::from_slice(&std::fs::read(checkpoint.join("state.json")).unwrap()).unwrap();
+        let state: Value =
+            serde_json::from_slice(&std::fs::read(checkpoint.join("state.json")).unwrap()).unwrap();
         assert_eq!(state["step"], newest);
         for (name, digest) in state["digests"].as_object().unwrap() {
             let bytes = std::fs::read(checkpoint.join(name)).unwrap();
-            assert_eq!(digest.as_str().unwrap(), blake3::hash(&bytes).to_hex().as_str(), "{name} of step {newest}");
+            assert_eq!(
+                digest.as_str().unwrap(),
+                blake3::hash(&bytes).to_hex().as_str(),
+                "{name} of step {newest}"
+            );
         }
         prune(&run, newest);
     }

@@ -5,7 +5,7 @@ use flashpoint::error::Result;
 use flashpoint::number::short;
 use flashpoint::recover::{choose, new_run};
 use flashpoint::report::train_page;
-use flashpoint::train::{self, Resumption, Settings};
+use flashpoint::train::{self, Clipping, Resumption, Settings};
 
 use super::Outcome;
 use super::resume::{Arguments, Clip};
@@ -51,10 +51,12 @@ impl Arguments {
     fn one(&self, threshold: Option<f64>) -> Settings {
         Settings {
             name: "resumed".to_owned(),
-            clip: self.clip.and_then(|clip| match clip {
-                Clip::Norm(norm) => Some(Some(norm_of(norm))),
-                Clip::Recommended => threshold.map(|norm| Some(norm_of(norm))),
-            }),
+            clip: match (self.clip, threshold) {
+                (Some(Clip::Norm(norm)), _) | (Some(Clip::Recommended), Some(norm)) => {
+                    Clipping::By(norm_of(norm))
+                }
+                _ => Clipping::AsBefore,
+            },
             lr_scale: self.lr_scale,
             skip_batches: self.skip_batches.map(|(first, last)| [first, last]).into_iter().collect(),
         }
@@ -62,12 +64,14 @@ impl Arguments {
 
     /// What else could have been done.
     fn several(&self, recommended: Option<f64>) -> Vec<Settings> {
-        let with = |name: &str, clip| Settings { name: name.to_owned(), clip: Some(clip), ..self.one(None) };
-        let mut settings =
-            vec![with("no-clip", None), with(&format!("clip-{}", short(USUAL)), Some(norm_of(USUAL)))];
-        settings.extend(recommended.map(|norm| with("recommended", Some(norm_of(norm)))));
+        let with = |name: &str, clip| Settings { name: name.to_owned(), clip, ..self.one(None) };
+        let mut settings = vec![
+            with("no-clip", Clipping::Off),
+            with(&format!("clip-{}", short(USUAL)), Clipping::By(norm_of(USUAL))),
+        ];
+        settings.extend(recommended.map(|norm| with("recommended", Clipping::By(norm_of(norm)))));
         let lr_scale = self.lr_scale.unwrap_or(1.0) * LOWER;
-        settings.push(Settings { lr_scale: Some(lr_scale), ..with("lower-lr", None) });
+        settings.push(Settings { lr_scale: Some(lr_scale), ..with("lower-lr", Clipping::AsBefore) });
         settings
     }
 }

@@ -6,8 +6,8 @@ use clap::{ArgAction, Args, ValueEnum};
 use flashpoint::error::{ErrorKind, Result};
 use flashpoint::report::train_page;
 use flashpoint::train::{
-    self, ArmConfig, Clip, Config, Initialization, Interval, LoadSize, Loss, Normalization, Precision, Request,
-    Schedule, Shape, Source, WeightUpdate, optimizer,
+    self, ArmConfig, Clip, Config, Initialization, Interval, LoadSize, Loss, Normalization, Precision,
+    Request, Schedule, Shape, Source, WeightUpdate, optimizer,
 };
 
 use super::Outcome;
@@ -19,16 +19,16 @@ use super::training::Watch;
 Examples:
   flashpoint train --save-path runs/nn
   flashpoint train --save-path runs/nn --optimizer torch.adam --optimizer tensorflow.adam --lr 0.001
-  flashpoint train --save-path runs/mnist --data mnist --model-name mnist.toml --clip 1.0 --save-interval 500steps
+  flashpoint train --save-path runs/own --data examples.npz --clip 1.0 --save-interval 500steps
   flashpoint postmortem runs/nn
   flashpoint resume runs/nn --from last-healthy --clip recommended
 
 A run that is there already goes on from its last checkpoint. What is repeated (--optimizer, --loss, --lr) makes arms that are
 trained side by side, from the same weights and on the same batches.")]
 pub struct Arguments {
-    /// `nn`, or a model.toml
-    #[arg(long, default_value = train::BUILT_IN, value_name = "NAME|FILE", help_heading = "Model and data")]
-    model_name: PathBuf,
+    /// The network: nn, two convolutions and two linear maps
+    #[arg(long, default_value = train::BUILT_IN, value_name = "NAME", help_heading = "Model and data")]
+    model_name: String,
     /// Examples: .npz or safetensors with arrays x and y, or IDX files [default: the built-in set]
     #[arg(long, value_name = "PATH", help_heading = "Model and data")]
     data: Option<PathBuf>,
@@ -144,7 +144,11 @@ enum ShapeName {
 
 fn rate(text: &str) -> std::result::Result<f64, String> {
     let value: f64 = text.parse().map_err(|_| format!("{text:?} is no number"))?;
-    if value > 0.0 && value.is_finite() { Ok(value) } else { Err(format!("{text} is not above 0 and finite")) }
+    if value > 0.0 && value.is_finite() {
+        Ok(value)
+    } else {
+        Err(format!("{text} is not above 0 and finite"))
+    }
 }
 
 fn share(text: &str) -> std::result::Result<f64, String> {
@@ -165,7 +169,6 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
     let request = Request {
         save_path: arguments.save_path.clone(),
         arms: arguments.arms()?,
-        model: arguments.model_file(),
         weight_reset: arguments.weight_reset,
         max_steps: arguments.max_steps,
     };
@@ -177,10 +180,6 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
 }
 
 impl Arguments {
-    fn model_file(&self) -> Option<PathBuf> {
-        (self.model_name.as_os_str() != train::BUILT_IN).then(|| self.model_name.clone())
-    }
-
     /// One configuration for each arm: what is given once is for all of them.
     fn arms(&self) -> Result<Vec<Config>> {
         let count = self.optimizer.len().max(self.loss.len()).max(self.lr.len());
@@ -201,9 +200,8 @@ impl Arguments {
                 dtype: self.dtype,
                 master: self.master,
             };
-            let model_name = if self.model_file().is_some() { "model.toml" } else { train::BUILT_IN };
             Ok(Config {
-                model_name: model_name.to_owned(),
+                model_name: self.model_name.clone(),
                 source: self.source(),
                 num_epochs: self.num_epochs,
                 batch_size: self.batch_size as usize,

@@ -85,13 +85,8 @@ impl<B: Backend, T: Real> Gradients<B, T> {
         self.arrays[id.0].as_ref()
     }
 
-    /// The same, to change it.
-    pub fn get_mut(&mut self, id: ParameterId) -> Option<&mut Array<B, T>> {
-        self.arrays[id.0].as_mut()
-    }
-
-    /// All that were met, in the order of the parameters.
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = (ParameterId, &mut Array<B, T>)> {
+    /// All that were met, to change them, in the order of the parameters.
+    pub fn met_mut(&mut self) -> impl Iterator<Item = (ParameterId, &mut Array<B, T>)> {
         let arrays = self.arrays.iter_mut().enumerate();
         arrays.filter_map(|(index, array)| Some((ParameterId(index), array.as_mut()?)))
     }

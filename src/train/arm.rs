@@ -77,7 +77,9 @@ impl Arm {
         let masters = (config.dtype == Precision::Bf16 && config.master).then(|| weights.clone());
         let weights = match config.dtype {
             Precision::F32 => weights,
-            Precision::Bf16 => weights.into_iter().map(|values| values.into_iter().map(rounded).collect()).collect(),
+            Precision::Bf16 => {
+                weights.into_iter().map(|values| values.into_iter().map(rounded).collect()).collect()
+            }
         };
         Self::resume(config, model, Numbers { weights, masters, slots, updates: 0 }, None)
     }
@@ -144,10 +146,8 @@ impl Arm {
 
     /// Goes forward and back over a batch: the loss, with the gradients in place of those before.
     pub fn differentiate(&mut self, batch: &Batch) -> Result<f64> {
-        for index in 0..self.slots.len() {
-            if let Some(gradient) = self.gradients.get_mut(ParameterId(index)) {
-                gradient.buffer.fill(0.0);
-            }
+        for (_, gradient) in self.gradients.met_mut() {
+            gradient.buffer.fill(0.0);
         }
         let network = &self.model.network;
         let mut tape = Tape::new(network, &Cpu, &self.feed(batch))?;
@@ -237,7 +237,7 @@ impl Arm {
         let is_head = |index: usize| index + HEAD_PARAMETERS >= parameters.len();
         let mut ids = Vec::new();
         let mut limited = Vec::new();
-        for (id, gradient) in self.gradients.iter_mut() {
+        for (id, gradient) in self.gradients.met_mut() {
             ids.push(id.0);
             let shape = &parameters[id.0].shape;
             limited.push(Parameter {
@@ -295,5 +295,7 @@ fn rounded(value: f32) -> f32 {
 /// Whether no logit is larger, and none is NaN.
 fn is_largest(row: &[f32], label: usize) -> bool {
     let own = row[label];
-    row.iter().enumerate().all(|(index, &value)| value < own || index == label || (value == own && index > label))
+    row.iter()
+        .enumerate()
+        .all(|(index, &value)| value < own || index == label || (value == own && index > label))
 }

@@ -14,7 +14,7 @@ use crate::clip::{AutoClip, Method};
 /// What is trained, on what, for how long, and how.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Config {
-    /// `nn`, or `model.toml`: then the text is beside `run.json`.
+    /// `nn`.
     pub model_name: String,
     /// Examples.
     #[serde(flatten)]
@@ -137,7 +137,9 @@ impl FromStr for Interval {
             None => (text, Self::Epochs),
         };
         let number = number.parse().ok().filter(|&number: &u64| number > 0);
-        number.map(make).ok_or_else(|| format!("{text:?} is neither a number of epochs nor one of steps, as in 100steps"))
+        number
+            .map(make)
+            .ok_or_else(|| format!("{text:?} is neither a number of epochs nor one of steps, as in 100steps"))
     }
 }
 

@@ -72,7 +72,8 @@ impl Initialization {
     fn map(self, stream: Stream, outputs: usize, inputs: usize, kernel: usize) -> Vec<f32> {
         let (fan_in, fan_out) = ((inputs * kernel) as f64, (outputs * kernel) as f64);
         let count = outputs * inputs * kernel;
-        let times = |values: Vec<f64>, factor: f64| values.iter().map(|value| (value * factor) as f32).collect();
+        let times =
+            |values: Vec<f64>, factor: f64| values.iter().map(|value| (value * factor) as f32).collect();
         match self {
             Self::Zeros => vec![0.0; count],
             Self::Normal => times(stream.normals(count), NORMAL_DEVIATION),

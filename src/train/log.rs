@@ -68,7 +68,9 @@ pub(super) fn metrics(step: u64, epoch: u64, stepped: &Stepped, clips: bool) -> 
 /// The line of a look at examples that are not learned from.
 pub(super) fn measured(step: u64, epoch: u64, split: &str, measured: &Measured) -> String {
     let (loss, accuracy) = (number(measured.loss), number(measured.accuracy));
-    format!("{{\"step\": {step}, \"epoch\": {epoch}, \"split\": \"{split}\", \"loss\": {loss}, \"accuracy\": {accuracy}}}")
+    format!(
+        "{{\"step\": {step}, \"epoch\": {epoch}, \"split\": \"{split}\", \"loss\": {loss}, \"accuracy\": {accuracy}}}"
+    )
 }
 
 /// The shortest text that is this number again; `NaN` and `Infinity` bare, as Python's `json` writes them.
@@ -90,7 +92,11 @@ mod tests {
     fn lines_behind_the_checkpoint_and_lines_that_were_cut_off_are_dropped() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("metrics.jsonl");
-        std::fs::write(&path, "{\"step\": 1, \"loss\": NaN}\n{\"step\": 12, \"loss\": 2}\n{\"step\": 2, \"lo").unwrap();
+        std::fs::write(
+            &path,
+            "{\"step\": 1, \"loss\": NaN}\n{\"step\": 12, \"loss\": 2}\n{\"step\": 2, \"lo",
+        )
+        .unwrap();
         Lines::open(&path, 11).unwrap().add("{\"step\": 2}").unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"step\": 1, \"loss\": NaN}\n{\"step\": 2}\n");
     }

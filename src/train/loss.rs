@@ -124,7 +124,8 @@ mod tests {
             tape.advance(&weights, end).unwrap();
             let value = tape.download(end).unwrap()[0];
             let gradient = tape.vjp(&weights, &Segment::new(ValueId(0), end), vec![1.0]).unwrap();
-            let close = |found: f64, expected: f64| (found - expected).abs() <= 1e-12 * (1.0 + expected.abs());
+            let close =
+                |found: f64, expected: f64| (found - expected).abs() <= 1e-12 * (1.0 + expected.abs());
             assert!(close(value, expected["loss"].as_f64().unwrap()), "{loss}: {value}");
             let wanted = numbers(&expected["gradient"]);
             assert_eq!(gradient.len(), wanted.len());

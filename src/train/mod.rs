@@ -33,6 +33,6 @@ pub use model::{BUILT_IN, Model};
 pub use numerics::Fingerprint;
 pub use run::{Parent, Record, RunFile, is_run};
 pub use schedule::{Schedule, Shape};
-pub use session::{Event, Request, Resumption, Settings, Trained, resume, train};
+pub use session::{Clipping, Event, Request, Resumption, Settings, Trained, resume, train};
 pub use state::State;
 pub use storage::{checkpoint_path, read_state};

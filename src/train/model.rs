@@ -1,4 +1,4 @@
-//! The network that is trained: `nn`, or one from a `model.toml`, with a loss behind it.
+//! The network that is trained, with a loss behind it: `nn`.
 
 use std::path::Path;
 
@@ -6,12 +6,8 @@ use super::config::Config;
 use super::data::Data;
 use super::loss::Loss;
 use crate::compute::Unary;
-use crate::context::Context;
 use crate::error::{ErrorKind, Result};
 use crate::network::{Activation, Assembly, Conv2d, InputKind, Linear, Network, Node, Reshape, ValueId};
-
-/// The name of the file that says what the network is, beside `run.json`.
-pub(super) const FILE: &str = "model.toml";
 
 /// The name of the built-in network.
 pub const BUILT_IN: &str = "nn";
@@ -27,39 +23,26 @@ pub struct Model {
     pub sample: Vec<usize>,
     /// Numbers of the logits.
     pub classes: usize,
-    /// The text that it was built from.
-    text: Option<String>,
 }
 
 impl Model {
     /// The network that a configuration names, for these examples.
     ///
     /// # Errors
-    /// When the text is not usable, or the network does not take the examples or give a logit for each of their classes.
-    pub(super) fn load(config: &Config, toml: Option<&Path>, data: &Data, _: &Context) -> Result<Self> {
-        let (network, text, path) = match toml {
-            _ if config.model_name == BUILT_IN => (nn(), None, Path::new("--model-name")),
-            _ => return Err(ErrorKind::CannotGoOn { message: "no model".into() }.in_file(toml.unwrap_or(Path::new("model.toml")))),
-        };
-        Self::new(network, text, config.arm.loss, data).map_err(|message| {
-            ErrorKind::NetworkInput { message }.in_file(path)
-        })
-    }
-
-    /// Writes the text that the network was built from beside `run.json`, unless it is there.
-    pub(super) fn keep(&self, run: &Path) -> Result<()> {
-        match &self.text {
-            Some(text) => crate::files::write_atomically(&run.join(FILE), text.as_bytes()),
-            None => Ok(()),
+    /// When there is no network of this name, or it does not take the examples or give a logit for each of their classes.
+    pub(super) fn load(config: &Config, data: &Data) -> Result<Self> {
+        let path = Path::new("--model-name");
+        if config.model_name != BUILT_IN {
+            let message = format!("there is no network called {}", config.model_name);
+            return Err(
+                ErrorKind::NotDone { message, advice: "nn is the one that is built in" }.in_file(path)
+            );
         }
+        let model = Self::new(nn(), config.arm.loss, data);
+        model.map_err(|message| ErrorKind::NetworkInput { message }.in_file(path))
     }
 
-    fn new(
-        mut network: Network,
-        text: Option<String>,
-        loss: Loss,
-        data: &Data,
-    ) -> std::result::Result<Self, String> {
+    fn new(mut network: Network, loss: Loss, data: &Data) -> std::result::Result<Self, String> {
         let InputKind::Features { shape } = &network.input else {
             return Err("the network takes token ids, and examples are numbers".to_owned());
         };
@@ -68,14 +51,23 @@ impl Model {
         let logits = network.output;
         let classes = match shapes[logits.0].as_slice() {
             [1, classes] => *classes,
-            other => return Err(format!("its output is of shape {other:?}, not a row of logits for each sample")),
+            other => {
+                return Err(format!("its output is of shape {other:?}, not a row of logits for each sample"));
+            }
         };
         if data.classes > classes {
-            return Err(format!("the examples have labels up to {}, the network {classes} outputs", data.classes - 1));
+            return Err(format!(
+                "the examples have labels up to {}, the network {classes} outputs",
+                data.classes - 1
+            ));
         }
-        network.nodes.push(Node { name: "loss".to_owned(), operation: loss.operation(), inputs: vec![logits] });
+        network.nodes.push(Node {
+            name: "loss".to_owned(),
+            operation: loss.operation(),
+            inputs: vec![logits],
+        });
         network.output = ValueId(network.nodes.len() - 1);
-        Ok(Self { network, logits, sample, classes, text })
+        Ok(Self { network, logits, sample, classes })
     }
 }
 

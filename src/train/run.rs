@@ -135,7 +135,13 @@ pub(super) fn is_one(directory: &Path) -> bool {
 
 impl Run {
     /// A run that begins, with its checkpoint of step 0.
-    pub(super) fn begin(name: &str, directory: &Path, config: &Config, model: &Model, data: &Data) -> Result<Self> {
+    pub(super) fn begin(
+        name: &str,
+        directory: &Path,
+        config: &Config,
+        model: &Model,
+        data: &Data,
+    ) -> Result<Self> {
         let weights = config.weight_initialization.weights(&model.network, config.seed);
         let arm = Arm::begin(&config.arm, model.clone(), weights);
         std::fs::create_dir_all(directory).map_err(|error| Error::io(directory, "make it", &error))?;
@@ -163,7 +169,8 @@ impl Run {
         let state = storage::read_state(&path)?;
         check_same(&state.config, config, directory)?;
         let arm = arm_of(&path, &state, config, model, data, true, context)?;
-        RunFile { parent: RunFile::read(directory)?.parent, ..RunFile::new(config, None) }.write(directory)?;
+        RunFile { parent: RunFile::read(directory)?.parent, ..RunFile::new(config, None) }
+            .write(directory)?;
         let mut run = Self::assemble(name, directory, config, arm, Some(&state))?;
         run.saved = Some(step);
         run.pass_over_skipped(data);
@@ -178,8 +185,7 @@ impl Run {
         config: &Config,
         model: &Model,
         data: &Data,
-        parent: &Path,
-        step: u64,
+        (parent, step): (&Path, u64),
         context: &Context,
     ) -> Result<Self> {
         let path = storage::checkpoint_path(parent, step);
@@ -198,7 +204,13 @@ impl Run {
         Ok(run)
     }
 
-    fn assemble(name: &str, directory: &Path, config: &Config, arm: Arm, state: Option<&State>) -> Result<Self> {
+    fn assemble(
+        name: &str,
+        directory: &Path,
+        config: &Config,
+        arm: Arm,
+        state: Option<&State>,
+    ) -> Result<Self> {
         let step = state.map_or(0, |state| state.step);
         let position = state.map(|state| state.position);
         Ok(Self {
@@ -350,7 +362,8 @@ fn arm_of(
     context: &Context,
 ) -> Result<Arm> {
     if state.data != data.digest {
-        let message = "the examples are not those that the checkpoint was trained on: their digests differ".to_owned();
+        let message =
+            "the examples are not those that the checkpoint was trained on: their digests differ".to_owned();
         return Err(ErrorKind::CannotGoOn { message }.in_file(path));
     }
     let numbers = storage::read_numbers(path, state, &model.network, context)?;
@@ -366,8 +379,9 @@ fn check_same(saved: &Config, asked: &Config, directory: &Path) -> Result<()> {
     }
     let as_json = |config: &Config| serde_json::to_value(config).expect("a config is plain data");
     let (before, now) = (as_json(&same_length), as_json(asked));
-    let keys = before.as_object().into_iter().chain(now.as_object()).flat_map(|object| object.keys());
-    let changed = keys.into_iter().find(|key| before.get(key.as_str()) != now.get(key.as_str()));
+    let keys = before.as_object().into_iter().chain(now.as_object()).flat_map(serde_json::Map::keys);
+    let mut keys = keys;
+    let changed = keys.find(|key| before.get(key.as_str()) != now.get(key.as_str()));
     let key = changed.map_or("config", String::as_str);
     let of = |config: &serde_json::Value| config.get(key).map_or("none".to_owned(), ToString::to_string);
     let message = format!("{key} was {} and is now {}", of(&before), of(&now));

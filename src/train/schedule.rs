@@ -60,7 +60,10 @@ mod tests {
     #[test]
     fn shapes_pass_through_their_known_values() {
         let at = |shape, step| Schedule { shape, warmup: 0 }.factor(step, 100);
-        assert_eq!([at(Shape::Constant, 100), at(Shape::Linear, 26), at(Shape::Linear, 51)], [1.0, 0.75, 0.5]);
+        assert_eq!(
+            [at(Shape::Constant, 100), at(Shape::Linear, 26), at(Shape::Linear, 51)],
+            [1.0, 0.75, 0.5]
+        );
         assert!((at(Shape::Cosine, 51) - 0.5).abs() < 1e-15);
         assert!((at(Shape::Cosine, 26) - 0.5 * (1.0 + 0.5f64.sqrt())).abs() < 1e-15);
         assert_eq!([at(Shape::Step, 50), at(Shape::Step, 51), at(Shape::Step, 76)], [1.0, 0.1, 0.01]);

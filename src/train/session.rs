@@ -21,8 +21,6 @@ pub struct Request {
     pub save_path: PathBuf,
     /// One for each arm. They differ in nothing but what is of an arm.
     pub arms: Vec<Config>,
-    /// The text of `model.toml`, where the model is not a built-in one.
-    pub model: Option<PathBuf>,
     /// Start over, also where there is a run already: that is set aside.
     pub weight_reset: bool,
     /// Stop and save after so many steps in all.
@@ -50,11 +48,23 @@ pub struct Settings {
     /// For people, and the name of the directory where there are several.
     pub name: String,
     /// Clip by this, or not at all, in place of what the run did.
-    pub clip: Option<Option<Clip>>,
+    pub clip: Clipping,
     /// Learning rates are multiplied by it.
     pub lr_scale: Option<f64>,
     /// Batches to leave out, first and last.
     pub skip_batches: Vec<[u64; 2]>,
+}
+
+/// What becomes of clipping where a run goes on.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub enum Clipping {
+    /// It stays.
+    #[default]
+    AsBefore,
+    /// Nothing is clipped any more.
+    Off,
+    /// Gradients are clipped by this.
+    By(Clip),
 }
 
 /// What happens meanwhile.
@@ -97,7 +107,11 @@ pub struct Trained {
 /// # Errors
 /// When the model or the examples cannot be used, when there is a run of other settings at the place, or when something
 /// cannot be written.
-pub fn train(request: &Request, context: &Context, observe: &mut dyn FnMut(&Event<'_>)) -> Result<Vec<Trained>> {
+pub fn train(
+    request: &Request,
+    context: &Context,
+    observe: &mut dyn FnMut(&Event<'_>),
+) -> Result<Vec<Trained>> {
     let first = request.arms.first().expect("there is at least one arm");
     if request.weight_reset {
         set_aside(&request.save_path)?;
@@ -110,7 +124,7 @@ pub fn train(request: &Request, context: &Context, observe: &mut dyn FnMut(&Even
     };
     let mut runs = Vec::new();
     for (config, name) in request.arms.iter().zip(&names) {
-        let model = Model::load(config, request.model.as_deref(), &data, context)?;
+        let model = Model::load(config, &data)?;
         let directory = directory(name);
         let run = if run::is_one(&directory) {
             Run::go_on(name, &directory, config, &model, &data, context)?
@@ -118,7 +132,6 @@ pub fn train(request: &Request, context: &Context, observe: &mut dyn FnMut(&Even
             check_empty(&directory)?;
             Run::begin(name, &directory, config, &model, &data)?
         };
-        model.keep(&directory)?;
         runs.push(run);
     }
     go(runs, &data, request.max_steps, context, observe)
@@ -135,18 +148,16 @@ pub fn resume(
 ) -> Result<Vec<Trained>> {
     let file = RunFile::read(&resumption.run)?;
     let data = Data::prepare(&file.config.source, file.config.seed, context)?;
-    let toml = resumption.run.join(super::model::FILE);
     let mut runs = Vec::new();
     for settings in &resumption.settings {
         let config = settings.applied(&file.config);
-        let model = Model::load(&config, Some(&toml), &data, context)?;
+        let model = Model::load(&config, &data)?;
         let directory = match resumption.settings.len() {
             1 => resumption.to.clone(),
             _ => resumption.to.join(&settings.name),
         };
         let (from, step) = (&resumption.run, resumption.step);
-        runs.push(Run::branch(&settings.name, &directory, &config, &model, &data, from, step, context)?);
-        model.keep(&directory)?;
+        runs.push(Run::branch(&settings.name, &directory, &config, &model, &data, (from, step), context)?);
     }
     go(runs, &data, resumption.max_steps, context, observe)
 }
@@ -154,8 +165,10 @@ pub fn resume(
 impl Settings {
     fn applied(&self, config: &Config) -> Config {
         let mut config = config.clone();
-        if let Some(clip) = self.clip {
-            config.arm.clip = clip;
+        match self.clip {
+            Clipping::AsBefore => {}
+            Clipping::Off => config.arm.clip = None,
+            Clipping::By(clip) => config.arm.clip = Some(clip),
         }
         config.arm.lr *= self.lr_scale.unwrap_or(1.0);
         config.skip_batches.extend(&self.skip_batches);
@@ -185,10 +198,12 @@ fn go(
             order = (epoch, data.order(config.seed, epoch));
         }
         let batch = batch_of(&order.1, next % per_epoch, config.batch_size, data);
-        let due = |run: &&mut Run| may_step(run) && run.next(data) == Some(next);
         let measured: Vec<Result<Option<Measured>>> = runs
             .par_iter_mut()
-            .map(|mut run| if due(&run) { (&mut run).take(&batch, data) } else { Ok(None) })
+            .map(|run| {
+                let is_due = may_step(run) && run.next(data) == Some(next);
+                if is_due { run.take(&batch, data) } else { Ok(None) }
+            })
             .collect();
         for (run, measured) in runs.iter().zip(measured) {
             if let Some(validation) = measured? {

@@ -123,7 +123,8 @@ pub(super) fn dump(run: &Path, step: u64, arm: &Arm) -> Result<()> {
         })
         .collect();
     let step_text = step.to_string();
-    let told = [("step", step_text.as_str()), ("unscaled", "true"), ("clipped", "false"), ("accumulation", "1")];
+    let told =
+        [("step", step_text.as_str()), ("unscaled", "true"), ("clipped", "false"), ("accumulation", "1")];
     let metadata = told.map(|(key, value)| (key.to_owned(), value.to_owned()));
     let bytes = serialised(&tensors, Some(HashMap::from(metadata)));
     crate::files::write_atomically(&folder.join(format!("step-{step}.safetensors")), &bytes)
@@ -152,7 +153,9 @@ pub fn read_state(checkpoint: &Path) -> Result<State> {
     let path = checkpoint.join(STATE);
     let length = std::fs::metadata(&path).map_err(|error| Error::io(&path, "read it", &error))?.len();
     if length > MOST_STATE_BYTES {
-        return Err(ErrorKind::TooLarge { what: STATE, actual: length, limit: MOST_STATE_BYTES }.in_file(&path));
+        return Err(
+            ErrorKind::TooLarge { what: STATE, actual: length, limit: MOST_STATE_BYTES }.in_file(&path)
+        );
     }
     let text = std::fs::read(&path).map_err(|error| Error::io(&path, "read it", &error))?;
     serde_json::from_slice(&text)
@@ -179,7 +182,11 @@ pub(super) fn read_numbers(
     let has_masters = state.config.arm.dtype == Precision::Bf16 && state.config.arm.master;
     let masters = has_masters.then(|| {
         let of = |name: &str, shape: &[usize]| values(&optimizer, &path, &format!("{name}.{MASTER}"), shape);
-        network.parameters.iter().map(|parameter| of(&parameter.name, &parameter.shape)).collect::<Result<_>>()
+        network
+            .parameters
+            .iter()
+            .map(|parameter| of(&parameter.name, &parameter.shape))
+            .collect::<Result<_>>()
     });
     Ok(Numbers { weights, masters: masters.transpose()?, slots, updates: state.updates })
 }
@@ -196,7 +203,8 @@ fn open(checkpoint: &Path, name: &str, state: &State, context: &Context) -> Resu
     let input = std::sync::Arc::new(crate::files::InputFile::open(&path, context)?);
     let digest = crate::files::digest(&input, context)?;
     if digest.is_some() && digest.as_ref() != state.digests.get(name) {
-        let message = format!("{name} is not the file that state.json was written with: their digests differ");
+        let message =
+            format!("{name} is not the file that state.json was written with: their digests differ");
         return Err(ErrorKind::CannotGoOn { message }.in_file(&path));
     }
     detect::read_file(&input, context)

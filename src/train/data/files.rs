@@ -33,7 +33,8 @@ pub(super) fn read(path: &Path, context: &Context) -> Result<Examples> {
     let (test, test_shape) = samples(&container, "x_test", path)?;
     let test_labels = labels(&container, "y_test", path)?;
     if shape[1..] != test_shape[1..] {
-        let message = format!("samples of x_train are of shape {:?}, of x_test {:?}", &shape[1..], &test_shape[1..]);
+        let message =
+            format!("samples of x_train are of shape {:?}, of x_test {:?}", &shape[1..], &test_shape[1..]);
         return Err(refused(path, message));
     }
     features.extend(test);
@@ -51,7 +52,10 @@ pub(super) fn joined(
     test: Option<usize>,
 ) -> Result<Examples> {
     if shape[0] != labels.len() {
-        return Err(refused(path, format!("{} samples and {} labels do not belong together", shape[0], labels.len())));
+        return Err(refused(
+            path,
+            format!("{} samples and {} labels do not belong together", shape[0], labels.len()),
+        ));
     }
     if features.is_empty() {
         return Err(refused(path, "there is no example in it".to_owned()));
@@ -67,12 +71,18 @@ fn tensor<'c>(container: &'c Container, name: &str, path: &Path) -> Result<&'c T
     let entry = container.entries.iter().find(|entry| entry.name == name);
     let Some(entry) = entry else {
         let names: Vec<&str> = container.entries.iter().take(8).map(|entry| entry.name.as_str()).collect();
-        let message = format!("it has no array {name}; arrays are x and y, or x_train, y_train, x_test and y_test; there are {}", names.join(", "));
+        let message = format!(
+            "it has no array {name}; arrays are x and y, or x_train, y_train, x_test and y_test; there are {}",
+            names.join(", ")
+        );
         return Err(refused(path, message));
     };
     let tensor = entry.tensor.as_ref().map_err(Clone::clone)?;
     if tensor.count() > MOST_NUMBERS || tensor.dtype.size().is_none() {
-        return Err(refused(path, format!("{name} is {} numbers of {}, which are not trained on", tensor.count(), tensor.dtype)));
+        return Err(refused(
+            path,
+            format!("{name} is {} numbers of {}, which are not trained on", tensor.count(), tensor.dtype),
+        ));
     }
     Ok(tensor)
 }
@@ -87,6 +97,7 @@ fn samples(container: &Container, name: &str, path: &Path) -> Result<(Vec<f32>, 
     Ok((features, tensor.shape.iter().map(|&size| size as usize).collect()))
 }
 
+#[expect(clippy::cast_sign_loss, reason = "what does not come back as it was is refused")]
 fn labels(container: &Container, name: &str, path: &Path) -> Result<Vec<u32>> {
     let tensor = tensor(container, name, path)?;
     let mut labels = Vec::with_capacity(tensor.count() as usize);
@@ -99,7 +110,9 @@ fn labels(container: &Container, name: &str, path: &Path) -> Result<Vec<u32>> {
         labels.push(label);
     })?;
     match wrong {
-        Some((at, value)) => Err(refused(path, format!("label {at} of {name} is {value}, not the number of a class"))),
+        Some((at, value)) => {
+            Err(refused(path, format!("label {at} of {name} is {value}, not the number of a class")))
+        }
         None => Ok(labels),
     }
 }
@@ -108,7 +121,9 @@ fn for_each_number(tensor: &Tensor, mut take: impl FnMut(f64)) -> Result<()> {
     let mut values = Vec::new();
     for start in (0..tensor.count()).step_by(READ as usize) {
         tensor.read_f64(start..(start + READ).min(tensor.count()), &mut values)?;
-        values.iter().for_each(|&value| take(value));
+        for &value in &values {
+            take(value);
+        }
     }
     Ok(())
 }

@@ -50,7 +50,10 @@ fn pair(images: &Path) -> Result<Pair> {
     // A channel, as images of one colour have.
     shape.insert(1, 1);
     if shape[0] != label_shape[0] {
-        return Err(refused(images, format!("{} images and {} labels do not belong together", shape[0], label_shape[0])));
+        return Err(refused(
+            images,
+            format!("{} images and {} labels do not belong together", shape[0], label_shape[0]),
+        ));
     }
     let features = pixels.iter().map(|&pixel| f32::from(pixel) / f32::from(u8::MAX)).collect();
     Ok((shape, features, labels.iter().map(|&label| u32::from(label)).collect()))
@@ -75,7 +78,10 @@ fn array(path: &Path) -> Result<(Vec<usize>, Vec<u8>)> {
     let shape: Vec<usize> = sizes.collect();
     let count = shape.iter().try_fold(1usize, |count, &size| count.checked_mul(size));
     if shape.len() != usize::from(*axes) || shape.is_empty() || count != Some(elements.len()) {
-        return Err(refused(path, format!("sizes {shape:?} do not fit the {} bytes behind them", elements.len())));
+        return Err(refused(
+            path,
+            format!("sizes {shape:?} do not fit the {} bytes behind them", elements.len()),
+        ));
     }
     Ok((shape, elements.to_vec()))
 }

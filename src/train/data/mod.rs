@@ -46,7 +46,8 @@ impl FromStr for LoadSize {
     /// # Errors
     /// A sentence, when it is neither.
     fn from_str(text: &str) -> std::result::Result<Self, String> {
-        let refused = || format!("{text:?} is neither a share in (0, 1] with a point nor a count of examples");
+        let refused =
+            || format!("{text:?} is neither a share in (0, 1] with a point nor a count of examples");
         if text.contains('.') || text == "1" {
             let share: f64 = text.parse().map_err(|_| refused())?;
             return if share > 0.0 && share <= 1.0 { Ok(Self::Share(share)) } else { Err(refused()) };
@@ -56,6 +57,7 @@ impl FromStr for LoadSize {
 }
 
 impl LoadSize {
+    #[expect(clippy::cast_sign_loss, reason = "a share of a count is not negative")]
     fn of(self, whole: usize) -> usize {
         match self {
             Self::Share(share) => ((whole as f64 * share).round() as usize).clamp(1, whole.max(1)),

@@ -40,7 +40,10 @@ impl Normalization {
                 for (index, sample) in features.chunks_exact_mut(length).enumerate() {
                     if let Some(at) = sample.iter().position(|&value| value < 0.0) {
                         let value = sample[at];
-                        return refuse(index, format!("has {value} at {at}: sum-to-one is for non-negative samples"));
+                        return refuse(
+                            index,
+                            format!("has {value} at {at}: sum-to-one is for non-negative samples"),
+                        );
                     }
                     let sum: f64 = sample.iter().map(|&value| f64::from(value)).sum();
                     if sum == 0.0 {

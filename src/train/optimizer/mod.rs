@@ -187,10 +187,9 @@ impl Optimizer {
             Self::TorchRmsProp(own) => own.leaves(),
             Self::TensorFlowSgd(own) => own.leaves(),
             Self::TensorFlowRmsProp(own) => own.leaves(),
-            Self::TorchAdam(_)
-            | Self::TorchAdamW(_)
-            | Self::TensorFlowAdam(_)
-            | Self::TensorFlowAdamW(_) => &["exp_avg", "exp_avg_sq"],
+            Self::TorchAdam(_) | Self::TorchAdamW(_) | Self::TensorFlowAdam(_) | Self::TensorFlowAdamW(_) => {
+                &["exp_avg", "exp_avg_sq"]
+            }
         }
     }
 
@@ -283,10 +282,8 @@ fn each_with_one(
     update: impl Fn(&mut f32, f32, &mut f32) + Sync,
 ) {
     assert!(weights.len() == gradient.len() && weights.len() == first.len());
-    let chunks = weights
-        .par_chunks_mut(CHUNK)
-        .zip(gradient.par_chunks(CHUNK))
-        .zip(first.par_chunks_mut(CHUNK));
+    let chunks =
+        weights.par_chunks_mut(CHUNK).zip(gradient.par_chunks(CHUNK)).zip(first.par_chunks_mut(CHUNK));
     chunks.for_each(|((weights, gradient), first)| {
         for ((weight, &gradient), first) in weights.iter_mut().zip(gradient).zip(first) {
             update(weight, gradient, first);

@@ -40,11 +40,18 @@ fn a_hundred_steps_end_where_the_framework_ends() {
                     });
                     let Some(expected) = case["weights"].get(number.to_string()) else { continue };
                     let expected = numbers(&expected[parameter]);
-                    let square = |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>();
-                    let distance = square(&mut weights.iter().zip(&expected).map(|(&w, &e)| f64::from(w) - f64::from(e)));
+                    let square = |values: &mut dyn Iterator<Item = f64>| {
+                        values.map(|value| value * value).sum::<f64>()
+                    };
+                    let distance = square(
+                        &mut weights.iter().zip(&expected).map(|(&w, &e)| f64::from(w) - f64::from(e)),
+                    );
                     let norm = square(&mut expected.iter().map(|&value| f64::from(value)));
                     let share = (distance / norm).sqrt();
-                    assert!(share <= SHARE, "{name} {settings:?}, {parameter} after {number} steps: off by {share:e}");
+                    assert!(
+                        share <= SHARE,
+                        "{name} {settings:?}, {parameter} after {number} steps: off by {share:e}"
+                    );
                     compared += 1;
                 }
             }

@@ -44,7 +44,8 @@ impl TorchRmsProp {
         let Step { learning_rate, weights, gradient, slots, .. } = step;
         let (rate, decay, epsilon) = (learning_rate as f32, self.weight_decay as f32, self.epsilon as f32);
         let (alpha, share, momentum) = (self.alpha as f32, (1.0 - self.alpha) as f32, self.momentum as f32);
-        let decayed = |gradient: f32, weight: f32| if decay == 0.0 { gradient } else { gradient + decay * weight };
+        let decayed =
+            |gradient: f32, weight: f32| if decay == 0.0 { gradient } else { gradient + decay * weight };
         let follow = move |square: &mut f32, gradient: f32| {
             *square = *square * alpha + share * gradient * gradient;
             square.sqrt() + epsilon

@@ -30,7 +30,8 @@ impl TorchSgd {
     pub(super) fn step(&self, step: Step<'_>) {
         let Step { number, learning_rate, weights, gradient, slots } = step;
         let (rate, decay) = (learning_rate as f32, self.weight_decay as f32);
-        let decayed = |gradient: f32, weight: f32| if decay == 0.0 { gradient } else { gradient + decay * weight };
+        let decayed =
+            |gradient: f32, weight: f32| if decay == 0.0 { gradient } else { gradient + decay * weight };
         match slots {
             [] => each(weights, gradient, |weight, gradient| {
                 *weight -= rate * decayed(gradient, *weight);
