@@ -347,6 +347,15 @@ pub enum ErrorKind {
         /// Why not.
         message: String,
     },
+    /// A measurement file without Jacobians.
+    #[error("is a measurement file, and holds no Jacobians")]
+    NoJacobian,
+    /// A file of inputs that a network does not take.
+    #[error("it cannot be the probe: {message}")]
+    Probe {
+        /// Why not.
+        message: String,
+    },
     /// A format that tells findings one by one, where a command has other things to say.
     #[error("this command does not write {format}")]
     NoSuchReport {
@@ -371,10 +380,20 @@ pub enum ErrorKind {
         advice: &'static str,
     },
     /// A rule code or name that is none.
-    #[error("there is no rule {}", code.escape_debug())]
+    #[error("there is no rule {}{nearest}", code.escape_debug())]
     UnknownRule {
         /// As the user wrote it.
         code: String,
+        /// The nearest that there is, in words; empty where none is near.
+        nearest: String,
+    },
+    /// A command that is none.
+    #[error("there is no command {}{nearest}", name.escape_debug())]
+    UnknownCommand {
+        /// As the user wrote it.
+        name: String,
+        /// The nearest that there is, in words; empty where none is near.
+        nearest: String,
     },
 
     // Tensors, whatever the format.
@@ -731,13 +750,22 @@ impl ErrorKind {
             Self::Baseline { .. } => {
                 "measure the checkpoint that was accepted: flashpoint measure CHECKPOINT --output accepted.measured.json"
             }
-            Self::NoSuchReport { .. } => "take terminal or json; inspect and gate write the others",
+            Self::NoJacobian => {
+                "name the checkpoint that was measured, or measure it with --measure jacobian"
+            }
+            Self::Probe { .. } => {
+                "give .npy, .npz or safetensors with an array `input` whose first axis is the batch; leave --input out for a synthetic probe"
+            }
+            Self::NoSuchReport { .. } => {
+                "take terminal, json, markdown or html; inspect and gate write the others"
+            }
             Self::AlreadyThere => "edit it, or move it away first",
             Self::NotEditable { .. } => {
                 "flashpoint convert CHECKPOINT --to FILE.safetensors writes its tensors anew"
             }
             Self::NotDone { advice, .. } => advice,
             Self::UnknownRule { .. } => "`flashpoint rules` lists them",
+            Self::UnknownCommand { .. } => "`flashpoint help` lists them",
             Self::UnknownDtype { .. } | Self::UnsupportedTensor { .. } => {
                 "cast the tensor to a plain float dtype if it matters to the diagnosis"
             }

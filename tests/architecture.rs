@@ -17,10 +17,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("format", &["error", "context", "files", "tensor"]),
     ("random", &[]),
     ("robust", &[]),
-    ("compute", &["error", "tensor"]),
+    ("compute", &["error", "tensor", "random"]),
     ("checkpoint", &["error", "context", "files", "tensor", "format"]),
     ("history", &["error", "context", "files", "tensor", "format", "checkpoint"]),
-    ("network", &["error", "tensor", "checkpoint", "compute"]),
+    ("network", &["error", "tensor", "checkpoint", "compute", "random"]),
     (
         "analysis",
         &[

@@ -105,7 +105,7 @@ fn what_could_not_be_compared_is_2_and_the_rest_is_still_told() {
     for (before, after) in [(&whole, &cut), (&cut, &whole)] {
         let output = diff(before, after, &["--replicas", "--fail-on", "critical"]);
         assert!(
-            stdout(&output).contains("verdict: 0 of 1 tensors changed, 1 not compared"),
+            stdout(&output).contains("verdict: 0 of 1 tensor changed, 1 not compared"),
             "{}",
             stdout(&output)
         );

@@ -12,7 +12,7 @@ struct Example {
 #[test]
 fn every_console_block_prints_what_it_shows() {
     let mut examples = 0;
-    for page in ["README.md", "docs/formats.md", "docs/adding-a-rule.md"] {
+    for page in ["README.md", "README.zh-CN.md", "docs/formats.md", "docs/adding-a-rule.md"] {
         let text = std::fs::read_to_string(page).unwrap_or_else(|error| panic!("{page}: {error}"));
         for example in console_examples(&text) {
             let printed = run(&example.command);
@@ -50,12 +50,27 @@ fn the_table_of_commands_has_every_command() {
 }
 
 #[test]
+fn the_chinese_readme_shows_what_the_english_one_shows() {
+    let [english, chinese] = ["README.md", "README.zh-CN.md"]
+        .map(|page| std::fs::read_to_string(page).unwrap_or_else(|error| panic!("{page}: {error}")));
+    let blocks =
+        |text: &str| -> Vec<String> { text.split("```").skip(1).step_by(2).map(str::to_owned).collect() };
+    assert_eq!(blocks(&chinese), blocks(&english), "blocks of code are the same, in the same order");
+    let rows = |text: &str| {
+        let rows = text.lines().filter(|line| line.starts_with("| `flashpoint"));
+        rows.filter_map(|row| row.split('|').nth(1).map(str::to_owned)).collect::<Vec<_>>()
+    };
+    assert_eq!(rows(&chinese), rows(&english), "the tables of commands have the same rows");
+}
+
+#[test]
 fn every_local_link_leads_somewhere() {
-    for page in ["README.md", "CONTRIBUTING.md"] {
+    for page in ["README.md", "README.zh-CN.md", "CONTRIBUTING.md", "docs/reports.md"] {
         let text = std::fs::read_to_string(page).unwrap_or_else(|error| panic!("{page}: {error}"));
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             let local = !link.starts_with("http") && !link.starts_with('#');
-            assert!(!local || Path::new(link.split('#').next().unwrap_or(link)).exists(), "{page}: {link}");
+            let beside = Path::new(page).parent().unwrap_or(Path::new(""));
+            assert!(!local || beside.join(link.split('#').next().unwrap_or(link)).exists(), "{page}: {link}");
         }
     }
 }

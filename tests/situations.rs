@@ -4,14 +4,15 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
+use flashpoint::analysis::jacobian::{self, Question};
 use flashpoint::analysis::measure_checkpoint;
-use flashpoint::analysis::model::{Analysis, MeasureLevel};
+use flashpoint::analysis::model::{Analysis, MeasureLevel, Measured};
 use flashpoint::analysis::of_checkpoints;
 use flashpoint::analysis::run::{Request, measure};
 use flashpoint::checkpoint::{Checkpoint, NameRules};
 use flashpoint::context::Context;
 use flashpoint::history::{History, Options};
-use flashpoint::rules::{self, Assessment, Check, Finding, Overrides, RULES, Severity, Subject};
+use flashpoint::rules::{self, Assessment, Check, Finding, Needs, Overrides, RULES, Severity, Subject};
 
 #[test]
 fn every_rule_fires_on_its_firing_fixtures_and_is_silent_on_the_others() {
@@ -20,8 +21,11 @@ fn every_rule_fires_on_its_firing_fixtures_and_is_silent_on_the_others() {
         for fixture in fixtures_of(rule.code) {
             let name = file_name(&fixture);
             let assessed = match rule.check {
+                Check::Checkpoint(_) if rule.needs.has(Needs::JACOBIAN) => {
+                    assess_jacobian(&fixture, rule.code)
+                }
                 Check::Checkpoint(_) => assess(&fixture),
-                Check::Run(_) => Ok(assess_run(&fixture)),
+                Check::Run(_) => Ok(assess_run(&fixture, rule.needs.has(Needs::JACOBIAN))),
             };
             let fired = match assessed {
                 Ok(assessment) => assessment.findings.iter().any(|finding| finding.rule == rule.code),
@@ -89,13 +93,25 @@ fn assess(path: &Path) -> Result<Assessment, flashpoint::error::Error> {
     Ok(rules::evaluate(&analysis, &Overrides::default()))
 }
 
+/// The same with Jacobians, at short sequences, and with all singular values where the rule asks for their spread.
+fn assess_jacobian(path: &Path, code: &str) -> Result<Assessment, flashpoint::error::Error> {
+    let context = Context::default();
+    let checkpoint = Checkpoint::read(path, &NameRules::default(), &context)?;
+    let question = Question { tokens: 8, draws: 2, exact: code == "FP807", ..Question::default() };
+    let found = jacobian::prepare(&checkpoint, &question, &context)?.measure(&checkpoint, &context)?;
+    let mut analysis = measure_checkpoint(&checkpoint, MeasureLevel::Norms, &context);
+    analysis.jacobian = Measured::Value(found.expect("nobody stopped it"));
+    Ok(rules::evaluate(&of_checkpoints(vec![analysis], MeasureLevel::Norms), &Overrides::default()))
+}
+
 /// What the rules say about a run: its directory, its log alone, or its measurement file.
-fn assess_run(path: &Path) -> Assessment {
+fn assess_run(path: &Path, with_jacobians: bool) -> Assessment {
     let context = Context::default();
     let history = History::read(path, &Options::default(), &context)
         .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let names = NameRules::default();
-    let measured = measure(&history, &Request { level: MeasureLevel::Spectra, names: &names }, &context);
+    let level = if with_jacobians { MeasureLevel::Jacobian } else { MeasureLevel::Spectra };
+    let measured = measure(&history, &Request { level, names: &names }, &context);
     assert!(measured.errors.is_empty(), "{}: {:?}", path.display(), measured.errors);
     rules::evaluate(&measured.analysis, &Overrides::default())
 }

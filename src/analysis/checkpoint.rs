@@ -5,10 +5,11 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
+use super::jacobian;
 use super::masters;
 use super::model::{
-    CheckpointAnalysis, Degenerate, FileAnalysis, GlobalAnalysis, MeasureLevel, Measured, Problem,
-    TensorAnalysis,
+    CheckpointAnalysis, Degenerate, FileAnalysis, GlobalAnalysis, JacobianAnalysis, MeasureLevel, Measured,
+    Problem, TensorAnalysis,
 };
 use super::optimizer;
 use super::population::fill_role_spread;
@@ -90,8 +91,23 @@ pub(super) fn measure_checkpoint_beside<B: Beside>(
         masters: masters::measure(checkpoint, level, context),
         attention: layers.attention,
         adapters: layers.adapters,
+        jacobian: jacobian(checkpoint, level, context),
     };
     (analysis, gathered)
+}
+
+/// The Jacobians at a synthetic probe, where they were asked for and the network is one that is built here.
+fn jacobian(checkpoint: &Checkpoint, level: MeasureLevel, context: &Context) -> Measured<JacobianAnalysis> {
+    if level < MeasureLevel::Jacobian {
+        return Measured::not("needs flashpoint jacobian, or --measure jacobian");
+    }
+    let prepared = jacobian::prepare(checkpoint, &jacobian::Question::default(), context);
+    let found = prepared.and_then(|prepared| prepared.measure(checkpoint, context));
+    match found {
+        Ok(Some(found)) => Measured::Value(found),
+        Ok(None) => Measured::not(statistics::STOPPED),
+        Err(error) => Measured::not(error.kind.to_string()),
+    }
 }
 
 /// What the tensors that are measured side by side may hold together. A single one holds at most as much.
@@ -118,6 +134,7 @@ fn announce_work(checkpoint: &Checkpoint, level: MeasureLevel, context: &Context
     if level > MeasureLevel::List {
         let sizes = checkpoint.tensors.iter().filter(|tensor| tensor.tied_to.is_none());
         let sizes = sizes.filter_map(|tensor| Some(tensor.tensor.as_ref().ok()?.byte_count()));
+        context.progress.expect_tensors(sizes.clone().count());
         // Expanded views may state more bytes than any disk holds.
         context.progress.expect(sizes.fold(0, u64::saturating_add));
     }
@@ -141,6 +158,7 @@ fn measure_tensor<B: Beside>(
     if level == MeasureLevel::List || named.tied_to.is_some() {
         return (analysis, None, None);
     }
+    context.progress.begin(&named.name);
     match measure_elements(tensor, named.role, level, beside, context, &mut analysis) {
         Ok(sums) => (analysis, sums, None),
         Err(error) => {

@@ -77,6 +77,7 @@ fn key(tensor: &CheckpointTensor) -> Key<'_> {
 fn announce(pairs: &[(&CheckpointTensor, &CheckpointTensor)], context: &Context) {
     let sides = pairs.iter().flat_map(|(one, other)| [one, other]);
     let bytes = sides.filter_map(|tensor| Some(tensor.tensor.as_ref().ok()?.byte_count()));
+    context.progress.expect_tensors(pairs.len());
     context.progress.expect(bytes.fold(0, u64::saturating_add));
 }
 
@@ -93,6 +94,7 @@ fn compare(
     context: &Context,
 ) -> Outcome {
     let name = || after.canonical_name.clone();
+    context.progress.begin(&after.name);
     let (one, other) = match (&before.tensor, &after.tensor) {
         (Ok(one), Ok(other)) => (one, other),
         (Err(error), _) | (_, Err(error)) => return Outcome::Not(name(), error.kind.to_string()),

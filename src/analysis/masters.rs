@@ -27,6 +27,7 @@ pub(super) fn measure(
     if level > MeasureLevel::List {
         let sides = pairs.iter().flat_map(|(weight, master)| [weight, master]);
         let bytes = sides.filter_map(|tensor| Some(tensor.tensor.as_ref().ok()?.byte_count()));
+        context.progress.expect_tensors(pairs.len());
         context.progress.expect(bytes.fold(0, u64::saturating_add));
     }
     pairs.into_par_iter().map(|(weight, master)| one(weight, master, level, context)).collect()
@@ -38,6 +39,9 @@ fn one(
     level: MeasureLevel,
     context: &Context,
 ) -> MasterAnalysis {
+    if level > MeasureLevel::List {
+        context.progress.begin(&weight.name);
+    }
     let (rounding, dtypes) = match (&weight.tensor, &master.tensor) {
         (Ok(narrow), Ok(wide)) => (compare(narrow, wide, level, context), [narrow.dtype, wide.dtype]),
         _ => (Measured::not("one of both cannot be read"), [DType::F32, DType::F32]),

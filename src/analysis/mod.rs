@@ -3,6 +3,7 @@
 mod checkpoint;
 pub mod diff;
 mod digests;
+pub mod jacobian;
 pub mod log;
 mod masters;
 pub mod measurement;

@@ -7,9 +7,15 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+mod jacobian;
 mod optimizer;
 mod run;
 mod spectrum;
+
+pub use jacobian::{
+    AttentionPaths, DepthGain, Estimated, InitialGain, JacobianAnalysis, JacobianCost, JacobianSetting,
+    JacobianSpectrum, PartJacobian, PartKind, ProbeKind, RecurrenceAnalysis, RecurrenceAtScale, Spread,
+};
 
 pub use optimizer::{
     Algorithm, Defects, FirstStep, MappedTensor, Mapping, MappingSource, MasterAnalysis, MasterRounding,
@@ -81,6 +87,8 @@ pub enum MeasureLevel {
     Spectra,
     /// All singular values as well.
     Full,
+    /// The Jacobians of the network as well, at synthetic probes.
+    Jacobian,
 }
 
 /// A quantity, or why there is none. A check that could not run is never a pass.
@@ -169,6 +177,9 @@ pub struct CheckpointAnalysis {
     /// Its low-rank adapters.
     #[serde(default = "not_in_the_file::<Vec<AdapterAnalysis>>")]
     pub adapters: Measured<Vec<AdapterAnalysis>>,
+    /// The Jacobians of its network.
+    #[serde(default = "not_in_the_file::<JacobianAnalysis>")]
+    pub jacobian: Measured<JacobianAnalysis>,
 }
 
 /// One file of a checkpoint.

@@ -53,7 +53,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
         return Err(ErrorKind::OutputName { ending: ".safetensors" }.in_file(&arguments.to));
     }
     refuse_existing(&arguments.to)?;
-    arguments.outputs.check(std::slice::from_ref(&arguments.checkpoint))?;
+    arguments.outputs.check_for_text(std::slice::from_ref(&arguments.checkpoint))?;
     let context = arguments.reading.context()?;
     let policy = arguments.reading.policy(&context)?;
     let checkpoint = Checkpoint::read(&arguments.checkpoint, &policy.names, &context)?;
@@ -72,6 +72,6 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
     progress.finish();
     let Some(conversion) = converted? else { return Ok(Outcome::Interrupted) };
     let target = arguments.to.display().to_string();
-    arguments.outputs.write(&conversion, |style| conversion_page(&conversion, &target, style))?;
+    arguments.outputs.write_text(&conversion, |style| conversion_page(&conversion, &target, style))?;
     Ok(if conversion.refused.is_empty() { Outcome::Answered } else { Outcome::CouldNot })
 }

@@ -7,11 +7,13 @@ use flashpoint::analysis::model::MeasureLevel;
 use flashpoint::analysis::{diff, measurement};
 use flashpoint::checkpoint::{Checkpoint, Section};
 use flashpoint::error::{ErrorKind, Result};
-use flashpoint::report::{DifferenceReport, difference_page};
+use flashpoint::report::{
+    DifferenceReport, difference_html, difference_markdown, difference_page, difference_plots,
+};
 
 use super::Outcome;
 use super::options::{FailOn, Reading};
-use super::output::Outputs;
+use super::output::{Outputs, Renderings};
 use super::progress::Progress;
 
 #[derive(Debug, Args)]
@@ -63,7 +65,13 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
     let difference = diff::between(&before, &after, sections, level, &context);
     progress.finish();
     let report = DifferenceReport::new(difference, arguments.replicas, arguments.master);
-    arguments.outputs.write(&report, |style| difference_page(&report, style))?;
+    let renderings = Renderings {
+        terminal: &|style| difference_page(&report, style),
+        markdown: &|| difference_markdown(&report),
+        html: &|| difference_html(&report),
+        plots: &|| difference_plots(&report),
+    };
+    arguments.outputs.write(&report, &renderings)?;
     let problems = before.problems.iter().chain(&after.problems).filter(|error| error.kind.is_damage());
     let damaged = problems.inspect(|error| eprintln!("flashpoint: {error}")).count() > 0;
     Ok(if context.cancelled() {

@@ -1,11 +1,14 @@
 //! Arguments to checked options to the rooms in their order to a report to an exit code. One subcommand a file.
 
 mod clip;
+mod completions;
 mod convert;
 mod diff;
 mod explain;
 mod gate;
 mod inspect;
+mod jacobian;
+mod man;
 mod measure;
 mod options;
 mod output;
@@ -30,11 +33,16 @@ use flashpoint::error::Result;
 /// nothing that a file contains.
 #[derive(Debug, Parser)]
 #[command(name = "flashpoint", version, propagate_version = true, max_term_width = 100)]
-#[command(
-    after_help = "Exit codes: 0 answered, 1 findings at or above --fail-on, 2 could not, 130 interrupted. \
-                  Of gate: 0 pass, 1 fail, 2 could not decide. Of repair: 1 repaired, and a check failed. \
-                  Of resume: that of the command; 2 it was not started, 3 --watch stopped it."
-)]
+#[command(after_help = "\
+Examples:
+  flashpoint inspect checkpoint-4000
+  flashpoint postmortem outputs --output report.html
+  flashpoint gate checkpoint-900 --baseline accepted.measured.json
+  flashpoint explain FP203
+
+Exit codes: 0 answered, 1 findings at or above --fail-on, 2 could not, 130 interrupted.
+Of gate: 0 pass, 1 fail, 2 could not decide. Of repair: 1 repaired, and a check failed.
+Of resume: that of the command; 2 it was not started, 3 --watch stopped it.")]
 pub struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -50,6 +58,8 @@ enum Command {
     Postmortem(postmortem::Arguments),
     /// Say what to clip the gradient norm at, by what the run itself recorded
     Clip(clip::Arguments),
+    /// Say how far a checkpoint's network multiplies small changes and gradients: block by block, end to end, through time
+    Jacobian(jacobian::Arguments),
     /// Say what differs between two checkpoints, tensor by tensor
     Diff(diff::Arguments),
     /// Write everything measured about a checkpoint to a file, without the weights
@@ -66,6 +76,10 @@ enum Command {
     Rules(rules::Arguments),
     /// Print the page of one rule
     Explain(explain::Arguments),
+    /// Print the script that completes commands and flags in a shell
+    Completions(completions::Arguments),
+    /// Print the manual page
+    Man(man::Arguments),
 }
 
 /// How a command ended.
@@ -105,6 +119,7 @@ pub fn run(arguments: Arguments) -> Result<Outcome> {
         Command::Gate(arguments) => gate::run(&arguments),
         Command::Postmortem(arguments) => postmortem::run(&arguments),
         Command::Clip(arguments) => clip::run(&arguments),
+        Command::Jacobian(arguments) => jacobian::run(&arguments),
         Command::Diff(arguments) => diff::run(&arguments),
         Command::Measure(arguments) => measure::run(&arguments),
         Command::Repair(arguments) => repair::run(&arguments),
@@ -113,5 +128,7 @@ pub fn run(arguments: Arguments) -> Result<Outcome> {
         Command::Train(arguments) => train::run(&arguments),
         Command::Rules(arguments) => rules::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
+        Command::Completions(arguments) => completions::run(&arguments),
+        Command::Man(arguments) => man::run(&arguments),
     }
 }

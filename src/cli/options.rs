@@ -45,6 +45,8 @@ pub enum Level {
     Spectra,
     /// All singular values as well
     Full,
+    /// The Jacobians of the network as well, at synthetic probes
+    Jacobian,
 }
 
 /// Sizes of an input, one for each axis.
@@ -93,6 +95,7 @@ impl Reading {
             Some(Level::Stats) => MeasureLevel::Stats,
             Some(Level::Spectra) => MeasureLevel::Spectra,
             Some(Level::Full) => MeasureLevel::Full,
+            Some(Level::Jacobian) => MeasureLevel::Jacobian,
         }
     }
 

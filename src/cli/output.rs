@@ -1,14 +1,14 @@
 //! Where the answer goes: stdout in one format, files in others, opened before the long work.
 
 use std::fs::OpenOptions;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
 use flashpoint::error::{Error, ErrorKind, Result};
 use flashpoint::files::write_atomically;
-use flashpoint::report::{self, Report, Style};
+use flashpoint::report::{self, Plot, Report, Style};
 use serde::Serialize;
 
 use super::options::Color;
@@ -22,6 +22,9 @@ pub struct Outputs {
     /// Also write the report to a file; repeatable, such as `--output json=report.json`
     #[arg(long, value_name = "[FORMAT=]FILE", help_heading = "Output")]
     output: Vec<Target>,
+    /// Also draw what was measured: a directory for SVG and PNG files, made where it is not there
+    #[arg(long, value_name = "DIR", help_heading = "Output")]
+    plots: Option<PathBuf>,
     /// Show every tensor, finding and reason
     #[arg(long, help_heading = "Output")]
     all: bool,
@@ -40,8 +43,10 @@ enum Format {
     Terminal,
     /// Everything, for programs
     Json,
-    /// For the comment of a pull request
+    /// For the comment of a pull request, or an issue
     Markdown,
+    /// One page with plots, that needs nothing beside it
+    Html,
     /// SARIF 2.1.0, for code scanning
     Sarif,
     /// JUnit XML, for any CI
@@ -51,8 +56,31 @@ enum Format {
 }
 
 /// Endings of file names that say the format.
-const ENDINGS: [(&str, Format); 4] =
-    [("json", Format::Json), ("md", Format::Markdown), ("sarif", Format::Sarif), ("xml", Format::Junit)];
+const ENDINGS: [(&str, Format); 5] = [
+    ("json", Format::Json),
+    ("md", Format::Markdown),
+    ("html", Format::Html),
+    ("sarif", Format::Sarif),
+    ("xml", Format::Junit),
+];
+
+/// The formats that every report has: the others tell findings one by one.
+const OF_ANY_REPORT: [Format; 4] = [Format::Terminal, Format::Json, Format::Markdown, Format::Html];
+
+/// What one report looks like to people, and what there is to draw of it.
+pub struct Renderings<'a> {
+    /// At a terminal.
+    pub terminal: &'a dyn Fn(Style) -> String,
+    /// In an issue.
+    pub markdown: &'a dyn Fn() -> Vec<u8>,
+    /// In a browser.
+    pub html: &'a dyn Fn() -> Vec<u8>,
+    /// In a directory.
+    pub plots: &'a dyn Fn() -> Vec<Plot>,
+}
+
+/// Narrower terminals get pages of this width.
+const NARROWEST: usize = 40;
 
 /// One `--output`.
 #[derive(Debug, Clone)]
@@ -75,7 +103,7 @@ impl FromStr for Target {
             |prefix: &str| !prefix.is_empty() && prefix.chars().all(|c| c.is_ascii_lowercase());
         if named.is_none() && text.split_once('=').is_some_and(|(prefix, _)| looks_like_a_format(prefix)) {
             return Err(format!(
-                "no such format; formats are terminal, json, markdown, sarif, junit, github (a file of that name: ./{text})"
+                "no such format; formats are terminal, json, markdown, html, sarif, junit, github (a file of that name: ./{text})"
             ));
         }
         if path.is_empty() {
@@ -94,8 +122,7 @@ fn by_ending(name: &str) -> Option<Format> {
 impl Outputs {
     /// Finds out whether every file can be written, before the long work, and whether the formats are for any report.
     pub fn check(&self, inputs: &[PathBuf]) -> Result<()> {
-        if let Some(format) = self.formats().find(|format| !matches!(format, Format::Terminal | Format::Json))
-        {
+        if let Some(format) = self.formats().find(|format| !OF_ANY_REPORT.contains(format)) {
             let name =
                 format.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
             return Err(ErrorKind::NoSuchReport { format: name }.in_file(Path::new("--format")));
@@ -103,9 +130,20 @@ impl Outputs {
         self.check_for_report(inputs)
     }
 
+    /// As [`Outputs::check`], for what [`Outputs::write_text`] writes.
+    pub fn check_for_text(&self, inputs: &[PathBuf]) -> Result<()> {
+        let others = self.formats().filter(|format| !matches!(format, Format::Terminal | Format::Json));
+        let named = others.filter_map(|format| Some(format.to_possible_value()?.get_name().to_owned()));
+        if let Some(format) = named.chain(self.plots.iter().map(|_| "plots".to_owned())).next() {
+            return Err(ErrorKind::NoSuchReport { format }.in_file(Path::new("--format")));
+        }
+        self.check_for_report(inputs)
+    }
+
     /// As [`Outputs::check`], for what [`Outputs::write_report`] writes.
     pub fn check_for_report(&self, inputs: &[PathBuf]) -> Result<()> {
-        self.output.iter().try_for_each(|target| check_writable(&target.path, inputs))
+        self.output.iter().try_for_each(|target| check_writable(&target.path, inputs))?;
+        self.plots.as_ref().map_or(Ok(()), |folder| check_folder(folder, inputs))
     }
 
     /// Whether any of them is read by programs.
@@ -119,34 +157,111 @@ impl Outputs {
 
     /// As [`Outputs::write`], in every format: those that tell findings one by one as well.
     pub fn write_report(&self, report: &Report, page: impl Fn(Style) -> String) -> Result<()> {
-        self.emit(|format, color| match format {
-            Format::Terminal => page(Style { color, all: self.all }).into_bytes(),
+        self.draw(&|| report::checkpoint_plots(report))?;
+        self.emit(|format, on_stdout| match format {
+            Format::Terminal => page(self.style(on_stdout)).into_bytes(),
             Format::Json => report::to_json(report),
             Format::Markdown => report::to_markdown(report),
+            Format::Html => report::checkpoints_html(report),
             Format::Sarif => report::to_sarif(report),
             Format::Junit => report::to_junit(report),
             Format::Github => report::to_github(report),
         })
     }
 
-    /// Writes the report to stdout and to every file; `page` is the report for people.
+    /// Writes the report to stdout and to every file, and its plots.
     ///
     /// # Panics
     /// Where [`Outputs::check`] was not asked, which refuses the formats of findings.
-    pub fn write(&self, report: &impl Serialize, page: impl Fn(Style) -> String) -> Result<()> {
-        self.emit(|format, color| match format {
-            Format::Terminal => page(Style { color, all: self.all }).into_bytes(),
+    pub fn write(&self, report: &impl Serialize, renderings: &Renderings<'_>) -> Result<()> {
+        self.draw(renderings.plots)?;
+        self.emit(|format, on_stdout| match format {
+            Format::Terminal => (renderings.terminal)(self.style(on_stdout)).into_bytes(),
+            Format::Json => report::to_json(report),
+            Format::Markdown => (renderings.markdown)(),
+            Format::Html => (renderings.html)(),
+            other => unreachable!("{other:?} is refused before the work"),
+        })
+    }
+
+    /// As [`Outputs::write`], of what is for a terminal and for programs alone.
+    ///
+    /// # Panics
+    /// Where [`Outputs::check_for_text`] was not asked, which refuses the other formats.
+    pub fn write_text(&self, report: &impl Serialize, page: impl Fn(Style) -> String) -> Result<()> {
+        self.emit(|format, on_stdout| match format {
+            Format::Terminal => page(self.style(on_stdout)).into_bytes(),
             Format::Json => report::to_json(report),
             other => unreachable!("{other:?} is refused before the work"),
         })
     }
 
+    /// How to write for people; `on_stdout` tells stdout from files.
+    fn style(&self, on_stdout: bool) -> Style {
+        let width = terminal_size::terminal_size_of(io::stdout()).filter(|_| on_stdout);
+        let width = width.map(|(terminal_size::Width(columns), _)| usize::from(columns).max(NARROWEST));
+        Style { color: on_stdout && self.color.on_stdout(), all: self.all, width }
+    }
+
     fn emit(&self, render: impl Fn(Format, bool) -> Vec<u8>) -> Result<()> {
         for target in &self.output {
             write_atomically(&target.path, &render(target.format, false))?;
+            self.tell_written(&target.path);
         }
-        print(&render(self.format, self.color.on_stdout()))
+        print(&render(self.format, true))
     }
+}
+
+impl Outputs {
+    fn draw(&self, plots: &dyn Fn() -> Vec<Plot>) -> Result<()> {
+        let Some(folder) = &self.plots else { return Ok(()) };
+        let plots = plots();
+        for plot in &plots {
+            write_atomically(&folder.join(format!("{}.svg", plot.name)), &plot.svg_file())?;
+            write_atomically(&folder.join(format!("{}.png", plot.name)), &plot.png_file())?;
+        }
+        if plots.is_empty() {
+            eprintln!("flashpoint: {}: there is nothing to draw", folder.display());
+        }
+        self.tell_written(folder);
+        Ok(())
+    }
+
+    /// Says where a report is, as a link where someone can click on it.
+    fn tell_written(&self, path: &Path) {
+        if self.quiet || !io::stderr().is_terminal() {
+            return;
+        }
+        let shown = report::safe(&path.to_string_lossy());
+        match path.canonicalize() {
+            Ok(whole) => eprintln!("wrote {}", linked(&whole, &shown)),
+            Err(_) => eprintln!("wrote {shown}"),
+        }
+    }
+}
+
+/// `text` as a hyperlink to a file (OSC 8), which terminals that know none show as the text.
+fn linked(file: &Path, text: &str) -> String {
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/-_.~".contains(byte);
+    let address = file.as_os_str().as_encoded_bytes().iter().map(|byte| match byte {
+        byte if plain(byte) => char::from(*byte).to_string(),
+        byte => format!("%{byte:02X}"),
+    });
+    format!("\u{1b}]8;;file://{}\u{1b}\\{text}\u{1b}]8;;\u{1b}\\", address.collect::<String>())
+}
+
+/// Makes the directory of plots, so that a bad path fails at once.
+///
+/// # Errors
+/// When it cannot be made, or is, or lies in, one of `inputs`.
+fn check_folder(folder: &Path, inputs: &[PathBuf]) -> Result<()> {
+    // Of what is not there, the directory that it would be made in.
+    let there = folder.ancestors().find(|path| path.exists());
+    if there.is_some_and(|there| inputs.iter().any(|input| is_inside(there, input))) {
+        return Err(ErrorKind::NotAnOutput { what: "part of the input" }.in_file(folder));
+    }
+    std::fs::create_dir_all(folder).map_err(|error| Error::io(folder, "make it", &error))?;
+    check_writable(&folder.join("plot.svg"), inputs)
 }
 
 /// Tries to create a file beside `path`, so that a bad path fails at once and an existing file stays as it is.

@@ -6,12 +6,14 @@ use clap::Args;
 use flashpoint::analysis::model::CheckpointAnalysis;
 use flashpoint::diagnosis::diagnose;
 use flashpoint::error::Result;
-use flashpoint::report::{PostMortem, postmortem_page};
+use flashpoint::report::{
+    PostMortem, postmortem_html, postmortem_markdown, postmortem_page, postmortem_plots,
+};
 use flashpoint::rules;
 
 use super::Outcome;
 use super::options::{FailOn, Reading};
-use super::output::Outputs;
+use super::output::{Outputs, Renderings};
 use super::read::{is_nothing, nothing_of_a_run};
 use super::run::{RunFlags, measure_run};
 
@@ -21,7 +23,8 @@ Examples:
   flashpoint postmortem outputs
   flashpoint postmortem outputs --until 4000
   flashpoint postmortem run --log train.csv --columns step=iter,loss=train_nll,grad_norm=gnorm,lr=rate
-  flashpoint postmortem run --log first.jsonl --log resumed.jsonl --format json > report.json")]
+  flashpoint postmortem run --log first.jsonl --log resumed.jsonl --format json > report.json
+  flashpoint postmortem outputs --output report.html --plots plots")]
 pub struct Arguments {
     /// The run's directory: its checkpoints, gradient dumps and logs
     #[arg(value_name = "RUN")]
@@ -59,7 +62,13 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
     let report = PostMortem::new(analysis, assessment, diagnosis, &policy.thresholds);
     let interrupted = context.cancelled();
     let report = if interrupted { report.interrupted() } else { report };
-    arguments.outputs.write(&report, |style| postmortem_page(&report, style))?;
+    let renderings = Renderings {
+        terminal: &|style| postmortem_page(&report, style),
+        markdown: &|| postmortem_markdown(&report),
+        html: &|| postmortem_html(&report),
+        plots: &|| postmortem_plots(&report),
+    };
+    arguments.outputs.write(&report, &renderings)?;
     Ok(if interrupted {
         Outcome::Interrupted
     } else if damaged || !measured.errors.is_empty() {

@@ -145,7 +145,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
         refuse_existing(target)?;
     }
     let inputs = [&[arguments.checkpoint.clone()][..], &arguments.edits.sync_replicas].concat();
-    arguments.outputs.check(&inputs)?;
+    arguments.outputs.check_for_text(&inputs)?;
     let context = arguments.reading.context()?;
     let policy = arguments.reading.policy(&context)?;
     let wanted = arguments.edits.wanted(arguments.plan);
@@ -159,14 +159,14 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
         return Ok(Outcome::Interrupted);
     }
     let Some(target) = arguments.to.as_ref().filter(|_| !arguments.plan) else {
-        arguments.outputs.write(&plan, |style| plan_page(&plan, style))?;
+        arguments.outputs.write_text(&plan, |style| plan_page(&plan, style))?;
         return Ok(Outcome::Answered);
     };
     let Some(manifest) = known.repair(&plan, &wanted, &policy, target, &context)? else {
         return Ok(Outcome::Interrupted);
     };
     let shown = target.display().to_string();
-    arguments.outputs.write(&manifest, |style| manifest_page(&manifest, &shown, style))?;
+    arguments.outputs.write_text(&manifest, |style| manifest_page(&manifest, &shown, style))?;
     Ok(if manifest.healthy { Outcome::Answered } else { Outcome::Findings })
 }
 

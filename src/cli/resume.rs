@@ -104,7 +104,7 @@ fn clip(text: &str) -> std::result::Result<Clip, String> {
 }
 
 pub fn run(arguments: &Arguments) -> Result<Outcome> {
-    arguments.outputs.check(&arguments.flags.inputs(&arguments.run))?;
+    arguments.outputs.check_for_text(&arguments.flags.inputs(&arguments.run))?;
     let is_ours = flashpoint::train::is_run(&arguments.run);
     if is_ours && arguments.command.is_empty() && !arguments.dry_run {
         return arguments.go_on();
@@ -145,7 +145,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
         let healthy = manifest.healthy;
         prepared.report.manifest = Some(manifest);
         if !healthy {
-            arguments.outputs.write(&prepared.report, |style| resume_page(&prepared.report, style))?;
+            arguments.outputs.write_text(&prepared.report, |style| resume_page(&prepared.report, style))?;
             let message = "a check of the repaired state failed: it is not started".to_owned();
             let advice = "look at repair.json in it, or go on from an earlier state: --from STEP";
             return Err(ErrorKind::NotDone { message, advice }.in_file(&prepared.checkpoint));
@@ -156,11 +156,11 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
     }
     let report = ResumeReport { clipping: looked.clipping, substitutions, command, ..prepared.report };
     if arguments.dry_run {
-        arguments.outputs.write(&report, |style| resume_page(&report, style))?;
+        arguments.outputs.write_text(&report, |style| resume_page(&report, style))?;
         return Ok(Outcome::Answered);
     }
     // stdout belongs to the command.
-    let style = flashpoint::report::Style { color: false, all: false };
+    let style = flashpoint::report::Style { color: false, all: false, width: None };
     eprint!("{}", resume_page(&report, style));
     arguments.start(&report.command, chosen.step, &policy, &context)
 }

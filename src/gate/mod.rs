@@ -10,7 +10,6 @@ mod exception;
 mod judge;
 mod judgement;
 mod limit;
-mod nearest;
 mod policy;
 mod written;
 

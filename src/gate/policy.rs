@@ -10,14 +10,13 @@ use toml::value::Datetime;
 
 use super::exception::Exception;
 use super::limit::{Limit, NOT_MEASURED_YET, QUANTITIES, Quantity};
-use super::nearest::did_you_mean;
 use super::written::{self, File, Level};
 use crate::analysis::model::Format;
 use crate::checkpoint::NameRules;
 use crate::context::Context;
 use crate::error::{At, Error, ErrorKind, Result};
 use crate::files::InputFile;
-use crate::rules::{self, Overrides, RULES, Rule, Severity};
+use crate::rules::{self, Overrides, RULES, Rule, Severity, did_you_mean};
 
 /// What a project decided about its checkpoints; by default, what the gate judges by without a file.
 #[derive(Debug, Clone)]

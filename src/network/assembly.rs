@@ -41,6 +41,17 @@ impl Assembly {
         ParameterId(self.network.parameters.len() - 1)
     }
 
+    /// The same, or `None` where it was named before with another shape.
+    pub fn shared_parameter(&mut self, name: &str, shape: &[usize]) -> Option<ParameterId> {
+        let known = self.network.parameters.iter().find(|parameter| parameter.name == name);
+        known.is_none_or(|known| known.shape == shape).then(|| self.parameter(name, shape))
+    }
+
+    /// Whether it takes tokens whose ids all lie below `count`.
+    pub const fn takes_tokens_below(&self, count: usize) -> bool {
+        matches!(self.network.input, InputKind::Tokens { vocabulary, .. } if vocabulary <= count)
+    }
+
     /// An operation on earlier values, and the value that it gives.
     pub fn push(&mut self, name: &str, operation: impl Into<Operation>, inputs: &[ValueId]) -> ValueId {
         assert!(inputs.iter().all(|input| input.0 < self.network.nodes.len()), "{name} takes earlier values");
@@ -64,6 +75,26 @@ impl Assembly {
                 node.name = format!("{to}{rest}");
             }
         }
+    }
+
+    /// What the network takes, where that is known only now.
+    pub fn takes(&mut self, input: InputKind) {
+        self.network.input = input;
+    }
+
+    /// The parameters of another network, by their ids.
+    pub fn share(&mut self, parameters: &[Parameter]) {
+        self.network.parameters = parameters.to_vec();
+    }
+
+    /// The operation that gives a value.
+    pub fn operation(&self, value: ValueId) -> &Operation {
+        &self.network.nodes[value.0].operation
+    }
+
+    /// What it takes.
+    pub fn inputs(&self, value: ValueId) -> &[ValueId] {
+        &self.network.nodes[value.0].inputs
     }
 
     /// A block of the stack, whose nodes are there.

@@ -46,6 +46,7 @@ pub mod builders;
 mod input;
 mod operation;
 mod ops;
+mod recurrence;
 mod tape;
 mod weights;
 
@@ -54,6 +55,7 @@ pub use assembly::Assembly;
 pub use input::{Feed, Input, InputKind, Targets};
 pub use operation::Operation;
 pub use ops::*;
+pub use recurrence::Recurrence;
 pub use tape::Tape;
 pub use weights::{Gradients, Weights};
 
@@ -162,6 +164,15 @@ impl Network {
     /// What the stack of blocks gives; the output where there are no blocks.
     pub fn exit(&self) -> ValueId {
         self.blocks.last().map_or(self.output, |block| block.output)
+    }
+
+    /// The same network, which gives a loss of what it gave.
+    #[must_use]
+    pub fn with_loss(mut self, loss: impl Into<Operation>) -> Self {
+        let (operation, inputs) = (loss.into(), vec![self.output]);
+        self.nodes.push(Node { name: "loss".to_owned(), operation, inputs });
+        self.output = ValueId(self.nodes.len() - 1);
+        self
     }
 
     /// The node that gives a value.

@@ -11,7 +11,7 @@ use super::Style;
 use super::text::{safe, safe_sentence, wrapped};
 use crate::analysis::model::{Analysis, Measured, Remark, RemarkKind};
 use crate::clip::{Advice, Backtest, Candidate, Concentration, Snippet, Source, Status, TensorEnergy};
-use crate::number::{grouped, short};
+use crate::number::{counted, grouped, short};
 
 /// Candidates beyond the recommended one that a folded table shows.
 const FOLDED_ROWS: usize = 10;
@@ -80,16 +80,11 @@ impl Page<'_> {
     fn heading(&self, out: &mut String) -> fmt::Result {
         let own = &self.report.advice.recommendation;
         writeln!(out, "{}", safe(&self.report.run))?;
-        let from = match own.source {
-            Source::Log => "log",
-            Source::Dumps => "gradient dumps",
-            Source::OptimizerState => "optimizer state",
-            Source::Nothing => "nothing",
-        };
+        let from = source_name(own.source);
         let worth = own
             .effective_norms
             .map_or_else(String::new, |worth| format!(", worth {worth:.0} independent ones"));
-        writeln!(out, "  {} gradient norms from {from}{worth}\n", grouped(own.norms))?;
+        writeln!(out, "  {} from {from}{worth}\n", counted(own.norms, "gradient norm"))?;
         let status = match own.status {
             Status::Recommended => "",
             Status::CollectMore => "collect more: ",
@@ -224,12 +219,13 @@ fn table(candidates: &[&Candidate]) -> Table {
     let mut table = plain(&["method", "clips to", "x median", "clipped", "step lost", "spike at", "regret"]);
     for one in candidates {
         let Some(found) = one.backtest.value() else { continue };
-        table.add_row(row(&one.label, found));
+        table.add_row(backtest_cells(&one.label, found));
     }
     table
 }
 
-fn row(label: &str, found: &Backtest) -> [String; 7] {
+/// What the table says of one method.
+pub(super) fn backtest_cells(label: &str, found: &Backtest) -> [String; 7] {
     let number = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), short);
     [
         label.to_owned(),
@@ -242,6 +238,16 @@ fn row(label: &str, found: &Backtest) -> [String; 7] {
     ]
 }
 
-fn percent(share: f64) -> String {
+/// Where norms are from, in words.
+pub(super) fn source_name(source: Source) -> &'static str {
+    match source {
+        Source::Log => "log",
+        Source::Dumps => "gradient dumps",
+        Source::OptimizerState => "optimizer state",
+        Source::Nothing => "nothing",
+    }
+}
+
+pub(super) fn percent(share: f64) -> String {
     if share > 0.0 && share < 0.001 { "<0.1%".to_owned() } else { format!("{:.1}%", 100.0 * share) }
 }

@@ -38,7 +38,8 @@ impl DifferenceReport {
             difference.tensors.iter().filter(differs).map(|tensor| tensor.name.clone()).collect();
         let changed = difference.tensors.iter().filter(|tensor| tensor.changed > 0).count();
         let gained = |tensor: &&TensorDifference| gained_non_finite(tensor);
-        let mut verdict = format!("{changed} of {} tensors changed", difference.tensors.len());
+        let mut verdict =
+            format!("{changed} of {} changed", counted(difference.tensors.len() as u64, "tensor"));
         for (count, what) in [
             (difference.tensors.iter().filter(gained).count(), "with more NaN or infinity than before"),
             (difference.missing.len(), "missing"),
@@ -103,10 +104,8 @@ fn write(text: &mut String, report: &DifferenceReport, style: Style) -> std::fmt
     let step = |step: Option<u64>| step.map_or_else(String::new, |step| format!(" (step {})", grouped(step)));
     writeln!(text, "{}{}", safe(&found.before), step(found.steps[0]))?;
     writeln!(text, "{}{}", safe(&found.after), step(found.steps[1]))?;
-    let mut changed: Vec<&TensorDifference> =
-        found.tensors.iter().filter(|tensor| tensor.changed > 0).collect();
-    // Stable: tensors that moved as far stay in file order.
-    changed.sort_by(|one, other| relative(other).total_cmp(&relative(one)));
+    let mut changed = by_change(&found.tensors);
+    changed.retain(|tensor| tensor.changed > 0);
     let shown = if style.all { changed.len() } else { changed.len().min(FOLDED_ROWS) };
     if shown > 0 {
         writeln!(text, "\n{}", table(&changed[..shown]))?;
@@ -125,7 +124,7 @@ fn write(text: &mut String, report: &DifferenceReport, style: Style) -> std::fmt
         writeln!(text, "{}", non_finite(tensor))?;
     }
     let equal = found.tensors.len() - changed.len();
-    writeln!(text, "\nbit-equal: {equal} of {} tensors", found.tensors.len())?;
+    writeln!(text, "\nbit-equal: {equal} of {}", counted(found.tensors.len() as u64, "tensor"))?;
     for (title, names) in [("missing", &found.missing), ("new", &found.new)] {
         for name in names {
             writeln!(text, "{title}: {}", safe(name))?;
@@ -151,6 +150,9 @@ fn relative(tensor: &TensorDifference) -> f64 {
     if gained_non_finite(tensor) {
         return f64::INFINITY;
     }
+    if tensor.changed == 0 {
+        return -1.0;
+    }
     tensor.relative_difference.value().copied().unwrap_or(f64::INFINITY)
 }
 
@@ -175,19 +177,32 @@ fn table(tensors: &[&TensorDifference]) -> Table {
         column.set_cell_alignment(CellAlignment::Right);
     }
     for tensor in tensors {
-        let [before, after] = tensor.dtypes;
-        let dtype = if before == after { after.to_string() } else { format!("{before} → {after}") };
-        table.add_row([
-            safe(&tensor.name),
-            number(&tensor.difference),
-            number(&tensor.relative_difference),
-            number(&tensor.cosine),
-            number(&tensor.largest_difference),
-            share(tensor.changed, tensor.elements),
-            dtype,
-        ]);
+        table.add_row(cells(tensor));
     }
     table
+}
+
+/// What the table says of one tensor.
+pub(super) fn cells(tensor: &TensorDifference) -> [String; 7] {
+    let [before, after] = tensor.dtypes;
+    let dtype = if before == after { after.to_string() } else { format!("{before} → {after}") };
+    [
+        safe(&tensor.name),
+        number(&tensor.difference),
+        number(&tensor.relative_difference),
+        number(&tensor.cosine),
+        number(&tensor.largest_difference),
+        share(tensor.changed, tensor.elements),
+        dtype,
+    ]
+}
+
+/// Tensors, those that moved farthest first.
+pub(super) fn by_change(tensors: &[TensorDifference]) -> Vec<&TensorDifference> {
+    let mut order: Vec<&TensorDifference> = tensors.iter().collect();
+    // Stable: tensors that moved as far stay in file order.
+    order.sort_by(|one, other| relative(other).total_cmp(&relative(one)));
+    order
 }
 
 /// σ₁ of each change, how it stands to the matrix, along how many directions it goes, and whether along the largest one.
@@ -198,19 +213,25 @@ fn spectra(tensors: &[&TensorDifference]) -> Table {
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    for (tensor, spectrum) in tensors.iter().filter_map(|tensor| Some((tensor, tensor.spectrum.value()?))) {
-        let side = |side: usize| number(&spectrum.alignment.clone().map(|cosines| cosines[side]));
-        table.add_row([
-            safe(&tensor.name),
-            short(spectrum.spectral_norm.value),
-            number(&spectrum.relative_spectral_norm),
-            short(spectrum.stable_rank),
-            side(0),
-            side(1),
-            number(&spectrum.growth),
-        ]);
+    for cells in tensors.iter().filter_map(|tensor| spectrum_cells(tensor)) {
+        table.add_row(cells);
     }
     table
+}
+
+/// What the table of spectra says of one change; nothing where its spectrum was not measured.
+pub(super) fn spectrum_cells(tensor: &TensorDifference) -> Option<[String; 7]> {
+    let spectrum = tensor.spectrum.value()?;
+    let side = |side: usize| number(&spectrum.alignment.clone().map(|cosines| cosines[side]));
+    Some([
+        safe(&tensor.name),
+        short(spectrum.spectral_norm.value),
+        number(&spectrum.relative_spectral_norm),
+        short(spectrum.stable_rank),
+        side(0),
+        side(1),
+        number(&spectrum.growth),
+    ])
 }
 
 fn number(value: &Measured<f64>) -> String {
@@ -268,8 +289,8 @@ mod tests {
     #[test]
     fn the_page_names_what_changed_and_what_is_new() {
         let report = DifferenceReport::new(of(tensor(1e-3, [DType::F32; 2])), false, false);
-        let page = difference_page(&report, Style { color: false, all: false });
+        let page = difference_page(&report, Style { color: false, all: false, width: None });
         assert!(page.contains("fc.weight") && page.contains("new: head.weight"), "{page}");
-        assert!(page.ends_with("verdict: 1 of 1 tensors changed, 1 new\n"), "{page}");
+        assert!(page.ends_with("verdict: 1 of 1 tensor changed, 1 new\n"), "{page}");
     }
 }

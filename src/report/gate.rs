@@ -4,9 +4,9 @@ use std::fmt::{self, Write};
 
 use super::Report;
 use super::terminal::{Page, Style, evidence, painted};
-use super::text::{safe, safe_sentence};
+use super::text::{flowing, safe};
 use crate::gate::{Decision, Effect, Judgement, Outcome, title};
-use crate::number::{grouped, short};
+use crate::number::{counted, grouped, short};
 
 /// Decisions of one rule and effect that are shown before the rest is counted.
 const FOLDED: usize = 3;
@@ -24,8 +24,8 @@ fn write(report: &Report, gate: &Judgement, style: Style, out: &mut String) -> f
         let page = Page { report, checkpoint, style };
         page.heading(out)?;
         let read = checkpoint.tensors.iter().filter(|tensor| tensor.statistics.value().is_some()).count();
-        let all = checkpoint.tensors.len();
-        writeln!(out, "  elements of {} of {} tensors read", grouped(read as u64), grouped(all as u64))?;
+        let all = counted(checkpoint.tensors.len() as u64, "tensor");
+        writeln!(out, "  elements of {} of {all} read", grouped(read as u64))?;
         for file in &checkpoint.files {
             if let Some(digest) = &file.digest {
                 writeln!(out, "  blake3 {digest}  {}", safe(&file.name))?;
@@ -64,8 +64,10 @@ fn write(report: &Report, gate: &Judgement, style: Style, out: &mut String) -> f
     for checkpoint in &report.analysis.checkpoints {
         Page { report, checkpoint, style }.not_evaluated(out)?;
     }
-    let outcome = outcome(gate.outcome, style);
-    writeln!(out, "gate: {outcome}: {}", safe_sentence(&gate.sentence))
+    let mut text = String::new();
+    flowing(&mut text, "", &format!("gate: {}: {}", gate.outcome, gate.sentence), style.width)?;
+    out.push_str(&text.replacen(&gate.outcome.to_string(), &outcome(gate.outcome, style), 1));
+    Ok(())
 }
 
 /// Decisions, those of one rule together.
@@ -88,14 +90,16 @@ fn list(decisions: &[&Decision], style: Style, out: &mut String) -> fmt::Result 
 
 fn one(decision: &Decision, style: Style, out: &mut String) -> fmt::Result {
     let Decision { severity, check, name, message, .. } = decision;
-    writeln!(out, "  {} {}: {}", painted(*severity, style), title(check, name), safe_sentence(message))?;
+    let mut text = String::new();
+    flowing(&mut text, "  ", &format!("{severity} {}: {message}", title(check, name)), style.width)?;
+    out.push_str(&text.replacen(&severity.to_string(), &painted(*severity, style), 1));
     let numbers = decision.evidence.iter().map(evidence).collect::<Vec<_>>();
     if !numbers.is_empty() {
-        writeln!(out, "    evidence: {}", safe_sentence(&numbers.join("; ")))?;
+        flowing(out, "    ", &format!("evidence: {}", numbers.join("; ")), style.width)?;
     }
-    writeln!(out, "    why: {}", safe_sentence(&decision.reason))?;
+    flowing(out, "    ", &format!("why: {}", decision.reason), style.width)?;
     if decision.effect < Effect::Tolerated {
-        writeln!(out, "    what to do: {}", safe_sentence(&decision.advice))?;
+        flowing(out, "    ", &format!("what to do: {}", decision.advice), style.width)?;
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ use crate::gate::{Effect, Judgement, UNREADABLE, find_check};
 use crate::rules::{Evidence, RULES, Rule, Severity, Subject};
 
 /// One thing to say.
+#[derive(Clone, Copy)]
 pub(super) struct Item<'a> {
     /// A rule's code, or that of a check of the gate.
     pub check: &'a str,

@@ -6,9 +6,9 @@ use std::fmt::{self, Write};
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 
-use super::text::safe;
+use super::text::{safe, safe_sentence};
 use crate::analysis::model::{Measured, OptimizerAnalysis, OptimizerSummary, ParameterOptimizer};
-use crate::number::{grouped, short};
+use crate::number::{counted, grouped, short};
 
 /// Rows of a folded table.
 const FOLDED_ROWS: usize = 12;
@@ -17,7 +17,7 @@ const FOLDED_ROWS: usize = 12;
 pub(super) fn write(state: &OptimizerAnalysis, all: bool, out: &mut String) -> fmt::Result {
     writeln!(out, "optimizer state")?;
     for optimizer in &state.optimizers {
-        summary(optimizer, out)?;
+        writeln!(out, "  {}", described(optimizer))?;
     }
     if let Measured::Value(spike) = &state.spike {
         writeln!(out, "  a spike about {:.0} steps ago in {}", spike.age, safe(&spike.name))?;
@@ -47,16 +47,18 @@ pub(super) fn write(state: &OptimizerAnalysis, all: bool, out: &mut String) -> f
     writeln!(out)
 }
 
-fn summary(optimizer: &OptimizerSummary, out: &mut String) -> fmt::Result {
-    write!(out, "  {}: {}", safe(&optimizer.place), super::terminal::name_of(&optimizer.algorithm))?;
+/// One optimizer in a line.
+pub(super) fn described(optimizer: &OptimizerSummary) -> String {
+    let mut line = format!("{}: {}", safe(&optimizer.place), super::terminal::name_of(&optimizer.algorithm));
     if let Measured::Value(norm) = optimizer.gradient_norm {
-        write!(out, ", gradient norm {}", short(norm))?;
+        line = format!("{line}, gradient norm {}", short(norm));
     }
     if optimizer.mapping.refused > 0 {
         let reason = optimizer.mapping.reason.as_deref().unwrap_or("the reason is not known");
-        write!(out, "; {} parameters without a name: {reason}", grouped(optimizer.mapping.refused))?;
+        let count = counted(optimizer.mapping.refused, "parameter");
+        line = format!("{line}; {count} without a name: {}", safe_sentence(reason));
     }
-    writeln!(out)
+    line
 }
 
 /// The rows of the table, in the order of the state: those whose next step is largest.
@@ -71,7 +73,8 @@ fn shown(state: &OptimizerAnalysis, all: bool) -> Vec<usize> {
     order
 }
 
-fn row(parameter: &ParameterOptimizer) -> Vec<String> {
+/// What the table says of one parameter.
+pub(super) fn row(parameter: &ParameterOptimizer) -> Vec<String> {
     let number =
         |quantity: &Measured<f64>| quantity.value().map_or_else(|| "–".to_owned(), |&value| short(value));
     vec![

@@ -8,12 +8,12 @@ use comfy_table::{CellAlignment, Table};
 
 use super::Report;
 use super::moments;
-use super::text::safe;
 pub(super) use super::text::safe_sentence;
+use super::text::{flowing, safe};
 use crate::analysis::model::{
     CheckpointAnalysis, Measured, Spectrum, SpectrumOf, Statistics, TensorAnalysis,
 };
-use crate::number::{bytes, grouped, share, short};
+use crate::number::{bytes, counted, grouped, share, short};
 use crate::rules::{Evidence, Finding, NotEvaluated, RULES, Severity, Subject};
 
 /// How to write for a terminal.
@@ -23,7 +23,31 @@ pub struct Style {
     pub color: bool,
     /// Show every tensor, finding and reason.
     pub all: bool,
+    /// Columns of the terminal; none of a file or a log, whose lines are as long as what they say.
+    pub width: Option<usize>,
 }
+
+/// Columns of the table of tensors.
+const COLUMNS: [&str; 12] = [
+    "tensor",
+    "role",
+    "shape",
+    "dtype",
+    "L2",
+    "RMS",
+    "max |x|",
+    "sigma_1",
+    "stable rank",
+    "non-finite",
+    "zero",
+    "spread",
+];
+
+/// The first of them that stands to the right.
+const FIRST_NUMBER: usize = 3;
+
+/// What a narrow terminal does without, first to last.
+const LEAST: [&str; 8] = ["zero", "L2", "stable rank", "dtype", "role", "shape", "max |x|", "sigma_1"];
 
 /// Rows of a folded table.
 const FOLDED_ROWS: usize = 12;
@@ -42,18 +66,18 @@ pub fn checkpoint_reports(report: &Report, style: Style) -> String {
         writeln!(text, "limit replaced: {limit} = {}", short(*value))
             .expect("writing to a string does not fail");
     }
-    verdicts(report, &mut text).expect("writing to a string does not fail");
+    verdicts(report, style, &mut text).expect("writing to a string does not fail");
     text
 }
 
 /// The last lines: one on all, and before it one on each of several.
-fn verdicts(report: &Report, out: &mut String) -> fmt::Result {
+pub(super) fn verdicts(report: &Report, style: Style, out: &mut String) -> fmt::Result {
     if report.verdicts.len() > 1 {
         for one in &report.verdicts {
-            writeln!(out, "{}: {}", safe(&one.checkpoint), safe_sentence(&one.verdict.sentence))?;
+            flowing(out, "", &format!("{}: {}", safe(&one.checkpoint), one.verdict.sentence), style.width)?;
         }
     }
-    writeln!(out, "verdict: {}", safe_sentence(&report.verdict.sentence))
+    flowing(out, "", &format!("verdict: {}", report.verdict.sentence), style.width)
 }
 
 /// One checkpoint's part of the report.
@@ -93,15 +117,12 @@ impl Page<'_> {
         let parameters = checkpoint.tensors.iter().filter(|tensor| tensor.is_parameter());
         let parameters = parameters.map(|tensor| tensor.elements).fold(0, u64::saturating_add);
         let size = checkpoint.files.iter().map(|file| file.bytes).fold(0, u64::saturating_add);
-        let files = match checkpoint.files.len() {
-            1 => "1 file".to_owned(),
-            count => format!("{count} files"),
-        };
+        let files = counted(checkpoint.files.len() as u64, "file");
         writeln!(
             out,
-            "  {} tensors, {} parameters, {} in {files}; {}",
-            grouped(checkpoint.tensors.len() as u64),
-            grouped(parameters),
+            "  {}, {}, {} in {files}; {}",
+            counted(checkpoint.tensors.len() as u64, "tensor"),
+            counted(parameters, "parameter"),
             bytes(size),
             dtypes(checkpoint),
         )?;
@@ -121,38 +142,51 @@ impl Page<'_> {
         } else {
             self.worst_rows()
         };
+        let rows: Vec<Vec<String>> = shown.iter().map(|&index| tensor_cells(&tensors[index])).collect();
+        let columns = self.fitting(&rows);
         let mut table = Table::new();
         table.load_style(NOTHING);
-        table.set_header([
-            "tensor",
-            "role",
-            "shape",
-            "dtype",
-            "L2",
-            "RMS",
-            "max |x|",
-            "sigma_1",
-            "stable rank",
-            "non-finite",
-            "zero",
-            "spread",
-        ]);
-        for index in 3..12 {
-            if let Some(column) = table.column_mut(index) {
-                column.set_cell_alignment(CellAlignment::Right);
+        table.set_header(columns.iter().map(|&column| COLUMNS[column]));
+        for (place, &column) in columns.iter().enumerate() {
+            if let Some(own) = table.column_mut(place).filter(|_| column >= FIRST_NUMBER) {
+                own.set_cell_alignment(CellAlignment::Right);
             }
         }
-        for &index in &shown {
-            table.add_row(row(&tensors[index]));
+        for row in &rows {
+            table.add_row(columns.iter().map(|&column| &row[column]));
         }
         writeln!(out)?;
         for line in table.lines() {
             writeln!(out, "  {}", line.trim_end())?;
         }
+        if columns.len() < COLUMNS.len() {
+            let left_out = (0..COLUMNS.len()).filter(|column| !columns.contains(column));
+            let names = left_out.map(|column| COLUMNS[column]).collect::<Vec<_>>().join(", ");
+            flowing(out, "  ", &format!("not shown at this width: {names}"), self.style.width)?;
+        }
         if shown.len() < tensors.len() {
             self.folded(out, &shown)?;
         }
         writeln!(out)
+    }
+
+    /// The columns that there is room for.
+    fn fitting(&self, rows: &[Vec<String>]) -> Vec<usize> {
+        let mut columns: Vec<usize> = (0..COLUMNS.len()).collect();
+        let Some(width) = self.style.width else { return columns };
+        let of_column = |column: usize| {
+            let cells = rows.iter().map(|row| row[column].chars().count());
+            cells.chain([COLUMNS[column].chars().count()]).max().unwrap_or(0)
+        };
+        for left_out in LEAST {
+            // Two columns of space stand between two of the table.
+            let needed: usize = 2 + columns.iter().map(|&column| of_column(column) + 2).sum::<usize>();
+            if needed <= width {
+                break;
+            }
+            columns.retain(|&column| COLUMNS[column] != left_out);
+        }
+        columns
     }
 
     /// The rows of a folded table, in file order: tensors with findings first, then the farthest from their role.
@@ -201,7 +235,7 @@ impl Page<'_> {
         self.report.findings.iter().filter(|finding| finding.checkpoint == self.checkpoint.name)
     }
 
-    fn findings(&self, out: &mut String) -> fmt::Result {
+    pub(super) fn findings(&self, out: &mut String) -> fmt::Result {
         let mut by_rule: Vec<Vec<&Finding>> = Vec::new();
         for finding in self.own_findings() {
             match by_rule.last_mut() {
@@ -228,20 +262,21 @@ impl Page<'_> {
     }
 
     fn finding(&self, out: &mut String, finding: &Finding) -> fmt::Result {
-        writeln!(
-            out,
-            "{} {} {} ({}): {}",
-            painted(finding.severity, self.style),
-            finding.rule,
-            finding.name,
-            finding.confidence,
-            safe_sentence(&finding.message)
+        let Finding { severity, rule, name, confidence, message, .. } = finding;
+        let mut text = String::new();
+        flowing(
+            &mut text,
+            "",
+            &format!("{severity} {rule} {name} ({confidence}): {message}"),
+            self.style.width,
         )?;
+        // Colour codes take no columns: they come in after the lines are broken.
+        out.push_str(&text.replacen(&severity.to_string(), &painted(*severity, self.style), 1));
         let numbers = finding.evidence.iter().map(evidence).collect::<Vec<_>>();
         if !numbers.is_empty() {
-            writeln!(out, "  evidence: {}", safe_sentence(&numbers.join("; ")))?;
+            flowing(out, "  ", &format!("evidence: {}", numbers.join("; ")), self.style.width)?;
         }
-        writeln!(out, "  what to do: {}", safe_sentence(&finding.advice))?;
+        flowing(out, "  ", &format!("what to do: {}", finding.advice), self.style.width)?;
         writeln!(out, "  flashpoint explain {}\n", finding.rule)
     }
 
@@ -264,12 +299,13 @@ impl Page<'_> {
                 continue;
             }
             let what = rule.map_or_else(|| "elements".to_owned(), titled);
-            writeln!(out, "  {what}{}: {}", self.subjects(&entries), safe_sentence(reason))?;
+            let subjects = self.subjects(&entries);
+            flowing(out, "  ", &format!("{what}{subjects}: {reason}"), self.style.width)?;
         }
         for (reason, rules) in of_the_whole {
             // Many rules lack the same thing: their codes are enough.
             let what = if let [rule] = rules[..] { titled(rule) } else { rules.join(", ") };
-            writeln!(out, "  {what}: {}", safe_sentence(reason))?;
+            flowing(out, "  ", &format!("{what}: {reason}"), self.style.width)?;
         }
         writeln!(out)
     }
@@ -312,15 +348,29 @@ pub(super) fn titled(code: &str) -> String {
 
 /// A number behind a finding, and its limit.
 pub(super) fn evidence(evidence: &Evidence) -> String {
-    // "1" is the unit of what has none.
-    let unit = if evidence.unit == "1" { String::new() } else { format!(" {}", evidence.unit) };
+    let unit = match unit(evidence) {
+        "" => String::new(),
+        unit => format!(" {unit}"),
+    };
     match evidence.limit {
         Some(limit) => format!("{} {}{unit} (limit {})", evidence.label, short(evidence.value), short(limit)),
         None => format!("{} {}{unit}", evidence.label, short(evidence.value)),
     }
 }
 
-fn row(tensor: &TensorAnalysis) -> Vec<String> {
+/// The unit of a number as it is read: none of a plain number, one thing of things that are counted.
+pub(super) fn unit(evidence: &Evidence) -> &str {
+    match evidence.unit.as_str() {
+        "1" => "",
+        unit if evidence.value == 1.0 && !unit.contains(' ') && unit != "times" => {
+            unit.strip_suffix('s').unwrap_or(unit)
+        }
+        unit => unit,
+    }
+}
+
+/// What the table says of one tensor.
+pub(super) fn tensor_cells(tensor: &TensorAnalysis) -> Vec<String> {
     let statistics = tensor.statistics.value().map(Box::as_ref);
     let number = |pick: fn(&Statistics) -> &Measured<f64>| match statistics.map(pick) {
         Some(Measured::Value(value)) => short(*value),

@@ -38,10 +38,23 @@ fn shown(character: char) -> String {
 
 /// Writes a sentence that may hold names from a file, broken into lines of the page, the later ones indented further.
 pub(super) fn wrapped(out: &mut String, indent: &str, sentence: &str) -> fmt::Result {
+    broken(out, indent, sentence, WIDTH)
+}
+
+/// Writes a sentence that may hold names from a file: broken into lines where someone looks at it at a terminal of `width`
+/// columns, in one line in a log, where it is searched.
+pub(super) fn flowing(out: &mut String, indent: &str, sentence: &str, width: Option<usize>) -> fmt::Result {
+    match width {
+        Some(width) => broken(out, indent, sentence, width),
+        None => writeln!(out, "{indent}{}", safe_sentence(sentence)),
+    }
+}
+
+fn broken(out: &mut String, indent: &str, sentence: &str, width: usize) -> fmt::Result {
     let mut line = indent.to_owned();
     let mut is_empty = true;
     for word in sentence.split(' ').map(safe) {
-        if !is_empty && line.chars().count() + 1 + word.chars().count() > WIDTH {
+        if !is_empty && line.chars().count() + 1 + word.chars().count() > width {
             writeln!(out, "{line}")?;
             line = format!("{indent}  ");
             is_empty = true;

@@ -5,8 +5,10 @@
 
 mod finding;
 mod intervals;
+mod jacobians;
 mod logs;
 mod moments;
+mod nearest;
 mod plan;
 mod replicas;
 mod threshold;
@@ -27,6 +29,7 @@ mod fp204_fan_mismatch;
 mod fp205_ill_conditioned_stack;
 mod fp206_unstable_recurrence;
 mod fp207_resonant_convolution;
+mod fp208_small_shortcut;
 mod fp209_shape_error;
 mod fp210_exploded_weights;
 mod fp213_depth_gain;
@@ -69,16 +72,26 @@ mod fp704_interval_energy_jump;
 mod fp707_recent_spike;
 mod fp708_inconsistent_steps;
 mod fp709_contradicted_mapping;
+mod fp801_large_end_to_end_gain;
+mod fp802_block_gain_outlier;
+mod fp803_gain_growing_with_depth;
+mod fp804_growing_jacobian;
+mod fp805_positive_lyapunov_exponent;
+mod fp806_softmax_gradient_path;
+mod fp807_lost_isometry;
 mod fp901_dangerous_pickle;
 mod fp902_unknown_global;
 mod fp903_damaged_file;
 mod fp904_uncovered_bytes;
 
 #[cfg(test)]
+mod test_jacobian;
+#[cfg(test)]
 mod test_support;
 
 pub use finding::{Confidence, Evidence, Finding, Findings, Severity, Subject};
 pub(crate) use logs::{GIVEN_BACK, Habit};
+pub use nearest::did_you_mean;
 pub use plan::{Assessment, Needs, NotEvaluated, evaluate};
 pub use threshold::{Overrides, Threshold, Thresholds};
 
@@ -133,6 +146,7 @@ pub static RULES: &[&Rule] = &[
     &fp205_ill_conditioned_stack::RULE,
     &fp206_unstable_recurrence::RULE,
     &fp207_resonant_convolution::RULE,
+    &fp208_small_shortcut::RULE,
     &fp209_shape_error::RULE,
     &fp210_exploded_weights::RULE,
     &fp213_depth_gain::RULE,
@@ -175,6 +189,13 @@ pub static RULES: &[&Rule] = &[
     &fp707_recent_spike::RULE,
     &fp708_inconsistent_steps::RULE,
     &fp709_contradicted_mapping::RULE,
+    &fp801_large_end_to_end_gain::RULE,
+    &fp802_block_gain_outlier::RULE,
+    &fp803_gain_growing_with_depth::RULE,
+    &fp804_growing_jacobian::RULE,
+    &fp805_positive_lyapunov_exponent::RULE,
+    &fp806_softmax_gradient_path::RULE,
+    &fp807_lost_isometry::RULE,
     &fp901_dangerous_pickle::RULE,
     &fp902_unknown_global::RULE,
     &fp903_damaged_file::RULE,

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Check, Finding, Findings, Overrides, RULES, Rule, Severity, Subject, Thresholds};
+use super::{Check, Finding, Findings, Overrides, RULES, Rule, Severity, Subject, Thresholds, find};
 use crate::analysis::model::{Analysis, CheckpointAnalysis, MeasureLevel, Measured};
 
 /// A set of measurements that a rule cannot do without.
@@ -35,8 +35,11 @@ impl Needs {
     pub const FULL: Needs = Needs(512);
     /// Attention layers whose heads can be told apart.
     pub const ATTENTION: Needs = Needs(1024);
+    /// The Jacobians of the network.
+    pub const JACOBIAN: Needs = Needs(2048);
 
-    const fn has(self, need: Needs) -> bool {
+    /// Whether `need` is in the set.
+    pub const fn has(self, need: Needs) -> bool {
         self.0 & need.0 == need.0 && need.0 != 0
     }
 
@@ -59,7 +62,7 @@ impl Needs {
     fn missing_level(self, measured: MeasureLevel) -> Option<String> {
         let level = self.level();
         let name = match level {
-            MeasureLevel::Full => "full",
+            MeasureLevel::Jacobian | MeasureLevel::Full => "full",
             MeasureLevel::Spectra => "spectra",
             MeasureLevel::Stats => "stats",
             MeasureLevel::List | MeasureLevel::Norms => "norms",
@@ -87,6 +90,11 @@ impl Needs {
         {
             return Some(format!("needs attention heads: {reason}"));
         }
+        if self.has(Needs::JACOBIAN)
+            && let Measured::NotMeasured(reason) = &checkpoint.jacobian
+        {
+            return Some(format!("needs Jacobians: {reason}"));
+        }
         if self.has(Needs::OPTIMIZER)
             && let Measured::NotMeasured(reason) = &checkpoint.optimizer
         {
@@ -108,6 +116,10 @@ impl Needs {
         }
         if self.has(Needs::DUMPS) && analysis.dumps.is_empty() {
             return Some("needs gradient dumps of the run".to_owned());
+        }
+        let has_jacobian = |checkpoint: &&CheckpointAnalysis| checkpoint.jacobian.value().is_some();
+        if self.has(Needs::JACOBIAN) && analysis.checkpoints.iter().filter(has_jacobian).count() < 2 {
+            return Some("needs the Jacobians of two checkpoints of the run: --measure jacobian".to_owned());
         }
         if self.has(Needs::LOG) && analysis.log.as_ref().is_none_or(|log| log.points.is_empty()) {
             return Some("needs the log of the run".to_owned());
@@ -218,6 +230,15 @@ impl Assessment {
             subject,
             reason,
         }));
+    }
+
+    /// What is said about `needs`, and whatever is critical.
+    #[must_use]
+    pub fn about(mut self, needs: Needs) -> Self {
+        let is_about = |code: &str| find(code).is_some_and(|rule| rule.needs.has(needs));
+        self.findings.retain(|finding| finding.severity == Severity::Critical || is_about(&finding.rule));
+        self.not_evaluated.retain(|entry| entry.rule.as_deref().is_none_or(is_about));
+        self
     }
 
     /// The worst severity found.

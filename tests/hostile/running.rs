@@ -1,6 +1,7 @@
 //! One run of the binary: how it ended, how long it took, what memory it held, and what its report says.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -57,7 +58,7 @@ pub fn run(path: &Path, extra: &[&str]) -> Run {
 }
 
 /// What is wrong with how a command ended that writes something of `path`: one of `codes`, in time, in bounded memory.
-pub fn faults_of(arguments: &[&str], codes: &[i32], allowance: u64) -> (Option<i32>, Vec<String>) {
+pub fn faults_of(arguments: &[&OsStr], codes: &[i32], allowance: u64) -> Vec<String> {
     let folder = tempfile::tempdir().expect("a temporary directory");
     let output = |name: &str| std::fs::File::create(folder.path().join(name)).expect("a temporary file");
     let started = Instant::now();
@@ -86,7 +87,7 @@ pub fn faults_of(arguments: &[&str], codes: &[i32], allowance: u64) -> (Option<i
     if stderr.contains("panicked") {
         faults.push(shortened(&stderr));
     }
-    (code, faults)
+    faults
 }
 
 /// Waits for the end, and takes the largest anonymous memory on the way.

@@ -50,6 +50,7 @@ pub fn measure(
             "the optimizer keeps no state for any parameter, as SGD without momentum does not",
         );
     }
+    context.progress.expect_tensors(places.len());
     context.progress.expect(bytes(checkpoint));
     let measured: Vec<(super::model::ParameterOptimizer, Energies)> =
         places.into_par_iter().map(|place| parameter::measure(&place, context)).collect();

@@ -31,6 +31,7 @@ pub(super) fn measure(place: &Place<'_>, context: &Context) -> (ParameterOptimiz
     let reading = Reading::new(place, &moments);
     let Moments { first, second, shape } = moments;
     let inputs = reading.inputs(place, first, second, shape);
+    context.progress.begin(place.named().map_or("optimizer state", |named| &named.name));
     match pass::run(&inputs, shape, context) {
         Ok(Some(sums)) => reading.finish(place, &inputs, shape, &sums),
         Ok(None) => unmeasured(STOPPED),

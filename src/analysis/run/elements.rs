@@ -69,6 +69,7 @@ pub(super) fn read(
 ) -> HashMap<String, Elements> {
     let left = |one: &&Shared<'_>| !gathered.contains_key(&one.index);
     let bytes = shared.iter().filter(left).filter_map(|one| Some(one.readable.as_ref().ok()?.0.bytes()));
+    context.progress.expect_tensors(bytes.clone().count());
     context.progress.expect(bytes.fold(0, u64::saturating_add));
     let mut known = Vec::with_capacity(shared.len());
     for one in shared {
@@ -78,9 +79,12 @@ pub(super) fn read(
     let done: Vec<(String, Elements)> = known
         .into_par_iter()
         .map(|(Shared { name, readable, .. }, sums)| {
-            let elements = readable.and_then(|(pair, read)| match sums {
-                Some(sums) => Ok((sums, read)),
-                None => run(&pair, read, context),
+            let elements = readable.and_then(|(pair, read)| {
+                if let Some(sums) = sums {
+                    return Ok((sums, read));
+                }
+                context.progress.begin(name);
+                run(&pair, read, context)
             });
             (name.to_owned(), elements)
         })

@@ -64,6 +64,7 @@ pub fn measure_all(
             parts: attention::parts(layers.as_deref().unwrap_or_default(), index, stored),
             is_depthwise: first_convolution.as_ref().is_some_and(|first| *first != analysis.name),
         };
+        context.progress.begin(&analysis.name);
         let measured = measure(&subject, level, input, context);
         context.progress.advance(stored.byte_count());
         match measured {
@@ -76,7 +77,9 @@ pub fn measure_all(
         let is_skipped = analysis.tied_to.is_some() || tensor::reason(analysis).is_some();
         (!is_skipped).then(|| stored.byte_count())
     };
-    context.progress.expect(analyses.iter().enumerate().filter_map(is_measured).fold(0, u64::saturating_add));
+    let sizes = analyses.iter().enumerate().filter_map(is_measured);
+    context.progress.expect_tensors(sizes.clone().count());
+    context.progress.expect(sizes.fold(0, u64::saturating_add));
     let measured: Vec<(Measured<Spectrum>, Option<Error>)> =
         analyses.par_iter().enumerate().map(spectrum_of).collect();
     let mut errors = Vec::new();

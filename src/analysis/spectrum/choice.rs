@@ -37,5 +37,6 @@ pub const LARGEST_BIDIAGONAL: usize = 1 << 22;
 /// The route for a matrix of this shape; `None` where no spectrum is asked for.
 pub fn route(level: MeasureLevel, rows: usize, columns: usize) -> Option<Route> {
     let shorter = rows.min(columns);
+    let level = level.min(MeasureLevel::Full);
     TABLE.iter().find(|(depth, most, _)| *depth == level && shorter <= *most).map(|(_, _, route)| *route)
 }

@@ -6,7 +6,7 @@ use super::lanczos::{self, Basis};
 use super::matrix::SEED;
 use super::operator::Operator;
 use crate::analysis::model::Density;
-use crate::compute::{Backend, Matrix, Side};
+use crate::compute::{Backend, Side};
 use crate::context::Context;
 use crate::error::Result;
 use crate::random::Stream;
@@ -17,6 +17,9 @@ const QUANTILES: usize = 65;
 /// Random starts, and steps of each.
 const STARTS: u64 = 4;
 const STEPS: usize = 40;
+
+/// Products that a density takes at most.
+pub(in crate::analysis) const PRODUCTS: u64 = 2 * STARTS * STEPS as u64;
 
 /// Quantiles of all singular values, largest first; of the smallest to the largest, linear between neighbours.
 #[expect(clippy::cast_sign_loss, reason = "a place in a list is not negative")]
@@ -32,17 +35,43 @@ pub fn quantiles(values: &[f64]) -> Vec<f64> {
     (0..count).map(quantile).collect()
 }
 
-/// The density of `matrix` whose largest singular values are `top`; `None` when the user asked to stop.
+/// The density of an operator whose largest singular values are `top`; `None` when the user asked to stop.
 pub fn estimate<B: Backend>(
     backend: &B,
-    matrix: &Matrix<'_>,
+    operator: &impl Operator<B>,
     top: &Top<B::Buffer<f64>>,
     context: &Context,
 ) -> Result<Option<Density>> {
-    let n = matrix.row_count().min(matrix.column_count()) as f64;
+    Ok(quadrature(backend, operator, top, context)?.map(|found| found.density()))
+}
+
+/// A quadrature over the singular values.
+pub(in crate::analysis) struct Quadrature {
+    /// Values and their weights, which sum to 1, smallest first.
+    pub nodes: Vec<(f64, f64)>,
+    /// The smallest value of every start is nearer to a singular value than to 0.
+    pub resolves_smallest: bool,
+}
+
+impl Quadrature {
+    /// The density that the nodes stand for.
+    pub fn density(&self) -> Density {
+        Density { quantiles: weighted_quantiles(&self.nodes), is_exact: false }
+    }
+}
+
+/// The quadrature behind [`estimate`]; `None` when the user asked to stop.
+pub(in crate::analysis) fn quadrature<B: Backend>(
+    backend: &B,
+    operator: &impl Operator<B>,
+    top: &Top<B::Buffer<f64>>,
+    context: &Context,
+) -> Result<Option<Quadrature>> {
+    let n = operator.rows().min(operator.columns()) as f64;
     let rest = n - top.values.len() as f64;
-    let deflated = Deflated { matrix, taken: &top.vectors, forward: top.forward };
+    let deflated = Deflated { operator, taken: &top.vectors, forward: top.forward };
     let mut nodes: Vec<(f64, f64)> = top.values.iter().map(|value| (*value, 1.0 / n)).collect();
+    let mut resolves_smallest = true;
     for start in 0..STARTS {
         let stream = Stream::new(SEED, 2 + start);
         let Some(ritz) =
@@ -50,11 +79,13 @@ pub fn estimate<B: Backend>(
         else {
             return Ok(None);
         };
+        let smallest = ritz.values.last().zip(ritz.residuals.last());
+        resolves_smallest &= smallest.is_none_or(|(value, residual)| residual < value);
         let share = rest / (n * STARTS as f64);
         nodes.extend(ritz.values.iter().zip(&ritz.weights).map(|(value, weight)| (*value, weight * share)));
     }
     nodes.sort_by(|a, b| a.0.total_cmp(&b.0));
-    Ok(Some(Density { quantiles: weighted_quantiles(&nodes), is_exact: false }))
+    Ok(Some(Quadrature { nodes, resolves_smallest }))
 }
 
 /// Quantiles of values with weights, sorted: each value stands in the middle of its weight.
@@ -81,26 +112,26 @@ fn weighted_quantiles(nodes: &[(f64, f64)]) -> Vec<f64> {
     (0..QUANTILES).map(quantile).collect()
 }
 
-/// A matrix without the directions of its largest singular values.
-struct Deflated<'a, 't, Vectors> {
-    matrix: &'a Matrix<'t>,
+/// An operator without the directions of its largest singular values.
+struct Deflated<'a, O, Vectors> {
+    operator: &'a O,
     taken: &'a Basis<Vectors>,
     forward: Side,
 }
 
-impl<B: Backend> Operator<B> for Deflated<'_, '_, B::Buffer<f64>> {
+impl<B: Backend, O: Operator<B>> Operator<B> for Deflated<'_, O, B::Buffer<f64>> {
     fn rows(&self) -> usize {
-        self.matrix.row_count()
+        self.operator.rows()
     }
 
     fn columns(&self) -> usize {
-        self.matrix.column_count()
+        self.operator.columns()
     }
 
     /// Vectors of the shorter side never leave the space without the taken directions, so that it is enough to
     /// project what comes back to it.
     fn apply(&self, backend: &B, side: Side, x: &B::Buffer<f64>, y: &mut B::Buffer<f64>) -> Result<()> {
-        backend.multiply(self.matrix, side, 1, x, y)?;
+        self.operator.apply(backend, side, x, y)?;
         if side == self.forward { Ok(()) } else { self.taken.remove_from(backend, y) }
     }
 }

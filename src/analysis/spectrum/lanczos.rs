@@ -55,6 +55,34 @@ pub(super) fn run_orthogonal_to<B: Backend>(
     taken: Option<&Basis<B::Buffer<f64>>>,
     context: &Context,
 ) -> Result<Option<Ritz<B::Buffer<f64>>>> {
+    let found = run_with_space(backend, operator, steps, start, taken, context)?;
+    Ok(found.map(|(ritz, _)| ritz))
+}
+
+/// What a bidiagonalisation leaves beside its values: the space they are of.
+pub struct Space<Vectors> {
+    /// Its orthonormal vectors, of the shorter side.
+    pub basis: Basis<Vectors>,
+    /// For each Ritz value, its right vector in the basis.
+    pub factors: Vec<Vec<f64>>,
+    /// Which side of the operator takes vectors of the shorter side.
+    pub forward: Side,
+    /// The images of the basis were kept orthogonal as well, so that `‖A·V‖²_F` is the sum of the squared Ritz values.
+    pub is_isometric: bool,
+}
+
+/// Ritz values and the space that they are of.
+type Found<Vectors> = (Ritz<Vectors>, Space<Vectors>);
+
+/// [`run_orthogonal_to`], and the space.
+pub(in crate::analysis) fn run_with_space<B: Backend>(
+    backend: &B,
+    operator: &impl Operator<B>,
+    steps: usize,
+    start: Stream,
+    taken: Option<&Basis<B::Buffer<f64>>>,
+    context: &Context,
+) -> Result<Option<Found<B::Buffer<f64>>>> {
     let forward = if operator.rows() >= operator.columns() { Side::Plain } else { Side::Transposed };
     let (short, long) = match forward {
         Side::Plain => (operator.columns(), operator.rows()),
@@ -120,7 +148,8 @@ pub(super) fn run_orthogonal_to<B: Backend>(
     let weights = q.iter().map(|q| q.first().copied().unwrap_or(0.0).powi(2)).collect();
     let combination = backend.upload(q.first().map_or(&[][..], Vec::as_slice))?;
     let vector = right.combine(backend, &combination)?;
-    Ok(Some(Ritz { values, residuals, steps: taken, is_complete, weights, vector }))
+    let space = Space { basis: right, factors: q, forward, is_isometric: keeps_left };
+    Ok(Some((Ritz { values, residuals, steps: taken, is_complete, weights, vector }, space)))
 }
 
 /// Orthonormal vectors, one a row.
@@ -141,6 +170,11 @@ impl<Vectors> Basis<Vectors> {
         backend.place::<f64>(vector, &mut self.vectors, self.count * self.length)?;
         self.count += 1;
         Ok(())
+    }
+
+    /// Numbers of a vector.
+    pub fn length(&self) -> usize {
+        self.length
     }
 
     /// How many vectors it has.

@@ -20,7 +20,7 @@ const REPORTED: usize = 16;
 pub(super) const CONVERGED: f64 = 1e-2;
 
 /// The seed of all random starts: the same input gives the same numbers.
-pub(super) const SEED: u64 = 0x5EED_F1A5;
+pub(in crate::analysis) const SEED: u64 = 0x5EED_F1A5;
 
 const NEEDS_FULL: &str = "needs --measure full";
 
@@ -86,7 +86,7 @@ fn gram_then_bidiagonal<B: Backend>(backend: &B, matrix: &Matrix<'_>) -> Result<
 }
 
 /// The spectrum of all singular values, largest first.
-pub(super) fn of_all(
+pub(in crate::analysis) fn of_all(
     values: Vec<f64>,
     rows: usize,
     columns: usize,

@@ -97,7 +97,7 @@ pub fn measure_beside<B: Beside>(
     match level {
         MeasureLevel::List => Ok((Measured::not("needs --measure norms"), None)),
         MeasureLevel::Norms => planned_beside(tensor, Plan::new(false), pivot, beside, context),
-        MeasureLevel::Stats | MeasureLevel::Spectra | MeasureLevel::Full => {
+        MeasureLevel::Stats | MeasureLevel::Spectra | MeasureLevel::Full | MeasureLevel::Jacobian => {
             planned_beside(tensor, Plan::new(true), pivot, beside, context)
         }
     }

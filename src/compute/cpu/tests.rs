@@ -190,9 +190,9 @@ fn axes_are_put_in_another_order_and_strips_are_copied() {
     let x = numbers(9, 120);
     let mut y = vec![0.0; 120];
     Cpu.permute(&shape, &[2, 0, 3, 1], &x, &mut y).unwrap();
-    for at in 0..120 {
+    for (at, &value) in x.iter().enumerate() {
         let [a, b, c, d] = [at / 60, at / 20 % 3, at / 5 % 4, at % 5];
-        assert_eq!(y[((c * 2 + a) * 5 + d) * 3 + b], x[at]);
+        assert_eq!(y[((c * 2 + a) * 5 + d) * 3 + b], value);
     }
     let strip = Strip { rows: 2, columns: 2, from_width: 4, from: 1, to_width: 3, to: 1 };
     let mut y = vec![-1.0; 6];

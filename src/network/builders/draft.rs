@@ -15,6 +15,7 @@ pub(super) struct Draft<'p> {
 }
 
 /// Sizes of an attention.
+#[derive(Clone, Copy)]
 pub(super) struct Heads {
     pub count: usize,
     pub shared: usize,
@@ -60,12 +61,23 @@ impl Draft<'_> {
     }
 
     pub fn layer_norm(&mut self, name: &str, x: ValueId, columns: usize, epsilon: f64) -> ValueId {
+        self.layer_norm_with(name, x, (columns, epsilon), true)
+    }
+
+    /// A norm with a gain, and a bias or none.
+    pub fn layer_norm_with(
+        &mut self,
+        name: &str,
+        x: ValueId,
+        (columns, epsilon): (usize, f64),
+        has_bias: bool,
+    ) -> ValueId {
         // Before 2019 gains and biases of norms were called gamma and beta.
         let old = !self.has(&format!("{name}.weight")) && self.has(&format!("{name}.gamma"));
         let [gain, bias] = if old { ["gamma", "beta"] } else { ["weight", "bias"] };
         let mut parameter =
             |leaf: &str| self.assembly.parameter(&format!("{}{name}.{leaf}", self.prefix), &[columns]);
-        let (gain, bias) = (Some(parameter(gain)), Some(parameter(bias)));
+        let (gain, bias) = (Some(parameter(gain)), has_bias.then(|| parameter(bias)));
         self.assembly.push(name, LayerNorm { columns, centred: true, epsilon, gain, bias }, &[x])
     }
 

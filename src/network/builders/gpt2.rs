@@ -1,33 +1,54 @@
 //! GPT-2 (Radford et al. 2019): learned positions, LayerNorm in front of every sub-layer, weights of linear layers stored
-//! the other way round, logits by the embedding's own table.
+//! the other way round, logits by the embedding's own table. And as nanoGPT trains it: weights as PyTorch stores them,
+//! biases only where they are asked for, GELU by erf.
 
 use super::Places;
 use super::config::Config;
 use super::draft::{Draft, Heads, parts};
+use crate::compute::Unary;
 use crate::error::Result;
 use crate::network::{Assembly, Block, Embedding, InputKind, Mask, Network, Rows, ValueId};
 
 /// Before the names of the model with a head, and of the model alone.
 const PREFIXES: [&str; 2] = ["transformer.", ""];
 
-pub(super) fn build(config: &Config<'_>, places: &Places<'_>) -> Result<Network> {
-    let (width, vocabulary) = (config.size("n_embd")?, config.size("vocab_size")?);
-    let (positions, layers) = (config.size("n_positions")?, config.layers("n_layer")?);
-    let epsilon = config.number_or("layer_norm_epsilon", 1e-5)?;
-    if config.flag_or("add_cross_attention", false)? {
-        return Err(config.not_built("add_cross_attention"));
-    }
+/// Who wrote the model down.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Writer {
+    /// `transformers`.
+    Transformers,
+    /// nanoGPT, with the arguments of the model for a config.
+    NanoGpt,
+}
+
+/// What all layers share.
+struct Sizes {
+    writer: Writer,
+    width: usize,
+    inner: usize,
+    heads: Heads,
+    epsilon: f64,
+    function: Unary,
+    has_biases: bool,
+    divides_by_layer: bool,
+}
+
+pub(super) fn build(config: &Config<'_>, writer: Writer, places: &Places<'_>) -> Result<Network> {
+    let sizes = sizes(config, writer)?;
+    let (width, vocabulary) = (sizes.width, config.size("vocab_size")?);
+    let positions = config.size(if writer == Writer::NanoGpt { "block_size" } else { "n_positions" })?;
     let prefix = places.prefix(&PREFIXES, "wte.weight").unwrap_or(PREFIXES[0]);
     let input = InputKind::Tokens { vocabulary, positions: Some(positions) };
     let mut draft = Draft { assembly: Assembly::new("gpt2", input), places, prefix: prefix.to_owned() };
     let table = draft.assembly.parameter(&format!("{prefix}wte.weight"), &[vocabulary, width]);
     let mut x = draft.assembly.push("wte", Embedding { count: vocabulary, width, table }, &[]);
     x = draft.add_rows("wpe", x, positions, width, Rows::From(0));
-    for layer in 0..layers {
-        x = block(config, &mut draft, layer, x)?;
+    for layer in 0..config.layers("n_layer")? {
+        x = block(&sizes, &mut draft, layer, x);
     }
-    x = draft.layer_norm("ln_f", x, width, epsilon);
-    if config.architecture_has("LMHead") || places.find("lm_head.weight").is_some() {
+    x = sizes.norm(&mut draft, "ln_f", x);
+    let has_head = config.architecture_has("LMHead") || writer == Writer::NanoGpt;
+    if has_head || places.find("lm_head.weight").is_some() {
         x = head(config, &mut draft, x, (width, vocabulary))?;
     }
     Ok(draft.finish(x))
@@ -46,35 +67,63 @@ fn head(
     Ok(draft.linear("lm_head", x, (width, vocabulary), false))
 }
 
-fn block(config: &Config<'_>, draft: &mut Draft<'_>, layer: usize, x: ValueId) -> Result<ValueId> {
-    let width = config.size("n_embd")?;
-    let inner = config.size_or("n_inner", 4 * width)?;
-    let epsilon = config.number_or("layer_norm_epsilon", 1e-5)?;
-    let heads = config.size("n_head")?;
+fn sizes(config: &Config<'_>, writer: Writer) -> Result<Sizes> {
+    if config.flag_or("add_cross_attention", false)? {
+        return Err(config.not_built("add_cross_attention"));
+    }
+    let (width, heads) = (config.size("n_embd")?, config.size("n_head")?);
     let mut heads =
         Heads { mask: Mask::Causal, ..Heads::plain(heads, config.divided("n_head", width, heads)?) };
     if !config.flag_or("scale_attn_weights", true)? {
         heads.scale = 1.0;
     }
-    if config.flag_or("scale_attn_by_inverse_layer_idx", false)? {
+    let function = if writer == Writer::NanoGpt { "gelu" } else { "gelu_new" };
+    Ok(Sizes {
+        writer,
+        width,
+        inner: config.size_or("n_inner", 4 * width)?,
+        heads,
+        epsilon: config.number_or("layer_norm_epsilon", 1e-5)?,
+        function: config.activation("activation_function", function)?,
+        has_biases: config.flag_or("bias", true)?,
+        divides_by_layer: config.flag_or("scale_attn_by_inverse_layer_idx", false)?,
+    })
+}
+
+impl Sizes {
+    fn norm(&self, draft: &mut Draft<'_>, name: &str, x: ValueId) -> ValueId {
+        draft.layer_norm_with(name, x, (self.width, self.epsilon), self.has_biases)
+    }
+
+    fn layer(&self, draft: &mut Draft<'_>, name: &str, x: ValueId, sizes: (usize, usize)) -> ValueId {
+        match self.writer {
+            Writer::Transformers => draft.convolution(name, x, sizes),
+            Writer::NanoGpt => draft.linear(name, x, sizes, self.has_biases),
+        }
+    }
+}
+
+fn block(sizes: &Sizes, draft: &mut Draft<'_>, layer: usize, x: ValueId) -> ValueId {
+    let &Sizes { width, inner, function, .. } = sizes;
+    let mut heads = sizes.heads;
+    if sizes.divides_by_layer {
         heads.scale /= (layer + 1) as f64;
     }
     let name = |rest: &str| format!("h.{layer}.{rest}");
 
-    let normal = draft.layer_norm(&name("ln_1"), x, width, epsilon);
-    let all = draft.convolution(&name("attn.c_attn"), normal, (width, 3 * width));
+    let normal = sizes.norm(draft, &name("ln_1"), x);
+    let all = sizes.layer(draft, &name("attn.c_attn"), normal, (width, 3 * width));
     let queries = draft.part(&name("attn.query"), all, width, 0);
     let keys = draft.part(&name("attn.key"), all, width, 1);
     let values = draft.part(&name("attn.value"), all, width, 2);
     let mixed = draft.attention(&name("attn"), [queries, keys, values], &heads);
-    let attended = draft.convolution(&name("attn.c_proj"), mixed, (width, width));
+    let attended = sizes.layer(draft, &name("attn.c_proj"), mixed, (width, width));
     let middle = draft.add(&name("attn.residual"), x, attended);
 
-    let normal = draft.layer_norm(&name("ln_2"), middle, width, epsilon);
-    let hidden = draft.convolution(&name("mlp.c_fc"), normal, (width, inner));
-    let function = config.activation("activation_function", "gelu_new")?;
+    let normal = sizes.norm(draft, &name("ln_2"), middle);
+    let hidden = sizes.layer(draft, &name("mlp.c_fc"), normal, (width, inner));
     let hidden = draft.activation(&name("mlp.act"), hidden, function);
-    let fed = draft.convolution(&name("mlp.c_proj"), hidden, (inner, width));
+    let fed = sizes.layer(draft, &name("mlp.c_proj"), hidden, (inner, width));
     let output = draft.add(&format!("h.{layer}"), middle, fed);
     draft.assembly.block(Block {
         name: format!("h.{layer}"),
@@ -82,5 +131,5 @@ fn block(config: &Config<'_>, draft: &mut Draft<'_>, layer: usize, x: ValueId) -
         output,
         parts: parts((x, attended), &[queries, keys], (middle, fed)),
     });
-    Ok(output)
+    output
 }

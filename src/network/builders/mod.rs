@@ -1,4 +1,5 @@
-//! Networks for checkpoints: from their `config.json`, and what joins a network to the tensors that hold its parameters.
+//! Networks for checkpoints: from their `config.json`, from the shapes of their parameters, from a `model.toml`; and what
+//! joins a network to the tensors that hold its parameters.
 //!
 //! What a network needs and does not find is an error; what it does not use is listed.
 
@@ -8,13 +9,22 @@ mod config;
 mod draft;
 mod gpt2;
 mod llama;
+mod model_toml;
+mod perceptron;
+mod recurrent;
 mod rope;
+mod shapes;
+mod state;
+
+pub use model_toml::from_model_toml;
+pub use shapes::{from_shapes, recurrences};
 
 use std::collections::{BTreeSet, HashMap};
 
 use self::config::Config;
+use self::gpt2::Writer;
 use super::Network;
-use crate::checkpoint::{Checkpoint, Role, Section};
+use crate::checkpoint::{Checkpoint, Layout, Role, Section};
 use crate::error::{ErrorKind, Result};
 use crate::tensor::{Kind, Tensor};
 
@@ -27,9 +37,11 @@ pub struct Built {
     pub tensors: Vec<usize>,
     /// Names of floating tensors of the model that the network does not use, buffers left out.
     pub unused: Vec<String>,
+    /// What neither the checkpoint nor a config says and was taken for granted, a sentence each.
+    pub assumptions: Vec<String>,
 }
 
-/// The network of a checkpoint, by the `config.json` beside it.
+/// The network of a checkpoint, by the `config.json` beside it, or the arguments that nanoGPT keeps with the model.
 ///
 /// # Errors
 /// When there is no config, it is of a model that is not built, or its parameters are not those of the checkpoint.
@@ -39,10 +51,13 @@ pub fn from_config(checkpoint: &Checkpoint) -> Result<Built> {
     };
     let values = checkpoint.config.as_ref().ok_or_else(|| unknown("there is no config.json beside it"))?;
     let config = Config::new(values, &checkpoint.path);
-    let kind = config.text("model_type").ok_or_else(|| unknown("config.json has no model_type"))?;
     let places = Places::of(checkpoint);
+    if checkpoint.layout == Layout::NanoGpt {
+        return Built::join(gpt2::build(&config, Writer::NanoGpt, &places)?, checkpoint);
+    }
+    let kind = config.text("model_type").ok_or_else(|| unknown("config.json has no model_type"))?;
     let network = match kind {
-        "gpt2" => gpt2::build(&config, &places),
+        "gpt2" => gpt2::build(&config, Writer::Transformers, &places),
         "llama" | "mistral" | "qwen2" | "qwen3" => llama::build(&config, kind, &places),
         "bert" | "roberta" | "xlm-roberta" | "camembert" => bert::build(&config, kind, &places),
         "albert" => albert::build(&config, &places),
@@ -84,7 +99,7 @@ impl Built {
             }
         }
         let unused = unused(checkpoint, &tensors);
-        Ok(Self { network, tensors, unused })
+        Ok(Self { network, tensors, unused, assumptions: Vec::new() })
     }
 
     /// The tensor of each parameter.

@@ -1,5 +1,5 @@
 //! Every operation against itself: ⟨u, J·x⟩ = ⟨Jᵀ·u, x⟩ in f64 and f32, J·x and parameter gradients against central
-//! differences in f64. What they are held against besides, PyTorch, is in `tests/network.rs`.
+//! differences in f64. What they are held against besides, PyTorch, is in `tests/network/`.
 
 use super::*;
 use crate::compute::{Cpu, Unary};

@@ -85,7 +85,7 @@ impl Conv2d {
         window: &Window,
         x: &B::Buffer<T>,
     ) -> Result<B::Buffer<T>> {
-        let patches = self.patches(run, window, x)?;
+        let patches = patches(run, window, x)?;
         let gemm = self.gemm(self.outputs / self.groups, columns(window), self.taps());
         let mut y = run.backend.zeros(self.outputs * columns(window))?;
         let gemm = Gemm { transpose_b: true, ..gemm };
@@ -129,7 +129,7 @@ impl Conv2d {
             let gradient = gradients.of(run.backend, bias, &[self.outputs])?;
             run.backend.reduce(self.channels(window), u, &mut gradient.buffer)?;
         }
-        let patches = self.patches(run, window, x)?;
+        let patches = patches(run, window, x)?;
         let by_channel = self.by_channel(run, window, u)?;
         let u = by_channel.as_ref().unwrap_or(u);
         let gemm = self.gemm(self.outputs / self.groups, self.taps(), columns(window));
@@ -158,17 +158,6 @@ impl Conv2d {
         Spread { count: self.outputs, inner: window.places[0] * window.places[1] }
     }
 
-    fn patches<B: Backend, T: Real>(
-        &self,
-        run: &Run<'_, B, T>,
-        window: &Window,
-        x: &B::Buffer<T>,
-    ) -> Result<B::Buffer<T>> {
-        let mut patches = run.backend.zeros(window.patch_length())?;
-        run.backend.im2col(window, T::zero(), x, &mut patches)?;
-        Ok(patches)
-    }
-
     /// `[batch, outputs, …]` with the channels before the batch, unless that is one image.
     fn by_channel<B: Backend, T: Real>(
         &self,
@@ -195,6 +184,16 @@ impl Conv2d {
     pub(super) fn products(&self, output: &[usize]) -> u64 {
         2 * self.taps() as u64 * output.iter().product::<usize>() as u64
     }
+}
+
+fn patches<B: Backend, T: Real>(
+    run: &Run<'_, B, T>,
+    window: &Window,
+    x: &B::Buffer<T>,
+) -> Result<B::Buffer<T>> {
+    let mut patches = run.backend.zeros(window.patch_length())?;
+    run.backend.im2col(window, T::zero(), x, &mut patches)?;
+    Ok(patches)
 }
 
 /// Places of the kernel on all images.

@@ -4,7 +4,7 @@ use crate::rules::Finding;
 
 /// One finding and those like it in later checkpoints.
 #[derive(Debug)]
-pub(super) struct Group<'a> {
+pub(in crate::report) struct Group<'a> {
     /// The earliest.
     pub first: &'a Finding,
     /// Checkpoints that have it.
@@ -12,7 +12,7 @@ pub(super) struct Group<'a> {
 }
 
 /// Findings of the same rule about the same thing, together; worst first, then by the step of the earliest.
-pub(super) fn grouped(findings: &[Finding]) -> Vec<Group<'_>> {
+pub(in crate::report) fn grouped(findings: &[Finding]) -> Vec<Group<'_>> {
     let mut groups: Vec<Group> = Vec::new();
     for finding in findings {
         let same =

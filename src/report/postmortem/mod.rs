@@ -14,7 +14,10 @@ use crate::analysis::model::Analysis;
 use crate::diagnosis::Diagnosis;
 use crate::rules::{Assessment, Finding, NotEvaluated, Overrides};
 
+pub(super) use findings::grouped;
+pub(super) use page::counted;
 pub use page::postmortem_page;
+pub(super) use timeline::draw as draw_timeline;
 
 /// Everything a post-mortem has to say about a run; enough to draw its timeline again.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

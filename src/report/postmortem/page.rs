@@ -251,7 +251,8 @@ fn without_numbers(reason: &str) -> String {
     reason.chars().filter(|character| !character.is_ascii_digit()).collect()
 }
 
-fn counted(count: usize, what: &str) -> String {
+/// A count in words: `no checkpoint`, `1 checkpoint`, `6 checkpoints`.
+pub(in crate::report) fn counted(count: usize, what: &str) -> String {
     match count {
         0 => format!("no {what}"),
         1 => format!("1 {what}"),

@@ -25,7 +25,7 @@ const BROKEN: char = '×';
 const SHADES: [(f64, char); 4] = [(10.0, '█'), (4.0, '▓'), (2.0, '▒'), (1.25, '░')];
 
 /// The drawing, line by line, none of which is wider than 80 columns.
-pub(super) fn draw(analysis: &Analysis, onset: Option<u64>) -> Vec<String> {
+pub(in crate::report) fn draw(analysis: &Analysis, onset: Option<u64>) -> Vec<String> {
     let Some((first, last)) = steps(analysis) else { return Vec::new() };
     let axis = Axis { first, last };
     let points = analysis.log.as_ref().map_or(&[][..], |log| &log.points);

@@ -125,7 +125,7 @@ impl RecurrentCell {
         run: &Run<'_, B, T>,
         x: &Array<B, T>,
         state: &Array<B, T>,
-    ) -> Result<(Array<B, T>, Vec<Array<B, T>>)> {
+    ) -> Result<Advanced<B, T>> {
         let p = self.gates(run, x, self.input_weight, self.input_bias)?;
         let h = self.part(run, state, 0)?;
         let q = self.gates(run, &h, self.state_weight, self.state_bias)?;
@@ -202,7 +202,7 @@ impl RecurrentCell {
         run: &Run<'_, B, T>,
         pulled: &Pulled<B, T>,
     ) -> Result<Array<B, T>> {
-        self.back(run, &pulled.input, self.input_weight, self.inputs)
+        back(run, &pulled.input, self.input_weight, self.inputs)
     }
 
     /// `Jᵀ·u` by the state.
@@ -211,7 +211,7 @@ impl RecurrentCell {
         run: &Run<'_, B, T>,
         pulled: Pulled<B, T>,
     ) -> Result<Array<B, T>> {
-        let mut h = self.back(run, pulled.state(), self.state_weight, self.hidden)?;
+        let mut h = back(run, pulled.state(), self.state_weight, self.hidden)?;
         match (self.kind, pulled.carry) {
             (CellKind::Lstm, Some(c)) => self.join(run, &[h, c]),
             (_, Some(carry)) => {
@@ -277,20 +277,6 @@ impl RecurrentCell {
         Ok(sums.reshaped(&[batch, self.kind.gates() * self.hidden]))
     }
 
-    /// `u·W` for each row u.
-    fn back<B: Backend, T: Real>(
-        &self,
-        run: &Run<'_, B, T>,
-        u: &Array<B, T>,
-        weight: ParameterId,
-        columns: usize,
-    ) -> Result<Array<B, T>> {
-        let mut x = Array::zeros(run.backend, &[u.rows(), columns])?;
-        let gemm = gemm(u.rows(), columns, u.columns());
-        run.backend.gemm(&gemm, &u.buffer, &run.weights.get(weight).buffer, &mut x.buffer)?;
-        Ok(x)
-    }
-
     /// One part of states, `[batch, hidden]`.
     fn part<B: Backend, T: Real>(
         &self,
@@ -331,6 +317,19 @@ fn gemm<T: Real>(m: usize, n: usize, k: usize) -> Gemm<T> {
     Gemm { batch: 1, m, n, k, transpose_a: false, transpose_b: false, alpha, beta }
 }
 
+/// `u·W` for each row u.
+fn back<B: Backend, T: Real>(
+    run: &Run<'_, B, T>,
+    u: &Array<B, T>,
+    weight: ParameterId,
+    columns: usize,
+) -> Result<Array<B, T>> {
+    let mut x = Array::zeros(run.backend, &[u.rows(), columns])?;
+    let gemm = gemm(u.rows(), columns, u.columns());
+    run.backend.gemm(&gemm, &u.buffer, &run.weights.get(weight).buffer, &mut x.buffer)?;
+    Ok(x)
+}
+
 /// `x ∘ y`.
 fn times<B: Backend, T: Real>(run: &Run<'_, B, T>, x: &Array<B, T>, y: &Array<B, T>) -> Result<Array<B, T>> {
     let mut z = Array::zeros(run.backend, &x.shape)?;
@@ -354,13 +353,11 @@ fn accumulate<B: Backend, T: Real>(
     sum: &mut Option<Array<B, T>>,
     term: Array<B, T>,
 ) -> Result<()> {
-    match sum {
-        Some(sum) => sum.add(run.backend, &term),
-        None => {
-            *sum = Some(term);
-            Ok(())
-        }
+    if let Some(sum) = sum {
+        return sum.add(run.backend, &term);
     }
+    *sum = Some(term);
+    Ok(())
 }
 
 /// A function of x and its derivative.
@@ -399,6 +396,9 @@ fn stack<B: Backend, T: Real>(run: &Run<'_, B, T>, gates: &[&Array<B, T>]) -> Re
     }
     Ok(y)
 }
+
+/// The next state, and what derivatives need.
+type Advanced<B, T> = (Array<B, T>, Vec<Array<B, T>>);
 
 /// The parts of the next state, and what derivatives need.
 type Stepped<B, T> = (Vec<Array<B, T>>, Vec<Array<B, T>>);

@@ -2,15 +2,27 @@
 //!
 //! Whatever comes from a file stands in code spans, where it can mention nobody, link nowhere and close no tag.
 
+mod clip;
+mod difference;
+mod postmortem;
+
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 
 use super::Report;
 use super::items::{Item, items};
+use super::jacobian;
 use super::terminal::evidence;
 use super::text::safe_sentence;
+use crate::analysis::model::Measured;
+use crate::clip::Snippet;
 use crate::gate::{Effect, Judgement, Outcome, title};
-use crate::number::{bytes, grouped};
+use crate::number::{bytes, counted, grouped};
+use crate::rules::NotEvaluated;
+
+pub use clip::clip_markdown;
+pub use difference::difference_markdown;
+pub use postmortem::postmortem_markdown;
 
 /// Items of one heading that are written out before the rest is counted: a comment has a longest length.
 const SHOWN: usize = 20;
@@ -41,7 +53,7 @@ fn write(report: &Report, out: &mut String) -> fmt::Result {
             section(title, folded, &own, out)?;
         }
     }
-    not_evaluated(report, out)
+    not_evaluated(&report.not_evaluated, out)
 }
 
 fn heading(gate: &Judgement, out: &mut String) -> fmt::Result {
@@ -63,10 +75,13 @@ fn heading(gate: &Judgement, out: &mut String) -> fmt::Result {
 fn checkpoints(report: &Report, out: &mut String) -> fmt::Result {
     for checkpoint in &report.analysis.checkpoints {
         let size = checkpoint.files.iter().map(|file| file.bytes).fold(0, u64::saturating_add);
-        let tensors = grouped(checkpoint.tensors.len() as u64);
+        let tensors = counted(checkpoint.tensors.len() as u64, "tensor");
         let step = checkpoint.step.value().map(|step| format!(", step {}", grouped(*step)));
         let (name, step) = (code(&checkpoint.name), step.unwrap_or_default());
-        writeln!(out, "{name}: {tensors} tensors, {}{step}\n", bytes(size))?;
+        writeln!(out, "{name}: {tensors}, {}{step}\n", bytes(size))?;
+        if let Measured::Value(jacobian) = &checkpoint.jacobian {
+            jacobian::write_markdown(jacobian, out)?;
+        }
     }
     Ok(())
 }
@@ -96,16 +111,16 @@ fn section(heading: &str, folded: bool, items: &[&Item<'_>], out: &mut String) -
 }
 
 /// Rules by the reason that they share.
-fn not_evaluated(report: &Report, out: &mut String) -> fmt::Result {
+fn not_evaluated(entries: &[NotEvaluated], out: &mut String) -> fmt::Result {
     let mut reasons: BTreeMap<&str, BTreeMap<&str, u64>> = BTreeMap::new();
-    for entry in &report.not_evaluated {
+    for entry in entries {
         let rule = entry.rule.as_deref().unwrap_or("elements");
         *reasons.entry(&entry.reason).or_default().entry(rule).or_default() += 1;
     }
     if reasons.is_empty() {
         return Ok(());
     }
-    writeln!(out, "<details><summary>Not evaluated: {}</summary>\n", report.not_evaluated.len())?;
+    writeln!(out, "<details><summary>Not evaluated: {}</summary>\n", entries.len())?;
     for (reason, rules) in reasons.iter().take(SHOWN) {
         let rules = rules.iter().map(|(rule, count)| match count {
             1 => (*rule).to_owned(),
@@ -119,8 +134,31 @@ fn not_evaluated(report: &Report, out: &mut String) -> fmt::Result {
     writeln!(out, "\n</details>")
 }
 
+/// Lines to copy, each under the place it is for.
+fn snippets(all: &[Snippet], indent: &str, out: &mut String) -> fmt::Result {
+    for one in all {
+        writeln!(out, "{indent}- {}: {}", code(&one.place), code(&one.text))?;
+    }
+    Ok(())
+}
+
+/// A table: names of columns, and cells that stand in code spans as far as they are names.
+fn table(columns: &[&str], rows: &[Vec<String>], out: &mut String) -> fmt::Result {
+    writeln!(out, "| {} |", columns.join(" | "))?;
+    writeln!(out, "|---{}|", "|---:".repeat(columns.len() - 1))?;
+    for row in rows {
+        let cells = row.iter().enumerate().map(|(index, cell)| {
+            // A pipe ends a cell, in a code span too.
+            let cell = if index == 0 { code(cell) } else { cell.clone() };
+            cell.replace('|', "\\|")
+        });
+        writeln!(out, "| {} |", cells.collect::<Vec<_>>().join(" | "))?;
+    }
+    writeln!(out)
+}
+
 /// A sentence as a code span that nothing in it can end.
-fn code(sentence: &str) -> String {
+pub(super) fn code(sentence: &str) -> String {
     let sentence = safe_sentence(sentence);
     let longest = sentence.split(|character| character != '`').map(str::len).max().unwrap_or_default();
     let fence = "`".repeat(longest + 1);

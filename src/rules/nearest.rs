@@ -1,7 +1,7 @@
 //! The name that a mistyped one was probably meant to be.
 
 /// ` (did you mean …?)` for the nearest of `known`, or nothing where none is near.
-pub(super) fn did_you_mean<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+pub fn did_you_mean<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     let lower = written.to_lowercase();
     let distance = |name: &str| strsim::damerau_levenshtein(&lower, &name.to_lowercase());
     // Codes differ in a digit or two, so that only one may be wrong; of longer names, a third.

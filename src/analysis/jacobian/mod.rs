@@ -1,0 +1,36 @@
+//! Jacobians of networks at the states they really take, known by their products alone.
+//!
+//! One algorithm a file, over [`Operator`](crate::analysis::spectrum::operator::Operator). Knows no thresholds and opens no
+//! file.
+
+pub mod cost;
+pub mod depths;
+pub mod exact;
+pub mod frobenius;
+pub mod initial;
+pub mod logarithm;
+pub mod lyapunov;
+pub mod mean_field;
+pub mod measure;
+pub mod parameters;
+pub mod probe;
+mod question;
+pub mod recurrences;
+pub mod segment;
+pub mod spectrum;
+pub mod stages;
+pub mod watched;
+
+pub use question::{Prepared, Question, prepare};
+
+/// Precision of products.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Precision {
+    /// f32, as networks are trained: enough for singular values to six digits.
+    F32,
+    /// f64, for what must be held against a reference.
+    F64,
+}
+
+#[cfg(test)]
+mod tests;

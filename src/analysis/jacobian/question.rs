@@ -1,0 +1,227 @@
+//! From a checkpoint and what is asked about it to a network, a probe, and their Jacobians.
+
+use std::path::{Path, PathBuf};
+
+use super::measure::Options;
+use super::parameters::Parameters;
+use super::probe::{self, Probe, Wanted};
+use super::spectrum::Request;
+use super::{Precision, cost, measure, measure::planned, recurrences};
+use crate::analysis::model::{DType, JacobianAnalysis, JacobianCost, JacobianSetting, ProbeKind};
+use crate::checkpoint::Checkpoint;
+use crate::compute::{Cpu, Real};
+use crate::context::Context;
+use crate::error::{Error, ErrorKind, Result};
+use crate::files::InputFile;
+use crate::network::builders::{self, Built};
+
+/// What is asked about the Jacobians of a checkpoint.
+#[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command, independent of the others")]
+pub struct Question {
+    /// A file that says what the network is.
+    pub model: Option<PathBuf>,
+    /// A file of inputs.
+    pub input: Option<PathBuf>,
+    /// Length of a sequence.
+    pub tokens: usize,
+    /// Inputs.
+    pub draws: usize,
+    /// Seed of everything random.
+    pub seed: u64,
+    /// Pairs of products that the largest singular values are sought with.
+    pub pairs: usize,
+    /// All singular values, where a map is small enough.
+    pub exact: bool,
+    /// Where the singular values lie.
+    pub density: bool,
+    /// The largest singular value from the first state to each depth.
+    pub depth_spectra: bool,
+    /// The architecture as it is initialised.
+    pub initial: bool,
+    /// Operations beside branches and blocks.
+    pub per_operation: bool,
+    /// Precision of products.
+    pub precision: Precision,
+}
+
+/// Random vectors that the rest of a Frobenius norm is estimated with.
+pub const PROBES: usize = 16;
+
+impl Default for Question {
+    fn default() -> Self {
+        Self {
+            model: None,
+            input: None,
+            tokens: 32,
+            draws: 3,
+            seed: 0,
+            pairs: 20,
+            exact: false,
+            density: false,
+            depth_spectra: false,
+            initial: true,
+            per_operation: false,
+            precision: Precision::F32,
+        }
+    }
+}
+
+/// A network with its probe, ready to be measured.
+pub struct Prepared {
+    built: Built,
+    probe: Probe,
+    precision: Precision,
+    options: Options,
+    path: PathBuf,
+}
+
+/// Builds the network of `checkpoint` and makes its probe.
+///
+/// # Errors
+/// When the network is none that is known, parameters are missing, or the probe cannot be used.
+pub fn prepare(checkpoint: &Checkpoint, question: &Question, context: &Context) -> Result<Prepared> {
+    let built = build(checkpoint, question.model.as_deref(), context)?;
+    let wanted = Wanted {
+        tokens: question.tokens,
+        draws: question.draws,
+        seed: question.seed,
+        image: context.input_size.clone(),
+    };
+    let probe = match &question.input {
+        Some(path) => probe::read(path, &built.network, &wanted, context)?,
+        None => probe::draw(&built.network, &wanted).map_err(|message| refused(&checkpoint.path, message))?,
+    };
+    let spectrum = Request {
+        pairs: question.pairs,
+        probes: PROBES,
+        density: question.density,
+        exact: question.exact,
+        seed: question.seed,
+    };
+    let options = Options {
+        spectrum,
+        per_operation: question.per_operation,
+        depth_spectra: question.depth_spectra,
+        initial: question.initial,
+    };
+    Ok(Prepared { built, probe, precision: question.precision, options, path: checkpoint.path.clone() })
+}
+
+fn refused(path: &Path, message: String) -> Error {
+    ErrorKind::Probe { message }.in_file(path)
+}
+
+/// The largest `model.toml`.
+const LARGEST_MODEL: u64 = 1 << 20;
+
+/// The network that the file says; without one that of the config beside the checkpoint, or of the parameters' shapes.
+fn build(checkpoint: &Checkpoint, model: Option<&Path>, context: &Context) -> Result<Built> {
+    if let Some(path) = model {
+        let file = InputFile::open(path, context)?;
+        if file.len() > LARGEST_MODEL {
+            let kind =
+                ErrorKind::TooLarge { what: "the model file", actual: file.len(), limit: LARGEST_MODEL };
+            return Err(kind.in_file(path));
+        }
+        let mut buffer = Vec::new();
+        let bytes = file.bytes(0..file.len(), &mut buffer)?;
+        let text = std::str::from_utf8(bytes).map_err(|_| {
+            ErrorKind::SideFile { what: "the model file", message: "it is not UTF-8".to_owned() }
+                .in_file(path)
+        })?;
+        return builders::from_model_toml(text, path, checkpoint);
+    }
+    match builders::from_config(checkpoint) {
+        Err(error) if matches!(error.kind, ErrorKind::UnknownArchitecture { .. }) => {
+            let by_shapes = builders::from_shapes(checkpoint);
+            // What the config says matters more than what shapes do not.
+            if checkpoint.config.is_some() { by_shapes.map_err(|_| error) } else { by_shapes }
+        }
+        built => built,
+    }
+}
+
+impl Prepared {
+    /// Where it will be measured, and what that takes on so many threads.
+    ///
+    /// # Errors
+    /// When the probe is not of a shape that the network takes.
+    pub fn plan(&self, threads: usize) -> Result<(JacobianSetting, JacobianCost)> {
+        let shape = self.probe.feeds.first().map(|feed| feed.input.shape()).unwrap_or_default();
+        let (network, draws) = (&self.built.network, self.probe.feeds.len());
+        let cost = match self.precision {
+            Precision::F32 => cost::of::<f32>(network, &shape, draws, &self.options, threads),
+            Precision::F64 => cost::of::<f64>(network, &shape, draws, &self.options, threads),
+        };
+        let cost = cost.map_err(|message| refused(&self.path, message))?;
+        Ok((self.setting(), cost))
+    }
+
+    /// Measures; `None` when the user asked to stop.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn measure(&self, checkpoint: &Checkpoint, context: &Context) -> Result<Option<JacobianAnalysis>> {
+        match self.precision {
+            Precision::F32 => self.measure_in::<f32>(checkpoint, context),
+            Precision::F64 => self.measure_in::<f64>(checkpoint, context),
+        }
+    }
+
+    fn measure_in<T: Real>(
+        &self,
+        checkpoint: &Checkpoint,
+        context: &Context,
+    ) -> Result<Option<JacobianAnalysis>> {
+        let (network, feeds) = (&self.built.network, &self.probe.feeds);
+        let (tensors, config) = (self.built.tensors(checkpoint), checkpoint.config.as_ref());
+        planned(network, feeds.len(), &self.options, context);
+        let parameters = Parameters::<_, T>::read(&Cpu, network, &tensors)?;
+        let Some((found, initial)) =
+            measure::of_network(&Cpu, network, &parameters, config, feeds, &self.options, context)?
+        else {
+            return Ok(None);
+        };
+        let recurrences = if parameters.is_resident() {
+            let data = feeds.first().filter(|_| self.probe.kind == ProbeKind::Data);
+            let seed = self.options.spectrum.seed;
+            context.progress.say("recurrences");
+            match recurrences::measure(&Cpu, network, &parameters, data, seed, context)? {
+                Some(found) => found,
+                None => return Ok(None),
+            }
+        } else {
+            Vec::new()
+        };
+        Ok(Some(JacobianAnalysis {
+            architecture: network.architecture.clone(),
+            setting: self.setting(),
+            unused: self.built.unused.clone(),
+            assumptions: self.built.assumptions.clone(),
+            parts: found.parts,
+            end_to_end: found.end_to_end,
+            initial,
+            depths: found.depths,
+            recurrences,
+        }))
+    }
+
+    fn setting(&self) -> JacobianSetting {
+        let request = &self.options.spectrum;
+        JacobianSetting {
+            probe: self.probe.kind,
+            file: self.probe.file.clone(),
+            shape: self.probe.shape.clone(),
+            tokens: self.probe.tokens.clone(),
+            draws: self.probe.feeds.len() as u64,
+            seed: request.seed,
+            dtype: match self.precision {
+                Precision::F32 => DType::F32,
+                Precision::F64 => DType::F64,
+            },
+            pairs: request.pairs as u64,
+            probes: request.probes as u64,
+        }
+    }
+}

@@ -1,0 +1,386 @@
+//! Networks of a few blocks, against their dense Jacobians and against each other.
+
+use std::sync::Arc;
+
+use super::measure::{Found, Options, of_network};
+use super::parameters::Parameters;
+use super::spectrum::Request;
+use super::stages::{are_a_chain, stages};
+use super::{cost, exact};
+use crate::analysis::jacobian::segment::SegmentJacobian;
+use crate::analysis::model::{Measured, PartKind, Spread};
+use crate::analysis::spectrum::bidiagonal;
+use crate::compute::{Cpu, Unary};
+use crate::context::Context;
+use crate::files::InputFile;
+use crate::network::{
+    Activation, Add, Assembly, Attention, Block, Feed, Input, InputKind, LayerNorm, Linear, Mask, Network,
+    Part, Segment, Tape, Targets, ValueId, Weights,
+};
+use crate::random::Stream;
+use crate::tensor::{DType, Tensor};
+
+const TOKENS: usize = 5;
+const WIDTH: usize = 8;
+
+const OPTIONS: Options = Options {
+    spectrum: Request { pairs: 20, probes: 16, density: false, exact: false, seed: 3 },
+    per_operation: false,
+    depth_spectra: true,
+    initial: false,
+};
+
+fn linear(assembly: &mut Assembly, name: &str, from: ValueId, inputs: usize, outputs: usize) -> ValueId {
+    let weight = assembly.parameter(&format!("{name}.weight"), &[outputs, inputs]);
+    let bias = Some(assembly.parameter(&format!("{name}.bias"), &[outputs]));
+    assembly.push(name, Linear { inputs, outputs, weight, bias, transposed: false }, &[from])
+}
+
+fn norm(assembly: &mut Assembly, name: &str, from: ValueId) -> ValueId {
+    let gain = Some(assembly.parameter(&format!("{name}.weight"), &[WIDTH]));
+    let norm = LayerNorm { columns: WIDTH, centred: true, epsilon: 1e-5, gain, bias: None };
+    assembly.push(name, norm, &[from])
+}
+
+/// Pre-norm blocks of attention and feed-forward on features.
+fn transformer(blocks: usize) -> Network {
+    let input = InputKind::Features { shape: vec![None, Some(WIDTH)] };
+    let mut own = Assembly::new("gpt2-like", input);
+    let mut state = own.input();
+    for index in 0..blocks {
+        let start = state;
+        let name = |part: &str| format!("h.{index}.{part}");
+        let normed = norm(&mut own, &name("ln_1"), start);
+        let [queries, keys, values] =
+            ["q", "k", "v"].map(|part| linear(&mut own, &name(part), normed, WIDTH, WIDTH));
+        let heads =
+            Attention { heads: 2, shared: 2, width: WIDTH / 2, scale: 0.5, cap: None, mask: Mask::Causal };
+        let mixed = own.push(&name("attention"), heads, &[queries, keys, values]);
+        let attended = linear(&mut own, &name("o"), mixed, WIDTH, WIDTH);
+        let middle = own.push(&name("residual"), Add, &[start, attended]);
+        let normed = norm(&mut own, &name("ln_2"), middle);
+        let wide = linear(&mut own, &name("up"), normed, WIDTH, 2 * WIDTH);
+        let active = own.push(&name("act"), Activation { function: Unary::Tanh }, &[wide]);
+        let down = linear(&mut own, &name("down"), active, 2 * WIDTH, WIDTH);
+        state = own.push(&name("out"), Add, &[middle, down]);
+        own.block(Block {
+            name: format!("h.{index}"),
+            input: start,
+            output: state,
+            parts: vec![
+                Part {
+                    name: "attention".to_owned(),
+                    input: start,
+                    output: attended,
+                    logits_from: vec![queries, keys],
+                },
+                Part { name: "mlp".to_owned(), input: middle, output: down, logits_from: Vec::new() },
+            ],
+        });
+    }
+    let logits = linear(&mut own, "head", state, WIDTH, 11);
+    own.finish(logits)
+}
+
+/// Layers of tanh without blocks.
+fn perceptron(layers: usize) -> Network {
+    let mut own = Assembly::new("sequential", InputKind::Features { shape: vec![Some(WIDTH)] });
+    let mut state = own.input();
+    for index in 0..layers {
+        let before = linear(&mut own, &format!("{index}"), state, WIDTH, WIDTH);
+        state = own.push(&format!("{index}.act"), Activation { function: Unary::Tanh }, &[before]);
+    }
+    own.finish(state)
+}
+
+/// A file with random parameters, each of `gain` over the root of its last size.
+fn tensors(network: &Network, gain: f64) -> (tempfile::TempDir, Vec<Tensor>) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("parameters");
+    let mut bytes: Vec<u8> = Vec::new();
+    let mut places = Vec::new();
+    for (index, parameter) in network.parameters.iter().enumerate() {
+        let count = parameter.shape.iter().product::<usize>();
+        let first = bytes.len() as u64;
+        let scale = gain / (*parameter.shape.last().unwrap() as f64).sqrt();
+        for value in Stream::new(5, index as u64).normals(count) {
+            bytes.extend((scale * value).to_le_bytes());
+        }
+        places.push(first..bytes.len() as u64);
+    }
+    std::fs::write(&path, bytes).unwrap();
+    let file = Arc::new(InputFile::open(&path, &Context::default()).unwrap());
+    let tensor = |(parameter, place): (&crate::network::Parameter, std::ops::Range<u64>)| {
+        let shape = parameter.shape.iter().map(|&size| size as u64).collect();
+        Tensor::contiguous(DType::F64, shape, file.clone(), place).unwrap()
+    };
+    let tensors = network.parameters.iter().zip(places).map(tensor).collect();
+    (folder, tensors)
+}
+
+fn feeds(network: &Network, draws: u64) -> Vec<Feed> {
+    let shape = match &network.input {
+        InputKind::Features { shape } if shape.len() == 2 => vec![1, TOKENS, WIDTH],
+        _ => vec![1, WIDTH],
+    };
+    let count = shape.iter().product();
+    let feed = |draw| {
+        Feed::from(Input::Features { shape: shape.clone(), values: Stream::new(9, draw).normals(count) })
+    };
+    (0..draws).map(feed).collect()
+}
+
+fn measured(network: &Network, tensors: &[Tensor], feeds: &[Feed], options: &Options) -> Found {
+    let tensors: Vec<&Tensor> = tensors.iter().collect();
+    let context = Context::default();
+    let parameters = Parameters::<_, f64>::read(&Cpu, network, &tensors).unwrap();
+    of_network(&Cpu, network, &parameters, None, feeds, options, &context).unwrap().unwrap().0
+}
+
+/// All singular values of the dense Jacobian of a segment at one input.
+fn dense(network: &Network, tensors: &[Tensor], feed: &Feed, segment: Segment) -> Vec<f64> {
+    let mut weights = Weights::<Cpu, f64>::none(network);
+    let tensors: Vec<&Tensor> = tensors.iter().collect();
+    let last = ValueId(network.nodes.len() - 1);
+    weights.load(&Cpu, network, &tensors, &network.parameters_between(None, last)).unwrap();
+    let mut tape = Tape::new(network, &Cpu, feed).unwrap();
+    tape.advance(&weights, last).unwrap();
+    let operator = SegmentJacobian { backend: &Cpu, tape: &tape, weights: &weights, segment };
+    let (rows, columns) = (tape.length(operator.segment.to), tape.length(operator.segment.from));
+    let matrix = exact::dense(&Cpu, &operator, &Context::default()).unwrap().unwrap();
+    bidiagonal::singular_values(matrix, rows, columns).unwrap()
+}
+
+fn mean(value: &Measured<Spread>) -> f64 {
+    value.value().unwrap().mean
+}
+
+#[track_caller]
+fn assert_near(found: f64, expected: f64, relative: f64) {
+    assert!((found / expected - 1.0).abs() <= relative, "{found} is not within {relative} of {expected}");
+}
+
+#[test]
+fn blocks_branches_and_the_whole_have_the_values_of_their_dense_jacobians() {
+    let network = transformer(3);
+    let (_folder, tensors) = tensors(&network, 1.5);
+    let feeds = feeds(&network, 2);
+    let found = measured(&network, &tensors, &feeds, &OPTIONS);
+    let names: Vec<&str> = found.parts.iter().map(|part| part.name.as_str()).collect();
+    assert_eq!(names[..3], ["h.0 attention", "h.0 mlp", "h.0"]);
+    assert_eq!(found.parts.len(), 9);
+    let stages = stages(&network, false);
+    for (stage, parts) in stages.iter().zip(found.parts.chunks(3)) {
+        let segments = stage.parts.iter().map(|part| part.segment.clone()).chain([stage.segment.clone()]);
+        for (segment, part) in segments.zip(parts) {
+            let all: Vec<Vec<f64>> =
+                feeds.iter().map(|feed| dense(&network, &tensors, feed, segment.clone())).collect();
+            let expected = all.iter().map(|values| values[0]).sum::<f64>() / all.len() as f64;
+            assert_near(mean(&part.spectral_norm), expected, 1e-6);
+            for (draw, values) in part.draws.iter().zip(&all) {
+                let own = draw.value().unwrap().frobenius_norm;
+                let exact = values.iter().map(|x| x * x).sum::<f64>().sqrt();
+                // √(2/16)·√Σσ⁴ of what the space of 20 directions leaves, which is less than the values from the 11th on.
+                let rest = values[10..].iter().map(|x| x.powi(4)).sum::<f64>().sqrt();
+                let deviation = (2.0f64 / 16.0).sqrt() * rest / (2.0 * exact);
+                assert!(
+                    (own.value - exact).abs() <= 4.0 * deviation,
+                    "{}: {own:?} {exact} {deviation}",
+                    part.name
+                );
+                assert!(own.standard_error < 2.0 * deviation, "{}: {own:?} {deviation}", part.name);
+            }
+        }
+    }
+    let whole = found.end_to_end.value().unwrap();
+    let expected: f64 = feeds
+        .iter()
+        .map(|feed| dense(&network, &tensors, feed, Segment::new(network.entry(), network.exit()))[0])
+        .sum::<f64>()
+        / feeds.len() as f64;
+    assert_near(mean(&whole.spectral_norm), expected, 1e-6);
+    let last = &found.depths.value().unwrap()[2];
+    assert_near(mean(&last.spectral_norm), expected, 1e-6);
+}
+
+#[test]
+fn exact_measurement_gives_the_whole_spectrum() {
+    let network = transformer(2);
+    let (_folder, tensors) = tensors(&network, 1.0);
+    let feeds = feeds(&network, 1);
+    let options = Options { spectrum: Request { exact: true, ..OPTIONS.spectrum }, ..OPTIONS };
+    let found = measured(&network, &tensors, &feeds, &options);
+    let expected = dense(&network, &tensors, &feeds[0], Segment::new(network.entry(), network.exit()));
+    let own = found.end_to_end.value().unwrap().draws[0].value().unwrap();
+    assert_near(own.spectral_norm.value, expected[0], 1e-12);
+    assert_near(own.frobenius_norm.value, expected.iter().map(|x| x * x).sum::<f64>().sqrt(), 1e-12);
+    assert_near(*own.smallest.value().unwrap(), *expected.last().unwrap(), 1e-9);
+    let logarithm = expected.iter().map(|x| x.ln()).sum::<f64>() / expected.len() as f64;
+    assert!((own.mean_logarithm.value().unwrap() - logarithm).abs() < 1e-9);
+}
+
+#[test]
+fn the_gain_by_depth_is_that_of_the_dense_jacobians() {
+    let network = transformer(3);
+    let (_folder, tensors) = tensors(&network, 1.5);
+    let feeds = feeds(&network, 1);
+    let options = Options { spectrum: Request { probes: 400, ..OPTIONS.spectrum }, ..OPTIONS };
+    let found = measured(&network, &tensors, &feeds, &options);
+    let n = (TOKENS * WIDTH) as f64;
+    let frobenius = |from: ValueId, to: ValueId| {
+        dense(&network, &tensors, &feeds[0], Segment::new(from, to)).iter().map(|x| x * x).sum::<f64>().sqrt()
+    };
+    for (depth, block) in found.depths.value().unwrap().iter().zip(&network.blocks) {
+        // 400 vectors: the standard error is at most 1/√800 of the value for one direction that carries everything.
+        assert_near(depth.from_input.mean, frobenius(network.entry(), block.output) / n.sqrt(), 0.12);
+        // The mean square length of a random gradient, Σσ²/N.
+        assert_near(depth.gradient.mean, frobenius(block.input, network.exit()) / n.sqrt(), 0.12);
+    }
+}
+
+#[test]
+fn labels_give_the_gradient_that_goes_back() {
+    let network = transformer(2);
+    let (_folder, tensors) = tensors(&network, 1.0);
+    let mut feeds = feeds(&network, 1);
+    feeds[0].targets = Some(Targets::Classes(vec![0, 3, 5, 10, 2]));
+    let found = measured(&network, &tensors, &feeds, &OPTIONS);
+    // The loss by itself, at two points near the first state and near the last: the ratio of the lengths of its gradients.
+    let loss = |at: ValueId, index: usize, shift: f64| -> f64 {
+        let mut weights = Weights::<Cpu, f64>::none(&network);
+        let refs: Vec<&Tensor> = tensors.iter().collect();
+        let last = ValueId(network.nodes.len() - 1);
+        weights.load(&Cpu, &network, &refs, &network.parameters_between(None, last)).unwrap();
+        let mut tape = Tape::new(&network, &Cpu, &feeds[0]).unwrap();
+        tape.advance(&weights, last).unwrap();
+        let mut logits = tape.download(network.output).unwrap();
+        let mut unit = vec![0.0; tape.length(at)];
+        unit[index] = shift;
+        let change = tape.jvp(&weights, &Segment::new(at, network.output), unit).unwrap();
+        logits.iter_mut().zip(change).for_each(|(logit, change)| *logit += change);
+        let classes = [0usize, 3, 5, 10, 2];
+        let rows = logits.chunks_exact(11).zip(classes);
+        rows.map(|(row, class)| row.iter().map(|x| x.exp()).sum::<f64>().ln() - row[class]).sum::<f64>() / 5.0
+    };
+    let length = |at: ValueId| -> f64 {
+        let slope = |index| (loss(at, index, 1e-5) - loss(at, index, -1e-5)) / 2e-5;
+        (0..TOKENS * WIDTH).map(|index| slope(index).powi(2)).sum::<f64>().sqrt()
+    };
+    let expected = length(network.entry()) / length(network.exit());
+    assert_near(found.depths.value().unwrap()[0].gradient.mean, expected, 1e-6);
+}
+
+#[test]
+fn the_paths_through_an_attention_are_its_parts_held_still() {
+    let network = transformer(1);
+    let (_folder, tensors) = tensors(&network, 2.0);
+    let feeds = feeds(&network, 1);
+    // One block alone is the network; its branches are measured all the same.
+    let found = measured(&network, &tensors, &feeds, &OPTIONS);
+    assert!(found.parts.iter().all(|part| part.kind != PartKind::Block));
+    let own = found.parts[0].paths.value().unwrap();
+    let part = &network.blocks[0].parts[0];
+    let frozen = Segment { frozen: part.logits_from.clone(), ..Segment::new(part.input, part.output) };
+    assert_near(own.value, dense(&network, &tensors, &feeds[0], frozen)[0], 1e-3);
+    // The triangle inequality, both ways.
+    let whole = found.parts[0].spectral_norm.value().unwrap().mean;
+    assert!(whole <= (own.value + own.softmax) * 1.001 && own.softmax <= (whole + own.value) * 1.001);
+}
+
+#[test]
+fn a_network_without_blocks_is_measured_layer_by_layer() {
+    let network = perceptron(4);
+    let (_folder, tensors) = tensors(&network, 1.0);
+    let feeds = feeds(&network, 2);
+    let stages = stages(&network, false);
+    let names: Vec<&str> = stages.iter().map(|stage| stage.name.as_str()).collect();
+    assert_eq!(names, ["0", "1", "2", "3"]);
+    assert!(are_a_chain(&network, &stages));
+    let found = measured(&network, &tensors, &feeds, &OPTIONS);
+    assert_eq!(found.parts.len(), 4);
+    let expected = dense(&network, &tensors, &feeds[0], Segment::new(ValueId(0), network.output));
+    let own = found.end_to_end.value().unwrap();
+    assert_near(own.draws[0].value().unwrap().spectral_norm.value, expected[0], 1e-10);
+    assert_eq!((own.rows, own.columns), (WIDTH as u64, WIDTH as u64));
+}
+
+#[test]
+fn every_operation_is_measured_where_it_was_asked_for() {
+    let network = transformer(1);
+    let (_folder, tensors) = tensors(&network, 1.0);
+    let options = Options { per_operation: true, depth_spectra: false, ..OPTIONS };
+    let found = measured(&network, &tensors, &feeds(&network, 1), &options);
+    let names: Vec<&str> = found
+        .parts
+        .iter()
+        .filter(|part| part.kind == PartKind::Operation)
+        .map(|part| part.name.as_str())
+        .collect();
+    assert_eq!(
+        names,
+        [
+            "h.0.ln_1",
+            "h.0.q",
+            "h.0.k",
+            "h.0.v",
+            "h.0.attention by h.0.q",
+            "h.0.attention by h.0.k",
+            "h.0.attention by h.0.v",
+            "h.0.o",
+            "h.0.ln_2",
+            "h.0.up",
+            "h.0.act",
+            "h.0.down",
+        ]
+    );
+    let own = found.parts.iter().find(|part| part.name == "h.0.up").unwrap();
+    // A linear map on every token has the norm of its matrix.
+    let index = network.parameters.iter().position(|parameter| parameter.name == "h.0.up.weight").unwrap();
+    let mut values = Vec::new();
+    tensors[index].read_f64(0..tensors[index].count(), &mut values).unwrap();
+    let expected = bidiagonal::singular_values(values, 2 * WIDTH, WIDTH).unwrap()[0];
+    assert_near(mean(&own.spectral_norm), expected, 1e-3);
+}
+
+#[test]
+fn the_same_numbers_come_out_on_any_number_of_threads() {
+    let network = transformer(3);
+    let (_folder, tensors) = tensors(&network, 1.5);
+    let feeds = feeds(&network, 3);
+    let on = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| {
+            let found = measured(&network, &tensors, &feeds, &OPTIONS);
+            (found.parts, found.end_to_end, found.depths)
+        })
+    };
+    let one = on(1);
+    assert_eq!(one, on(2));
+    assert_eq!(one, on(5));
+}
+
+#[test]
+fn the_plan_counts_what_is_multiplied() {
+    let network = transformer(3);
+    let options = Options { depth_spectra: false, ..OPTIONS };
+    let cost = cost::of::<f32>(&network, &[1, TOKENS, WIDTH], 2, &options, 2).unwrap();
+    assert_eq!((cost.blocks, cost.parts, cost.state), (3, 9, 40));
+    // Of each of 9 parts 2·20 + 16, 60 for the paths of each of 3 attentions, of the whole 56 and 32 over depth.
+    assert_eq!(cost.products, 2 * (9 * 56 + 3 * 60 + 56 + 32));
+    assert!(cost.is_resident && cost.operations > 0 && cost.bytes() > cost.parameter_bytes);
+}
+
+#[test]
+fn parameters_that_come_and_go_give_the_same_numbers() {
+    let network = transformer(3);
+    let (_folder, tensors) = tensors(&network, 1.5);
+    let feeds = feeds(&network, 1);
+    let resident = measured(&network, &tensors, &feeds, &OPTIONS);
+    let tensors: Vec<&Tensor> = tensors.iter().collect();
+    let stored: Parameters<'_, Cpu, f64> = Parameters::Stored { network: &network, tensors: &tensors };
+    let found = of_network(&Cpu, &network, &stored, None, &feeds, &OPTIONS, &Context::default());
+    let found = found.unwrap().unwrap().0;
+    assert_eq!(found.parts, resident.parts);
+    assert_eq!(found.end_to_end, resident.end_to_end);
+    assert_eq!(found.depths, resident.depths);
+}

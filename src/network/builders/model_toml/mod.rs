@@ -1,0 +1,227 @@
+//! Networks as a `model.toml` writes them down: layers one after the other, with labels for what goes around them.
+//!
+//! `docs/model-toml.md` describes the format. Sizes come from the checkpoint's own tensors; the file says what no shape tells.
+
+mod images;
+mod layers;
+mod table;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use self::table::{Source, Table};
+use super::Built;
+use super::state::State;
+use crate::checkpoint::Checkpoint;
+use crate::error::Result;
+use crate::network::{Assembly, Block, InputKind, Operation, ValueId};
+
+/// Keys and values of a table, with their places.
+type Keys = BTreeMap<Spanned<String>, Spanned<toml::Value>>;
+
+/// The file as it is written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    /// What the network is called.
+    name: Option<String>,
+    /// What it takes.
+    input: Keys,
+    /// What is computed, in order.
+    layer: Vec<Keys>,
+}
+
+/// Layers above it are those of no network.
+const MOST_LAYERS: usize = 4096;
+
+/// Numbers of a value above it are those of no network that is computed here.
+const MOST_NUMBERS: usize = 1 << 40;
+
+/// The label of what the network is given.
+const INPUT: &str = "input";
+
+/// The network that `text`, the file at `path`, says a checkpoint is of.
+///
+/// # Errors
+/// With line and column, when it is not TOML, a key or an operation is unknown, a value is missing or of the wrong kind, a
+/// layer cannot take what it is given, or the checkpoint has no such parameters.
+pub fn from_model_toml(text: &str, path: &Path, checkpoint: &Checkpoint) -> Result<Built> {
+    let source = Source { text, path };
+    let file: File = toml::from_str(text)
+        .map_err(|error| source.refuse(error.message(), error.span().map_or(0, |span| span.start)))?;
+    let state = State::of(checkpoint);
+    let mut writing = Writing::new(&source, &state, &file)?;
+    if file.layer.is_empty() || file.layer.len() > MOST_LAYERS {
+        let message = format!("1 to {MOST_LAYERS} layers are needed, there are {}", file.layer.len());
+        return Err(source.refuse(&message, 0));
+    }
+    for keys in &file.layer {
+        writing.layer(&Table::new(&source, keys, "op")?)?;
+    }
+    let output = writing.last.expect("there is a layer");
+    Built::join(writing.assembly.finish(output), checkpoint)
+}
+
+/// A network while its layers are read.
+struct Writing<'w> {
+    state: &'w State<'w>,
+    assembly: Assembly,
+    /// Values by their labels.
+    labels: BTreeMap<String, ValueId>,
+    /// What the layer before gives; `None` in front of an embedding.
+    last: Option<ValueId>,
+    /// The shape of one input with a batch of 1, where all sizes are known.
+    input: Option<Vec<usize>>,
+    /// The shapes of values that follow from it.
+    shapes: Vec<Option<Vec<usize>>>,
+    /// The block that is being written.
+    block: Option<Block>,
+}
+
+impl<'w> Writing<'w> {
+    fn new(source: &'w Source<'w>, state: &'w State<'w>, file: &'w File) -> Result<Self> {
+        let kind = input(&Table::of_input(source, &file.input)?)?;
+        let known = match &kind {
+            InputKind::Features { shape } => {
+                let sizes: Option<Vec<usize>> = shape.iter().copied().collect();
+                sizes.map(|sizes| [vec![1], sizes].concat())
+            }
+            InputKind::Tokens { .. } => None,
+        };
+        let is_features = matches!(kind, InputKind::Features { .. });
+        let mut writing = Self {
+            state,
+            assembly: Assembly::new(file.name.as_deref().unwrap_or("model.toml"), kind),
+            labels: BTreeMap::new(),
+            last: None,
+            input: known.clone(),
+            shapes: Vec::new(),
+            block: None,
+        };
+        if is_features {
+            let input = writing.assembly.input();
+            writing.shapes.push(known);
+            writing.labels.insert(INPUT.to_owned(), input);
+            writing.last = Some(input);
+        }
+        Ok(writing)
+    }
+
+    /// Reads one layer.
+    fn layer(&mut self, table: &Table<'_>) -> Result<()> {
+        let (name, label, block) = (table.text("name")?, table.text("as")?, table.text("block")?);
+        let first = match table.text("from")? {
+            Some(label) => Some(self.labelled(table, "from", label)?),
+            None => self.last,
+        };
+        let mut inputs: Vec<ValueId> = first.into_iter().collect();
+        for label in table.texts("with")? {
+            inputs.push(self.labelled(table, "with", label)?);
+        }
+        let count = self.assembly.count();
+        let node = label.or(name).map_or_else(|| format!("{}.{count}", table.op()), str::to_owned);
+        let output = layers::push(self, table, &node, &inputs)?;
+        table.finish()?;
+        self.check_shapes(table)?;
+        if let Some(label) = label.or(name)
+            && self.labels.insert(label.to_owned(), output).is_some()
+        {
+            let key = if table.has("as") { "as" } else { "name" };
+            let message = format!("{label} is the label of an earlier value; give this one another with as");
+            return Err(table.refuse_at(key, &message));
+        }
+        self.within(table, block, first, output)?;
+        self.last = Some(output);
+        Ok(())
+    }
+
+    fn labelled(&self, table: &Table<'_>, key: &str, label: &str) -> Result<ValueId> {
+        self.labels.get(label).copied().ok_or_else(|| {
+            let near = table::did_you_mean(label, self.labels.keys().map(String::as_str));
+            table.refuse_at(key, &format!("no earlier value has the label {}{near}", label.escape_debug()))
+        })
+    }
+
+    /// An operation on earlier values.
+    fn push(&mut self, node: &str, operation: impl Into<Operation>, inputs: &[ValueId]) -> ValueId {
+        self.assembly.push(node, operation, inputs)
+    }
+
+    /// The shape of a value, where it is known.
+    fn shape(&self, value: ValueId) -> Option<&[usize]> {
+        self.shapes.get(value.0)?.as_deref()
+    }
+
+    /// That the new nodes take what they are given, as far as shapes are known.
+    fn check_shapes(&mut self, table: &Table<'_>) -> Result<()> {
+        for index in self.shapes.len()..self.assembly.count() {
+            let value = ValueId(index);
+            let inputs = self.assembly.inputs(value);
+            let known: Option<Vec<&[usize]>> = inputs.iter().map(|&input| self.shape(input)).collect();
+            let shape = match (&self.input, known) {
+                (Some(input), Some(known)) => {
+                    let shape = self.assembly.operation(value).shaped().shape(input, &known);
+                    let shape = shape.map_err(|message| table.refuse_at("op", &message))?;
+                    if is_too_large(&shape) {
+                        return Err(
+                            table.refuse_at("op", &format!("gives {shape:?}, more than can be computed"))
+                        );
+                    }
+                    Some(shape)
+                }
+                _ => None,
+            };
+            self.shapes.push(shape);
+        }
+        Ok(())
+    }
+
+    /// Puts the layer into the block that it says it is in.
+    fn within(
+        &mut self,
+        table: &Table<'_>,
+        name: Option<&str>,
+        input: Option<ValueId>,
+        output: ValueId,
+    ) -> Result<()> {
+        let goes_on = self.block.as_ref().map(|block| block.name.as_str()) == name;
+        if !goes_on && let Some(block) = self.block.take() {
+            self.assembly.block(block);
+        }
+        match (&mut self.block, name) {
+            (Some(block), _) => block.output = output,
+            (None, Some(name)) => {
+                let input =
+                    input.ok_or_else(|| table.refuse_at("block", "a block begins behind the embedding"))?;
+                self.block = Some(Block { name: name.to_owned(), input, output, parts: Vec::new() });
+            }
+            (None, None) => {}
+        }
+        Ok(())
+    }
+}
+
+/// Whether a value of this shape has too many numbers, also to count them.
+fn is_too_large(shape: &[usize]) -> bool {
+    let count = shape.iter().try_fold(1usize, |count, &size| count.checked_mul(size));
+    count.is_none_or(|count| count > MOST_NUMBERS)
+}
+
+/// What the network takes.
+fn input(table: &Table<'_>) -> Result<InputKind> {
+    let kind = match table.size("vocabulary")? {
+        Some(vocabulary) => InputKind::Tokens { vocabulary, positions: table.size("positions")? },
+        None => {
+            let shape = table.free_sizes("shape")?;
+            if is_too_large(&shape.iter().flatten().copied().collect::<Vec<_>>()) {
+                return Err(table.refuse_at("shape", "shape is that of more numbers than can be computed"));
+            }
+            InputKind::Features { shape }
+        }
+    };
+    table.finish()?;
+    Ok(kind)
+}

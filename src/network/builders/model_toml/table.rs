@@ -1,0 +1,209 @@
+//! One table of a `model.toml`, asked by key; what is wrong with it is said with line and column.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use toml::{Spanned, Value};
+
+use super::Keys;
+use crate::error::{At, Error, ErrorKind, Result};
+
+/// The text of a file, for errors with a place.
+pub(super) struct Source<'s> {
+    pub text: &'s str,
+    pub path: &'s Path,
+}
+
+impl Source<'_> {
+    pub fn refuse(&self, message: &str, byte: usize) -> Error {
+        let kind = ErrorKind::SideFile { what: "the model file", message: message.to_owned() };
+        kind.in_file(self.path).at(At::in_text(self.text, byte))
+    }
+}
+
+/// Sizes above it are those of no network.
+const LARGEST: i64 = 1 << 27;
+
+/// Keys with their values, and which of them were asked for.
+pub(super) struct Table<'t> {
+    source: &'t Source<'t>,
+    keys: &'t Keys,
+    op: &'t str,
+    start: usize,
+    asked: RefCell<BTreeSet<&'static str>>,
+}
+
+impl<'t> Table<'t> {
+    /// A layer, whose operation is under `key`.
+    pub fn new(source: &'t Source<'t>, keys: &'t Keys, key: &'static str) -> Result<Self> {
+        let mut table = Self::of_input(source, keys)?;
+        let op =
+            table.text(key)?.ok_or_else(|| source.refuse("a layer needs its operation: op", table.start))?;
+        table.op = op;
+        table.start = table.value(key).map_or(table.start, |value| value.span().start);
+        Ok(table)
+    }
+
+    /// A table that is no layer.
+    #[expect(clippy::unnecessary_wraps, reason = "layers and the input are read alike")]
+    pub fn of_input(source: &'t Source<'t>, keys: &'t Keys) -> Result<Self> {
+        let start = keys.keys().map(|key| key.span().start).min().unwrap_or(0);
+        Ok(Self { source, keys, op: "input", start, asked: RefCell::default() })
+    }
+
+    /// The operation's name.
+    pub const fn op(&self) -> &'t str {
+        self.op
+    }
+
+    fn value(&self, key: &str) -> Option<&'t Spanned<Value>> {
+        self.keys.iter().find(|(own, _)| own.get_ref() == key).map(|(_, value)| value)
+    }
+
+    fn ask(&self, key: &'static str) -> Option<&'t Spanned<Value>> {
+        self.asked.borrow_mut().insert(key);
+        self.value(key)
+    }
+
+    /// Whether a key is there.
+    pub fn has(&self, key: &str) -> bool {
+        self.value(key).is_some()
+    }
+
+    /// That a key's value will not do; that the operation will not, where there is no such key.
+    pub fn refuse_at(&self, key: &str, message: &str) -> Error {
+        self.source.refuse(message, self.value(key).map_or(self.start, |value| value.span().start))
+    }
+
+    fn wrong(&self, key: &str, wanted: &str) -> Error {
+        self.refuse_at(key, &format!("{key} of {} is {wanted}", self.op))
+    }
+
+    /// That a key is missing.
+    pub fn missing(&self, key: &str) -> Error {
+        self.source.refuse(&format!("{} needs {key}", self.op), self.start)
+    }
+
+    /// That every key was asked for.
+    pub fn finish(&self) -> Result<()> {
+        let asked = self.asked.borrow();
+        match self.keys.keys().find(|key| !asked.contains(key.get_ref().as_str())) {
+            None => Ok(()),
+            Some(key) => {
+                let near = did_you_mean(key.get_ref(), asked.iter().copied());
+                let message = format!("{} has no key {}{near}", self.op, key.get_ref().escape_debug());
+                Err(self.source.refuse(&message, key.span().start))
+            }
+        }
+    }
+
+    pub fn text(&self, key: &'static str) -> Result<Option<&'t str>> {
+        match self.ask(key).map(Spanned::get_ref) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(_) => Err(self.wrong(key, "a text")),
+        }
+    }
+
+    /// One text, or several.
+    pub fn texts(&self, key: &'static str) -> Result<Vec<&'t str>> {
+        let wrong = || self.wrong(key, "a text or a list of them");
+        match self.ask(key).map(Spanned::get_ref) {
+            None => Ok(Vec::new()),
+            Some(Value::String(text)) => Ok(vec![text]),
+            Some(Value::Array(values)) => {
+                values.iter().map(|value| value.as_str().ok_or_else(wrong)).collect()
+            }
+            Some(_) => Err(wrong()),
+        }
+    }
+
+    pub fn flag(&self, key: &'static str, otherwise: bool) -> Result<bool> {
+        match self.ask(key).map(Spanned::get_ref) {
+            None => Ok(otherwise),
+            Some(Value::Boolean(flag)) => Ok(*flag),
+            Some(_) => Err(self.wrong(key, "true or false")),
+        }
+    }
+
+    pub fn number(&self, key: &'static str) -> Result<Option<f64>> {
+        match self.ask(key).map(Spanned::get_ref) {
+            None => Ok(None),
+            Some(Value::Float(number)) if number.is_finite() => Ok(Some(*number)),
+            Some(Value::Integer(number)) => Ok(Some(*number as f64)),
+            Some(_) => Err(self.wrong(key, "a number")),
+        }
+    }
+
+    /// A positive number; what is added to variances.
+    pub fn positive(&self, key: &'static str, otherwise: f64) -> Result<f64> {
+        match self.number(key)? {
+            None => Ok(otherwise),
+            Some(number) if number > 0.0 => Ok(number),
+            Some(_) => Err(self.wrong(key, "a positive number")),
+        }
+    }
+
+    /// A positive size.
+    pub fn size(&self, key: &'static str) -> Result<Option<usize>> {
+        let wrong = || self.wrong(key, "a positive size");
+        self.ask(key).map(|value| size(value.get_ref(), 1).ok_or_else(wrong)).transpose()
+    }
+
+    /// A count from 0 on.
+    pub fn count(&self, key: &'static str) -> Result<Option<usize>> {
+        let wrong = || self.wrong(key, "a number of places");
+        self.ask(key).map(|value| size(value.get_ref(), 0).ok_or_else(wrong)).transpose()
+    }
+
+    /// A size that must be there.
+    pub fn needed(&self, key: &'static str) -> Result<usize> {
+        self.size(key)?.ok_or_else(|| self.missing(key))
+    }
+
+    /// One size for each of so many axes; a single one is that of all.
+    pub fn sizes(&self, key: &'static str, axes: usize, least: i64) -> Result<Option<Vec<usize>>> {
+        let wrong = || self.wrong(key, &format!("a size, or one for each of {axes} axes"));
+        let Some(value) = self.ask(key) else { return Ok(None) };
+        let sizes = match value.get_ref() {
+            Value::Array(values) if values.len() == axes => {
+                values.iter().map(|value| size(value, least)).collect()
+            }
+            Value::Array(_) => None,
+            value => size(value, least).map(|size| vec![size; axes]),
+        };
+        sizes.map(Some).ok_or_else(wrong)
+    }
+
+    /// How many sizes are listed under a key.
+    pub fn listed(&self, key: &'static str) -> Option<usize> {
+        self.ask(key).and_then(|value| value.get_ref().as_array()).map(Vec::len)
+    }
+
+    /// A list of sizes, `"any"` where any will do.
+    pub fn free_sizes(&self, key: &'static str) -> Result<Vec<Option<usize>>> {
+        let wrong = || self.wrong(key, "a list of sizes, or of \"any\" where any will do");
+        let value = self.ask(key).ok_or_else(|| self.missing(key))?;
+        let values = value.get_ref().as_array().filter(|values| !values.is_empty()).ok_or_else(wrong)?;
+        let free = |value: &Value| match value {
+            Value::String(text) if text == "any" => Ok(None),
+            value => size(value, 1).map(Some).ok_or_else(wrong),
+        };
+        values.iter().map(free).collect()
+    }
+}
+
+fn size(value: &Value, least: i64) -> Option<usize> {
+    let size = value.as_integer().filter(|size| (least..LARGEST).contains(size))?;
+    usize::try_from(size).ok()
+}
+
+/// ` (did you mean …?)` for the nearest of `known`, or nothing where none is near.
+pub(super) fn did_you_mean<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+    let distance = |name: &str| strsim::damerau_levenshtein(&written.to_lowercase(), &name.to_lowercase());
+    let nearest = known.into_iter().map(|name| (distance(name), name)).min_by_key(|(distance, _)| *distance);
+    nearest
+        .filter(|(distance, name)| *distance <= (name.chars().count() / 3).clamp(1, 3))
+        .map_or_else(String::new, |(_, name)| format!(" (did you mean {name}?)"))
+}

@@ -1,0 +1,60 @@
+//! The tensors of a model as builders ask for them: by canonical name, with their shapes.
+
+use super::Places;
+use crate::checkpoint::{Checkpoint, Section};
+use crate::error::{Error, ErrorKind, Result};
+use crate::tensor::Kind;
+
+/// A checkpoint's model, without its numbers.
+pub(super) struct State<'c> {
+    pub checkpoint: &'c Checkpoint,
+    pub places: Places<'c>,
+}
+
+/// Sizes above it are those of no network.
+const LARGEST: u64 = 1 << 27;
+
+impl<'c> State<'c> {
+    pub fn of(checkpoint: &'c Checkpoint) -> Self {
+        Self { checkpoint, places: Places::of(checkpoint) }
+    }
+
+    /// That the network cannot be told, and why.
+    pub fn unknown(&self, message: impl Into<String>) -> Error {
+        ErrorKind::UnknownArchitecture { message: message.into() }.in_file(&self.checkpoint.path)
+    }
+
+    /// Canonical names of the model's floating tensors, in file order.
+    pub fn names(&self) -> Vec<&'c str> {
+        let is_float = |tensor: &&crate::checkpoint::CheckpointTensor| {
+            tensor.section == Section::Model
+                && tensor.tensor.as_ref().is_ok_and(|tensor| tensor.dtype.kind() == Kind::Float)
+        };
+        let tensors = self.checkpoint.tensors.iter().filter(is_float);
+        tensors.map(|tensor| tensor.canonical_name.as_str()).collect()
+    }
+
+    pub fn has(&self, name: &str) -> bool {
+        self.places.find(name).is_some()
+    }
+
+    /// The shape of a tensor; `None` where there is none of this name.
+    ///
+    /// # Errors
+    /// When it cannot be read, or a size is none that a layer has.
+    pub fn shape(&self, name: &str) -> Result<Option<Vec<usize>>> {
+        let Some(index) = self.places.find(name) else { return Ok(None) };
+        let named = &self.checkpoint.tensors[index];
+        let tensor = named.tensor.as_ref().map_err(Clone::clone)?;
+        if tensor.shape.iter().any(|&size| size == 0 || size > LARGEST) {
+            let message = format!("{name} has shape {:?}, which no layer has", tensor.shape);
+            return Err(self.unknown(message).for_tensor(&named.name));
+        }
+        Ok(Some(tensor.shape.iter().map(|&size| size as usize).collect()))
+    }
+}
+
+/// A name below another, which may be that of the whole.
+pub(super) fn below(prefix: &str, leaf: &str) -> String {
+    if prefix.is_empty() { leaf.to_owned() } else { format!("{prefix}.{leaf}") }
+}

@@ -1,0 +1,131 @@
+//! A quantity of every parameter along the depth of the network, by kind.
+
+use std::collections::BTreeMap;
+
+use plotters::backend::DrawingBackend;
+
+use super::canvas::{
+    Area, Axes, Draw, Drawn, Entry, Mark, PANEL, crosses, dots, horizontal, legend, legend_height, panel,
+    series,
+};
+use super::palette::{AXIS, KINDS, TROUBLE};
+use super::scale::Scale;
+use crate::analysis::model::{Degenerate, Measured, Role};
+use crate::report::terminal::name_of;
+
+/// What the kinds beyond the colours that there are are called together.
+const OTHERS: &str = "others";
+
+/// Whether a kind is no kind: parameters that have nothing in common are no series.
+fn is_mixed(kind: &str) -> bool {
+    kind == OTHERS || kind == name_of(&Role::Other)
+}
+
+/// One parameter.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Place {
+    /// Its layer's position in forward order.
+    pub order: u64,
+    /// What it does there.
+    pub role: Role,
+    /// The quantity; none where it is not finite.
+    pub value: Option<f64>,
+}
+
+/// A quantity along depth.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Depth {
+    /// The quantity and its unit.
+    quantity: &'static str,
+    /// Values by kind, in forward order: those of the most parameters first, biases last.
+    kinds: Vec<(String, Vec<(f64, f64)>)>,
+    /// Layers in which it is not finite.
+    broken: Vec<f64>,
+    /// Limits to hold it against, with their names.
+    limits: Vec<(String, f64)>,
+}
+
+impl Depth {
+    /// The quantity of `places`; nothing where none has it.
+    pub fn new(quantity: &'static str, places: &[Place], limits: Vec<(String, f64)>) -> Option<Self> {
+        let mut by_role: BTreeMap<Role, Vec<(f64, f64)>> = BTreeMap::new();
+        let mut broken = Vec::new();
+        for place in places {
+            match place.value {
+                // A logarithm has no place for 0: what is all zero is a finding of its own.
+                Some(value) if value > 0.0 && value.is_finite() => {
+                    by_role.entry(place.role).or_default().push((place.order as f64, value));
+                }
+                Some(0.0) => {}
+                _ => broken.push(place.order as f64),
+            }
+        }
+        if by_role.is_empty() && broken.is_empty() {
+            return None;
+        }
+        let mut by_role: Vec<(Role, Vec<(f64, f64)>)> = by_role.into_iter().collect();
+        let is_bias = |role: Role| matches!(role, Role::Bias | Role::NormBias);
+        by_role.sort_by_key(|(role, values)| (is_bias(*role), std::cmp::Reverse(values.len())));
+        let mut kinds: Vec<(String, Vec<(f64, f64)>)> =
+            by_role.into_iter().map(|(role, values)| (name_of(&role), values)).collect();
+        if kinds.len() > KINDS.len() {
+            let others: Vec<(f64, f64)> =
+                kinds.drain(KINDS.len() - 1..).flat_map(|(_, values)| values).collect();
+            kinds.push((OTHERS.to_owned(), others));
+        }
+        for (_, values) in &mut kinds {
+            values.sort_by(|one, other| one.0.total_cmp(&other.0));
+        }
+        broken.sort_by(f64::total_cmp);
+        Some(Self { quantity, kinds, broken, limits })
+    }
+
+    fn entries(&self) -> Vec<Entry> {
+        let mark = |name: &str| if is_mixed(name) { Mark::Dot } else { Mark::Line };
+        let kinds =
+            self.kinds.iter().zip(KINDS).map(|((name, _), color)| Entry::new(name, color, mark(name)));
+        let limits = self.limits.iter().map(|(name, _)| Entry::new(name, AXIS, Mark::Dashes));
+        let broken = (!self.broken.is_empty()).then(|| Entry::new("not finite", TROUBLE, Mark::Cross));
+        kinds.chain(limits).chain(broken).collect()
+    }
+}
+
+impl Draw for Depth {
+    fn height(&self) -> u32 {
+        legend_height(&self.entries()) + PANEL
+    }
+
+    fn draw<B: DrawingBackend>(&self, area: &Area<B>) -> Drawn<B> {
+        let body = legend(&self.entries(), area)?;
+        let points = self.kinds.iter().flat_map(|(_, values)| values);
+        let layers = points.clone().map(|point| point.0).chain(self.broken.iter().copied());
+        let (first, last) =
+            layers.fold((f64::INFINITY, 0.0), |(low, high), one| (one.min(low), one.max(high)));
+        let x = Scale::whole(if first.is_finite() { first - 0.5 } else { 0.0 }, last + 0.5);
+        let y = Scale::positive(points.map(|point| point.1).chain(self.limits.iter().map(|limit| limit.1)));
+        let axes = Axes { x: &x, y: &y, x_name: "layer, in forward order", y_name: self.quantity };
+        let mut chart = panel(&body, &axes)?;
+        for (_, limit) in &self.limits {
+            horizontal(&mut chart, &axes, *limit, AXIS)?;
+        }
+        for ((name, values), color) in self.kinds.iter().zip(KINDS) {
+            if is_mixed(name) {
+                dots(&mut chart, &axes, values, color)?;
+            } else {
+                series(&body, &mut chart, &axes, values, color)?;
+            }
+        }
+        crosses(&body, &chart, &axes, &self.broken)
+    }
+}
+
+/// A parameter's place by a quantity of it: without a value where it is not finite, nothing where it was not measured.
+pub(super) fn place_of(order: u64, role: Role, quantity: &Measured<f64>) -> Option<Place> {
+    match quantity {
+        Measured::Value(value) => Some(Place { order, role, value: Some(*value) }),
+        Measured::Degenerate(Degenerate::NoFiniteElement | Degenerate::Overflow) => {
+            Some(Place { order, role, value: None })
+        }
+        Measured::NotMeasured(_) | Measured::Degenerate(_) => None,
+    }
+}

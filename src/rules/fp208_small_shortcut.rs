@@ -1,0 +1,80 @@
+//! B8: a branch that gives far more than the shortcut beside it carries.
+
+use super::jacobians::{jacobian, probe, wanted};
+use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
+use crate::analysis::model::{CheckpointAnalysis, PartJacobian, PartKind};
+use crate::number::short;
+
+pub(super) static RULE: Rule = Rule {
+    code: "FP208",
+    name: "small-shortcut",
+    summary: "a branch of a residual block gives far more than the shortcut beside it carries",
+    page: include_str!("../../docs/rules/FP208-small-shortcut.md"),
+    severity: Severity::Warning,
+    confidence: Confidence::Heuristic,
+    needs: Needs::JACOBIAN,
+    thresholds: &[Threshold {
+        name: "ratio",
+        default: 10.0,
+        unit: "times the shortcut's RMS",
+        source: "failure catalogue, B8; GPT-2 as it is initialised has about 2",
+    }],
+    check: Check::Checkpoint(check),
+};
+
+fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mut Findings) {
+    let Some(jacobian) = jacobian(checkpoint) else { return };
+    let limit = thresholds.get("ratio");
+    let is_branch = |part: &&PartJacobian| {
+        matches!(part.kind, PartKind::Attention | PartKind::FeedForward | PartKind::Branch)
+    };
+    for part in jacobian.parts.iter().filter(is_branch) {
+        let subject = Subject::Layer(part.name.clone());
+        let Some(shortcut) = wanted(&part.input_rms, &subject, "size of its shortcut", findings) else {
+            continue;
+        };
+        let Some(branch) = wanted(&part.output_rms, &subject, "size of its output", findings) else {
+            continue;
+        };
+        let ratio = branch.mean / shortcut.mean;
+        if shortcut.mean > 0.0 && ratio > limit {
+            let message = format!(
+                "{} gives an RMS of {} beside a shortcut of {}: {} times as much (limit {}), on {}",
+                part.name,
+                short(branch.mean),
+                short(shortcut.mean),
+                short(ratio),
+                short(limit),
+                probe(&jacobian.setting),
+            );
+            findings
+                .push(
+                    subject,
+                    message,
+                    "enlarge what the shortcut carries (scale the embedding by sqrt(width), or normalise it), or start the branch smaller",
+                )
+                .against("branch over shortcut", ratio, limit, "1");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::test_jacobian::{branch, network};
+    use crate::rules::test_support::{judge, judge_with};
+
+    #[test]
+    fn a_branch_of_more_than_ten_times_its_shortcut_is_a_warning() {
+        let of = |ratio| network(vec![branch("h.0 attention", PartKind::Attention, 0.02, 0.02 * ratio)]);
+        assert_eq!(judge(&RULE, &of(10.5)).told(), [(Severity::Warning, "h.0 attention".to_owned())]);
+        assert!(judge(&RULE, &of(9.5)).is_clean());
+        assert!(judge_with(&RULE, &of(10.5), &[("ratio", 20.0)]).is_clean());
+    }
+
+    #[test]
+    fn whole_blocks_and_operations_are_no_branches() {
+        let block = network(vec![branch("h.0", PartKind::Block, 0.02, 2.0)]);
+        assert!(judge(&RULE, &block).is_clean());
+    }
+}

@@ -1,0 +1,111 @@
+//! A block whose Jacobian is far larger than those of the other blocks.
+
+use super::jacobians::{jacobian, parts, probe, wanted};
+use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
+use crate::analysis::model::{CheckpointAnalysis, PartKind};
+use crate::number::short;
+use crate::robust::median;
+
+pub(super) static RULE: Rule = Rule {
+    code: "FP802",
+    name: "block-gain-outlier",
+    summary: "the Jacobian of one block is far larger than those of the other blocks",
+    page: include_str!("../../docs/rules/FP802-block-gain-outlier.md"),
+    severity: Severity::Warning,
+    confidence: Confidence::Heuristic,
+    needs: Needs::JACOBIAN,
+    thresholds: &[
+        Threshold {
+            name: "ratio",
+            default: 10.0,
+            unit: "times the median sigma_1 of the blocks",
+            source: "60 in a transformer trained too hot, 1.5 as initialised (docs/jacobian.md)",
+        },
+        Threshold {
+            name: "gain",
+            default: 10.0,
+            unit: "sigma_1",
+            source: "below it a block is large only beside blocks that do nothing",
+        },
+    ],
+    check: Check::Checkpoint(check),
+};
+
+/// Fewer blocks have no usual gain.
+const FEWEST: usize = 3;
+
+fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mut Findings) {
+    let Some(jacobian) = jacobian(checkpoint) else { return };
+    let mut norms = Vec::new();
+    for part in parts(jacobian, PartKind::Block) {
+        let subject = Subject::Layer(part.name.clone());
+        if let Some(norm) = wanted(&part.spectral_norm, &subject, "sigma_1", findings) {
+            norms.push((part, norm.mean));
+        }
+    }
+    if norms.len() < FEWEST {
+        return;
+    }
+    let Some(usual) = median(norms.iter().map(|(_, norm)| *norm)) else { return };
+    let (limit, least) = (thresholds.get("ratio"), thresholds.get("gain"));
+    for (part, norm) in norms {
+        if norm > limit * usual && norm > least {
+            let message = format!(
+                "{} multiplies small changes up to {}-fold (sigma_1, {}), {} times the median of the blocks (limit {})",
+                part.name,
+                short(norm),
+                probe(&jacobian.setting),
+                short(norm / usual),
+                short(limit),
+            );
+            let finding = findings.push(
+                Subject::Layer(part.name.clone()),
+                message,
+                "look at its attention and feed-forward branches, and at what its weights did between checkpoints (flashpoint diff)",
+            );
+            finding
+                .against("sigma_1 over the blocks' median", norm / usual, limit, "1")
+                .evidence("sigma_1", norm, "1");
+            if let Some(paths) = branch_paths(jacobian, part.block) {
+                finding.evidence("sigma_1 through the values of its attention", paths.value, "1").evidence(
+                    "sigma_1 through its softmax",
+                    paths.softmax,
+                    "1",
+                );
+            }
+        }
+    }
+}
+
+fn branch_paths(
+    jacobian: &crate::analysis::model::JacobianAnalysis,
+    block: Option<u64>,
+) -> Option<&crate::analysis::model::AttentionPaths> {
+    parts(jacobian, PartKind::Attention).find(|part| part.block == block)?.paths.value()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::test_jacobian::blocks;
+    use crate::rules::test_support::{judge, judge_with};
+
+    #[test]
+    fn a_block_of_more_than_ten_times_the_median_is_named() {
+        let hot = blocks(&[863.0, 14.3, 13.5, 13.0]);
+        assert_eq!(judge(&RULE, &hot).told(), [(Severity::Warning, "h.0".to_owned())]);
+        assert!(judge_with(&RULE, &hot, &[("ratio", 100.0)]).is_clean());
+        assert!(judge(&RULE, &blocks(&[3.96, 3.1, 2.6, 2.34])).is_clean());
+    }
+
+    #[test]
+    fn blocks_that_do_nothing_make_no_outlier_of_one_that_works() {
+        assert!(judge(&RULE, &blocks(&[9.0, 0.1, 0.1, 0.1])).is_clean());
+        assert_eq!(judge(&RULE, &blocks(&[11.0, 0.1, 0.1, 0.1])).told().len(), 1);
+    }
+
+    #[test]
+    fn two_blocks_have_no_usual_gain() {
+        assert!(judge(&RULE, &blocks(&[900.0, 1.0])).is_clean());
+    }
+}

@@ -1,0 +1,277 @@
+//! Reports that people look at, as the commands write them: pages, Markdown, plots, and what happens to them on the way.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// A command with a report, and what its page and its Markdown must say.
+struct Report {
+    command: &'static [&'static str],
+    says: &'static [&'static str],
+    plots: &'static [&'static str],
+}
+
+const REPORTS: [Report; 5] = [
+    Report {
+        command: &["inspect", "fixtures/runs/rnn-exploding/checkpoint-0400"],
+        says: &["rnn.weight_hh_l0", "FP203", "FP210", "critical", "spectral radius"],
+        plots: &["layer-norms", "exponents", "spectrum-1"],
+    },
+    Report {
+        command: &["postmortem", "fixtures/runs/gpt-spike"],
+        says: &[
+            "gradient-spike",
+            "lm_head.weight",
+            "187",
+            "checkpoint-160",
+            "max_grad_norm",
+            "FP501",
+            "loss",
+        ],
+        plots: &["training", "layers-by-interval", "layer-norms", "update-ratios"],
+    },
+    Report {
+        command: &["clip", "fixtures/clip/bloom-176b.jsonl"],
+        says: &["0.1563", "clip_grad_norm_", "ZClip", "AutoClip", "regret", "31,207"],
+        plots: &["clipping"],
+    },
+    Report {
+        command: &["gate", "fixtures/runs/rnn-exploding/checkpoint-0400"],
+        says: &["fail", "FP203", "built-in", "rnn.weight_hh_l0"],
+        plots: &["layer-norms", "exponents"],
+    },
+    Report {
+        command: &[
+            "diff",
+            "fixtures/runs/gpt-spike/checkpoint-160",
+            "fixtures/runs/gpt-spike/checkpoint-200",
+        ],
+        says: &["lm_head.weight", "29 of 29 tensors changed", "cosine"],
+        plots: &["changes"],
+    },
+];
+
+fn flashpoint(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_flashpoint"))
+        .args(arguments)
+        .output()
+        .expect("the binary under test can be started")
+}
+
+fn printed(arguments: &[&str]) -> String {
+    String::from_utf8(flashpoint(arguments).stdout).expect("reports are UTF-8")
+}
+
+fn with<'a>(command: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
+    command.iter().chain(more).copied().collect()
+}
+
+#[test]
+fn every_page_and_every_markdown_tells_the_story() {
+    for report in REPORTS {
+        for format in ["html", "markdown"] {
+            let text = printed(&with(report.command, &["--format", format]));
+            for sentence in report.says {
+                assert!(text.contains(sentence), "{:?} as {format} does not say {sentence}", report.command);
+            }
+            assert!(
+                text.contains("ot evaluated") || report.command[0] == "diff",
+                "{:?} as {format}",
+                report.command
+            );
+        }
+    }
+}
+
+#[test]
+fn every_page_is_whole_and_needs_nothing_beside_it() {
+    for report in REPORTS {
+        let page = printed(&with(report.command, &["--format", "html"]));
+        assert!(page.starts_with("<!doctype html>") && page.trim_end().ends_with("</html>"));
+        assert!(page.contains("<figure>") && page.contains("screen and (prefers-color-scheme:dark)"));
+        let addresses = page.replace("xmlns=\"http://www.w3.org/2000/svg\"", "");
+        for outside in ["http://", "https://", "src=", "<link", "url(", "@import"] {
+            assert!(!addresses.contains(outside), "{:?}: {outside}", report.command);
+        }
+    }
+}
+
+#[test]
+fn a_page_in_a_file_is_the_page_on_stdout_and_the_same_every_time() {
+    let folder = tempfile::tempdir().expect("a temporary directory can be made");
+    for report in REPORTS {
+        let file = folder.path().join("report.html");
+        let file_name = file.to_str().expect("temporary paths are UTF-8");
+        // The ending says the format.
+        flashpoint(&with(report.command, &["--output", file_name]));
+        let written = std::fs::read(&file).expect("the page was written");
+        assert!(written == printed(&with(report.command, &["--format", "html"])).as_bytes());
+        let threads = printed(&with(report.command, &["--format", "html", "--threads", "1"]));
+        assert!(written == threads.as_bytes(), "{:?} depends on the threads", report.command);
+    }
+}
+
+#[test]
+fn plots_are_files_of_both_kinds() {
+    let folder = tempfile::tempdir().expect("a temporary directory can be made");
+    for report in REPORTS {
+        let plots = folder.path().join(report.command[0]).join("deep");
+        let name = plots.to_str().expect("temporary paths are UTF-8");
+        flashpoint(&with(report.command, &["--plots", name]));
+        for plot in report.plots {
+            let svg = std::fs::read_to_string(plots.join(format!("{plot}.svg"))).expect("an SVG file");
+            assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"), "{plot}");
+            let png = std::fs::read(plots.join(format!("{plot}.png"))).expect("a PNG file");
+            assert!(png.starts_with(b"\x89PNG\r\n\x1a\n") && png.len() > 5_000, "{plot}");
+        }
+        let left = std::fs::read_dir(&plots).expect("the directory is there");
+        let others = left.filter_map(Result::ok).filter(|entry| {
+            let path = entry.path();
+            !path.extension().is_some_and(|ending| ending == "svg" || ending == "png")
+        });
+        assert_eq!(others.count(), 0, "nothing else is left there");
+    }
+}
+
+#[test]
+fn plots_are_never_drawn_into_the_input() {
+    let run = Path::new("fixtures/runs/gpt-spike");
+    let folder = run.join("plots");
+    let output =
+        flashpoint(&["postmortem", "fixtures/runs/gpt-spike", "--plots", folder.to_str().expect("UTF-8")]);
+    assert_eq!(output.status.code(), Some(2));
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(told.contains("part of the input"), "{told}");
+    assert!(!folder.exists());
+}
+
+#[test]
+fn a_format_of_findings_is_refused_where_there_are_none() {
+    let output = flashpoint(&["clip", "fixtures/clip/bloom-176b.jsonl", "--format", "sarif"]);
+    assert_eq!(output.status.code(), Some(2));
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(told.contains("does not write sarif") && told.contains("html"), "{told}");
+}
+
+/// Names that do harm where they are printed as they are.
+const HOSTILE: [&str; 8] = [
+    "<script>alert(1)</script>.weight",
+    "\u{202e}thgiew.\u{2066}lm\u{2069}",
+    "\u{1b}[2J\u{1b}]0;owned\u{7}.weight",
+    "=cmd|' /C calc'!A0",
+    "`code` | **bold** @someone [link](http://x) <!-- -->",
+    "::error file=x::owned",
+    "a\nverdict: nothing critical\r\nb",
+    "{{ head }}{% raw %}&lt;",
+];
+
+/// A safetensors file of matrices with those names, one of a megabyte, and NaN in each.
+fn hostile_file(folder: &Path, value: f32) -> PathBuf {
+    let names: Vec<String> =
+        HOSTILE.iter().map(|name| (*name).to_owned()).chain(["x".repeat(1 << 20)]).collect();
+    let mut header = serde_json::Map::new();
+    let mut data = Vec::new();
+    for (index, name) in names.iter().enumerate() {
+        let start = data.len();
+        for element in 0..64 {
+            let element = if element == index { f32::NAN } else { value * (element as f32 - 31.5) };
+            data.extend(element.to_le_bytes());
+        }
+        header.insert(
+            name.clone(),
+            serde_json::json!({"dtype": "F32", "shape": [8, 8], "data_offsets": [start, data.len()]}),
+        );
+    }
+    let header = serde_json::to_vec(&header).expect("JSON");
+    let path = folder.join(format!("model-{value}.safetensors"));
+    std::fs::write(&path, [&(header.len() as u64).to_le_bytes(), &header[..], &data].concat())
+        .expect("a file");
+    path
+}
+
+#[test]
+fn no_name_of_a_tensor_does_harm_in_any_format() {
+    let folder = tempfile::tempdir().expect("a temporary directory can be made");
+    let [one, other] = [0.01, 0.02].map(|value| hostile_file(folder.path(), value));
+    let run = folder.path().join("run");
+    for (step, file) in [(100, &one), (200, &other)] {
+        let checkpoint = run.join(format!("checkpoint-{step}"));
+        std::fs::create_dir_all(&checkpoint).expect("a directory");
+        std::fs::copy(file, checkpoint.join("model.safetensors")).expect("a copy");
+    }
+    let [one, other, run] = [&one, &other, &run].map(|path| path.to_str().expect("UTF-8"));
+    let commands: [&[&str]; 4] = [
+        &["inspect", one, "--all"],
+        &["gate", one],
+        &["diff", one, other, "--all"],
+        &["postmortem", run, "--all"],
+    ];
+    for command in commands {
+        let findings = matches!(command[0], "inspect" | "gate");
+        let formats: &[&str] = if findings {
+            &["terminal", "markdown", "html", "sarif", "junit", "github", "json"]
+        } else {
+            &["terminal", "markdown", "html", "json"]
+        };
+        for format in formats {
+            let text = printed(&with(command, &["--format", format]));
+            let told = format!("{command:?} as {format}");
+            assert!(!text.contains('\u{1b}') && !text.contains('\u{7}'), "{told}: an escape sequence");
+            if *format == "json" {
+                // For programs, which need the name as it is: what a terminal would obey is escaped.
+                serde_json::from_str::<serde_json::Value>(&text).expect("JSON");
+                continue;
+            }
+            assert!(!text.contains('\u{202e}') && !text.contains('\u{2066}'), "{told}: a direction override");
+            assert!(
+                !text.lines().any(|line| line == "verdict: nothing critical"),
+                "{told}: a line of its own"
+            );
+            assert!(
+                !text.lines().any(|line| line.starts_with("::error file=x")),
+                "{told}: a workflow command"
+            );
+            if *format == "html" {
+                assert_eq!(text.matches("<script").count(), 1, "{told}");
+                assert!(text.len() < 400_000, "{told}: {} bytes", text.len());
+            }
+            if *format == "markdown" {
+                let outside = outside_code(&text);
+                assert!(!outside.contains("<script") && !outside.contains("@someone"), "{told}: {outside}");
+            }
+            if matches!(*format, "terminal" | "markdown") {
+                assert!(text.lines().all(|line| line.chars().count() < 4000), "{told}: a name of a megabyte");
+            }
+        }
+    }
+}
+
+/// Markdown without its spans of code, each of which ends with as many backticks as it began with.
+fn outside_code(text: &str) -> String {
+    let mut outside = String::new();
+    let mut rest = text;
+    while let Some(start) = rest.find('`') {
+        outside.push_str(&rest[..start]);
+        let length = rest[start..].len() - rest[start..].trim_start_matches('`').len();
+        let inside = &rest[start + length..];
+        let fence = "`".repeat(length);
+        let is_end =
+            |place: &usize| !inside[..*place].ends_with('`') && !inside[place + length..].starts_with('`');
+        let end = inside.match_indices(&fence).map(|(place, _)| place).find(is_end);
+        let end = end.unwrap_or_else(|| panic!("a span of code does not end: {inside}"));
+        rest = &inside[end + length..];
+    }
+    outside + rest
+}
+
+#[test]
+fn a_terminal_of_eighty_columns_shows_the_story_of_a_run_unbroken() {
+    for run in ["gpt-spike", "gpt-attention-logits", "mlp-nan"] {
+        let text = printed(&["postmortem", &format!("fixtures/runs/{run}")]);
+        // Commands are not broken, so that they can be copied.
+        let is_wide = |line: &&str| line.chars().count() > 80 && !line.starts_with("     ");
+        assert_eq!(text.lines().find(is_wide), None, "{run}");
+        assert!(text.contains("critical") || text.contains("warning"), "severity is said in words too");
+    }
+}
