@@ -131,7 +131,9 @@ fn hadamard(vector: &mut [f64]) {
         }
         half *= 2;
     }
-    vector.iter_mut().for_each(|x| *x /= (n as f64).sqrt());
+    for x in vector {
+        *x /= (n as f64).sqrt();
+    }
 }
 
 fn multiply(matrix: &[f64], vector: &[f64]) -> Vec<f64> {
@@ -164,7 +166,9 @@ fn deep(
         };
         let mut factor = matrix;
         for (row, x) in factor.chunks_exact_mut(n).zip(&before) {
-            row.iter_mut().for_each(|w| *w *= slope(*x));
+            for w in row {
+                *w *= slope(*x);
+            }
         }
         factors.push(factor);
         state = before
@@ -238,9 +242,9 @@ fn tanh_is_critical_where_the_theory_says() {
             let middle = f64::midpoint(range.0, range.1);
             let fixed = mean_field::fixed_point(Activation::Tanh, middle, bias).unwrap();
             if mean_field::chi(Activation::Tanh, middle, fixed) < 1.0 {
-                range.0 = middle
+                range.0 = middle;
             } else {
-                range.1 = middle
+                range.1 = middle;
             }
         }
         assert!((range.0 - weight).abs() < 1e-4, "{bias}: {}", range.0);

@@ -216,7 +216,8 @@ fn a_cast_rounds_each_element_once_and_leaves_the_others_alone() {
         assert_eq!((own.dtype, new.dtype), (DType::F32, DType::Bf16));
         let mut stored = Vec::new();
         decode::to_f64(DType::Bf16, &bytes(&after, twin), &mut stored);
-        let rounded = elements(&before, &tensor.name).into_iter().map(|value| bf16::from_f64(value).to_f64());
+        let rounded =
+            elements(&before, &tensor.name).into_iter().map(|value| bf16::from_f32(value as f32).to_f64());
         assert!(rounded.eq(stored), "{}", tensor.name);
     }
     assert!(cast >= 2, "{cast}");

@@ -11,7 +11,7 @@ use flashpoint::error::{ErrorKind, Result};
 use flashpoint::files::refuse_existing;
 use flashpoint::gate::Policy;
 use flashpoint::recover::{self, Manifest, Plan, QkLimit, Repaired, Wanted};
-use flashpoint::report::{manifest_page, plan_page};
+use flashpoint::report::{manifest_page, repair_plan_page};
 use flashpoint::rules::{self, Assessment};
 
 use super::Outcome;
@@ -159,7 +159,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
         return Ok(Outcome::Interrupted);
     }
     let Some(target) = arguments.to.as_ref().filter(|_| !arguments.plan) else {
-        arguments.outputs.write_text(&plan, |style| plan_page(&plan, style))?;
+        arguments.outputs.write_text(&plan, |style| repair_plan_page(&plan, style))?;
         return Ok(Outcome::Answered);
     };
     let Some(manifest) = known.repair(&plan, &wanted, &policy, target, &context)? else {

@@ -135,9 +135,10 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
         lr: prepared.rate,
         skip: arguments.skip_batches,
     };
-    let (command, substitutions) = match arguments.command.is_empty() {
-        true => (Vec::new(), Vec::new()),
-        false => recover::command(&arguments.command, &settings)?,
+    let (command, substitutions) = if arguments.command.is_empty() {
+        (Vec::new(), Vec::new())
+    } else {
+        recover::command(&arguments.command, &settings)?
     };
     if !arguments.dry_run
         && let Some(manifest) = prepared.write(&policy, &context)?

@@ -15,10 +15,24 @@ pub fn from_f64(dtype: DType, values: &[f64], bytes: &mut Vec<u8>) {
     match dtype {
         DType::F64 => bytes.extend(values.iter().flat_map(|value| value.to_le_bytes())),
         DType::F32 => bytes.extend(values.iter().flat_map(|&value| (value as f32).to_le_bytes())),
-        DType::F16 => bytes.extend(values.iter().flat_map(|&value| f16::from_f64(value).to_le_bytes())),
-        DType::Bf16 => bytes.extend(values.iter().flat_map(|&value| bf16::from_f64(value).to_le_bytes())),
+        DType::F16 => bytes.extend(values.iter().flat_map(|&value| f16::from_f32(odd(value)).to_le_bytes())),
+        DType::Bf16 => {
+            bytes.extend(values.iter().flat_map(|&value| bf16::from_f32(odd(value)).to_le_bytes()));
+        }
         _ => {}
     }
+}
+
+/// `value` in f32, rounded to odd: what is then rounded to fewer bits is rounded as if it had been once (Boldo and Melquiond 2008).
+/// `half::bf16::from_f64` leaves the lower half of the number out of the decision.
+fn odd(value: f64) -> f32 {
+    let nearest = value as f32;
+    if value.is_nan() || value.is_infinite() || f64::from(nearest) == value {
+        return nearest;
+    }
+    let away = f64::from(nearest).abs() > value.abs();
+    let toward_zero = if away { nearest.to_bits() - 1 } else { nearest.to_bits() };
+    f32::from_bits(toward_zero | 1)
 }
 
 #[cfg(test)]

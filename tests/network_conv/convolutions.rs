@@ -62,7 +62,7 @@ fn integers(file: &SafeTensors<'_>, name: &str, unit: f64) -> Vec<f64> {
         Dtype::I16 => {
             bytes.as_chunks().0.iter().map(|&word| f64::from(i16::from_le_bytes(word)) * unit).collect()
         }
-        Dtype::I8 => bytes.iter().map(|&byte| f64::from(byte as i8) * unit).collect(),
+        Dtype::I8 => bytes.iter().map(|&byte| f64::from(byte.cast_signed()) * unit).collect(),
         other => panic!("{name} has dtype {other:?}"),
     }
 }

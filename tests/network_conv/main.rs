@@ -45,7 +45,7 @@ fn values(checkpoint: &Checkpoint, name: &str) -> Vec<f64> {
 
 /// Sixteenths in [-1, 1), as `draw` of `fixtures/make_network_conv.py` gives them.
 fn draw(seed: u64, count: usize) -> Vec<f64> {
-    let bits = |index: u64| (index * 2_654_435_761 + seed * 40_503) % (1 << 32) >> 27;
+    let bits = |index: u64| ((index * 2_654_435_761 + seed * 40_503) % (1 << 32)) >> 27;
     (1..=count as u64).map(|index| bits(index) as f64 / 16.0 - 1.0).collect()
 }
 

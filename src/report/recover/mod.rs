@@ -5,5 +5,5 @@ mod plan;
 mod resume;
 
 pub use convert::conversion_page;
-pub use plan::{audit_page, manifest_page, plan_page};
+pub use plan::{audit_page, manifest_page, repair_plan_page};
 pub use resume::{ResumeReport, resume_page};

@@ -34,7 +34,7 @@ pub(super) fn write_audit(out: &mut String, audit: &Audit) -> fmt::Result {
 }
 
 /// What a repair would do, as text.
-pub fn plan_page(plan: &Plan, style: Style) -> String {
+pub fn repair_plan_page(plan: &Plan, style: Style) -> String {
     let mut text = String::new();
     write_plan(&mut text, plan, style).expect("writing to a string does not fail");
     text

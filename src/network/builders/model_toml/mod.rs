@@ -212,15 +212,14 @@ fn is_too_large(shape: &[usize]) -> bool {
 
 /// What the network takes.
 fn input(table: &Table<'_>) -> Result<InputKind> {
-    let kind = match table.size("vocabulary")? {
-        Some(vocabulary) => InputKind::Tokens { vocabulary, positions: table.size("positions")? },
-        None => {
-            let shape = table.free_sizes("shape")?;
-            if is_too_large(&shape.iter().flatten().copied().collect::<Vec<_>>()) {
-                return Err(table.refuse_at("shape", "shape is that of more numbers than can be computed"));
-            }
-            InputKind::Features { shape }
+    let kind = if let Some(vocabulary) = table.size("vocabulary")? {
+        InputKind::Tokens { vocabulary, positions: table.size("positions")? }
+    } else {
+        let shape = table.free_sizes("shape")?;
+        if is_too_large(&shape.iter().flatten().copied().collect::<Vec<_>>()) {
+            return Err(table.refuse_at("shape", "shape is that of more numbers than can be computed"));
         }
+        InputKind::Features { shape }
     };
     table.finish()?;
     Ok(kind)
