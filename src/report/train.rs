@@ -1,5 +1,7 @@
 //! What came out of a training, for people: the runs side by side.
 
+use std::fmt::Write as _;
+
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 
@@ -43,7 +45,11 @@ pub fn train_page(runs: &[Trained]) -> String {
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    let mut page: String = table.lines().map(|line| format!("{}\n", line.trim_end())).collect();
+    let mut page = String::new();
+    for line in table.lines() {
+        page.push_str(line.trim_end());
+        page.push('\n');
+    }
     for run in runs {
         let place = safe(&run.directory.display().to_string());
         let how = if run.finished {
@@ -51,7 +57,7 @@ pub fn train_page(runs: &[Trained]) -> String {
         } else {
             format!(", stopped after {}; the same command goes on", counted(run.steps, "step"))
         };
-        page.push_str(&format!("{}: {place}{how}\n", run.name));
+        let _ = writeln!(page, "{}: {place}{how}", run.name);
     }
     page
 }

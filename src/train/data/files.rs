@@ -26,7 +26,7 @@ pub(super) fn read(path: &Path, context: &Context) -> Result<Examples> {
     if !has("x_train") {
         let (features, shape) = samples(&container, "x", path)?;
         let labels = labels(&container, "y", path)?;
-        return joined(path, shape, features, labels, None);
+        return joined(path, &shape, features, labels, None);
     }
     let (mut features, shape) = samples(&container, "x_train", path)?;
     let mut all = labels(&container, "y_train", path)?;
@@ -40,13 +40,13 @@ pub(super) fn read(path: &Path, context: &Context) -> Result<Examples> {
     features.extend(test);
     all.extend(&test_labels);
     let shape = [&[shape[0] + test_shape[0]], &shape[1..]].concat();
-    joined(path, shape, features, all, Some(test_labels.len()))
+    joined(path, &shape, features, all, Some(test_labels.len()))
 }
 
 /// Samples and labels of one shape and number.
 pub(super) fn joined(
     path: &Path,
-    shape: Vec<usize>,
+    shape: &[usize],
     features: Vec<f32>,
     labels: Vec<u32>,
     test: Option<usize>,

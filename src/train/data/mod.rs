@@ -188,7 +188,7 @@ pub fn batch_range(batch: u64, size: usize, examples: usize) -> Range<usize> {
 fn share_out(examples: &Examples, shuffle: bool, seed: u64) -> [Vec<u32>; 3] {
     let count = examples.labels.len();
     let mut positions: Vec<u32> = (0..count as u32).collect();
-    let test = examples.test.unwrap_or_else(|| count / PARTS);
+    let test = examples.test.unwrap_or(count / PARTS);
     let validation = (count - test) / if examples.test.is_some() { PARTS } else { PARTS - 1 };
     // A file may be sorted by class. Examples that the file itself keeps for the test stay where they are.
     if shuffle {
