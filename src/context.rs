@@ -1,7 +1,8 @@
 //! What a whole command shares: how to read, how many threads, whom to tell about progress, whether to stop.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Settings and signals that every room takes by reference.
 #[derive(Debug, Clone)]
@@ -14,11 +15,19 @@ pub struct Context {
     pub input_size: Vec<u64>,
     /// Set by Ctrl-C: finish the block at hand and return what is known.
     pub cancel: Arc<AtomicBool>,
+    /// Where to compute what can be computed on a GPU.
+    pub device: DeviceSettings,
 }
 
 impl Default for Context {
     fn default() -> Self {
-        Self { mmap: true, progress: Arc::default(), input_size: Vec::new(), cancel: Arc::default() }
+        Self {
+            mmap: true,
+            progress: Arc::default(),
+            input_size: Vec::new(),
+            cancel: Arc::default(),
+            device: DeviceSettings::default(),
+        }
     }
 }
 
@@ -26,6 +35,75 @@ impl Context {
     /// True once the user asked to stop.
     pub fn cancelled(&self) -> bool {
         self.cancel.load(Ordering::Relaxed)
+    }
+}
+
+/// Which device computes (`--device`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// The processor.
+    #[default]
+    Cpu,
+    /// The first GPU, where there is one, for what is worth it.
+    Auto,
+    /// This GPU, for everything that it can do.
+    Cuda(usize),
+}
+
+/// Which device computes, where its libraries are, and what became of what was given to it.
+#[derive(Debug, Clone, Default)]
+pub struct DeviceSettings {
+    /// The device.
+    pub choice: DeviceChoice,
+    /// Directories of CUDA's libraries that the user named, to be looked into first.
+    pub libraries: Vec<PathBuf>,
+    /// What was computed where.
+    pub ledger: Arc<Ledger>,
+}
+
+/// What became of the pieces of work that were given to a GPU, since it was last asked.
+#[derive(Debug, Default)]
+pub struct Ledger(Mutex<Pieces>);
+
+/// Pieces of work that were given to a GPU.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pieces {
+    /// The device.
+    pub device: String,
+    /// How many it did.
+    pub done: u64,
+    /// Those that were done again on the processor: which, and why.
+    pub redone: Vec<(String, String)>,
+    /// Why a GPU that is there is not used.
+    pub unused: Option<String>,
+}
+
+impl Ledger {
+    /// The device did a piece.
+    pub fn done(&self, device: &str) {
+        let mut pieces = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        device.clone_into(&mut pieces.device);
+        pieces.done += 1;
+    }
+
+    /// The device did not do `piece`, because `reason`.
+    pub fn redone(&self, device: &str, piece: &str, reason: String) {
+        let mut pieces = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        device.clone_into(&mut pieces.device);
+        pieces.redone.push((piece.to_owned(), reason));
+    }
+
+    /// There is a GPU, and it cannot be used, because `reason`.
+    pub fn unused(&self, reason: String) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).unused = Some(reason);
+    }
+
+    /// Everything since it was last asked; nothing where nothing was given to a device.
+    pub fn take(&self) -> Option<Pieces> {
+        let mut pieces = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = std::mem::take(&mut *pieces);
+        taken.redone.sort();
+        (taken != Pieces::default()).then_some(taken)
     }
 }
 

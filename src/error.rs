@@ -112,6 +112,20 @@ pub enum ErrorKind {
         limit: u64,
     },
 
+    // Devices.
+    /// A GPU that was asked for and cannot be used.
+    #[error("{message}")]
+    NoDevice {
+        /// What was looked for, and what was found.
+        message: String,
+    },
+    /// A GPU that did not do a piece of work.
+    #[error("the GPU did not do it: {message}")]
+    Device {
+        /// What went wrong.
+        message: String,
+    },
+
     // What the file is.
     /// No reader recognises the first bytes.
     #[error("not a format that flashpoint reads")]
@@ -698,6 +712,10 @@ impl ErrorKind {
                 "download the file again: the server answered with a page, perhaps a login or an error"
             }
             Self::TextFile { .. } => "name the file that holds the weights, or the directory of both",
+            Self::NoDevice { .. } => {
+                "`flashpoint devices` says what is missing; without --device the processor computes"
+            }
+            Self::Device { .. } => "--device cpu leaves the GPU out",
             Self::NoTensors => "name the file that holds the weights",
             Self::NoCheckpoint => "name the directory that holds the model file",
             Self::NothingOfARun { until: None } => {
@@ -830,6 +848,8 @@ impl ErrorKind {
                 | Self::UnknownDtype { .. }
                 | Self::UnsupportedTensor { .. }
                 | Self::DuplicateName { .. }
+                | Self::Device { .. }
+                | Self::NoDevice { .. }
         )
     }
 

@@ -250,7 +250,7 @@ const MISTAKES: &[Mistake] = &[
         None,
         &["MODEL", "--output", "serif=a.txt"],
         2,
-        &["no such format; formats are terminal, json, markdown, sarif, junit, github"],
+        &["no such format; formats are terminal, json, markdown, html, sarif, junit, github"],
     ),
     mistake(
         "a checkpoint that is not there",

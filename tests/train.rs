@@ -236,7 +236,7 @@ fn a_hundred_kills_leave_the_last_complete_checkpoint_readable() {
             .spawn()
             .expect("the binary under test");
         // Until it has gone on, then a moment that walks through a step and its save.
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        let deadline = std::time::Instant::now() + std::time::Duration::from_mins(1);
         while newest(&run) <= last && std::time::Instant::now() < deadline {
             std::thread::sleep(std::time::Duration::from_millis(1));
         }

@@ -8,8 +8,8 @@ use rayon::prelude::*;
 use super::jacobian;
 use super::masters;
 use super::model::{
-    CheckpointAnalysis, Degenerate, FileAnalysis, GlobalAnalysis, JacobianAnalysis, MeasureLevel, Measured,
-    Problem, TensorAnalysis,
+    CheckpointAnalysis, Degenerate, DeviceUse, FileAnalysis, GlobalAnalysis, JacobianAnalysis, MeasureLevel,
+    Measured, Problem, RedonePiece, Statistics, TensorAnalysis,
 };
 use super::optimizer;
 use super::population::fill_role_spread;
@@ -17,8 +17,9 @@ use super::series::pass::Accompanying;
 use super::spectrum;
 use super::statistics::{self, Beside, Pivot};
 use crate::checkpoint::{Checkpoint, CheckpointTensor, Role};
-use crate::context::Context;
-use crate::error::Error;
+use crate::compute::cuda;
+use crate::context::{Context, DeviceChoice, Pieces};
+use crate::error::{Error, ErrorKind};
 use crate::format::{Format, torch};
 use crate::tensor::{Kind, Tensor, element_count};
 
@@ -92,6 +93,7 @@ pub(super) fn measure_checkpoint_beside<B: Beside>(
         attention: layers.attention,
         adapters: layers.adapters,
         jacobian: jacobian(checkpoint, level, context),
+        device: context.device.ledger.take().map(device_use),
     };
     (analysis, gathered)
 }
@@ -108,6 +110,11 @@ fn jacobian(checkpoint: &Checkpoint, level: MeasureLevel, context: &Context) -> 
         Ok(None) => Measured::not(statistics::STOPPED),
         Err(error) => Measured::not(error.kind.to_string()),
     }
+}
+
+fn device_use(pieces: Pieces) -> DeviceUse {
+    let redone = pieces.redone.into_iter().map(|(tensor, reason)| RedonePiece { tensor, reason });
+    DeviceUse { name: pieces.device, pieces: pieces.done, unused: pieces.unused, redone: redone.collect() }
 }
 
 /// What the tensors that are measured side by side may hold together. A single one holds at most as much.
@@ -242,7 +249,10 @@ fn measure_elements<B: Beside>(
             }
             Err(_) => statistics::measure(tensor, level, pivot, context)?,
         },
-        None => statistics::measure(tensor, level, pivot, context)?,
+        None => match on_device(tensor, level, pivot, &analysis.name, context)? {
+            Some(statistics) => statistics,
+            None => statistics::measure(tensor, level, pivot, context)?,
+        },
     };
     analysis.statistics = statistics.map(Box::new);
     if level >= MeasureLevel::Stats
@@ -253,6 +263,34 @@ fn measure_elements<B: Beside>(
         analysis.pages = statistics::measure_pages(tensor, statistics.zero, context)?;
     }
     Ok(gathered)
+}
+
+/// The norms by a GPU that was asked for; nothing where none was, it has no kernel for them, or it failed, which the ledger tells.
+/// Where a GPU is only allowed, the processor measures: it reads faster than the bus carries.
+fn on_device(
+    tensor: &Tensor,
+    level: MeasureLevel,
+    pivot: Pivot,
+    name: &str,
+    context: &Context,
+) -> Result<Option<Measured<Statistics>>, Error> {
+    if level != MeasureLevel::Norms || !matches!(context.device.choice, DeviceChoice::Cuda(_)) {
+        return Ok(None);
+    }
+    let Ok(Some(device)) = cuda::chosen(&context.device) else { return Ok(None) };
+    let ledger = &context.device.ledger;
+    match statistics::measure_on_device(&device, tensor, pivot, context) {
+        Ok(Some(statistics)) => {
+            ledger.done(&device.name());
+            Ok(Some(statistics))
+        }
+        Ok(None) => Ok(None),
+        Err(Error { kind: ErrorKind::Device { message }, .. }) => {
+            ledger.redone(&device.name(), name, message);
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Says of which parameter a moment is, where the optimizer was joined to the model.

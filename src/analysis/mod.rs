@@ -11,6 +11,7 @@ pub mod model;
 pub mod optimizer;
 mod population;
 pub mod run;
+pub mod self_test;
 pub mod series;
 pub mod spectrum;
 pub mod statistics;

@@ -180,6 +180,33 @@ pub struct CheckpointAnalysis {
     /// The Jacobians of its network.
     #[serde(default = "not_in_the_file::<JacobianAnalysis>")]
     pub jacobian: Measured<JacobianAnalysis>,
+    /// The GPU that took part; absent where the processor computed everything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<DeviceUse>,
+}
+
+/// What a GPU did of a measurement. What is not counted here the processor computed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DeviceUse {
+    /// The device, `NVIDIA H200 (cuda:0)`; empty where it could not be used.
+    pub name: String,
+    /// Matrices whose singular values it computed, and tensors whose norms.
+    pub pieces: u64,
+    /// Why a GPU that is there was not used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unused: Option<String>,
+    /// What it was given and did not do, so that the processor computed it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub redone: Vec<RedonePiece>,
+}
+
+/// A piece of work that a GPU did not do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RedonePiece {
+    /// The tensor.
+    pub tensor: String,
+    /// Why.
+    pub reason: String,
 }
 
 /// One file of a checkpoint.

@@ -3,6 +3,7 @@
 mod clip;
 mod completions;
 mod convert;
+mod devices;
 mod diff;
 mod explain;
 mod gate;
@@ -72,6 +73,8 @@ enum Command {
     Convert(convert::Arguments),
     /// Train a small network with everything recorded: what the other commands are tried on
     Train(Box<train::Arguments>),
+    /// Say which GPU there is, and what is missing to use it
+    Devices(devices::Arguments),
     /// List the rules
     Rules(rules::Arguments),
     /// Print the page of one rule
@@ -126,6 +129,7 @@ pub fn run(arguments: Arguments) -> Result<Outcome> {
         Command::Resume(arguments) => resume::run(&arguments),
         Command::Convert(arguments) => convert::run(&arguments),
         Command::Train(arguments) => train::run(&arguments),
+        Command::Devices(arguments) => devices::run(&arguments),
         Command::Rules(arguments) => rules::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Completions(arguments) => completions::run(&arguments),

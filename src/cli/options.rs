@@ -6,7 +6,8 @@ use std::sync::atomic::Ordering;
 
 use clap::{Args, ValueEnum, value_parser};
 use flashpoint::analysis::model::MeasureLevel;
-use flashpoint::context::Context;
+use flashpoint::compute::cuda::{self, Unavailable};
+use flashpoint::context::{Context, DeviceChoice, DeviceSettings};
 use flashpoint::error::{ErrorKind, Result};
 use flashpoint::gate::Policy;
 use flashpoint::rules::Severity;
@@ -24,12 +25,57 @@ pub struct Reading {
     /// Threads to use [default: one per core]; results do not depend on it
     #[arg(long, value_name = "N", help_heading = "Reading", value_parser = value_parser!(u16).range(1..=MOST_THREADS))]
     pub threads: Option<u16>,
+    #[command(flatten)]
+    pub device: DeviceFlags,
     /// Read into bounded buffers instead of mapping files: for network file systems and files still being written
     #[arg(long, help_heading = "Reading")]
     pub no_mmap: bool,
     /// Limits and names of your own [default: flashpoint.toml in the current directory, if there is one]
     #[arg(long, visible_alias = "policy", value_name = "FILE", help_heading = "Reading")]
     pub config: Option<PathBuf>,
+}
+
+/// `--device` and what belongs to it.
+#[derive(Debug, Clone, Args)]
+pub struct DeviceFlags {
+    /// Where to compute: `auto` takes the first GPU for the spectra of large matrices, and the processor without one; `cpu`;
+    /// `cuda` or `cuda:N` takes that GPU for everything that it can do, and fails where there is none
+    #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = device, help_heading = "Reading")]
+    pub device: DeviceChoice,
+    /// A directory of CUDA's libraries, looked into first; repeatable
+    #[arg(long, value_name = "DIR", help_heading = "Reading")]
+    pub cuda_libs: Vec<PathBuf>,
+}
+
+impl DeviceFlags {
+    /// What they say, after a look at the device: one that was asked for and cannot be used is an error.
+    pub fn settings(&self) -> Result<DeviceSettings> {
+        let settings = DeviceSettings {
+            choice: self.device,
+            libraries: self.cuda_libs.clone(),
+            ..DeviceSettings::default()
+        };
+        if let DeviceChoice::Cuda(ordinal) = self.device {
+            let refused = |reason: Unavailable| {
+                ErrorKind::NoDevice { message: reason.to_string() }
+                    .in_file(Path::new(&format!("--device cuda:{ordinal}")))
+            };
+            cuda::open(ordinal, &settings.libraries).map_err(refused)?;
+        }
+        Ok(settings)
+    }
+}
+
+fn device(text: &str) -> std::result::Result<DeviceChoice, String> {
+    match text {
+        "auto" => Ok(DeviceChoice::Auto),
+        "cpu" => Ok(DeviceChoice::Cpu),
+        "cuda" => Ok(DeviceChoice::Cuda(0)),
+        _ => {
+            let ordinal = text.strip_prefix("cuda:").and_then(|number| number.parse().ok());
+            ordinal.map(DeviceChoice::Cuda).ok_or_else(|| "a device is auto, cpu, cuda, or cuda:N".to_owned())
+        }
+    }
 }
 
 /// `--measure`.
@@ -101,9 +147,10 @@ impl Reading {
 
     /// Sets the number of threads up and Ctrl-C to end with what is known.
     pub fn context(&self) -> Result<Context> {
+        let device = self.device.settings()?;
         let shared = context(self.threads)?;
         let input_size = self.input_size.clone().map(|size| size.0).unwrap_or_default();
-        Ok(Context { mmap: !self.no_mmap, input_size, ..shared })
+        Ok(Context { mmap: !self.no_mmap, input_size, device, ..shared })
     }
 
     /// The policy named by `--config`, or the one in the current directory, or none.

@@ -5,6 +5,7 @@
 //! sum are bounded by sizes, never by threads, and folded in index order.
 
 mod cpu;
+pub mod cuda;
 mod kernel;
 mod matrix;
 
@@ -121,6 +122,11 @@ pub trait Backend: Sync {
     /// The Gram matrix of the shorter side of a stored matrix in f64, whole and row-major: `AᵀA` where A has at least as many
     /// rows as columns, otherwise `AAᵀ`.
     fn gram(&self, matrix: &Matrix<'_>) -> Result<Self::Buffer<f64>>;
+
+    /// All eigenvalues of a symmetric n×n matrix, ascending, by a solver of the device's own; `None` where it has none.
+    fn eigenvalues(&self, _matrix: &Self::Buffer<f64>, _n: usize) -> Result<Option<Vec<f64>>> {
+        Ok(None)
+    }
 
     // What networks are made of. Buffers are row-major; sums are taken in f64 and in a fixed order, also for f32, and
     // functions are evaluated in f64 where the device can. Whole buffers are read and written.

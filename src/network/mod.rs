@@ -37,7 +37,7 @@
 //! # Adding an operation
 //!
 //! A file in `ops/` with a struct that holds sizes and [`ParameterId`]s, its mathematics in the module doc; `impl`
-//! [`Shaped`](operation::Shaped) and [`Operate`](operation::Operate); its name in the list in `operation.rs`. The tests of
+//! `Shaped` and `Operate` of `operation.rs`; its name in the list in `operation.rs`. The tests of
 //! `ops/check.rs` hold it against its own finite differences and adjoint.
 
 mod array;

@@ -11,7 +11,7 @@ use super::moments;
 pub(super) use super::text::safe_sentence;
 use super::text::{flowing, safe};
 use crate::analysis::model::{
-    CheckpointAnalysis, Measured, Spectrum, SpectrumOf, Statistics, TensorAnalysis,
+    CheckpointAnalysis, DeviceUse, Measured, Spectrum, SpectrumOf, Statistics, TensorAnalysis,
 };
 use crate::number::{bytes, counted, grouped, share, short};
 use crate::rules::{Evidence, Finding, NotEvaluated, RULES, Severity, Subject};
@@ -127,11 +127,35 @@ impl Page<'_> {
             dtypes(checkpoint),
         )?;
         match checkpoint.global_norm() {
-            Measured::Value(norm) => writeln!(out, "  parameter norm {}", short(norm)),
+            Measured::Value(norm) => writeln!(out, "  parameter norm {}", short(norm))?,
             Measured::NotMeasured(reason) => {
-                writeln!(out, "  parameter norm not measured: {}", safe(&reason))
+                writeln!(out, "  parameter norm not measured: {}", safe(&reason))?;
             }
-            Measured::Degenerate(_) => Ok(()),
+            Measured::Degenerate(_) => {}
+        }
+        checkpoint.device.as_ref().map_or(Ok(()), |device| self.device(device, out))
+    }
+
+    /// What a GPU did, and what the processor did in its place.
+    fn device(&self, device: &DeviceUse, out: &mut String) -> fmt::Result {
+        if let Some(reason) = &device.unused {
+            writeln!(out, "  device: cpu (the GPU is not used: {})", safe(reason))?;
+        }
+        if device.name.is_empty() {
+            return Ok(());
+        }
+        let pieces = match device.pieces {
+            1 => "1 piece of work".to_owned(),
+            count => format!("{} pieces of work", grouped(count)),
+        };
+        writeln!(out, "  device: {}, {pieces}", safe(&device.name))?;
+        let shown = if self.style.all { usize::MAX } else { FOLDED_FINDINGS };
+        for piece in device.redone.iter().take(shown) {
+            writeln!(out, "  device of {}: cpu (gpu: {})", safe(&piece.tensor), safe(&piece.reason))?;
+        }
+        match device.redone.len().saturating_sub(shown) {
+            0 => Ok(()),
+            more => writeln!(out, "  device of {more} more: cpu (--all names them)"),
         }
     }
 

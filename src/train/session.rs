@@ -261,6 +261,7 @@ fn set_aside(path: &Path) -> Result<()> {
         name.push(format!(".{number}"));
         path.with_file_name(name)
     };
-    let free = (1..=u64::MAX).map(numbered).find(|path| !path.exists()).expect("there is a number for every run");
+    let free =
+        (1..=u64::MAX).map(numbered).find(|path| !path.exists()).expect("there is a number for every run");
     std::fs::rename(path, &free).map_err(|error| Error::io(path, "set the earlier run aside", &error))
 }

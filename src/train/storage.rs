@@ -104,7 +104,8 @@ pub(super) fn remove_unfinished(run: &Path) -> Result<()> {
     let entries = std::fs::read_dir(run).map_err(|error| Error::io(run, "list it", &error))?;
     for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let is_unfinished = name.strip_prefix(".checkpoint-").is_some_and(|rest| rest.strip_suffix(".tmp").is_some());
+        let is_unfinished =
+            name.strip_prefix(".checkpoint-").is_some_and(|rest| rest.strip_suffix(".tmp").is_some());
         if is_unfinished {
             // What cannot be removed is in nobody's way.
             let _ = std::fs::remove_dir_all(entry.path());

@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use super::attention;
+use super::device;
 use super::layout::Attention;
 use super::tensor::{self, Subject};
 use super::{adapter, tensor::measure};
@@ -12,6 +13,9 @@ use crate::analysis::model::{
 use crate::checkpoint::Checkpoint;
 use crate::context::Context;
 use crate::error::Error;
+
+/// The spectrum of a tensor, and the file that failed on the way.
+type Outcome = (Measured<Spectrum>, Option<Error>);
 
 const NEEDS_SPECTRA: &str = "needs --measure spectra";
 
@@ -80,8 +84,24 @@ pub fn measure_all(
     let sizes = analyses.iter().enumerate().filter_map(is_measured);
     context.progress.expect_tensors(sizes.clone().count());
     context.progress.expect(sizes.fold(0, u64::saturating_add));
-    let measured: Vec<(Measured<Spectrum>, Option<Error>)> =
-        analyses.par_iter().enumerate().map(spectrum_of).collect();
+    // What goes to a GPU goes there one after the other, from one thread: there is one device, and one stream to it.
+    let is_large = |index: &usize| {
+        tensor::reason(&analyses[*index]).is_none()
+            && device::takes(analyses[*index].elements as usize, context)
+    };
+    // Not asked for where nothing is worth it: opening a device takes a while.
+    let has_device = (0..analyses.len()).any(|index| is_large(&index)) && device::is_there(context);
+    let (given, kept): (Vec<usize>, Vec<usize>) =
+        (0..analyses.len()).partition(|index| has_device && is_large(index));
+    let all = &*analyses;
+    let (given, kept): (Vec<_>, Vec<_>) = rayon::join(
+        || given.into_iter().map(|index| (index, spectrum_of((index, &all[index])))).collect(),
+        || kept.into_par_iter().map(|index| (index, spectrum_of((index, &all[index])))).collect(),
+    );
+    let mut measured: Vec<(usize, Outcome)> = given;
+    measured.extend(kept);
+    measured.sort_by_key(|(index, _)| *index);
+    let measured = measured.into_iter().map(|(_, measured)| measured);
     let mut errors = Vec::new();
     for (analysis, (spectrum, error)) in analyses.iter_mut().zip(measured) {
         analysis.spectrum = spectrum.map(Box::new);

@@ -31,6 +31,9 @@ const TABLE: &[(MeasureLevel, usize, Route)] = &[
     (MeasureLevel::Full, usize::MAX, Route::LanczosAndDensity),
 ];
 
+/// Up to which shorter side all singular values are computed on a device with a solver of its own: 2 GB for the Gram matrix.
+const LARGEST_ON_DEVICE: usize = 1 << 14;
+
 /// Bidiagonalisation holds the matrix in f64: larger ones keep the error of the Gram matrix.
 pub const LARGEST_BIDIAGONAL: usize = 1 << 22;
 
@@ -39,4 +42,12 @@ pub fn route(level: MeasureLevel, rows: usize, columns: usize) -> Option<Route> 
     let shorter = rows.min(columns);
     let level = level.min(MeasureLevel::Full);
     TABLE.iter().find(|(depth, most, _)| *depth == level && shorter <= *most).map(|(_, _, route)| *route)
+}
+
+/// The route on a device with a solver of its own, where the Gram matrix costs a thousandth of what it does on one core.
+pub fn route_with_solver(level: MeasureLevel, rows: usize, columns: usize) -> Option<Route> {
+    match route(level, rows, columns) {
+        Some(Route::LanczosAndDensity) if rows.min(columns) <= LARGEST_ON_DEVICE => Some(Route::Gram),
+        route => route,
+    }
 }

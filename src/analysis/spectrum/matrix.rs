@@ -66,8 +66,12 @@ fn rounding(rows: usize, columns: usize) -> f64 {
 
 fn gram<B: Backend>(backend: &B, matrix: &Matrix<'_>) -> Result<Option<Spectrum>> {
     let (rows, columns) = (matrix.row_count(), matrix.column_count());
-    let gram = backend.download(&backend.gram(matrix)?)?;
-    let Some(eigenvalues) = symmetric::eigenvalues(gram, rows.min(columns)) else { return Ok(None) };
+    let gram = backend.gram(matrix)?;
+    let eigenvalues = match backend.eigenvalues(&gram, rows.min(columns))? {
+        Some(eigenvalues) => Some(eigenvalues),
+        None => symmetric::eigenvalues(backend.download(&gram)?, rows.min(columns)),
+    };
+    let Some(eigenvalues) = eigenvalues else { return Ok(None) };
     let values: Vec<f64> = eigenvalues.into_iter().rev().map(|x| x.max(0.0).sqrt()).collect();
     Ok(Some(of_all(values, rows, columns, SpectrumMethod::Gram, rounding(rows, columns))))
 }

@@ -13,6 +13,7 @@ mod checkpoint;
 pub mod choice;
 pub mod convolution;
 pub mod density;
+mod device;
 pub mod head;
 pub mod jacobi;
 pub mod krylov;

@@ -3,7 +3,7 @@
 use super::choice;
 use super::convolution::{Convolution, Geometry};
 use super::matrix::{self, SEED};
-use super::{bracket, lanczos, recurrence};
+use super::{bracket, device, lanczos, recurrence};
 use crate::analysis::model::{
     ConvolutionSetting, Degenerate, MeasureLevel, Measured, Role, Section, Spectrum, SpectrumMethod,
     SpectrumOf, SpectrumPart, TensorAnalysis,
@@ -93,13 +93,13 @@ pub(super) fn measure(
         return convolution(subject, level, input, context);
     }
     if analysis.role == Role::Expert && analysis.shape.len() == 3 {
-        return experts(tensor, level, context);
+        return experts(&analysis.name, tensor, level, context);
     }
     let whole = Matrix::new(tensor).scaled(scale(analysis));
-    let mut spectrum = of_matrix(&whole, level, context)?;
+    let mut spectrum = of_matrix(&analysis.name, &whole, level, context)?;
     if let Measured::Value(spectrum) = &mut spectrum {
         for (name, part) in &subject.parts {
-            spectrum.parts.extend(measure_part((*name).to_owned(), part, context)?);
+            spectrum.parts.extend(measure_part(&analysis.name, (*name).to_owned(), part, context)?);
         }
         if analysis.role == Role::RecurrentHidden && is_square(&analysis.shape) {
             spectrum.spectral_radius = radius(&whole, analysis)?;
@@ -123,17 +123,28 @@ fn scale(analysis: &TensorAnalysis) -> f64 {
     }
 }
 
-fn of_matrix(matrix: &Matrix<'_>, level: MeasureLevel, context: &Context) -> Result<Measured<Spectrum>> {
-    let Some(route) = choice::route(level, matrix.row_count(), matrix.column_count()) else {
+/// The spectrum of a matrix, on the device that was chosen; `name` is the tensor's.
+fn of_matrix(
+    name: &str,
+    matrix: &Matrix<'_>,
+    level: MeasureLevel,
+    context: &Context,
+) -> Result<Measured<Spectrum>> {
+    if choice::route(level, matrix.row_count(), matrix.column_count()).is_none() {
         return Ok(Measured::not("needs --measure spectra"));
-    };
-    let measured = matrix::measure(&Cpu, matrix, route, context)?;
+    }
+    let measured = device::measure(name, matrix, level, context)?;
     Ok(measured.unwrap_or_else(|| Measured::not(STOPPED)))
 }
 
 /// Norms of a part of a matrix, by the cheapest route; none of a part of zeros.
-fn measure_part(name: String, part: &Matrix<'_>, context: &Context) -> Result<Option<SpectrumPart>> {
-    let measured = of_matrix(part, MeasureLevel::Spectra, context)?;
+fn measure_part(
+    tensor: &str,
+    name: String,
+    part: &Matrix<'_>,
+    context: &Context,
+) -> Result<Option<SpectrumPart>> {
+    let measured = of_matrix(tensor, part, MeasureLevel::Spectra, context)?;
     Ok(measured.value().map(|spectrum| SpectrumPart {
         name,
         rows: spectrum.rows,
@@ -154,7 +165,12 @@ fn radius(matrix: &Matrix<'_>, analysis: &TensorAnalysis) -> Result<Measured<f64
 }
 
 /// Experts stacked in one tensor are a population: each is a part, and the whole is the map that sends each its own input.
-fn experts(tensor: &Tensor, level: MeasureLevel, context: &Context) -> Result<Measured<Spectrum>> {
+fn experts(
+    name: &str,
+    tensor: &Tensor,
+    level: MeasureLevel,
+    context: &Context,
+) -> Result<Measured<Spectrum>> {
     let [count, rows, columns] = tensor.shape[..] else { return Ok(Measured::not("not a stack of experts")) };
     let folded = Tensor { shape: vec![count * rows, columns], ..tensor.clone() };
     let mut whole: Option<Spectrum> = None;
@@ -165,7 +181,7 @@ fn experts(tensor: &Tensor, level: MeasureLevel, context: &Context) -> Result<Me
         }
         let range = expert * rows..(expert + 1) * rows;
         let matrix = Matrix::new(&folded).with_rows(vec![range]);
-        let spectrum = match of_matrix(&matrix, level, context)? {
+        let spectrum = match of_matrix(name, &matrix, level, context)? {
             Measured::Value(spectrum) => spectrum,
             Measured::Degenerate(Degenerate::AllZero) => continue,
             other => return Ok(other),
@@ -244,7 +260,7 @@ fn convolution(
         return Ok(Measured::not(format!("as an operator on inputs of {sizes} it takes too much memory")));
     }
     let matrix = Matrix::new(subject.tensor).scaled(scale(subject.analysis));
-    let unfolded = of_matrix(&matrix, MeasureLevel::Spectra, context)?;
+    let unfolded = of_matrix(&subject.analysis.name, &matrix, MeasureLevel::Spectra, context)?;
     let unfolded = match unfolded {
         Measured::Value(spectrum) => spectrum,
         other => return Ok(other),

@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::tensor::{DType, Tensor, decode};
 
 /// How often each byte occurs.
-type Histogram = [u64; 256];
+pub(super) type Histogram = [u64; 256];
 
 /// Tally and sums of an FP8 tensor. Nothing when the user asked to stop.
 pub(super) fn contribution(
@@ -84,7 +84,7 @@ pub(super) fn format(dtype: DType) -> Option<Format> {
 }
 
 /// Everything from the histogram: 256 terms a sum, each a count times an exact value.
-fn of_histogram(histogram: &Histogram, job: &Job, format: &Format) -> Contribution {
+pub(super) fn of_histogram(histogram: &Histogram, job: &Job, format: &Format) -> Contribution {
     let mut tally = Tally::new(if job.binades { format.binades } else { 0 });
     let mut sums = Sums::default();
     for (byte, &weight) in (0u8..=255).zip(histogram) {

@@ -9,6 +9,7 @@
 
 mod block;
 mod bytes;
+mod device;
 mod finish;
 mod headroom;
 mod integers;
@@ -20,6 +21,7 @@ mod sums;
 mod tally;
 
 pub use block::Beside;
+pub use device::measure_on as measure_on_device;
 pub use kernel::Isa;
 pub use median::measure_median_abs;
 pub use pages::measure_pages;

@@ -66,7 +66,7 @@ fn a_rule_overrides_its_family_wherever_it_stands() {
 fn a_family_has_a_severity_only_and_at_least_one_rule() {
     let (at, message) = mistake("[rules.FP4xx]\nratio = 3.0\n");
     assert!(at == At::Line(2, 1) && message.contains("belongs below a rule of it"), "{message}");
-    assert!(mistake("[rules.FP8xx]\nseverity = \"note\"\n").1.contains("families are FP1xx"));
+    assert!(mistake("[rules.FP0xx]\nseverity = \"note\"\n").1.contains("families are FP1xx"));
 }
 
 #[test]

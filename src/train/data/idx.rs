@@ -22,12 +22,12 @@ pub(super) fn is_one(path: &Path) -> bool {
 pub(super) fn read(path: &Path) -> Result<Examples> {
     if !path.is_dir() {
         let (shape, features, labels) = pair(path)?;
-        return joined(path, shape, features, labels, None);
+        return joined(path, &shape, features, labels, None);
     }
     let (mut shape, mut features, mut labels) = pair(&path.join("train-images-idx3-ubyte"))?;
     let test = path.join("t10k-images-idx3-ubyte");
     if !test.is_file() {
-        return joined(path, shape, features, labels, None);
+        return joined(path, &shape, features, labels, None);
     }
     let (test_shape, test_features, test_labels) = pair(&test)?;
     if shape[1..] != test_shape[1..] {
@@ -36,7 +36,7 @@ pub(super) fn read(path: &Path) -> Result<Examples> {
     shape[0] += test_shape[0];
     features.extend(test_features);
     labels.extend(&test_labels);
-    joined(path, shape, features, labels, Some(test_labels.len()))
+    joined(path, &shape, features, labels, Some(test_labels.len()))
 }
 
 type Pair = (Vec<usize>, Vec<f32>, Vec<u32>);

@@ -1,0 +1,112 @@
+//! What a GPU computes against what the processor computes: every kernel, every route to a spectrum, every operation of networks.
+//!
+//! Where both do the same operations in the same order the results must be the same bits; elsewhere they may differ by what the
+//! order of a sum, or the rounding of a function, makes of it.
+
+mod dense;
+mod stored;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::compute::Real;
+use crate::compute::cuda::Device;
+use crate::error::Result;
+use crate::random::Stream;
+use crate::tensor::DType;
+
+/// One comparison.
+#[derive(Debug, Clone)]
+pub struct Check {
+    /// What was compared.
+    pub name: String,
+    /// The largest difference, and the one that is allowed; or what went wrong.
+    pub outcome: std::result::Result<(f64, f64), String>,
+}
+
+impl Check {
+    /// Whether the two agree.
+    pub fn has_passed(&self) -> bool {
+        matches!(self.outcome, Ok((difference, allowed)) if difference <= allowed)
+    }
+}
+
+/// Compares everything, with matrices that are written to `directory` and removed again.
+///
+/// # Errors
+/// The directory cannot be written or read.
+pub fn run(device: &Arc<Device>, directory: &Path) -> Result<Vec<Check>> {
+    let mut checks = Vec::new();
+    let plain = device.plain();
+    dense::check::<f32>(device, &plain, &mut checks);
+    dense::check::<f64>(device, &plain, &mut checks);
+    for dtype in [DType::F64, DType::F32, DType::F16, DType::Bf16, DType::F8E4M3, DType::F8E5M2] {
+        stored::check(device, &plain, dtype, directory, &mut checks)?;
+    }
+    let shapes = [("tall", 90u64, 40u64), ("wide", 33, 75)];
+    for (name, rows, columns) in shapes {
+        let tensor = stored::written(directory, DType::F32, rows, columns)?;
+        stored::spectra(device, &tensor, name, &mut checks);
+    }
+    Ok(checks)
+}
+
+/// How far results may be apart: relative to the largest of them for sums, to each for functions.
+#[derive(Clone, Copy)]
+enum Allowed {
+    SameBits,
+    OfLargest(f64),
+    OfEach(f64),
+}
+
+/// Compares numbers; NaN and infinities must be the same.
+fn compared(found: &[f64], expected: &[f64], allowed: Allowed) -> std::result::Result<(f64, f64), String> {
+    if found.len() != expected.len() {
+        return Err(format!("{} numbers instead of {}", found.len(), expected.len()));
+    }
+    let largest = expected.iter().filter(|x| x.is_finite()).fold(0.0f64, |most, x| most.max(x.abs()));
+    let mut worst = 0.0f64;
+    for (at, (&found, &expected)) in found.iter().zip(expected).enumerate() {
+        let same = found.to_bits() == expected.to_bits() || (found.is_nan() && expected.is_nan());
+        if same {
+            continue;
+        }
+        if !found.is_finite() || !expected.is_finite() {
+            return Err(format!("number {at} is {found:e} instead of {expected:e}"));
+        }
+        let scale = match allowed {
+            // A difference that is not one of bits is one of the sign of zero, or counts.
+            Allowed::SameBits => 1.0,
+            Allowed::OfLargest(_) => largest,
+            Allowed::OfEach(_) => expected.abs().max(f64::MIN_POSITIVE),
+        };
+        worst = worst.max(if found == expected { 0.0 } else { (found - expected).abs() / scale });
+    }
+    let bound = match allowed {
+        Allowed::SameBits => 0.0,
+        Allowed::OfLargest(bound) | Allowed::OfEach(bound) => bound,
+    };
+    Ok((worst, bound))
+}
+
+fn check(
+    name: String,
+    found: Result<Vec<f64>>,
+    expected: Result<Vec<f64>>,
+    allowed: Allowed,
+    checks: &mut Vec<Check>,
+) {
+    let outcome = match (found, expected) {
+        (Ok(found), Ok(expected)) => compared(&found, &expected, allowed),
+        (Err(error), _) | (_, Err(error)) => Err(error.to_string()),
+    };
+    checks.push(Check { name, outcome });
+}
+
+fn numbers<T: Real>(stream: u64, count: usize) -> Vec<T> {
+    Stream::new(0x5e1f, stream).normals(count).into_iter().map(T::from_f64).collect()
+}
+
+fn wide<T: Real>(values: Vec<T>) -> Vec<f64> {
+    values.into_iter().map(Into::into).collect()
+}
