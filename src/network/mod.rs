@@ -9,7 +9,7 @@
 //! A [`Network`] is plain data without numbers: [`Node`]s in the order they are computed, each an [`Operation`] on the
 //! values of earlier nodes. A [`ValueId`] is both the node and what it gives. Token ids are no value, since nothing can be
 //! differentiated by them: the embedding is a node without inputs that reads them. Features are the value of an
-//! [`Operation::Input`].
+//! [`Operation::Source`].
 //!
 //! ```text
 //! builders / Assembly → Network + its tensors (Built)
