@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use flashpoint::analysis::model::MeasureLevel;
+use flashpoint::analysis::model::{Analysis, MeasureLevel};
 use flashpoint::checkpoint::Checkpoint;
 use flashpoint::clip::advise;
 use flashpoint::context::Context;
@@ -44,7 +44,7 @@ pub struct Arguments {
     pub(super) from: From,
     /// Repair what findings say is not whole in the optimizer state, in a copy
     #[arg(long)]
-    repair: bool,
+    pub(super) repair: bool,
     /// The clipping threshold: recommended, or a number
     #[arg(long, value_name = "NORM", value_parser = clip)]
     pub(super) clip: Option<Clip>,
@@ -63,7 +63,7 @@ pub struct Arguments {
     pub(super) to: Option<PathBuf>,
     /// Look at this log, or directory of logs, while the command runs, and stop the command when it blows up again
     #[arg(long, value_name = "LOG")]
-    watch: Option<PathBuf>,
+    pub(super) watch: Option<PathBuf>,
     /// Seconds between two looks at the log
     #[arg(long, value_name = "SECONDS", default_value_t = 5.0, value_parser = positive)]
     watch_every: f64,
@@ -174,6 +174,14 @@ pub(super) struct Looked {
     pub(super) clipping: Option<String>,
 }
 
+/// Leaves of gradients only those from before a failure began: a threshold is to hold the norms of the run while it was healthy.
+fn keep_before(analysis: &mut Analysis, onset: u64) {
+    if let Some(log) = &mut analysis.log {
+        log.points.retain(|point| point.step < onset);
+    }
+    analysis.dumps.retain(|dump| dump.step < onset);
+}
+
 /// A state that is ready, or how it is made ready.
 struct Prepared {
     checkpoint: PathBuf,
@@ -193,10 +201,13 @@ impl Arguments {
         if self.from != From::LastHealthy && !recommended {
             return Ok(looked);
         }
-        let measured = measure_run(history, &self.reading, &policy.names, self.outputs.quiet, context);
+        let mut measured = measure_run(history, &self.reading, &policy.names, self.outputs.quiet, context);
         let assessment = rules::evaluate(&measured.analysis, &policy.thresholds);
-        looked.diagnosis = Some(diagnose(&measured.analysis, &assessment));
+        let diagnosis = diagnose(&measured.analysis, &assessment);
         if recommended {
+            if let Some(onset) = diagnosis.onset_step {
+                keep_before(&mut measured.analysis, onset);
+            }
             let advice = advise(&measured.analysis).recommendation;
             looked.clip = advice.threshold;
             if looked.clip.is_none() && !self.what_if {
@@ -206,6 +217,7 @@ impl Arguments {
             }
             looked.clipping = Some(advice.sentence);
         }
+        looked.diagnosis = Some(diagnosis);
         Ok(looked)
     }
 

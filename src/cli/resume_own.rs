@@ -1,7 +1,7 @@
 //! `flashpoint resume RUN` of a run that `flashpoint train` wrote: it goes on here, in a new directory.
 
 use flashpoint::clip::{FixedNorm, Method};
-use flashpoint::error::Result;
+use flashpoint::error::{ErrorKind, Result};
 use flashpoint::number::short;
 use flashpoint::recover::{choose, new_run};
 use flashpoint::report::train_page;
@@ -20,6 +20,11 @@ const USUAL: f64 = 1.0;
 impl Arguments {
     /// Goes on from the chosen state with the settings that are asked for, or with several of them.
     pub(super) fn go_on(&self) -> Result<Outcome> {
+        if self.repair || self.watch.is_some() {
+            let message = "it is a run of flashpoint train, which goes on here and not in another program".to_owned();
+            let advice = "leave --repair and --watch out";
+            return Err(ErrorKind::NotDone { message, advice }.in_file(&self.run));
+        }
         let context = self.reading.context()?;
         let policy = self.reading.policy(&context)?;
         let history = self.flags.history(&self.run, &context)?;
