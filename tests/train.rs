@@ -209,6 +209,59 @@ fn a_flag_that_is_given_for_some_arms_only_is_refused() {
     assert!(!place.exists());
 }
 
+#[test]
+fn a_run_goes_on_from_a_step_with_other_settings_in_a_new_directory_that_names_its_parent() {
+    let folder = tempfile::tempdir().unwrap();
+    let (run, to) = (folder.path().join("run"), folder.path().join("again"));
+    train(&run, &["--save-interval", "2steps"]);
+    let settings = ["--from", "2", "--clip", "0.5", "--lr-scale", "0.5", "--skip-batches", "3..3"];
+    resume(&run, &[&settings[..], &["--to", to.to_str().unwrap()]].concat());
+    let file: Value = serde_json::from_slice(&std::fs::read(to.join("run.json")).unwrap()).unwrap();
+    assert_eq!((&file["parent"]["step"], &file["max_grad_norm"]), (&2.into(), &0.5.into()));
+    assert_eq!(file["config"]["lr"], 0.0005);
+    let before = lines(&run.join("metrics.jsonl"));
+    let after = lines(&to.join("metrics.jsonl"));
+    // Six batches: two were taken before, one is left out.
+    let steps: Vec<&Value> = after.iter().map(|line| &line["step"]).collect();
+    assert_eq!(steps, [3, 4, 5]);
+    // The third batch meets the weights that it met before; the fifth comes next.
+    for key in ["loss", "grad_norm"] {
+        assert_eq!(after[0][key], before[2][key]);
+    }
+    for line in &after {
+        assert_eq!(line["lr"], 0.0005);
+        assert!(line["clipped_grad_norm"].as_f64().unwrap() <= 0.5 * (1.0 + 1e-6), "{line}");
+    }
+    let output = flashpoint(&["resume", run.to_str().unwrap(), "--from", "2", "--repair"]);
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn what_if_goes_on_from_one_state_in_several_ways_and_without_a_change_as_the_run_did() {
+    let folder = tempfile::tempdir().unwrap();
+    let (run, to) = (folder.path().join("run"), folder.path().join("several"));
+    train(&run, &["--save-interval", "2steps"]);
+    let output = resume(&run, &["--from", "2", "--what-if", "--to", to.to_str().unwrap()]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    let mut names: Vec<String> = std::fs::read_dir(&to)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    // Six norms are too few to recommend a threshold from.
+    assert_eq!(names, ["clip-1", "lower-lr", "no-clip"]);
+    assert!(names.iter().all(|name| text.contains(name.as_str())), "{text}");
+    let [whole, branch] = [&run, &to.join("no-clip")]
+        .map(|run| std::fs::read(run.join("checkpoint-6/model.safetensors")).unwrap());
+    assert!(whole == branch, "nothing was changed, and the weights differ");
+}
+
+fn resume(run: &Path, arguments: &[&str]) -> Output {
+    let output = flashpoint(&[&["resume", run.to_str().unwrap(), "--quiet"], arguments].concat());
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
 /// Kills a training a hundred times at moments that are spread over its steps and saves; whenever there is a checkpoint by its whole name,
 /// it can be read and gone on from.
 #[test]

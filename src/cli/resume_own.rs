@@ -21,7 +21,8 @@ impl Arguments {
     /// Goes on from the chosen state with the settings that are asked for, or with several of them.
     pub(super) fn go_on(&self) -> Result<Outcome> {
         if self.repair || self.watch.is_some() {
-            let message = "it is a run of flashpoint train, which goes on here and not in another program".to_owned();
+            let message =
+                "it is a run of flashpoint train, which goes on here and not in another program".to_owned();
             let advice = "leave --repair and --watch out";
             return Err(ErrorKind::NotDone { message, advice }.in_file(&self.run));
         }

@@ -14,8 +14,7 @@ const ROWS: &[&str] = &["jsonl", "ndjson", "csv", "tsv"];
 const TEXTS: &[&str] = &["log", "txt", "out", "stdout", "err"];
 
 /// Words in names of logs that are not of training.
-const NOT_TRAINING: &[&str] =
-    &["eval", "evaluation", "valid", "validation", "val", "test", "predictions"];
+const NOT_TRAINING: &[&str] = &["eval", "evaluation", "valid", "validation", "val", "test", "predictions"];
 
 /// Names of files that stand beside a model and are none.
 const BESIDE: &[&str] = &[
