@@ -11,6 +11,9 @@ const LONGEST: usize = 160;
 /// The most characters of one sentence: those of ours that name a dozen tensors are shorter.
 const LONGEST_SENTENCE: usize = 3000;
 
+/// The most characters of several lines: a thousand tensors and the reason for each.
+const LONGEST_TEXT: usize = 200_000;
+
 /// `name` without control characters, direction overrides or line breaks, cut in the middle when very long.
 pub fn safe(name: &str) -> String {
     let characters = name.chars().count();
@@ -26,6 +29,21 @@ pub fn safe(name: &str) -> String {
 /// A sentence of ours that may hold names from a file, cut at its end when very long.
 pub(super) fn safe_sentence(sentence: &str) -> String {
     words(sentence).join(" ")
+}
+
+/// Lines that may hold names from a file, the last ones left out when there are very many.
+pub(super) fn safe_lines(text: &str) -> String {
+    let (mut lines, mut length) = (Vec::new(), 0);
+    for line in text.split('\n') {
+        let line = safe_sentence(line);
+        length += line.chars().count() + 1;
+        if length > LONGEST_TEXT {
+            lines.push(format!("…({} lines)", text.split('\n').count()));
+            break;
+        }
+        lines.push(line);
+    }
+    lines.join("\n")
 }
 
 /// The words of a sentence, each safe: a name with a million spaces is a million words, of which the first are enough.
@@ -111,6 +129,9 @@ mod tests {
         for text in [safe_sentence(&sentence), page, log] {
             assert!(text.len() < 4000 && text.contains("1048576"), "{} bytes", text.len());
         }
+        let lines = safe_lines(&"a\n".repeat(1 << 19));
+        assert!(lines.len() < 250_000 && lines.ends_with("…(524289 lines)"), "{} bytes", lines.len());
+        assert_eq!(safe_lines("one\ntwo"), "one\ntwo");
         let short = "tensor h.0.weight has  two spaces";
         assert_eq!(safe_sentence(short), short);
     }

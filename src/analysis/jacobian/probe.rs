@@ -267,7 +267,7 @@ pub(super) fn check_labels(classes: &[u32], logits: usize) -> std::result::Resul
         return Err(format!("its {} labels are not one a row of the {logits} logits", classes.len()));
     }
     if let Some(class) = classes.iter().find(|class| **class != IGNORED && **class as usize >= width) {
-        return Err(format!("the label {class} is none of the network's {width} classes"));
+        return Err(format!("the label {class} is none of the {width} classes"));
     }
     if classes.iter().all(|class| *class == IGNORED) {
         return Err("its labels leave every row out".to_owned());

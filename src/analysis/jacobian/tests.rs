@@ -297,7 +297,7 @@ fn rows_whose_label_is_left_out_take_no_part_in_the_gradient() {
     // Of uniform rows: 1/11 each, less 1 at the class.
     assert!((gradient[3] - (1.0 / 11.0 - 1.0)).abs() < 1e-15 && (gradient[4] - 1.0 / 11.0).abs() < 1e-15);
     for (classes, reason) in [
-        (&[3, 11][..], "the label 11 is none of the network's 11 classes"),
+        (&[3, 11][..], "the label 11 is none of the 11 classes"),
         (&[0, 1, 2], "its 3 labels are not one a row of the 22 logits"),
         (&[IGNORED, IGNORED], "leave every row out"),
         (&[], "its 0 labels are not one a row"),
