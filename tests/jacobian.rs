@@ -169,7 +169,6 @@ fn deep(
         let slope = |x: f64| match activation {
             Activation::Tanh => 1.0 - x.tanh().powi(2),
             Activation::Relu => f64::from(u8::from(x > 0.0)),
-            Activation::Identity => 1.0,
         };
         let mut factor = matrix;
         for (row, x) in factor.chunks_exact_mut(n).zip(&before) {
@@ -183,7 +182,6 @@ fn deep(
             .map(|&x| match activation {
                 Activation::Tanh => x.tanh(),
                 Activation::Relu => x.max(0.0),
-                Activation::Identity => x,
             })
             .collect();
     }

