@@ -256,7 +256,7 @@ fn poison(value: &mut serde_json::Value, text: &str) {
             for (key, value) in fields.iter_mut() {
                 match value {
                     serde_json::Value::String(own) if OF_FILES.contains(&key.as_str()) => {
-                        text.clone_into(own)
+                        text.clone_into(own);
                     }
                     serde_json::Value::Array(list) if ["unused", "assumptions"].contains(&key.as_str()) => {
                         *list = vec![text.into()];
