@@ -365,7 +365,7 @@ pub enum ErrorKind {
     #[error("is a measurement file, and holds no Jacobians")]
     NoJacobian,
     /// A file of inputs that a network does not take.
-    #[error("it cannot be the probe: {message}")]
+    #[error("it cannot be the probe: {}", message.escape_debug())]
     Probe {
         /// Why not.
         message: String,
