@@ -295,7 +295,7 @@ fn a_spectral_clip_brings_the_largest_singular_value_to_its_limit() {
         "--accept-function-change",
     ];
     let output = flashpoint(&[&["repair", source, "--to", text(&target)], &edits[..]].concat());
-    assert!(matches!(output.status.code(), Some(0 | 1)), "{}", told(&output));
+    assert_eq!(output.status.code(), Some(0), "{}", told(&output));
     let (before, after) = (read(Path::new(source)), read(&target));
     let sigma = |checkpoint: &Checkpoint| {
         // By power iteration on WᵀW, in f64.
@@ -344,7 +344,10 @@ fn replicas_are_averaged_before_anything_else_is_done_and_a_damaged_one_is_refus
     repair(OWN, &target, &["--reset-moments", "wide.weight", "--sync-replicas", text(&other)]);
     let synced = read(&target);
     let name = synced.tensors.iter().find(|tensor| tensor.name.ends_with(moment)).unwrap().name.clone();
-    assert!(elements(&synced, &name).iter().all(|value| *value == 0.0), "reset after the mean, not before it");
+    assert!(
+        elements(&synced, &name).iter().all(|value| *value == 0.0),
+        "reset after the mean, not before it"
+    );
     let clipped = ["--spectral-clip", "*=2", "--accept-function-change", "--sync-replicas", text(&other)];
     let refused = flashpoint(&[&["repair", OWN, "--to", "never"], &clipped[..]].concat());
     assert_eq!(refused.status.code(), Some(2));
@@ -358,7 +361,11 @@ fn replicas_are_averaged_before_anything_else_is_done_and_a_damaged_one_is_refus
     std::fs::write(&flipped, bytes).unwrap();
     let refused = flashpoint(&["repair", NANO_GPT, "--to", "never", "--sync-replicas", text(&flipped)]);
     assert_eq!(refused.status.code(), Some(2), "{}", told(&refused));
-    assert!(told(&refused).contains("flipped.pt") && told(&refused).contains("checksum"), "{}", told(&refused));
+    assert!(
+        told(&refused).contains("flipped.pt") && told(&refused).contains("checksum"),
+        "{}",
+        told(&refused)
+    );
     assert!(!Path::new("never").exists());
 }
 
@@ -397,7 +404,8 @@ fn a_state_of_random_numbers_keeps_every_digit_when_a_rate_beside_it_is_edited()
     repair(text(&source), &target, &["--lr-scale", "2"]);
     let written = text_of(&target.join("state.json"));
     assert!(written.contains(LONG), "{written}");
-    let changed: Vec<_> = with_state.lines().zip(written.lines()).filter(|(one, other)| one != other).collect();
+    let changed: Vec<_> =
+        with_state.lines().zip(written.lines()).filter(|(one, other)| one != other).collect();
     assert!(!changed.is_empty() && changed.iter().all(|(line, _)| line.contains("lr")), "{changed:?}");
     assert_eq!(with_state.lines().count(), written.lines().count());
 }
@@ -417,7 +425,11 @@ fn a_parameter_that_never_had_a_gradient_fails_no_check_of_what_was_reset() {
     let target = folder.path().join("scaled");
     let told = repair(text(&source), &target, &["--lr-scale", "0.5"]);
     assert_eq!(told["healthy"], true);
-    assert!(!told["checks"].to_string().contains("the first update"), "nothing was reset: {}", told["checks"]);
+    assert!(
+        !told["checks"].to_string().contains("the first update"),
+        "nothing was reset: {}",
+        told["checks"]
+    );
     let target = folder.path().join("reset");
     let told = repair(text(&source), &target, &["--reset-moments", "wide.weight"]);
     assert_eq!(check(&told, "the first update of what was reset")["outcome"], "pass");
@@ -446,8 +458,7 @@ fn a_repair_of_a_repaired_checkpoint_keeps_what_the_first_one_said() {
 
 #[test]
 fn what_has_no_weights_is_no_state_to_go_on_from() {
-    let output =
-        flashpoint(&["repair", "fixtures/layouts/optimizer-state.pt", "--plan", "--format", "json"]);
+    let output = flashpoint(&["repair", "fixtures/layouts/optimizer-state.pt", "--plan", "--format", "json"]);
     let plan: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(plan["audit"]["components"][0]["part"], "model");
     assert_eq!(plan["audit"]["components"][0]["presence"], "missing");

@@ -18,8 +18,11 @@ mod progress;
 mod read;
 mod repair;
 mod resume;
+mod resume_own;
 mod rules;
 mod run;
+mod train;
+mod training;
 mod watching;
 
 use std::process::ExitCode;
@@ -69,6 +72,8 @@ enum Command {
     Resume(resume::Arguments),
     /// Write the tensors of a checkpoint as one safetensors file
     Convert(convert::Arguments),
+    /// Train a small network with everything recorded: what the other commands are tried on
+    Train(Box<train::Arguments>),
     /// Say which GPU there is, and what is missing to use it
     Devices(devices::Arguments),
     /// List the rules
@@ -124,6 +129,7 @@ pub fn run(arguments: Arguments) -> Result<Outcome> {
         Command::Repair(arguments) => repair::run(&arguments),
         Command::Resume(arguments) => resume::run(&arguments),
         Command::Convert(arguments) => convert::run(&arguments),
+        Command::Train(arguments) => train::run(&arguments),
         Command::Devices(arguments) => devices::run(&arguments),
         Command::Rules(arguments) => rules::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),

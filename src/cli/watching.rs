@@ -41,7 +41,9 @@ impl<'a> Watching<'a> {
             Seen::Unreadable(reason) => {
                 self.unreadable = self.unreadable.saturating_add(1);
                 if self.unreadable == TOLD_AFTER {
-                    eprintln!("flashpoint: the log to watch cannot be read, and nothing is watched: {reason}");
+                    eprintln!(
+                        "flashpoint: the log to watch cannot be read, and nothing is watched: {reason}"
+                    );
                 }
             }
             _ => {}

@@ -228,7 +228,8 @@ impl Network {
             let shape = shape.map_err(|message| format!("{}: {message}", node.name))?;
             let count = numbers(&shape).filter(|count| *count <= MOST_NUMBERS);
             let needed = count.and_then(|count| count.checked_add(patches(node, &shape)?));
-            let within = needed.filter(|needed| all.checked_add(*needed).is_some_and(|all| all <= MOST_OF_ALL));
+            let within =
+                needed.filter(|needed| all.checked_add(*needed).is_some_and(|all| all <= MOST_OF_ALL));
             let (Some(count), Some(_)) = (count, within) else {
                 return Err(format!("{}: gives {shape:?}, which takes more memory than is used", node.name));
             };

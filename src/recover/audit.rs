@@ -117,8 +117,7 @@ impl Part {
 impl Component {
     /// Whether it was looked for among the files, and not found.
     fn is_found_by_files(&self) -> bool {
-        let by_files =
-            [Part::Scheduler, Part::Scaler, Part::RandomStates, Part::DataPosition, Part::Config];
+        let by_files = [Part::Scheduler, Part::Scaler, Part::RandomStates, Part::DataPosition, Part::Config];
         self.presence == Presence::Missing && by_files.contains(&self.part)
     }
 }
@@ -235,9 +234,7 @@ impl<'a> Look<'a> {
         let is_empty = tensors.clone().next().is_none();
         let count = counted(tensors.count() as u64, "tensor");
         let (presence, detail, allows) = match unread {
-            _ if is_empty => {
-                (Presence::Missing, "there are no weights".to_owned(), Exactness::Restart)
-            }
+            _ if is_empty => (Presence::Missing, "there are no weights".to_owned(), Exactness::Restart),
             0 => (Presence::Present, count, Exactness::Bit),
             unread => (Presence::Partial, format!("{unread} of {count} cannot be read"), Exactness::Restart),
         };

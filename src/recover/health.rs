@@ -154,7 +154,8 @@ fn same_files(before: &Checkpoint, edits: &[Edit], files: &[SourceFile]) -> Chec
     let of_tensor = |index: usize| {
         let own = &before.tensors[index];
         // Tied tensors are edited where the first of them lies.
-        let first = own.tied_to.as_ref().and_then(|name| before.tensors.iter().find(|tensor| tensor.name == *name));
+        let first =
+            own.tied_to.as_ref().and_then(|name| before.tensors.iter().find(|tensor| tensor.name == *name));
         [own.file, first.and_then(|tensor| tensor.file)].into_iter().flatten()
     };
     let mut edited: BTreeSet<&str> = BTreeSet::new();
@@ -204,13 +205,15 @@ struct Written {
 
 impl Written {
     fn of(checkpoint: &Checkpoint) -> Self {
-        let groups = checkpoint.optimizers.iter().map(|optimizer| (optimizer.file, &optimizer.hyperparameters));
+        let groups =
+            checkpoint.optimizers.iter().map(|optimizer| (optimizer.file, &optimizer.hyperparameters));
         let schedules = checkpoint.schedules.iter().map(|schedule| (schedule.file, &schedule.rates));
         let numbers = groups
             .chain(schedules)
             .flat_map(|(file, list)| list.iter().map(move |number| (file, number.place, number.value)));
         let states = checkpoint.optimizers.iter().flat_map(|optimizer| {
-            let counted = optimizer.parameters.iter().filter_map(|state| Some((state.step_place, state.step?)));
+            let counted =
+                optimizer.parameters.iter().filter_map(|state| Some((state.step_place, state.step?)));
             counted.map(|(place, step)| (optimizer.file, place, step))
         });
         let pickled = numbers.chain(states).filter_map(|(file, place, value)| match place {
@@ -274,7 +277,9 @@ fn first_update(after: Judged<'_>, edits: &[Edit]) -> Option<Check> {
             match update {
                 Some(update) => largest = largest.max(update),
                 None => {
-                    unsure.get_or_insert_with(|| format!("the moments or betas of {} are not known", state.key));
+                    unsure.get_or_insert_with(|| {
+                        format!("the moments or betas of {} are not known", state.key)
+                    });
                 }
             }
         }

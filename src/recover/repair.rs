@@ -94,7 +94,9 @@ fn renamed(mut all: Vec<Source>) -> Vec<Source> {
     if is_taken(MANIFEST) {
         let named = |number: u64| format!("repair-{number}.json");
         let free = (1..).map(named).find(|name| !is_taken(name)).expect("a list of names is finite");
-        all.iter_mut().filter(|source| source.name == MANIFEST).for_each(|source| source.name.clone_from(&free));
+        all.iter_mut()
+            .filter(|source| source.name == MANIFEST)
+            .for_each(|source| source.name.clone_from(&free));
     }
     all
 }

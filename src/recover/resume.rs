@@ -321,11 +321,8 @@ mod tests {
 
     #[test]
     fn a_value_is_given_as_it_is_and_never_read_as_a_placeholder_again() {
-        let given = Settings {
-            checkpoint: "runs/{step}-{lr}".into(),
-            clip_norm: Some(123_456.0),
-            ..settings()
-        };
+        let given =
+            Settings { checkpoint: "runs/{step}-{lr}".into(), clip_norm: Some(123_456.0), ..settings() };
         let (replaced, _) = command(&words("train {checkpoint} {clip_norm} {{step}"), &given).unwrap();
         assert_eq!(replaced, words("train runs/{step}-{lr} 123456 {40"));
     }

@@ -44,13 +44,18 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
                 probe(&jacobian.setting),
             );
             findings
-                .push(subject, message, "look at what the shortcut carries: an embedding or a map before it gives zeros")
+                .push(
+                    subject,
+                    message,
+                    "look at what the shortcut carries: an embedding or a map before it gives zeros",
+                )
                 .evidence("RMS of the branch", branch.mean, "1");
             continue;
         }
         let ratio = branch.mean / shortcut.mean;
         if !ratio.is_finite() {
-            let reason = "neither its shortcut nor its output is a number above zero: there is no ratio of them";
+            let reason =
+                "neither its shortcut nor its output is a number above zero: there is no ratio of them";
             findings.not_evaluated(subject, reason);
             continue;
         }

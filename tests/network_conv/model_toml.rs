@@ -395,7 +395,8 @@ fn a_network_that_ends_in_a_loss_is_measured_up_to_what_the_loss_judges() {
     use flashpoint::analysis::jacobian::{Question, prepare};
     use flashpoint::context::Context;
     let (folder, checkpoint) = saved(&tensors());
-    let body = "input = { shape = [16] }\n[[layer]]\nop = \"linear\"\nname = \"fc\"\n[[layer]]\nop = \"tanh\"\n";
+    let body =
+        "input = { shape = [16] }\n[[layer]]\nop = \"linear\"\nname = \"fc\"\n[[layer]]\nop = \"tanh\"\n";
     let measured = |text: &str| {
         let path = folder.path().join("network.toml");
         std::fs::write(&path, text).unwrap();

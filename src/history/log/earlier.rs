@@ -47,7 +47,8 @@ impl Earlier {
             let noted = Written::note(&file.path, context);
             let read = detect::read(file, &options.columns, context);
             if let (Some(mut written), Ok(Some(read))) = (noted, read) {
-                let values = read.table.series.iter().map(|series| (series.name.clone(), series.points.len()));
+                let values =
+                    read.table.series.iter().map(|series| (series.name.clone(), series.points.len()));
                 written.values = values.collect();
                 written.data = read.table.data.len();
                 earlier.logs.insert(file.path.clone(), written);
@@ -99,7 +100,8 @@ impl Written {
     /// Whether it is the same log, which may have grown. One of the same length that was written to was written anew.
     fn is_kept(&self, path: &Path, context: &Context) -> bool {
         let Ok(metadata) = std::fs::metadata(path) else { return false };
-        if metadata.len() < self.length || metadata.len() == self.length && metadata.modified().ok() != self.modified
+        if metadata.len() < self.length
+            || metadata.len() == self.length && metadata.modified().ok() != self.modified
         {
             return false;
         }

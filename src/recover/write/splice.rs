@@ -51,7 +51,10 @@ mod tests {
 
     #[test]
     fn only_the_numbers_that_are_named_change_and_long_integers_keep_every_digit() {
-        let edits = [("/optimizer/groups/1/lr", "0.05".to_owned()), ("/optimizer/groups/0/betas/1", "0.95".to_owned())];
+        let edits = [
+            ("/optimizer/groups/1/lr", "0.05".to_owned()),
+            ("/optimizer/groups/0/betas/1", "0.95".to_owned()),
+        ];
         let expected = STATE.replace("0.999", "0.95").replace("\"lr\":0.1", "\"lr\":0.05");
         assert_eq!(replaced(STATE, &edits), Some(expected));
         assert_eq!(replaced(STATE, &[]), Some(STATE.to_owned()));
