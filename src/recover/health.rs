@@ -170,13 +170,11 @@ fn same_files(before: &Checkpoint, edits: &[Edit], files: &[SourceFile]) -> Chec
     let is_edited =
         |name: &str| edited.contains(name) || is_cast && name.ends_with(".safetensors.index.json");
     let untouched: Vec<&SourceFile> = files.iter().filter(|file| !is_edited(&file.name)).collect();
-    match untouched.iter().find(|file| file.source != file.written) {
-        Some(file) => Check::new(FILES, Outcome::Fail, format!("{} differs", file.name)),
-        None => {
-            let detail = format!("{} compared", counted(untouched.len() as u64, "file"));
-            Check::new(FILES, Outcome::Pass, detail)
-        }
+    let differing = untouched.iter().find(|file| file.source != file.written);
+    if let Some(file) = differing {
+        return Check::new(FILES, Outcome::Fail, format!("{} differs", file.name));
     }
+    Check::new(FILES, Outcome::Pass, format!("{} compared", counted(untouched.len() as u64, "file")))
 }
 
 /// Every number that was written, read again: by its place where that stays the same, by its name otherwise.

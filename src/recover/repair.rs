@@ -93,7 +93,8 @@ fn renamed(mut all: Vec<Source>) -> Vec<Source> {
     let is_taken = |name: &str| all.iter().any(|source| source.name == name);
     if is_taken(MANIFEST) {
         let named = |number: u64| format!("repair-{number}.json");
-        let free = (1..).map(named).find(|name| !is_taken(name)).expect("a list of names is finite");
+        let free = (1..=all.len() as u64).map(named).find(|name| !is_taken(name));
+        let free = free.expect("one of as many names as there are files is none of the others'");
         all.iter_mut()
             .filter(|source| source.name == MANIFEST)
             .for_each(|source| source.name.clone_from(&free));

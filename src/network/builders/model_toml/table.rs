@@ -194,6 +194,6 @@ impl<'t> Table<'t> {
 }
 
 fn size(value: &Value, least: i64) -> Option<usize> {
-    let size = value.as_integer().filter(|size| (least..LARGEST as i64).contains(size))?;
+    let size = value.as_integer().filter(|size| *size >= least && size.unsigned_abs() < LARGEST)?;
     usize::try_from(size).ok()
 }
