@@ -7,13 +7,14 @@ use plotters::chart::{ChartBuilder, ChartContext};
 use plotters::coord::Shift;
 use plotters::coord::cartesian::Cartesian2d;
 use plotters::drawing::{DrawingArea, DrawingAreaErrorKind, IntoDrawingArea};
-use plotters::element::{Circle, DashedPathElement, PathElement, Rectangle, Text};
+use plotters::element::{Circle, DashedPathElement, PathElement, Polygon, Rectangle, Text};
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{
     Color, FontFamily, FontStyle, FontTransform, IntoFont, RGBColor, ShapeStyle, TextStyle, WHITE,
     register_font,
 };
 
+use super::notes::Notes;
 use super::palette::{AXIS, GRID, INK, TROUBLE};
 use super::scale::Scale;
 
@@ -56,29 +57,37 @@ pub(super) type Chart<'a, B> = ChartContext<'a, B, Cartesian2d<Scale, Scale>>;
 pub(super) trait Draw {
     /// Pixels from top to bottom.
     fn height(&self) -> u32;
-    /// Draws it on an area of [`WIDTH`] by its height.
-    fn draw<B: DrawingBackend>(&self, area: &Area<B>) -> Drawn<B>;
+    /// Draws it on an area of [`WIDTH`] by its height, and notes what to say to who points at it.
+    fn draw<B: DrawingBackend>(&self, area: &Area<B>, notes: &Notes) -> Drawn<B>;
 }
 
 /// As SVG without a ground, for a page.
 pub(super) fn to_svg(drawing: &impl Draw) -> String {
     register();
     let mut text = String::new();
+    let notes = Notes::default();
     let area = SVGBackend::with_string(&mut text, (WIDTH, drawing.height())).into_drawing_area();
-    drawing.draw(&area).and_then(|()| area.present()).expect("drawing into a string does not fail");
+    drawing.draw(&area, &notes).and_then(|()| area.present()).expect("drawing into a string does not fail");
     drop(area);
     // Every element ends in a line break, which nothing needs.
-    text.replace('\n', "")
+    noted(&text.replace('\n', ""), &notes)
+}
+
+/// An SVG element with its notes on top of everything.
+fn noted(svg: &str, notes: &Notes) -> String {
+    let inside = svg.trim_end().strip_suffix("</svg>").expect("an SVG element ends so");
+    format!("{inside}{}</svg>", notes.to_svg())
 }
 
 /// As SVG with a white ground and a title, for a file.
 pub(super) fn to_svg_file(title: &str, drawing: &impl Draw) -> String {
     register();
     let mut text = String::new();
+    let notes = Notes::default();
     let area = SVGBackend::with_string(&mut text, file_size(drawing)).into_drawing_area();
-    titled(title, drawing, &area).expect("drawing into a string does not fail");
+    titled(title, drawing, &area, &notes).expect("drawing into a string does not fail");
     drop(area);
-    text
+    noted(&text, &notes)
 }
 
 /// As rows of red, green and blue, with their number and width, for a file.
@@ -87,7 +96,7 @@ pub(super) fn to_pixels(title: &str, drawing: &impl Draw) -> (Vec<u8>, u32, u32)
     let (width, height) = file_size(drawing);
     let mut pixels = vec![0; (width * height * 3) as usize];
     let area = BitMapBackend::with_buffer(&mut pixels, (width, height)).into_drawing_area();
-    titled(title, drawing, &area).expect("drawing into memory does not fail");
+    titled(title, drawing, &area, &Notes::default()).expect("drawing into memory does not fail");
     drop(area);
     (pixels, width, height)
 }
@@ -96,11 +105,11 @@ fn file_size(drawing: &impl Draw) -> (u32, u32) {
     (WIDTH, drawing.height() + 2 * LINE)
 }
 
-fn titled<B: DrawingBackend>(title: &str, drawing: &impl Draw, area: &Area<B>) -> Drawn<B> {
+fn titled<B: DrawingBackend>(title: &str, drawing: &impl Draw, area: &Area<B>, notes: &Notes) -> Drawn<B> {
     area.fill(&WHITE)?;
     let (head, body) = area.split_vertically(2 * LINE);
     head.draw(&Text::new(title.to_owned(), (24, LINE as i32 / 2), text(INK)))?;
-    drawing.draw(&body)?;
+    drawing.draw(&body, notes)?;
     area.present()
 }
 
@@ -230,7 +239,7 @@ pub(super) fn cross<B: DrawingBackend>(area: &Area<B>, (x, y): (i32, i32), color
 /// A triangle that points up, in pixels.
 pub(super) fn triangle<B: DrawingBackend>(area: &Area<B>, (x, y): (i32, i32), color: RGBColor) -> Drawn<B> {
     let corners = vec![(x - 11, y + 10), (x + 11, y + 10), (x, y - 11)];
-    area.draw(&plotters::element::Polygon::new(corners, color.filled()))
+    area.draw(&Polygon::new(corners, color.filled()))
 }
 
 /// Names and values of two axes.
@@ -344,6 +353,30 @@ pub(super) fn crosses<B: DrawingBackend>(
     for place in thinned(&places, scales.x) {
         let (x, y) = chart.backend_coord(&place);
         cross(area, (x - left, y - top + 12), TROUBLE)?;
+    }
+    Ok(())
+}
+
+/// From the least to the most at each place, pale behind the line of a series.
+pub(super) fn band<B: DrawingBackend>(
+    chart: &mut Chart<'_, B>,
+    scales: &Axes<'_>,
+    ends: &[(f64, [f64; 2])],
+    color: RGBColor,
+) -> Drawn<B> {
+    let is_drawn = |(_, ends): &(f64, [f64; 2])| ends.iter().all(|end| end.is_finite() && *end > 0.0);
+    // Where it is not finite a band ends, and begins anew behind it.
+    for run in ends.split(|one| !is_drawn(one)) {
+        let of =
+            |end: usize| thinned(&run.iter().map(|(x, ends)| (*x, ends[end])).collect::<Vec<_>>(), scales.x);
+        let (low, high) = (of(0), of(1));
+        if let [(x, [low, high])] = run {
+            chart
+                .draw_series([PathElement::new([(*x, *low), (*x, *high)], stroke(color).stroke_width(8))])?;
+        } else if run.len() > 1 {
+            let outline: Vec<(f64, f64)> = high.into_iter().chain(low.into_iter().rev()).collect();
+            chart.draw_series([Polygon::new(outline, color.mix(0.2).filled())])?;
+        }
     }
     Ok(())
 }
