@@ -751,12 +751,11 @@ impl ErrorKind {
             Self::Probe { .. } => {
                 "give .npy, .npz or safetensors with an array `input` whose first axis is the batch; leave --input out for a synthetic probe"
             }
-            Self::NoSuchReport { advice, .. } => advice,
             Self::AlreadyThere => "edit it, or move it away first",
             Self::NotEditable { .. } => {
                 "flashpoint convert CHECKPOINT --to FILE.safetensors writes its tensors anew"
             }
-            Self::NotDone { advice, .. } => advice,
+            Self::NotDone { advice, .. } | Self::NoSuchReport { advice, .. } => advice,
             Self::UnknownRule { .. } => "`flashpoint rules` lists them",
             Self::UnknownCommand { .. } => "`flashpoint help` lists them",
             Self::UnknownDtype { .. } | Self::UnsupportedTensor { .. } => {

@@ -39,7 +39,8 @@ fn template(whole: &Command) -> StyledStr {
     let groups = groups
         .iter()
         .map(|(title, entries)| format!("{header}{title}:{header:#}\n{}\n", entries.concat()))
-        .collect::<String>();
+        .collect::<Vec<_>>()
+        .concat();
     let before = "{before-help}{about-with-newline}\n{usage-heading} {usage}\n\n";
     format!("{before}{groups}{header}Options:{header:#}\n{{options}}{{after-help}}").into()
 }

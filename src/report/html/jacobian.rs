@@ -62,7 +62,7 @@ fn facts(own: &JacobianAnalysis) -> Vec<String> {
     }
     match &own.initial {
         Measured::Value(initial) => {
-            facts.push(format!("as initialised: weights {}", safe_sentence(&initial.scheme)))
+            facts.push(format!("as initialised: weights {}", safe_sentence(&initial.scheme)));
         }
         other => facts.push(format!("the architecture as initialised was not measured: {}", why(other))),
     }

@@ -367,18 +367,33 @@ pub(super) fn band<B: DrawingBackend>(
     let is_drawn = |(_, ends): &(f64, [f64; 2])| ends.iter().all(|end| end.is_finite() && *end > 0.0);
     // Where it is not finite a band ends, and begins anew behind it.
     for run in ends.split(|one| !is_drawn(one)) {
-        let of =
-            |end: usize| thinned(&run.iter().map(|(x, ends)| (*x, ends[end])).collect::<Vec<_>>(), scales.x);
-        let (low, high) = (of(0), of(1));
         if let [(x, [low, high])] = run {
             chart
                 .draw_series([PathElement::new([(*x, *low), (*x, *high)], stroke(color).stroke_width(8))])?;
         } else if run.len() > 1 {
-            let outline: Vec<(f64, f64)> = high.into_iter().chain(low.into_iter().rev()).collect();
+            let columns = widest(run, scales.x);
+            let high = columns.iter().map(|(x, [_, high])| (*x, *high));
+            let low = columns.iter().rev().map(|(x, [low, _])| (*x, *low));
+            let outline: Vec<(f64, f64)> = high.chain(low).collect();
             chart.draw_series([Polygon::new(outline, color.mix(0.2).filled())])?;
         }
     }
     Ok(())
+}
+
+/// The ends of a band, of many places the widest of each few pixels.
+fn widest(ends: &[(f64, [f64; 2])], scale: &Scale) -> Vec<(f64, [f64; 2])> {
+    if ends.len() <= FEW_POINTS {
+        return ends.to_vec();
+    }
+    let column = |one: &(f64, [f64; 2])| (scale.share(one.0) * f64::from(WIDTH) / 8.0) as u32;
+    let merged = ends.chunk_by(|one, other| column(one) == column(other)).map(|group| {
+        let (first, last) = (group[0], group[group.len() - 1]);
+        let low = group.iter().map(|one| one.1[0]).fold(first.1[0], f64::min);
+        let high = group.iter().map(|one| one.1[1]).fold(first.1[1], f64::max);
+        (f64::midpoint(first.0, last.0), [low, high])
+    });
+    merged.collect()
 }
 
 /// Points that are no more than two to a column of pixels: the first, and the last, the smallest and the largest of each.
@@ -413,6 +428,17 @@ mod tests {
         assert!(kept.contains(&(43_210.0, 50.0)) && kept.contains(&(77_777.0, 0.01)));
         assert!(kept.len() <= 2 * WIDTH as usize, "{}", kept.len());
         assert!(kept.is_sorted_by(|one, other| one.0 <= other.0));
+    }
+
+    #[test]
+    fn a_band_of_thousands_is_as_wide_as_its_widest_place() {
+        let mut ends: Vec<(f64, [f64; 2])> = (0..2000).map(|block| (f64::from(block), [1.0, 2.0])).collect();
+        ends[777].1 = [0.25, 64.0];
+        let kept = widest(&ends, &Scale::whole(0.0, 2000.0));
+        assert!(kept.len() <= WIDTH as usize / 8 + 1, "{}", kept.len());
+        assert_eq!(kept.iter().filter(|one| one.1 == [0.25, 64.0]).count(), 1);
+        assert!(kept.iter().all(|one| one.1 == [1.0, 2.0] || one.1 == [0.25, 64.0]));
+        assert_eq!(widest(&ends[..5], &Scale::whole(0.0, 5.0)), ends[..5]);
     }
 
     #[test]

@@ -136,9 +136,12 @@ fn clipping(norms: impl IntoIterator<Item = f64>) -> Option<Kind> {
 fn gains(layers: u64, value: impl Fn(u64) -> f64) -> JacobianAnalysis {
     let spread =
         |value: f64| Spread { mean: value, standard_deviation: 0.0, least: value / 2.0, most: value * 2.0 };
-    let measured = |value: f64| match value.is_finite() {
-        true => Measured::Value(spread(value)),
-        false => Measured::Degenerate(Degenerate::Overflow),
+    let measured = |value: f64| {
+        if value.is_finite() {
+            Measured::Value(spread(value))
+        } else {
+            Measured::Degenerate(Degenerate::Overflow)
+        }
     };
     let part = |name: String, kind: PartKind, block: Option<u64>, value: f64| PartJacobian {
         name,
