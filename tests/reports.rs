@@ -57,7 +57,7 @@ const REPORTS: [Report; 6] = [
             "--tokens",
             "8",
         ],
-        says: &["FP802", "h.1 mlp", "end to end", "as initialised", "synthetic probe", "0.6635"],
+        says: &["FP802", "h.1 mlp", "end to end", "as initialised", "synthetic probe", "stable rank"],
         plots: &["jacobian-gain", "layer-norms"],
     },
 ];
