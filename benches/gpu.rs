@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use flashpoint::analysis::model::Measured;
-use flashpoint::analysis::self_test;
+use flashpoint::analysis::self_test::{self, Extent};
 use flashpoint::analysis::spectrum::choice::Route;
 use flashpoint::analysis::spectrum::matrix;
 use flashpoint::analysis::statistics::{self, Pivot};
@@ -53,8 +53,8 @@ fn main() {
 
 /// Numbers of a device that computes something else are none.
 fn check(device: &Arc<Device>) {
-    let checks =
-        self_test::run(device, &std::env::temp_dir()).expect("the temporary directory can be written");
+    let checks = self_test::run(device, &std::env::temp_dir(), Extent::Whole)
+        .expect("the temporary directory can be written");
     let failed: Vec<_> = checks.iter().filter(|check| !check.has_passed()).collect();
     for check in &failed {
         println!("FAIL {}: {:?}", check.name, check.outcome);

@@ -319,7 +319,27 @@ pub enum ErrorKind {
         message: String,
     },
 
+    // Training.
+    /// Examples that cannot be trained on.
+    #[error("it cannot be trained on: {}", message.escape_debug())]
+    TrainingData {
+        /// What is wrong, with the sample where it is one.
+        message: String,
+    },
+    /// A run that cannot go on as it is asked to.
+    #[error("the run cannot go on: {}", message.escape_debug())]
+    CannotGoOn {
+        /// Why not.
+        message: String,
+    },
+
     // Arguments.
+    /// A flag that is given for some arms and not for the others.
+    #[error("arms cannot be told: {message}")]
+    UnpairedArms {
+        /// How often it is given, and how many arms there are.
+        message: String,
+    },
     /// A measurement file where elements are compared.
     #[error("is a measurement file, and holds no elements to compare")]
     NoElements,
@@ -345,7 +365,7 @@ pub enum ErrorKind {
     #[error("is a measurement file, and holds no Jacobians")]
     NoJacobian,
     /// A file of inputs that a network does not take.
-    #[error("it cannot be the probe: {message}")]
+    #[error("it cannot be the probe: {}", message.escape_debug())]
     Probe {
         /// Why not.
         message: String,
@@ -739,6 +759,11 @@ impl ErrorKind {
                 "the config is of another model: put the right one beside it, or give --model"
             }
             Self::NetworkInput { .. } => "give an input that fits, or fewer --tokens",
+            Self::TrainingData { .. } => "mend the examples, or choose another --normalization or load size",
+            Self::CannotGoOn { .. } => {
+                "give another --save-path, or --weight-reset True to start over; `flashpoint resume` changes settings"
+            }
+            Self::UnpairedArms { .. } => "give it once for all arms, or once for each",
             Self::NoElements => "name the checkpoint that was measured",
             Self::OutputName { .. } => "give the output a name that ends so",
             Self::NotAnOutput { .. } => "name another file for the output",

@@ -29,3 +29,4 @@ pub mod report;
 pub mod robust;
 pub mod rules;
 pub mod tensor;
+pub mod train;

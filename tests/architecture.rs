@@ -42,6 +42,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("clip", &["number", "random", "robust", "analysis::model", "analysis::series::clip"]),
     ("diagnosis", &["number", "robust", "analysis::model", "rules", "clip"]),
     ("gate", &["error", "context", "number", "files", "checkpoint", "analysis::model", "rules", "diagnosis"]),
+    ("train", &["error", "context", "random", "files", "tensor", "format", "compute", "network", "clip"]),
     (
         "recover",
         &[
@@ -60,7 +61,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "gate",
         ],
     ),
-    ("report", &["json", "number", "analysis::model", "rules", "clip", "diagnosis", "gate", "recover"]),
+    (
+        "report",
+        &["json", "number", "analysis::model", "rules", "clip", "diagnosis", "gate", "train", "recover"],
+    ),
     ("lib", &[]),
 ];
 

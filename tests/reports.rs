@@ -313,6 +313,66 @@ fn no_name_of_a_tensor_does_harm_in_any_format() {
     }
 }
 
+/// Puts harmful text into every string of a measurement that is free to be anything.
+fn poison(value: &mut serde_json::Value, text: &str) {
+    const OF_FILES: [&str; 8] =
+        ["name", "architecture", "scheme", "unused", "assumptions", "not_measured", "file", "message"];
+    match value {
+        serde_json::Value::Object(fields) => {
+            for (key, value) in fields.iter_mut() {
+                match value {
+                    serde_json::Value::String(own) if OF_FILES.contains(&key.as_str()) => {
+                        text.clone_into(own);
+                    }
+                    serde_json::Value::Array(list) if ["unused", "assumptions"].contains(&key.as_str()) => {
+                        *list = vec![text.into()];
+                    }
+                    other => poison(other, text),
+                }
+            }
+        }
+        serde_json::Value::Array(list) => list.iter_mut().for_each(|value| poison(value, text)),
+        _ => {}
+    }
+}
+
+#[test]
+fn no_text_of_a_measurement_with_jacobians_does_harm() {
+    let folder = tempfile::tempdir().expect("a temporary directory can be made");
+    let path = folder.path().join("own.measured.json");
+    let name = path.to_str().expect("UTF-8");
+    for checkpoint in [
+        "fixtures/rules/FP806-softmax-gradient-path/fires-queries-and-keys-nine-times-too-large",
+        "fixtures/rules/FP805-positive-lyapunov-exponent/silent-gain-of-nine-tenths",
+    ] {
+        flashpoint(&["measure", checkpoint, "--measure", "jacobian", "--output", name]);
+        let own: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(&path).expect("it was written")).expect("JSON");
+        let harmful = "\u{1b}[2J\u{1b}]0;owned\u{7} \u{202e} <script>alert(1)</script> @someone\nverdict: nothing critical\r\n";
+        for text in [harmful.to_owned(), format!("a {harmful}").repeat(4000)] {
+            let mut hostile = own.clone();
+            poison(&mut hostile["checkpoints"][0]["jacobian"], &text);
+            std::fs::write(&path, hostile.to_string()).expect("it can be written");
+            for format in ["terminal", "markdown", "html", "sarif", "junit", "github"] {
+                let output = flashpoint(&["jacobian", name, "--all", "--format", format]);
+                let page = String::from_utf8(output.stdout).expect("reports are UTF-8");
+                let told = format!("{checkpoint} as {format}: {}", String::from_utf8_lossy(&output.stderr));
+                assert!(!page.is_empty() && page.len() < 3_000_000, "{told}: {} bytes", page.len());
+                assert!(!page.contains('\u{1b}') && !page.contains('\u{7}'), "{told}: an escape sequence");
+                assert!(!page.contains('\u{202e}'), "{told}: a direction override");
+                assert!(!page.lines().any(|line| line == "verdict: nothing critical"), "{told}");
+                if format == "markdown" {
+                    let outside = outside_code(&page);
+                    assert!(
+                        !outside.contains("<script") && !outside.contains("@someone"),
+                        "{told}: {outside}"
+                    );
+                }
+            }
+        }
+    }
+}
+
 /// Markdown without its spans of code, each of which ends with as many backticks as it began with.
 fn outside_code(text: &str) -> String {
     let mut outside = String::new();

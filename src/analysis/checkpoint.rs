@@ -75,6 +75,13 @@ pub(super) fn measure_checkpoint_beside<B: Beside>(
             problems.push(found);
         }
     }
+    let (jacobian, error) = jacobian(checkpoint, level, context);
+    for found in error.iter().map(|error| problem(checkpoint, error)) {
+        // A tensor that cannot be read stands there already, with its name.
+        if !problems.iter().any(|known| (&known.file, &known.message) == (&found.file, &found.message)) {
+            problems.push(found);
+        }
+    }
     let analysis = CheckpointAnalysis {
         name: checkpoint.name.clone(),
         layout: checkpoint.layout,
@@ -92,24 +99,44 @@ pub(super) fn measure_checkpoint_beside<B: Beside>(
         masters: masters::measure(checkpoint, level, context),
         attention: layers.attention,
         adapters: layers.adapters,
-        jacobian: jacobian(checkpoint, level, context),
+        jacobian,
         device: context.device.ledger.take().map(device_use),
     };
     (analysis, gathered)
 }
 
-/// The Jacobians at a synthetic probe, where they were asked for and the network is one that is built here.
-fn jacobian(checkpoint: &Checkpoint, level: MeasureLevel, context: &Context) -> Measured<JacobianAnalysis> {
+/// The Jacobians at a synthetic probe, where they were asked for and the network is one that is built here; and what went wrong
+/// beside that.
+fn jacobian(
+    checkpoint: &Checkpoint,
+    level: MeasureLevel,
+    context: &Context,
+) -> (Measured<JacobianAnalysis>, Option<Error>) {
     if level < MeasureLevel::Jacobian {
-        return Measured::not("needs flashpoint jacobian, or --measure jacobian");
+        return (Measured::not("needs flashpoint jacobian, or --measure jacobian"), None);
     }
     let prepared = jacobian::prepare(checkpoint, &jacobian::Question::default(), context);
     let found = prepared.and_then(|prepared| prepared.measure(checkpoint, context));
     match found {
-        Ok(Some(found)) => Measured::Value(found),
-        Ok(None) => Measured::not(statistics::STOPPED),
-        Err(error) => Measured::not(error.kind.to_string()),
+        Ok(Some(found)) => (Measured::Value(found), None),
+        Ok(None) => (Measured::not(statistics::STOPPED), None),
+        Err(error) => {
+            let reason = Measured::not(error.kind.to_string());
+            (reason, (!is_of_no_network(&error.kind)).then_some(error))
+        }
     }
+}
+
+/// Whether the checkpoint is sound and is only of no network that is built here, or none that a synthetic probe is for.
+fn is_of_no_network(kind: &ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::UnknownArchitecture { .. }
+            | ErrorKind::MissingParameters { .. }
+            | ErrorKind::ParameterShape { .. }
+            | ErrorKind::NetworkInput { .. }
+            | ErrorKind::Probe { .. }
+    )
 }
 
 fn device_use(pieces: Pieces) -> DeviceUse {

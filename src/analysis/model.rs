@@ -13,8 +13,9 @@ mod run;
 mod spectrum;
 
 pub use jacobian::{
-    AttentionPaths, DepthGain, Estimated, InitialGain, JacobianAnalysis, JacobianCost, JacobianSetting,
-    JacobianSpectrum, PartJacobian, PartKind, ProbeKind, RecurrenceAnalysis, RecurrenceAtScale, Spread,
+    AttentionPaths, DepthGain, Estimated, GradientSource, InitialGain, JacobianAnalysis, JacobianCost,
+    JacobianSetting, JacobianSpectrum, PartJacobian, PartKind, ProbeKind, RecurrenceAnalysis,
+    RecurrenceAtScale, Spread,
 };
 
 pub use optimizer::{
@@ -358,6 +359,14 @@ pub struct Exponents {
     pub counts: Vec<u64>,
 }
 
+impl Exponents {
+    /// Whether floats of 64 bits, which have the widest range, can have them: from 2⁻¹⁰⁷⁴ to below 2¹⁰²⁴.
+    fn are_possible(&self) -> bool {
+        let highest = i64::from(self.lowest).saturating_add_unsigned(self.counts.len() as u64);
+        (-1100..=1100).contains(&self.lowest) && highest <= 1100
+    }
+}
+
 /// What rounding to nearest-even in a narrower dtype would do to the elements.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Headroom {
@@ -465,6 +474,10 @@ impl TensorAnalysis {
         }
         if self.statistics.value().is_some_and(|statistics| statistics.count != self.elements) {
             return Some("its statistics are of another number of elements");
+        }
+        let exponents = self.statistics.value().and_then(|statistics| statistics.exponents.value());
+        if exponents.is_some_and(|exponents| !exponents.are_possible()) {
+            return Some("it has exponents that no number of a checkpoint has");
         }
         let rows = self.rows.value();
         let impossible =

@@ -4,11 +4,12 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use flashpoint::analysis::self_test::{self, Check};
+use flashpoint::analysis::self_test::{self, Check, Extent};
 use flashpoint::compute::cuda;
 use flashpoint::error::{ErrorKind, Result};
 
 use super::Outcome;
+use super::options::directories;
 use super::output::print;
 
 #[derive(Debug, Args)]
@@ -24,21 +25,26 @@ pub struct Arguments {
     /// Compare everything that a GPU computes with the processor
     #[arg(long)]
     self_test: bool,
+    /// Leave out large matrices
+    #[arg(long, requires = "self_test")]
+    quick: bool,
     /// The GPU to test
     #[arg(long, value_name = "N", default_value_t = 0, requires = "self_test")]
     number: usize,
 }
 
 pub fn run(arguments: &Arguments) -> Result<Outcome> {
-    print(cuda::inventory(&arguments.cuda_libs).to_string().as_bytes())?;
+    let libraries = directories(&arguments.cuda_libs)?;
+    print(cuda::inventory(&libraries).to_string().as_bytes())?;
     if !arguments.self_test {
         return Ok(Outcome::Answered);
     }
-    let device = cuda::open(arguments.number, &arguments.cuda_libs).map_err(|reason| {
+    let device = cuda::open(arguments.number, &libraries).map_err(|reason| {
         let option = format!("--number {}", arguments.number);
         ErrorKind::NoDevice { message: reason.to_string() }.in_file(Path::new(&option))
     })?;
-    let checks = self_test::run(&device, &std::env::temp_dir())?;
+    let extent = if arguments.quick { Extent::Quick } else { Extent::Whole };
+    let checks = self_test::run(&device, &std::env::temp_dir(), extent)?;
     let mut text = format!("self-test of {}, against the processor\n", device.name());
     for Check { name, outcome } in &checks {
         let told = match outcome {

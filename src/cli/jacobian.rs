@@ -4,16 +4,19 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum, value_parser};
 use flashpoint::analysis::jacobian::{self, Precision, Question};
-use flashpoint::analysis::model::{CheckpointAnalysis, JacobianAnalysis, MeasureLevel, Measured};
+use flashpoint::analysis::model::{
+    CheckpointAnalysis, JacobianAnalysis, JacobianCost, JacobianSetting, MeasureLevel, Measured,
+};
 use flashpoint::analysis::{measure_checkpoint, measurement, of_checkpoints};
 use flashpoint::checkpoint::Checkpoint;
 use flashpoint::error::{ErrorKind, Result};
 use flashpoint::report::{Report, jacobian_html, jacobian_page, plan_page};
 use flashpoint::rules::{self, Needs};
+use serde::Serialize;
 
 use super::Outcome;
 use super::options::{FailOn, Reading};
-use super::output::{Outputs, print};
+use super::output::Outputs;
 use super::progress::Progress;
 
 #[derive(Debug, Args)]
@@ -34,24 +37,24 @@ pub struct Arguments {
     /// What the network is, where neither config.json nor the names and shapes of its tensors say [see docs/jacobian.md]
     #[arg(long, value_name = "FILE", help_heading = "Network")]
     model: Option<PathBuf>,
-    /// What is measured by itself beside the whole
-    #[arg(long, value_enum, default_value_t = Per::Block, help_heading = "Network")]
-    per: Per,
+    /// What is measured by itself beside the whole [default: block]
+    #[arg(long, value_enum, help_heading = "Network")]
+    per: Option<Per>,
     /// Inputs to run the network on, with labels if there are any: .npy, .npz or safetensors, the batch first
     #[arg(long, value_name = "FILE", help_heading = "Probe")]
     input: Option<PathBuf>,
-    /// Length of a sequence
-    #[arg(long, value_name = "T", default_value_t = 32, value_parser = value_parser!(u32).range(1..=MOST_TOKENS), help_heading = "Probe")]
-    tokens: u32,
-    /// Inputs that are drawn, or read
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = value_parser!(u32).range(1..=MOST_DRAWS), help_heading = "Probe")]
-    draws: u32,
-    /// Seed of inputs, starts and random vectors
-    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Probe")]
-    seed: u64,
-    /// Pairs of products that the largest singular values are sought with
-    #[arg(long, value_name = "K", default_value_t = 20, value_parser = value_parser!(u32).range(1..=MOST_PAIRS), help_heading = "Measuring")]
-    top: u32,
+    /// Length of a sequence [default: 32]
+    #[arg(long, value_name = "T", value_parser = value_parser!(u32).range(1..=MOST_TOKENS), help_heading = "Probe")]
+    tokens: Option<u32>,
+    /// Inputs that are drawn, or read [default: 3]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=MOST_DRAWS), help_heading = "Probe")]
+    draws: Option<u32>,
+    /// Seed of inputs, starts and random vectors [default: 0]
+    #[arg(long, value_name = "N", help_heading = "Probe")]
+    seed: Option<u64>,
+    /// Pairs of products that the largest singular values are sought with [default: 20]
+    #[arg(long, value_name = "K", value_parser = value_parser!(u32).range(1..=MOST_PAIRS), help_heading = "Measuring")]
+    top: Option<u32>,
     /// All singular values, by forming every Jacobian whose shorter side is at most 4096
     #[arg(long, help_heading = "Measuring")]
     exact: bool,
@@ -64,10 +67,10 @@ pub struct Arguments {
     /// Leave out the same architecture as it is initialised
     #[arg(long, help_heading = "Measuring")]
     no_initial: bool,
-    /// Precision of products
-    #[arg(long, value_enum, default_value_t = Dtype::F32, help_heading = "Measuring")]
-    dtype: Dtype,
-    /// Say what it would take, and stop
+    /// Precision of products [default: f32]
+    #[arg(long, value_enum, help_heading = "Measuring")]
+    dtype: Option<Dtype>,
+    /// Say what it would take, and stop: as text or as JSON
     #[arg(long, help_heading = "Measuring")]
     plan: bool,
     #[command(flatten)]
@@ -104,33 +107,76 @@ enum Dtype {
 
 impl Arguments {
     fn question(&self) -> Question {
+        let own = Question::default();
+        let or = |given: Option<u32>, default: usize| given.map_or(default, |given| given as usize);
         Question {
             model: self.model.clone(),
             input: self.input.clone(),
-            tokens: self.tokens as usize,
-            draws: self.draws as usize,
-            seed: self.seed,
-            pairs: self.top as usize,
+            tokens: or(self.tokens, own.tokens),
+            draws: or(self.draws, own.draws),
+            seed: self.seed.unwrap_or(own.seed),
+            pairs: or(self.top, own.pairs),
             exact: self.exact,
             density: self.density,
             depth_spectra: self.depth_spectra,
             initial: !self.no_initial,
-            per_operation: self.per == Per::Op,
+            per_operation: self.per == Some(Per::Op),
             precision: match self.dtype {
-                Dtype::F32 => Precision::F32,
-                Dtype::F64 => Precision::F64,
+                None => own.precision,
+                Some(Dtype::F32) => Precision::F32,
+                Some(Dtype::F64) => Precision::F64,
             },
         }
     }
+
+    /// The first option that was given and only says how to measure.
+    fn first_of_measuring(&self) -> Option<&'static str> {
+        let given = [
+            (self.model.is_some(), "--model"),
+            (self.per.is_some(), "--per"),
+            (self.input.is_some(), "--input"),
+            (self.tokens.is_some(), "--tokens"),
+            (self.draws.is_some(), "--draws"),
+            (self.seed.is_some(), "--seed"),
+            (self.top.is_some(), "--top"),
+            (self.exact, "--exact"),
+            (self.density, "--density"),
+            (self.depth_spectra, "--depth-spectra"),
+            (self.no_initial, "--no-initial"),
+            (self.dtype.is_some(), "--dtype"),
+            (self.plan, "--plan"),
+        ];
+        given.into_iter().find_map(|(is_given, option)| is_given.then_some(option))
+    }
+}
+
+/// What measuring would take, for programs.
+#[derive(Debug, Serialize)]
+struct Plan<'a> {
+    name: &'a str,
+    setting: &'a JacobianSetting,
+    cost: &'a JacobianCost,
 }
 
 pub fn run(arguments: &Arguments) -> Result<Outcome> {
     let inputs = [Some(&arguments.path), arguments.model.as_ref(), arguments.input.as_ref()];
-    arguments.outputs.check_for_report(&inputs.into_iter().flatten().cloned().collect::<Vec<_>>())?;
+    let inputs = inputs.into_iter().flatten().cloned().collect::<Vec<_>>();
+    if arguments.plan {
+        arguments.outputs.check_for_text(&inputs)?;
+    } else {
+        arguments.outputs.check_for_report(&inputs)?;
+    }
     let context = arguments.reading.context()?;
     let policy = arguments.reading.policy(&context)?;
     let level = arguments.reading.level_or(MeasureLevel::Norms);
     let (analysis, measured) = if measurement::is_measurement(&arguments.path) {
+        if let Some(option) = arguments.first_of_measuring() {
+            let message = format!(
+                "it is a measurement file, of which {option} changes nothing: nothing is measured anew"
+            );
+            let kind = ErrorKind::NotDone { message, advice: "leave the option out, or name the checkpoint" };
+            return Err(kind.in_file(&arguments.path));
+        }
         let analysis = measurement::read(&arguments.path, &context)?;
         let is_there = analysis.checkpoints.iter().any(|checkpoint| checkpoint.jacobian.value().is_some());
         if !is_there {
@@ -143,7 +189,8 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
         let prepared = jacobian::prepare(&checkpoint, &question, &context)?;
         if arguments.plan {
             let (setting, cost) = prepared.plan(rayon::current_num_threads())?;
-            print(plan_page(&checkpoint.name, &setting, &cost).as_bytes())?;
+            let plan = Plan { name: &checkpoint.name, setting: &setting, cost: &cost };
+            arguments.outputs.write_text(&plan, |_| plan_page(&checkpoint.name, &setting, &cost))?;
             return Ok(Outcome::Answered);
         }
         let progress = Progress::start_stages(&context, arguments.outputs.quiet);

@@ -19,8 +19,11 @@ mod progress;
 mod read;
 mod repair;
 mod resume;
+mod resume_own;
 mod rules;
 mod run;
+mod train;
+mod training;
 
 use std::process::ExitCode;
 
@@ -70,6 +73,8 @@ enum Command {
     Resume(resume::Arguments),
     /// Write the tensors of a checkpoint as one safetensors file
     Convert(convert::Arguments),
+    /// Train a small network with everything recorded: what the other commands are tried on
+    Train(Box<train::Arguments>),
     /// Say which GPU there is, and what is missing to use it
     Devices(devices::Arguments),
     /// List the rules
@@ -131,6 +136,7 @@ pub fn run(arguments: Arguments) -> Result<Outcome> {
         Command::Repair(arguments) => repair::run(&arguments),
         Command::Resume(arguments) => resume::run(&arguments),
         Command::Convert(arguments) => convert::run(&arguments),
+        Command::Train(arguments) => train::run(&arguments),
         Command::Devices(arguments) => devices::run(&arguments),
         Command::Rules(arguments) => rules::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),

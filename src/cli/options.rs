@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum, value_parser};
 use flashpoint::analysis::model::MeasureLevel;
 use flashpoint::compute::cuda::{self, Unavailable};
 use flashpoint::context::{Context, DeviceChoice, DeviceSettings};
-use flashpoint::error::{ErrorKind, Result};
+use flashpoint::error::{Error, ErrorKind, Result};
 use flashpoint::gate::Policy;
 use flashpoint::rules::Severity;
 
@@ -39,7 +39,8 @@ pub struct Reading {
 #[derive(Debug, Clone, Args)]
 pub struct DeviceFlags {
     /// Where to compute: `auto` takes the first GPU for the spectra of large matrices, and the processor without one; `cpu`;
-    /// `cuda` or `cuda:N` takes that GPU for everything that it can do, and fails where there is none
+    /// `cuda` or `cuda:N` takes that GPU for spectra of matrices and norms, and fails where there is none. Jacobians are computed on
+    /// the processor whatever this says
     #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = device, help_heading = "Reading")]
     pub device: DeviceChoice,
     /// A directory of CUDA's libraries, looked into first; repeatable
@@ -52,7 +53,7 @@ impl DeviceFlags {
     pub fn settings(&self) -> Result<DeviceSettings> {
         let settings = DeviceSettings {
             choice: self.device,
-            libraries: self.cuda_libs.clone(),
+            libraries: directories(&self.cuda_libs)?,
             ..DeviceSettings::default()
         };
         if let DeviceChoice::Cuda(ordinal) = self.device {
@@ -64,6 +65,19 @@ impl DeviceFlags {
         }
         Ok(settings)
     }
+}
+
+/// The directories of `--cuda-libs` by their whole paths: a relative one would be another where libraries are looked for later.
+///
+/// # Errors
+/// One that is not there, or no directory.
+pub fn directories(named: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let whole = |path: &PathBuf| -> Result<PathBuf> {
+        let refused = |error: &std::io::Error| Error::io(path, "look for CUDA's libraries in it", error);
+        let whole = path.canonicalize().map_err(|error| refused(&error))?;
+        if whole.is_dir() { Ok(whole) } else { Err(refused(&std::io::ErrorKind::NotADirectory.into())) }
+    };
+    named.iter().map(whole).collect()
 }
 
 fn device(text: &str) -> std::result::Result<DeviceChoice, String> {
@@ -147,27 +161,10 @@ impl Reading {
 
     /// Sets the number of threads up and Ctrl-C to end with what is known.
     pub fn context(&self) -> Result<Context> {
-        let input_size = self.input_size.clone().map(|size| size.0).unwrap_or_default();
         let device = self.device.settings()?;
-        let context = Context { mmap: !self.no_mmap, input_size, device, ..Context::default() };
-        if let Some(threads) = self.threads {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(usize::from(threads)).build_global();
-            let refused = |error: rayon::ThreadPoolBuildError| {
-                ErrorKind::Io { doing: "start that many threads", message: error.to_string() }
-                    .in_file(Path::new("--threads"))
-            };
-            pool.map_err(refused)?;
-        }
-        let cancel = context.cancel.clone();
-        let handler = ctrlc::set_handler(move || {
-            // Whoever asks twice does not want to wait for the partial report either.
-            if cancel.swap(true, Ordering::Relaxed) {
-                std::process::exit(INTERRUPTED);
-            }
-        });
-        // Without the handler Ctrl-C ends the process as it always does: nothing is lost but the partial report.
-        drop(handler);
-        Ok(context)
+        let shared = context(self.threads)?;
+        let input_size = self.input_size.clone().map(|size| size.0).unwrap_or_default();
+        Ok(Context { mmap: !self.no_mmap, input_size, device, ..shared })
     }
 
     /// The policy named by `--config`, or the one in the current directory, or none.
@@ -178,6 +175,29 @@ impl Reading {
             None => Ok(Policy::default()),
         }
     }
+}
+
+/// A context with so many threads, and Ctrl-C set up to end with what is known.
+pub fn context(threads: Option<u16>) -> Result<Context> {
+    let context = Context::default();
+    if let Some(threads) = threads {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(usize::from(threads)).build_global();
+        let refused = |error: rayon::ThreadPoolBuildError| {
+            ErrorKind::Io { doing: "start that many threads", message: error.to_string() }
+                .in_file(Path::new("--threads"))
+        };
+        pool.map_err(refused)?;
+    }
+    let cancel = context.cancel.clone();
+    let handler = ctrlc::set_handler(move || {
+        // Whoever asks twice does not want to wait for the partial report either.
+        if cancel.swap(true, Ordering::Relaxed) {
+            std::process::exit(INTERRUPTED);
+        }
+    });
+    // Without the handler Ctrl-C ends the process as it always does: nothing is lost but the partial report.
+    drop(handler);
+    Ok(context)
 }
 
 /// Digests of the files that are read.

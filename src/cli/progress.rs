@@ -80,7 +80,7 @@ enum Kind {
 /// `30 %, 2 of 12 blocks`.
 fn stage(reached: &Reached) -> String {
     let share = 100.0 * reached.done as f64 / (reached.total as f64).max(1.0);
-    format!("{share:.0} %, {}", reached.current)
+    format!("{share:.0} %, {}", shown(reached, Kind::Stages))
 }
 
 /// A bar, and under it the tensor at hand.
@@ -97,7 +97,7 @@ fn draw(counter: &Arc<context::Progress>, finished: &mpsc::Receiver<()>, kind: K
         let reached = counter.reached();
         bar.set_length(reached.total);
         bar.set_position(reached.done);
-        bar.set_message(if kind == Kind::Tensors { tensor(&reached) } else { reached.current });
+        bar.set_message(shown(&reached, kind));
         if finished.recv_timeout(INTERVAL) != Err(RecvTimeoutError::Timeout) {
             bar.finish_and_clear();
             return;
@@ -139,6 +139,14 @@ fn line(reached: &Reached, elapsed: Duration) -> String {
     parts.push(tensor(reached));
     parts.retain(|part| !part.is_empty());
     if parts.is_empty() { "nothing measured yet".to_owned() } else { parts.join(", ") }
+}
+
+/// What is at hand. A stage may be a tensor as well, whose name comes from a file.
+fn shown(reached: &Reached, kind: Kind) -> String {
+    match kind {
+        Kind::Tensors => tensor(reached),
+        Kind::Stages => safe(&reached.current),
+    }
 }
 
 /// The tensor at hand, by its number and the end of its name.
@@ -190,5 +198,15 @@ mod tests {
             !text.contains('\u{1b}') && !text.contains('\u{202e}') && text.chars().count() < 120,
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_hostile_name_is_harmless_where_stages_are_counted() {
+        let reached = reached(0, 10, &"\u{1b}[2J\u{202e}".repeat(100_000));
+        for text in [stage(&reached), shown(&reached, Kind::Stages), shown(&reached, Kind::Tensors)] {
+            assert!(!text.contains('\u{1b}') && !text.contains('\u{202e}'), "{text}");
+            assert!(text.chars().count() < 2000, "{text}");
+        }
+        assert_eq!(shown(&self::reached(1, 2, "3 of 12 blocks"), Kind::Stages), "3 of 12 blocks");
     }
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use flashpoint::analysis::model::MeasureLevel;
+use flashpoint::analysis::model::{Analysis, MeasureLevel};
 use flashpoint::checkpoint::Checkpoint;
 use flashpoint::clip::advise;
 use flashpoint::context::Context;
@@ -33,32 +33,37 @@ Exit codes: that of the command; 2 it was not started, 3 --watch stopped it.
 Examples:
   flashpoint resume outputs --dry-run -- python train.py --resume-from {checkpoint}
   flashpoint resume outputs --repair --clip recommended -- torchrun train.py --resume-from {checkpoint} --max-grad-norm {clip_norm}
+  flashpoint resume runs/nn --from last-healthy --clip recommended
   flashpoint resume out --from 4000 --lr-scale 0.5 --watch out/metrics.jsonl -- python train.py --resume {checkpoint} --lr {lr}")]
 pub struct Arguments {
     /// The run's directory
     #[arg(value_name = "RUN")]
-    run: PathBuf,
+    pub(super) run: PathBuf,
     /// The state to go on from: last-healthy, or a step
     #[arg(long, value_name = "STATE", default_value = "last-healthy")]
-    from: From,
+    pub(super) from: From,
     /// Repair what findings say is not whole in the optimizer state, in a copy
     #[arg(long)]
-    repair: bool,
+    pub(super) repair: bool,
     /// The clipping threshold: recommended, or a number
     #[arg(long, value_name = "NORM", value_parser = clip)]
-    clip: Option<Clip>,
+    pub(super) clip: Option<Clip>,
     /// Multiply every learning rate, in a copy of the state and in {lr}
     #[arg(long, value_name = "FACTOR", value_parser = positive)]
-    lr_scale: Option<f64>,
+    pub(super) lr_scale: Option<f64>,
     /// Batches that the program is to leave out, first and last
     #[arg(long, value_name = "FIRST..LAST", value_parser = batches)]
-    skip_batches: Option<(u64, u64)>,
-    /// Where a repaired state is written [default: RUN-resumed beside the run]
+    pub(super) skip_batches: Option<(u64, u64)>,
+    /// Try several settings from the one state, side by side: no clipping, norm 1, the recommended one, a lower learning rate;
+    /// of a run of flashpoint train
+    #[arg(long)]
+    pub(super) what_if: bool,
+    /// Where a repaired state is written, or the new run of flashpoint train [default: RUN-resumed beside the run]
     #[arg(long, value_name = "DIR")]
-    to: Option<PathBuf>,
+    pub(super) to: Option<PathBuf>,
     /// Look at this log, or directory of logs, while the command runs, and stop the command when it blows up again
     #[arg(long, value_name = "LOG")]
-    watch: Option<PathBuf>,
+    pub(super) watch: Option<PathBuf>,
     /// Seconds between two looks at the log
     #[arg(long, value_name = "SECONDS", default_value_t = 5.0, value_parser = positive)]
     watch_every: f64,
@@ -69,11 +74,11 @@ pub struct Arguments {
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
-    flags: RunFlags,
+    pub(super) flags: RunFlags,
     #[command(flatten)]
-    reading: Reading,
+    pub(super) reading: Reading,
     #[command(flatten)]
-    outputs: Outputs,
+    pub(super) outputs: Outputs,
     /// The program that resumes, behind --
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
@@ -81,7 +86,7 @@ pub struct Arguments {
 
 /// `--clip`.
 #[derive(Debug, Clone, Copy)]
-enum Clip {
+pub(super) enum Clip {
     Recommended,
     Norm(f64),
 }
@@ -100,6 +105,14 @@ fn clip(text: &str) -> std::result::Result<Clip, String> {
 
 pub fn run(arguments: &Arguments) -> Result<Outcome> {
     arguments.outputs.check_for_text(&arguments.flags.inputs(&arguments.run))?;
+    let is_ours = flashpoint::train::is_run(&arguments.run);
+    if is_ours && arguments.command.is_empty() && !arguments.dry_run {
+        return arguments.go_on();
+    }
+    if arguments.what_if {
+        let message = "several settings are tried only on a run of flashpoint train".to_owned();
+        return Err(ErrorKind::NotDone { message, advice: "leave --what-if out" }.in_file(&arguments.run));
+    }
     if arguments.command.is_empty() && !arguments.dry_run {
         let message =
             "only the program that trained it can go on with this run, and no command was given".to_owned();
@@ -155,10 +168,18 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
 
 /// What the run itself says.
 #[derive(Default)]
-struct Looked {
-    diagnosis: Option<Diagnosis>,
-    clip: Option<f64>,
-    clipping: Option<String>,
+pub(super) struct Looked {
+    pub(super) diagnosis: Option<Diagnosis>,
+    pub(super) clip: Option<f64>,
+    pub(super) clipping: Option<String>,
+}
+
+/// Leaves of gradients only those from before a failure began: a threshold is to hold the norms of the run while it was healthy.
+fn keep_before(analysis: &mut Analysis, onset: u64) {
+    if let Some(log) = &mut analysis.log {
+        log.points.retain(|point| point.step < onset);
+    }
+    analysis.dumps.retain(|dump| dump.step < onset);
 }
 
 /// A state that is ready, or how it is made ready.
@@ -171,28 +192,32 @@ struct Prepared {
 
 impl Arguments {
     /// Measures the run, where the state or the threshold has to come from it.
-    fn look(&self, history: &History, policy: &Policy, context: &Context) -> Result<Looked> {
+    pub(super) fn look(&self, history: &History, policy: &Policy, context: &Context) -> Result<Looked> {
         let mut looked = Looked::default();
         if let Some(Clip::Norm(norm)) = self.clip {
             looked.clip = Some(norm);
         }
-        let recommended = matches!(self.clip, Some(Clip::Recommended));
+        let recommended = self.what_if || matches!(self.clip, Some(Clip::Recommended));
         if self.from != From::LastHealthy && !recommended {
             return Ok(looked);
         }
-        let measured = measure_run(history, &self.reading, &policy.names, self.outputs.quiet, context);
+        let mut measured = measure_run(history, &self.reading, &policy.names, self.outputs.quiet, context);
         let assessment = rules::evaluate(&measured.analysis, &policy.thresholds);
-        looked.diagnosis = Some(diagnose(&measured.analysis, &assessment));
+        let diagnosis = diagnose(&measured.analysis, &assessment);
         if recommended {
+            if let Some(onset) = diagnosis.onset_step {
+                keep_before(&mut measured.analysis, onset);
+            }
             let advice = advise(&measured.analysis).recommendation;
             looked.clip = advice.threshold;
-            if looked.clip.is_none() {
+            if looked.clip.is_none() && !self.what_if {
                 let message = format!("no clipping threshold can be recommended: {}", advice.sentence);
                 let advice = "give one: --clip NORM";
                 return Err(ErrorKind::NotDone { message, advice }.in_file(&self.run));
             }
             looked.clipping = Some(advice.sentence);
         }
+        looked.diagnosis = Some(diagnosis);
         Ok(looked)
     }
 

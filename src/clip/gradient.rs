@@ -30,9 +30,20 @@ pub struct Applied {
     pub rates: Vec<f64>,
 }
 
-/// L2 norm, summed in f64 in the order of the elements.
+/// Independent sums of a norm, folded in index order at the end.
+const LANES: usize = 8;
+
+/// L2 norm, summed in f64 in eight lanes.
 pub fn norm_of(elements: &[f32]) -> f64 {
-    elements.iter().map(|&element| f64::from(element).powi(2)).sum::<f64>().sqrt()
+    let (chunks, rest) = elements.as_chunks::<LANES>();
+    let mut sums = [0.0f64; LANES];
+    for chunk in chunks {
+        for (sum, &element) in sums.iter_mut().zip(chunk) {
+            *sum += f64::from(element) * f64::from(element);
+        }
+    }
+    let rest: f64 = rest.iter().map(|&element| f64::from(element).powi(2)).sum();
+    (sums.iter().sum::<f64>() + rest).sqrt()
 }
 
 /// L2 norm over all parameters.

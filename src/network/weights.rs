@@ -85,6 +85,12 @@ impl<B: Backend, T: Real> Gradients<B, T> {
         self.arrays[id.0].as_ref()
     }
 
+    /// All that were met, to change them, in the order of the parameters.
+    pub fn met_mut(&mut self) -> impl Iterator<Item = (ParameterId, &mut Array<B, T>)> {
+        let arrays = self.arrays.iter_mut().enumerate();
+        arrays.filter_map(|(index, array)| Some((ParameterId(index), array.as_mut()?)))
+    }
+
     /// The gradient by a parameter of this shape, to add to; zeros at first.
     pub fn of(&mut self, backend: &B, id: ParameterId, shape: &[usize]) -> Result<&mut Array<B, T>> {
         let place = &mut self.arrays[id.0];

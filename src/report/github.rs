@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::Report;
 use super::items::{Item, items};
-use super::text::safe_sentence;
+use super::text::{safe_lines, safe_sentence};
 use crate::gate::{Effect, Outcome, title};
 use crate::rules::Severity;
 
@@ -68,7 +68,7 @@ fn annotation(text: &mut String, level: &str, item: &Item<'_>) {
 
 fn command(text: &mut String, level: &str, title: &str, file: Option<&str>, message: &str) {
     let file = file.map(|file| format!("file={},", property(file))).unwrap_or_default();
-    let lines = message.split('\n').map(safe_sentence).collect::<Vec<_>>().join("\n");
+    let lines = safe_lines(message);
     writeln!(text, "::{level} {file}title={}::{}", property(title), data(&lines))
         .expect("writing to a string does not fail");
 }

@@ -10,8 +10,8 @@ use super::markdown::code;
 use super::terminal::{Page, Style, verdicts};
 use super::text::{safe, safe_sentence};
 use crate::analysis::model::{
-    Degenerate, DepthGain, Estimated, JacobianAnalysis, JacobianCost, JacobianSetting, Measured,
-    PartJacobian, PartKind, ProbeKind, RecurrenceAnalysis, Spread,
+    Degenerate, DepthGain, Estimated, GradientSource, JacobianAnalysis, JacobianCost, JacobianSetting,
+    Measured, PartJacobian, PartKind, ProbeKind, RecurrenceAnalysis, Spread,
 };
 use crate::number::{bytes, counted, grouped, short};
 
@@ -30,7 +30,12 @@ fn write(report: &Report, style: Style, out: &mut String) -> fmt::Result {
         let page = Page { report, checkpoint, style };
         page.heading(out)?;
         match &checkpoint.jacobian {
-            Measured::Value(jacobian) => measured(jacobian, style, out)?,
+            Measured::Value(jacobian) => {
+                if checkpoint.device.as_ref().is_some_and(|device| !device.name.is_empty()) {
+                    writeln!(out, "  device of the Jacobians: cpu")?;
+                }
+                measured(jacobian, style, out)?;
+            }
             Measured::NotMeasured(reason) => {
                 writeln!(out, "\n  Jacobians were not measured: {}\n", safe_sentence(reason))?;
             }
@@ -79,7 +84,7 @@ fn network(jacobian: &JacobianAnalysis, style: Style, out: &mut String) -> fmt::
             String::new(),
             String::new(),
             String::new(),
-            format!("weights {}", initial.scheme),
+            format!("weights {}", safe_sentence(&initial.scheme)),
         ]),
         other => writeln!(out, "  the architecture as initialised was not measured: {}\n", why(other))?,
     }
@@ -89,7 +94,7 @@ fn network(jacobian: &JacobianAnalysis, style: Style, out: &mut String) -> fmt::
         writeln!(out, "  … {hidden} more parts (--all shows every part)")?;
     }
     writeln!(out)?;
-    depths(&jacobian.depths, style, out)
+    depths(&jacobian.depths, jacobian.setting.gradient, style, out)
 }
 
 /// What values belong to: `3 draws of a synthetic probe (…) of 32 tokens, seed 0, f32, 20 pairs`.
@@ -156,13 +161,21 @@ pub(super) fn row(part: &PartJacobian) -> Vec<String> {
     ]
 }
 
-fn depths(depths: &Measured<Vec<DepthGain>>, style: Style, out: &mut String) -> fmt::Result {
+fn depths(
+    depths: &Measured<Vec<DepthGain>>,
+    gradient: GradientSource,
+    style: Style,
+    out: &mut String,
+) -> fmt::Result {
     let depths = match depths {
         Measured::Value(depths) => depths,
         other => return writeln!(out, "  the gain by depth was not measured: {}\n", why(other)),
     };
     if depths.is_empty() {
         return Ok(());
+    }
+    if gradient == GradientSource::Labels {
+        writeln!(out, "  gradients are those of the labels")?;
     }
     let step = if style.all { 1 } else { depths.len().div_ceil(FOLDED_ROWS).max(1) };
     let picked = |index: usize| index.is_multiple_of(step) || index + 1 == depths.len();
@@ -174,9 +187,9 @@ fn depths(depths: &Measured<Vec<DepthGain>>, style: Style, out: &mut String) -> 
     let rows = depths.iter().enumerate().filter(|(index, _)| picked(*index)).map(|(_, depth)| {
         let mut row = vec![
             safe(&depth.name),
-            spread(&depth.from_input),
-            spread(&depth.gradient),
-            short(depth.state_rms.mean),
+            or_dash(&depth.from_input),
+            or_dash(&depth.gradient),
+            mean_or_dash(&depth.state_rms),
         ];
         if of_norm {
             row.push(or_dash(&depth.spectral_norm));

@@ -11,7 +11,7 @@ use quick_xml::events::{BytesDecl, BytesText, Event};
 
 use super::Report;
 use super::items::{Item, items, subject_name};
-use super::text::safe_sentence;
+use super::text::safe_lines;
 use crate::gate::{Effect, title};
 use crate::rules::{NotEvaluated, RULES};
 
@@ -162,7 +162,7 @@ fn write_case(code: &str, rule: &str, case: &Case<'_>, writer: &mut Writer<Vec<u
                 let of = subject_name(&entry.subject).map(|name| format!("{name}: ")).unwrap_or_default();
                 format!("{of}{}", entry.reason)
             });
-            let reasons = xml_text(&reasons.collect::<Vec<_>>().join("; "));
+            let reasons = xml_text(&reasons.collect::<Vec<_>>().join("\n")).replace('\n', "; ");
             writer.create_element("skipped").with_attribute(("message", reasons.as_str())).write_empty()?;
         }
         let told = case.items.iter().filter(|item| item.effect > Effect::Fails).map(details);
@@ -187,5 +187,5 @@ fn write_text(name: &str, text: &str, writer: &mut Writer<Vec<u8>>) -> io::Resul
 
 /// Text in which no character is forbidden in XML; line breaks of our own stay.
 fn xml_text(text: &str) -> String {
-    text.split('\n').map(safe_sentence).collect::<Vec<_>>().join("\n")
+    safe_lines(text)
 }

@@ -18,6 +18,7 @@ mod rule_page;
 mod sarif;
 mod terminal;
 mod text;
+mod train;
 
 use std::collections::BTreeMap;
 
@@ -45,6 +46,7 @@ pub use rule_page::rule_page;
 pub use sarif::to_sarif;
 pub use terminal::{Style, checkpoint_reports};
 pub use text::safe;
+pub use train::train_page;
 
 /// Everything one command has to say about checkpoints.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -39,9 +39,11 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
     let Some(depths) = wanted(&jacobian.depths, &Subject::Checkpoint, "gain by depth", findings) else {
         return;
     };
-    let Some(last) = depths.last().filter(|_| depths.len() >= FEWEST) else { return };
-    let total = last.from_input.mean;
-    let Some(each) = median(growth(depths)) else { return };
+    if depths.len() < FEWEST {
+        return;
+    }
+    let Some(gains) = gains(depths, findings) else { return };
+    let (Some(&total), Some(each)) = (gains.last(), median(growth(&gains))) else { return };
     let (factor, gain) = (thresholds.get("factor"), thresholds.get("gain"));
     if total > gain && each > factor {
         let message = format!(
@@ -63,15 +65,25 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
     }
 }
 
-/// By how much a small change grows from before each block to behind it.
-fn growth(depths: &[DepthGain]) -> Vec<f64> {
-    let before = std::iter::once(1.0).chain(depths.iter().map(|depth| depth.from_input.mean));
-    depths.iter().zip(before).map(|(depth, before)| depth.from_input.mean / before).collect()
+/// The gain behind each block; where one has none, that is noted.
+fn gains(depths: &[DepthGain], findings: &mut Findings) -> Option<Vec<f64>> {
+    let gain = |depth: &DepthGain| {
+        let name = format!("gain from the start behind {}", depth.name);
+        wanted(&depth.from_input, &Subject::Checkpoint, &name, findings).map(|gain| gain.mean)
+    };
+    depths.iter().map(gain).collect()
+}
+
+/// By how much a small change grows from before each block to behind it; behind one that forgets everything there is no growth.
+fn growth(gains: &[f64]) -> Vec<f64> {
+    let before = std::iter::once(1.0).chain(gains.iter().copied());
+    gains.iter().zip(before).map(|(gain, before)| if before > 0.0 { gain / before } else { 0.0 }).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::analysis::model::{Degenerate, Measured};
     use crate::rules::test_jacobian::depths;
     use crate::rules::test_support::{judge, judge_with};
 
@@ -85,6 +97,18 @@ mod tests {
         assert!(judge(&RULE, &geometric(1.6, 9)).is_clean(), "69-fold");
         assert!(judge(&RULE, &geometric(1.4, 30)).is_clean());
         assert!(judge_with(&RULE, &geometric(1.6, 12), &[("factor", 2.0)]).is_clean());
+    }
+
+    #[test]
+    fn a_gain_that_is_not_finite_is_not_evaluated_rather_than_silent() {
+        let mut checkpoint = geometric(1.6, 12);
+        let Measured::Value(jacobian) = &mut checkpoint.jacobian else { unreachable!("it was just made") };
+        let Measured::Value(depths) = &mut jacobian.depths else { unreachable!("it was just made") };
+        depths[7].from_input = Measured::Degenerate(Degenerate::Overflow);
+        let judged = judge(&RULE, &checkpoint);
+        assert!(judged.told().is_empty() && !judged.is_clean());
+        let (_, reason) = &judged.not_evaluated[0];
+        assert_eq!(reason, "it has no gain from the start behind h.7: a product is not finite");
     }
 
     #[test]

@@ -2,9 +2,9 @@
 
 use super::test_support::checkpoint;
 use crate::analysis::model::{
-    AttentionPaths, CheckpointAnalysis, DType, DepthGain, Estimated, InitialGain, JacobianAnalysis,
-    JacobianSetting, JacobianSpectrum, Measured, PartJacobian, PartKind, ProbeKind, RecurrenceAnalysis,
-    RecurrenceAtScale, SpectralNorm, Spread,
+    AttentionPaths, CheckpointAnalysis, DType, DepthGain, Estimated, GradientSource, InitialGain,
+    JacobianAnalysis, JacobianSetting, JacobianSpectrum, Measured, PartJacobian, PartKind, ProbeKind,
+    RecurrenceAnalysis, RecurrenceAtScale, SpectralNorm, Spread,
 };
 
 const UNMEASURED: &str = "not in this test";
@@ -50,6 +50,7 @@ fn plain(parts: Vec<PartJacobian>) -> JacobianAnalysis {
             dtype: DType::F32,
             pairs: 20,
             probes: 16,
+            gradient: GradientSource::Random,
         },
         unused: Vec::new(),
         assumptions: Vec::new(),
@@ -97,10 +98,10 @@ pub(super) fn depths(gains: &[f64]) -> CheckpointAnalysis {
     let depth = |(index, gain): (usize, &f64)| DepthGain {
         name: format!("h.{index}"),
         block: index as u64,
-        from_input: each(*gain),
-        gradient: each(1.0),
+        from_input: Measured::Value(each(*gain)),
+        gradient: Measured::Value(each(1.0)),
         spectral_norm: Measured::not(UNMEASURED),
-        state_rms: each(1.0),
+        state_rms: Measured::Value(each(1.0)),
     };
     let mut jacobian = plain(Vec::new());
     jacobian.depths = Measured::Value(gains.iter().enumerate().map(depth).collect());

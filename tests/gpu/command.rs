@@ -178,6 +178,44 @@ fn libraries_in_a_directory_that_is_named_are_found_without_the_loader() {
 }
 
 #[test]
+fn a_named_directory_may_be_relative_and_must_be_there() {
+    let (home, name) = (fake().libraries.parent().unwrap(), fake().libraries.file_name().unwrap());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_flashpoint"));
+    command.current_dir(home).args(["devices", "--cuda-libs"]).arg(name).env("LD_LIBRARY_PATH", driver()[0]);
+    let text = String::from_utf8(command.output().expect("the binary runs").stdout).unwrap();
+    assert!(text.contains("cuBLAS: 13.9.1") && text.contains("cuSOLVER: 12.8.7"), "{text}");
+    for (directory, reason) in [
+        ("no/such/directory", "no such file"),
+        ("Cargo.toml", "look for CUDA's libraries"),
+        ("", "a value is required"),
+    ] {
+        for command in [&["devices"][..], &["inspect", CHECKPOINT]] {
+            let run = flashpoint(&[command, &["--cuda-libs", directory]].concat(), &driver(), &[]);
+            assert_eq!(run.code, Some(2), "{directory}: {}", run.stderr);
+            assert!(run.stderr.contains(reason), "{directory}: {}", run.stderr);
+        }
+    }
+}
+
+#[test]
+fn the_norm_of_a_row_is_no_work_of_a_device() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("row.safetensors");
+    let header = r#"{"row.weight":{"dtype":"F32","shape":[1,64],"data_offsets":[0,256]}}"#;
+    let data: Vec<u8> = (0..64).flat_map(|index| (index as f32).to_le_bytes()).collect();
+    let length = (header.len() as u64).to_le_bytes();
+    std::fs::write(&path, [&length[..], header.as_bytes(), &data].concat()).unwrap();
+    let inspect = ["inspect", path.to_str().unwrap(), "--format", "json", "--device", "cuda"];
+    let run = flashpoint(&inspect, &driver(), &[]);
+    assert_eq!(run.code, Some(0), "{}", run.stderr);
+    let (device, report) = apart(&run.stdout);
+    assert_eq!(device, None, "the processor did it all");
+    let found = &report["checkpoints"][0]["tensors"][0]["spectrum"]["value"]["spectral_norm"]["value"];
+    // 0² + 1² + … + 63².
+    assert!((found.as_f64().unwrap() - 85344f64.sqrt()).abs() < 1e-9, "{found}");
+}
+
+#[test]
 fn devices_that_cannot_be_used_say_why() {
     let old: PathBuf = fake().old_driver.clone();
     for (libraries, settings, expected) in [
@@ -285,7 +323,7 @@ fn what_the_gpu_does_not_do_is_done_on_the_processor_and_the_report_says_so() {
 
 #[test]
 fn the_self_test_says_of_each_item_whether_it_passed() {
-    let run = flashpoint(&["devices", "--self-test"], &everything(), &[]);
+    let run = flashpoint(&["devices", "--self-test", "--quick"], &everything(), &[]);
     assert_eq!(run.code, Some(0), "{}", run.stdout);
     assert!(run.stdout.contains("self-test of Fake GPU 0 (cuda:0), against the processor"));
     for expected in [
@@ -296,8 +334,11 @@ fn the_self_test_says_of_each_item_whether_it_passed() {
     ] {
         assert!(run.stdout.contains(expected), "{expected}:\n{}", run.stdout);
     }
-    let run =
-        flashpoint(&["devices", "--self-test"], &everything(), &[("FAKE_CUDA", "fail=cuLaunchKernel:9:719")]);
+    let run = flashpoint(
+        &["devices", "--self-test", "--quick"],
+        &everything(),
+        &[("FAKE_CUDA", "fail=cuLaunchKernel:9:719")],
+    );
     assert_eq!(run.code, Some(2));
     assert!(run.stdout.contains("FAIL, "), "{}", run.stdout);
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use flashpoint::analysis::model::MeasureLevel;
-use flashpoint::analysis::self_test;
+use flashpoint::analysis::self_test::{self, Extent};
 use flashpoint::analysis::statistics::{self, Pivot};
 use flashpoint::compute::cuda::{self, Device};
 use flashpoint::compute::{Backend, Gemm, Matrix, Real, Side};
@@ -291,7 +291,7 @@ fn matrices_that_go_through_the_ring_arrive_whole() {
 #[test]
 fn the_self_test_passes_on_the_fake_device() {
     let directory = tempfile::tempdir().unwrap();
-    let checks = self_test::run(&device(), directory.path()).unwrap();
+    let checks = self_test::run(&device(), directory.path(), Extent::Quick).unwrap();
     let failed: Vec<String> = checks
         .iter()
         .filter(|check| !check.has_passed())

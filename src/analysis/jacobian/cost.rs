@@ -2,7 +2,8 @@
 
 use super::measure::Options;
 use super::parameters::{RESIDENT_BYTES, bytes};
-use super::stages;
+use super::spectrum::Request;
+use super::{exact, recurrences, stages};
 use crate::analysis::model::JacobianCost;
 use crate::compute::Real;
 use crate::network::{Network, Segment, ValueId};
@@ -45,7 +46,7 @@ pub fn of<T: Real>(
         activation_bytes: 0,
         vector_bytes: 0,
     };
-    let mut longest = 0u64;
+    let mut most = 0u64;
     let add = |cost: &mut JacobianCost, products: u64, operations: u64| {
         cost.products = cost.products.saturating_add(products * draws);
         cost.operations = cost.operations.saturating_add((products * draws).saturating_mul(operations));
@@ -54,7 +55,7 @@ pub fn of<T: Real>(
     for stage in &stages {
         for part in &stage.parts {
             let (rows, columns) = (length(part.segment.to), length(part.segment.from));
-            longest = longest.max(rows.max(columns) as u64);
+            most = most.max(held(request, rows, columns));
             add(&mut cost, request.products(rows, columns), operations(&part.segment));
             if !part.logits_from.is_empty() {
                 // The value path, and twice as much for the difference from it.
@@ -64,7 +65,7 @@ pub fn of<T: Real>(
         cost.parts += stage.parts.len() as u64;
         if stages.len() > 1 {
             let (rows, columns) = (length(stage.segment.to), length(stage.segment.from));
-            longest = longest.max(rows.max(columns) as u64);
+            most = most.max(held(request, rows, columns));
             add(&mut cost, request.products(rows, columns), operations(&stage.segment));
             cost.parts += 1;
         }
@@ -72,7 +73,7 @@ pub fn of<T: Real>(
     if let Some(whole) = stages::whole(&stages) {
         let (rows, columns) = (length(whole.to), length(whole.from));
         let all = operations(&whole);
-        longest = longest.max(rows.max(columns) as u64);
+        most = most.max(held(request, rows, columns));
         let times = if options.initial { 2 } else { 1 };
         add(&mut cost, times * request.products(rows, columns), all);
         add(&mut cost, 2 * request.probes as u64, all);
@@ -81,9 +82,13 @@ pub fn of<T: Real>(
             add(&mut cost, request.pairs as u64 * stages.len() as u64, all);
         }
     }
-    let numbers: u64 = shapes.iter().map(|shape| shape.iter().product::<usize>() as u64).sum();
     let size = size_of::<T>() as u64;
-    cost.activation_bytes = numbers.saturating_mul((1 + KEPT) * size * draws);
+    let activations = |shapes: &[Vec<usize>]| {
+        let numbers: u64 = shapes.iter().map(|shape| shape.iter().product::<usize>() as u64).sum();
+        numbers.saturating_mul((1 + KEPT) * size)
+    };
+    cost.activation_bytes = activations(&shapes).saturating_mul(draws);
+    let at_once = draws.min(threads.max(1) as u64);
     if cost.parameter_bytes > RESIDENT_BYTES {
         cost.is_resident = false;
         let of_stage = |stage: &stages::Stage| {
@@ -93,10 +98,64 @@ pub fn of<T: Real>(
             };
             ids.iter().map(elements).sum::<u64>().saturating_mul(size)
         };
-        cost.parameter_bytes = stages.iter().map(of_stage).max().unwrap_or(0);
+        // Over the whole each draw goes through the blocks by itself.
+        cost.parameter_bytes = stages.iter().map(of_stage).max().unwrap_or(0).saturating_mul(at_once);
+    } else {
+        if options.initial {
+            cost.parameter_bytes = cost.parameter_bytes.saturating_mul(2);
+        }
+        through_time(network, &mut cost, activations)?;
     }
-    // Both bases of a bidiagonalisation in f64.
-    let bases = 2 * request.pairs as u64 * 8;
-    cost.vector_bytes = longest.saturating_mul(bases).saturating_mul(threads.max(1) as u64);
+    // The random vectors of the depths and their images, of each draw that is at work.
+    let longest =
+        stages.iter().flat_map(|stage| [length(stage.segment.from), length(stage.segment.to)]).max();
+    let pushed = longest.unwrap_or(0) as u64 * 2 * request.probes as u64 * size;
+    let of_depths = pushed.saturating_mul(at_once);
+    cost.vector_bytes = most.saturating_mul(threads.max(1) as u64).max(of_depths);
     Ok(cost)
+}
+
+/// Bytes that measuring one map of these sides holds beside the network: the matrix, or both bases of a bidiagonalisation, in f64.
+fn held(request: &Request, rows: usize, columns: usize) -> u64 {
+    let (rows, columns) = (rows as u64, columns as u64);
+    if request.exact && exact::is_small(rows as usize, columns as usize) {
+        return rows.saturating_mul(columns).saturating_mul(8);
+    }
+    rows.max(columns).saturating_mul(2 * request.pairs as u64 * 8)
+}
+
+/// Adds what following the recurrences takes, whose long sequences run at all scales side by side when the draws are done.
+fn through_time(
+    network: &Network,
+    cost: &mut JacobianCost,
+    activations: impl Fn(&[Vec<usize>]) -> u64,
+) -> Result<(), String> {
+    let found = network.recurrences();
+    if found.is_empty() {
+        return Ok(());
+    }
+    let scales = recurrences::scales(network).len() as u64;
+    let steps = (recurrences::STEPS + recurrences::TRANSIENT) as u64;
+    for recurrence in &found {
+        let step = &recurrence.step;
+        let feed = recurrence.feed(&vec![0.0; recurrence.inputs()], &vec![0.0; recurrence.state()]);
+        let shapes = step.shapes(&feed.input.shape())?;
+        let of = |index: usize| {
+            let node = &step.nodes[index];
+            let inputs: Vec<&[usize]> = node.inputs.iter().map(|value| shapes[value.0].as_slice()).collect();
+            node.operation.shaped().operations(&inputs, &shapes[index])
+        };
+        let operations = (1..step.nodes.len()).map(of).fold(0u64, u64::saturating_add);
+        let directions = recurrences::EXPONENTS.min(recurrence.state()) as u64;
+        let norms = (2 * recurrences::NORMS * recurrences::PAIRS.min(recurrence.state())) as u64;
+        let products = scales * (steps * directions + norms);
+        cost.products = cost.products.saturating_add(products);
+        cost.operations =
+            cost.operations.saturating_add((products + scales * steps).saturating_mul(operations));
+    }
+    if let Some(shape) = recurrences::long_shape(network) {
+        let bytes = activations(&network.shapes(&shape)?).saturating_mul(scales);
+        cost.activation_bytes = cost.activation_bytes.max(bytes);
+    }
+    Ok(())
 }

@@ -17,13 +17,13 @@ use crate::random::Stream;
 const FORWARD_STREAM: u64 = 1 << 20;
 const BACKWARD_STREAM: u64 = 1 << 21;
 
-/// Of one draw, one number a stage.
+/// Of one draw, one number a stage, which may be none that is finite.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Depths {
     /// ‖dh_l/dh_0‖_F/√N_l behind each stage.
     pub from_input: Vec<f64>,
-    /// ‖dh_L/dh_l ᵀ·u‖/‖u‖ before each stage.
-    pub gradient: Vec<f64>,
+    /// ‖dh_L/dh_l ᵀ·u‖/‖u‖ before each stage; `None` where u is zero, as the gradient of labels is that the network is sure of.
+    pub gradient: Option<Vec<f64>>,
     /// Root mean square of the state behind each stage.
     pub state_rms: Vec<f64>,
 }
@@ -42,7 +42,7 @@ pub fn measure<B: Backend, T: Real>(
     context: &Context,
 ) -> Result<Option<Depths>> {
     let (Some(first), Some(last)) = (stages.first(), stages.last()) else {
-        return Ok(Some(Depths { from_input: Vec::new(), gradient: Vec::new(), state_rms: Vec::new() }));
+        return Ok(Some(Depths { from_input: Vec::new(), gradient: None, state_rms: Vec::new() }));
     };
     let length = tape.length(first.segment.from);
     let random = |stream: u64, length: usize| -> Result<B::Buffer<T>> {
@@ -78,6 +78,9 @@ pub fn measure<B: Backend, T: Real>(
         Ok(vectors.iter().map(|x| backend.dot(x, x)).collect::<Result<Vec<f64>>>()?.iter().sum())
     };
     let start = total(&backward)?;
+    if start == 0.0 {
+        return Ok(Some(Depths { from_input, gradient: None, state_rms }));
+    }
     let mut gains = Vec::new();
     for stage in stages.iter().rev() {
         if context.cancelled() {
@@ -89,5 +92,5 @@ pub fn measure<B: Backend, T: Real>(
         gains.push((total(&backward)? / start).sqrt());
     }
     gains.reverse();
-    Ok(Some(Depths { from_input, gradient: gains, state_rms }))
+    Ok(Some(Depths { from_input, gradient: Some(gains), state_rms }))
 }

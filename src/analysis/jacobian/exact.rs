@@ -48,11 +48,10 @@ pub fn dense<B: Backend>(
     Ok(Some(matrix))
 }
 
-/// Everything about the singular values of a dense matrix whose elements are finite; `None` where the iteration does not
-/// converge.
-pub fn spectrum(values: Vec<f64>, rows: usize, columns: usize) -> Option<Spectrum> {
-    // Rounding of the products with n terms each, which the reduction adds to.
-    let error = 4.0 * ((rows as f64).sqrt() + (columns as f64).sqrt()) * f64::EPSILON / 2.0;
+/// Everything about the singular values of a dense matrix whose elements are finite, and whose products had the unit roundoff
+/// `unit`; `None` where the iteration does not converge.
+pub fn spectrum(values: Vec<f64>, rows: usize, columns: usize, unit: f64) -> Option<Spectrum> {
+    let error = matrix::rounding_of(rows, columns, unit);
     let values = bidiagonal::singular_values(values, rows, columns)?;
     Some(matrix::of_all(values, rows, columns, SpectrumMethod::Bidiagonal, error))
 }

@@ -50,13 +50,14 @@ pub fn estimate<B: Backend>(
 pub fn of_samples(known: f64, squares: &[f64]) -> Estimated {
     let count = squares.len() as f64;
     let mean = squares.iter().sum::<f64>() / count;
+    // In units of the mean: its square may leave the range of f64.
     let variance = if squares.len() > 1 {
-        squares.iter().map(|square| (square - mean).powi(2)).sum::<f64>() / (count - 1.0)
+        squares.iter().map(|square| (square / mean - 1.0).powi(2)).sum::<f64>() / (count - 1.0)
     } else {
         // A single χ² sample of one degree of freedom, the widest there is.
-        2.0 * mean * mean
+        2.0
     };
     let value = (known + mean).sqrt();
-    let standard_error = if value > 0.0 { (variance / count).sqrt() / (2.0 * value) } else { 0.0 };
+    let standard_error = if mean > 0.0 { mean / (2.0 * value) * (variance / count).sqrt() } else { 0.0 };
     Estimated { value, standard_error }
 }

@@ -4,23 +4,26 @@
 //! any number of them.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use rayon::prelude::*;
 
 use super::parameters::Parameters;
+use super::probe::IGNORED;
 use super::segment::{Chain, Difference, SegmentJacobian};
 use super::spectrum::{self, Request};
 use super::stages::{self, Stage, StagePart};
 use super::watched::Watched;
-use super::{depths, initial};
+use super::{depths, initial, probe};
 use crate::analysis::model::{
-    AttentionPaths, DepthGain, InitialGain, JacobianSpectrum, Measured, PartJacobian, PartKind, Spread,
+    AttentionPaths, Degenerate, DepthGain, InitialGain, JacobianSpectrum, Measured, PartJacobian, PartKind,
+    Spread,
 };
 use crate::analysis::spectrum::lanczos;
 use crate::analysis::spectrum::operator::Operator;
 use crate::compute::{Backend, Real};
 use crate::context::Context;
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::network::{Feed, Network, Segment, Tape, Targets, ValueId};
 use crate::random::Stream;
 
@@ -258,38 +261,44 @@ fn finish<B: Backend, T: Real>(
         let gradient = parameters.with(backend, tail, |weights| {
             draw.tape.advance(weights, network.output)?;
             let logits: Vec<f64> = draw.tape.download(network.output)?.into_iter().map(Into::into).collect();
-            let Some(gradient) = cross_entropy_gradient(&logits, classes) else { return Ok(None) };
+            let gradient = cross_entropy_gradient(&logits, classes)
+                .map_err(|message| ErrorKind::Probe { message }.in_file(Path::new("--input")))?;
             let cotangent = gradient.into_iter().map(T::from_f64).collect::<Vec<T>>();
             if tail.from == tail.to {
-                return Ok(Some(cotangent.into_iter().map(Into::into).collect()));
+                return Ok(cotangent.into_iter().map(Into::into).collect());
             }
             let pulled = draw.tape.vjp(weights, tail, backend.upload(&cotangent)?)?;
-            Ok(Some(backend.download(&pulled)?.into_iter().map(Into::into).collect::<Vec<f64>>()))
+            Ok(backend.download(&pulled)?.into_iter().map(Into::into).collect::<Vec<f64>>())
         })?;
-        draw.gradient = gradient;
+        draw.gradient = Some(gradient);
     }
     Ok(())
 }
 
-/// The gradient of the mean negative log-likelihood by the logits, one row a label; `None` where they do not fit.
-fn cross_entropy_gradient(logits: &[f64], classes: &[u32]) -> Option<Vec<f64>> {
-    let width = logits.len().checked_div(classes.len())?;
-    if width == 0
-        || width * classes.len() != logits.len()
-        || classes.iter().any(|&class| class as usize >= width)
-    {
-        return None;
-    }
+/// The gradient of the mean negative log-likelihood by the logits, one row a label; zero in rows whose label is left out.
+///
+/// # Errors
+/// A sentence that says what does not fit.
+pub(super) fn cross_entropy_gradient(
+    logits: &[f64],
+    classes: &[u32],
+) -> std::result::Result<Vec<f64>, String> {
+    probe::check_labels(classes, logits.len())?;
+    let width = logits.len() / classes.len();
+    let share = 1.0 / classes.iter().filter(|class| **class != IGNORED).count() as f64;
     let mut gradient = Vec::with_capacity(logits.len());
     for (row, &class) in logits.chunks_exact(width).zip(classes) {
+        if class == IGNORED {
+            gradient.extend(std::iter::repeat_n(0.0, width));
+            continue;
+        }
         let most = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let total: f64 = row.iter().map(|x| (x - most).exp()).sum();
-        let share = 1.0 / classes.len() as f64;
         gradient.extend(row.iter().enumerate().map(|(index, x)| {
             share * ((x - most).exp() / total - f64::from(u8::from(index == class as usize)))
         }));
     }
-    Some(gradient)
+    Ok(gradient)
 }
 
 fn part_at_draw<'a, B: Backend + 'a, T: Real>(
@@ -360,7 +369,7 @@ fn joined<B: Backend, T: Real>(
                 |pick: fn(&(f64, f64)) -> f64| paths.iter().map(pick).sum::<f64>() / paths.len() as f64;
             Measured::Value(AttentionPaths { value: mean(|path| path.0), softmax: mean(|path| path.1) })
         }
-        Some(_) => Measured::Degenerate(crate::analysis::model::Degenerate::Overflow),
+        Some(_) => Measured::Degenerate(Degenerate::Overflow),
     };
     let of = |pick: fn(&PartAtDraw) -> f64| over(&at_draws.iter().map(pick).collect::<Vec<_>>());
     let (input_rms, output_rms) = (of(|draw| draw.input_rms), of(|draw| draw.output_rms));
@@ -371,12 +380,13 @@ fn joined<B: Backend, T: Real>(
     joined
 }
 
-/// The mean and spread of numbers that are finite.
-fn over(values: &[f64]) -> Measured<Spread> {
-    if values.iter().any(|value| !value.is_finite()) {
-        return Measured::Degenerate(crate::analysis::model::Degenerate::Overflow);
+/// The mean and spread of numbers that are finite, as both must be.
+pub(super) fn over(values: &[f64]) -> Measured<Spread> {
+    match Spread::of(values) {
+        None => Measured::not("nothing was drawn"),
+        Some(spread) if spread.is_finite() => Measured::Value(spread),
+        Some(_) => Measured::Degenerate(Degenerate::Overflow),
     }
-    Spread::of(values).map_or_else(|| Measured::not("nothing was drawn"), Measured::Value)
 }
 
 fn summed(
@@ -463,13 +473,13 @@ fn all_depths<B: Backend, T: Real>(
     let segments = segments(stages);
     let mut depths = Vec::new();
     for (index, stage) in stages.iter().enumerate() {
-        let of = |pick: fn(&depths::Depths) -> &Vec<f64>| -> Option<Spread> {
-            Spread::of(&found.iter().map(|depths| pick(depths)[index]).collect::<Vec<f64>>())
+        let of = |pick: fn(&depths::Depths) -> &Vec<f64>| {
+            over(&found.iter().map(|depths| pick(depths)[index]).collect::<Vec<f64>>())
         };
-        let (Some(from_input), Some(gradient), Some(state_rms)) =
-            (of(|depths| &depths.from_input), of(|depths| &depths.gradient), of(|depths| &depths.state_rms))
-        else {
-            continue;
+        let gradients = found.iter().map(|depths| depths.gradient.as_ref().map(|gains| gains[index]));
+        let gradient = match gradients.collect::<Option<Vec<f64>>>() {
+            Some(gains) => over(&gains),
+            None => Measured::Degenerate(Degenerate::AllZero),
         };
         let spectral_norm = if options.depth_spectra {
             let request = Request { probes: 0, density: false, exact: false, ..options.spectrum };
@@ -485,10 +495,10 @@ fn all_depths<B: Backend, T: Real>(
         depths.push(DepthGain {
             name: stage.name.clone(),
             block: index as u64,
-            from_input,
+            from_input: of(|depths| &depths.from_input),
             gradient,
             spectral_norm,
-            state_rms,
+            state_rms: of(|depths| &depths.state_rms),
         });
     }
     Ok(Some(depths))

@@ -10,7 +10,6 @@ pub mod frobenius;
 pub mod initial;
 pub mod logarithm;
 pub mod lyapunov;
-pub mod mean_field;
 pub mod measure;
 pub mod parameters;
 pub mod probe;
@@ -30,6 +29,16 @@ pub enum Precision {
     F32,
     /// f64, for what must be held against a reference.
     F64,
+}
+
+impl Precision {
+    /// Unit roundoff: by how much a product may be off, relative to itself.
+    pub fn unit(self) -> f64 {
+        match self {
+            Self::F32 => f64::from(f32::EPSILON) / 2.0,
+            Self::F64 => f64::EPSILON / 2.0,
+        }
+    }
 }
 
 #[cfg(test)]

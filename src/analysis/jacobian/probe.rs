@@ -70,7 +70,7 @@ pub fn draw(network: &Network, wanted: &Wanted) -> std::result::Result<Probe, St
             (ProbeKind::SyntheticTokens, vec![tokens], streams.map(feed).collect())
         }
         InputKind::Features { shape } => {
-            let sizes = sizes(shape, wanted);
+            let sizes = sizes(shape, wanted)?;
             let count = sizes.iter().fold(1u64, |product, &size| product.saturating_mul(size as u64));
             if count == 0 || count > LARGEST {
                 return Err(format!("an input of shape {sizes:?} has {count} numbers"));
@@ -98,17 +98,25 @@ pub(super) fn random_ids(stream: Stream, tokens: usize, vocabulary: usize) -> Ve
 }
 
 /// Sizes of a drawn input: those that the network leaves open are the length of a sequence, or sides of an image.
-fn sizes(shape: &[Option<usize>], wanted: &Wanted) -> Vec<usize> {
+///
+/// # Errors
+/// A sentence, where the sides that are wanted of an image are more or fewer than those that are open.
+fn sizes(shape: &[Option<usize>], wanted: &Wanted) -> std::result::Result<Vec<usize>, String> {
     let open = shape.iter().filter(|size| size.is_none()).count();
-    let mut sides = wanted.image.iter().map(|&side| side as usize);
     let is_image = shape.len() > 2;
+    if is_image && !wanted.image.is_empty() && wanted.image.len() != open {
+        return Err(format!(
+            "--input-size gives {} for the {open} that the network leaves open",
+            wanted.image.iter().map(u64::to_string).collect::<Vec<_>>().join("x")
+        ));
+    }
+    let mut sides = wanted.image.iter().map(|&side| side as usize);
     let mut of = |size: &Option<usize>| match size {
         Some(size) => *size,
-        None if is_image && wanted.image.len() == open => sides.next().unwrap_or(SIDE),
-        None if is_image => SIDE,
+        None if is_image => sides.next().unwrap_or(SIDE),
         None => wanted.tokens,
     };
-    shape.iter().map(&mut of).collect()
+    Ok(shape.iter().map(&mut of).collect())
 }
 
 /// The length of a sequence, for what takes one: tokens, or rows of features of any number.
@@ -127,6 +135,7 @@ const INPUTS: [&str; 7] = ["input_ids", "inputs", "input", "x", "tokens", "featu
 const LABELS: [&str; 4] = ["labels", "targets", "target", "y"];
 
 /// Reads the inputs of `path`: `.npy`, `.npz` or safetensors, the batch first. Sequences are cut to the length that is asked for.
+/// Labels are taken as they are: row t of the output is held against label t, and nothing is shifted.
 ///
 /// # Errors
 /// When it holds no input that the network takes.
@@ -144,7 +153,13 @@ pub fn read(path: &Path, network: &Network, wanted: &Wanted, context: &Context) 
     };
     let feeds = feeds(path, network, tensor, labels, wanted)?;
     let shape = feeds.first().map(|feed| feed.input.shape()).unwrap_or_default();
-    network.shapes(&shape).map_err(refused)?;
+    let shapes = network.shapes(&shape).map_err(refused)?;
+    let logits = shapes[network.output.0].iter().product();
+    for feed in &feeds {
+        if let Some(Targets::Classes(classes)) = &feed.targets {
+            check_labels(classes, logits).map_err(refused)?;
+        }
+    }
     let own = shape.get(1..).unwrap_or_default();
     Ok(Probe {
         kind: ProbeKind::Data,
@@ -236,6 +251,30 @@ fn ids(path: &Path, tensor: &Tensor, range: std::ops::Range<u64>, vocabulary: us
     numbers(path, tensor, range)?.into_iter().map(id).collect()
 }
 
+/// The class of rows that are left out of the loss.
+pub(super) const IGNORED: u32 = u32::MAX;
+
+/// How files say that a row is left out, as PyTorch's `ignore_index` does by default.
+const IGNORE_INDEX: f64 = -100.0;
+
+/// Whether labels are one a row of as many logits, each a class of theirs.
+///
+/// # Errors
+/// A sentence that says what does not fit.
+pub(super) fn check_labels(classes: &[u32], logits: usize) -> std::result::Result<(), String> {
+    let width = logits.checked_div(classes.len()).unwrap_or(0);
+    if width == 0 || width * classes.len() != logits {
+        return Err(format!("its {} labels are not one a row of the {logits} logits", classes.len()));
+    }
+    if let Some(class) = classes.iter().find(|class| **class != IGNORED && **class as usize >= width) {
+        return Err(format!("the label {class} is none of the {width} classes"));
+    }
+    if classes.iter().all(|class| *class == IGNORED) {
+        return Err("its labels leave every row out".to_owned());
+    }
+    Ok(())
+}
+
 /// The labels of one input: one for each token of it, or one for the whole.
 #[expect(clippy::cast_sign_loss, reason = "negative labels are refused")]
 fn classes(path: &Path, labels: &Tensor, index: u64, batch: u64, input: &Input) -> Result<Targets> {
@@ -253,8 +292,11 @@ fn classes(path: &Path, labels: &Tensor, index: u64, batch: u64, input: &Input) 
     }
     let found = numbers(path, labels, index * each..index * each + rows)?;
     let class = |value: f64| {
-        if value >= 0.0 && value.fract() == 0.0 && value < f64::from(u32::MAX) {
+        if value >= 0.0 && value.fract() == 0.0 && value < f64::from(IGNORED) {
             return Ok(value as u32);
+        }
+        if value == IGNORE_INDEX {
+            return Ok(IGNORED);
         }
         Err(refused(format!("the label {value} is no class")))
     };

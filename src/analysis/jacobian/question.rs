@@ -7,7 +7,9 @@ use super::parameters::Parameters;
 use super::probe::{self, Probe, Wanted};
 use super::spectrum::Request;
 use super::{Precision, cost, measure, measure::planned, recurrences};
-use crate::analysis::model::{DType, JacobianAnalysis, JacobianCost, JacobianSetting, ProbeKind};
+use crate::analysis::model::{
+    DType, GradientSource, JacobianAnalysis, JacobianCost, JacobianSetting, ProbeKind,
+};
 use crate::checkpoint::Checkpoint;
 use crate::compute::{Cpu, Real};
 use crate::context::Context;
@@ -98,6 +100,7 @@ pub fn prepare(checkpoint: &Checkpoint, question: &Question, context: &Context) 
         density: question.density,
         exact: question.exact,
         seed: question.seed,
+        unit: question.precision.unit(),
     };
     let options = Options {
         spectrum,
@@ -222,6 +225,11 @@ impl Prepared {
             },
             pairs: request.pairs as u64,
             probes: request.probes as u64,
+            gradient: if self.probe.feeds.iter().any(|feed| feed.targets.is_some()) {
+                GradientSource::Labels
+            } else {
+                GradientSource::Random
+            },
         }
     }
 }

@@ -1,8 +1,8 @@
 //! The recurrences of a network, each driven at several scales of the network's input: Lyapunov exponents and the norms of single
 //! steps.
 //!
-//! The sign of an exponent depends on the scale: the published LSTM of docs/jacobian.md is stable when driven and not at a tenth of
-//! it. A layer is driven by what the layers before it give.
+//! The sign of an exponent may depend on the scale, as that of the published LSTM of docs/jacobian.md does. A layer is driven by what
+//! the layers before it give.
 
 use rayon::prelude::*;
 
@@ -10,6 +10,7 @@ use super::lyapunov::Directions;
 use super::parameters::Parameters;
 use super::probe::random_ids;
 use super::segment::SegmentJacobian;
+use super::watched::Watched;
 use crate::analysis::model::{Degenerate, Measured, RecurrenceAnalysis, RecurrenceAtScale, Spread};
 use crate::analysis::spectrum::lanczos;
 use crate::analysis::spectrum::operator::Operator;
@@ -20,20 +21,20 @@ use crate::network::{CellKind, Feed, Input, InputKind, Network, Recurrence, Tape
 use crate::random::Stream;
 
 /// Factors of features: none, little, and as they are. Token ids have no scale.
-const SCALES: [f64; 3] = [0.0, 0.1, 1.0];
+pub(super) const SCALES: [f64; 3] = [0.0, 0.1, 1.0];
 
 /// Exponents that are measured.
-const EXPONENTS: usize = 4;
+pub(super) const EXPONENTS: usize = 4;
 
-/// Steps that are averaged over, and steps before them: an error of 0.01 (`docs/jacobian.md`).
-const STEPS: usize = 600;
-const TRANSIENT: usize = 100;
+/// Steps that are averaged over, and steps before them. What they leave uncertain is the standard error beside each exponent.
+pub(super) const STEPS: usize = 600;
+pub(super) const TRANSIENT: usize = 100;
 
 /// Steps whose Jacobian's norm is measured, evenly over all.
-const NORMS: usize = 16;
+pub(super) const NORMS: usize = 16;
 
 /// Pairs of products for one of them.
-const PAIRS: usize = 12;
+pub(super) const PAIRS: usize = 12;
 
 /// Streams of the inputs, the directions and the starts.
 const INPUT_STREAM: u64 = 1 << 24;
@@ -50,8 +51,7 @@ pub(super) fn measure<B: Backend, T: Real>(
     context: &Context,
 ) -> Result<Option<Vec<RecurrenceAnalysis>>> {
     let recurrences = network.recurrences();
-    let scales: &[f64] =
-        if matches!(network.input, InputKind::Features { .. }) { &SCALES } else { &SCALES[2..] };
+    let scales = scales(network);
     let at_scales: Vec<Result<Option<Vec<RecurrenceAtScale>>>> = scales
         .par_iter()
         .map(|&scale| {
@@ -68,7 +68,8 @@ pub(super) fn measure<B: Backend, T: Real>(
                 };
                 let mut found = Vec::with_capacity(recurrences.len());
                 for (index, recurrence) in recurrences.iter().enumerate() {
-                    let rows = rows(recurrence, tape.as_ref(), scale, seed + index as u64)?;
+                    let own = seed.wrapping_add(index as u64);
+                    let rows = rows(recurrence, tape.as_ref(), scale, own)?;
                     match drive::<B, T>(backend, recurrence, parameters, &rows, scale, seed, context)? {
                         Some(at) => found.push(at),
                         None => return Ok(None),
@@ -95,6 +96,23 @@ pub(super) fn measure<B: Backend, T: Real>(
     Ok(Some(found))
 }
 
+/// The scales that its input is given.
+pub(super) fn scales(network: &Network) -> &'static [f64] {
+    if matches!(network.input, InputKind::Features { .. }) { &SCALES } else { &SCALES[2..] }
+}
+
+/// The shape of a long synthetic sequence, the batch first; `None` for a network that takes none.
+pub(super) fn long_shape(network: &Network) -> Option<Vec<usize>> {
+    let steps = STEPS + TRANSIENT;
+    match &network.input {
+        InputKind::Tokens { positions, .. } => Some(vec![1, steps.min(positions.unwrap_or(usize::MAX))]),
+        InputKind::Features { shape } => match shape[..] {
+            [None, Some(width)] => Some(vec![1, steps, width]),
+            _ => None,
+        },
+    }
+}
+
 fn kind(kind: CellKind) -> &'static str {
     match kind {
         CellKind::Tanh => "tanh",
@@ -108,20 +126,19 @@ fn kind(kind: CellKind) -> &'static str {
 fn long(network: &Network, data: Option<&Feed>, scale: f64, seed: u64) -> Option<Feed> {
     let stream = Stream::new(seed, INPUT_STREAM);
     match &network.input {
-        InputKind::Tokens { vocabulary, positions } => {
-            let tokens = (STEPS + TRANSIENT).min(positions.unwrap_or(usize::MAX));
-            let ids = random_ids(stream, tokens, *vocabulary);
+        InputKind::Tokens { vocabulary, .. } => {
+            let ids = random_ids(stream, long_shape(network)?[1], *vocabulary);
             Some(Feed::from(Input::Tokens { batch: 1, ids }))
         }
-        InputKind::Features { shape } => {
+        InputKind::Features { .. } => {
             if let Some(Feed { input: Input::Features { shape, values }, .. }) = data {
                 let values = values.iter().map(|x| scale * x).collect();
                 return Some(Feed::from(Input::Features { shape: shape.clone(), values }));
             }
-            let &[None, Some(width)] = &shape[..] else { return None };
-            let values = stream.normals((STEPS + TRANSIENT) * width);
+            let shape = long_shape(network)?;
+            let values = stream.normals(shape.iter().product());
             let values = values.into_iter().map(|x| scale * x).collect();
-            Some(Feed::from(Input::Features { shape: vec![1, STEPS + TRANSIENT, width], values }))
+            Some(Feed::from(Input::Features { shape, values }))
         }
     }
 }
@@ -188,15 +205,17 @@ fn drive<B: Backend, T: Real>(
         directions.step(images, index >= transient);
         if index >= transient && (index - transient).is_multiple_of((counted / NORMS).max(1)) {
             let start = Stream::new(seed, DIRECTION_STREAM + 1);
-            let found = lanczos::run(backend, &jacobian, PAIRS, start, context)?;
-            norms.extend(found.and_then(|ritz| ritz.values.first().copied()));
+            let watched = Watched::new(&jacobian);
+            let found = lanczos::run(backend, &watched, PAIRS, start, context)?;
+            let norm = found.and_then(|ritz| ritz.values.first().copied());
+            norms.extend(norm.map(|norm| if watched.has_overflowed() { f64::NAN } else { norm }));
         }
         state = tape.download(step.output)?.into_iter().map(Into::into).collect();
     }
-    let step_norm = if norms.iter().all(|norm| norm.is_finite()) {
-        Spread::of(&norms).map_or_else(|| Measured::not("no step was taken"), Measured::Value)
-    } else {
-        Measured::Degenerate(Degenerate::Overflow)
+    let step_norm = match Spread::of(&norms) {
+        None => Measured::not("no step was taken"),
+        Some(spread) if spread.is_finite() => Measured::Value(spread),
+        Some(_) => Measured::Degenerate(Degenerate::Overflow),
     };
     Ok(Some(RecurrenceAtScale {
         scale,

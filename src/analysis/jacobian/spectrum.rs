@@ -9,7 +9,7 @@ use crate::analysis::model::{
 use crate::analysis::spectrum::krylov::Top;
 use crate::analysis::spectrum::lanczos::{self, Basis, Ritz, Space};
 use crate::analysis::spectrum::operator::Operator;
-use crate::analysis::spectrum::{bracket, density};
+use crate::analysis::spectrum::{bracket, density, matrix};
 use crate::compute::Backend;
 use crate::context::Context;
 use crate::error::Result;
@@ -28,6 +28,8 @@ pub struct Request {
     pub exact: bool,
     /// Seed of everything random.
     pub seed: u64,
+    /// Unit roundoff of the products.
+    pub unit: f64,
 }
 
 impl Request {
@@ -65,23 +67,35 @@ pub fn measure<B: Backend, O: Operator<B>>(
     }
     let watched = Watched::new(operator);
     let found = if request.exact && exact::is_small(rows, columns) {
-        from_dense(backend, &watched, context)?
+        from_dense(backend, &watched, request, context)?
     } else {
         from_products(backend, &watched, request, context)?
     };
-    Ok(found.map(
-        |found| if watched.has_overflowed() { Measured::Degenerate(Degenerate::Overflow) } else { found },
-    ))
+    Ok(found.map(|found| {
+        let is_finite = found.value().is_none_or(is_finite);
+        if watched.has_overflowed() || !is_finite {
+            Measured::Degenerate(Degenerate::Overflow)
+        } else {
+            found
+        }
+    }))
+}
+
+/// Whether the norms are: squares of squares may leave the range of f64 where no product does.
+fn is_finite(found: &JacobianSpectrum) -> bool {
+    let Estimated { value, standard_error } = found.frobenius_norm;
+    [found.spectral_norm.value, value, standard_error, found.stable_rank].iter().all(|x| x.is_finite())
 }
 
 fn from_dense<B: Backend>(
     backend: &B,
     operator: &impl Operator<B>,
+    request: &Request,
     context: &Context,
 ) -> Result<Option<Measured<JacobianSpectrum>>> {
     let (rows, columns) = (operator.rows(), operator.columns());
     let Some(values) = exact::dense(backend, operator, context)? else { return Ok(None) };
-    let Some(spectrum) = exact::spectrum(values, rows, columns) else {
+    let Some(spectrum) = exact::spectrum(values, rows, columns, request.unit) else {
         return Ok(Some(Measured::not("the eigenvalue iteration did not converge")));
     };
     debug_assert_eq!(spectrum.method, SpectrumMethod::Bidiagonal);
@@ -111,7 +125,6 @@ fn from_products<B: Backend, O: Operator<B>>(
     request: &Request,
     context: &Context,
 ) -> Result<Option<Measured<JacobianSpectrum>>> {
-    let short = operator.rows().min(operator.columns());
     let start = Stream::new(request.seed, 0);
     let Some((ritz, space)) =
         lanczos::run_with_space(backend, operator, request.pairs.max(1), start, None, context)?
@@ -138,7 +151,7 @@ fn from_products<B: Backend, O: Operator<B>>(
     }
     Ok(Some(Measured::Value(JacobianSpectrum {
         stable_rank: (frobenius_norm.value / value).powi(2),
-        spectral_norm: bracketed(&ritz, short),
+        spectral_norm: bracketed(&ritz, (operator.rows(), operator.columns()), request.unit),
         largest,
         frobenius_norm,
         mean_logarithm,
@@ -153,14 +166,16 @@ fn converged<V>(ritz: &Ritz<V>) -> impl Iterator<Item = usize> + '_ {
     (0..ritz.values.len()).take_while(|&index| ritz.residuals[index] <= CONVERGED * ritz.values[index])
 }
 
-fn bracketed<V>(ritz: &Ritz<V>, short: usize) -> SpectralNorm {
+fn bracketed<V>(ritz: &Ritz<V>, (rows, columns): (usize, usize), unit: f64) -> SpectralNorm {
     let value = ritz.values.first().copied().unwrap_or(0.0);
-    let rounding = 1.0 + 1e-12;
+    // Of the products, and of the iteration in f64.
+    let error = matrix::rounding_of(rows, columns, unit).max(1e-12);
+    let rounding = 1.0 + error;
     // A complete space has seen all that the start reaches, which is everything but for a chance of 0.
     let (upper, failure_probability) = if ritz.is_complete {
         (Measured::Value(value * rounding), 0.0)
     } else {
-        match bracket::gap(short, ritz.steps) {
+        match bracket::gap(rows.min(columns), ritz.steps) {
             Some(gap) => {
                 (Measured::Value(value / (1.0 - gap).sqrt() * rounding), bracket::FAILURE_PROBABILITY)
             }
@@ -171,7 +186,7 @@ fn bracketed<V>(ritz: &Ritz<V>, short: usize) -> SpectralNorm {
         value,
         upper,
         failure_probability,
-        residual: ritz.residuals.first().copied().unwrap_or(0.0),
+        residual: ritz.residuals.first().copied().unwrap_or(0.0).max(unit * value),
         steps: ritz.steps as u64,
     }
 }
@@ -200,9 +215,9 @@ fn images<B: Backend>(
 ) -> Result<f64> {
     let mut image = backend.zeros(operator.rows().max(operator.columns()))?;
     let mut sum = 0.0;
-    for index in 0..space.basis.count() {
-        let vector = space.basis.slice(backend, index, 1)?;
-        operator.apply(backend, space.forward, &vector, &mut image)?;
+    let vectors = space.basis.numbers(backend)?;
+    for vector in vectors.chunks_exact(space.basis.length().max(1)) {
+        operator.apply(backend, space.forward, &backend.upload(vector)?, &mut image)?;
         sum += backend.dot(&image, &image)?;
     }
     Ok(sum)

@@ -2,16 +2,18 @@
 
 use std::sync::Arc;
 
-use super::measure::{Found, Options, of_network};
+use super::measure::{Found, Options, of_network, over};
 use super::parameters::Parameters;
+use super::probe::IGNORED;
 use super::spectrum::Request;
 use super::stages::{are_a_chain, stages};
-use super::{cost, exact};
+use super::{Precision, cost, exact, probe};
 use crate::analysis::jacobian::segment::SegmentJacobian;
-use crate::analysis::model::{Measured, PartKind, Spread};
+use crate::analysis::model::{Degenerate, DepthGain, Measured, PartJacobian, PartKind, Spread};
 use crate::analysis::spectrum::bidiagonal;
 use crate::compute::{Cpu, Unary};
 use crate::context::Context;
+use crate::error::ErrorKind;
 use crate::files::InputFile;
 use crate::network::{
     Activation, Add, Assembly, Attention, Block, Feed, Input, InputKind, LayerNorm, Linear, Mask, Network,
@@ -24,7 +26,14 @@ const TOKENS: usize = 5;
 const WIDTH: usize = 8;
 
 const OPTIONS: Options = Options {
-    spectrum: Request { pairs: 20, probes: 16, density: false, exact: false, seed: 3 },
+    spectrum: Request {
+        pairs: 20,
+        probes: 16,
+        density: false,
+        exact: false,
+        seed: 3,
+        unit: f64::EPSILON / 2.0,
+    },
     per_operation: false,
     depth_spectra: true,
     initial: false,
@@ -232,9 +241,9 @@ fn the_gain_by_depth_is_that_of_the_dense_jacobians() {
     };
     for (depth, block) in found.depths.value().unwrap().iter().zip(&network.blocks) {
         // 400 vectors: the standard error is at most 1/√800 of the value for one direction that carries everything.
-        assert_near(depth.from_input.mean, frobenius(network.entry(), block.output) / n.sqrt(), 0.12);
+        assert_near(mean(&depth.from_input), frobenius(network.entry(), block.output) / n.sqrt(), 0.12);
         // The mean square length of a random gradient, Σσ²/N.
-        assert_near(depth.gradient.mean, frobenius(block.input, network.exit()) / n.sqrt(), 0.12);
+        assert_near(mean(&depth.gradient), frobenius(block.input, network.exit()) / n.sqrt(), 0.12);
     }
 }
 
@@ -267,7 +276,147 @@ fn labels_give_the_gradient_that_goes_back() {
         (0..TOKENS * WIDTH).map(|index| slope(index).powi(2)).sum::<f64>().sqrt()
     };
     let expected = length(network.entry()) / length(network.exit());
-    assert_near(found.depths.value().unwrap()[0].gradient.mean, expected, 1e-6);
+    assert_near(mean(&found.depths.value().unwrap()[0].gradient), expected, 1e-6);
+}
+
+#[test]
+fn rows_whose_label_is_left_out_take_no_part_in_the_gradient() {
+    let network = transformer(2);
+    let (_folder, tensors) = tensors(&network, 1.0);
+    let with = |classes: Vec<u32>| {
+        let mut feeds = feeds(&network, 1);
+        feeds[0].targets = Some(Targets::Classes(classes));
+        mean(&measured(&network, &tensors, &feeds, &OPTIONS).depths.value().unwrap()[0].gradient)
+    };
+    // A causal network: what is left out at the end is as if it were not there, and another label there changes nothing.
+    let some = with(vec![0, 3, 5, IGNORED, IGNORED]);
+    assert!((some / with(vec![0, 3, 5, 10, 2]) - 1.0).abs() > 1e-3);
+    let network_gradient = |classes: &[u32]| super::measure::cross_entropy_gradient(&[0.5; 22], classes);
+    let gradient = network_gradient(&[3, IGNORED]).unwrap();
+    assert!(gradient[11..].iter().all(|x| *x == 0.0), "{gradient:?}");
+    // Of uniform rows: 1/11 each, less 1 at the class.
+    assert!((gradient[3] - (1.0 / 11.0 - 1.0)).abs() < 1e-15 && (gradient[4] - 1.0 / 11.0).abs() < 1e-15);
+    for (classes, reason) in [
+        (&[3, 11][..], "the label 11 is none of the 11 classes"),
+        (&[0, 1, 2], "its 3 labels are not one a row of the 22 logits"),
+        (&[IGNORED, IGNORED], "leave every row out"),
+        (&[], "its 0 labels are not one a row"),
+    ] {
+        let error = network_gradient(classes).unwrap_err();
+        assert!(error.contains(reason), "{error}");
+    }
+}
+
+#[test]
+fn a_network_that_is_sure_of_its_labels_has_no_gradient_to_follow() {
+    let network = perceptron(3);
+    let (_folder, tensors) = tensors(&network, 0.0);
+    let found = measured(&network, &tensors, &feeds(&network, 1), &OPTIONS);
+    // Of weights that are zero nothing comes out, and nothing goes back.
+    let depths = found.depths.value().unwrap();
+    assert!(depths.iter().all(|depth| mean(&depth.from_input) == 0.0 && mean(&depth.gradient) == 0.0));
+    // One class: its probability is 1, and the gradient of its logarithm 0.
+    let mut own = Assembly::new("sequential", InputKind::Features { shape: vec![Some(WIDTH)] });
+    let state = own.input();
+    let state = linear(&mut own, "0", state, WIDTH, WIDTH);
+    let state = linear(&mut own, "1", state, WIDTH, 1);
+    let network = own.finish(state);
+    let (_folder, tensors) = self::tensors(&network, 1.0);
+    let mut feeds = feeds(&network, 1);
+    feeds[0].targets = Some(Targets::Classes(vec![0]));
+    let found = measured(&network, &tensors, &feeds, &OPTIONS);
+    for depth in found.depths.value().unwrap() {
+        assert_eq!(depth.gradient, Measured::Degenerate(Degenerate::AllZero));
+    }
+}
+
+#[test]
+fn labels_that_do_not_fit_are_an_error_and_not_random_vectors() {
+    let network = transformer(1);
+    let (_folder, tensors) = tensors(&network, 1.0);
+    let mut feeds = feeds(&network, 1);
+    feeds[0].targets = Some(Targets::Classes(vec![0, 3, 5, 11, 2]));
+    let tensors: Vec<&Tensor> = tensors.iter().collect();
+    let parameters = Parameters::<_, f64>::read(&Cpu, &network, &tensors).unwrap();
+    let found = of_network(&Cpu, &network, &parameters, None, &feeds, &OPTIONS, &Context::default());
+    let error = found.map(|_| ()).unwrap_err();
+    assert!(
+        matches!(error.kind, ErrorKind::Probe { .. }) && error.to_string().contains("label 11"),
+        "{error}"
+    );
+}
+
+#[test]
+fn what_is_not_finite_is_typed_and_comes_back_from_a_file() {
+    let network = transformer(2);
+    let (folder, mut tensors) = tensors(&network, 1.0);
+    let index = network.parameters.iter().position(|own| own.name == "h.1.up.weight").unwrap();
+    let path = folder.path().join("nan");
+    let count = tensors[index].count() as usize;
+    std::fs::write(&path, f64::NAN.to_le_bytes().repeat(count)).unwrap();
+    let file = Arc::new(InputFile::open(&path, &Context::default()).unwrap());
+    let (shape, range) = (tensors[index].shape.clone(), 0..file.len());
+    tensors[index] = Tensor::contiguous(DType::F64, shape, file, range).unwrap();
+    let found = measured(&network, &tensors, &feeds(&network, 2), &OPTIONS);
+    let depths = found.depths.value().unwrap();
+    let overflow = Measured::Degenerate(Degenerate::Overflow);
+    assert!(depths[0].from_input.value().is_some() && depths[0].state_rms.value().is_some());
+    assert_eq!((&depths[1].from_input, &depths[1].state_rms), (&overflow, &overflow));
+    assert_eq!((&depths[0].gradient, &depths[1].gradient), (&overflow, &overflow));
+    let json = serde_json::to_string(&(&found.parts, &found.end_to_end, depths)).unwrap();
+    assert!(!json.contains(":null,\"standard_deviation") && !json.contains("mean\":null"), "{json}");
+    let (parts, end_to_end, back): (Vec<PartJacobian>, Measured<PartJacobian>, Vec<DepthGain>) =
+        serde_json::from_str(&json).unwrap();
+    assert_eq!((parts, end_to_end, &back), (found.parts, found.end_to_end, depths));
+}
+
+#[test]
+fn values_whose_squares_leave_the_range_of_doubles_have_no_spread() {
+    assert_eq!(over(&[1e200, -1e200]), Measured::Degenerate(Degenerate::Overflow));
+    assert_eq!(over(&[1.0, f64::NAN]), Measured::Degenerate(Degenerate::Overflow));
+    assert_eq!(over(&[2.0]).value().unwrap().mean, 2.0);
+}
+
+#[test]
+fn what_rounding_makes_of_a_zero_in_single_precision_is_no_singular_value() {
+    let network = transformer(1);
+    let (_folder, tensors) = tensors(&network, 1.0);
+    let tensors: Vec<&Tensor> = tensors.iter().collect();
+    let parameters = Parameters::<_, f32>::read(&Cpu, &network, &tensors).unwrap();
+    let spectrum = Request { exact: true, unit: Precision::F32.unit(), ..OPTIONS.spectrum };
+    let options = Options { spectrum, per_operation: true, depth_spectra: false, ..OPTIONS };
+    let feeds = feeds(&network, 1);
+    let found = of_network(&Cpu, &network, &parameters, None, &feeds, &options, &Context::default());
+    let found = found.unwrap().unwrap().0;
+    // A norm that takes the mean out, and divides by the size, maps two directions of each of 5 tokens to zero.
+    let norm = found.parts.iter().find(|part| part.name == "h.0.ln_1").unwrap().draws[0].value().unwrap();
+    assert!(
+        matches!(&norm.smallest, Measured::NotMeasured(reason) if reason.contains("rounding")),
+        "{norm:?}"
+    );
+    assert!(
+        matches!(&norm.mean_logarithm, Measured::NotMeasured(reason) if reason.contains("not resolvable"))
+    );
+    // The residual and the bound are those of single precision as well.
+    let unit = Precision::F32.unit();
+    assert!(norm.spectral_norm.residual > unit * norm.spectral_norm.value);
+    let by_products = Options { spectrum: Request { exact: false, ..spectrum }, ..options };
+    let found = of_network(&Cpu, &network, &parameters, None, &feeds, &by_products, &Context::default());
+    let found = found.unwrap().unwrap().0;
+    let exact = dense(
+        &network,
+        &tensors.iter().map(|&tensor| tensor.clone()).collect::<Vec<_>>(),
+        &feeds[0],
+        found_segment(&network),
+    );
+    let own = found.end_to_end.value().unwrap().draws[0].value().unwrap().spectral_norm.clone();
+    assert!(own.residual >= unit * own.value);
+    assert!(*own.upper.value().unwrap() >= exact[0] && exact[0] >= own.value * (1.0 - 100.0 * unit));
+    assert!(*own.upper.value().unwrap() > own.value * (1.0 + 10.0 * unit));
+}
+
+fn found_segment(network: &Network) -> Segment {
+    Segment::new(network.entry(), network.exit())
 }
 
 #[test]
@@ -368,6 +517,42 @@ fn the_plan_counts_what_is_multiplied() {
     // Of each of 9 parts 2·20 + 16, 60 for the paths of each of 3 attentions, of the whole 56 and 32 over depth.
     assert_eq!(cost.products, 2 * (9 * 56 + 3 * 60 + 56 + 32));
     assert!(cost.is_resident && cost.operations > 0 && cost.bytes() > cost.parameter_bytes);
+}
+
+#[test]
+fn the_plan_counts_the_memory_of_formed_matrices_and_of_a_second_set_of_weights() {
+    let network = transformer(3);
+    let planned = |options: &Options, threads| {
+        cost::of::<f32>(&network, &[1, TOKENS, WIDTH], 2, options, threads).unwrap()
+    };
+    let plain = planned(&OPTIONS, 2);
+    let n = (TOKENS * WIDTH) as u64;
+    // Two bases of 20 vectors of 40 numbers.
+    assert_eq!(plain.vector_bytes, 2 * n * 40 * 8);
+    let second = planned(&Options { initial: true, ..OPTIONS }, 2);
+    assert_eq!(second.parameter_bytes, 2 * plain.parameter_bytes);
+    // The widest part, from 8 to 8 numbers of each of 5 tokens, on each of three threads.
+    let exact = Options { spectrum: Request { exact: true, ..OPTIONS.spectrum }, ..OPTIONS };
+    assert_eq!(planned(&exact, 3).vector_bytes, 3 * n * n * 8);
+    assert_eq!(plain.activation_bytes, planned(&exact, 3).activation_bytes);
+}
+
+#[test]
+fn an_image_of_other_sizes_than_are_open_is_refused() {
+    let shape = vec![Some(2), None, None];
+    let mut own = Assembly::new("image", InputKind::Features { shape });
+    let state = own.input();
+    let state = own.push("act", Activation { function: Unary::Tanh }, &[state]);
+    let network = own.finish(state);
+    let of = |image: &[u64]| {
+        probe::draw(&network, &probe::Wanted { tokens: 4, draws: 1, seed: 0, image: image.to_vec() })
+            .map(|probe| probe.shape)
+    };
+    assert_eq!(of(&[6, 5]), Ok(vec![2, 6, 5]));
+    assert_eq!(of(&[]), Ok(vec![2, 32, 32]));
+    for image in [&[6][..], &[6, 5, 4]] {
+        assert!(of(image).unwrap_err().contains("for the 2 that the network leaves open"));
+    }
 }
 
 #[test]

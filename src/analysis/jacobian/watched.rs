@@ -1,33 +1,27 @@
 //! A guard between an algorithm and a map that may leave the range of its numbers.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::analysis::spectrum::operator::Operator;
 use crate::compute::{Backend, Side};
 use crate::error::Result;
 
-/// An operator whose products are counted, and taken for zero once one is not finite: iterations end on numbers, and
+/// An operator whose products are taken for zero once one is not finite: iterations end on numbers, and
 /// [`Watched::has_overflowed`] says what they are worth.
 pub struct Watched<'a, O> {
     operator: &'a O,
     overflowed: AtomicBool,
-    products: AtomicU64,
 }
 
 impl<'a, O> Watched<'a, O> {
     /// Watches `operator`.
     pub fn new(operator: &'a O) -> Self {
-        Self { operator, overflowed: AtomicBool::new(false), products: AtomicU64::new(0) }
+        Self { operator, overflowed: AtomicBool::new(false) }
     }
 
     /// Whether a product was not finite.
     pub fn has_overflowed(&self) -> bool {
         self.overflowed.load(Ordering::Relaxed)
-    }
-
-    /// Products so far.
-    pub fn products(&self) -> u64 {
-        self.products.load(Ordering::Relaxed)
     }
 }
 
@@ -41,7 +35,6 @@ impl<B: Backend, O: Operator<B>> Operator<B> for Watched<'_, O> {
     }
 
     fn apply(&self, backend: &B, side: Side, x: &B::Buffer<f64>, y: &mut B::Buffer<f64>) -> Result<()> {
-        self.products.fetch_add(1, Ordering::Relaxed);
         if !self.has_overflowed() {
             self.operator.apply(backend, side, x, y)?;
             // The square of a number beyond 1e154 is none of f64.

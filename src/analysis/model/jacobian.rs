@@ -54,6 +54,18 @@ pub struct JacobianSetting {
     pub pairs: u64,
     /// Random vectors that the rest of the Frobenius norm was estimated with.
     pub probes: u64,
+    /// What goes back through the depths.
+    pub gradient: GradientSource,
+}
+
+/// Which gradients of the last state go back through the depths of a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum GradientSource {
+    /// Random ones.
+    Random,
+    /// Those of the cross-entropy of the probe's labels.
+    Labels,
 }
 
 /// What a network was run on.
@@ -99,6 +111,11 @@ impl Spread {
         let least = values.iter().copied().fold(first, f64::min);
         let most = values.iter().copied().fold(first, f64::max);
         Some(Self { mean, standard_deviation, least, most })
+    }
+
+    /// Whether all of its numbers are: the square of a deviation may leave the range of f64 where the values do not.
+    pub fn is_finite(&self) -> bool {
+        [self.mean, self.standard_deviation, self.least, self.most].iter().all(|number| number.is_finite())
     }
 }
 
@@ -208,13 +225,13 @@ pub struct DepthGain {
     /// The block's index, from 0.
     pub block: u64,
     /// ‖dh_l/dh_0‖_F/√N_l over the draws.
-    pub from_input: Spread,
+    pub from_input: Measured<Spread>,
     /// ‖dh_L/dh_l ᵀ·u‖/‖u‖ over the draws: by how much a gradient of the last state has grown when it arrives here.
-    pub gradient: Spread,
+    pub gradient: Measured<Spread>,
     /// σ₁ of the map from the first state to this depth, over the draws.
     pub spectral_norm: Measured<Spread>,
     /// Root mean square of the state here, over the draws.
-    pub state_rms: Spread,
+    pub state_rms: Measured<Spread>,
 }
 
 /// A recurrence over the steps it is unrolled.
@@ -256,13 +273,13 @@ pub struct JacobianCost {
     pub products: u64,
     /// Floating-point operations.
     pub operations: u64,
-    /// Bytes of parameters that are in memory at once.
+    /// Bytes of parameters that are in memory at once, with those of the architecture as it is initialised.
     pub parameter_bytes: u64,
-    /// Whether these are all parameters; otherwise those of one block.
+    /// Whether these are all parameters; otherwise those of one block, for each draw that is at work.
     pub is_resident: bool,
     /// Bytes of activations.
     pub activation_bytes: u64,
-    /// Bytes of the vectors that Lanczos keeps, on all threads.
+    /// Bytes of the vectors that Lanczos keeps and of the matrices that are formed, on all threads.
     pub vector_bytes: u64,
 }
 

@@ -19,6 +19,7 @@ enum Case {
     Zip(Binary),
     Broadcast(Binary, Spread),
     Reduce(Spread),
+    ReduceLong(Spread),
     Softmax(bool),
     SoftmaxProduct,
     Normalize(bool),
@@ -37,6 +38,9 @@ enum Case {
 const M: usize = 37;
 const N: usize = 45;
 const K: usize = 70;
+
+/// Elements of a sum of four parts.
+const LONG: usize = 3077;
 
 /// A window with everything that a window can have.
 const WINDOW: Window = Window {
@@ -86,6 +90,9 @@ pub(super) fn check<T: Real>(device: &Arc<Device>, plain: &Arc<Device>, checks: 
     }
     cases.push(("reduce columns".to_owned(), Case::Reduce(Spread::columns(N)), summed));
     cases.push(("reduce rows".to_owned(), Case::Reduce(Spread::rows(M, N)), summed));
+    let (few, many) = (Spread::columns(3), Spread::rows(3, LONG));
+    cases.push(("reduce columns of several parts".to_owned(), Case::ReduceLong(few), summed));
+    cases.push(("reduce rows of several parts".to_owned(), Case::ReduceLong(many), summed));
     for (name, case, allowed) in [
         // In f32 the processor rounds before it divides.
         ("softmax", Case::Softmax(false), Allowed::OfEach(if is_wide { 64.0 * unit } else { 2.0 * unit })),
@@ -186,6 +193,12 @@ fn result<B: Backend, T: Real>(backend: &B, case: Case) -> Result<Vec<f64>> {
             backend.broadcast::<T>(operation, spread, &v, &mut y)?;
         }
         Case::Reduce(spread) => {
+            let mut v = backend.upload::<T>(&numbers(3, spread.count))?;
+            backend.reduce::<T>(spread, &x, &mut v)?;
+            return Ok(wide(backend.download::<T>(&v)?));
+        }
+        Case::ReduceLong(spread) => {
+            let x = backend.upload::<T>(&numbers(13, 3 * LONG))?;
             let mut v = backend.upload::<T>(&numbers(3, spread.count))?;
             backend.reduce::<T>(spread, &x, &mut v)?;
             return Ok(wide(backend.download::<T>(&v)?));

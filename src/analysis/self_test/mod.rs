@@ -9,6 +9,8 @@ mod stored;
 use std::path::Path;
 use std::sync::Arc;
 
+use stored::Content;
+
 use crate::compute::Real;
 use crate::compute::cuda::Device;
 use crate::error::Result;
@@ -31,21 +33,38 @@ impl Check {
     }
 }
 
+/// How much is compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// Every kernel, at sizes that are quick where kernels are interpreted.
+    Quick,
+    /// Matrices that go through all buffers of an upload, and over several blocks of a norm, as well.
+    Whole,
+}
+
 /// Compares everything, with matrices that are written to `directory` and removed again.
 ///
 /// # Errors
 /// The directory cannot be written or read.
-pub fn run(device: &Arc<Device>, directory: &Path) -> Result<Vec<Check>> {
+pub fn run(device: &Arc<Device>, directory: &Path, extent: Extent) -> Result<Vec<Check>> {
     let mut checks = Vec::new();
     let plain = device.plain();
     dense::check::<f32>(device, &plain, &mut checks);
     dense::check::<f64>(device, &plain, &mut checks);
     for dtype in [DType::F64, DType::F32, DType::F16, DType::Bf16, DType::F8E4M3, DType::F8E5M2] {
         stored::check(device, &plain, dtype, directory, &mut checks)?;
+        stored::patterns(device, &plain, dtype, directory, &mut checks)?;
+        stored::wide(&plain, dtype, directory, &mut checks)?;
+        if extent == Extent::Whole {
+            stored::large(device, &plain, dtype, directory, &mut checks)?;
+        }
+    }
+    if extent == Extent::Quick {
+        stored::blocks(device, directory, &mut checks)?;
     }
     let shapes = [("tall", 90u64, 40u64), ("wide", 33, 75)];
     for (name, rows, columns) in shapes {
-        let tensor = stored::written(directory, DType::F32, rows, columns)?;
+        let tensor = stored::written(directory, DType::F32, rows, columns, Content::Normals)?;
         stored::spectra(device, &tensor, name, &mut checks);
     }
     Ok(checks)
@@ -63,6 +82,9 @@ enum Allowed {
 fn compared(found: &[f64], expected: &[f64], allowed: Allowed) -> std::result::Result<(f64, f64), String> {
     if found.len() != expected.len() {
         return Err(format!("{} numbers instead of {}", found.len(), expected.len()));
+    }
+    if expected.is_empty() {
+        return Err("there is nothing to compare with".to_owned());
     }
     let largest = expected.iter().filter(|x| x.is_finite()).fold(0.0f64, |most, x| most.max(x.abs()));
     let mut worst = 0.0f64;
@@ -109,4 +131,17 @@ fn numbers<T: Real>(stream: u64, count: usize) -> Vec<T> {
 
 fn wide<T: Real>(values: Vec<T>) -> Vec<f64> {
     values.into_iter().map(Into::into).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_no_agreement() {
+        assert!(compared(&[], &[], Allowed::SameBits).is_err());
+        assert!(compared(&[], &[1.0], Allowed::SameBits).is_err());
+        assert_eq!(compared(&[f64::NAN, 1.0], &[f64::NAN, 1.0], Allowed::SameBits), Ok((0.0, 0.0)));
+        assert!(compared(&[f64::INFINITY], &[1.0], Allowed::OfLargest(1.0)).is_err());
+    }
 }

@@ -1,7 +1,8 @@
 //! Which device measures a matrix, and what happens when the GPU does not: the matrix is measured on the processor, and the ledger
 //! says so.
 
-use super::{choice, matrix};
+use super::choice::{self, Route};
+use super::matrix;
 use crate::analysis::model::{MeasureLevel, Measured, Spectrum};
 use crate::compute::{Cpu, Matrix, cuda};
 use crate::context::{Context, DeviceChoice};
@@ -19,6 +20,11 @@ pub(super) fn takes(elements: usize, context: &Context) -> bool {
         DeviceChoice::Auto => elements >= WORTH,
         DeviceChoice::Cuda(_) => elements > 0,
     }
+}
+
+/// Whether kernels, which count rows and columns with 32 bits, can count these.
+fn is_countable(rows: usize, columns: usize) -> bool {
+    [rows, columns].iter().all(|count| u32::try_from(*count).is_ok())
 }
 
 /// Whether there is a GPU that is to be used. One that is there and cannot be used is noted in the ledger.
@@ -42,8 +48,10 @@ pub(super) fn measure(
     let (rows, columns) = (matrix.row_count(), matrix.column_count());
     let route = choice::route(level, rows, columns).expect("asked for where there is one");
     let on_processor = || matrix::measure(&Cpu, matrix, route, context);
+    // A norm is read off on the way: nothing of it is the device's.
+    let is_for_device = route != Route::Direct && is_countable(rows, columns);
     let has_kernels = matrix.dtype().kind() == Kind::Float;
-    if !has_kernels || !takes(rows * columns, context) {
+    if !is_for_device || !has_kernels || !takes(rows * columns, context) {
         return on_processor();
     }
     // Why there is none stands in the ledger.
@@ -67,5 +75,16 @@ pub(super) fn measure(
             on_processor()
         }
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sides_beyond_thirty_two_bits_are_not_for_a_device() {
+        assert!(is_countable(4096, 4096) && is_countable(2, u32::MAX as usize));
+        assert!(!is_countable(2, 1 << 32) && !is_countable(1 << 32, 2));
     }
 }

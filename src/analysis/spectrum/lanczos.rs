@@ -193,6 +193,13 @@ impl<Vectors> Basis<Vectors> {
         backend.upload(&all[first * self.length..(first + count) * self.length])
     }
 
+    /// All its vectors, one behind the other.
+    pub fn numbers<B: Backend<Buffer<f64> = Vectors>>(&self, backend: &B) -> Result<Vec<f64>> {
+        let mut all = backend.download::<f64>(&self.vectors)?;
+        all.truncate(self.count * self.length);
+        Ok(all)
+    }
+
     /// The inner products of its vectors with those of `other`, which has as many.
     pub fn against<B: Backend<Buffer<f64> = Vectors>>(&self, backend: &B, other: &Self) -> Result<Vectors> {
         let gemm = Gemm {

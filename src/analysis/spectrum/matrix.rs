@@ -60,8 +60,13 @@ pub fn measure<B: Backend>(
 /// By how much a value may be off: `error` times σ₁²/σ for the Gram route, but at most √error·σ₁; `error`·σ₁ otherwise.
 ///
 /// Sums of n products have rounding errors that grow like √n unless they conspire (Higham and Mary 2019); 4 is a margin.
-fn rounding(rows: usize, columns: usize) -> f64 {
-    4.0 * ((rows as f64).sqrt() + (columns as f64).sqrt()) * f64::EPSILON / 2.0
+pub(super) fn rounding(rows: usize, columns: usize) -> f64 {
+    rounding_of(rows, columns, f64::EPSILON / 2.0)
+}
+
+/// The same where products have this unit roundoff.
+pub(in crate::analysis) fn rounding_of(rows: usize, columns: usize, unit: f64) -> f64 {
+    4.0 * ((rows as f64).sqrt() + (columns as f64).sqrt()) * unit
 }
 
 fn gram<B: Backend>(backend: &B, matrix: &Matrix<'_>) -> Result<Option<Spectrum>> {

@@ -15,7 +15,8 @@ use super::driver::Driver;
 use super::fault::{Fault, checked};
 use super::libraries;
 
-/// Every call of the driver that is made, by cudarc or here.
+/// Every call of the driver that is made, by cudarc or here. Those of memory pools came with CUDA 11.2, and cudarc asks any device
+/// whether it has pools, which an older driver takes for an error.
 const CALLS: &[&str] = &[
     "cuInit",
     "cuDriverGetVersion",
@@ -114,7 +115,9 @@ impl fmt::Display for Unavailable {
                     directories.join(", ")
                 )
             }
-            Self::OldDriver { file, calls } => write!(f, "{} lacks {}", named(file), calls.join(", ")),
+            Self::OldDriver { file, calls } => {
+                write!(f, "{} lacks {}: one of CUDA 11.2 or later is needed", named(file), calls.join(", "))
+            }
             Self::NoDevice { file, code } => write!(f, "{} finds no device: {code}", named(file)),
             Self::NoSuchDevice { ordinal, count } => {
                 write!(f, "device {ordinal} was asked for, and they are numbered from 0 to {}", count - 1)

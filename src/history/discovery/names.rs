@@ -14,7 +14,7 @@ const ROWS: &[&str] = &["jsonl", "ndjson", "csv", "tsv"];
 const TEXTS: &[&str] = &["log", "txt", "out", "stdout", "err"];
 
 /// Words in names of logs that are not of training.
-const NOT_TRAINING: &[&str] = &["eval", "valid", "val", "test", "predictions"];
+const NOT_TRAINING: &[&str] = &["eval", "evaluation", "valid", "validation", "val", "test", "predictions"];
 
 /// Names of files that stand beside a model and are none.
 const BESIDE: &[&str] = &[
@@ -185,6 +185,7 @@ mod tests {
         assert_eq!(log("events.out.tfevents.1700000000.host"), Some(LogName::Rows));
         assert_eq!(log("train.log"), Some(LogName::Text));
         assert_eq!(log("eval_results.csv"), None);
+        assert_eq!(log("validation.jsonl"), None);
         assert_eq!(log("model.safetensors"), None);
     }
 }

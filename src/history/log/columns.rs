@@ -29,6 +29,8 @@ pub enum Quantity {
     WorldSize,
     /// What the batch was made of.
     Data,
+    /// Which part of the data a row is of: training, or an evaluation.
+    Split,
 }
 
 impl Quantity {
@@ -51,6 +53,7 @@ const NAMES: &[(Quantity, &str)] = &[
     (Quantity::Accumulation, "accumulation"),
     (Quantity::WorldSize, "world_size"),
     (Quantity::Data, "data"),
+    (Quantity::Split, "split"),
 ];
 
 /// The user's word for which column a quantity is: `loss=train/loss`.
@@ -228,6 +231,7 @@ const KNOWN: &[(Quantity, &[&str])] = &[
             "data_index",
         ],
     ),
+    (Quantity::Split, &["split", "phase", "mode", "stage", "subset"]),
 ];
 
 /// Beginnings of names that go on with a layer or parameter, as they are written.

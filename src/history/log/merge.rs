@@ -286,7 +286,7 @@ fn set(record: &mut Record, quantity: Quantity, layer: Option<&str>, value: f64)
         Quantity::LayerGradNorm => {
             record.grad_norm_by_layer.insert(layer.unwrap_or_default().to_owned(), value);
         }
-        Quantity::Step | Quantity::Data => {}
+        Quantity::Step | Quantity::Data | Quantity::Split => {}
     }
 }
 
@@ -338,6 +338,9 @@ fn source(table: &Table, mut columns: BTreeMap<String, String>, remarks: &mut Ve
     }
     if table.without_step > 0 {
         say(RemarkKind::LeftOut, format!("{} rows have no step", table.without_step));
+    }
+    if table.of_evaluation > 0 {
+        say(RemarkKind::LeftOut, format!("{} rows say that they are of an evaluation", table.of_evaluation));
     }
     let (odd, first) = &table.odd;
     if *odd > 0 {

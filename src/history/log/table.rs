@@ -12,6 +12,10 @@ const MAX_POINTS: usize = 40_000_000;
 /// Logs with more columns than this are refused: no trainer writes one a batch.
 const MAX_COLUMNS: usize = 100_000;
 
+/// Parts of the data that are not trained on, as training loops call them.
+const EVALUATIONS: &[&str] =
+    &["val", "valid", "validation", "validate", "eval", "evaluation", "test", "testing", "dev", "heldout"];
+
 /// A log as it is written.
 #[derive(Debug)]
 pub(super) struct Table {
@@ -31,12 +35,15 @@ pub(super) struct Table {
     pub odd: (u64, String),
     /// Rows that name no step though others do.
     pub without_step: u64,
+    /// Rows that say that they are of an evaluation.
+    pub of_evaluation: u64,
     /// The clipping threshold, where the log prints it.
     pub clip_threshold: Option<f64>,
     choices: Vec<Column>,
     known: HashMap<String, Option<usize>>,
     row: Vec<(usize, f64)>,
     row_data: Option<String>,
+    row_is_of_evaluation: bool,
     points: usize,
     stepped: bool,
 }
@@ -74,11 +81,13 @@ impl Table {
             counted: false,
             odd: (0, String::new()),
             without_step: 0,
+            of_evaluation: 0,
             clip_threshold: None,
             choices: choices.to_vec(),
             known: HashMap::new(),
             row: Vec::new(),
             row_data: None,
+            row_is_of_evaluation: false,
             points: 0,
             stepped: false,
         }
@@ -97,6 +106,10 @@ impl Table {
                 Value::Text(text) => Some(text.chars().take(200).collect()),
                 _ => None,
             };
+            return Ok(());
+        }
+        if quantity == Quantity::Split {
+            self.row_is_of_evaluation |= matches!(value, Value::Text(text) if is_evaluation(text));
             return Ok(());
         }
         let found = match value {
@@ -146,8 +159,13 @@ impl Table {
     /// # Errors
     /// When there are more numbers than any log has.
     pub(super) fn end_row(&mut self) -> Result<(), ErrorKind> {
-        let row = std::mem::take(&mut self.row);
-        let data = self.row_data.take();
+        let mut row = std::mem::take(&mut self.row);
+        let mut data = self.row_data.take();
+        if std::mem::take(&mut self.row_is_of_evaluation) {
+            self.of_evaluation += 1;
+            row.clear();
+            data = None;
+        }
         let quantity = |index: usize| self.series[index].column.quantity;
         let steps = row.iter().filter(|(index, _)| quantity(*index) == Quantity::Step);
         let step = steps.min_by_key(|(index, _)| self.series[*index].column.rank).map(|(_, step)| *step);
@@ -214,6 +232,11 @@ impl Table {
         let steps = recognised.filter(|(_, column)| column.quantity == Quantity::Step);
         steps.min_by_key(|(name, column)| (column.rank, (*name).clone())).map(|(name, _)| name.clone())
     }
+}
+
+/// Whether the part of the data that a row is of is not trained on.
+fn is_evaluation(part: &str) -> bool {
+    EVALUATIONS.contains(&part.trim().to_lowercase().as_str())
 }
 
 /// A step count: a whole number, as loggers often write it with a point.

@@ -285,3 +285,26 @@ fn a_log_that_is_named_is_read_in_place_of_those_that_are_found_and_one_of_no_us
     assert!(has(&useless, RemarkKind::LeftOut, "none of its columns is recognised"));
     assert!(has(&useless, RemarkKind::LeftOut, "it has cost, n"));
 }
+
+#[test]
+fn losses_of_an_evaluation_are_not_taken_for_those_of_the_training() {
+    let training =
+        "{\"step\": 1, \"loss\": 4.0}\n{\"step\": 2, \"loss\": 3.0}\n{\"step\": 3, \"loss\": 2.0}\n";
+    let wanted = [(1, Some(4.0)), (2, Some(3.0)), (3, Some(2.0))];
+    // A file of its own, by its name; rows of another part among those of the training, as mmengine writes them; the same
+    // in a table.
+    let beside = log(&[("metrics.jsonl", training), ("validation.jsonl", "{\"step\": 2, \"loss\": 9.0}\n")]);
+    assert_eq!(losses(&beside.records), wanted);
+    let among =
+        training.replace("}\n", ", \"mode\": \"train\"}\n{\"step\": 1, \"mode\": \"val\", \"loss\": 9.0}\n");
+    let among = history(&[("metrics.jsonl", &among)]);
+    assert_eq!(losses(&among.log.as_ref().unwrap().records), wanted);
+    assert!(
+        has(&among, RemarkKind::LeftOut, "3 rows say that they are of an evaluation"),
+        "{:?}",
+        among.remarks
+    );
+    let table =
+        history(&[("log.csv", "step,phase,loss\n1,train,4\n1,eval,9\n2,train,3\n3,train,2\n3,test,9\n")]);
+    assert_eq!(losses(&table.log.as_ref().unwrap().records), wanted);
+}

@@ -53,8 +53,9 @@ impl Exponents {
     }
 
     fn binades(&self) -> Scale {
-        let lowest = self.counts.keys().next().map_or(SHOWN[0], |one| SHOWN[0].min(*one - 1));
-        let highest = self.counts.keys().next_back().map_or(SHOWN[1], |one| SHOWN[1].max(*one + 2));
+        let lowest = self.counts.keys().next().map_or(SHOWN[0], |one| SHOWN[0].min(one.saturating_sub(1)));
+        let highest =
+            self.counts.keys().next_back().map_or(SHOWN[1], |one| SHOWN[1].max(one.saturating_add(2)));
         Scale::whole(f64::from(lowest), f64::from(highest))
     }
 }

@@ -7,8 +7,6 @@
 /// An activation between layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
-    /// x.
-    Identity,
     /// max(x, 0).
     Relu,
     /// tanh x.
@@ -18,7 +16,6 @@ pub enum Activation {
 impl Activation {
     fn value(self, x: f64) -> f64 {
         match self {
-            Activation::Identity => x,
             Activation::Relu => x.max(0.0),
             Activation::Tanh => x.tanh(),
         }
@@ -26,7 +23,6 @@ impl Activation {
 
     fn slope(self, x: f64) -> f64 {
         match self {
-            Activation::Identity => 1.0,
             Activation::Relu => f64::from(u8::from(x > 0.0)),
             Activation::Tanh => 1.0 - x.tanh().powi(2),
         }

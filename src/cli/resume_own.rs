@@ -1,0 +1,87 @@
+//! `flashpoint resume RUN` of a run that `flashpoint train` wrote: it goes on here, in a new directory.
+
+use flashpoint::clip::{FixedNorm, Method};
+use flashpoint::error::{ErrorKind, Result};
+use flashpoint::number::short;
+use flashpoint::recover::{choose, new_run};
+use flashpoint::report::train_page;
+use flashpoint::train::{self, Clipping, Resumption, Settings};
+
+use super::Outcome;
+use super::resume::{Arguments, Clip};
+use super::training::Watch;
+
+/// By what `--what-if` multiplies the learning rate where nothing else is asked for.
+const LOWER: f64 = 0.1;
+
+/// The norm that people clip to without looking.
+const USUAL: f64 = 1.0;
+
+impl Arguments {
+    /// Goes on from the chosen state with the settings that are asked for, or with several of them.
+    pub(super) fn go_on(&self) -> Result<Outcome> {
+        if self.repair || self.watch.is_some() {
+            let message =
+                "it is a run of flashpoint train, which goes on here and not in another program".to_owned();
+            let advice = "leave --repair and --watch out";
+            return Err(ErrorKind::NotDone { message, advice }.in_file(&self.run));
+        }
+        let context = self.reading.context()?;
+        let policy = self.reading.policy(&context)?;
+        let history = self.flags.history(&self.run, &context)?;
+        let looked = self.look(&history, &policy, &context)?;
+        let chosen = choose(&self.run, &history, self.from, looked.diagnosis.as_ref())?;
+        let to = match &self.to {
+            Some(to) => to.clone(),
+            None => new_run(&self.run)?,
+        };
+        let resumption = Resumption {
+            run: self.run.clone(),
+            step: chosen.step,
+            to,
+            settings: if self.what_if { self.several(looked.clip) } else { vec![self.one(looked.clip)] },
+            max_steps: None,
+        };
+        let mut watch = Watch::start(self.outputs.quiet);
+        let trained = train::resume(&resumption, &context, &mut |event| watch.see(event))?;
+        watch.finish();
+        println!("from {}: {}", chosen.checkpoint, chosen.because);
+        if let Some(sentence) = &looked.clipping {
+            println!("clipping: {sentence}");
+        }
+        print!("\n{}", train_page(&trained));
+        Ok(if context.cancelled() { Outcome::Interrupted } else { Outcome::Answered })
+    }
+
+    /// What the flags say.
+    fn one(&self, threshold: Option<f64>) -> Settings {
+        Settings {
+            name: "resumed".to_owned(),
+            clip: match (self.clip, threshold) {
+                (Some(Clip::Norm(norm)), _) | (Some(Clip::Recommended), Some(norm)) => {
+                    Clipping::By(norm_of(norm))
+                }
+                _ => Clipping::AsBefore,
+            },
+            lr_scale: self.lr_scale,
+            skip_batches: self.skip_batches.map(|(first, last)| [first, last]).into_iter().collect(),
+        }
+    }
+
+    /// What else could have been done.
+    fn several(&self, recommended: Option<f64>) -> Vec<Settings> {
+        let with = |name: &str, clip| Settings { name: name.to_owned(), clip, ..self.one(None) };
+        let mut settings = vec![
+            with("no-clip", Clipping::Off),
+            with(&format!("clip-{}", short(USUAL)), Clipping::By(norm_of(USUAL))),
+        ];
+        settings.extend(recommended.map(|norm| with("recommended", Clipping::By(norm_of(norm)))));
+        let lr_scale = self.lr_scale.unwrap_or(1.0) * LOWER;
+        settings.push(Settings { lr_scale: Some(lr_scale), ..with("lower-lr", Clipping::AsBefore) });
+        settings
+    }
+}
+
+fn norm_of(threshold: f64) -> train::Clip {
+    train::Clip::Method(Method::FixedNorm(FixedNorm { threshold }))
+}

@@ -1,0 +1,333 @@
+//! `flashpoint train` as it is used: what it writes, what the other commands make of it, and going on bit for bit.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+use flashpoint::random::Stream;
+use safetensors::tensor::{Dtype, TensorView};
+use serde_json::Value;
+
+/// Few examples and steps: the network is the whole one, with its 2.5 million parameters. Two epochs of three steps.
+const SMALL: [[&str; 2]; 5] = [
+    ["--train-load-size", "24"],
+    ["--validation-load-size", "4"],
+    ["--test-load-size", "4"],
+    ["--batch-size", "8"],
+    ["--num-epochs", "2"],
+];
+
+/// A file of forty examples in ten classes, made once.
+fn examples() -> &'static str {
+    static MADE: OnceLock<String> = OnceLock::new();
+    MADE.get_or_init(|| {
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR"))
+            .join(format!("examples-{}.safetensors", std::process::id()));
+        let x: Vec<u8> =
+            Stream::new(1, 1).uniforms(4000).iter().flat_map(|&x| (x as f32).to_le_bytes()).collect();
+        let y: Vec<u8> = (0..40i64).flat_map(|index| (index % 10).to_le_bytes()).collect();
+        let tensors = [
+            ("x", TensorView::new(Dtype::F32, vec![40, 10, 10], &x).unwrap()),
+            ("y", TensorView::new(Dtype::I64, vec![40], &y).unwrap()),
+        ];
+        std::fs::write(&path, safetensors::serialize(tensors, None).unwrap()).unwrap();
+        path.to_str().expect("a path in UTF-8").to_owned()
+    })
+}
+
+fn flashpoint(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_flashpoint")).args(arguments).output().expect("the binary under test")
+}
+
+fn train(path: &Path, arguments: &[&str]) -> Output {
+    let place = path.to_str().expect("a path in UTF-8");
+    let output = flashpoint(&small(place, arguments));
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+/// The small training, but where the arguments say otherwise.
+fn small<'a>(place: &'a str, arguments: &[&'a str]) -> Vec<&'a str> {
+    let own = SMALL.iter().filter(|pair| !arguments.contains(&pair[0])).flatten();
+    let always = ["train", "--quiet", "--save-path", place, "--data", examples()];
+    always.into_iter().chain(own.copied()).chain(arguments.iter().copied()).collect()
+}
+
+/// Every file below a directory, with its bytes.
+fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    let mut open = vec![folder.to_owned()];
+    while let Some(next) = open.pop() {
+        for entry in std::fs::read_dir(next).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                open.push(path);
+            } else {
+                let name = path.strip_prefix(folder).unwrap().to_string_lossy().into_owned();
+                found.insert(name, std::fs::read(&path).unwrap());
+            }
+        }
+    }
+    found
+}
+
+fn assert_same(first: &Path, second: &Path, what: &str) {
+    let (first, second) = (files(first), files(second));
+    assert_eq!(first.keys().collect::<Vec<_>>(), second.keys().collect::<Vec<_>>(), "{what}");
+    for (name, bytes) in &first {
+        assert!(*bytes == second[name], "{what}: {name} differs");
+    }
+}
+
+fn lines(path: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(path).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap_or(Value::Null)).collect()
+}
+
+#[test]
+fn a_run_has_what_the_run_directory_promises_and_is_read_by_the_other_commands() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    train(&run, &["--gradient-interval", "2", "--save-interval", "4steps"]);
+    let names: Vec<String> = files(&run).into_keys().collect();
+    let mut expected: Vec<String> =
+        [2, 4, 6].map(|step| format!("gradients/step-{step}.safetensors")).to_vec();
+    for step in [0, 4, 6] {
+        for file in ["model.safetensors", "optimizer.safetensors", "state.json"] {
+            expected.push(format!("checkpoint-{step}/{file}"));
+        }
+    }
+    expected.extend(["metrics.jsonl", "run.json", "validation.jsonl"].map(str::to_owned));
+    expected.sort();
+    assert_eq!(names, expected);
+    let steps = lines(&run.join("metrics.jsonl"));
+    assert_eq!(steps.len(), 6);
+    for (index, step) in steps.iter().enumerate() {
+        assert_eq!(step["step"], index + 1);
+        let layers = step["grad_norm_by_layer"].as_object().unwrap();
+        assert_eq!(layers.keys().collect::<Vec<_>>(), ["conv1", "conv2", "fc1", "fc2"]);
+        let whole: f64 = layers.values().map(|norm| norm.as_f64().unwrap().powi(2)).sum::<f64>().sqrt();
+        assert!((whole / step["grad_norm"].as_f64().unwrap() - 1.0).abs() < 1e-12);
+    }
+    let splits: Vec<_> =
+        lines(&run.join("validation.jsonl")).iter().map(|line| line["split"].clone()).collect();
+    assert_eq!(splits, ["validation", "validation", "test"]);
+    let output = flashpoint(&["inspect", run.join("checkpoint-6").to_str().unwrap(), "--format", "json"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let optimizer = &report["checkpoints"][0]["optimizer"]["value"]["optimizers"][0];
+    assert_eq!(optimizer["algorithm"], "adam", "{optimizer}");
+    let output = flashpoint(&["postmortem", run.to_str().unwrap()]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn a_run_that_stops_and_goes_on_in_another_process_has_the_bits_of_one_that_does_not() {
+    let cases: [(&[&str], [&str; 2]); 12] = [
+        (&["--optimizer", "torch.sgd", "--momentum", "0.9"], ["1", "2"]),
+        (&["--optimizer", "torch.adam", "--schedule", "cosine", "--warmup", "3"], ["1", "5"]),
+        (&["--optimizer", "torch.adamw", "--schedule", "linear", "--dtype", "bf16"], ["2", "1"]),
+        (&["--optimizer", "torch.rmsprop", "--momentum", "0.5"], ["5", "1"]),
+        (&["--optimizer", "tensorflow.sgd", "--momentum", "0.9", "--dtype", "bf16", "--master"], ["1", "2"]),
+        (&["--optimizer", "tensorflow.adam", "--clip", "autoclip"], ["2", "5"]),
+        (&["--optimizer", "tensorflow.adamw", "--schedule", "step"], ["1", "1"]),
+        (&["--optimizer", "tensorflow.rmsprop", "--momentum", "0.5"], ["2", "2"]),
+        (&["--optimizer", "torch.adam", "--dtype", "bf16", "--master", "--clip", "zclip"], ["5", "2"]),
+        (&["--optimizer", "torch.sgd", "--clip", "0.1", "--loss", "torch.mse"], ["1", "2"]),
+        (&["--optimizer", "torch.rmsprop", "--dtype", "bf16", "--clip", "spam"], ["2", "1"]),
+        (&["--weight-update", "gradient-descent", "--loss", "tensorflow.mse"], ["1", "5"]),
+    ];
+    for (arguments, threads) in cases {
+        let folder = tempfile::tempdir().unwrap();
+        let (whole, halves) = (folder.path().join("whole"), folder.path().join("halves"));
+        // In the middle of the second epoch: the position in the data matters, and there is a part of a mean loss.
+        let arguments = [arguments, &["--save-interval", "4steps"]].concat();
+        train(&whole, &[&arguments[..], &["--threads", threads[0]]].concat());
+        train(&halves, &[&arguments[..], &["--threads", threads[0], "--max-steps", "4"]].concat());
+        train(&halves, &[&arguments[..], &["--threads", threads[1]]].concat());
+        assert_same(&whole, &halves, &format!("{arguments:?}"));
+    }
+}
+
+#[test]
+fn arms_are_what_they_are_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let (both, alone) = (folder.path().join("both"), folder.path().join("alone"));
+    let arms =
+        ["--optimizer", "torch.adam", "--optimizer", "tensorflow.adam", "--lr", "0.001", "--lr", "0.002"];
+    train(&both, &arms);
+    train(&alone, &["--optimizer", "tensorflow.adam", "--lr", "0.002"]);
+    assert_same(&both.join("tensorflow.adam"), &alone, "an arm");
+    let [first, second] = ["torch.adam", "tensorflow.adam"]
+        .map(|arm| std::fs::read(both.join(arm).join("checkpoint-0/model.safetensors")).unwrap());
+    assert!(first == second, "arms start from the same weights");
+}
+
+#[test]
+fn zeros_train_nothing_but_the_last_bias_and_inspect_says_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    train(&run, &["--weight-initialization", "zeros", "--num-epochs", "1"]);
+    for step in lines(&run.join("metrics.jsonl")) {
+        assert_eq!(step["grad_norm_by_layer"]["conv1"], 0.0);
+        assert_eq!(step["grad_norm_by_layer"]["conv2"], 0.0);
+        assert_eq!(step["grad_norm_by_layer"]["fc1"], 0.0);
+    }
+    let output = flashpoint(&["inspect", run.join("checkpoint-3").to_str().unwrap()]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("critical FP201 zero-init"), "{text}");
+}
+
+#[test]
+fn a_run_of_other_settings_is_not_gone_on_with_and_weight_reset_sets_it_aside() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    train(&run, &["--num-epochs", "1"]);
+    let place = run.to_str().unwrap();
+    let output = flashpoint(&small(place, &["--lr", "0.1", "--num-epochs", "1"]));
+    assert_eq!(output.status.code(), Some(2));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("lr was 0.001 and is now 0.1"), "{text}");
+    train(&run, &["--lr", "0.1", "--weight-reset", "True", "--num-epochs", "1"]);
+    assert!(folder.path().join("run.1/checkpoint-3").is_dir());
+    assert!(run.join("checkpoint-3").is_dir());
+}
+
+#[test]
+fn a_flag_that_is_given_for_some_arms_only_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("run");
+    let arms = ["--lr", "1", "--lr", "2", "--lr", "3", "--loss", "torch.mse", "--loss", "tensorflow.mse"];
+    let output = flashpoint(&small(place.to_str().unwrap(), &arms));
+    assert_eq!(output.status.code(), Some(2));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        text.contains("--loss: arms cannot be told: it is given 2 times, and there are 3 arms"),
+        "{text}"
+    );
+    assert!(!place.exists());
+}
+
+#[test]
+fn a_run_goes_on_from_a_step_with_other_settings_in_a_new_directory_that_names_its_parent() {
+    let folder = tempfile::tempdir().unwrap();
+    let (run, to) = (folder.path().join("run"), folder.path().join("again"));
+    train(&run, &["--save-interval", "2steps"]);
+    let settings = ["--from", "2", "--clip", "0.5", "--lr-scale", "0.5", "--skip-batches", "3..3"];
+    resume(&run, &[&settings[..], &["--to", to.to_str().unwrap()]].concat());
+    let file: Value = serde_json::from_slice(&std::fs::read(to.join("run.json")).unwrap()).unwrap();
+    assert_eq!((&file["parent"]["step"], &file["max_grad_norm"]), (&2.into(), &0.5.into()));
+    assert_eq!(file["config"]["lr"], 0.0005);
+    let before = lines(&run.join("metrics.jsonl"));
+    let after = lines(&to.join("metrics.jsonl"));
+    // Six batches: two were taken before, one is left out.
+    let steps: Vec<&Value> = after.iter().map(|line| &line["step"]).collect();
+    assert_eq!(steps, [3, 4, 5]);
+    // The third batch meets the weights that it met before; the fifth comes next.
+    for key in ["loss", "grad_norm"] {
+        assert_eq!(after[0][key], before[2][key]);
+    }
+    for line in &after {
+        assert_eq!(line["lr"], 0.0005);
+        assert!(line["clipped_grad_norm"].as_f64().unwrap() <= 0.5 * (1.0 + 1e-6), "{line}");
+    }
+    let output = flashpoint(&["resume", run.to_str().unwrap(), "--from", "2", "--repair"]);
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn what_if_goes_on_from_one_state_in_several_ways_and_without_a_change_as_the_run_did() {
+    let folder = tempfile::tempdir().unwrap();
+    let (run, to) = (folder.path().join("run"), folder.path().join("several"));
+    train(&run, &["--save-interval", "2steps"]);
+    let output = resume(&run, &["--from", "2", "--what-if", "--to", to.to_str().unwrap()]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    let mut names: Vec<String> = std::fs::read_dir(&to)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    // Six norms are too few to recommend a threshold from, but Adam's second moments say how large they were.
+    assert_eq!(names, ["clip-1", "lower-lr", "no-clip", "recommended"]);
+    assert!(names.iter().all(|name| text.contains(name.as_str())), "{text}");
+    let [whole, branch] = [&run, &to.join("no-clip")]
+        .map(|run| std::fs::read(run.join("checkpoint-6/model.safetensors")).unwrap());
+    assert!(whole == branch, "nothing was changed, and the weights differ");
+}
+
+fn resume(run: &Path, arguments: &[&str]) -> Output {
+    let output = flashpoint(&[&["resume", run.to_str().unwrap(), "--quiet"], arguments].concat());
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+/// Kills a training a hundred times at moments that are spread over its steps and saves; whenever there is a checkpoint by its whole name,
+/// it can be read and gone on from.
+#[test]
+fn a_hundred_kills_leave_the_last_complete_checkpoint_readable() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let place = run.to_str().unwrap().to_owned();
+    let many = [
+        "--save-interval",
+        "1steps",
+        "--num-epochs",
+        "100000",
+        "--optimizer",
+        "torch.sgd",
+        "--train-load-size",
+        "16",
+    ];
+    let arguments = small(&place, &many);
+    let mut last = 0;
+    for kill in 0..100u64 {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_flashpoint"))
+            .args(&arguments)
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .expect("the binary under test");
+        // Until it has gone on, then a moment that walks through a step and its save.
+        let deadline = std::time::Instant::now() + std::time::Duration::from_mins(1);
+        while newest(&run) <= last && std::time::Instant::now() < deadline {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        std::thread::sleep(std::time::Duration::from_micros(kill * 700));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let newest = newest(&run);
+        assert!(newest > last, "the training did not go on: still at step {last}");
+        last = newest;
+        let checkpoint = run.join(format!("checkpoint-{newest}"));
+        let state: Value =
+            serde_json::from_slice(&std::fs::read(checkpoint.join("state.json")).unwrap()).unwrap();
+        assert_eq!(state["step"], newest);
+        for (name, digest) in state["digests"].as_object().unwrap() {
+            let bytes = std::fs::read(checkpoint.join(name)).unwrap();
+            assert_eq!(
+                digest.as_str().unwrap(),
+                blake3::hash(&bytes).to_hex().as_str(),
+                "{name} of step {newest}"
+            );
+        }
+        prune(&run, newest);
+    }
+}
+
+fn newest(run: &Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(run) else { return 0 };
+    let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names.filter_map(|name| name.strip_prefix("checkpoint-")?.parse().ok()).max().unwrap_or(0)
+}
+
+/// Earlier checkpoints have done their duty; the disk has not room for hundreds.
+fn prune(run: &Path, newest: u64) {
+    for entry in std::fs::read_dir(run).unwrap().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let step = name.strip_prefix("checkpoint-").and_then(|step| step.parse::<u64>().ok());
+        if step.is_some_and(|step| step < newest) {
+            std::fs::remove_dir_all(entry.path()).unwrap();
+        }
+    }
+}
