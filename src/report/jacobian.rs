@@ -263,7 +263,7 @@ pub(super) fn or_dash(value: &Measured<Spread>) -> String {
     }
 }
 
-fn mean_or_dash(value: &Measured<Spread>) -> String {
+pub(super) fn mean_or_dash(value: &Measured<Spread>) -> String {
     value.value().map_or_else(|| "–".to_owned(), |value| short(value.mean))
 }
 

@@ -150,7 +150,7 @@ fn checkpoint(
     Checkpoint {
         name: safe(&checkpoint.name),
         facts: facts(report, checkpoint),
-        jacobian: jacobian(&checkpoint.name, &checkpoint.jacobian, question == Question::Jacobian, items),
+        jacobian: jacobian(checkpoint, question == Question::Jacobian, items),
         plots: figures(&plots),
         tensors: tensors(checkpoint, items),
         optimizer: state.and_then(optimizer),

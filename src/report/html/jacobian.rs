@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use super::parts::tone;
 use super::tables::{Row, TableView, row};
 use crate::analysis::model::{
-    DepthGain, JacobianAnalysis, Measured, PartJacobian, RecurrenceAnalysis, RecurrenceAtScale,
+    CheckpointAnalysis, DepthGain, GradientSource, JacobianAnalysis, Measured, PartJacobian,
+    RecurrenceAnalysis, RecurrenceAtScale,
 };
 use crate::number::{counted, grouped, short};
 use crate::report::items::Item;
-use crate::report::jacobian::{exponent, or_dash, row as cells, setting, spread, why};
+use crate::report::jacobian::{exponent, mean_or_dash, or_dash, row as cells, setting, spread, why};
 use crate::report::text::{safe, safe_sentence};
 use crate::rules::{Severity, Subject};
 
@@ -26,12 +27,11 @@ pub(super) struct Jacobian {
 
 /// The Jacobians of a checkpoint; nothing where they were not asked for.
 pub(super) fn jacobian(
-    checkpoint: &str,
-    measured: &Measured<JacobianAnalysis>,
+    checkpoint: &CheckpointAnalysis,
     is_asked: bool,
     items: &[Item<'_>],
 ) -> Option<Jacobian> {
-    let own = match measured {
+    let own = match &checkpoint.jacobian {
         Measured::Value(own) => own,
         _ if !is_asked => return None,
         other => {
@@ -39,13 +39,19 @@ pub(super) fn jacobian(
             return Some(Jacobian { facts, tables: Vec::new() });
         }
     };
-    let tables = [parts(checkpoint, own, items), depths(own)].into_iter().flatten();
+    let tables = [parts(&checkpoint.name, own, items), depths(own)].into_iter().flatten();
     let tables = tables.chain(own.recurrences.iter().filter_map(recurrence));
-    Some(Jacobian { facts: facts(own), tables: tables.collect() })
+    Some(Jacobian { facts: facts(checkpoint, own), tables: tables.collect() })
 }
 
-fn facts(own: &JacobianAnalysis) -> Vec<String> {
+fn facts(checkpoint: &CheckpointAnalysis, own: &JacobianAnalysis) -> Vec<String> {
     let mut facts = vec![format!("network {}, {}", safe(&own.architecture), setting(&own.setting))];
+    if checkpoint.device.as_ref().is_some_and(|device| !device.name.is_empty()) {
+        facts.push("device of the Jacobians: cpu".to_owned());
+    }
+    if own.setting.gradient == GradientSource::Labels {
+        facts.push("gradients are those of the labels".to_owned());
+    }
     if !own.unused.is_empty() {
         let named = own.unused.iter().take(UNUSED).map(|name| safe(name)).collect::<Vec<_>>().join(", ");
         let more = match own.unused.len().saturating_sub(UNUSED) {
@@ -140,9 +146,9 @@ fn depths(own: &JacobianAnalysis) -> Option<TableView> {
         let norm = of_norm.then(|| or_dash(&depth.spectral_norm));
         let cells = vec![
             safe(&depth.name),
-            spread(&depth.from_input),
-            spread(&depth.gradient),
-            short(depth.state_rms.mean),
+            or_dash(&depth.from_input),
+            or_dash(&depth.gradient),
+            mean_or_dash(&depth.state_rms),
         ];
         row(cells.into_iter().chain(norm).collect())
     };

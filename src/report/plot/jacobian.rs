@@ -122,8 +122,8 @@ fn of_depths(jacobian: &JacobianAnalysis, depths: &[DepthGain], replaced: &BTree
     let ratio = super::limit("FP801", "ratio", replaced);
     let gain = super::limit("FP803", "gain", replaced).filter(|_| !depths.is_empty());
     let curves = [
-        by_depth("gain from the start", KINDS[3], |depth| Some(within(&depth.from_input))),
-        by_depth("gradient gain to before it", KINDS[4], |depth| Some(within(&depth.gradient))),
+        by_depth("gain from the start", KINDS[3], |depth| ends(&depth.from_input)),
+        by_depth("gradient gain to before it", KINDS[4], |depth| ends(&depth.gradient)),
         by_depth("σ₁ from the start", KINDS[5], |depth| ends(&depth.spectral_norm)),
         Curve::new("σ₁ end to end", INK, last.zip(whole)),
     ];
@@ -139,14 +139,10 @@ fn told(rule: &str, limit: f64, color: RGBColor) -> (String, f64, RGBColor) {
     (format!("{rule} above {}", short(limit)), limit, color)
 }
 
-fn within(spread: &Spread) -> [f64; 3] {
-    [spread.least, spread.mean, spread.most]
-}
-
 /// The ends and the mean; what is not finite has none, what was not measured has no place.
 fn ends(spread: &Measured<Spread>) -> Option<[f64; 3]> {
     match spread {
-        Measured::Value(spread) => Some(within(spread)),
+        Measured::Value(spread) => Some([spread.least, spread.mean, spread.most]),
         Measured::Degenerate(Degenerate::NoFiniteElement | Degenerate::Overflow) => Some([f64::NAN; 3]),
         Measured::Degenerate(Degenerate::AllZero) => Some([0.0; 3]),
         Measured::NotMeasured(_) | Measured::Degenerate(_) => None,

@@ -4,9 +4,9 @@ use super::depth::{Depth, Place};
 use super::jacobian::Gains;
 use super::*;
 use crate::analysis::model::{
-    DType, Degenerate, Density, DepthGain, InitialGain, IntervalAnalysis, JacobianAnalysis, JacobianSetting,
-    Layer, Measured, PartJacobian, PartKind, ProbeKind, Role, SpectralNorm, Spectrum, SpectrumMethod,
-    SpectrumOf, Spread, TensorInterval,
+    DType, Degenerate, Density, DepthGain, GradientSource, InitialGain, IntervalAnalysis, JacobianAnalysis,
+    JacobianSetting, Layer, Measured, PartJacobian, PartKind, ProbeKind, Role, SpectralNorm, Spectrum,
+    SpectrumMethod, SpectrumOf, Spread, TensorInterval,
 };
 use crate::clip::{Point, Source};
 
@@ -164,10 +164,10 @@ fn gains(layers: u64, value: impl Fn(u64) -> f64) -> JacobianAnalysis {
     let depth = |block: u64| DepthGain {
         name: format!("h.{block}"),
         block,
-        from_input: spread(value(block)),
-        gradient: spread(value(block)),
+        from_input: measured(value(block)),
+        gradient: measured(value(block)),
         spectral_norm: measured(value(block)),
-        state_rms: spread(1.0),
+        state_rms: measured(1.0),
     };
     JacobianAnalysis {
         architecture: "gpt2".to_owned(),
@@ -181,6 +181,7 @@ fn gains(layers: u64, value: impl Fn(u64) -> f64) -> JacobianAnalysis {
             dtype: DType::F32,
             pairs: 20,
             probes: 16,
+            gradient: GradientSource::Random,
         },
         unused: Vec::new(),
         assumptions: Vec::new(),
