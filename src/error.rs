@@ -370,11 +370,13 @@ pub enum ErrorKind {
         /// Why not.
         message: String,
     },
-    /// A format that tells findings one by one, where a command has other things to say.
+    /// A format that a command does not have.
     #[error("this command does not write {format}")]
     NoSuchReport {
         /// Its name.
         format: String,
+        /// The formats that there are.
+        advice: &'static str,
     },
     /// A file that would be replaced.
     #[error("it is there already, and is not overwritten")]
@@ -774,14 +776,11 @@ impl ErrorKind {
             Self::Probe { .. } => {
                 "give .npy, .npz or safetensors with an array `input` whose first axis is the batch; leave --input out for a synthetic probe"
             }
-            Self::NoSuchReport { .. } => {
-                "take terminal, json, markdown or html; inspect and gate write the others"
-            }
             Self::AlreadyThere => "edit it, or move it away first",
             Self::NotEditable { .. } => {
                 "flashpoint convert CHECKPOINT --to FILE.safetensors writes its tensors anew"
             }
-            Self::NotDone { advice, .. } => advice,
+            Self::NotDone { advice, .. } | Self::NoSuchReport { advice, .. } => advice,
             Self::UnknownRule { .. } => "`flashpoint rules` lists them",
             Self::UnknownCommand { .. } => "`flashpoint help` lists them",
             Self::UnknownDtype { .. } | Self::UnsupportedTensor { .. } => {

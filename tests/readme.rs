@@ -40,9 +40,8 @@ fn the_table_of_commands_has_every_command() {
     let table =
         text.split("## Commands").nth(1).and_then(|rest| rest.split("\n## ").next()).expect("a section");
     let help = run("flashpoint --help");
-    let commands =
-        help.split("Commands:").nth(1).and_then(|rest| rest.split("Options:").next()).expect("a list");
-    // A line of the list begins two columns in; what does not fit on it goes on farther in.
+    let commands = help.split("Usage:").nth(1).and_then(|rest| rest.split("Options:").next()).expect("lists");
+    // A line of a list begins two columns in; what does not fit on it goes on farther in.
     let commands = commands.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   "));
     let mut names = commands.filter_map(|line| line.split_whitespace().next()).filter(|name| *name != "help");
     assert!(names.clone().count() >= 8, "{help}");

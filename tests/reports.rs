@@ -12,7 +12,7 @@ struct Report {
     plots: &'static [&'static str],
 }
 
-const REPORTS: [Report; 5] = [
+const REPORTS: [Report; 6] = [
     Report {
         command: &["inspect", "fixtures/runs/rnn-exploding/checkpoint-0400"],
         says: &["rnn.weight_hh_l0", "FP203", "FP210", "critical", "spectral radius"],
@@ -49,6 +49,16 @@ const REPORTS: [Report; 5] = [
         ],
         says: &["lm_head.weight", "29 of 29 tensors changed", "cosine"],
         plots: &["changes"],
+    },
+    Report {
+        command: &[
+            "jacobian",
+            "fixtures/rules/FP802-block-gain-outlier/fires-second-block-of-five",
+            "--tokens",
+            "8",
+        ],
+        says: &["FP802", "h.1 mlp", "end to end", "as initialised", "synthetic probe", "stable rank"],
+        plots: &["jacobian-gain", "layer-norms"],
     },
 ];
 
@@ -154,6 +164,62 @@ fn a_format_of_findings_is_refused_where_there_are_none() {
     assert!(told.contains("does not write sarif") && told.contains("html"), "{told}");
 }
 
+#[test]
+fn a_page_of_jacobians_says_every_number_of_the_terminal() {
+    let commands: [&[&str]; 2] = [
+        REPORTS[5].command,
+        &["jacobian", "fixtures/rules/FP805-positive-lyapunov-exponent/fires-gain-of-three", "--tokens", "8"],
+    ];
+    for command in commands {
+        let page = printed(&with(command, &["--format", "html"]));
+        assert!(page.contains("flashpoint jacobian</title>"), "the page is named after its command");
+        let terminal = printed(&with(command, &["--all"]));
+        let told = |line: &&str| !line.contains("explain ") && !line.starts_with("verdict");
+        // What has no decimal point may stand elsewhere for something else.
+        let is_number = |word: &&str| word.contains('.') && word.parse::<f64>().is_ok();
+        let words = terminal.lines().filter(told).flat_map(|line| line.split([' ', ',', ';', '(', ')']));
+        let numbers: Vec<&str> = words.filter(is_number).collect();
+        assert!(numbers.len() > 30, "{terminal}");
+        for number in numbers {
+            assert!(page.contains(number), "{command:?}: {number} is not on the page");
+        }
+    }
+}
+
+#[test]
+fn a_post_mortem_tells_its_findings_one_by_one_where_it_is_asked() {
+    let run = ["postmortem", "fixtures/runs/gpt-spike"];
+    let sarif: serde_json::Value =
+        serde_json::from_str(&printed(&with(&run, &["--format", "sarif"]))).expect("SARIF is JSON");
+    let results = sarif["runs"][0]["results"].as_array().expect("results");
+    let rules: Vec<&str> = results.iter().filter_map(|result| result["ruleId"].as_str()).collect();
+    assert_eq!(rules, ["FP501", "FP604", "FP704"]);
+    let notes = sarif["runs"][0]["invocations"][0]["toolExecutionNotifications"].as_array().expect("notes");
+    let verdict = notes.last().and_then(|note| note["message"]["text"].as_str()).expect("a verdict");
+    assert!(verdict.starts_with("gradient-spike in lm_head.weight at step 187"), "{verdict}");
+    let junit = printed(&with(&run, &["--format", "junit"]));
+    assert!(junit.contains("<failure type=\"FP501\"") && junit.contains("gradient-spike in lm_head.weight"));
+    let github = printed(&with(&run, &["--format", "github"]));
+    let first = github.lines().next().expect("a line");
+    assert!(first.starts_with("::error title=flashpoint::gradient-spike in lm_head.weight"), "{first}");
+}
+
+#[test]
+fn a_format_that_a_command_lacks_is_refused_with_those_that_it_has() {
+    let refused = |arguments: &[&str]| {
+        let output = flashpoint(arguments);
+        assert_eq!(output.status.code(), Some(2));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let checkpoint = "fixtures/runs/gpt-spike/checkpoint-160";
+    let told = refused(&["repair", checkpoint, "--plan", "--format", "html"]);
+    assert!(told.contains("does not write html") && told.contains("take terminal or json"), "{told}");
+    let told = refused(&["resume", "fixtures/runs/gpt-spike", "--dry-run", "--format", "markdown"]);
+    assert!(told.contains("does not write markdown") && told.contains("take terminal or json"), "{told}");
+    let told = refused(&["diff", checkpoint, checkpoint, "--format", "junit"]);
+    assert!(told.contains("does not write junit") && told.contains("postmortem"), "{told}");
+}
+
 /// Names that do harm where they are printed as they are.
 const HOSTILE: [&str; 8] = [
     "<script>alert(1)</script>.weight",
@@ -208,7 +274,7 @@ fn no_name_of_a_tensor_does_harm_in_any_format() {
         &["postmortem", run, "--all"],
     ];
     for command in commands {
-        let findings = matches!(command[0], "inspect" | "gate");
+        let findings = matches!(command[0], "inspect" | "gate" | "postmortem");
         let formats: &[&str] = if findings {
             &["terminal", "markdown", "html", "sarif", "junit", "github", "json"]
         } else {

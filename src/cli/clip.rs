@@ -49,6 +49,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
         markdown: &|| clip_markdown(&report),
         html: &|| clip_html(&report, &series),
         plots: &|| clip_plots(&series, &report.advice.recommendation),
+        findings: None,
     };
     arguments.outputs.write(&report, &renderings)?;
     Ok(if context.cancelled() {

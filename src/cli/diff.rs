@@ -70,6 +70,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
         markdown: &|| difference_markdown(&report),
         html: &|| difference_html(&report),
         plots: &|| difference_plots(&report),
+        findings: None,
     };
     arguments.outputs.write(&report, &renderings)?;
     let problems = before.problems.iter().chain(&after.problems).filter(|error| error.kind.is_damage());

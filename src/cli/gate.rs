@@ -9,7 +9,7 @@ use flashpoint::analysis::{measurement, unread};
 use flashpoint::context::Context;
 use flashpoint::error::{Error, ErrorKind, Result};
 use flashpoint::gate::{self, Baseline, Case, Policy, TEMPLATE, Unreadable};
-use flashpoint::report::{Report, gate_report};
+use flashpoint::report::{Report, checkpoints_html, gate_report};
 use flashpoint::rules;
 use time::OffsetDateTime;
 
@@ -82,7 +82,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
     let unread = read.errors.iter().map(unread).collect();
     let report = Report::new(read.analysis, assessment, &policy.thresholds, unread).judged(judgement);
     let report = if interrupted { report.interrupted() } else { report };
-    arguments.outputs.write_report(&report, |style| gate_report(&report, style))?;
+    arguments.outputs.write_report(&report, |style| gate_report(&report, style), checkpoints_html)?;
     Ok(match outcome {
         _ if interrupted => Outcome::Interrupted,
         gate::Outcome::Pass => Outcome::Answered,

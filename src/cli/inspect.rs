@@ -6,7 +6,7 @@ use clap::Args;
 use flashpoint::analysis;
 use flashpoint::analysis::model::{CheckpointAnalysis, MeasureLevel};
 use flashpoint::error::Result;
-use flashpoint::report::{Report, checkpoint_reports};
+use flashpoint::report::{Report, checkpoint_reports, checkpoints_html};
 use flashpoint::rules;
 
 use super::Outcome;
@@ -61,7 +61,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
     );
     let interrupted = context.cancelled();
     let report = if interrupted { report.interrupted() } else { report };
-    arguments.outputs.write_report(&report, |style| checkpoint_reports(&report, style))?;
+    arguments.outputs.write_report(&report, |style| checkpoint_reports(&report, style), checkpoints_html)?;
     // Where only names were asked for, having judged nothing is an answer; as a check it is none.
     let unanswered = !judged && (arguments.fail_on != FailOn::Never || !arguments.reading.is_list());
     Ok(if interrupted {

@@ -10,7 +10,7 @@ use flashpoint::analysis::model::{
 use flashpoint::analysis::{measure_checkpoint, measurement, of_checkpoints};
 use flashpoint::checkpoint::Checkpoint;
 use flashpoint::error::{ErrorKind, Result};
-use flashpoint::report::{Report, jacobian_page, plan_page};
+use flashpoint::report::{Report, jacobian_html, jacobian_page, plan_page};
 use flashpoint::rules::{self, Needs};
 use serde::Serialize;
 
@@ -206,7 +206,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
     let failed = arguments.fail_on.fails(assessment.worst());
     let report = Report::new(analysis, assessment, &policy.thresholds, Vec::new());
     let report = if context.cancelled() { report.interrupted() } else { report };
-    arguments.outputs.write_report(&report, |style| jacobian_page(&report, style))?;
+    arguments.outputs.write_report(&report, |style| jacobian_page(&report, style), jacobian_html)?;
     Ok(if context.cancelled() {
         Outcome::Interrupted
     } else if damaged || !measured {

@@ -7,6 +7,7 @@ mod devices;
 mod diff;
 mod explain;
 mod gate;
+mod help;
 mod inspect;
 mod jacobian;
 mod man;
@@ -27,7 +28,7 @@ mod watching;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{FromArgMatches, Parser, Subcommand};
 use flashpoint::error::Result;
 
 /// flashpoint reads checkpoints of deep-learning training and says what is about to explode, or already did, which
@@ -40,6 +41,7 @@ Examples:
   flashpoint inspect checkpoint-4000
   flashpoint postmortem outputs --output report.html
   flashpoint gate checkpoint-900 --baseline accepted.measured.json
+  flashpoint resume outputs --dry-run -- python train.py --resume-from {checkpoint}
   flashpoint explain FP203
 
 Exit codes: 0 answered, 1 findings at or above --fail-on, 2 could not, 130 interrupted.
@@ -114,6 +116,12 @@ impl From<Outcome> for ExitCode {
             Outcome::Stopped => 3,
         })
     }
+}
+
+/// What was asked on the command line; on a mistake, or for help, the process ends here.
+pub fn parse() -> Arguments {
+    let found = Arguments::from_arg_matches(&help::grouped().get_matches());
+    found.unwrap_or_else(|error| error.exit())
 }
 
 /// Runs the chosen command.

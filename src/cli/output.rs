@@ -67,6 +67,13 @@ const ENDINGS: [(&str, Format); 5] = [
 /// The formats that every report has: the others tell findings one by one.
 const OF_ANY_REPORT: [Format; 4] = [Format::Terminal, Format::Json, Format::Markdown, Format::Html];
 
+/// What to take in place of a format that tells findings one by one.
+const TAKE_ANY: &str =
+    "take terminal, json, markdown or html; inspect, postmortem, jacobian and gate write the others";
+
+/// What to take where there is no page.
+const TAKE_TEXT: &str = "take terminal or json";
+
 /// What one report looks like to people, and what there is to draw of it.
 pub struct Renderings<'a> {
     /// At a terminal.
@@ -77,6 +84,8 @@ pub struct Renderings<'a> {
     pub html: &'a dyn Fn() -> Vec<u8>,
     /// In a directory.
     pub plots: &'a dyn Fn() -> Vec<Plot>,
+    /// Finding by finding, where that is what it has to say.
+    pub findings: Option<&'a dyn Fn() -> Report>,
 }
 
 /// Narrower terminals get pages of this width.
@@ -125,7 +134,9 @@ impl Outputs {
         if let Some(format) = self.formats().find(|format| !OF_ANY_REPORT.contains(format)) {
             let name =
                 format.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
-            return Err(ErrorKind::NoSuchReport { format: name }.in_file(Path::new("--format")));
+            return Err(
+                ErrorKind::NoSuchReport { format: name, advice: TAKE_ANY }.in_file(Path::new("--format"))
+            );
         }
         self.check_for_report(inputs)
     }
@@ -135,12 +146,12 @@ impl Outputs {
         let others = self.formats().filter(|format| !matches!(format, Format::Terminal | Format::Json));
         let named = others.filter_map(|format| Some(format.to_possible_value()?.get_name().to_owned()));
         if let Some(format) = named.chain(self.plots.iter().map(|_| "plots".to_owned())).next() {
-            return Err(ErrorKind::NoSuchReport { format }.in_file(Path::new("--format")));
+            return Err(ErrorKind::NoSuchReport { format, advice: TAKE_TEXT }.in_file(Path::new("--format")));
         }
         self.check_for_report(inputs)
     }
 
-    /// As [`Outputs::check`], for what [`Outputs::write_report`] writes.
+    /// As [`Outputs::check`], for what tells its findings one by one as well.
     pub fn check_for_report(&self, inputs: &[PathBuf]) -> Result<()> {
         self.output.iter().try_for_each(|target| check_writable(&target.path, inputs))?;
         self.plots.as_ref().map_or(Ok(()), |folder| check_folder(folder, inputs))
@@ -155,24 +166,27 @@ impl Outputs {
         self.output.iter().map(|target| target.format).chain([self.format])
     }
 
-    /// As [`Outputs::write`], in every format: those that tell findings one by one as well.
-    pub fn write_report(&self, report: &Report, page: impl Fn(Style) -> String) -> Result<()> {
+    /// As [`Outputs::write`], of a report on checkpoints, in every format; `page` and `html` are those for people.
+    pub fn write_report(
+        &self,
+        report: &Report,
+        page: impl Fn(Style) -> String,
+        html: fn(&Report) -> Vec<u8>,
+    ) -> Result<()> {
         self.draw(&|| report::checkpoint_plots(report))?;
         self.emit(|format, on_stdout| match format {
             Format::Terminal => page(self.style(on_stdout)).into_bytes(),
             Format::Json => report::to_json(report),
             Format::Markdown => report::to_markdown(report),
-            Format::Html => report::checkpoints_html(report),
-            Format::Sarif => report::to_sarif(report),
-            Format::Junit => report::to_junit(report),
-            Format::Github => report::to_github(report),
+            Format::Html => html(report),
+            one_by_one => told_one_by_one(one_by_one, report),
         })
     }
 
     /// Writes the report to stdout and to every file, and its plots.
     ///
     /// # Panics
-    /// Where [`Outputs::check`] was not asked, which refuses the formats of findings.
+    /// Where there are no findings and [`Outputs::check`] was not asked, which refuses their formats.
     pub fn write(&self, report: &impl Serialize, renderings: &Renderings<'_>) -> Result<()> {
         self.draw(renderings.plots)?;
         self.emit(|format, on_stdout| match format {
@@ -180,7 +194,11 @@ impl Outputs {
             Format::Json => report::to_json(report),
             Format::Markdown => (renderings.markdown)(),
             Format::Html => (renderings.html)(),
-            other => unreachable!("{other:?} is refused before the work"),
+            one_by_one => {
+                let findings =
+                    renderings.findings.expect("without findings the format is refused before the work");
+                told_one_by_one(one_by_one, &findings())
+            }
         })
     }
 
@@ -209,6 +227,16 @@ impl Outputs {
             self.tell_written(&target.path);
         }
         print(&render(self.format, true))
+    }
+}
+
+/// Findings in a format that tells them one by one.
+fn told_one_by_one(format: Format, report: &Report) -> Vec<u8> {
+    match format {
+        Format::Sarif => report::to_sarif(report),
+        Format::Junit => report::to_junit(report),
+        Format::Github => report::to_github(report),
+        other => unreachable!("{other:?} tells a story"),
     }
 }
 

@@ -41,7 +41,7 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments) -> Result<Outcome> {
-    arguments.outputs.check(&arguments.flags.inputs(&arguments.run))?;
+    arguments.outputs.check_for_report(&arguments.flags.inputs(&arguments.run))?;
     let context = arguments.reading.context()?;
     let policy = arguments.reading.policy(&context)?;
     let history = arguments.flags.history(&arguments.run, &context)?;
@@ -67,6 +67,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
         markdown: &|| postmortem_markdown(&report),
         html: &|| postmortem_html(&report),
         plots: &|| postmortem_plots(&report),
+        findings: Some(&|| report.as_report()),
     };
     arguments.outputs.write(&report, &renderings)?;
     Ok(if interrupted {

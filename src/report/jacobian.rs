@@ -98,7 +98,7 @@ fn network(jacobian: &JacobianAnalysis, style: Style, out: &mut String) -> fmt::
 }
 
 /// What values belong to: `3 draws of a synthetic probe (…) of 32 tokens, seed 0, f32, 20 pairs`.
-fn setting(setting: &JacobianSetting) -> String {
+pub(super) fn setting(setting: &JacobianSetting) -> String {
     let kind = match setting.probe {
         ProbeKind::SyntheticTokens => {
             "a synthetic probe (random tokens through the model's own embedding)".to_owned()
@@ -139,7 +139,7 @@ fn shown(jacobian: &JacobianAnalysis, style: Style) -> Vec<&PartJacobian> {
     order.into_iter().map(|index| blocks[index]).collect()
 }
 
-fn row(part: &PartJacobian) -> Vec<String> {
+pub(super) fn row(part: &PartJacobian) -> Vec<String> {
     let size = if part.rows == part.columns {
         grouped(part.rows)
     } else {
@@ -215,7 +215,7 @@ fn through_time(recurrence: &RecurrenceAnalysis, out: &mut String) -> fmt::Resul
     writeln!(out)
 }
 
-fn exponent(exponent: &Measured<Estimated>) -> String {
+pub(super) fn exponent(exponent: &Measured<Estimated>) -> String {
     match exponent {
         Measured::Value(found) => format!("{:+.4} ± {:.4}", found.value, found.standard_error),
         Measured::Degenerate(Degenerate::AllZero) => "−∞".to_owned(),
@@ -247,14 +247,14 @@ fn table(
 }
 
 /// `9.91 ± 0.12`; the mean alone of one draw.
-fn spread(spread: &Spread) -> String {
+pub(super) fn spread(spread: &Spread) -> String {
     if spread.least == spread.most {
         return short(spread.mean);
     }
     format!("{} ± {}", short(spread.mean), short(spread.standard_deviation))
 }
 
-fn or_dash(value: &Measured<Spread>) -> String {
+pub(super) fn or_dash(value: &Measured<Spread>) -> String {
     match value {
         Measured::Value(value) => spread(value),
         Measured::Degenerate(Degenerate::Overflow) => "not finite".to_owned(),
@@ -263,11 +263,11 @@ fn or_dash(value: &Measured<Spread>) -> String {
     }
 }
 
-fn mean_or_dash(value: &Measured<Spread>) -> String {
+pub(super) fn mean_or_dash(value: &Measured<Spread>) -> String {
     value.value().map_or_else(|| "–".to_owned(), |value| short(value.mean))
 }
 
-fn why<T>(value: &Measured<T>) -> String {
+pub(super) fn why<T>(value: &Measured<T>) -> String {
     match value {
         Measured::NotMeasured(reason) => safe_sentence(reason),
         Measured::Degenerate(Degenerate::Overflow) => "a product is not finite".to_owned(),

@@ -34,7 +34,7 @@ pub use clip::{ClipReport, clip_page};
 pub use difference::{DifferenceReport, difference_page};
 pub use gate::gate_report;
 pub use github::to_github;
-pub use html::{checkpoints_html, clip_html, difference_html, postmortem_html};
+pub use html::{checkpoints_html, clip_html, difference_html, jacobian_html, postmortem_html};
 pub use jacobian::{jacobian_page, plan_page};
 pub use json::to_json;
 pub use junit::to_junit;

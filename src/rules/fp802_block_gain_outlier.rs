@@ -2,7 +2,7 @@
 
 use super::jacobians::{jacobian, parts, probe, wanted};
 use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
-use crate::analysis::model::{CheckpointAnalysis, PartKind};
+use crate::analysis::model::{CheckpointAnalysis, JacobianAnalysis, PartKind};
 use crate::number::short;
 use crate::robust::median;
 
@@ -43,10 +43,7 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
             norms.push((part, norm.mean));
         }
     }
-    if norms.len() < FEWEST {
-        return;
-    }
-    let Some(usual) = median(norms.iter().map(|(_, norm)| *norm)) else { return };
+    let Some(usual) = usual(norms.iter().map(|(_, norm)| *norm)) else { return };
     let (limit, least) = (thresholds.get("ratio"), thresholds.get("gain"));
     for (part, norm) in norms {
         if norm > limit * usual && norm > least {
@@ -77,8 +74,21 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
     }
 }
 
+/// The usual σ₁ of blocks; nothing of so few that there is none.
+fn usual(norms: impl Iterator<Item = f64>) -> Option<f64> {
+    let norms: Vec<f64> = norms.collect();
+    if norms.len() < FEWEST { None } else { median(norms) }
+}
+
+/// The σ₁ above which a block of these is an outlier, at a limit of `ratio` and of `gain`.
+pub(crate) fn outlier_above(jacobian: &JacobianAnalysis, ratio: f64, gain: f64) -> Option<f64> {
+    let blocks = parts(jacobian, PartKind::Block);
+    let usual = usual(blocks.filter_map(|part| part.spectral_norm.value()).map(|norm| norm.mean))?;
+    Some((ratio * usual).max(gain))
+}
+
 fn branch_paths(
-    jacobian: &crate::analysis::model::JacobianAnalysis,
+    jacobian: &JacobianAnalysis,
     block: Option<u64>,
 ) -> Option<&crate::analysis::model::AttentionPaths> {
     parts(jacobian, PartKind::Attention).find(|part| part.block == block)?.paths.value()
@@ -102,6 +112,25 @@ mod tests {
     fn blocks_that_do_nothing_make_no_outlier_of_one_that_works() {
         assert!(judge(&RULE, &blocks(&[9.0, 0.1, 0.1, 0.1])).is_clean());
         assert_eq!(judge(&RULE, &blocks(&[11.0, 0.1, 0.1, 0.1])).told().len(), 1);
+    }
+
+    #[test]
+    fn what_a_plot_shows_as_the_limit_is_where_the_rule_fires() {
+        for norms in [vec![50.0, 7.0, 5.0, 3.0], vec![9.0, 0.1, 0.1, 0.1]] {
+            let known = blocks(&norms);
+            let limit =
+                outlier_above(known.jacobian.value().expect("it has one"), 10.0, 10.0).expect("a limit");
+            for (factor, found) in [(0.999, 0), (1.001, 1)] {
+                // The first stays the largest, and does not move the median.
+                let mut moved = norms.clone();
+                moved[0] = limit * factor;
+                assert_eq!(judge(&RULE, &blocks(&moved)).told().len(), found, "{moved:?}");
+            }
+        }
+        assert_eq!(
+            outlier_above(blocks(&[900.0, 1.0]).jacobian.value().expect("it has one"), 10.0, 10.0),
+            None
+        );
     }
 
     #[test]

@@ -89,6 +89,7 @@ mod test_jacobian;
 mod test_support;
 
 pub use finding::{Confidence, Evidence, Finding, Findings, Severity, Subject};
+pub(crate) use fp802_block_gain_outlier::outlier_above;
 pub(crate) use logs::{GIVEN_BACK, Habit};
 pub use plan::{Assessment, Needs, NotEvaluated, evaluate};
 pub use threshold::{Overrides, Threshold, Thresholds};

@@ -36,6 +36,16 @@ const PAGES = [
     command: ["diff", "fixtures/runs/gpt-spike/checkpoint-160", "fixtures/runs/gpt-spike/checkpoint-200"],
     plots: 1,
   },
+  {
+    name: "jacobian",
+    command: ["jacobian", "fixtures/rules/FP802-block-gain-outlier/fires-second-block-of-five", "--tokens", "8"],
+    plots: 2,
+  },
+  {
+    name: "through-time",
+    command: ["jacobian", "fixtures/rules/FP805-positive-lyapunov-exponent/fires-gain-of-three", "--tokens", "8"],
+    plots: 2,
+  },
 ];
 
 function write({ name, command }) {
@@ -148,6 +158,24 @@ async function checkTable(browser) {
   await context.close();
 }
 
+// What a reader sees who points at a plot is a title of its SVG: no script is needed for it.
+async function checkPointing(browser) {
+  const url = write(PAGES[0]);
+  const { context, page } = await open(browser, url, { viewport: { width: 1200, height: 900 }, javaScriptEnabled: false });
+  const figure = page.locator("figure", { hasText: "Loss and gradient norm" });
+  const peak = figure.locator(".notes path", { has: page.locator("title", { hasText: /gradient norm: 38\.71|gradient norm: .* to 38\.71/ }) });
+  assert.equal(await peak.count(), 1, "one column has the peak");
+  await peak.scrollIntoViewIfNeeded();
+  await peak.hover();
+  const under = await peak.evaluate((one) => {
+    const box = one.getBoundingClientRect();
+    return document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2) === one;
+  });
+  assert.ok(under, "nothing lies over the column");
+  assert.match(await peak.locator("title").textContent(), /^steps? 18\d/);
+  await context.close();
+}
+
 async function checkWithoutScript(browser) {
   const url = write(PAGES[0]);
   const { context, page } = await open(browser, url, { javaScriptEnabled: false });
@@ -164,6 +192,7 @@ let failed = 0;
 const checks = [
   ...PAGES.map((page) => [page.name, () => checkPage(browser, page)]),
   ["sorting and filtering", () => checkTable(browser)],
+  ["pointing at a plot", () => checkPointing(browser)],
   ["without a script", () => checkWithoutScript(browser)],
 ];
 for (const [name, check] of checks) {

@@ -1,7 +1,8 @@
-//! The page of checkpoints: what was found in each, or what a gate decided; what each is, and every tensor.
+//! The page of checkpoints: what was found in each, or what a gate decided; what each is, its Jacobians, and every tensor.
 
 use askama::Template;
 
+use super::jacobian::{Jacobian, jacobian};
 use super::parts::{Figure, FindingView, Head, Unjudged, figures, findings, unjudged, worst_word};
 use super::rendered;
 use super::tables::{TableView, files, optimizer, tensors};
@@ -34,29 +35,51 @@ struct Group {
 struct Checkpoint {
     name: String,
     facts: Vec<String>,
+    jacobian: Option<Jacobian>,
     plots: Vec<Figure>,
     tensors: Option<TableView>,
     optimizer: Option<TableView>,
     files: Option<TableView>,
 }
 
+/// What was asked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Question {
+    Inspect,
+    Jacobian,
+}
+
 /// The report on checkpoints, judged by a gate or not, as a page.
 pub fn checkpoints_html(report: &Report) -> Vec<u8> {
+    page(report, Question::Inspect)
+}
+
+/// The report on the Jacobians of checkpoints as a page.
+pub fn jacobian_html(report: &Report) -> Vec<u8> {
+    page(report, Question::Jacobian)
+}
+
+fn page(report: &Report, question: Question) -> Vec<u8> {
     let items = items(report);
     let unread = report.unread.iter().map(|problem| {
         let place = problem.at.as_ref().map(|at| format!(", {at}")).unwrap_or_default();
         safe_sentence(&format!("{}{place}: {}; {}", problem.file, problem.message, problem.advice))
     });
     rendered(&Page {
-        head: head(report),
+        head: head(report, question),
         unread: unread.collect(),
         groups: groups(report, items.as_slice()),
-        checkpoints: report.analysis.checkpoints.iter().map(|one| checkpoint(report, one, &items)).collect(),
+        checkpoints: report
+            .analysis
+            .checkpoints
+            .iter()
+            .map(|one| checkpoint(report, one, question, &items))
+            .collect(),
         unjudged: unjudged(&report.not_evaluated),
     })
 }
 
-fn head(report: &Report) -> Head {
+fn head(report: &Report, question: Question) -> Head {
     let names: Vec<&str> = report.analysis.checkpoints.iter().map(|one| one.name.as_str()).collect();
     let name = match names[..] {
         [] => "nothing could be read".to_owned(),
@@ -75,7 +98,8 @@ fn head(report: &Report) -> Head {
     } else {
         let verdict = &report.verdict;
         let judged = report.analysis.is_judged() && report.unread.is_empty();
-        Head::new("inspect", &name, worst_word(verdict.critical, verdict.warnings, judged), &verdict.sentence)
+        let command = if question == Question::Jacobian { "jacobian" } else { "inspect" };
+        Head::new(command, &name, worst_word(verdict.critical, verdict.warnings, judged), &verdict.sentence)
     };
     head.replacing(&report.replaced_limits)
 }
@@ -115,12 +139,18 @@ fn groups(report: &Report, items: &[Item<'_>]) -> Vec<Group> {
     all.into_iter().filter(|group| !group.findings.is_empty()).collect()
 }
 
-fn checkpoint(report: &Report, checkpoint: &CheckpointAnalysis, items: &[Item<'_>]) -> Checkpoint {
+fn checkpoint(
+    report: &Report,
+    checkpoint: &CheckpointAnalysis,
+    question: Question,
+    items: &[Item<'_>],
+) -> Checkpoint {
     let plots = crate::report::plot::of_checkpoint(checkpoint, &report.findings, &report.replaced_limits);
     let state = checkpoint.optimizer.value();
     Checkpoint {
         name: safe(&checkpoint.name),
         facts: facts(report, checkpoint),
+        jacobian: jacobian(checkpoint, question == Question::Jacobian, items),
         plots: figures(&plots),
         tensors: tensors(checkpoint, items),
         optimizer: state.and_then(optimizer),

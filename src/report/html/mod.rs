@@ -8,6 +8,7 @@
 mod checkpoints;
 mod clip;
 mod difference;
+mod jacobian;
 mod parts;
 mod postmortem;
 mod tables;
@@ -16,7 +17,7 @@ mod tests;
 
 use askama::Template;
 
-pub use checkpoints::checkpoints_html;
+pub use checkpoints::{checkpoints_html, jacobian_html};
 pub use clip::clip_html;
 pub use difference::difference_html;
 pub use postmortem::postmortem_html;

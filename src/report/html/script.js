@@ -1,5 +1,5 @@
 "use strict";
-// Sorts, filters, and reads values off plots. The page says everything without it.
+// Sorts and filters tables. The page says everything without it; what stands under the pointer in a plot is a title of its SVG.
 (() => {
   const number = (text) => {
     const found = text.replace(/,/g, "").match(/-?\d+(\.\d+)?(e[+-]?\d+)?/i);

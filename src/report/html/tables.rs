@@ -62,7 +62,7 @@ impl TableView {
     }
 
     /// Leaves columns out, from the front of `least`, until the rest fits.
-    fn fitted(mut self, least: &[&'static str]) -> Self {
+    pub fn fitted(mut self, least: &[&'static str]) -> Self {
         let mut left_out = Vec::new();
         for name in least {
             let size: usize = self.rows.iter().flat_map(|row| &row.cells).map(|cell| cell.len() + CELL).sum();

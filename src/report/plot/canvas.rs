@@ -7,13 +7,14 @@ use plotters::chart::{ChartBuilder, ChartContext};
 use plotters::coord::Shift;
 use plotters::coord::cartesian::Cartesian2d;
 use plotters::drawing::{DrawingArea, DrawingAreaErrorKind, IntoDrawingArea};
-use plotters::element::{Circle, DashedPathElement, PathElement, Rectangle, Text};
+use plotters::element::{Circle, DashedPathElement, PathElement, Polygon, Rectangle, Text};
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{
     Color, FontFamily, FontStyle, FontTransform, IntoFont, RGBColor, ShapeStyle, TextStyle, WHITE,
     register_font,
 };
 
+use super::notes::Notes;
 use super::palette::{AXIS, GRID, INK, TROUBLE};
 use super::scale::Scale;
 
@@ -56,29 +57,37 @@ pub(super) type Chart<'a, B> = ChartContext<'a, B, Cartesian2d<Scale, Scale>>;
 pub(super) trait Draw {
     /// Pixels from top to bottom.
     fn height(&self) -> u32;
-    /// Draws it on an area of [`WIDTH`] by its height.
-    fn draw<B: DrawingBackend>(&self, area: &Area<B>) -> Drawn<B>;
+    /// Draws it on an area of [`WIDTH`] by its height, and notes what to say to who points at it.
+    fn draw<B: DrawingBackend>(&self, area: &Area<B>, notes: &Notes) -> Drawn<B>;
 }
 
 /// As SVG without a ground, for a page.
 pub(super) fn to_svg(drawing: &impl Draw) -> String {
     register();
     let mut text = String::new();
+    let notes = Notes::default();
     let area = SVGBackend::with_string(&mut text, (WIDTH, drawing.height())).into_drawing_area();
-    drawing.draw(&area).and_then(|()| area.present()).expect("drawing into a string does not fail");
+    drawing.draw(&area, &notes).and_then(|()| area.present()).expect("drawing into a string does not fail");
     drop(area);
     // Every element ends in a line break, which nothing needs.
-    text.replace('\n', "")
+    noted(&text.replace('\n', ""), &notes)
+}
+
+/// An SVG element with its notes on top of everything.
+fn noted(svg: &str, notes: &Notes) -> String {
+    let inside = svg.trim_end().strip_suffix("</svg>").expect("an SVG element ends so");
+    format!("{inside}{}</svg>", notes.to_svg())
 }
 
 /// As SVG with a white ground and a title, for a file.
 pub(super) fn to_svg_file(title: &str, drawing: &impl Draw) -> String {
     register();
     let mut text = String::new();
+    let notes = Notes::default();
     let area = SVGBackend::with_string(&mut text, file_size(drawing)).into_drawing_area();
-    titled(title, drawing, &area).expect("drawing into a string does not fail");
+    titled(title, drawing, &area, &notes).expect("drawing into a string does not fail");
     drop(area);
-    text
+    noted(&text, &notes)
 }
 
 /// As rows of red, green and blue, with their number and width, for a file.
@@ -87,7 +96,7 @@ pub(super) fn to_pixels(title: &str, drawing: &impl Draw) -> (Vec<u8>, u32, u32)
     let (width, height) = file_size(drawing);
     let mut pixels = vec![0; (width * height * 3) as usize];
     let area = BitMapBackend::with_buffer(&mut pixels, (width, height)).into_drawing_area();
-    titled(title, drawing, &area).expect("drawing into memory does not fail");
+    titled(title, drawing, &area, &Notes::default()).expect("drawing into memory does not fail");
     drop(area);
     (pixels, width, height)
 }
@@ -96,11 +105,11 @@ fn file_size(drawing: &impl Draw) -> (u32, u32) {
     (WIDTH, drawing.height() + 2 * LINE)
 }
 
-fn titled<B: DrawingBackend>(title: &str, drawing: &impl Draw, area: &Area<B>) -> Drawn<B> {
+fn titled<B: DrawingBackend>(title: &str, drawing: &impl Draw, area: &Area<B>, notes: &Notes) -> Drawn<B> {
     area.fill(&WHITE)?;
     let (head, body) = area.split_vertically(2 * LINE);
     head.draw(&Text::new(title.to_owned(), (24, LINE as i32 / 2), text(INK)))?;
-    drawing.draw(&body)?;
+    drawing.draw(&body, notes)?;
     area.present()
 }
 
@@ -230,7 +239,7 @@ pub(super) fn cross<B: DrawingBackend>(area: &Area<B>, (x, y): (i32, i32), color
 /// A triangle that points up, in pixels.
 pub(super) fn triangle<B: DrawingBackend>(area: &Area<B>, (x, y): (i32, i32), color: RGBColor) -> Drawn<B> {
     let corners = vec![(x - 11, y + 10), (x + 11, y + 10), (x, y - 11)];
-    area.draw(&plotters::element::Polygon::new(corners, color.filled()))
+    area.draw(&Polygon::new(corners, color.filled()))
 }
 
 /// Names and values of two axes.
@@ -348,6 +357,45 @@ pub(super) fn crosses<B: DrawingBackend>(
     Ok(())
 }
 
+/// From the least to the most at each place, pale behind the line of a series.
+pub(super) fn band<B: DrawingBackend>(
+    chart: &mut Chart<'_, B>,
+    scales: &Axes<'_>,
+    ends: &[(f64, [f64; 2])],
+    color: RGBColor,
+) -> Drawn<B> {
+    let is_drawn = |(_, ends): &(f64, [f64; 2])| ends.iter().all(|end| end.is_finite() && *end > 0.0);
+    // Where it is not finite a band ends, and begins anew behind it.
+    for run in ends.split(|one| !is_drawn(one)) {
+        if let [(x, [low, high])] = run {
+            chart
+                .draw_series([PathElement::new([(*x, *low), (*x, *high)], stroke(color).stroke_width(8))])?;
+        } else if run.len() > 1 {
+            let columns = widest(run, scales.x);
+            let high = columns.iter().map(|(x, [_, high])| (*x, *high));
+            let low = columns.iter().rev().map(|(x, [low, _])| (*x, *low));
+            let outline: Vec<(f64, f64)> = high.chain(low).collect();
+            chart.draw_series([Polygon::new(outline, color.mix(0.2).filled())])?;
+        }
+    }
+    Ok(())
+}
+
+/// The ends of a band, of many places the widest of each few pixels.
+fn widest(ends: &[(f64, [f64; 2])], scale: &Scale) -> Vec<(f64, [f64; 2])> {
+    if ends.len() <= FEW_POINTS {
+        return ends.to_vec();
+    }
+    let column = |one: &(f64, [f64; 2])| (scale.share(one.0) * f64::from(WIDTH) / 8.0) as u32;
+    let merged = ends.chunk_by(|one, other| column(one) == column(other)).map(|group| {
+        let (first, last) = (group[0], group[group.len() - 1]);
+        let low = group.iter().map(|one| one.1[0]).fold(first.1[0], f64::min);
+        let high = group.iter().map(|one| one.1[1]).fold(first.1[1], f64::max);
+        (f64::midpoint(first.0, last.0), [low, high])
+    });
+    merged.collect()
+}
+
 /// Points that are no more than two to a column of pixels: the first, and the last, the smallest and the largest of each.
 pub(super) fn thinned(points: &[(f64, f64)], scale: &Scale) -> Vec<(f64, f64)> {
     if points.len() <= FEW_POINTS {
@@ -380,6 +428,17 @@ mod tests {
         assert!(kept.contains(&(43_210.0, 50.0)) && kept.contains(&(77_777.0, 0.01)));
         assert!(kept.len() <= 2 * WIDTH as usize, "{}", kept.len());
         assert!(kept.is_sorted_by(|one, other| one.0 <= other.0));
+    }
+
+    #[test]
+    fn a_band_of_thousands_is_as_wide_as_its_widest_place() {
+        let mut ends: Vec<(f64, [f64; 2])> = (0..2000).map(|block| (f64::from(block), [1.0, 2.0])).collect();
+        ends[777].1 = [0.25, 64.0];
+        let kept = widest(&ends, &Scale::whole(0.0, 2000.0));
+        assert!(kept.len() <= WIDTH as usize / 8 + 1, "{}", kept.len());
+        assert_eq!(kept.iter().filter(|one| one.1 == [0.25, 64.0]).count(), 1);
+        assert!(kept.iter().all(|one| one.1 == [1.0, 2.0] || one.1 == [0.25, 64.0]));
+        assert_eq!(widest(&ends[..5], &Scale::whole(0.0, 5.0)), ends[..5]);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use plotters::element::Rectangle;
 use plotters::style::Color;
 
 use super::canvas::{Area, Axes, Draw, Drawn, Entry, Mark, PANEL, legend, legend_height, panel, vertical};
+use super::notes::{Named, Notes};
 use super::palette::{HEALTHY, INK, KINDS, TROUBLE};
 use super::scale::Scale;
 use crate::clip::{Recommendation, Series};
@@ -58,7 +59,7 @@ impl Draw for Clipping {
         legend_height(&self.entries()) + PANEL
     }
 
-    fn draw<B: DrawingBackend>(&self, area: &Area<B>) -> Drawn<B> {
+    fn draw<B: DrawingBackend>(&self, area: &Area<B>, notes: &Notes) -> Drawn<B> {
         let body = legend(&self.entries(), area)?;
         let lines = self.marks().into_iter().filter_map(|(value, _, _)| value);
         let x = Scale::positive(self.norms.iter().copied().chain(lines));
@@ -91,6 +92,15 @@ impl Draw for Clipping {
                 vertical(&mut chart, &axes, value, color)?;
             }
         }
+        let middles = counts.iter().enumerate().filter(|(_, count)| **count > 0);
+        let middles =
+            middles.map(|(bar, count)| (f64::midpoint(edge(bar), edge(bar + 1)), f64::from(*count)));
+        let bar = |norm: f64| ((x.share(norm) * BARS as f64) as usize).min(BARS - 1);
+        let place = |first: f64, last: f64| {
+            format!("norms {} to {}", short(edge(bar(first))), short(edge(bar(last) + 1)))
+        };
+        let values: Vec<(f64, f64)> = middles.collect();
+        notes.columns(&chart, &axes, &[Named { name: "steps", values: &values }], place);
         Ok(())
     }
 }

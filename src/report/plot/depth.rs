@@ -5,13 +5,15 @@ use std::collections::BTreeMap;
 use plotters::backend::DrawingBackend;
 
 use super::canvas::{
-    Area, Axes, Draw, Drawn, Entry, Mark, PANEL, crosses, dots, horizontal, legend, legend_height, panel,
-    series,
+    Area, Axes, Chart, Draw, Drawn, Entry, Mark, PANEL, crosses, dots, horizontal, legend, legend_height,
+    panel, series,
 };
+use super::notes::{Named, Notes, counted};
 use super::palette::{AXIS, KINDS, TROUBLE};
 use super::scale::Scale;
-use crate::analysis::model::{Degenerate, Measured, Role};
+use crate::analysis::model::{Degenerate, Layer, Measured, Role};
 use crate::report::terminal::name_of;
+use crate::report::text::safe;
 
 /// What the kinds beyond the colours that there are are called together.
 const OTHERS: &str = "others";
@@ -26,10 +28,19 @@ fn is_mixed(kind: &str) -> bool {
 pub(super) struct Place {
     /// Its layer's position in forward order.
     pub order: u64,
+    /// Its layer's path.
+    pub layer: String,
     /// What it does there.
     pub role: Role,
     /// The quantity; none where it is not finite.
     pub value: Option<f64>,
+}
+
+impl Place {
+    /// A parameter of `layer`.
+    pub fn new(layer: &Layer, role: Role, value: Option<f64>) -> Self {
+        Self { order: layer.order, layer: layer.path.clone(), role, value }
+    }
 }
 
 /// A quantity along depth.
@@ -41,6 +52,8 @@ pub(super) struct Depth {
     kinds: Vec<(String, Vec<(f64, f64)>)>,
     /// Layers in which it is not finite.
     broken: Vec<f64>,
+    /// Paths of the layers, by their positions.
+    layers: BTreeMap<u64, String>,
     /// Limits to hold it against, with their names.
     limits: Vec<(String, f64)>,
 }
@@ -77,7 +90,8 @@ impl Depth {
             values.sort_by(|one, other| one.0.total_cmp(&other.0));
         }
         broken.sort_by(f64::total_cmp);
-        Some(Self { quantity, kinds, broken, limits })
+        let layers = places.iter().map(|place| (place.order, place.layer.clone())).collect();
+        Some(Self { quantity, kinds, broken, layers, limits })
     }
 
     fn entries(&self) -> Vec<Entry> {
@@ -95,7 +109,7 @@ impl Draw for Depth {
         legend_height(&self.entries()) + PANEL
     }
 
-    fn draw<B: DrawingBackend>(&self, area: &Area<B>) -> Drawn<B> {
+    fn draw<B: DrawingBackend>(&self, area: &Area<B>, notes: &Notes) -> Drawn<B> {
         let body = legend(&self.entries(), area)?;
         let points = self.kinds.iter().flat_map(|(_, values)| values);
         let layers = points.clone().map(|point| point.0).chain(self.broken.iter().copied());
@@ -115,16 +129,33 @@ impl Draw for Depth {
                 series(&body, &mut chart, &axes, values, color)?;
             }
         }
-        crosses(&body, &chart, &axes, &self.broken)
+        crosses(&body, &chart, &axes, &self.broken)?;
+        self.note(&chart, &axes, notes);
+        Ok(())
+    }
+}
+
+impl Depth {
+    /// Every kind of every layer, and what the layer is called.
+    fn note<B: DrawingBackend>(&self, chart: &Chart<'_, B>, axes: &Axes<'_>, notes: &Notes) {
+        let broken: Vec<(f64, f64)> = self.broken.iter().map(|order| (*order, f64::NAN)).collect();
+        let kinds = self.kinds.iter().map(|(name, values)| Named { name, values });
+        let others = (!broken.is_empty()).then_some(Named { name: "in it", values: &broken });
+        let place = |first: f64, last: f64| {
+            let name = self.layers.get(&(first as u64)).filter(|_| first == last);
+            let name = name.map_or_else(String::new, |name| format!(": {}", safe(name)));
+            format!("{}{name}", counted("layer", first, last))
+        };
+        notes.columns(chart, axes, &kinds.chain(others).collect::<Vec<_>>(), place);
     }
 }
 
 /// A parameter's place by a quantity of it: without a value where it is not finite, nothing where it was not measured.
-pub(super) fn place_of(order: u64, role: Role, quantity: &Measured<f64>) -> Option<Place> {
+pub(super) fn place_of(layer: &Layer, role: Role, quantity: &Measured<f64>) -> Option<Place> {
     match quantity {
-        Measured::Value(value) => Some(Place { order, role, value: Some(*value) }),
+        Measured::Value(value) => Some(Place::new(layer, role, Some(*value))),
         Measured::Degenerate(Degenerate::NoFiniteElement | Degenerate::Overflow) => {
-            Some(Place { order, role, value: None })
+            Some(Place::new(layer, role, None))
         }
         Measured::NotMeasured(_) | Measured::Degenerate(_) => None,
     }

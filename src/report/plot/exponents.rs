@@ -8,6 +8,7 @@ use plotters::style::Color;
 use plotters::style::text_anchor::HPos;
 
 use super::canvas::{Area, Axes, Draw, Drawn, PANEL, anchored, panel};
+use super::notes::{Named, Notes};
 use super::palette::{AXIS, INK, KINDS};
 use super::scale::Scale;
 use crate::analysis::model::CheckpointAnalysis;
@@ -64,7 +65,7 @@ impl Draw for Exponents {
         PANEL + FORMATS.len() as u32 * BAR
     }
 
-    fn draw<B: DrawingBackend>(&self, area: &Area<B>) -> Drawn<B> {
+    fn draw<B: DrawingBackend>(&self, area: &Area<B>, notes: &Notes) -> Drawn<B> {
         let (head, body) = area.split_vertically(FORMATS.len() as u32 * BAR);
         let total = self.counts.values().fold(0, |sum: u64, count| sum.saturating_add(*count)) as f64;
         let shares: Vec<(f64, f64)> =
@@ -77,6 +78,9 @@ impl Draw for Exponents {
             Rectangle::new([(binade + 0.1, y.low), (binade + 0.9, share)], KINDS[0].filled())
         });
         chart.draw_series(bars)?;
+        let place = |first: f64, last: f64| format!("|w| from 2^{} to 2^{}", first - 0.5, last + 0.5);
+        let middles: Vec<(f64, f64)> = shares.iter().map(|share| (share.0 + 0.5, share.1)).collect();
+        notes.columns(&chart, &axes, &[Named { name: "share of weights", values: &middles }], place);
         let ends = [x.low, x.high].map(|end| chart.backend_coord(&(end, y.low)).0 - area.get_base_pixel().0);
         let at = |binade: i32| {
             ends[0] + (x.share(f64::from(binade)) * f64::from(ends[1] - ends[0])).round() as i32

@@ -8,11 +8,15 @@ use plotters::style::Color;
 use plotters::style::text_anchor::HPos;
 
 use super::canvas::{
-    Area, Axes, Draw, Drawn, Entry, Mark, PANEL, WIDTH, anchored, legend, legend_height, panel, vertical,
+    Area, Axes, Chart, Draw, Drawn, Entry, Mark, PANEL, WIDTH, anchored, legend, legend_height, panel,
+    vertical,
 };
+use super::notes::{Notes, counted};
 use super::palette::{INK, LEVELS, TROUBLE};
 use super::scale::Scale;
 use crate::analysis::model::{Analysis, IntervalAnalysis, Measured, TensorInterval};
+use crate::number::short;
+use crate::report::text::safe;
 
 /// Rows that can be told apart; more layers share one, which shows the largest of them.
 const ROWS: usize = 48;
@@ -31,6 +35,8 @@ const NAMES: [&str; 7] = ["< ½", "½ to 0.8", "usual", "1.25×", "2×", "4×", 
 struct Row {
     /// First and last layer in forward order.
     layers: [usize; 2],
+    /// The path of the first.
+    name: String,
     /// One value an interval: over what is usual.
     cells: Vec<Option<f64>>,
 }
@@ -71,9 +77,11 @@ impl HeatMap {
             return None;
         }
         let count = layers.len();
-        let all: Vec<Vec<Option<f64>>> = layers.into_values().collect();
+        let names: Vec<&str> = layers.keys().map(|(_, path)| *path).collect();
+        let all: Vec<Vec<Option<f64>>> = layers.values().cloned().collect();
         let rows = grouped(count, ROWS).into_iter().map(|[first, last]| Row {
             layers: [first, last],
+            name: safe(names[first]),
             cells: (0..intervals.len())
                 .map(|column| all[first..=last].iter().map(|cells| cells[column]).fold(None, larger))
                 .collect(),
@@ -137,7 +145,7 @@ impl Draw for HeatMap {
         legend_height(&self.entries()) + PANEL + (self.rows.len() as u32 * 8).min(240)
     }
 
-    fn draw<B: DrawingBackend>(&self, area: &Area<B>) -> Drawn<B> {
+    fn draw<B: DrawingBackend>(&self, area: &Area<B>, notes: &Notes) -> Drawn<B> {
         let body = legend(&self.entries(), area)?;
         let first = self.steps.first().map_or(0.0, |step| step[0]);
         let last = self.steps.last().map_or(1.0, |step| step[1]);
@@ -170,7 +178,34 @@ impl Draw for HeatMap {
             chart.draw_series([PathElement::new(ends, LEVELS[2].stroke_width(8))])?;
             vertical(&mut chart, &axes, onset, TROUBLE)?;
         }
+        self.note(&chart, &axes, notes);
         Ok(())
+    }
+}
+
+impl HeatMap {
+    /// The layer that stands out most in each interval.
+    fn note<B: DrawingBackend>(&self, chart: &Chart<'_, B>, axes: &Axes<'_>, notes: &Notes) {
+        let largest = |column: usize| {
+            let cells = self.rows.iter().filter_map(|row| Some((row, row.cells[column]?)));
+            cells.max_by(|one, other| one.1.total_cmp(&other.1))
+        };
+        for (column, [from, to]) in self.steps.iter().enumerate() {
+            let Some((row, ratio)) = largest(column) else { continue };
+            let first = &row.name;
+            let layers = if row.layers[0] == row.layers[1] {
+                first.clone()
+            } else {
+                format!("{first} and the {} behind it", row.layers[1] - row.layers[0])
+            };
+            let steps = counted("step", *from, *to);
+            notes.stretch(
+                chart,
+                axes,
+                [*from, *to],
+                format!("{steps}\nmost in {layers}: {} times", short(ratio)),
+            );
+        }
     }
 }
 

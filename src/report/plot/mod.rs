@@ -13,7 +13,9 @@ mod clipping;
 mod depth;
 mod exponents;
 mod heat_map;
+mod jacobian;
 mod norms;
+mod notes;
 mod palette;
 mod scale;
 mod spectrum;
@@ -32,7 +34,7 @@ use crate::analysis::model::{Analysis, CheckpointAnalysis, TensorAnalysis};
 use crate::clip::{Recommendation, Series};
 use crate::diagnosis::Diagnosis;
 use crate::number::short;
-use crate::rules::{Finding, Subject};
+use crate::rules::{self, Finding, Subject};
 
 /// Spectra of one checkpoint that are drawn: those of tensors with findings first.
 const SPECTRA: usize = 4;
@@ -55,6 +57,7 @@ enum Kind {
     Training(training::Training),
     HeatMap(heat_map::HeatMap),
     Depth(depth::Depth),
+    Jacobian(jacobian::Gains),
     Spectrum(spectrum::Singular),
     Exponents(exponents::Exponents),
     Clipping(clipping::Clipping),
@@ -71,6 +74,7 @@ impl Plot {
             Kind::Training(one) => to_svg(one),
             Kind::HeatMap(one) => to_svg(one),
             Kind::Depth(one) => to_svg(one),
+            Kind::Jacobian(one) => to_svg(one),
             Kind::Spectrum(one) => to_svg(one),
             Kind::Exponents(one) => to_svg(one),
             Kind::Clipping(one) => to_svg(one),
@@ -84,6 +88,7 @@ impl Plot {
             Kind::Training(one) => to_svg_file(title, one),
             Kind::HeatMap(one) => to_svg_file(title, one),
             Kind::Depth(one) => to_svg_file(title, one),
+            Kind::Jacobian(one) => to_svg_file(title, one),
             Kind::Spectrum(one) => to_svg_file(title, one),
             Kind::Exponents(one) => to_svg_file(title, one),
             Kind::Clipping(one) => to_svg_file(title, one),
@@ -98,6 +103,7 @@ impl Plot {
             Kind::Training(one) => to_pixels(title, one),
             Kind::HeatMap(one) => to_pixels(title, one),
             Kind::Depth(one) => to_pixels(title, one),
+            Kind::Jacobian(one) => to_pixels(title, one),
             Kind::Spectrum(one) => to_pixels(title, one),
             Kind::Exponents(one) => to_pixels(title, one),
             Kind::Clipping(one) => to_pixels(title, one),
@@ -119,6 +125,10 @@ pub(super) fn of_checkpoint(
     findings: &[Finding],
     replaced: &BTreeMap<String, f64>,
 ) -> Vec<Plot> {
+    let gains = checkpoint.jacobian.value().and_then(|own| jacobian::Gains::of(own, replaced)).map(|one| {
+        let caption = "By how much each block, and all of them up to it, multiply small changes and gradients: means, and the range of the draws (pale).";
+        Plot::new("jacobian-gain", "Jacobian gain along depth", caption, Kind::Jacobian(one))
+    });
     let norms = norms::of(checkpoint).map(|one| {
         let caption =
             "The root mean square of every parameter, by kind. A layer that leaves its kind stands out.";
@@ -133,9 +143,15 @@ pub(super) fn of_checkpoint(
         let caption = "Weights by power of two, over what narrower formats hold: normal numbers (bar), subnormal ones (line). What lies outside is lost in a cast.";
         Plot::new("exponents", "Range of the weights", caption, Kind::Exponents(one))
     });
-    let mut plots: Vec<Plot> = [norms, updates, exponents].into_iter().flatten().collect();
+    let mut plots: Vec<Plot> = [gains, norms, updates, exponents].into_iter().flatten().collect();
     plots.extend(spectra(checkpoint, findings));
     plots
+}
+
+/// A limit of a rule, by the policy where that replaces it.
+fn limit(code: &str, name: &str, replaced: &BTreeMap<String, f64>) -> Option<f64> {
+    let own = rules::find(code)?.thresholds.iter().find(|threshold| threshold.name == name)?.default;
+    Some(replaced.get(&format!("{code}.{name}")).copied().unwrap_or(own))
 }
 
 /// Spectra of the tensors with findings, and of those with the largest spectral norms.

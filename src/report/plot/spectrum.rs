@@ -5,6 +5,7 @@ use plotters::backend::DrawingBackend;
 use super::canvas::{
     Area, Axes, Draw, Drawn, Entry, Mark, PANEL, horizontal, legend, legend_height, panel, series,
 };
+use super::notes::{Named, Notes, counted};
 use super::palette::{KINDS, TROUBLE};
 use super::scale::Scale;
 use crate::analysis::model::{Measured, Spectrum};
@@ -63,7 +64,7 @@ impl Draw for Singular {
         legend_height(&self.entries()) + PANEL
     }
 
-    fn draw<B: DrawingBackend>(&self, area: &Area<B>) -> Drawn<B> {
+    fn draw<B: DrawingBackend>(&self, area: &Area<B>, notes: &Notes) -> Drawn<B> {
         let body = legend(&self.entries(), area)?;
         let x = Scale::of(self.values.iter().map(|value| value.0));
         let y = Scale::positive(self.values.iter().map(|value| value.1).chain(self.edge));
@@ -72,6 +73,10 @@ impl Draw for Singular {
         if let Some(edge) = self.edge {
             horizontal(&mut chart, &axes, edge, TROUBLE)?;
         }
-        series(&body, &mut chart, &axes, &self.values, KINDS[0])
+        series(&body, &mut chart, &axes, &self.values, KINDS[0])?;
+        let place = |first: f64, last: f64| counted("rank", first.round(), last.round());
+        let name = if self.is_estimate { "singular value (estimate)" } else { "singular value" };
+        notes.columns(&chart, &axes, &[Named { name, values: &self.values }], place);
+        Ok(())
     }
 }

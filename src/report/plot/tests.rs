@@ -1,10 +1,12 @@
 //! Every kind of plot, with 1, 12, 96 and 2,000 layers and with series that have no range: axes, marks, bounds, both formats.
 
 use super::depth::{Depth, Place};
+use super::jacobian::Gains;
 use super::*;
 use crate::analysis::model::{
-    Density, IntervalAnalysis, Layer, Measured, Role, SpectralNorm, Spectrum, SpectrumMethod, SpectrumOf,
-    TensorInterval,
+    DType, Degenerate, Density, DepthGain, GradientSource, InitialGain, IntervalAnalysis, JacobianAnalysis,
+    JacobianSetting, Layer, Measured, PartJacobian, PartKind, ProbeKind, Role, SpectralNorm, Spectrum,
+    SpectrumMethod, SpectrumOf, Spread, TensorInterval,
 };
 use crate::clip::{Point, Source};
 
@@ -18,7 +20,8 @@ fn depth(layers: u64, value: impl Fn(u64) -> f64) -> Kind {
     let roles = [Role::MlpIn, Role::MlpOut, Role::AttentionQkv, Role::AttentionOutput, Role::NormGain];
     let place = |order: u64| {
         let value = value(order);
-        roles.map(|role| Place { order, role, value: value.is_finite().then_some(value) })
+        let layer = Layer { path: format!("h.{order}"), index: Some(order), order };
+        roles.map(|role| Place::new(&layer, role, value.is_finite().then_some(value)))
     };
     let places: Vec<Place> = (0..layers).flat_map(place).collect();
     let limits = vec![("limit 0.1".to_owned(), 0.1)];
@@ -129,6 +132,75 @@ fn clipping(norms: impl IntoIterator<Item = f64>) -> Option<Kind> {
     Some(Kind::Clipping(clipping::Clipping::of(&series, &advice)?))
 }
 
+/// A network of as many blocks: what σ₁ of each is, and what small changes have grown to behind it.
+fn gains(layers: u64, value: impl Fn(u64) -> f64) -> JacobianAnalysis {
+    let spread =
+        |value: f64| Spread { mean: value, standard_deviation: 0.0, least: value / 2.0, most: value * 2.0 };
+    let measured = |value: f64| {
+        if value.is_finite() {
+            Measured::Value(spread(value))
+        } else {
+            Measured::Degenerate(Degenerate::Overflow)
+        }
+    };
+    let part = |name: String, kind: PartKind, block: Option<u64>, value: f64| PartJacobian {
+        name,
+        kind,
+        block,
+        rows: 64,
+        columns: 64,
+        spectral_norm: measured(value),
+        gain: Measured::not("not here"),
+        stable_rank: Measured::not("not here"),
+        input_rms: Measured::not("not here"),
+        output_rms: Measured::not("not here"),
+        paths: Measured::not("not here"),
+        draws: Vec::new(),
+    };
+    let block = |block: u64| {
+        [(PartKind::Attention, " attention"), (PartKind::FeedForward, " mlp"), (PartKind::Block, "")]
+            .map(|(kind, name)| part(format!("h.{block}{name}"), kind, Some(block), value(block)))
+    };
+    let depth = |block: u64| DepthGain {
+        name: format!("h.{block}"),
+        block,
+        from_input: measured(value(block)),
+        gradient: measured(value(block)),
+        spectral_norm: measured(value(block)),
+        state_rms: measured(1.0),
+    };
+    JacobianAnalysis {
+        architecture: "gpt2".to_owned(),
+        setting: JacobianSetting {
+            probe: ProbeKind::SyntheticTokens,
+            file: None,
+            shape: vec![8],
+            tokens: Measured::Value(8),
+            draws: 3,
+            seed: 0,
+            dtype: DType::F32,
+            pairs: 20,
+            probes: 16,
+            gradient: GradientSource::Random,
+        },
+        unused: Vec::new(),
+        assumptions: Vec::new(),
+        parts: (0..layers).flat_map(block).collect(),
+        end_to_end: Measured::Value(part("end to end".to_owned(), PartKind::Network, None, 3.0)),
+        initial: Measured::Value(InitialGain {
+            scheme: "normal".to_owned(),
+            spectral_norm: spread(1.4),
+            gain: spread(1.0),
+        }),
+        depths: Measured::Value((0..layers).map(depth).collect()),
+        recurrences: Vec::new(),
+    }
+}
+
+fn drawn_gains(jacobian: &JacobianAnalysis) -> Kind {
+    Kind::Jacobian(Gains::of(jacobian, &BTreeMap::new()).expect("there is something to draw"))
+}
+
 /// Holds a plot against what every plot has: names of axes, numbers on them, marks, nothing outside, few bytes, two files.
 fn check(kind: Kind, axes: &[&str]) {
     let plot = plot(kind);
@@ -181,6 +253,52 @@ fn depth_is_drawn_with_values_that_are_not_finite_constant_tiny_and_huge() {
         check(depth(12, |order| if order == 7 { value } else { 1.0 }), &["layer, in forward order", "RMS"]);
     }
     assert_eq!(Depth::new("RMS", &[], Vec::new()), None);
+}
+
+#[test]
+fn gains_are_drawn_with_any_number_of_blocks() {
+    let axes = ["block, in forward order", "σ₁ of each part", "growth along depth"];
+    for layers in DEPTHS {
+        let jacobian = gains(layers, |block| 1.01f64.powf(block as f64));
+        check(drawn_gains(&jacobian), &axes);
+        let svg = plot(drawn_gains(&jacobian)).svg();
+        // A hundredfold of 1.4, the hundred of FP803, and ten times the median, of which one block has none.
+        let start = format!("FP801 above {}", short(140.0));
+        for (limit, is_there) in
+            [(start.as_str(), true), ("FP803 above 100", true), ("FP802 above", layers > 2)]
+        {
+            assert_eq!(svg.contains(limit), is_there, "{layers} blocks: {limit}");
+        }
+    }
+}
+
+#[test]
+fn gains_are_drawn_with_values_that_are_not_finite_constant_zero_tiny_and_huge() {
+    let axes = ["block, in forward order", "σ₁ of each part", "growth along depth"];
+    for value in [f64::NAN, f64::INFINITY, 0.0, 2.0, 1e-320, f64::MAX] {
+        check(drawn_gains(&gains(12, |block| if block == 7 { value } else { 1.0 })), &axes);
+        if value != 0.0 {
+            check(drawn_gains(&gains(12, |_| value)), &axes);
+        }
+    }
+    let mut nothing = gains(3, |_| 0.0);
+    assert!(Gains::of(&nothing, &BTreeMap::new()).is_some(), "σ₁ end to end is there");
+    nothing.end_to_end = Measured::not("interrupted");
+    assert_eq!(Gains::of(&nothing, &BTreeMap::new()), None);
+}
+
+#[test]
+fn who_points_at_a_spike_reads_its_place_and_its_value() {
+    let svg = plot(training(50, |step| if step == 31 { 4096.0 } else { 1.0 })).svg();
+    assert!(svg.contains("<title>step 31\nloss: 4096</title>"), "{svg}");
+    assert_eq!(svg.matches("<title>").count(), 2 * 50, "a note a step and panel");
+    let svg = plot(drawn_gains(&gains(12, |block| if block == 7 { 31.5 } else { 1.0 }))).svg();
+    assert!(svg.contains("<title>h.7\nblock: 31.50\nits attention: 31.50"), "{svg}");
+    let svg = plot(depth(12, |order| if order == 7 { f64::NAN } else { 1.0 })).svg();
+    assert!(svg.contains("<title>layer 7: h.7\nin it: not finite</title>"), "{svg}");
+    // Thousands of layers share columns, each wide enough to be hit.
+    let many = plot(depth(2000, |_| 1.0)).svg();
+    assert!((40..=90).contains(&many.matches("<title>").count()), "{}", many.matches("<title>").count());
 }
 
 #[test]

@@ -7,6 +7,7 @@ use super::canvas::{
     Area, Axes, Chart, Draw, Drawn, Entry, Mark, PANEL, horizontal, legend, legend_height, panel, series,
     triangle, vertical,
 };
+use super::notes::{Named, Notes, counted};
 use super::palette::{AXIS, HEALTHY, KINDS, TROUBLE};
 use super::scale::Scale;
 use crate::analysis::model::{Analysis, LogPoint, Number};
@@ -102,7 +103,7 @@ impl Draw for Training {
         legend_height(&self.entries()) + self.panels().len() as u32 * (PANEL - 90) + 90
     }
 
-    fn draw<B: DrawingBackend>(&self, area: &Area<B>) -> Drawn<B> {
+    fn draw<B: DrawingBackend>(&self, area: &Area<B>, notes: &Notes) -> Drawn<B> {
         let mut rest = legend(&self.entries(), area)?;
         let panels = self.panels();
         let steps = self.steps();
@@ -123,6 +124,8 @@ impl Draw for Training {
             }
             series(&this, &mut chart, &axes, points, *color)?;
             self.saved(&this, &chart, &axes)?;
+            let place = |first, last| counted("step", first, last);
+            notes.columns(&chart, &axes, &[Named { name, values: points }], place);
             rest = next;
         }
         Ok(())

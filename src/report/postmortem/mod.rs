@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Verdict;
+use super::{Report, Verdict};
 use crate::analysis::model::Analysis;
 use crate::diagnosis::Diagnosis;
 use crate::rules::{Assessment, Finding, NotEvaluated, Overrides};
@@ -50,6 +50,21 @@ impl PostMortem {
         verdict.sentence = format!("{}; {}", diagnosis.verdict, verdict.counts());
         let limits = overrides.0.iter().map(|((rule, limit), &value)| (format!("{rule}.{limit}"), value));
         Self { diagnosis, verdict, findings, not_evaluated, replaced_limits: limits.collect(), analysis }
+    }
+
+    /// Its findings with its verdict, for the formats that tell findings one by one.
+    #[must_use]
+    pub fn as_report(&self) -> Report {
+        Report {
+            analysis: self.analysis.clone(),
+            findings: self.findings.clone(),
+            not_evaluated: self.not_evaluated.clone(),
+            replaced_limits: self.replaced_limits.clone(),
+            unread: Vec::new(),
+            verdicts: Vec::new(),
+            verdict: self.verdict.clone(),
+            gate: None,
+        }
     }
 
     /// Says that the user ended the command before everything was measured.
