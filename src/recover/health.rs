@@ -174,6 +174,9 @@ fn same_files(before: &Checkpoint, edits: &[Edit], files: &[SourceFile]) -> Chec
     if let Some(file) = differing {
         return Check::new(FILES, Outcome::Fail, format!("{} differs", file.name));
     }
+    if untouched.is_empty() {
+        return Check::new(FILES, Outcome::NotEvaluated, "every file has an edit");
+    }
     Check::new(FILES, Outcome::Pass, format!("{} compared", counted(untouched.len() as u64, "file")))
 }
 
