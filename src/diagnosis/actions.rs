@@ -90,7 +90,10 @@ fn remedy(facts: Facts, case: &Case) -> Vec<Action> {
             actions.extend(clip(facts, case));
             actions
         }
-        Mechanism::InitGain => vec![say(&format!("initialise{of} at the width of the other matrices"))],
+        Mechanism::InitGain => {
+            let what = tensor.unwrap_or("it");
+            vec![say(&format!("initialise {what} at the width of the other matrices"))]
+        }
         Mechanism::ZeroInit => {
             vec![say("initialise at least one of two consecutive maps with other than zeros")]
         }

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::analysis::model::Analysis;
 pub use crate::clip::Snippet;
-use crate::rules::{Assessment, Confidence, Evidence};
+use crate::rules::{Assessment, Confidence, Evidence, Severity};
 use facts::Facts;
 use mechanism::Case;
 
@@ -123,6 +123,12 @@ pub struct Action {
     pub snippets: Vec<Snippet>,
 }
 
+/// The step of a divergence that a rule found: a run of which that is said has failed, whether or not anything shows why.
+fn diverged(assessment: &Assessment) -> Option<u64> {
+    let critical = assessment.findings.iter().filter(|found| found.severity == Severity::Critical);
+    critical.filter(|found| found.rule == "FP503").find_map(|found| found.step)
+}
+
 /// The diagnosis of a run: a function of what was measured and found, and of nothing else.
 pub fn diagnose(analysis: &Analysis, assessment: &Assessment) -> Diagnosis {
     let facts = Facts { analysis, assessment };
@@ -132,12 +138,14 @@ pub fn diagnose(analysis: &Analysis, assessment: &Assessment) -> Diagnosis {
         Some((first, others)) if first.points >= mechanism::ENOUGH => (Some(first), others),
         _ => (None, &cases[..]),
     };
+    let diverged = diverged(assessment);
     let mechanism = match chosen {
         Some(case) => case.mechanism,
-        None if onset.is_some() => Mechanism::Unknown,
+        None if onset.is_some() || diverged.is_some() => Mechanism::Unknown,
         None => Mechanism::None,
     };
     let step = chosen.and_then(|case| case.onset).or(onset.map(|onset| onset.step));
+    let step = if mechanism == Mechanism::Unknown { step.or(diverged) } else { step };
     let healthy = healthy::find(facts, step);
     let tensor = chosen.and_then(|case| case.tensor.clone());
     let interval = chosen.and_then(|case| case.interval).or(onset.map(|onset| onset.interval));
@@ -149,7 +157,7 @@ pub fn diagnose(analysis: &Analysis, assessment: &Assessment) -> Diagnosis {
         last_healthy_step: healthy.as_ref().map(|healthy| healthy.step),
         confidence: chosen.map_or(Confidence::Heuristic, |case| case.confidence),
         verdict: story::verdict(mechanism, tensor.as_deref(), step),
-        story: story::tell(facts, onset.as_ref(), chosen, healthy.as_ref()),
+        story: story::tell(facts, step, onset.as_ref(), chosen, healthy.as_ref()),
         evidence: chosen.map_or_else(Vec::new, |case| case.evidence.clone()),
         against: chosen.map_or_else(Vec::new, |case| case.against.clone()),
         runner_up: others.first().filter(|case| case.points > 0.0).map(|case| runner_up(case, chosen)),

@@ -13,11 +13,11 @@ const BEFORE_POINTS: usize = 20;
 /// The sentences.
 pub(super) fn tell(
     facts: Facts,
+    step: Option<u64>,
     onset: Option<&Onset>,
     case: Option<&Case>,
     healthy: Option<&Healthy>,
 ) -> Vec<String> {
-    let step = case.and_then(|case| case.onset).or_else(|| onset.map(|onset| onset.step));
     let mut story = Vec::new();
     let Some(step) = step else {
         story.push(seen(facts));
@@ -28,8 +28,10 @@ pub(super) fn tell(
     if let Some(case) = case {
         story.extend(case.reasons.iter().cloned());
     }
-    if let Some(onset) = onset {
-        story.push(first_sign(onset));
+    match onset {
+        Some(onset) => story.push(first_sign(onset)),
+        None if case.is_none() => story.push(format!("at step {step} the loss has diverged (FP503)")),
+        None => {}
     }
     story.extend(after(facts, step));
     if case.is_none() {

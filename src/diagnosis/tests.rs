@@ -5,7 +5,7 @@ use crate::analysis::model::{
     Analysis, IntervalAnalysis, Layer, LogAnalysis, LogPoint, MeasureLevel, Measured, Number, Role, Run,
     SCHEMA_VERSION, TensorInterval,
 };
-use crate::rules::Assessment;
+use crate::rules::{Assessment, Confidence, Finding, Severity, Subject};
 
 /// A run of `steps` logged steps whose gradient norm is 1 and whose loss falls from 4 towards 2, then edited.
 fn run(steps: u64, mut edit: impl FnMut(&mut LogPoint)) -> Analysis {
@@ -249,4 +249,59 @@ fn the_same_analysis_gives_the_same_diagnosis() {
     analysis.intervals = (0..10).map(|index| interval(20 * index, &CALM)).collect();
     let once = diagnose(&analysis, &Assessment::default());
     assert_eq!(once, diagnose(&analysis, &Assessment::default()));
+}
+
+#[test]
+fn a_divergence_that_a_rule_found_is_a_failure_though_nothing_shows_why() {
+    let found = Finding {
+        rule: "FP503".to_owned(),
+        name: "divergence".to_owned(),
+        severity: Severity::Critical,
+        confidence: Confidence::Calibrated,
+        checkpoint: "run".to_owned(),
+        step: Some(7),
+        subject: Subject::Checkpoint,
+        message: String::new(),
+        evidence: Vec::new(),
+        advice: String::new(),
+    };
+    let assessment = Assessment { findings: vec![found], ..Assessment::default() };
+    let diagnosis = diagnose(&run(200, |_| {}), &assessment);
+    assert_eq!((diagnosis.mechanism, diagnosis.onset_step), (Mechanism::Unknown, Some(7)));
+    assert!(
+        diagnosis.story.iter().any(|sentence| sentence.contains("has diverged")),
+        "{:?}",
+        diagnosis.story
+    );
+}
+
+/// Intervals in which some tensors moved and then did not, while another goes on.
+fn stopping(stops: &[(&str, Role)]) -> Analysis {
+    let mut analysis = run(80, |_| {});
+    for from_step in [0, 20, 40, 60] {
+        let names: Vec<(&str, f64)> =
+            stops.iter().map(|(name, _)| (*name, 1.0)).chain([("other.weight", 1.0)]).collect();
+        let mut one = interval(from_step, &names);
+        for (tensor, (_, role)) in one.tensors.iter_mut().zip(stops) {
+            tensor.role = *role;
+            tensor.change_rms = Measured::Value(if from_step < 40 { 1e-3 } else { 0.0 });
+        }
+        one.tensors.last_mut().unwrap().change_rms = Measured::Value(1e-3);
+        analysis.intervals.push(one);
+    }
+    analysis
+}
+
+#[test]
+fn a_layer_that_stops_is_frozen_and_a_bias_alone_rests() {
+    let layer = stopping(&[("conv.weight", Role::Linear), ("conv.bias", Role::Bias)]);
+    let diagnosis = diagnose(&layer, &Assessment::default());
+    assert_eq!((diagnosis.mechanism, diagnosis.tensor.as_deref()), (Mechanism::Frozen, Some("conv.weight")));
+    assert!(
+        diagnosis.story.iter().any(|one| one.contains("conv.weight and 1 more parameter were")),
+        "{:?}",
+        diagnosis.story
+    );
+    let bias = stopping(&[("conv.bias", Role::Bias)]);
+    assert_eq!(diagnose(&bias, &Assessment::default()).mechanism, Mechanism::None);
 }

@@ -57,12 +57,12 @@ const CONVENTIONS: &[(&str, Axes, Role)] = &[
     ("block_sparse_moe|moe|*moe|mlp|ffn|feed_forward.gate|wg|shared_expert_gate.weight", Two, Role::Router),
 
     // Positions, before the tokens, whose patterns are wider.
-    ("wpe|embed_positions|position_embedding|position_embeddings|position_embeds|pos_embedding|pos_emb|pos_embed|positional_embedding|position_emb.weight", Any, Role::PositionEmbedding),
+    ("wpe|pos|pos_embd|position_embedding_table|embed_positions|position_embedding|position_embeddings|position_embeds|pos_embedding|pos_emb|pos_embed|positional_embedding|position_emb.weight", Any, Role::PositionEmbedding),
     ("positional_embedding|position_embedding|position_embeddings|pos_embed|pos_embedding|pos_emb|position_emb|relative_position_bias_table", Any, Role::PositionEmbedding),
     ("relative_attention_bias.weight", Two, Role::PositionEmbedding),
 
-    // Tokens: GPT-2, LLaMA, BERT, T5, BLOOM, NeoX, native LLaMA, ESPnet, torchtext.
-    ("wte|embed_tokens|word_embedding|word_embeddings|tok_embeddings|tok_embedding|token_embedding|token_embeddings|token_emb|tok_emb|embed_in|shared.weight", Two, Role::TokenEmbedding),
+    // Tokens: GPT-2, LLaMA, BERT, T5, BLOOM, NeoX, native LLaMA, ESPnet, torchtext, llama.cpp, tutorials.
+    ("wte|embed_tokens|word_embedding|word_embeddings|tok_embeddings|tok_embedding|token_embedding|token_embeddings|token_emb|tok_emb|tok_embd|token_embedding_table|tok|tokens|vocab|lut|embed_in|shared.weight", Two, Role::TokenEmbedding),
     ("token_type_embeddings|token_type_embedding|segment_embeddings|segment_embedding.weight", Two, Role::TokenEmbedding),
     ("emb|embed|embedd*|embeddings|embedding_table|char_embedding.weight", Two, Role::TokenEmbedding),
     ("embedding|embeddings", Two, Role::TokenEmbedding),

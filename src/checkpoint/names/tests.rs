@@ -58,8 +58,13 @@ fn llama_mistral_qwen_and_gemma() {
         ("lm_head.weight", &[32000, 4096], Role::OutputHead),
     ];
     check("LLaMA", &rows);
-    let native: [Row<'_>; 9] = [
+    let native: [Row<'_>; 14] = [
         ("tok_embeddings.weight", &[32000, 4096], Role::TokenEmbedding),
+        ("token_embedding_table.weight", &[65, 384], Role::TokenEmbedding),
+        ("position_embedding_table.weight", &[256, 384], Role::PositionEmbedding),
+        ("tok.weight", &[96, 64], Role::TokenEmbedding),
+        ("pos.weight", &[64, 64], Role::PositionEmbedding),
+        ("src_embed.0.lut.weight", &[11, 512], Role::TokenEmbedding),
         ("layers.0.attention.wq.weight", &[4096, 4096], Role::AttentionQuery),
         ("layers.0.attention.wo.weight", &[4096, 4096], Role::AttentionOutput),
         ("layers.0.feed_forward.w1.weight", &[11008, 4096], Role::MlpGate),

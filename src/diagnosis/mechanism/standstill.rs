@@ -63,18 +63,21 @@ fn stopped(facts: Facts) -> Option<Case> {
         };
         let still: Vec<&TensorInterval> =
             still.into_iter().filter(stays).filter(|tensor| !is_counting(facts, interval, tensor)).collect();
+        // A bias before a norm has no gradient but rounding noise, and rests once steps are smaller than its ulp.
+        if still.iter().all(|tensor| matches!(tensor.role, Role::Bias)) {
+            continue;
+        }
         let Some(first) = still.first() else { continue };
         let (from, to) = (interval.from_step, interval.to_step);
         let all = still.len() == interval.tensors.len();
-        let what = if all {
-            "no parameter".to_owned()
-        } else {
-            format!("{} and {} more parameters not", first.canonical_name, still.len() - 1)
-        };
-        let sentence = if all {
-            format!("from step {from} on {what} moved any more")
-        } else {
-            format!("from step {from} on {what} updated any more, while the others were")
+        let name = &first.canonical_name;
+        let sentence = match still.len() - 1 {
+            _ if all => format!("from step {from} on no parameter moved any more"),
+            0 => format!("from step {from} on {name} was not updated any more, while the others were"),
+            more => format!(
+                "from step {from} on {name} and {} were not updated any more, while the others were",
+                number::counted(more as u64, "more parameter")
+            ),
         };
         let case = Case::of(Mechanism::Frozen)
             .with_confidence(Confidence::Exact)
