@@ -514,7 +514,7 @@ mod tests {
         for text in [
             format!("{{{log}, \"epoch\": 0.6667, \"step\": 3}}"),
             format!("{{\"epoch\":0.6667,{log}}}"),
-            format!("{{\n  \"best\": null,\n  \"epoch\" : 0.6667\n}}"),
+            "{\n  \"best\": null,\n  \"epoch\" : 0.6667\n}".to_owned(),
         ] {
             assert_eq!(outermost(&text, "\"epoch\""), Some("0.6667"), "{text}");
         }
