@@ -101,15 +101,15 @@ fn clip(text: &str) -> std::result::Result<Clip, String> {
 
 pub fn run(arguments: &Arguments) -> Result<Outcome> {
     arguments.outputs.check_for_text(&arguments.flags.inputs(&arguments.run))?;
-    let is_ours = flashpoint::train::is_run(&arguments.run);
-    if is_ours && arguments.command.is_empty() && !arguments.dry_run {
-        return arguments.go_on();
-    }
-    if arguments.what_if {
+    let goes_on_here =
+        arguments.command.is_empty() && !arguments.dry_run && flashpoint::train::is_run(&arguments.run);
+    if goes_on_here {
+        arguments.refuse_what_is_for_commands()?;
+    } else if arguments.what_if {
         let message = "several settings are tried only on a run of flashpoint train".to_owned();
         return Err(ErrorKind::NotDone { message, advice: "leave --what-if out" }.in_file(&arguments.run));
     }
-    if arguments.command.is_empty() && !arguments.dry_run {
+    if arguments.command.is_empty() && !arguments.dry_run && !goes_on_here {
         let message =
             "only the program that trained it can go on with this run, and no command was given".to_owned();
         let advice = "give it behind --: flashpoint resume RUN -- python train.py --resume-from {checkpoint}";
@@ -123,6 +123,9 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
         return Ok(Outcome::Interrupted);
     }
     let chosen = choose(&arguments.run, &history, arguments.from, looked.diagnosis.as_ref())?;
+    if goes_on_here {
+        return arguments.go_on(&looked, &chosen, &context);
+    }
     let mut prepared = arguments.prepare(&chosen, &policy, &context)?;
     let settings = Settings {
         checkpoint: prepared.checkpoint.clone(),

@@ -1,14 +1,15 @@
 //! `flashpoint resume RUN` of a run that `flashpoint train` wrote: it goes on here, in a new directory.
 
 use flashpoint::clip::{FixedNorm, Method};
+use flashpoint::context::Context;
 use flashpoint::error::{ErrorKind, Result};
 use flashpoint::number::short;
-use flashpoint::recover::{choose, new_run};
+use flashpoint::recover::{Chosen, new_run};
 use flashpoint::report::train_page;
 use flashpoint::train::{self, Clipping, Resumption, Settings};
 
 use super::Outcome;
-use super::resume::{Arguments, Clip};
+use super::resume::{Arguments, Clip, Looked};
 use super::training::Watch;
 
 /// By what `--what-if` multiplies the learning rate where nothing else is asked for.
@@ -18,19 +19,18 @@ const LOWER: f64 = 0.1;
 const USUAL: f64 = 1.0;
 
 impl Arguments {
-    /// Goes on from the chosen state with the settings that are asked for, or with several of them.
-    pub(super) fn go_on(&self) -> Result<Outcome> {
-        if self.repair || self.watch.is_some() {
-            let message =
-                "it is a run of flashpoint train, which goes on here and not in another program".to_owned();
-            let advice = "leave --repair and --watch out";
-            return Err(ErrorKind::NotDone { message, advice }.in_file(&self.run));
+    /// Refuses what only another's program could be told or watched by.
+    pub(super) fn refuse_what_is_for_commands(&self) -> Result<()> {
+        if !self.repair && self.watch.is_none() {
+            return Ok(());
         }
-        let context = self.reading.context()?;
-        let policy = self.reading.policy(&context)?;
-        let history = self.flags.history(&self.run, &context)?;
-        let looked = self.look(&history, &policy, &context)?;
-        let chosen = choose(&self.run, &history, self.from, looked.diagnosis.as_ref())?;
+        let message =
+            "it is a run of flashpoint train, which goes on here and not in another program".to_owned();
+        Err(ErrorKind::NotDone { message, advice: "leave --repair and --watch out" }.in_file(&self.run))
+    }
+
+    /// Goes on from the chosen state with the settings that are asked for, or with several of them.
+    pub(super) fn go_on(&self, looked: &Looked, chosen: &Chosen, context: &Context) -> Result<Outcome> {
         let to = match &self.to {
             Some(to) => to.clone(),
             None => new_run(&self.run)?,
@@ -43,7 +43,7 @@ impl Arguments {
             max_steps: None,
         };
         let mut watch = Watch::start(self.outputs.quiet);
-        let trained = train::resume(&resumption, &context, &mut |event| watch.see(event))?;
+        let trained = train::resume(&resumption, context, &mut |event| watch.see(event))?;
         watch.finish();
         println!("from {}: {}", chosen.checkpoint, chosen.because);
         if let Some(sentence) = &looked.clipping {

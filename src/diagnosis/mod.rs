@@ -138,14 +138,16 @@ pub fn diagnose(analysis: &Analysis, assessment: &Assessment) -> Diagnosis {
         Some((first, others)) if first.points >= mechanism::ENOUGH => (Some(first), others),
         _ => (None, &cases[..]),
     };
-    let diverged = diverged(assessment);
+    let seen = onset.map(|onset| onset.step);
+    let step = match chosen {
+        Some(case) => case.onset.or(seen),
+        None => seen.or_else(|| diverged(assessment)),
+    };
     let mechanism = match chosen {
         Some(case) => case.mechanism,
-        None if onset.is_some() || diverged.is_some() => Mechanism::Unknown,
+        None if step.is_some() => Mechanism::Unknown,
         None => Mechanism::None,
     };
-    let step = chosen.and_then(|case| case.onset).or(onset.map(|onset| onset.step));
-    let step = if mechanism == Mechanism::Unknown { step.or(diverged) } else { step };
     let healthy = healthy::find(facts, step);
     let tensor = chosen.and_then(|case| case.tensor.clone());
     let interval = chosen.and_then(|case| case.interval).or(onset.map(|onset| onset.interval));

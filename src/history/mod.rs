@@ -16,6 +16,9 @@ pub mod log;
 
 pub use log::{Column, Columns, Earlier, Log, LogSemantics, LogSource, Number, Quantity, Record};
 
+/// Words for the parts of the data that are not trained on.
+const EVALUATION: &[&str] = &["eval", "evaluation", "valid", "validation", "val", "test"];
+
 /// A run as found on disk.
 #[derive(Debug)]
 pub struct History {

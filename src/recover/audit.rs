@@ -18,6 +18,7 @@ use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::{InputFile, sibling};
 use crate::format::detect;
+use crate::history::log;
 use crate::number::counted;
 use crate::tensor::DType;
 
@@ -456,42 +457,7 @@ fn root_keys(checkpoint: &Checkpoint, context: &Context) -> BTreeSet<String> {
     keys.filter_map(|&(key, _)| objects.text(key).map(str::to_owned)).collect()
 }
 
-/// The word behind a key, quotation marks included, of the outermost object of a text like JSON, however it is indented.
-fn outermost<'t>(text: &'t str, key: &str) -> Option<&'t str> {
-    let (mut depth, mut at) = (0u32, 0);
-    while let Some(&byte) = text.as_bytes().get(at) {
-        match byte {
-            b'{' | b'[' => depth += 1,
-            b'}' | b']' => depth = depth.saturating_sub(1),
-            b'"' => {
-                let rest = &text[at + 1..];
-                let end = text_length(rest)?;
-                let value = rest[end + 1..].trim_start().strip_prefix(':');
-                if depth == 1 && text[at..].starts_with(key) && key.len() == end + 2 {
-                    let ends = |character: char| matches!(character, ',' | '}') || character.is_whitespace();
-                    return value?.trim_start().split(ends).next();
-                }
-                at += end + 1;
-            }
-            _ => {}
-        }
-        at += 1;
-    }
-    None
-}
-
-/// Bytes up to the quotation mark that ends a text; those behind a backslash do not.
-fn text_length(text: &str) -> Option<usize> {
-    let mut is_escaped = false;
-    text.bytes().position(|byte| {
-        let ends = byte == b'"' && !is_escaped;
-        is_escaped = byte == b'\\' && !is_escaped;
-        ends
-    })
-}
-
-/// What `trainer_state.json` says under `epoch`. Python writes NaN into its log, which is no JSON: only the one key is
-/// looked for.
+/// What `trainer_state.json` says under `epoch`.
 fn epoch_in(directory: &Path, context: &Context) -> Result<Option<f64>> {
     let path = &sibling(directory, TRAINER_STATE)?;
     let file = InputFile::open(path, context)?;
@@ -500,28 +466,5 @@ fn epoch_in(directory: &Path, context: &Context) -> Result<Option<f64>> {
         return Err(kind.in_file(path));
     }
     let mut buffer = Vec::new();
-    let text = String::from_utf8_lossy(file.bytes(0..file.len(), &mut buffer)?);
-    Ok(outermost(&text, "\"epoch\"").and_then(|value| value.parse().ok()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_epoch_is_that_of_the_outermost_object_however_it_is_written() {
-        let log = r#""log_history": [{"epoch": 0.1, "loss": NaN, "note": "a \" } b"}]"#;
-        for text in [
-            format!("{{{log}, \"epoch\": 0.6667, \"step\": 3}}"),
-            format!("{{\"epoch\":0.6667,{log}}}"),
-            "{\n  \"best\": null,\n  \"epoch\" : 0.6667\n}".to_owned(),
-        ] {
-            assert_eq!(outermost(&text, "\"epoch\""), Some("0.6667"), "{text}");
-        }
-        for text in
-            [format!("{{{log}}}"), "{\"epoch".to_owned(), "[1, \"epoch\", 2]".to_owned(), String::new()]
-        {
-            assert_eq!(outermost(&text, "\"epoch\""), None, "{text}");
-        }
-    }
+    Ok(log::outermost_number(file.bytes(0..file.len(), &mut buffer)?, "epoch"))
 }

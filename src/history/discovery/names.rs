@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::checkpoint::step_in_name;
+use crate::history::EVALUATION;
 
 /// Extensions of files that may hold tensors of a checkpoint.
 const TENSORS: &[&str] = &["safetensors", "pt", "pth", "bin", "ckpt", "tar", "npz"];
@@ -13,8 +14,8 @@ const ROWS: &[&str] = &["jsonl", "ndjson", "csv", "tsv"];
 /// Extensions of what a terminal showed.
 const TEXTS: &[&str] = &["log", "txt", "out", "stdout", "err"];
 
-/// Words in names of logs that are not of training.
-const NOT_TRAINING: &[&str] = &["eval", "evaluation", "valid", "validation", "val", "test", "predictions"];
+/// Beside words for evaluation, one in names of logs that are not of training.
+const PREDICTIONS: &str = "predictions";
 
 /// Names of files that stand beside a model and are none.
 const BESIDE: &[&str] = &[
@@ -87,7 +88,7 @@ pub(super) fn log(name: &str) -> Option<LogName> {
         return Some(LogName::Rows);
     }
     let words = words(name);
-    if words.iter().any(|word| NOT_TRAINING.contains(&word.as_str())) {
+    if words.iter().any(|word| EVALUATION.contains(&word.as_str()) || word == PREDICTIONS) {
         return None;
     }
     let extension = extension(name);

@@ -37,6 +37,7 @@ use detect::ReadLog;
 pub use earlier::Earlier;
 pub use number::Number;
 use table::Table;
+pub use trainer_state::outermost_number;
 
 /// Everything the logs of a run say.
 #[derive(Debug, Clone, PartialEq, Default)]

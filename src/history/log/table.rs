@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use super::columns::{self, Column, Quantity, Recognised};
 use super::json::number;
 use crate::error::ErrorKind;
+use crate::history::EVALUATION;
 
 /// More numbers than this in one log are refused.
 const MAX_POINTS: usize = 40_000_000;
@@ -12,9 +13,8 @@ const MAX_POINTS: usize = 40_000_000;
 /// Logs with more columns than this are refused: no trainer writes one a batch.
 const MAX_COLUMNS: usize = 100_000;
 
-/// Parts of the data that are not trained on, as training loops call them.
-const EVALUATIONS: &[&str] =
-    &["val", "valid", "validation", "validate", "eval", "evaluation", "test", "testing", "dev", "heldout"];
+/// What rows say of an evaluation beside the words that names of files have.
+const ALSO_EVALUATION: &[&str] = &["validate", "testing", "dev", "heldout"];
 
 /// A log as it is written.
 #[derive(Debug)]
@@ -236,7 +236,8 @@ impl Table {
 
 /// Whether the part of the data that a row is of is not trained on.
 fn is_evaluation(part: &str) -> bool {
-    EVALUATIONS.contains(&part.trim().to_lowercase().as_str())
+    let part = part.trim().to_lowercase();
+    EVALUATION.contains(&part.as_str()) || ALSO_EVALUATION.contains(&part.as_str())
 }
 
 /// A step count: a whole number, as loggers often write it with a point.

@@ -104,3 +104,42 @@ fn place(bytes: &[u8], at: usize) -> At {
     let column = before.len() - before.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1) + 1;
     At::Line(line, column)
 }
+
+/// The number under `key` in the outermost object of a text that is JSON but for NaN, as the Trainer writes it; `None` where
+/// there is none.
+pub fn outermost_number(bytes: &[u8], key: &str) -> Option<f64> {
+    let mut found = None;
+    // What stands before the text stops being JSON counts.
+    let _ = Reader::new(bytes).object(&mut |own, reader| {
+        if own != key || matches!(reader.peek(), Some(b'{' | b'[')) {
+            return reader.skip();
+        }
+        if let Scalar::Number(number) = reader.scalar()? {
+            found = Some(number);
+        }
+        Ok(())
+    });
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_epoch_is_that_of_the_outermost_object_however_it_is_written() {
+        let log = r#""log_history": [{"epoch": 0.1, "loss": NaN, "note": "a \" } b"}]"#;
+        for text in [
+            format!("{{{log}, \"epoch\": 0.6667, \"step\": 3}}"),
+            format!("{{\"epoch\":0.6667,{log}}}"),
+            "{\n  \"best\": null,\n  \"epoch\" : 0.6667\n}".to_owned(),
+        ] {
+            assert_eq!(outermost_number(text.as_bytes(), "epoch"), Some(0.6667), "{text}");
+        }
+        for text in
+            [format!("{{{log}}}"), "{\"epoch".to_owned(), "[1, \"epoch\", 2]".to_owned(), String::new()]
+        {
+            assert_eq!(outermost_number(text.as_bytes(), "epoch"), None, "{text}");
+        }
+    }
+}
