@@ -132,7 +132,11 @@ impl Vector for Avx2 {
 
     #[inline(always)]
     fn abs(self) -> Self {
-        registers!(Self(self.0.map(|half| _mm256_andnot_pd(_mm256_set1_pd(-0.0), half))))
+        // Without `map`, which is a call where crates are not optimised together.
+        registers!({
+            let sign = _mm256_set1_pd(-0.0);
+            Self([_mm256_andnot_pd(sign, self.0[0]), _mm256_andnot_pd(sign, self.0[1])])
+        })
     }
 
     #[inline(always)]
