@@ -58,11 +58,6 @@ pub(super) fn at_most(norm: &SpectralNorm) -> f64 {
 /// By how much a map is brought below its limit, so that rounding each element to the stored dtype does not bring it back: twice
 /// the unit roundoff, for the elements and for the measurement.
 fn margin(dtype: Option<DType>) -> f64 {
-    let digits = match dtype {
-        Some(DType::F64) => 53,
-        Some(DType::F16) => 11,
-        Some(DType::Bf16) => 8,
-        _ => 24,
-    };
-    2.0 * 0.5f64.powi(digits)
+    let unit = dtype.and_then(DType::unit_roundoff).unwrap_or(f64::from(f32::EPSILON) / 2.0);
+    2.0 * unit
 }

@@ -82,14 +82,9 @@ fn exceeds_rounding(tensor: &TensorDifference) -> bool {
     tensor.relative_difference.value().is_some_and(|&difference| difference > unit)
 }
 
-/// Half the spacing at 1.
+/// Nothing for f64, which the elements were compared in.
 fn roundoff(dtype: DType) -> f64 {
-    match dtype {
-        DType::Bf16 => 2f64.powi(-8),
-        DType::F16 => 2f64.powi(-11),
-        DType::F32 => 2f64.powi(-24),
-        _ => 0.0,
-    }
+    dtype.unit_roundoff().filter(|_| dtype != DType::F64).unwrap_or(0.0)
 }
 
 /// The report as text.

@@ -110,6 +110,18 @@ impl DType {
         }
     }
 
+    /// Half the spacing at 1: by how much rounding to it moves a number at most, relative to the number. `None` for what is
+    /// narrower than half precision or no float.
+    pub const fn unit_roundoff(self) -> Option<f64> {
+        match self {
+            DType::F64 => Some(1.0 / (1u64 << 53) as f64),
+            DType::F32 => Some(1.0 / (1u64 << 24) as f64),
+            DType::F16 => Some(1.0 / (1u64 << 11) as f64),
+            DType::Bf16 => Some(1.0 / (1u64 << 8) as f64),
+            _ => None,
+        }
+    }
+
     /// What may be computed over it.
     pub const fn kind(self) -> Kind {
         match self {

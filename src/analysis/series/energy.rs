@@ -19,6 +19,9 @@ use crate::tensor::DType;
 /// Relative error beyond which an energy is none.
 pub const LARGEST_ERROR: f64 = 0.1;
 
+/// Unit roundoff of half precision.
+const HALF_PRECISION: f64 = 1.0 / 2048.0;
+
 /// 1−β₂ below which bf16 second moments do not decay.
 const BF16_DECAY: f64 = crate::analysis::optimizer::bound::BF16_DECAY;
 
@@ -83,13 +86,9 @@ impl Ends {
         number(self.after / (self.decay() * self.before))
     }
 
+    /// The spacing at 1 of the coarser of the two dtypes; what is narrower than half precision is taken for it.
     fn roundoff(&self) -> f64 {
-        let of = |dtype| match dtype {
-            DType::F64 => 2f64.powi(-52),
-            DType::F32 => 2f64.powi(-23),
-            DType::Bf16 => 2f64.powi(-7),
-            _ => 2f64.powi(-10),
-        };
+        let of = |dtype: DType| 2.0 * dtype.unit_roundoff().unwrap_or(HALF_PRECISION);
         of(self.dtypes[0]).max(of(self.dtypes[1]))
     }
 }
