@@ -245,6 +245,14 @@ pub struct Problem {
     pub damage: bool,
 }
 
+impl Problem {
+    /// The file, the place in it, and what is wrong, in one sentence.
+    pub fn told(&self) -> String {
+        let place = self.at.as_ref().map(|at| format!(", {at}")).unwrap_or_default();
+        format!("{}{place}: {}", self.file, self.message)
+    }
+}
+
 /// A global outside the allow-list.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct GlobalAnalysis {

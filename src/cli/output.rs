@@ -56,7 +56,9 @@ enum Format {
 }
 
 /// Endings of file names that say the format.
-const ENDINGS: [(&str, Format); 5] = [
+const ENDINGS: [(&str, Format); 7] = [
+    ("txt", Format::Terminal),
+    ("log", Format::Terminal),
     ("json", Format::Json),
     ("md", Format::Markdown),
     ("html", Format::Html),
@@ -105,8 +107,8 @@ impl FromStr for Target {
         let named =
             text.split_once('=').and_then(|(name, path)| Some((Format::from_str(name, true).ok()?, path)));
         let (format, path) = match named {
-            Some((format, path)) => (format, path),
-            None => (by_ending(text).unwrap_or(Format::Terminal), text),
+            Some((format, path)) => (Some(format), path),
+            None => (by_ending(text), text),
         };
         let looks_like_a_format =
             |prefix: &str| !prefix.is_empty() && prefix.chars().all(|c| c.is_ascii_lowercase());
@@ -118,13 +120,16 @@ impl FromStr for Target {
         if path.is_empty() {
             return Err("no file name after the format".to_owned());
         }
+        let format = format.ok_or_else(|| {
+            format!("no report has this ending; take .txt, .json, .md, .html, .sarif or .xml, or name the format: terminal={text}")
+        })?;
         Ok(Self { format, path: path.into() })
     }
 }
 
-/// The format that the ending of a file's name says.
+/// The format that the ending of a file's name says: text where there is no ending, such as `/dev/stderr`.
 fn by_ending(name: &str) -> Option<Format> {
-    let ending = Path::new(name).extension()?;
+    let Some(ending) = Path::new(name).extension() else { return Some(Format::Terminal) };
     ENDINGS.iter().find(|(known, _)| ending.eq_ignore_ascii_case(known)).map(|(_, format)| *format)
 }
 

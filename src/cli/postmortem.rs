@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use flashpoint::analysis::model::CheckpointAnalysis;
+use flashpoint::analysis::unread;
 use flashpoint::diagnosis::diagnose;
 use flashpoint::error::Result;
 use flashpoint::report::{
@@ -59,7 +60,8 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
     let assessment = rules::evaluate(&analysis, &policy.thresholds);
     let failed = arguments.fail_on.fails(assessment.worst());
     let diagnosis = diagnose(&analysis, &assessment);
-    let report = PostMortem::new(analysis, assessment, diagnosis, &policy.thresholds);
+    let unread = measured.errors.iter().map(unread).collect();
+    let report = PostMortem::new(analysis, assessment, diagnosis, &policy.thresholds).without(unread);
     let interrupted = context.cancelled();
     let report = if interrupted { report.interrupted() } else { report };
     let renderings = Renderings {

@@ -48,7 +48,7 @@ pub struct Arguments {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Edits")]
 struct Edits {
-    /// Reset the optimizer state that findings say is not whole; the default with --plan
+    /// Reset the optimizer state that findings say is not whole; the default where no edit is named
     #[arg(long)]
     from_findings: bool,
     /// Reset the optimizer state of parameters whose moments are not finite or impossible
@@ -111,7 +111,7 @@ fn cast(text: &str) -> std::result::Result<(String, DType), String> {
 }
 
 impl Edits {
-    fn wanted(&self, plan: bool) -> Wanted {
+    fn wanted(&self) -> Wanted {
         let asked = self.drop_non_finite
             || !self.reset_moments.is_empty()
             || [self.lr_scale, self.epsilon, self.beta2].iter().any(Option::is_some)
@@ -120,7 +120,7 @@ impl Edits {
             || !self.sync_replicas.is_empty()
             || !self.cast.is_empty();
         Wanted {
-            from_findings: self.from_findings || plan && !asked,
+            from_findings: self.from_findings || !asked,
             drop_non_finite: self.drop_non_finite,
             reset_moments: self.reset_moments.clone(),
             lr_scale: self.lr_scale,
@@ -143,7 +143,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
     arguments.outputs.check_for_text(&inputs)?;
     let context = arguments.reading.context()?;
     let policy = arguments.reading.policy(&context)?;
-    let wanted = arguments.edits.wanted(arguments.plan);
+    let wanted = arguments.edits.wanted();
     let checkpoint = Checkpoint::read(&arguments.checkpoint, &policy.names, &context)?;
     let level = level(&wanted, &arguments.reading, arguments.plan);
     let progress = Progress::start(&context, arguments.outputs.quiet);

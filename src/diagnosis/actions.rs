@@ -40,6 +40,15 @@ pub(super) fn recommend(facts: Facts, case: &Case, healthy: Option<&Healthy>) ->
     actions
 }
 
+/// What to do where something went wrong, and what is kept does not show what.
+pub(super) fn without_a_cause(facts: Facts, healthy: Option<&Healthy>) -> Vec<Action> {
+    let mut actions: Vec<Action> = healthy.map(|healthy| resume(facts, healthy)).into_iter().collect();
+    actions.push(say(
+        "go on with gradient dumps every few steps and checkpoints closer together: the next one will show its cause",
+    ));
+    actions
+}
+
 /// Whether every checkpoint already has what was wrong from the first step on.
 fn is_of_the_start(case: &Case) -> bool {
     let initial =
@@ -50,18 +59,30 @@ fn is_of_the_start(case: &Case) -> bool {
 fn resume(facts: Facts, healthy: &Healthy) -> Action {
     let name = healthy.name.as_str();
     let layout = facts.analysis.checkpoints.iter().find(|one| one.name == healthy.name).map(|one| one.layout);
-    let framework = match layout {
+    let frameworks = match layout {
+        Some(Layout::RunDirectory) => {
+            vec![("flashpoint", format!("flashpoint resume RUN --from {}", healthy.step))]
+        }
         Some(Layout::Lightning) => vec![("Lightning", format!("trainer.fit(model, ckpt_path=\"{name}\")"))],
         Some(Layout::HfTrainer) => {
             vec![("Hugging Face Trainer", format!("trainer.train(resume_from_checkpoint=\"{name}\")"))]
         }
-        _ => vec![
-            ("PyTorch", format!("state = torch.load(\"{name}\", weights_only=True)")),
-            ("Megatron-LM", format!("--load RUN --ckpt-step {}", healthy.step)),
-            ("DeepSpeed", format!("engine.load_checkpoint(\"RUN\", tag=\"{name}\")")),
-        ],
+        Some(Layout::Accelerate) => vec![("accelerate", format!("accelerator.load_state(\"{name}\")"))],
+        Some(Layout::ModelDirectory | Layout::Sharded) => {
+            vec![("transformers", format!("AutoModel.from_pretrained(\"{name}\")"))]
+        }
+        Some(Layout::SingleFile) if name.ends_with(".safetensors") => {
+            vec![("PyTorch", format!("state = safetensors.torch.load_file(\"{name}\")"))]
+        }
+        // Its class comes with it: only a program that knows it can load the module.
+        Some(Layout::SavedModule) => {
+            vec![("PyTorch", format!("model = torch.load(\"{name}\", weights_only=False)"))]
+        }
+        Some(Layout::SingleFile | Layout::NanoGpt | Layout::Timm | Layout::TrainingDict) | None => {
+            vec![("PyTorch", format!("state = torch.load(\"{name}\", weights_only=True)"))]
+        }
     };
-    let snippets = framework.into_iter().map(|(place, text)| Snippet::new(place, text)).collect();
+    let snippets = frameworks.into_iter().map(|(place, text)| Snippet::new(place, text)).collect();
     Action { what: format!("go back to {name} (step {})", healthy.step), snippets }
 }
 

@@ -168,7 +168,11 @@ pub fn diagnose(analysis: &Analysis, assessment: &Assessment) -> Diagnosis {
         } else {
             suspects::rank(facts, step, tensor.as_deref())
         },
-        actions: chosen.map_or_else(Vec::new, |case| actions::recommend(facts, case, healthy.as_ref())),
+        actions: match (chosen, mechanism) {
+            (Some(case), _) => actions::recommend(facts, case, healthy.as_ref()),
+            (None, Mechanism::Unknown) => actions::without_a_cause(facts, healthy.as_ref()),
+            (None, _) => Vec::new(),
+        },
         tensor,
     }
 }

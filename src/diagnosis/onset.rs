@@ -3,7 +3,7 @@
 use super::facts::{Facts, median, whole};
 use super::pulse;
 use crate::analysis::model::{CheckpointAnalysis, LogPoint, Measured};
-use crate::rules::{GIVEN_BACK, Habit};
+use crate::rules::{CollapseLimits, GIVEN_BACK, Habit, collapse};
 
 /// Robust z of ln(gradient norm) from which a step is a spike (risk catalogue E1, benchmarked in its section 6).
 pub(super) const SPIKE_Z: f64 = 6.0;
@@ -212,7 +212,8 @@ fn loss(facts: Facts) -> Option<Onset> {
             return Some(at(facts, first.0, Sign::Loss(rise.exp())));
         }
     }
-    None
+    let collapse = collapse(facts.points(), CollapseLimits::DEFAULT)?;
+    Some(at(facts, collapse.step, Sign::Loss(collapse.ratio)))
 }
 
 /// Whether levels of ln(loss) come back to about the lowest before they are twice as high.

@@ -38,21 +38,21 @@ pub(super) fn tell(
         story.push(missing(facts, step));
     }
     if let Some(healthy) = healthy {
-        let distance = step.saturating_sub(healthy.step);
-        story.push(format!(
-            "the newest checkpoint without a critical finding far enough before is {}, {} earlier",
-            healthy.name,
-            counted(distance, "step")
-        ));
-        if let Some(wanted) = healthy.wanted {
-            story.pop();
-            story.push(format!(
-                "{} is the newest clean checkpoint before it, {} earlier; {} would be safer, but none is that old",
-                healthy.name,
-                counted(distance, "step"),
+        let distance = counted(step.saturating_sub(healthy.step), "step");
+        let name = &healthy.name;
+        story.push(match healthy.wanted {
+            None => format!(
+                "the newest checkpoint without a critical finding far enough before is {name}, {distance} earlier"
+            ),
+            // Of a run that is younger than that, none could be.
+            Some(wanted) if wanted > step => {
+                format!("{name} is the newest clean checkpoint before it, {distance} earlier")
+            }
+            Some(wanted) => format!(
+                "{name} is the newest clean checkpoint before it, {distance} earlier; {} would be safer, but none is that old",
                 grouped(wanted)
-            ));
-        }
+            ),
+        });
     }
     story
 }
@@ -98,7 +98,10 @@ fn first_sign(onset: &Onset) -> String {
             )
         }
         Sign::Loss(ratio) => {
-            format!("the log shows it first at step {step}: the loss is {} times its minimum", short(ratio))
+            format!(
+                "the log shows it first at step {step}: the loss is {} times its lowest before",
+                short(ratio)
+            )
         }
         Sign::LossScale => format!("the log shows it first at step {step}: the loss scale comes down"),
     }

@@ -12,6 +12,7 @@ use crate::context::Context;
 use crate::error::{Error, Result};
 
 mod discovery;
+mod epochs;
 pub mod log;
 
 pub use log::{Column, Columns, Earlier, Log, LogSemantics, LogSource, Number, Quantity, Record};
@@ -99,6 +100,8 @@ pub struct Found {
     pub step: u64,
     /// Whether it was measured before.
     pub kind: FoundKind,
+    /// Its name counts epochs, and nothing beside it says a step: the number is an epoch's until a log says where that ended.
+    pub(crate) by_epoch: bool,
 }
 
 /// What a [`Found`] is.
@@ -121,12 +124,13 @@ impl History {
     pub fn read(run: &Path, options: &Options, context: &Context) -> Result<Self> {
         let mut history = Self::of(run, options);
         let (logs, clip_threshold) = discovery::discover(run, options, context, &mut history)?;
+        let logged = log::read(run, &logs, clip_threshold, options, context, &mut history)?;
+        epochs::place(&mut history, logged);
         if let Some(until) = options.until {
             history.checkpoints.retain(|found| found.step <= until);
             history.dumps.retain(|found| found.step <= until);
             history.replicas.retain(|found| found.step <= until);
         }
-        log::read(run, &logs, clip_threshold, options, context, &mut history)?;
         Ok(history)
     }
 

@@ -15,6 +15,7 @@ use crate::diagnosis::{Diagnosis, Mechanism};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::detect;
 use crate::history::{FoundKind, History};
+use crate::nearest::did_you_mean;
 use crate::number::{counted, grouped, short};
 
 /// Steps that are listed where none of them is the one asked for.
@@ -166,6 +167,12 @@ pub fn command(words: &[String], settings: &Settings) -> Result<(Vec<String>, Ve
         ("{skip_from}", settings.skip.map(|(from, _)| from.to_string()), "--skip-batches FIRST..LAST"),
         ("{skip_to}", settings.skip.map(|(_, to)| to.to_string()), "--skip-batches FIRST..LAST"),
     ];
+    if let Some((written, meant)) = words.iter().find_map(|word| mistyped(word, &values)) {
+        return refuse(
+            format!("there is no placeholder {written}{meant}"),
+            "the placeholders are {checkpoint}, {step}, {lr}, {clip_norm}, {skip_from} and {skip_to}",
+        );
+    }
     let mut told = Vec::new();
     for (placeholder, value, needs) in &values {
         if !words.iter().any(|word| word.contains(placeholder)) {
@@ -196,6 +203,17 @@ pub fn command(words: &[String], settings: &Settings) -> Result<(Vec<String>, Ve
         );
     }
     Ok((words.iter().map(|word| filled(word, &values)).collect(), told))
+}
+
+/// The first `{name}` of a word that is no placeholder and near to one, and which that is. Other braces are the program's own.
+fn mistyped<'a>(word: &'a str, values: &[Placeholder]) -> Option<(&'a str, String)> {
+    word.match_indices('{').find_map(|(at, _)| {
+        let written = &word[at..=at + word[at..].find('}')?];
+        let known = values.iter().map(|(placeholder, ..)| *placeholder);
+        let meant = did_you_mean(written, known.clone());
+        (!meant.is_empty() && !known.into_iter().any(|placeholder| placeholder == written))
+            .then_some((written, meant))
+    })
 }
 
 /// A word with its placeholders replaced, in one pass: a value that looks like a placeholder stays what it is.
@@ -315,6 +333,9 @@ mod tests {
         let clipped = Settings { clip_norm: Some(0.5), ..settings() };
         assert!(refused("train {checkpoint}", &clipped).contains("no {clip_norm}"));
         assert!(refused("train --lr {lr}", &settings()).contains("no {checkpoint}"));
+        assert!(
+            refused("train {checkpont}", &settings()).contains("{checkpont} (did you mean {checkpoint}?)")
+        );
         let skipping = Settings { skip: Some((3, 5)), ..settings() };
         assert!(refused("train {checkpoint} {skip_from}", &skipping).contains("no {skip_to}"));
     }

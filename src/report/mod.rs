@@ -175,8 +175,7 @@ impl Verdict {
     /// Says first that something was not read: what is said behind it is about the rest.
     fn mention(&mut self, unread: &[Problem], read: usize) {
         if let Some(first) = unread.first() {
-            let place = first.at.as_ref().map(|at| format!(", {at}")).unwrap_or_default();
-            let first = format!("{}{place}: {}", first.file, first.message);
+            let first = first.told();
             let rest = if read == 0 { String::new() } else { format!("; of the rest: {}", self.sentence) };
             let paths = unread.len() + read;
             self.sentence = format!("{} of {paths} paths could not be read ({first}){rest}", unread.len());

@@ -1,8 +1,10 @@
 //! E3: the loss rises above its lowest, for longer than noise does, or stops being a number.
 
+use super::collapse::{Limits, collapse};
 use super::logs::{GIVEN_BACK, allowed_rise, first_divergence, log};
 use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
 use crate::analysis::model::Analysis;
+use crate::number::short;
 
 pub(super) static RULE: Rule = Rule {
     code: "FP503",
@@ -30,6 +32,30 @@ pub(super) static RULE: Rule = Rule {
             default: GIVEN_BACK,
             unit: "of what the loss had fallen",
             source: "design: near zero a loss is a multiple of its lowest within 0.01 of its fall, and a divergence gives back all",
+        },
+        Threshold {
+            name: "early-peak",
+            default: Limits::DEFAULT.early_peak,
+            unit: "times the first loss",
+            source: "design: what the loss may rise to before its noise is known",
+        },
+        Threshold {
+            name: "unlearned",
+            default: Limits::DEFAULT.unlearned,
+            unit: "of the first loss",
+            source: "design: a run that ends within a tenth of its first loss has learned next to nothing",
+        },
+        Threshold {
+            name: "learned",
+            default: Limits::DEFAULT.learned,
+            unit: "of the loss",
+            source: "design: less is soon lost to another mix of data",
+        },
+        Threshold {
+            name: "gone",
+            default: Limits::DEFAULT.gone,
+            unit: "of what was learned",
+            source: "design: a network that guesses again has lost all of it",
         },
     ],
     check: Check::Run(check),
@@ -65,8 +91,37 @@ fn check(analysis: &Analysis, thresholds: &Thresholds, findings: &mut Findings) 
             limit,
             "times, medians of three",
         );
+    } else if findings.found.is_empty()
+        && let Some(collapse) = collapse(&log.points, limits(thresholds))
+    {
+        let message = if collapse.at_the_start {
+            format!(
+                "the loss explodes to {} times the first at step {}, and never comes below the level of the first again",
+                short(collapse.ratio),
+                collapse.step
+            )
+        } else {
+            format!(
+                "the loss is back at the level that the run began with from step {} on: what was learned is gone",
+                collapse.step
+            )
+        };
+        findings.push(Subject::Steps(collapse.step, last), message, advice).at_step(collapse.step).evidence(
+            "loss over what it was before",
+            collapse.ratio,
+            "times",
+        );
     } else if log.points.iter().all(|point| point.loss_ratio.is_none()) && findings.found.is_empty() {
         findings.not_evaluated(Subject::Run, "the losses are not positive: a ratio of them says nothing");
+    }
+}
+
+fn limits(thresholds: &Thresholds) -> Limits {
+    Limits {
+        early_peak: thresholds.get("early-peak"),
+        unlearned: thresholds.get("unlearned"),
+        learned: thresholds.get("learned"),
+        gone: thresholds.get("gone"),
     }
 }
 

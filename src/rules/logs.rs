@@ -182,7 +182,7 @@ pub(super) fn allowed_rise(point: &LogPoint, limit: f64, noise: f64) -> f64 {
 pub(crate) const GIVEN_BACK: f64 = 0.05;
 
 /// Points whose median is the level of a loss: medians of three have a lowest far below it where batches are small.
-const LEVEL_POINTS: usize = 15;
+pub(super) const LEVEL_POINTS: usize = 15;
 
 /// The first step at which the loss is above `limit` times its lowest, above what its noise explains and what it came back
 /// from before, and mostly stays there for ten points, or to the end. A loss that has fallen near to zero is soon a multiple

@@ -3,6 +3,7 @@
 //! A rule touches no bytes, files, devices or clocks. What it needs is declared, and the planner here reports every
 //! rule that could not be evaluated, with the missing need: absence is never silence.
 
+mod collapse;
 mod finding;
 mod intervals;
 mod jacobians;
@@ -88,6 +89,7 @@ mod test_jacobian;
 #[cfg(test)]
 mod test_support;
 
+pub(crate) use collapse::{Limits as CollapseLimits, collapse};
 pub use finding::{Confidence, Evidence, Finding, Findings, Severity, Subject};
 pub(crate) use fp802_block_gain_outlier::outlier_above;
 pub(crate) use logs::{GIVEN_BACK, Habit};

@@ -257,11 +257,11 @@ fn finish<B: Backend, T: Real>(
     tail: &Segment,
 ) -> Result<()> {
     for (draw, feed) in draws.iter_mut().zip(feeds) {
-        let Some(Targets::Classes(classes)) = &feed.targets else { continue };
+        let Some(targets) = &feed.targets else { continue };
         let gradient = parameters.with(backend, tail, |weights| {
             draw.tape.advance(weights, network.output)?;
-            let logits: Vec<f64> = draw.tape.download(network.output)?.into_iter().map(Into::into).collect();
-            let gradient = cross_entropy_gradient(&logits, classes)
+            let output: Vec<f64> = draw.tape.download(network.output)?.into_iter().map(Into::into).collect();
+            let gradient = loss_gradient(&output, targets)
                 .map_err(|message| ErrorKind::Probe { message }.in_file(Path::new("--input")))?;
             let cotangent = gradient.into_iter().map(T::from_f64).collect::<Vec<T>>();
             if tail.from == tail.to {
@@ -275,14 +275,32 @@ fn finish<B: Backend, T: Real>(
     Ok(())
 }
 
+/// The gradient by the output of what its targets are judged by: cross-entropy of classes, mean squared error of numbers.
+///
+/// # Errors
+/// A sentence that says what does not fit.
+pub(super) fn loss_gradient(output: &[f64], targets: &Targets) -> std::result::Result<Vec<f64>, String> {
+    match targets {
+        Targets::Classes(classes) => cross_entropy_gradient(output, classes),
+        Targets::Values(values) => {
+            if values.len() != output.len() {
+                return Err(format!(
+                    "its {} targets are not one for each of the {} numbers that come out",
+                    values.len(),
+                    output.len()
+                ));
+            }
+            let share = 2.0 / output.len() as f64;
+            Ok(output.iter().zip(values).map(|(given, wanted)| share * (given - wanted)).collect())
+        }
+    }
+}
+
 /// The gradient of the mean negative log-likelihood by the logits, one row a label; zero in rows whose label is left out.
 ///
 /// # Errors
 /// A sentence that says what does not fit.
-pub(super) fn cross_entropy_gradient(
-    logits: &[f64],
-    classes: &[u32],
-) -> std::result::Result<Vec<f64>, String> {
+fn cross_entropy_gradient(logits: &[f64], classes: &[u32]) -> std::result::Result<Vec<f64>, String> {
     probe::check_labels(classes, logits.len())?;
     let width = logits.len() / classes.len();
     let share = 1.0 / classes.iter().filter(|class| **class != IGNORED).count() as f64;

@@ -217,7 +217,10 @@ fn feeds(
                     Input::Features { shape, values }
                 }
             };
-            let targets = labels.map(|labels| classes(path, labels, index, batch, &input)).transpose()?;
+            let shapes = network.shapes(&input.shape()).map_err(refused)?;
+            let outputs = shapes[network.output.0].iter().product::<usize>() as u64;
+            let targets =
+                labels.map(|labels| targets(path, labels, (index, batch), &input, outputs)).transpose()?;
             Ok(Feed { input, targets })
         })
         .collect()
@@ -275,9 +278,23 @@ pub(super) fn check_labels(classes: &[u32], logits: usize) -> std::result::Resul
     Ok(())
 }
 
+/// What should come out for one input: a number for each of the `outputs` where that is what the file holds, else classes.
+fn targets(
+    path: &Path,
+    labels: &Tensor,
+    (index, batch): (u64, u64),
+    input: &Input,
+    outputs: u64,
+) -> Result<Targets> {
+    if labels.dtype.kind() == Kind::Float && labels.count() == outputs.saturating_mul(batch) {
+        return numbers(path, labels, index * outputs..(index + 1) * outputs).map(Targets::Values);
+    }
+    classes(path, labels, (index, batch), input)
+}
+
 /// The labels of one input: one for each token of it, or one for the whole.
 #[expect(clippy::cast_sign_loss, reason = "negative labels are refused")]
-fn classes(path: &Path, labels: &Tensor, index: u64, batch: u64, input: &Input) -> Result<Targets> {
+fn classes(path: &Path, labels: &Tensor, (index, batch): (u64, u64), input: &Input) -> Result<Targets> {
     let refused = |message: String| ErrorKind::Probe { message }.in_file(path);
     let each = labels.count() / batch.max(1);
     let rows = match input {
@@ -298,7 +315,9 @@ fn classes(path: &Path, labels: &Tensor, index: u64, batch: u64, input: &Input) 
         if value == IGNORE_INDEX {
             return Ok(IGNORED);
         }
-        Err(refused(format!("the label {value} is no class")))
+        Err(refused(format!(
+            "the label {value} is no class; the targets of a regression are one for each number that comes out"
+        )))
     };
     Ok(Targets::Classes(found.into_iter().map(class).collect::<Result<_>>()?))
 }

@@ -291,7 +291,8 @@ fn rows_whose_label_is_left_out_take_no_part_in_the_gradient() {
     // A causal network: what is left out at the end is as if it were not there, and another label there changes nothing.
     let some = with(vec![0, 3, 5, IGNORED, IGNORED]);
     assert!((some / with(vec![0, 3, 5, 10, 2]) - 1.0).abs() > 1e-3);
-    let network_gradient = |classes: &[u32]| super::measure::cross_entropy_gradient(&[0.5; 22], classes);
+    let network_gradient =
+        |classes: &[u32]| super::measure::loss_gradient(&[0.5; 22], &Targets::Classes(classes.to_vec()));
     let gradient = network_gradient(&[3, IGNORED]).unwrap();
     assert!(gradient[11..].iter().all(|x| *x == 0.0), "{gradient:?}");
     // Of uniform rows: 1/11 each, less 1 at the class.
@@ -305,6 +306,20 @@ fn rows_whose_label_is_left_out_take_no_part_in_the_gradient() {
         let error = network_gradient(classes).unwrap_err();
         assert!(error.contains(reason), "{error}");
     }
+}
+
+#[test]
+fn numbers_as_targets_are_judged_by_their_mean_squared_error() {
+    // The mean of (0.5 − 1)², (2 − 0)², (−1 + 1)² by each output: 2(y − t)/3.
+    let gradient =
+        |values: &[f64]| super::measure::loss_gradient(&[0.5, 2.0, -1.0], &Targets::Values(values.to_vec()));
+    let expected = [-1.0 / 3.0, 4.0 / 3.0, 0.0];
+    let found = gradient(&[1.0, 0.0, -1.0]).unwrap();
+    assert!(
+        found.iter().zip(expected).all(|(found, expected)| (found - expected).abs() < 1e-15),
+        "{found:?}"
+    );
+    assert!(gradient(&[1.0]).unwrap_err().contains("not one for each of the 3 numbers"));
 }
 
 #[test]

@@ -64,7 +64,7 @@ pub struct JacobianSetting {
 pub enum GradientSource {
     /// Random ones.
     Random,
-    /// Those of the cross-entropy of the probe's labels.
+    /// Those of the probe's labels: by cross-entropy where they are classes, by the mean squared error where they are numbers.
     Labels,
 }
 

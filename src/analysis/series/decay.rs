@@ -32,13 +32,13 @@ const ROUNDINGS: f64 = 3.0;
 impl Floor {
     /// Free decay over `steps` steps of a second moment stored as `dtype`.
     pub fn new(beta2: f64, steps: f64, dtype: DType) -> Self {
-        let (roundoff, normal) = match dtype {
-            DType::F64 => (f64::EPSILON / 2.0, f64::MIN_POSITIVE),
-            DType::F32 => (f64::from(f32::EPSILON) / 2.0, f64::from(f32::MIN_POSITIVE)),
-            DType::Bf16 => (2f64.powi(-9), f64::from(f32::MIN_POSITIVE)),
-            // Half precision, and what is narrower still.
-            _ => (2f64.powi(-11), 2f64.powi(-14)),
+        let normal = match dtype {
+            DType::F64 => f64::MIN_POSITIVE,
+            DType::F32 | DType::Bf16 => f64::from(f32::MIN_POSITIVE),
+            // Half precision; what is narrower still has no roundoff, and resolves nothing.
+            _ => 2f64.powi(-14),
         };
+        let roundoff = dtype.unit_roundoff().unwrap_or(1.0);
         let decay = beta2.powf(steps);
         let tolerance = ROUNDINGS * steps * roundoff;
         Self { decay, tolerance, smallest: normal / decay, is_sharp: tolerance <= LARGEST_TOLERANCE }

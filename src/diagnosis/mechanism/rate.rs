@@ -74,7 +74,7 @@ fn whole_model(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
     let onset = onset.filter(|onset| matches!(onset.sign, Sign::Loss(_) | Sign::GradientNorm(_)));
     if let Some(onset) = onset {
         let sign = match onset.sign {
-            Sign::Loss(ratio) => format!("the loss rose to {} times its minimum", short(ratio)),
+            Sign::Loss(ratio) => format!("the loss rose to {} times its lowest before", short(ratio)),
             Sign::GradientNorm(ratio) => {
                 format!("gradient norms rose to {} times their median", short(ratio))
             }

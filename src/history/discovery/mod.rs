@@ -183,6 +183,10 @@ impl Finds {
                 self.uncertain(&path, &shown, context, history);
                 continue;
             }
+            if names::epoch(&shown).is_some() {
+                self.without_step(&path, &shown, context, history);
+                continue;
+            }
             let numbered = names::numbered(&shown)
                 .filter(|(_, pattern)| patterns.get(pattern).is_some_and(|count| *count > 1));
             match numbered {
@@ -217,6 +221,9 @@ impl Finds {
         if let Some(step) = self.ask(path, context).or(names::step(shown).map(|(step, _)| step)) {
             self.checkpoints.push(Candidate::unnamed(path.to_owned(), shown.to_owned(), step));
             return;
+        }
+        if let Some(epoch) = names::epoch(shown) {
+            return self.checkpoints.push(Candidate::of_epoch(path.to_owned(), shown.to_owned(), epoch));
         }
         let reason = if self.opened >= MOST_OPENED {
             "there are too many files without a step in their names to open all"

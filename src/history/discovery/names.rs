@@ -119,6 +119,17 @@ pub(super) fn numbered(name: &str) -> Option<(u64, String)> {
     Some((number, format!("{}#{}", stem.get(..start)?, name.get(end..)?)))
 }
 
+/// The epoch in the last component of a path: 3 in `model_epoch_3.pth`, `epoch=3.ckpt`, `epoch3`.
+pub(super) fn epoch(path: &str) -> Option<u64> {
+    let name = path.rsplit('/').next().unwrap_or(path);
+    let words = words(name);
+    words.iter().enumerate().find_map(|(at, word)| {
+        let number = word.strip_prefix("epoch")?;
+        let number = if number.is_empty() { words.get(at + 1)? } else { number };
+        number.parse().ok()
+    })
+}
+
 /// The rank in a path, and the path without it: replicas differ in nothing else.
 pub(super) fn rank(path: &str) -> Option<(u64, String)> {
     let lower = path.to_ascii_lowercase();

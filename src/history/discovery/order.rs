@@ -16,11 +16,13 @@ pub(super) struct Candidate {
     kind: FoundKind,
     /// Its name has the step.
     named: bool,
+    /// What its name has is an epoch, and nothing says a step.
+    by_epoch: bool,
 }
 
 impl Candidate {
     pub(super) fn new(path: PathBuf, shown: String, step: u64) -> Self {
-        Self { path, shown, step, kind: FoundKind::Stored, named: true }
+        Self { path, shown, step, kind: FoundKind::Stored, named: true, by_epoch: false }
     }
 
     pub(super) fn measured(path: PathBuf, shown: String, step: u64) -> Self {
@@ -30,6 +32,15 @@ impl Candidate {
     /// One whose step only its contents tell, such as `last.ckpt`.
     pub(super) fn unnamed(path: PathBuf, shown: String, step: u64) -> Self {
         Self { named: false, ..Self::new(path, shown, step) }
+    }
+
+    /// One of which only the epoch is known, such as `model_epoch_3.pth`.
+    pub(super) fn of_epoch(path: PathBuf, shown: String, epoch: u64) -> Self {
+        Self { by_epoch: true, ..Self::new(path, shown, epoch) }
+    }
+
+    fn found(self) -> Found {
+        Found { path: self.path, step: self.step, kind: self.kind, by_epoch: self.by_epoch }
     }
 }
 
@@ -59,7 +70,7 @@ pub(super) fn settle(candidates: Vec<Candidate>, what: &str, history: &mut Histo
                 ),
             });
         }
-        found.push(Found { path: taken.path, step, kind: taken.kind });
+        found.push(taken.found());
     }
     found
 }
@@ -78,11 +89,7 @@ fn set_ranks_apart(group: &mut Vec<Candidate>, history: &mut History) {
     });
     *group = kept;
     let others: Vec<Candidate> = others;
-    history.replicas.extend(others.into_iter().map(|one| Found {
-        path: one.path,
-        step: one.step,
-        kind: one.kind,
-    }));
+    history.replicas.extend(others.into_iter().map(Candidate::found));
 }
 
 /// Of logs that differ only in the rank, leaves the lowest.

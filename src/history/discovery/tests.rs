@@ -194,3 +194,32 @@ fn a_link_to_a_file_is_followed_inside_the_run_only() {
 fn what_is_not_there_is_an_error() {
     assert!(History::read(Path::new("no/such/run"), &Options::default(), &Context::default()).is_err());
 }
+
+#[test]
+fn checkpoints_named_by_epoch_stand_where_the_log_says_that_their_epochs_ended() {
+    let folder = tempfile::tempdir().unwrap();
+    touch(
+        folder.path(),
+        &["model_epoch_1.pth", "model_epoch_2.pth", "epoch_3/model.safetensors", "model_epoch_4.pth"],
+    );
+    let steps = |history: &History| history.checkpoints.iter().map(|one| one.step).collect::<Vec<_>>();
+    let says =
+        |history: &History, text: &str| history.remarks.iter().any(|remark| remark.message.contains(text));
+
+    let alone = read(folder.path());
+    assert_eq!(steps(&alone), [1, 2, 3, 4]);
+    assert!(says(&alone, "no log says at which step an epoch ended"));
+
+    let rows: Vec<String> = (1..=30).map(|step| format!("{step},{},2.5", 1 + (step - 1) / 10)).collect();
+    std::fs::write(folder.path().join("log.csv"), format!("step,epoch,loss\n{}\n", rows.join("\n"))).unwrap();
+    let logged = read(folder.path());
+    assert_eq!(steps(&logged), [10, 20, 30]);
+    assert!(says(&logged, "the log ends before the epoch in its name"));
+    let until = Options { until: Some(20), ..Options::default() };
+    assert_eq!(steps(&History::read(folder.path(), &until, &Context::default()).unwrap()), [10, 20]);
+
+    std::fs::write(folder.path().join("log.csv"), "epoch,loss\n1,2.5\n2,2.4\n3,2.3\n4,2.2\n").unwrap();
+    let by_epoch = read(folder.path());
+    assert_eq!(steps(&by_epoch), [1, 2, 3, 4]);
+    assert!(!says(&by_epoch, "count epochs"));
+}

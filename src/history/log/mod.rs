@@ -143,7 +143,8 @@ pub(super) struct LogFile {
     pub name: String,
 }
 
-/// Reads `files`, joins them, settles what their numbers mean, and notes all of it in `history`.
+/// Reads `files`, joins them, settles what their numbers mean, and notes all of it in `history`. Steps with the epoch that a
+/// log says for each.
 ///
 /// # Errors
 /// When the user names a column that no log has.
@@ -154,7 +155,7 @@ pub(super) fn read(
     options: &Options,
     context: &Context,
     history: &mut History,
-) -> Result<()> {
+) -> Result<Vec<(u64, f64)>> {
     let mut reading = Reading { options, context, columns: BTreeSet::new() };
     let mut tables: Vec<Table> = read_states(&files.states, &mut reading, history).into_iter().collect();
     for file in &files.logs {
@@ -163,15 +164,20 @@ pub(super) fn read(
     reading.missing_column().map_or(Ok(()), |kind| Err(kind.in_file(run)))?;
     let clip_threshold = clip_threshold.or_else(|| tables.iter().find_map(|table| table.clip_threshold));
     if tables.is_empty() {
-        return Ok(());
+        return Ok(Vec::new());
     }
+    let epochs = tables.iter().flat_map(|table| {
+        let shift = u64::from(merge::counts_from_zero(table));
+        table.epochs.iter().map(move |(step, epoch)| (step + shift, *epoch))
+    });
+    let epochs = epochs.collect();
     let merged = merge::merge(&tables, options.until, &mut history.remarks);
     drop(tables);
     let log = semantics::settle(merged, clip_threshold, &mut history.remarks);
     if !log.records.is_empty() {
         history.log = Some(log);
     }
-    Ok(())
+    Ok(epochs)
 }
 
 /// What the logs are read by, and the columns that they were seen to have.

@@ -29,6 +29,8 @@ pub(super) struct Table {
     pub series: Vec<Series>,
     /// What batches were made of.
     pub data: Vec<(u64, String)>,
+    /// The epoch of steps, where a column beside the step's says it.
+    pub epochs: Vec<(u64, f64)>,
     /// No column names the step: rows were counted.
     pub counted: bool,
     /// Values that are not what their column holds: how many, and the first one.
@@ -78,6 +80,7 @@ impl Table {
             rows: 0,
             series: Vec::new(),
             data: Vec::new(),
+            epochs: Vec::new(),
             counted: false,
             odd: (0, String::new()),
             without_step: 0,
@@ -175,6 +178,7 @@ impl Table {
             match step.map(whole) {
                 Some(Some(step)) => {
                     self.begin_stepped();
+                    self.note_epoch(step, &row);
                     self.add(step, &row, data);
                 }
                 Some(None) => self.without_step += 1,
@@ -198,6 +202,16 @@ impl Table {
             self.without_step += self.rows - 1;
             self.series.iter_mut().for_each(|series| series.points.clear());
             self.data.clear();
+        }
+    }
+
+    /// `epoch` counts rows only where nothing else does.
+    fn note_epoch(&mut self, step: u64, row: &[(usize, f64)]) {
+        let steps = row.iter().filter(|(index, _)| self.series[*index].column.quantity == Quantity::Step);
+        let (epochs, others): (Vec<_>, Vec<_>) =
+            steps.partition(|(index, _)| self.series[*index].name.eq_ignore_ascii_case("epoch"));
+        if let (Some((_, epoch)), false) = (epochs.first(), others.is_empty()) {
+            self.epochs.push((step, *epoch));
         }
     }
 

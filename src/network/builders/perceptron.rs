@@ -18,6 +18,10 @@ use crate::network::{
 const ACTIVATION: &str = "ReLU is taken to be the activation between the layers: no shape tells it; give --model where it is another";
 const EPSILON: &str = "1e-5 is taken to be what the norms add to the variance, as PyTorch does";
 
+/// Names of the projections of an attention, without the module's own: `nn.MultiheadAttention`, and hands' own.
+const ATTENTION: &[&str] =
+    &["in_proj_weight", "q_proj.weight", "query.weight", "qkv.weight", "c_attn.weight", "attn.weight"];
+
 /// What PyTorch's norms add to the variance unless told otherwise.
 pub(super) const DEFAULT_EPSILON: f64 = 1e-5;
 
@@ -148,6 +152,11 @@ fn layers<'c>(state: &State<'c>) -> Result<Vec<Layer<'c>>> {
         );
         return Err(state.unknown(message));
     }
+    if let Some(attention) = state.names().iter().find_map(|name| attention(name)) {
+        return Err(
+            state.unknown(format!("{attention} is an attention, whose heads and mask no shape tells"))
+        );
+    }
     let mut layers = Vec::new();
     let mut stem = None;
     for (name, leaves) in leaves {
@@ -165,6 +174,11 @@ fn layers<'c>(state: &State<'c>) -> Result<Vec<Layer<'c>>> {
         return Err(state.unknown("it has no layers"));
     }
     Ok(layers)
+}
+
+/// The attention that a parameter is the projection of, by the names that frameworks give it.
+fn attention(name: &str) -> Option<&str> {
+    ATTENTION.iter().find_map(|leaf| name.strip_suffix(leaf)?.strip_suffix('.'))
 }
 
 /// A name without its last number, and that.

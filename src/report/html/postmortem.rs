@@ -98,7 +98,7 @@ fn head(report: &PostMortem) -> Head {
     let verdict = &report.verdict;
     let (tone, word) = match diagnosis.mechanism {
         Mechanism::None => {
-            let judged = analysis.is_judged() || analysis.log.is_some();
+            let judged = (analysis.is_judged() || analysis.log.is_some()) && report.unread.is_empty();
             let (tone, _) = worst_word(verdict.critical, verdict.warnings, judged);
             (tone, "nothing blew up".to_owned())
         }

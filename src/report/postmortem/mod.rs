@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Report, Verdict};
-use crate::analysis::model::Analysis;
+use crate::analysis::model::{Analysis, Problem};
 use crate::diagnosis::Diagnosis;
 use crate::rules::{Assessment, Finding, NotEvaluated, Overrides};
 
@@ -30,6 +30,9 @@ pub struct PostMortem {
     pub findings: Vec<Finding>,
     /// What could not be evaluated, and why.
     pub not_evaluated: Vec<NotEvaluated>,
+    /// What of the run could not be read: the verdict is on the rest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unread: Vec<Problem>,
     /// Limits that replaced the rules' own, such as `FP406.ratio`.
     pub replaced_limits: BTreeMap<String, f64>,
     /// What was measured.
@@ -49,7 +52,30 @@ impl PostMortem {
         let mut verdict = Verdict::of(&findings.iter(), not_evaluated.iter(), analysis.is_judged(), true);
         verdict.sentence = format!("{}; {}", diagnosis.verdict, verdict.counts());
         let limits = overrides.0.iter().map(|((rule, limit), &value)| (format!("{rule}.{limit}"), value));
-        Self { diagnosis, verdict, findings, not_evaluated, replaced_limits: limits.collect(), analysis }
+        Self {
+            diagnosis,
+            verdict,
+            findings,
+            not_evaluated,
+            unread: Vec::new(),
+            replaced_limits: limits.collect(),
+            analysis,
+        }
+    }
+
+    /// Says first that some of the run could not be read: what is said behind it is about the rest.
+    #[must_use]
+    pub fn without(mut self, unread: Vec<Problem>) -> Self {
+        if let Some(first) = unread.first() {
+            let files = counted(unread.len(), "file");
+            self.verdict.sentence = format!(
+                "{files} of the run could not be read ({}); of the rest: {}",
+                first.told(),
+                self.verdict.sentence
+            );
+        }
+        self.unread = unread;
+        self
     }
 
     /// Its findings with its verdict, for the formats that tell findings one by one.
@@ -60,7 +86,7 @@ impl PostMortem {
             findings: self.findings.clone(),
             not_evaluated: self.not_evaluated.clone(),
             replaced_limits: self.replaced_limits.clone(),
-            unread: Vec::new(),
+            unread: self.unread.clone(),
             verdicts: Vec::new(),
             verdict: self.verdict.clone(),
             gate: None,

@@ -60,7 +60,8 @@ impl Page<'_> {
             counted(analysis.dumps.len(), "gradient dump"),
         ];
         writeln!(out, "  {}\n", counts.join(", "))?;
-        wrapped(out, "", &self.report.diagnosis.verdict)?;
+        let partly = if self.report.unread.is_empty() { "" } else { ", as far as it could be read" };
+        wrapped(out, "", &format!("{}{partly}", self.report.diagnosis.verdict))?;
         writeln!(out)
     }
 
