@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 mod algorithm;
+mod impossible;
 mod mapping;
 mod named;
 mod place;
@@ -15,6 +16,7 @@ mod registration;
 #[cfg(test)]
 mod tests;
 
+pub use impossible::{ImpossibleNumber, Range};
 pub(super) use mapping::{Candidate, map};
 pub(super) use named::{Hyperparameters, read as read_named};
 pub use place::{Hyperparameter, Place, Quantity, Schedule};
