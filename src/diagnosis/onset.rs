@@ -88,6 +88,16 @@ pub(super) enum Sign {
     LossScale,
 }
 
+/// Loss over its lowest before from which it exploded: what dying units make of it is less, since they only stop to help.
+const EXPLODED: f64 = 10.0;
+
+impl Onset {
+    /// Whether the loss exploded, rather than rose.
+    pub fn is_explosion(&self) -> bool {
+        matches!(self.sign, Sign::Loss(ratio) if ratio >= EXPLODED)
+    }
+}
+
 /// The earliest of all signs; of those at the same step, the gravest.
 pub(super) fn find(facts: Facts) -> Option<Onset> {
     let signs = [

@@ -156,7 +156,7 @@ fn unless_aftermath(facts: Facts, onset: Option<&Onset>, case: Case) -> Case {
     let (Some(onset), Some([from, _])) = (onset, case.interval) else { return case };
     let steps: Vec<u64> = facts.checkpoints().map(|(step, _)| step).collect();
     let apart = median(steps.windows(2).map(|pair| (pair[1] - pair[0]) as f64)).map_or(0, whole);
-    if !is_event(case.mechanism) || onset.step + apart > from {
+    if !is_event(case.mechanism, onset) || onset.step + apart > from {
         return case;
     }
     let began = format!("the run was failing from step {} on, before that", onset.step);
@@ -164,7 +164,12 @@ fn unless_aftermath(facts: Facts, onset: Option<&Onset>, case: Case) -> Case {
 }
 
 /// Whether a mechanism is something that any failing run may come to, and begins when it is first seen: units take a while to
-/// die, and a gradient that stands alone among all norms of the run is none of a failing one's.
-fn is_event(mechanism: Mechanism) -> bool {
-    matches!(mechanism, Mechanism::AccumulationChange | Mechanism::Frozen | Mechanism::SecondMomentDecoupled)
+/// die, and a gradient that stands alone among all norms of the run is none of a failing one's. But behind an explosion dead units
+/// are what it left.
+fn is_event(mechanism: Mechanism, onset: &Onset) -> bool {
+    match mechanism {
+        Mechanism::AccumulationChange | Mechanism::Frozen | Mechanism::SecondMomentDecoupled => true,
+        Mechanism::DeadUnits => onset.is_explosion(),
+        _ => false,
+    }
 }

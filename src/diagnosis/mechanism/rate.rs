@@ -21,6 +21,9 @@ const START_SHARE: f64 = 0.25;
 /// Points back to which a learning rate is compared to tell whether it rises.
 const RISE_POINTS: usize = 20;
 
+/// Logged points that are the first of a run.
+const FIRST_POINTS: usize = 15;
+
 /// Learning rate over that of `RISE_POINTS` before from which it rises.
 const RISING: f64 = 1.05;
 
@@ -83,6 +86,9 @@ fn whole_model(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
         case = case
             .at(onset.step, onset.interval)
             .because(SUPPORTING, format!("from step {} on {sign}", onset.step));
+        if onset.is_explosion() && facts.points_until(onset.step).len() <= FIRST_POINTS {
+            case = case.because(SUPPORTING, "it exploded in its first steps, before anything was learned");
+        }
         // Norms leave their window at the edge of stability too, where the loss goes on falling.
         let suffers = matches!(onset.sign, Sign::Loss(_)) || loss_rose(facts, onset.step);
         if suffers && is_rising_or_at_peak(facts, onset.step) {
