@@ -427,8 +427,11 @@ mod tests {
             }
         }
         let shapes: [&[u64]; 4] = [&[4, 16], &[16, 4], &[4], &[5]];
-        let parameters: Vec<_> =
-            names.iter().enumerate().map(|(i, name)| Parameter { name, shape: shapes[i % 4], sequence: 0 }).collect();
+        let parameters: Vec<_> = names
+            .iter()
+            .enumerate()
+            .map(|(i, name)| Parameter { name, shape: shapes[i % 4], sequence: 0 })
+            .collect();
         let wanted: Vec<_> = (0..400).map(|i| Some(shapes[[2, 3, 1, 0][i % 4]])).collect();
         let [sets, _] = arrangements(&parameters, [&wanted, &[]], &mut MAX_STATES.clone()).unwrap();
         assert!(sets.iter().all(|set| set.len() == 1));
