@@ -367,7 +367,7 @@ fn contradicted(run: &Path) -> BTreeSet<String> {
     // Its tensors have 576 elements, and chance stays below 3/24: enough for intervals of 25 steps, of which the right pair gives
     // 0.44.
     let policy = run.join("small-tensors.toml");
-    std::fs::write(&policy, "[rules.FP709]\nlimits = { elements = 500 }\n").expect("a temporary file");
+    std::fs::write(&policy, "[rules.FP709]\nelements = 500.0\n").expect("a temporary file");
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_flashpoint"))
         .args(["postmortem", "--format", "json", "--quiet", "--policy"])
         .arg(&policy)

@@ -96,6 +96,10 @@ pub(super) fn measure_checkpoint_beside<B: Beside>(
             .map_or_else(|| Measured::not("no config.json beside the weights"), Measured::Value),
         tensors,
         optimizer: optimizer::measure(checkpoint, level, context),
+        impossible: checkpoint.impossible.clone().map_or_else(
+            || Measured::not("the checkpoint holds no optimizer, scheduler or loss scaler that is read"),
+            Measured::Value,
+        ),
         masters: masters::measure(checkpoint, level, context),
         attention: layers.attention,
         adapters: layers.adapters,

@@ -19,9 +19,9 @@ pub use jacobian::{
 };
 
 pub use optimizer::{
-    Algorithm, Defects, FirstStep, MappedTensor, Mapping, MappingSource, MasterAnalysis, MasterRounding,
-    OptimizerAnalysis, OptimizerSummary, ParameterGroup, ParameterOptimizer, SecondMomentRows, Spike,
-    SpikeAge,
+    Algorithm, Defects, FirstStep, ImpossibleNumber, MappedTensor, Mapping, MappingSource, MasterAnalysis,
+    MasterRounding, OptimizerAnalysis, OptimizerSummary, ParameterGroup, ParameterOptimizer, Range,
+    SecondMomentRows, Spike, SpikeAge,
 };
 
 pub use run::{
@@ -169,6 +169,9 @@ pub struct CheckpointAnalysis {
     /// Its optimizers' state.
     #[serde(default = "not_in_the_file::<OptimizerAnalysis>")]
     pub optimizer: Measured<OptimizerAnalysis>,
+    /// Numbers of its optimizers, schedulers and loss scalers that no training goes on from.
+    #[serde(default = "not_in_the_file::<Vec<ImpossibleNumber>>")]
+    pub impossible: Measured<Vec<ImpossibleNumber>>,
     /// The f32 master weights that it holds beside the weights rounded from them (F3).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub masters: Vec<MasterAnalysis>,

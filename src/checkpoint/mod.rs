@@ -29,7 +29,7 @@ pub(crate) use layout::{MAX_STATE_BYTES, TRAINER_STATE};
 use layout::{Part, Parts};
 pub use names::NameRules;
 use names::{Named, Subject};
-use optimizer::{Candidate, Candidates, OptimizerState, Schedule};
+use optimizer::{Candidate, Candidates, ImpossibleNumber, OptimizerState, Schedule};
 use section::Placed;
 
 /// One state of a training run, or what is left of it.
@@ -59,6 +59,8 @@ pub struct Checkpoint {
     pub optimizers: Vec<OptimizerState>,
     /// The learning rates that every scheduler whose state is there reads back.
     pub schedules: Vec<Schedule>,
+    /// Their numbers that no training goes on from, and those of loss scalers; `None` where there is none of these.
+    pub impossible: Option<Vec<ImpossibleNumber>>,
     /// The f32 master weights of tensors of the model, where an optimizer keeps them: both as indices into `tensors`.
     pub masters: BTreeMap<usize, usize>,
     /// The architecture's `config.json`, where there is one.
@@ -217,6 +219,7 @@ impl Checkpoint {
         let mut optimizers = Vec::new();
         let mut schedules = Vec::new();
         let mut budget = optimizer::Budget::default();
+        let mut impossible: Option<Vec<ImpossibleNumber>> = None;
         for (index, Part { name, section, input, container, label }) in files.into_iter().enumerate() {
             let places = section::place(&container, section);
             let found = optimizer::read(&container, &name, index, drafts.len(), &mut budget);
@@ -228,6 +231,9 @@ impl Checkpoint {
                 optimizers.extend(optimizer::read_named(&container, &name, index, drafts.len(), told, steps));
             }
             schedules.extend(found.schedules);
+            if let Some(numbers) = found.impossible {
+                impossible.get_or_insert_default().extend(numbers);
+            }
             problems.extend(container.problems);
             metadata.extend(container.metadata);
             globals.extend(container.globals.into_iter().map(|global| (index, global)));
@@ -285,6 +291,7 @@ impl Checkpoint {
             metadata,
             optimizers,
             schedules,
+            impossible,
             masters,
             config,
         })

@@ -4,11 +4,14 @@ use std::path::PathBuf;
 
 use clap::Args;
 use flashpoint::analysis::measurement;
-use flashpoint::analysis::model::{CheckpointAnalysis, MeasureLevel};
+use flashpoint::analysis::model::{Analysis, CheckpointAnalysis, MeasureLevel};
 use flashpoint::analysis::run::{MeasuredRun, Request, measure};
 use flashpoint::error::{ErrorKind, Result};
 use flashpoint::files::write_atomically;
+use flashpoint::gate::Policy;
 use flashpoint::history::{History, Options};
+use flashpoint::report::safe;
+use flashpoint::rules::{self, Severity};
 
 use super::Outcome;
 use super::options::{Digests, Reading};
@@ -78,9 +81,28 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
         return Ok(Outcome::CouldNot);
     }
     match &arguments.output {
-        Some(path) => write_atomically(path, &measurement::to_bytes(&read.analysis, path))?,
+        Some(path) => {
+            write_atomically(path, &measurement::to_bytes(&read.analysis, path))?;
+            tell_critical(&read.analysis, &policy, arguments.quiet);
+        }
         None => print(&measurement::to_json(&read.analysis))?,
     }
     let damaged = read.analysis.checkpoints.iter().any(CheckpointAnalysis::is_damaged);
     Ok(if damaged { Outcome::CouldNot } else { Outcome::Answered })
+}
+
+/// Says that what was written down is not sound: as a baseline of the gate it makes known what it shows.
+fn tell_critical(analysis: &Analysis, policy: &Policy, quiet: bool) {
+    let assessment = rules::evaluate(analysis, &policy.thresholds);
+    let mut critical = assessment.findings.iter().filter(|found| found.severity == Severity::Critical);
+    if let (Some(first), false) = (critical.next(), quiet) {
+        let more = critical.count();
+        let more = if more == 0 { String::new() } else { format!(", and {more} more") };
+        eprintln!(
+            "flashpoint: warning: it has a critical finding{more}: {} {}: {}; as the baseline of a gate it would make it known",
+            first.rule,
+            first.name,
+            safe(&first.message)
+        );
+    }
 }

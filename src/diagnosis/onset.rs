@@ -117,7 +117,10 @@ pub(super) fn first_lost(facts: Facts<'_>) -> Option<&LogPoint> {
         let loss = point.loss.is_some_and(|loss| loss.finite().is_none());
         loss || (is_skipped(point) && !recovers && later.count() >= FEWEST_AFTER)
     };
-    points.iter().enumerate().find(is_lost).map(|(_, point)| point)
+    let (lost, _) = points.iter().enumerate().find(is_lost)?;
+    // A gradient that was not finite just before it was no step that a scaler skipped.
+    let before = points[..lost].iter().rev().take_while(|point| is_skipped(point)).count();
+    points.get(lost - before)
 }
 
 /// Whether the gradient norm of a step is not finite.

@@ -3,24 +3,34 @@
 //! `model_epoch_3.pth` beside a log of steps stands at step 1,173, not at step 3: taken for a step it would be older than
 //! every onset, and what to go back to. Only a log that says both, the step and its epoch, can tell.
 
+use super::log::Epochs;
 use super::{Found, History, RemarkKind};
 
 /// Epochs as logs write them, in decimals of a few digits.
 const ROUNDING: f64 = 1e-3;
 
-/// Puts checkpoints whose names count epochs at the last step of each, by `logged`: steps with the epoch that a log says for each.
-pub(super) fn place(history: &mut History, logged: Vec<(u64, f64)>) {
+/// Epochs beyond which no run goes.
+const MOST_EPOCHS: u64 = 1_000_000;
+
+/// Puts checkpoints whose names count epochs at the last step of each, by what the log says of them.
+pub(super) fn place(history: &mut History, logged: Epochs) {
     let named: Vec<u64> = history.checkpoints.iter().filter(|one| one.by_epoch).map(|one| one.step).collect();
     let (Some(&first), Some(&last)) = (named.first(), named.last()) else { return };
-    let Some(ends) = Ends::of(logged) else {
-        if !counts_epochs(history) {
+    if counts_epochs(history) {
+        return;
+    }
+    let (ends, source) = match (Ends::of(logged.of_steps), even_epochs(logged.last_step, first, last)) {
+        (Some(ends), _) => (ends, "by the log".to_owned()),
+        (None, Some((ends, each))) => {
+            (ends, format!("taken to be {each} steps, which divide those of the log evenly"))
+        }
+        (None, None) => {
             let message = format!(
                 "the names of {} checkpoints count epochs, and no log says at which step an epoch ended: they are taken for steps; a log with the columns step and epoch would say it",
                 named.len()
             );
-            history.remark(RemarkKind::TakenFor, None, message);
+            return history.remark(RemarkKind::TakenFor, None, message);
         }
-        return;
     };
     let from = ends.number_of_the_first(first, last);
     let checkpoints = std::mem::take(&mut history.checkpoints);
@@ -46,10 +56,19 @@ pub(super) fn place(history: &mut History, logged: Vec<(u64, f64)>) {
         _ => ", which counts them from 0 where the names count from 1",
     };
     let message = format!(
-        "the names of {} checkpoints count epochs: each is put at the last step of its epoch, by the log{counting}",
+        "the names of {} checkpoints count epochs: each is put at the last step of its epoch, {source}{counting}",
         named.len()
     );
     history.remark(RemarkKind::TakenFor, None, message);
+}
+
+/// Epochs of as many steps each, where those that are named divide the steps of the log evenly, and how many steps.
+fn even_epochs(last_step: Option<u64>, first: u64, last: u64) -> Option<(Ends, u64)> {
+    let steps = last_step?;
+    let epochs = last + u64::from(first == 0);
+    let each = steps.checked_div(epochs).filter(|each| *each > 1 && each * epochs == steps)?;
+    let ends = (1..=epochs.min(MOST_EPOCHS)).map(|epoch| (each * epoch, epoch as f64)).collect();
+    Some((Ends::of(ends)?, each))
 }
 
 /// Whether the log has a row an epoch, so that the numbers agree as they are.

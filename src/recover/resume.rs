@@ -209,6 +209,9 @@ pub fn command(words: &[String], settings: &Settings) -> Result<(Vec<String>, Ve
 fn mistyped<'a>(word: &'a str, values: &[Placeholder]) -> Option<(&'a str, String)> {
     word.match_indices('{').find_map(|(at, _)| {
         let written = &word[at..=at + word[at..].find('}')?];
+        if !written[1..written.len() - 1].bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_') {
+            return None;
+        }
         let known = values.iter().map(|(placeholder, ..)| *placeholder);
         let meant = did_you_mean(written, known.clone());
         (!meant.is_empty() && !known.into_iter().any(|placeholder| placeholder == written))

@@ -305,7 +305,13 @@ impl Page<'_> {
     }
 
     pub(super) fn not_evaluated(&self, out: &mut String) -> fmt::Result {
-        let own = self.report.not_evaluated.iter().filter(|entry| entry.checkpoint == self.checkpoint.name);
+        // What is of a run and of none of its checkpoints is told once, with the last of them.
+        let is_last =
+            self.report.analysis.checkpoints.last().is_some_and(|last| last.name == self.checkpoint.name);
+        let is_own = |entry: &&NotEvaluated| {
+            entry.checkpoint == self.checkpoint.name || (is_last && entry.subject == Subject::Run)
+        };
+        let own = self.report.not_evaluated.iter().filter(is_own);
         let mut reasons: BTreeMap<(Option<&str>, &str), Vec<&NotEvaluated>> = BTreeMap::new();
         for entry in own {
             reasons.entry((entry.rule.as_deref(), &entry.reason)).or_default().push(entry);
@@ -317,7 +323,7 @@ impl Page<'_> {
         let mut of_the_whole: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for ((rule, reason), entries) in reasons {
             if let Some(rule) = rule
-                && entries.iter().all(|entry| entry.subject == Subject::Checkpoint)
+                && entries.iter().all(|entry| matches!(entry.subject, Subject::Checkpoint | Subject::Run))
             {
                 of_the_whole.entry(reason).or_default().push(rule);
                 continue;

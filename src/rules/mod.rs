@@ -23,6 +23,7 @@ mod fp105_loss_scaled_norm;
 mod fp106_stagnant_norm_gains;
 mod fp107_low_precision_moments;
 mod fp108_dead_storage;
+mod fp109_negative_variance;
 mod fp201_zero_init;
 mod fp202_symmetric_init;
 mod fp203_wrong_gain;
@@ -46,6 +47,7 @@ mod fp309_schedule_break;
 mod fp310_warmup_end_onset;
 mod fp311_weight_decay_drift;
 mod fp312_poisoned_moments;
+mod fp313_impossible_hyperparameter;
 mod fp401_attention_logits;
 mod fp402_attention_entropy_collapse;
 mod fp403_attention_rank_collapse;
@@ -73,6 +75,7 @@ mod fp704_interval_energy_jump;
 mod fp707_recent_spike;
 mod fp708_inconsistent_steps;
 mod fp709_contradicted_mapping;
+mod fp710_foreign_optimizer_state;
 mod fp801_large_end_to_end_gain;
 mod fp802_block_gain_outlier;
 mod fp803_gain_growing_with_depth;
@@ -142,6 +145,7 @@ pub static RULES: &[&Rule] = &[
     &fp106_stagnant_norm_gains::RULE,
     &fp107_low_precision_moments::RULE,
     &fp108_dead_storage::RULE,
+    &fp109_negative_variance::RULE,
     &fp201_zero_init::RULE,
     &fp202_symmetric_init::RULE,
     &fp203_wrong_gain::RULE,
@@ -165,6 +169,7 @@ pub static RULES: &[&Rule] = &[
     &fp310_warmup_end_onset::RULE,
     &fp311_weight_decay_drift::RULE,
     &fp312_poisoned_moments::RULE,
+    &fp313_impossible_hyperparameter::RULE,
     &fp401_attention_logits::RULE,
     &fp402_attention_entropy_collapse::RULE,
     &fp403_attention_rank_collapse::RULE,
@@ -192,6 +197,7 @@ pub static RULES: &[&Rule] = &[
     &fp707_recent_spike::RULE,
     &fp708_inconsistent_steps::RULE,
     &fp709_contradicted_mapping::RULE,
+    &fp710_foreign_optimizer_state::RULE,
     &fp801_large_end_to_end_gain::RULE,
     &fp802_block_gain_outlier::RULE,
     &fp803_gain_growing_with_depth::RULE,

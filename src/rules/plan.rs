@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Check, Finding, Findings, Overrides, RULES, Rule, Severity, Subject, Thresholds, find};
-use crate::analysis::model::{Analysis, CheckpointAnalysis, MeasureLevel, Measured};
+use crate::analysis::model::{Analysis, CheckpointAnalysis, Format, MeasureLevel, Measured};
 
 /// A set of measurements that a rule cannot do without.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -163,6 +163,7 @@ pub fn evaluate(analysis: &Analysis, overrides: &Overrides) -> Assessment {
     let mut assessment = Assessment::default();
     for checkpoint in &analysis.checkpoints {
         assessment.not_evaluated.extend(unread_tensors(checkpoint, analysis.measured));
+        assessment.not_evaluated.extend(unchecked_archives(checkpoint, analysis.measured));
         for &rule in RULES {
             if let Check::Checkpoint(check) = rule.check {
                 let missing = rule.needs.missing(analysis.measured, checkpoint);
@@ -206,6 +207,19 @@ fn unread_tensors(checkpoint: &CheckpointAnalysis, measured: MeasureLevel) -> Ve
         _ => None,
     });
     unread.collect()
+}
+
+/// Archives whose checksums nobody held against their bytes: those are read as a whole only where pages are.
+fn unchecked_archives(checkpoint: &CheckpointAnalysis, measured: MeasureLevel) -> Option<NotEvaluated> {
+    let is_archive = |format| matches!(format, Format::TorchZip | Format::TorchScript | Format::Npz);
+    let unchecked =
+        measured < MeasureLevel::Stats && checkpoint.files.iter().any(|file| is_archive(file.format));
+    unchecked.then(|| NotEvaluated {
+        checkpoint: checkpoint.name.clone(),
+        rule: Some("FP903".to_owned()),
+        subject: Subject::Checkpoint,
+        reason: "checksums of archives are compared from --measure stats on".to_owned(),
+    })
 }
 
 impl Assessment {

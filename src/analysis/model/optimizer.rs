@@ -4,7 +4,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{DType, Layer, Measured, Role};
-pub use crate::checkpoint::optimizer::{Algorithm, Mapping, MappingSource, ParameterGroup};
+pub use crate::checkpoint::optimizer::{
+    Algorithm, ImpossibleNumber, Mapping, MappingSource, ParameterGroup, Range,
+};
 
 /// Everything measured about the optimizers of one checkpoint.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

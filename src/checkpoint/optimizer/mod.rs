@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 mod algorithm;
+mod impossible;
 mod mapping;
 mod named;
 mod place;
@@ -16,6 +17,7 @@ pub(super) mod scalar;
 #[cfg(test)]
 mod tests;
 
+pub use impossible::{ImpossibleNumber, Range};
 pub(super) use mapping::{Candidate, Candidates, map};
 pub(super) use named::{Hyperparameters, read as read_named};
 pub use place::{Hyperparameter, Place, Quantity, Schedule};

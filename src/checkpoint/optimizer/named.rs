@@ -82,7 +82,9 @@ pub(in crate::checkpoint) fn read(
     let shared = container.entries.iter().position(|entry| entry.name == "step");
     let counter = |own: Option<&usize>| {
         let own = own.copied().or(shared);
-        own.map_or(steps.map(|steps| steps as f64), |index| scalar::of_entry(&container.entries[index]))
+        own.map_or(steps.map(|steps| steps as f64), |index| {
+            scalar::of_entry(&container.entries[index]).filter(|steps| steps.is_finite())
+        })
     };
     let mut parameters = Vec::with_capacity(states.len());
     for (&parameter, fields) in &states {

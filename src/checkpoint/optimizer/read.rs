@@ -6,6 +6,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use super::algorithm::{Configuration, recognise};
+use super::impossible::{ImpossibleNumber, OF_BETAS, OF_GROUPS, OF_RATES, OF_SCALES, Range};
 use super::place::{Hyperparameter, Place, Quantity, Schedule, pickled};
 use super::scalar;
 use super::{Codebook, Mapping, OptimizerState, ParameterGroup, ParameterState};
@@ -16,6 +17,8 @@ use crate::format::{Container, MAX_TENSORS, Node, NodeId, Objects};
 const MAX_DEPTH: usize = 4;
 /// Containers that are searched.
 const MAX_CONTAINERS: usize = 100_000;
+/// Groups whose numbers are held against what they may be.
+const MAX_GROUPS: usize = 10_000;
 /// Keys of one parameter's state, or of one group.
 const MAX_KEYS: usize = 64;
 
@@ -34,6 +37,8 @@ pub(in crate::checkpoint) struct Found {
     pub schedules: Vec<(Vec<f64>, Schedule)>,
     /// Why not all of them are there.
     pub problem: Option<ErrorKind>,
+    /// Numbers of its optimizers, schedulers and loss scalers that no training goes on from; `None` where it has none of these.
+    pub impossible: Option<Vec<ImpossibleNumber>>,
 }
 
 /// What all optimizers of a checkpoint may have together: as many parameters as it may have tensors, and no more groups or
@@ -76,6 +81,9 @@ pub(in crate::checkpoint) fn read(
             continue;
         }
         let reader = Reader { objects, container, number, first };
+        if let Some(numbers) = reader.impossible(id, &path) {
+            found.impossible.get_or_insert_default().extend(numbers);
+        }
         let optimizer = reader.optimizer(id, &path, budget).unwrap_or_else(|problem| {
             found.problem.get_or_insert(problem);
             None
@@ -277,12 +285,52 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A number, or the one element of a tensor: torch has kept `step` as a tensor since 1.12.
+    /// A finite number, as [`Self::any_scalar`] reads it.
     fn scalar(&self, id: NodeId) -> Option<f64> {
+        self.any_scalar(id).filter(|number| number.is_finite())
+    }
+
+    /// A number, or the one element of a tensor: torch has kept `step` as a tensor since 1.12.
+    fn any_scalar(&self, id: NodeId) -> Option<f64> {
         match *self.objects.node(id) {
             Node::Tensor(entry) => scalar::of_entry(self.container.entries.get(entry)?),
-            _ => self.objects.number(id).filter(|number| number.is_finite()),
+            _ => self.objects.number(id),
         }
+    }
+
+    /// The numbers of an optimizer, a scheduler or a loss scaler that no training goes on from; `None` where `id` is none of these.
+    fn impossible(&self, id: NodeId, path: &str) -> Option<Vec<ImpossibleNumber>> {
+        if self.objects.entries(id)?.len() > MAX_KEYS {
+            return None;
+        }
+        let get = |key: &str| self.objects.get(id, key);
+        let judged = |range: Range, place: String, id: NodeId| range.violated(place, self.any_scalar(id)?);
+        if let Some(groups) = get("param_groups").and_then(|groups| self.objects.sequence(groups)) {
+            let groups = groups.iter().take(MAX_GROUPS).enumerate();
+            return Some(
+                groups.flat_map(|(index, &group)| self.impossible_in_group(group, path, index)).collect(),
+            );
+        }
+        if let Some(rates) = get("_last_lr").and_then(|rates| self.objects.sequence(rates)) {
+            let rates = rates.iter().take(MAX_KEYS).enumerate();
+            let place = |index| format!("{path}: _last_lr[{index}]");
+            return Some(rates.filter_map(|(index, &rate)| judged(OF_RATES, place(index), rate)).collect());
+        }
+        let (scale, _) = (get("scale")?, get("growth_factor")?);
+        Some(judged(OF_SCALES, format!("{path}: scale"), scale).into_iter().collect())
+    }
+
+    fn impossible_in_group(&self, group: NodeId, path: &str, index: usize) -> Vec<ImpossibleNumber> {
+        let fields = self.fields(group);
+        let place = |key: &str| format!("{path}: param_groups[{index}].{key}");
+        let named = OF_GROUPS
+            .iter()
+            .filter_map(|&(key, range)| range.violated(place(key), self.any_scalar(*fields.get(key)?)?));
+        let betas = fields.get("betas").and_then(|&id| self.objects.sequence(id)).unwrap_or_default();
+        let decays = betas.iter().take(MAX_KEYS).enumerate().filter_map(|(beta, &id)| {
+            OF_BETAS.violated(place(&format!("betas[{beta}]")), self.any_scalar(id)?)
+        });
+        named.chain(decays).collect()
     }
 
     fn group(&self, fields: &HashMap<&str, NodeId>, parameters: usize) -> ParameterGroup {

@@ -1,7 +1,7 @@
 //! A stored matrix times vectors.
 //!
-//! One vector: tiles of four rows by 1024 columns are widened to f32 in the first-level cache (f64 stays f64) and
-//! multiplied in f64. Several vectors: blocks are widened to f64 and handed to the matrix product.
+//! One vector: tiles of four rows by 1024 columns are multiplied in f64 as they are stored; what is no f64, f32 or bf16 is
+//! widened to f32 in the first-level cache before. Several vectors: blocks are widened to f64 and handed to the matrix product.
 //!
 //! Rows are cut into parts by their number alone. For `A·x` parts do not meet; for `Aᵀ·x` each gives a sum of its own,
 //! and these are added in index order: the same bits on any number of threads.
@@ -12,15 +12,14 @@ use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterato
 use rayon::slice::ParallelSliceMut;
 
 use super::dense;
-use super::lanes::{combine, dots};
+use super::lanes::{ROWS, combine, dots};
 use super::widen::to_f32;
 use crate::compute::matrix::Block;
 use crate::compute::{Gemm, Matrix, Side};
 use crate::error::Result;
 use crate::tensor::DType;
 
-/// Rows and columns that are widened at once.
-const TILE_ROWS: usize = 4;
+/// Columns that are multiplied at once: what is multiplied with them stays in the first-level cache.
 const TILE_COLUMNS: usize = 1024;
 
 /// Elements that are worth a thread of their own.
@@ -47,7 +46,7 @@ pub(super) fn multiply(
         return Ok(());
     }
     let parts = (rows * columns).div_ceil(PART).clamp(1, MOST_PARTS.min(rows));
-    let step = rows.div_ceil(parts).next_multiple_of(TILE_ROWS);
+    let step = rows.div_ceil(parts).next_multiple_of(ROWS);
     match side {
         Side::Plain => {
             let outputs = y.par_chunks_mut(step * vectors).enumerate();
@@ -130,20 +129,43 @@ struct Scratch {
     wide: Vec<f64>,
 }
 
-/// Up to four rows of a block, widened: row-major, with a place for every tile.
+/// Up to four rows of a block, by some of its columns.
 struct Tile<'s> {
     /// The first row in the block.
     row: usize,
-    rows: usize,
     /// The first column in the block.
     column: usize,
     columns: usize,
     elements: Elements<'s>,
 }
 
+/// Rows of a tile: as they are stored where one element's bytes say its value, else widened.
 enum Elements<'s> {
-    F32(&'s [f32]),
-    F64(&'s [f64]),
+    F64(Lines<'s, [u8; 8]>),
+    F32(Lines<'s, [u8; 4]>),
+    Bf16(Lines<'s, [u8; 2]>),
+    Widened(Lines<'s, f32>),
+}
+
+/// Up to [`ROWS`] rows.
+struct Lines<'s, T> {
+    lines: [&'s [T]; ROWS],
+    count: usize,
+}
+
+impl<'s, T> Lines<'s, T> {
+    /// Row by row, as far as there are any.
+    fn of(count: usize, mut line: impl FnMut(usize) -> &'s [T]) -> Self {
+        let mut lines: [&[T]; ROWS] = [&[]; ROWS];
+        for (at, own) in lines.iter_mut().enumerate().take(count) {
+            *own = line(at);
+        }
+        Self { lines, count }
+    }
+
+    fn get(&self) -> &[&'s [T]] {
+        &self.lines[..self.count]
+    }
 }
 
 impl Scratch {
@@ -151,28 +173,29 @@ impl Scratch {
     fn tiles(&mut self, matrix: &Matrix<'_>, block: &Block<'_>, mut use_tile: impl FnMut(&Tile<'_>)) {
         let size = matrix.dtype().size().expect("only dtypes of whole bytes are matrices") as usize;
         let (rows, columns) = (block.rows.len(), block.columns.len());
-        self.narrow.resize(TILE_ROWS * TILE_COLUMNS, 0.0);
-        self.wide.resize(TILE_ROWS * TILE_COLUMNS, 0.0);
-        for row in (0..rows).step_by(TILE_ROWS) {
-            let tile_rows = TILE_ROWS.min(rows - row);
+        for row in (0..rows).step_by(ROWS) {
+            let count = ROWS.min(rows - row);
             for column in (0..columns).step_by(TILE_COLUMNS) {
                 let tile_columns = TILE_COLUMNS.min(columns - column);
                 let bytes = |line: usize| {
                     &block.bytes[((row + line) * columns + column) * size..][..tile_columns * size]
                 };
-                let place = |line: usize| line * tile_columns..(line + 1) * tile_columns;
-                let elements = if matrix.dtype() == DType::F64 {
-                    for line in 0..tile_rows {
-                        super::widen(DType::F64, bytes(line), &mut self.wide[place(line)]);
+                let elements = match matrix.dtype() {
+                    DType::F64 => Elements::F64(Lines::of(count, |line| bytes(line).as_chunks().0)),
+                    DType::F32 => Elements::F32(Lines::of(count, |line| bytes(line).as_chunks().0)),
+                    DType::Bf16 => Elements::Bf16(Lines::of(count, |line| bytes(line).as_chunks().0)),
+                    dtype => {
+                        self.narrow.resize(ROWS * TILE_COLUMNS, 0.0);
+                        for (line, narrow) in self.narrow.chunks_mut(TILE_COLUMNS).enumerate().take(count) {
+                            to_f32(dtype, bytes(line), &mut narrow[..tile_columns]);
+                        }
+                        let narrow = &self.narrow;
+                        Elements::Widened(Lines::of(count, |line| {
+                            &narrow[line * TILE_COLUMNS..][..tile_columns]
+                        }))
                     }
-                    Elements::F64(&self.wide)
-                } else {
-                    for line in 0..tile_rows {
-                        to_f32(matrix.dtype(), bytes(line), &mut self.narrow[place(line)]);
-                    }
-                    Elements::F32(&self.narrow)
                 };
-                use_tile(&Tile { row, rows: tile_rows, column, columns: tile_columns, elements });
+                use_tile(&Tile { row, column, columns: tile_columns, elements });
             }
         }
     }
@@ -186,21 +209,35 @@ impl Scratch {
 }
 
 impl Tile<'_> {
+    fn rows(&self) -> Range<usize> {
+        let count = match &self.elements {
+            Elements::F64(lines) => lines.count,
+            Elements::F32(lines) => lines.count,
+            Elements::Bf16(lines) => lines.count,
+            Elements::Widened(lines) => lines.count,
+        };
+        self.row..self.row + count
+    }
+
     fn add_rows(&self, scale: f64, x: &[f64], y: &mut [f64]) {
         let x = &x[self.column..self.column + self.columns];
-        let y = &mut y[self.row..self.row + self.rows];
-        match self.elements {
-            Elements::F32(elements) => dots(elements, scale, x, y),
-            Elements::F64(elements) => dots(elements, scale, x, y),
+        let y = &mut y[self.rows()];
+        match &self.elements {
+            Elements::F64(lines) => dots(lines.get(), scale, x, y),
+            Elements::F32(lines) => dots(lines.get(), scale, x, y),
+            Elements::Bf16(lines) => dots(lines.get(), scale, x, y),
+            Elements::Widened(lines) => dots(lines.get(), scale, x, y),
         }
     }
 
     fn add_columns(&self, scale: f64, x: &[f64], y: &mut [f64]) {
-        let x = &x[self.row..self.row + self.rows];
+        let x = &x[self.rows()];
         let y = &mut y[self.column..self.column + self.columns];
-        match self.elements {
-            Elements::F32(elements) => combine(elements, scale, x, y),
-            Elements::F64(elements) => combine(elements, scale, x, y),
+        match &self.elements {
+            Elements::F64(lines) => combine(lines.get(), scale, x, y),
+            Elements::F32(lines) => combine(lines.get(), scale, x, y),
+            Elements::Bf16(lines) => combine(lines.get(), scale, x, y),
+            Elements::Widened(lines) => combine(lines.get(), scale, x, y),
         }
     }
 }

@@ -218,6 +218,15 @@ fn checkpoints_named_by_epoch_stand_where_the_log_says_that_their_epochs_ended()
     let until = Options { until: Some(20), ..Options::default() };
     assert_eq!(steps(&History::read(folder.path(), &until, &Context::default()).unwrap()), [10, 20]);
 
+    std::fs::write(folder.path().join("log.csv"), "step,loss\n1,2.5\n20,2.4\n40,2.3\n").unwrap();
+    let even = read(folder.path());
+    assert_eq!(steps(&even), [10, 20, 30, 40]);
+    assert_eq!(steps(&History::read(folder.path(), &until, &Context::default()).unwrap()), [10, 20]);
+    assert!(says(&even, "taken to be 10 steps, which divide those of the log evenly"));
+
+    std::fs::write(folder.path().join("log.csv"), "step,loss\n1,2.5\n20,2.4\n41,2.3\n").unwrap();
+    assert_eq!(steps(&read(folder.path())), [1, 2, 3, 4]);
+
     std::fs::write(folder.path().join("log.csv"), "epoch,loss\n1,2.5\n2,2.4\n3,2.3\n4,2.2\n").unwrap();
     let by_epoch = read(folder.path());
     assert_eq!(steps(&by_epoch), [1, 2, 3, 4]);

@@ -125,6 +125,15 @@ pub struct LogSemantics {
     pub seams: Vec<u64>,
 }
 
+/// What the logs of a run say of its epochs.
+#[derive(Debug, Default)]
+pub(super) struct Epochs {
+    /// Steps with the epoch that a log says for each.
+    pub of_steps: Vec<(u64, f64)>,
+    /// The last step of all.
+    pub last_step: Option<u64>,
+}
+
 /// The logs of a run as found.
 #[derive(Debug, Default)]
 pub(super) struct LogFiles {
@@ -143,8 +152,8 @@ pub(super) struct LogFile {
     pub name: String,
 }
 
-/// Reads `files`, joins them, settles what their numbers mean, and notes all of it in `history`. Steps with the epoch that a
-/// log says for each.
+/// Reads `files`, joins them, settles what their numbers mean, and notes all of it in `history`. What it says of epochs, of
+/// steps behind the last that is looked at as well.
 ///
 /// # Errors
 /// When the user names a column that no log has.
@@ -155,7 +164,7 @@ pub(super) fn read(
     options: &Options,
     context: &Context,
     history: &mut History,
-) -> Result<Vec<(u64, f64)>> {
+) -> Result<Epochs> {
     let mut reading = Reading { options, context, columns: BTreeSet::new() };
     let mut tables: Vec<Table> = read_states(&files.states, &mut reading, history).into_iter().collect();
     for file in &files.logs {
@@ -164,13 +173,15 @@ pub(super) fn read(
     reading.missing_column().map_or(Ok(()), |kind| Err(kind.in_file(run)))?;
     let clip_threshold = clip_threshold.or_else(|| tables.iter().find_map(|table| table.clip_threshold));
     if tables.is_empty() {
-        return Ok(Vec::new());
+        return Ok(Epochs::default());
     }
+    let last = tables.iter().flat_map(|table| &table.series).filter_map(|series| series.points.last());
+    let last_step = last.map(|(step, _)| *step).max();
     let epochs = tables.iter().flat_map(|table| {
         let shift = u64::from(merge::counts_from_zero(table));
         table.epochs.iter().map(move |(step, epoch)| (step + shift, *epoch))
     });
-    let epochs = epochs.collect();
+    let epochs = Epochs { of_steps: epochs.collect(), last_step };
     let merged = merge::merge(&tables, options.until, &mut history.remarks);
     drop(tables);
     let log = semantics::settle(merged, clip_threshold, &mut history.remarks);

@@ -1,9 +1,10 @@
 //! LLaMA (Touvron et al. 2023) and what is built like it: Mistral with a sliding window, Qwen2 with biases, Qwen3 with norms
 //! of queries and keys. RMSNorm in front of every sub-layer, rotary positions, shared keys and values, gated MLP.
 
+use super::Places;
 use super::config::Config;
 use super::draft::{Draft, Heads, parts};
-use super::{Places, rope};
+use super::rope::{self, Rotation};
 use crate::error::Result;
 use crate::network::{Assembly, Block, Embedding, InputKind, Mask, Multiply, Network, Rotary, ValueId};
 
@@ -18,7 +19,7 @@ struct Sizes {
     shared: usize,
     head: usize,
     epsilon: f64,
-    frequencies: Vec<f64>,
+    rotation: Rotation,
     /// Biases of queries, keys and values; of the attention's output; of the MLP.
     biases: [bool; 3],
     norms_heads: bool,
@@ -29,7 +30,7 @@ pub(super) fn build(config: &Config<'_>, kind: &str, places: &Places<'_>) -> Res
     let sizes = sizes(config, kind)?;
     let width = sizes.width;
     let prefix = places.prefix(&PREFIXES, "embed_tokens.weight").unwrap_or(PREFIXES[0]);
-    let input = InputKind::Tokens { vocabulary, positions: None };
+    let input = InputKind::Tokens { vocabulary, positions: sizes.rotation.longest };
     let mut draft = Draft { assembly: Assembly::new(kind, input), places, prefix: prefix.to_owned() };
     let table = draft.assembly.parameter(&format!("{prefix}embed_tokens.weight"), &[vocabulary, width]);
     let mut x = draft.assembly.push("embed_tokens", Embedding { count: vocabulary, width, table }, &[]);
@@ -66,7 +67,7 @@ fn sizes(config: &Config<'_>, kind: &str) -> Result<Sizes> {
         shared,
         head,
         epsilon: config.number_or("rms_norm_eps", 1e-6)?,
-        frequencies: rope::frequencies(config, head)?,
+        rotation: rope::rotation(config, head)?,
         biases: [attention[0], attention[1], config.flag_or("mlp_bias", false)?],
         norms_heads: kind == "qwen3",
     })
@@ -112,7 +113,8 @@ fn block(
         queries = draft.rms_norm(&name("self_attn.q_norm"), queries, head, epsilon);
         keys = draft.rms_norm(&name("self_attn.k_norm"), keys, head, epsilon);
     }
-    let rotary = |heads| Rotary { heads, width: head, frequencies: sizes.frequencies.clone(), factor: 1.0 };
+    let Rotation { frequencies, factor, .. } = &sizes.rotation;
+    let rotary = |heads| Rotary { heads, width: head, frequencies: frequencies.clone(), factor: *factor };
     let queries = draft.assembly.push(&name("self_attn.q_rotary"), rotary(heads), &[queries]);
     let keys = draft.assembly.push(&name("self_attn.k_rotary"), rotary(shared), &[keys]);
     let plain = Heads { shared, mask, ..Heads::plain(heads, head) };

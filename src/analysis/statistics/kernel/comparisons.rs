@@ -1,5 +1,6 @@
 //! Comparisons of patterns in 256-bit vectors, for AVX2 and AVX-512. Left to itself, the compiler takes two instructions
-//! for an unsigned comparison, or takes the elements one by one where several limits are counted at once.
+//! for an unsigned comparison, or takes the elements one by one where several limits are counted at once. Arrays are walked by index: `map` and `zip` are
+//! calls where crates are not optimised together, and what passes through a call passes through memory.
 
 #![expect(unsafe_code, reason = "vector intrinsics and unaligned loads")]
 
@@ -15,43 +16,51 @@ use super::element::Bits;
 #[inline(always)]
 pub(super) fn count_below<B: Bits, const N: usize>(bytes: &[u8], limits: [B; N]) -> [u64; N] {
     debug_assert!(u16::try_from(bytes.len() / B::SIZE).is_ok());
-    let limits = limits.map(Into::into);
+    let mut patterns = [0; N];
+    for place in 0..N {
+        patterns[place] = limits[place].into();
+    }
     match B::SIZE {
-        2 => count_below_16(bytes, limits),
-        4 => count_below_32(bytes, limits),
-        _ => count_below_64(bytes, limits),
+        2 => count_below_16(bytes, &patterns),
+        4 => count_below_32(bytes, &patterns),
+        _ => count_below_64(bytes, &patterns),
     }
 }
 
 macro_rules! count_below {
     ($name:ident, $signed:ty, $unsigned:ty, $splat:ident, $greater:ident, $subtract:ident) => {
         #[inline(always)]
-        fn $name<const N: usize>(bytes: &[u8], limits: [u64; N]) -> [u64; N] {
-            let limits = limits.map(|limit| (limit as $unsigned).cast_signed());
+        fn $name<const N: usize>(bytes: &[u8], limits: &[u64; N]) -> [u64; N] {
             let (rows, rest) = bytes.as_chunks::<{ size_of::<__m256i>() }>();
             let mut lanes = [[0 as $unsigned; size_of::<__m256i>() / size_of::<$unsigned>()]; N];
             // SAFETY: this is inlined into entry points that carry AVX2, to which only an `Isa` of a processor that
             // has it leads. Each load and store is of 32 bytes that are there, and needs no alignment.
             unsafe {
-                let wanted = limits.map(|limit| $splat(limit));
+                let mut wanted = [_mm256_setzero_si256(); N];
+                for place in 0..N {
+                    wanted[place] = $splat((limits[place] as $unsigned).cast_signed());
+                }
                 let no_sign = $splat(<$signed>::MAX);
                 let mut counts = [_mm256_setzero_si256(); N];
                 for row in rows {
                     let magnitudes = _mm256_and_si256(_mm256_loadu_si256(row.as_ptr().cast()), no_sign);
-                    for (count, limit) in counts.iter_mut().zip(wanted) {
+                    for place in 0..N {
                         // What is true is −1.
-                        *count = $subtract(*count, $greater(limit, magnitudes));
+                        counts[place] = $subtract(counts[place], $greater(wanted[place], magnitudes));
                     }
                 }
-                for (lanes, count) in lanes.iter_mut().zip(counts) {
-                    _mm256_storeu_si256(lanes.as_mut_ptr().cast(), count);
+                for place in 0..N {
+                    _mm256_storeu_si256(lanes[place].as_mut_ptr().cast(), counts[place]);
                 }
             }
-            let mut counts = lanes.map(|lanes| lanes.into_iter().map(u64::from).sum::<u64>());
+            let mut counts = [0; N];
+            for place in 0..N {
+                counts[place] = lanes[place].iter().map(|&lane| u64::from(lane)).sum();
+            }
             for &word in rest.as_chunks().0 {
                 let magnitude = <$signed>::from_le_bytes(word) & <$signed>::MAX;
-                for (count, limit) in counts.iter_mut().zip(limits) {
-                    *count += u64::from(magnitude < limit);
+                for place in 0..N {
+                    counts[place] += u64::from(magnitude < (limits[place] as $unsigned).cast_signed());
                 }
             }
             counts

@@ -1,6 +1,6 @@
 //! Plain arrays: what every target has. On x86-64 this compiles to SSE2, on 64-bit Arm to NEON.
-
-use std::array::from_fn;
+//!
+//! The lanes are written out: `map` and `from_fn` are calls where crates are not optimised together.
 
 use half::bf16;
 
@@ -15,7 +15,7 @@ impl Portable {
     #[inline(always)]
     fn decode<const N: usize>(bytes: &[u8], decode: impl Fn([u8; N]) -> f64) -> Self {
         let elements = &bytes.as_chunks::<N>().0[..Self::LANES];
-        Self(from_fn(|lane| decode(elements[lane])))
+        Self([decode(elements[0]), decode(elements[1]), decode(elements[2]), decode(elements[3])])
     }
 }
 
@@ -29,12 +29,15 @@ impl Vector for Portable {
 
     #[inline(always)]
     fn read(lanes: &[f64]) -> Self {
-        Self(from_fn(|lane| lanes[lane]))
+        let lanes = &lanes[..4];
+        Self([lanes[0], lanes[1], lanes[2], lanes[3]])
     }
 
     #[inline(always)]
     fn write(self, lanes: &mut [f64]) {
-        lanes[..4].copy_from_slice(&self.0);
+        let lanes = &mut lanes[..4];
+        let [a, b, c, d] = self.0;
+        (lanes[0], lanes[1], lanes[2], lanes[3]) = (a, b, c, d);
     }
 
     #[inline(always)]
@@ -59,22 +62,26 @@ impl Vector for Portable {
 
     #[inline(always)]
     fn abs(self) -> Self {
-        Self(self.0.map(f64::abs))
+        let [a, b, c, d] = self.0;
+        Self([a.abs(), b.abs(), c.abs(), d.abs()])
     }
 
     #[inline(always)]
     fn add(self, other: Self) -> Self {
-        Self(from_fn(|lane| self.0[lane] + other.0[lane]))
+        let ([a, b, c, d], [e, f, g, h]) = (self.0, other.0);
+        Self([a + e, b + f, c + g, d + h])
     }
 
     #[inline(always)]
     fn sub(self, other: Self) -> Self {
-        Self(from_fn(|lane| self.0[lane] - other.0[lane]))
+        let ([a, b, c, d], [e, f, g, h]) = (self.0, other.0);
+        Self([a - e, b - f, c - g, d - h])
     }
 
     #[inline(always)]
     fn mul(self, other: Self) -> Self {
-        Self(from_fn(|lane| self.0[lane] * other.0[lane]))
+        let ([a, b, c, d], [e, f, g, h]) = (self.0, other.0);
+        Self([a * e, b * f, c * g, d * h])
     }
 
     #[inline(always)]
@@ -86,7 +93,12 @@ impl Vector for Portable {
     fn count_below<B: Bits, const N: usize>(bytes: &[u8], limits: [B; N]) -> [u64; N] {
         // Most processors compare signed vectors only; without sign bits the order is the same.
         let stored = B::split(bytes);
-        limits.map(|limit| B::count(stored, |bits| bits.magnitude().signed() < limit.signed()))
+        let mut counts = [0; N];
+        for place in 0..N {
+            let limit = limits[place].signed();
+            counts[place] = B::count(stored, |bits| bits.magnitude().signed() < limit);
+        }
+        counts
     }
 
     #[inline(always)]

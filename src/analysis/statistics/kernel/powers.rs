@@ -41,13 +41,20 @@ fn add_columns<E: Element, V: Vector, const VECTORS: usize, const MOMENTS: bool,
 ) {
     let (pivot, scale) = (V::splat(pivot), V::splat(scale));
     for first in (0..LANES).step_by(VECTORS * V::LANES) {
-        let columns: [usize; VECTORS] = std::array::from_fn(|vector| first + vector * V::LANES);
-        let mut l1 = columns.map(|column| V::read(&lanes.l1[column..]));
-        let mut square = columns.map(|column| V::read(&lanes.square[column..]));
-        let mut powers =
-            [0, 1, 2, 3].map(|power: usize| columns.map(|column| V::read(&lanes.powers[power][column..])));
+        // By index: what passes through `map` or an iterator by value passes through memory.
+        let mut l1 = [V::splat(0.0); VECTORS];
+        let (mut square, mut powers) = (l1, [l1; 4]);
+        for vector in 0..VECTORS {
+            let column = first + vector * V::LANES;
+            l1[vector] = V::read(&lanes.l1[column..]);
+            square[vector] = V::read(&lanes.square[column..]);
+            for power in 0..powers.len() {
+                powers[power][vector] = V::read(&lanes.powers[power][column..]);
+            }
+        }
         for stripe in stripes.chunks_exact(LANES * E::SIZE) {
-            for (vector, column) in columns.into_iter().enumerate() {
+            for vector in 0..VECTORS {
+                let column = first + vector * V::LANES;
                 let bytes = column * E::SIZE..(column + V::LANES) * E::SIZE;
                 // The next tile comes from memory while this one is computed on; each of its lines is asked for once.
                 for line in (bytes.start.next_multiple_of(CACHE_LINE)..bytes.end).step_by(CACHE_LINE) {
@@ -78,11 +85,12 @@ fn add_columns<E: Element, V: Vector, const VECTORS: usize, const MOMENTS: bool,
                 }
             }
         }
-        for (vector, column) in columns.into_iter().enumerate() {
+        for vector in 0..VECTORS {
+            let column = first + vector * V::LANES;
             l1[vector].write(&mut lanes.l1[column..]);
             square[vector].write(&mut lanes.square[column..]);
-            for (power, sum) in powers.into_iter().enumerate() {
-                sum[vector].write(&mut lanes.powers[power][column..]);
+            for power in 0..powers.len() {
+                powers[power][vector].write(&mut lanes.powers[power][column..]);
             }
         }
     }

@@ -146,9 +146,13 @@ fn count_few<E: Element, V: Vector, const N: usize>(
     few: &[usize],
     below: &mut [u64],
 ) {
-    let wanted = std::array::from_fn(|place| E::Bits::low(limits[few[place]]));
-    for (&index, found) in few.iter().zip(V::count_below::<E::Bits, N>(tile, wanted)) {
-        below[index] += found;
+    let mut wanted = [E::Bits::low(0); N];
+    for (at, &place) in few.iter().enumerate() {
+        wanted[at] = E::Bits::low(limits[place]);
+    }
+    let found = V::count_below::<E::Bits, N>(tile, wanted);
+    for (at, &place) in few.iter().enumerate() {
+        below[place] += found[at];
     }
 }
 
