@@ -134,16 +134,13 @@ impl Copy {
     /// Replaces what the pickle holds at a place by an opcode of the same length.
     fn pickle(&mut self, place: (u32, u32), opcode: &[u8]) {
         assert_eq!((place.1 - place.0) as usize, opcode.len(), "an opcode of another length");
-        let start = match self.archive() {
-            Some((_, archive)) => {
-                let pickle = archive.members().iter().find(|member| member.name.ends_with("/data.pkl"));
-                pickle.expect("the pickle").data.start as usize
-            }
+        let start = if let Some((_, archive)) = self.archive() {
+            let pickle = archive.members().iter().find(|member| member.name.ends_with("/data.pkl"));
+            pickle.expect("the pickle").data.start as usize
+        } else {
             // Before the object of a file of before 1.6 stand three pickles: two numbers, and sizes.
-            None => {
-                let ends = self.bytes.windows(3).enumerate().filter(|(_, bytes)| *bytes == b".\x80\x02");
-                ends.map(|(end, _)| end + 1).nth(2).expect("three pickles before the object")
-            }
+            let ends = self.bytes.windows(3).enumerate().filter(|(_, bytes)| *bytes == b".\x80\x02");
+            ends.map(|(end, _)| end + 1).nth(2).expect("three pickles before the object")
         };
         assert_eq!(self.bytes[start + place.0 as usize], opcode[0], "another opcode stands there");
         self.bytes[start + place.0 as usize..start + place.1 as usize].copy_from_slice(opcode);

@@ -111,14 +111,12 @@ pub(super) fn place(container: &Container, whole: Option<Section>) -> Vec<Placed
 
 /// Whether all of a file that the user named is the state of an optimizer, by what is in it.
 pub(super) fn is_optimizer_state(container: &Container) -> bool {
-    match &container.objects {
-        Some(objects) => is_optimizer(objects),
-        None => {
-            let is_state = |entry: &Entry| is_optimizer_leaf(&entry.name) || is_counter(&entry.name);
-            container.entries.iter().all(is_state)
-                && container.entries.iter().any(|entry| is_optimizer_leaf(&entry.name))
-        }
+    if let Some(objects) = &container.objects {
+        return is_optimizer(objects);
     }
+    let is_state = |entry: &Entry| is_optimizer_leaf(&entry.name) || is_counter(&entry.name);
+    container.entries.iter().all(is_state)
+        && container.entries.iter().any(|entry| is_optimizer_leaf(&entry.name))
 }
 
 /// Whether any tensor may be a weight: schedulers, scalers and random states keep numbers and bytes.

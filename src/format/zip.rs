@@ -84,9 +84,11 @@ impl Archive {
             .map_err(|(_, error)| broken(&error))?;
         let too_many = |what, limit| ErrorKind::TooMany { what, limit }.in_file(file.path());
         let (mut members, mut folders, mut records, mut name_bytes) = (Vec::new(), Vec::new(), 0, 0);
+        let mut last = archive.directory_offset();
         let mut entries = archive.entries(&mut buffer);
         while let Some(record) = entries.next_entry().map_err(|error| broken(&error))? {
             records += 1;
+            last = record.central_directory_offset();
             name_bytes += record.file_path().as_bytes().len();
             if records > MAX_MEMBERS {
                 return Err(too_many("members", MAX_MEMBERS));
@@ -109,7 +111,7 @@ impl Archive {
         }
         let directory = archive.directory_offset();
         refuse_overlap(file, &members, directory)?;
-        let end = End { directory, record: archive.eocd_offset(), end: archive.end_offset() };
+        let end = End { directory, last, record: archive.eocd_offset(), behind: archive.end_offset() };
         let uncovered = gaps::between(file, &members, &folders, &end)?;
         for member in &members {
             if local_name(file, member.header)? != member.name.as_bytes() {

@@ -62,8 +62,8 @@ impl Effort {
 
 impl<'a> Candidates<'a> {
     pub(in crate::checkpoint) fn new(list: &'a [Candidate], in_order: bool) -> Self {
-        let (mut by_name, mut by_shape): (HashMap<&str, usize>, HashMap<&[u64], Vec<usize>>) =
-            Default::default();
+        let mut by_name: HashMap<&str, usize> = HashMap::new();
+        let mut by_shape: HashMap<&[u64], Vec<usize>> = HashMap::new();
         for (position, candidate) in list.iter().enumerate() {
             for name in &candidate.names {
                 by_name.entry(name).or_insert(position);

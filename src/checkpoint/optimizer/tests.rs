@@ -120,7 +120,7 @@ fn one_list_spelled_a_million_times_is_refused() {
 #[test]
 fn one_list_spelled_in_many_optimizers_is_read_as_often_as_a_checkpoint_may_have_tensors() {
     let mut pickle = Pickle::default();
-    let group = pickle.group(&[0; 20_000]);
+    let group = pickle.group(&vec![0; 20_000]);
     let optimizers = (0..10).map(|_| pickle.optimizer(&[], vec![group])).collect();
     let root = pickle.push(Node::List(optimizers));
     let found = pickle.read(root);

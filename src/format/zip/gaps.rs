@@ -15,10 +15,12 @@ use crate::files::InputFile;
 pub(super) struct End {
     /// First byte of the directory.
     pub directory: u64,
+    /// First byte of its last record; of the directory where it has none.
+    pub last: u64,
     /// First byte of the record at the end.
     pub record: u64,
     /// One past the comment of that record.
-    pub end: u64,
+    pub behind: u64,
 }
 
 /// Bytes of a local header before its name.
@@ -44,7 +46,7 @@ pub(super) fn between(
         taken.push(folder..folder + header_length(file, folder)?);
     }
     taken.push(end.directory..directory_end(file, end)?);
-    taken.push(zip64_start(file, end)..end.end);
+    taken.push(zip64_start(file, end)..end.behind);
     taken.sort_unstable_by_key(|range| range.start);
     let mut gaps = Vec::new();
     let mut at = 0;
@@ -108,7 +110,7 @@ fn descriptor(file: &InputFile, member: &Member) -> Result<u64> {
 
 /// One past the last record of the directory.
 fn directory_end(file: &InputFile, end: &End) -> Result<u64> {
-    let mut at = end.directory;
+    let mut at = end.last;
     while at + RECORD <= end.record {
         let mut fixed = [0; RECORD as usize];
         file.read_exact_at(&mut fixed, at)?;
