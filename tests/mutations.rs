@@ -15,17 +15,22 @@ use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use flashpoint::analysis::measure_checkpoint;
 use flashpoint::analysis::model::{CheckpointAnalysis, MeasureLevel};
+use flashpoint::analysis::{measure_checkpoint, of_checkpoints};
 use flashpoint::checkpoint::{Checkpoint, NameRules};
 use flashpoint::context::Context;
 use flashpoint::files::InputFile;
 use flashpoint::format::zip::Archive;
+use flashpoint::rules::{self, Overrides};
 
 const CASES: usize = 100_000;
 
 /// Every so many cases the binary is asked as well.
 const ASKED: usize = 1000;
+
+/// Every so many cases everything is measured and judged that a checkpoint is measured and judged for: statistics, optimizer
+/// state, all rules. Odd, so that each of the seeds has its share.
+const JUDGED: usize = 17;
 
 /// A whole checkpoint, and what of it is damaged.
 struct Seed {
@@ -204,6 +209,14 @@ fn passes(path: &Path, truth: usize, context: &Context) -> Option<usize> {
     (!analysis.is_damaged() && analysis.is_judged()).then_some(analysis.tensors.len())
 }
 
+/// Everything that a damaged file goes through beside the list of its tensors. What comes of it is beside the question.
+fn judge(path: &Path, context: &Context) {
+    if let Ok(checkpoint) = Checkpoint::read(path, &NameRules::default(), context) {
+        let analysis = measure_checkpoint(&checkpoint, MeasureLevel::Stats, context);
+        rules::evaluate(&of_checkpoints(vec![analysis], MeasureLevel::Stats), &Overrides::default());
+    }
+}
+
 /// A directory with all files of a seed, of which the first is written anew for each case.
 struct Bench {
     seed: Arc<Seed>,
@@ -237,7 +250,12 @@ impl Bench {
         let (bytes, what) = mutate(&self.seed, case);
         std::fs::write(&self.first, &bytes).expect("a temporary file");
         let context = Context { mmap: case.is_multiple_of(2), ..Context::default() };
-        let outcome = catch_unwind(AssertUnwindSafe(|| passes(&self.inspected, self.truth, &context)));
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            if case.is_multiple_of(JUDGED) {
+                judge(&self.inspected, &context);
+            }
+            passes(&self.inspected, self.truth, &context)
+        }));
         let fault = match outcome {
             Err(_) => Some("it panics".to_owned()),
             Ok(Some(found)) if found < self.truth => {

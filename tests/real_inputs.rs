@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use flashpoint::analysis::model::{MeasureLevel, Role};
 use flashpoint::analysis::of_checkpoints;
 use flashpoint::context::Context;
+use flashpoint::format::detect;
 use flashpoint::gate::{Case, Outcome, Policy, judge};
 use flashpoint::rules::{self, Overrides, Severity};
 
@@ -42,6 +43,23 @@ fn every_tensor_of_every_real_input_has_the_numbers_of_pytorch() {
         lines.extend(found.into_iter().map(|line| format!("{}: {line}", file.display())));
     }
     assert!(lines.is_empty(), "{} differences:\n{}", lines.len(), lines.join("\n"));
+}
+
+/// The numbers above are the same in any order.
+#[test]
+fn every_element_of_every_real_input_stands_where_pytorch_has_it() {
+    let Some(folder) = inputs("order") else { return };
+    let order = common::oracle(Path::new("fixtures/oracle/order/real.json"));
+    let files = order.as_object().expect("a table of files");
+    assert_eq!(files.len(), oracles(&folder).len());
+    let mut wrong = Vec::new();
+    for (file, expected) in files {
+        let container =
+            detect::read(&folder.join(file), &Context::default()).unwrap_or_else(|error| panic!("{error}"));
+        let found = common::out_of_order(&container.entries, expected);
+        wrong.extend(found.into_iter().map(|name| format!("{file}: {name}")));
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Every PyTorch fixture against what PyTorch itself says about it (`fixtures/oracle`).
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,7 +9,7 @@ use std::sync::Arc;
 use flashpoint::context::Context;
 use flashpoint::error::{ErrorKind, Result};
 use flashpoint::files::InputFile;
-use flashpoint::format::{Container, Danger, Entry, torch};
+use flashpoint::format::{Container, Danger, Entry, detect, torch};
 use flashpoint::tensor::{DType, Kind, Tensor};
 use serde_json::Value;
 
@@ -145,6 +147,46 @@ fn every_fixture_has_the_tensors_and_numbers_of_pytorch() {
         files += 1;
     }
     assert!(files >= 14, "{files} fixtures");
+}
+
+#[test]
+fn every_element_of_every_fixture_stands_where_pytorch_has_it() {
+    let order = json(&fixture("oracle/order/formats.json"));
+    let files = order.as_object().expect("a table of files");
+    assert!(files.len() >= 25, "{}", files.len());
+    let mut wrong = Vec::new();
+    for (file, expected) in files.iter().filter(|(file, _)| *file != "formats/big-endian.pt") {
+        for mmap in [true, false] {
+            let context = Context { mmap, ..Context::default() };
+            let container = detect::read(&fixture(file), &context).unwrap_or_else(|error| panic!("{error}"));
+            let found = common::out_of_order(&container.entries, expected);
+            wrong.extend(found.into_iter().map(|name| format!("{file}: {name}")));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// What the sums of every other oracle let pass.
+#[test]
+fn a_view_whose_axes_are_taken_for_each_other_is_out_of_order() {
+    let order = json(&fixture("oracle/order/formats.json"));
+    let mut container = formats("views.pt");
+    let is_turned = |entry: &Entry| {
+        let Ok(tensor) = &entry.tensor else { return false };
+        let [piece] = tensor.pieces.as_slice() else { return false };
+        tensor.shape.len() == 2
+            && tensor.shape[0] != tensor.shape[1]
+            && piece.axes.len() == 2
+            && piece.axes[0].storage_stride < piece.axes[1].storage_stride
+    };
+    let turned = container.entries.iter_mut().find(|entry| is_turned(entry)).expect("a transposed view");
+    let name = turned.name.clone();
+    let tensor = turned.tensor.as_mut().expect("filtered so");
+    let (file, bytes) = (tensor.pieces[0].file.clone(), tensor.pieces[0].bytes.clone());
+    let shape = tensor.shape.clone();
+    // As if it lay there row by row.
+    *tensor = Tensor::strided(tensor.dtype, shape.clone(), &[shape[1], 1], file, bytes).expect("a view");
+    assert_eq!(common::out_of_order(&container.entries, &order["formats/views.pt"]), [name]);
 }
 
 #[test]

@@ -29,7 +29,7 @@ pub(crate) use layout::{MAX_STATE_BYTES, TRAINER_STATE};
 use layout::{Part, Parts};
 pub use names::NameRules;
 use names::{Named, Subject};
-use optimizer::{Candidate, ImpossibleNumber, OptimizerState, Schedule};
+use optimizer::{Candidate, Candidates, ImpossibleNumber, OptimizerState, Schedule};
 use section::Placed;
 
 /// One state of a training run, or what is left of it.
@@ -218,11 +218,13 @@ impl Checkpoint {
         let mut metadata = BTreeMap::new();
         let mut optimizers = Vec::new();
         let mut schedules = Vec::new();
+        let mut budget = optimizer::Budget::default();
         let mut impossible: Option<Vec<ImpossibleNumber>> = None;
         for (index, Part { name, section, input, container, label }) in files.into_iter().enumerate() {
             let places = section::place(&container, section);
-            let found = optimizer::read(&container, &name, index, drafts.len());
+            let found = optimizer::read(&container, &name, index, drafts.len(), &mut budget);
             optimizers.extend(found.optimizers);
+            problems.extend(found.problem.map(|kind| kind.in_file(input.path())));
             if section == Some(Section::Optimizer) && container.objects.is_none() {
                 let told = hyperparameters.as_ref();
                 let steps = claims.first().map(|claim| claim.step);
@@ -401,9 +403,10 @@ fn join_optimizers(
             shape: tensor.shape.clone(),
         })
         .collect();
+    let mut candidates = Candidates::new(&candidates, in_order);
     for optimizer in optimizers {
         let shapes: Vec<_> = optimizer.parameters.iter().map(|state| moment_shape(state, tensors)).collect();
-        optimizer::map(optimizer, &shapes, &candidates, in_order);
+        optimizer::map(optimizer, &shapes, &mut candidates);
     }
 }
 

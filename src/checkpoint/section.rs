@@ -3,10 +3,11 @@
 //! A pickled dict says so by its first keys (`model`, `state_dict_ema`, `optimizer_states`, …). A file without such
 //! keys is a bare state dict and all model, but for what only optimizers call their tensors.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::Section;
-use crate::format::{Container, Node, NodeId, Objects};
+use crate::format::{Container, Entry, Node, NodeId, Objects};
+use crate::tensor::Kind;
 
 /// Where a tensor belongs, and its name there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +22,8 @@ struct Holder {
     /// The key with a dot behind it, and before it the keys on the way.
     prefix: String,
     section: Section,
+    /// Whether the key says what it holds. One that does not is judged by what is in it.
+    is_known: bool,
 }
 
 /// Keys that hold the model, and nothing but say so.
@@ -45,10 +48,27 @@ const MODEL_KEYS: &[&str] = &[
 /// Words in keys that hold an averaged copy of the model.
 const AVERAGE_WORDS: &[&str] = &["ema", "swa", "averaged", "average", "avg", "shadow"];
 
-/// Beginnings of words in keys that hold what is neither model nor optimizer.
+/// Words in keys that hold what is neither model nor optimizer, whatever else the key says: `scheduler_of_encoder`, `model_args`.
+#[rustfmt::skip]
 const OTHER_WORDS: &[&str] = &[
-    "sched", "rng", "random", "scaler", "amp", "sampler", "loop", "callback", "args", "hparams", "hyper",
-    "config", "data",
+    "sched", "schedule", "schedules", "rng", "scaler", "scalers", "scaling", "args", "hparams", "hyperparameters",
+    "config", "configs", "cfg", "callback", "callbacks", "loops",
+];
+
+/// Words of the same, which are as well parts of the names of modules: `sampler_net`, `hyper_network`, `random_projection`.
+#[rustfmt::skip]
+const PERHAPS_OTHER_WORDS: &[&str] = &[
+    "amp", "random", "seed", "seeds", "sampler", "samplers", "loop", "hyper", "data", "dataset", "datasets", "dataloader",
+    "dataloaders", "datamodule", "loader", "queue", "queues", "buffer", "buffers", "replay", "metric", "metrics", "meter",
+    "meters", "history", "log", "logs", "losses", "stats", "statistics", "results", "progress", "timer", "timers",
+];
+
+/// Words that name a module, beside which the words above only say which one.
+#[rustfmt::skip]
+const MODULE_WORDS: &[&str] = &[
+    "net", "nets", "network", "networks", "module", "modules", "encoder", "decoder", "head", "heads", "backbone", "projector",
+    "projection", "proj", "embedding", "embeddings", "embedder", "embed", "layer", "layers", "block", "blocks", "tower",
+    "adapter", "generator", "discriminator", "critic", "actor", "policy", "teacher", "student", "prior", "weights", "weight",
 ];
 
 /// Keys that only wrap the dict that matters (Composer).
@@ -77,13 +97,112 @@ const OPTIMIZER_PREFIX: &str = "optimizer.";
 pub(super) fn place(container: &Container, whole: Option<Section>) -> Vec<Placed> {
     let objects = container.objects.as_ref();
     let whole = whole.or_else(|| objects.is_some_and(is_optimizer).then_some(Section::Optimizer));
-    let holders = objects.filter(|_| whole.is_none()).map(holders).unwrap_or_default();
-    let names = container.entries.iter().map(|entry| entry.name.as_str());
-    let placed = names.map(|name| match whole {
-        Some(section) => place_in(section, name),
-        None => place_one(name, &holders),
-    });
-    separate_averages(placed.collect())
+    if let Some(section) = whole {
+        let placed = container.entries.iter().map(|entry| place_in(section, &entry.name));
+        return separate_averages(placed.collect());
+    }
+    let mut holders = Holders::new(objects.map(holders).unwrap_or_default());
+    holders.settle_unknown(&container.entries);
+    let strips = holders.strips_model(&container.entries);
+    let has_model = holders.list.iter().any(|holder| holder.section == Section::Model);
+    let place = |entry| place_one(entry, holders.of(&entry.name), strips, has_model);
+    separate_averages(container.entries.iter().map(place).collect())
+}
+
+/// Whether all of a file that the user named is the state of an optimizer, by what is in it.
+pub(super) fn is_optimizer_state(container: &Container) -> bool {
+    if let Some(objects) = &container.objects {
+        return is_optimizer(objects);
+    }
+    let is_state = |entry: &Entry| is_optimizer_leaf(&entry.name) || is_counter(&entry.name);
+    container.entries.iter().all(is_state)
+        && container.entries.iter().any(|entry| is_optimizer_leaf(&entry.name))
+}
+
+/// Whether any tensor may be a weight: schedulers, scalers and random states keep numbers and bytes.
+pub(super) fn may_hold_weights(container: &Container) -> bool {
+    container.entries.iter().any(is_weight)
+}
+
+/// A floating tensor of at least one axis, or one that cannot be read.
+fn is_weight(entry: &Entry) -> bool {
+    entry.tensor.as_ref().map_or(true, |tensor| is_float(entry) && !tensor.shape.is_empty())
+}
+
+fn is_matrix(entry: &Entry) -> bool {
+    is_float(entry) && entry.tensor.as_ref().is_ok_and(|tensor| tensor.shape.len() >= 2)
+}
+
+fn is_float(entry: &Entry) -> bool {
+    entry.tensor.as_ref().map_or(true, |tensor| tensor.dtype.kind() == Kind::Float)
+}
+
+/// The holders of a file, found by the beginnings of names: hostile files have a hundred thousand of each.
+struct Holders {
+    list: Vec<Holder>,
+    places: HashMap<String, usize>,
+}
+
+impl Holders {
+    /// Beginnings of a name that are looked up; keys have a dot or two.
+    const MOST_DOTS: usize = 32;
+
+    fn new(list: Vec<Holder>) -> Self {
+        let mut places = HashMap::with_capacity(list.len());
+        for (place, holder) in list.iter().enumerate() {
+            places.entry(holder.prefix.clone()).or_insert(place);
+        }
+        Self { list, places }
+    }
+
+    fn place_of(&self, name: &str) -> Option<usize> {
+        let beginnings = name.match_indices('.').map(|(dot, _)| &name[..=dot]).take(Self::MOST_DOTS);
+        beginnings.filter_map(|beginning| self.places.get(beginning).copied()).min()
+    }
+
+    fn of(&self, name: &str) -> Option<&Holder> {
+        self.place_of(name).map(|place| &self.list[place])
+    }
+
+    /// Judges keys that do not say what they hold. Beside a model, weights under any such key are weights: what is judged by
+    /// nobody may be anything. In a file that would hold nothing else, so are weights under keys that do say.
+    fn settle_unknown(&mut self, entries: &[Entry]) {
+        let mut with_weights = vec![false; self.list.len()];
+        for entry in entries.iter().filter(|entry| is_weight(entry)) {
+            if let Some(place) = self.place_of(&entry.name) {
+                with_weights[place] = true;
+            }
+        }
+        let is_nothing_else =
+            !self.list.iter().any(|holder| holder.is_known && holder.section != Section::Other);
+        let mut with_weights = with_weights.into_iter();
+        let mut has_weights = || with_weights.next().unwrap_or(false);
+        if is_nothing_else {
+            // A bare state dict: keys like any other.
+            self.list.retain(|holder| !has_weights() && holder.is_known);
+            *self = Self::new(std::mem::take(&mut self.list));
+            return;
+        }
+        for holder in &mut self.list {
+            let section = if has_weights() { Section::Model } else { Section::Other };
+            if !holder.is_known {
+                holder.section = section;
+            }
+        }
+    }
+
+    /// Whether the key of the model is left out of the names in it: of the only one, where no name is then that of another
+    /// tensor.
+    fn strips_model(&self, entries: &[Entry]) -> bool {
+        let is_model = |holder: &&Holder| holder.is_known && holder.section == Section::Model;
+        let mut models = self.list.iter().filter(is_model);
+        let (Some(model), None) = (models.next(), models.next()) else { return false };
+        let is_beside = |name: &&str| self.of(name).is_some_and(|holder| !holder.is_known);
+        let beside: HashSet<&str> =
+            entries.iter().map(|entry| entry.name.as_str()).filter(is_beside).collect();
+        let mut inside = entries.iter().filter_map(|entry| entry.name.strip_prefix(&model.prefix));
+        !inside.any(|name| beside.contains(name))
+    }
 }
 
 /// A tensor of a file that is all `section`.
@@ -92,20 +211,20 @@ fn place_in(section: Section, name: &str) -> Placed {
     Placed { section, name: if prefixed { format!("{OPTIMIZER_PREFIX}{name}") } else { name.to_owned() } }
 }
 
-fn place_one(name: &str, holders: &[Holder]) -> Placed {
+fn place_one(entry: &Entry, holder: Option<&Holder>, strips_model: bool, has_model: bool) -> Placed {
+    let name = entry.name.as_str();
     let whole = |section| Placed { section, name: name.to_owned() };
-    let models = holders.iter().filter(|holder| holder.section == Section::Model).count();
-    let holder = holders.iter().find(|holder| name.starts_with(&holder.prefix));
     match holder {
         _ if is_optimizer_leaf(name) => whole(Section::Optimizer),
-        Some(Holder { section: Section::Model, prefix }) if models == 1 => {
+        Some(Holder { section: Section::Model, prefix, is_known: true }) if strips_model => {
             Placed { section: Section::Model, name: name[prefix.len()..].to_owned() }
         }
-        Some(Holder { section: Section::Average, prefix }) => {
+        Some(Holder { section: Section::Average, prefix, .. }) => {
             Placed { section: Section::Average, name: name[prefix.len()..].to_owned() }
         }
         Some(holder) => whole(holder.section),
-        None if models > 0 => whole(Section::Other),
+        // Beside a model, a number or a row of numbers is a count or a record of losses.
+        None if has_model && !(is_matrix(entry) && section_of_key(name).is_none()) => whole(Section::Other),
         None => whole(Section::Model),
     }
 }
@@ -118,7 +237,12 @@ fn is_optimizer(objects: &Objects) -> bool {
 
 /// The sections that the root of a pickle holds by name.
 pub(super) fn sections(objects: &Objects) -> BTreeSet<Section> {
-    holders(objects).into_iter().map(|holder| holder.section).collect()
+    holders(objects).into_iter().filter(|holder| holder.is_known).map(|holder| holder.section).collect()
+}
+
+/// Whether a name is that of a counter of steps.
+fn is_counter(name: &str) -> bool {
+    name.rsplit('.').next() == Some("step")
 }
 
 fn is_optimizer_leaf(name: &str) -> bool {
@@ -143,12 +267,12 @@ fn collect(objects: &Objects, dict: NodeId, path: &str, found: &mut Vec<Holder>)
         }
         let prefix = format!("{path}{key}.");
         match section_of_key(key) {
-            Some(section) => found.push(Holder { prefix, section }),
+            Some(section) => found.push(Holder { prefix, section, is_known: true }),
             // One level only: deeper, `state` is a name like any other.
             None if path.is_empty() && TRANSPARENT_KEYS.contains(&key) => {
                 collect(objects, value, &prefix, found);
             }
-            None => {}
+            None => found.push(Holder { prefix, section: Section::Other, is_known: false }),
         }
     }
 }
@@ -161,15 +285,29 @@ fn is_compound(node: &Node) -> bool {
 fn section_of_key(key: &str) -> Option<Section> {
     let key = key.to_ascii_lowercase();
     let any_word = |says: &dyn Fn(&str) -> bool| key.split(['_', '-', '.', ' ']).any(says);
-    if any_word(&|word| OTHER_WORDS.iter().any(|beginning| word.starts_with(beginning))) {
+    let listed = |words: &[&str]| any_word(&|word| words.contains(&word));
+    if listed(OTHER_WORDS) || any_word(&is_scheduler) {
         Some(Section::Other)
-    } else if any_word(&|word| word.starts_with("optim") || word == "opt") {
+    } else if any_word(&is_optimizer_word) {
         Some(Section::Optimizer)
-    } else if any_word(&|word| AVERAGE_WORDS.contains(&word)) {
+    } else if listed(AVERAGE_WORDS) {
         Some(Section::Average)
+    } else if MODEL_KEYS.contains(&key.as_str()) {
+        Some(Section::Model)
     } else {
-        MODEL_KEYS.contains(&key.as_str()).then_some(Section::Model)
+        (listed(PERHAPS_OTHER_WORDS) && !listed(MODULE_WORDS)).then_some(Section::Other)
     }
+}
+
+/// `scheduler`, `lrscheduler`, `schedulers`, `schedulerg`.
+fn is_scheduler(word: &str) -> bool {
+    word.split_once("scheduler").is_some_and(|(before, behind)| before.len() <= 2 && behind.len() <= 2)
+}
+
+/// `optimizer`, `optimiser`, `optim`, `opt`, and those with a letter or a number behind: `optimizerg`, `optim2`.
+fn is_optimizer_word(word: &str) -> bool {
+    let words = ["optimizer", "optimiser", "optims", "optim", "opt"];
+    words.iter().any(|start| word.strip_prefix(start).is_some_and(|rest| rest.len() <= 1)) && word != "opts"
 }
 
 /// Finds averaged copies inside the model's own dict: `model_ema.…` beside `model.…`.
@@ -243,7 +381,63 @@ mod tests {
                 ("lr_scheduler.last", Section::Other, "lr_scheduler.last"),
                 ("model_ema.fc.weight", Section::Average, "fc.weight"),
                 ("rng_state", Section::Other, "rng_state"),
-                ("extra.x", Section::Other, "extra.x"),
+                // What it is nobody says, and what it holds cannot be read.
+                ("extra.x", Section::Model, "extra.x"),
+            ],
+        );
+    }
+
+    #[test]
+    fn words_of_keys_are_whole_words() {
+        let other = [
+            "lr_scheduler",
+            "LRScheduler",
+            "native_amp_scaling_state",
+            "random_states",
+            "model_args",
+            "scheduler_encoder",
+        ];
+        let other = other.iter().chain(&[
+            "rng_state",
+            "hyper_parameters",
+            "loops",
+            "data",
+            "replay_buffer",
+            "grad_scaler",
+        ]);
+        for key in other {
+            assert_eq!(section_of_key(key), Some(Section::Other), "{key}");
+        }
+        for key in [
+            "data2vec",
+            "amplifier",
+            "looped",
+            "database",
+            "sampler_net",
+            "hyper_network",
+            "random_projection",
+            "optimal_transport",
+            "opts",
+        ] {
+            assert_eq!(section_of_key(key), None, "{key}");
+        }
+        for key in ["optimizer", "optimizer_states", "optimizerG", "optim_d", "opt", "optim2"] {
+            assert_eq!(section_of_key(key), Some(Section::Optimizer), "{key}");
+        }
+    }
+
+    #[test]
+    fn a_file_of_nothing_but_other_state_is_what_was_asked_for() {
+        check(&["data", "config"], &[("data.w", Section::Model, "data.w")]);
+    }
+
+    #[test]
+    fn a_name_that_two_tensors_would_have_keeps_its_key() {
+        check(
+            &["model", "projector"],
+            &[
+                ("model.projector.w", Section::Model, "model.projector.w"),
+                ("projector.w", Section::Model, "projector.w"),
             ],
         );
     }

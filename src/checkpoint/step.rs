@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use super::optimizer::OptimizerState;
+use super::optimizer::{OptimizerState, scalar};
 use crate::error::{Error, ErrorKind};
-use crate::format::{Container, Entry, Node};
+use crate::format::{Container, Node};
 
 /// One place that states a step.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub(super) fn in_container(container: &Container, file: &str) -> Option<Claim> {
     STEP_KEYS.iter().find_map(|key| {
         let value = objects.get(root, key)?;
         let step = match *objects.node(value) {
-            Node::Tensor(entry) => element(container.entries.get(entry)?)?,
+            Node::Tensor(entry) => whole(scalar::of_entry(container.entries.get(entry)?)?)?,
             _ => objects.count(value)?,
         };
         Some(Claim { place: format!("{key} in {file}"), step, certain: true })
@@ -43,17 +43,6 @@ pub(super) fn in_optimizers(optimizers: &[OptimizerState]) -> Option<Claim> {
     let parameters = optimizers.iter().flat_map(|optimizer| &optimizer.parameters);
     let steps = parameters.filter_map(|parameter| whole(parameter.step?));
     Some(Claim { place: "the optimizer's state".to_owned(), step: steps.max()?, certain: false })
-}
-
-/// The one element of a tensor that counts something.
-fn element(entry: &Entry) -> Option<u64> {
-    let tensor = entry.tensor.as_ref().ok()?;
-    if tensor.count() != 1 || tensor.dtype.size().is_none() {
-        return None;
-    }
-    let mut values = Vec::new();
-    tensor.read_f64(0..1, &mut values).ok()?;
-    whole(*values.first()?)
 }
 
 fn whole(value: f64) -> Option<u64> {

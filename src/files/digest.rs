@@ -4,8 +4,9 @@ use super::InputFile;
 use crate::context::Context;
 use crate::error::Result;
 
-/// Bytes hashed between two looks at whether the user asked to stop; a multiple of what the cores share out.
-const WINDOW: u64 = 64 << 20;
+/// Bytes held and hashed between two looks at whether the user asked to stop: every file in flight holds as many, and the cores
+/// share out no less than an eighth of a megabyte.
+const WINDOW: u64 = 4 << 20;
 
 /// BLAKE3 of all bytes of `file`, in hexadecimal, over all cores. `None` when the user asked to stop.
 ///

@@ -47,6 +47,8 @@ pub fn read(file: Arc<InputFile>, _context: &Context) -> Result<Container> {
             None => reader.leave_out(member.data.clone()),
         }
     }
+    archive.uncovered().iter().for_each(|gap| reader.leave_out(gap.clone()));
+    reader.problems.extend(archive.lost_members(&file));
     if entries.is_empty() {
         return Err(ErrorKind::NoTensors.in_file(file.path()));
     }

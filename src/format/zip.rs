@@ -3,6 +3,8 @@
 //! The central directory is the authority, as it is for PyTorch: local headers only say where the data begins. An archive
 //! that two readers could understand differently (two members of one name, overlapping members) is refused as a whole.
 
+mod gaps;
+
 use std::collections::HashMap;
 use std::io::Read;
 use std::ops::Range;
@@ -14,6 +16,7 @@ use crate::context::Context;
 use crate::error::{At, Error, ErrorKind, Result, ZipFault};
 use crate::files::InputFile;
 use crate::format::MAX_TENSORS;
+use gaps::End;
 
 /// The members of an archive.
 #[derive(Debug)]
@@ -23,6 +26,10 @@ pub struct Archive {
     by_name: Vec<u32>,
     /// Where the central directory begins.
     directory: u64,
+    /// Bytes that nothing in the archive accounts for.
+    uncovered: Vec<Range<u64>>,
+    /// How many of them begin like a member: one that the directory has lost.
+    lost: u64,
 }
 
 /// One member.
@@ -76,10 +83,12 @@ impl Archive {
             .locate_in_reader(Bytes(file), &mut buffer, file.len())
             .map_err(|(_, error)| broken(&error))?;
         let too_many = |what, limit| ErrorKind::TooMany { what, limit }.in_file(file.path());
-        let (mut members, mut records, mut name_bytes) = (Vec::new(), 0, 0);
+        let (mut members, mut folders, mut records, mut name_bytes) = (Vec::new(), Vec::new(), 0, 0);
+        let mut last = archive.directory_offset();
         let mut entries = archive.entries(&mut buffer);
         while let Some(record) = entries.next_entry().map_err(|error| broken(&error))? {
             records += 1;
+            last = record.central_directory_offset();
             name_bytes += record.file_path().as_bytes().len();
             if records > MAX_MEMBERS {
                 return Err(too_many("members", MAX_MEMBERS));
@@ -90,6 +99,8 @@ impl Archive {
             // An entry that only stands for a directory has no bytes; one with bytes is a member, whatever its name ends in.
             if !record.is_dir() || record.compressed_size_hint() > 0 || record.uncompressed_size_hint() > 0 {
                 members.push(member(file, &archive, &record)?);
+            } else {
+                folders.push(record.local_header_offset());
             }
         }
         let stated = archive.entries_hint();
@@ -100,6 +111,8 @@ impl Archive {
         }
         let directory = archive.directory_offset();
         refuse_overlap(file, &members, directory)?;
+        let end = End { directory, last, record: archive.eocd_offset(), behind: archive.end_offset() };
+        let uncovered = gaps::between(file, &members, &folders, &end)?;
         for member in &members {
             if local_name(file, member.header)? != member.name.as_bytes() {
                 return Err(fault(file, &member.name, ZipFault::TwoNames));
@@ -111,12 +124,30 @@ impl Archive {
         if let Some(pair) = by_name.windows(2).find(|pair| name(pair[0]) == name(pair[1])) {
             return Err(fault(file, name(pair[0]), ZipFault::Duplicate));
         }
-        Ok(Self { members, by_name, directory })
+        let lost =
+            uncovered.iter().filter(|gap| gaps::is_member(file, gap)).map(|gap| gap.end - gap.start).sum();
+        Ok(Self { members, by_name, directory, uncovered, lost })
     }
 
     /// Every member, in the order of the directory.
     pub fn members(&self) -> &[Member] {
         &self.members
+    }
+
+    /// Bytes that no member, header or record accounts for: between members, before the directory, behind the end.
+    pub fn uncovered(&self) -> &[Range<u64>] {
+        &self.uncovered
+    }
+
+    /// What is wrong with an archive whose directory has lost a member that is still there.
+    pub fn lost_members(&self, file: &InputFile) -> Option<Error> {
+        let kind = ErrorKind::UncoveredBytes { bytes: self.lost };
+        (self.lost > 0).then(|| {
+            kind.at_byte(
+                file.path(),
+                self.uncovered.iter().find(|gap| gaps::is_member(file, gap)).map_or(0, |gap| gap.start),
+            )
+        })
     }
 
     /// The member of that name.

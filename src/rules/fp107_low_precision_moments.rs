@@ -1,5 +1,7 @@
 //! A7: second moments in half precision.
 
+use std::collections::HashMap;
+
 use super::moments::{parameters, subject};
 use super::{Check, Confidence, Findings, Needs, Rule, Severity, Thresholds};
 use crate::analysis::model::{CheckpointAnalysis, DType, ParameterOptimizer};
@@ -20,18 +22,18 @@ pub(super) static RULE: Rule = Rule {
 const BF16_DECAY: f64 = 1.0 / 256.0;
 
 fn check(checkpoint: &CheckpointAnalysis, _: &Thresholds, findings: &mut Findings) {
-    let mut told = Vec::new();
+    let place =
+        |parameter: &ParameterOptimizer| (parameter.optimizer, parameter.group, parameter.second_moment);
+    let mut alike: HashMap<_, usize> = HashMap::new();
+    for (parameter, _, _) in parameters(checkpoint) {
+        *alike.entry(place(parameter)).or_default() += 1;
+    }
     for (parameter, _, group) in parameters(checkpoint) {
-        let place = (parameter.optimizer, parameter.group, parameter.second_moment);
         let Some(fault) = fault(parameter.second_moment, group.beta2) else { continue };
         // One finding a group: its parameters are all kept in the same way.
-        if told.contains(&place) {
-            continue;
+        if let Some(count) = alike.remove(&place(parameter)) {
+            report(parameter, count, fault, findings);
         }
-        told.push(place);
-        let same = parameters(checkpoint)
-            .filter(|(other, _, _)| (other.optimizer, other.group, other.second_moment) == place);
-        report(parameter, same.count(), fault, findings);
     }
 }
 
@@ -71,6 +73,7 @@ fn report(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::analysis::model::Measured;
     use crate::rules::test_support::{checkpoint, judge, moments};
 
     fn kept_in(dtype: DType, beta2: f64) -> CheckpointAnalysis {
@@ -89,6 +92,17 @@ mod tests {
         assert_eq!(told, [(Severity::Critical, "a.weight".to_owned())]);
         assert!(judge(&RULE, &kept_in(DType::Bf16, 0.99)).is_clean());
         assert!(judge(&RULE, &kept_in(DType::F32, 0.999)).is_clean());
+    }
+
+    #[test]
+    fn fifty_thousand_groups_are_told_in_one_pass() {
+        let mut saved = kept_in(DType::Bf16, 0.999);
+        let Measured::Value(state) = &mut saved.optimizer else { panic!("it has state") };
+        let (group, parameter) = (state.optimizers[0].groups[0].clone(), state.parameters[0].clone());
+        state.optimizers[0].groups = vec![group; 50_000];
+        state.parameters =
+            (0..50_000).map(|group| ParameterOptimizer { group, ..parameter.clone() }).collect();
+        assert_eq!(judge(&RULE, &saved).found.len(), 50_000);
     }
 
     #[test]

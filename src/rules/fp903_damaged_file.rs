@@ -1,5 +1,7 @@
 //! Files that cannot be read, or not as a whole.
 
+use std::collections::HashMap;
+
 use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Thresholds};
 use crate::analysis::model::{CheckpointAnalysis, Problem};
 
@@ -20,23 +22,28 @@ const UNCOVERED: &str = "uncovered-bytes";
 
 fn check(checkpoint: &CheckpointAnalysis, _: &Thresholds, findings: &mut Findings) {
     let mut groups: Vec<Vec<&Problem>> = Vec::new();
+    // Tensors of one file that are damaged in one way: one cut takes many tensors with it.
+    let mut alike: HashMap<(&str, &str), usize> = HashMap::new();
     for problem in checkpoint.problems.iter().filter(|problem| problem.kind != UNCOVERED) {
-        match groups.iter_mut().find(|group| are_alike(group[0], problem)) {
+        let next = groups.len();
+        let is_of_tensor = problem.tensor.is_some();
+        let group =
+            if is_of_tensor { *alike.entry((&problem.file, &problem.kind)).or_insert(next) } else { next };
+        match groups.get_mut(group) {
             Some(group) => group.push(problem),
             None => groups.push(vec![problem]),
         }
     }
+    let mut tensors: HashMap<&str, usize> = HashMap::new();
+    for file in checkpoint.tensors.iter().filter_map(|tensor| tensor.file.as_deref()) {
+        *tensors.entry(file).or_default() += 1;
+    }
     for group in groups {
-        report(checkpoint, &group, findings);
+        report(&tensors, &group, findings);
     }
 }
 
-/// Tensors of one file that are damaged in one way: one cut takes many tensors with it.
-fn are_alike(one: &Problem, other: &Problem) -> bool {
-    one.tensor.is_some() && other.tensor.is_some() && one.file == other.file && one.kind == other.kind
-}
-
-fn report(checkpoint: &CheckpointAnalysis, group: &[&Problem], findings: &mut Findings) {
+fn report(tensors: &HashMap<&str, usize>, group: &[&Problem], findings: &mut Findings) {
     let [first, others @ ..] = group else { return };
     let place = first.at.as_ref().map(|at| format!(" at {at}")).unwrap_or_default();
     let what = match (&first.tensor, others) {
@@ -45,7 +52,7 @@ fn report(checkpoint: &CheckpointAnalysis, group: &[&Problem], findings: &mut Fi
         (Some(tensor), _) => format!(
             "{} of {} tensors of {} cannot be read, {} first",
             group.len(),
-            tensors_of(checkpoint, &first.file).max(group.len()),
+            tensors.get(first.file.as_str()).copied().unwrap_or(0).max(group.len()),
             first.file,
             tensor.escape_debug(),
         ),
@@ -58,10 +65,6 @@ fn report(checkpoint: &CheckpointAnalysis, group: &[&Problem], findings: &mut Fi
     if first.tensor.is_some() {
         finding.against("damaged tensors", group.len() as f64, 0.0, "tensors");
     }
-}
-
-fn tensors_of(checkpoint: &CheckpointAnalysis, file: &str) -> usize {
-    checkpoint.tensors.iter().filter(|tensor| tensor.file.as_deref() == Some(file)).count()
 }
 
 #[cfg(test)]
@@ -101,6 +104,17 @@ mod tests {
         let message = "2 of 3 tensors of model.safetensors cannot be read, b first: 64 bytes are needed here, the file has 40";
         assert_eq!(findings.found[0].message, message);
         assert_eq!(findings.found[0].evidence[0].value, 2.0);
+    }
+
+    #[test]
+    fn a_hundred_thousand_problems_of_files_are_told_in_one_pass() {
+        let mut saved = checkpoint(Vec::new());
+        let missing = |index: usize| Problem {
+            file: format!("s{index}"),
+            ..problem(index.is_multiple_of(2).then_some("a"))
+        };
+        saved.problems = (0..100_000).map(missing).collect();
+        assert_eq!(judge(&RULE, &saved).found.len(), 100_000);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! A rule touches no bytes, files, devices or clocks. What it needs is declared, and the planner here reports every
 //! rule that could not be evaluated, with the missing need: absence is never silence.
 
+mod assumed_order;
 mod collapse;
 mod finding;
 mod intervals;

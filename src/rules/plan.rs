@@ -170,6 +170,9 @@ pub fn evaluate(analysis: &Analysis, overrides: &Overrides) -> Assessment {
                 let findings = Findings::new(rule, &checkpoint.name, checkpoint.step.value().copied());
                 assessment.ask(rule, missing, findings, |findings| {
                     check(checkpoint, &Thresholds::new(rule, overrides), findings);
+                    if rule.needs.has(Needs::OPTIMIZER) {
+                        super::assumed_order::tell(checkpoint, &mut findings.found);
+                    }
                 });
             }
         }

@@ -10,6 +10,8 @@ use flashpoint::analysis::model::{
 };
 use flashpoint::checkpoint::{Checkpoint, NameRules};
 use flashpoint::context::Context;
+use flashpoint::format::Entry;
+use flashpoint::tensor::Tensor;
 use serde_json::Value;
 
 /// Reads and measures a checkpoint that must be readable.
@@ -43,6 +45,30 @@ pub fn json_files(folder: &Path) -> Vec<PathBuf> {
 pub fn oracle(path: &Path) -> Value {
     let text = std::fs::read_to_string(path).expect("a listed oracle can be read");
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// CRC-32 of all elements of a tensor in logical order, as `fixtures/make_order.py` takes it of PyTorch's.
+pub fn checksum(tensor: &Tensor) -> u32 {
+    const BLOCK: u64 = 1 << 16;
+    let mut sum = flate2::Crc::new();
+    let mut buffer = Vec::new();
+    for start in (0..tensor.count()).step_by(BLOCK as usize) {
+        let block = start..tensor.count().min(start + BLOCK);
+        sum.update(tensor.bytes(block, &mut buffer).expect("readable elements"));
+    }
+    sum.sum()
+}
+
+/// Tensors of `entries` whose elements stand in another order than PyTorch's, of those that `expected` lists.
+pub fn out_of_order(entries: &[Entry], expected: &Value) -> Vec<String> {
+    let expected = expected.as_object().expect("a table of checksums");
+    assert!(!expected.is_empty());
+    let is_wrong = |(name, sum): &(&String, &Value)| {
+        let entry = entries.iter().find(|entry| entry.name == **name);
+        let tensor = entry.and_then(|entry| entry.tensor.as_ref().ok());
+        tensor.map(|tensor| u64::from(checksum(tensor))) != sum.as_u64()
+    };
+    expected.iter().filter(is_wrong).map(|(name, _)| name.clone()).collect()
 }
 
 /// Where an analysis differs from the oracle's `tensors`, one line each. Nothing may be missing on either side.

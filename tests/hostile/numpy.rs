@@ -104,6 +104,11 @@ pub fn cases() -> Vec<Case> {
             reads(&[a, ("b", 10.0)]),
         ),
         file(
+            "numpy/array-that-the-directory-lost.npz",
+            super::zip::without_the_last_record(archive("b.npy", &floats("(2, 2)")), "b.npy"),
+            damaged(&["uncovered-bytes"], &[a]).finding("FP904"),
+        ),
+        file(
             "numpy/member-that-is-no-array.npz",
             archive("b.npy", b"nothing"),
             damaged(&["past-end-of-file"], &[a]),

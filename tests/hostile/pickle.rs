@@ -55,6 +55,18 @@ fn large(
     write(folder, "model.pt", &beside(&program))
 }
 
+/// A hundred optimizers that share the dict of one group, with a list of 20,000 parameters.
+fn many_optimizers() -> Vec<u8> {
+    let list = |items: Vec<u8>| [&b"]("[..], &items, b"e"].concat();
+    let parameters = list((0..20_000).flat_map(int).collect());
+    let group = [dict(&[("lr", int(1)), ("params", parameters)]), b"q\x60".to_vec()].concat();
+    let optimizer = |group: Vec<u8>| dict(&[("state", dict(&[])), ("param_groups", list(group))]);
+    let again = (1..100).flat_map(|_| optimizer(b"h\x60".to_vec()));
+    let optimizers = list([optimizer(group), again.collect()].concat());
+    let weight = floats("0", 2, 0, &[2], &[1]);
+    pickled(&dict(&[("model", dict(&[("a", weight)])), ("optimizers", optimizers)]))
+}
+
 pub fn cases() -> Vec<Case> {
     let stack_global = |module: &str, name: &str| {
         [text(module), b"q\x50".to_vec(), text(name), b"q\x51h\x50h\x51\x93".to_vec()].concat()
@@ -69,6 +81,20 @@ pub fn cases() -> Vec<Case> {
             archived(&evil()),
             damaged(&["uncovered-bytes"], &[]).finding("FP901").finding("FP904"),
         ),
+        dangerous(
+            "pickle/runs-a-program-by-a-helper-of-uuid.pt",
+            &call("uuid", "_get_command_stdout", &[text("true")]),
+        ),
+        dangerous(
+            "pickle/builds-what-evaluates-source-later.pt",
+            &call("torch.fx.experimental.symbolic_shapes", "_eval_guards", &[text("1")]),
+        ),
+        made(
+            "pickle/one-list-of-parameters-in-many-optimizers.pt",
+            |folder| write(folder, "model.pt", &archived(&many_optimizers())),
+            damaged(&["too-many"], &[("model.a", 3.0)]),
+        )
+        .allowing(64),
         dangerous("pickle/calls-the-shell-deep-within.pt", &dict(&[("c", tuple(&[tuple(&[shell()])]))])),
         dangerous("pickle/evaluates-source.pt", &call("builtins", "eval", &[text("1")])),
         dangerous("pickle/reaches-attributes.pt", &call("builtins", "getattr", &[text("a"), text("b")])),

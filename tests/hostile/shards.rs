@@ -172,6 +172,41 @@ pub fn cases() -> Vec<Case> {
             ],
             noted(&["other-model"], &[A]).finding("FP901"),
         ),
+        directory(
+            "shards/models-of-other-names-beside-a-model",
+            vec![
+                ("model.safetensors", honest("a", &[1.0])),
+                ("v_head.safetensors", honest("v", &[f32::NAN])),
+                ("sampler_net.safetensors", honest("s", &[f32::NAN])),
+                ("extra.pt", super::pickle::archived(&super::pickle::evil())),
+            ],
+            noted(&["other-model"], &[A]).finding("FP901"),
+        ),
+        directory(
+            "shards/index-of-pickles-beside-safetensors",
+            vec![
+                ("model.safetensors", honest("a", &[1.0])),
+                (
+                    "pytorch_model.bin.index.json",
+                    index(&[("a", r#""pytorch_model-00001-of-00001.bin""#)], "8"),
+                ),
+                ("pytorch_model-00001-of-00001.bin", super::zip::honest()),
+            ],
+            noted(&["other-model"], &[A]),
+        ),
+        made(
+            "shards/four-thousand-shards-missing",
+            |folder| {
+                let entries =
+                    (0..4_000).map(|tensor| format!(r#","x{tensor}":"s{tensor}""#)).collect::<String>();
+                write(folder, INDEX, format!(r#"{{"weight_map":{{"a":{ONE:?}{entries}}}}}"#).as_bytes());
+                let (name, bytes) = one();
+                write(folder, name, &bytes);
+                folder.to_owned()
+            },
+            damaged(&["not-found", "missing-shard"], &[A]),
+        )
+        .allowing(64),
         made(
             "shards/index-of-half-a-million-tensors",
             |folder| {

@@ -46,6 +46,29 @@ fn directory_says(offset: usize, bytes: &[u8]) -> Vec<u8> {
     archive
 }
 
+/// An archive whose directory has lost its last record, of a member called `name`, and knows nothing of it.
+pub fn without_the_last_record(mut archive: Vec<u8>, name: &str) -> Vec<u8> {
+    let record = 46 + name.len();
+    let end = archive.len() - 22;
+    archive.drain(end - record..end);
+    let end = end - record;
+    for at in [end + 8, end + 10] {
+        archive[at] -= 1;
+    }
+    let length = u32::from_le_bytes(archive[end + 12..end + 16].try_into().expect("four bytes"));
+    archive[end + 12..end + 16].copy_from_slice(&(length - record as u32).to_le_bytes());
+    archive
+}
+
+/// An archive with bytes between its last member and its directory.
+fn with_bytes_before_the_directory(mut archive: Vec<u8>, bytes: &[u8]) -> Vec<u8> {
+    let end = archive.len() - 22;
+    let start = u32::from_le_bytes(archive[end + 16..end + 20].try_into().expect("four bytes"));
+    archive[end + 16..end + 20].copy_from_slice(&(start + bytes.len() as u32).to_le_bytes());
+    archive.splice(start as usize..start as usize, bytes.iter().copied());
+    archive
+}
+
 pub fn cases() -> Vec<Case> {
     let whole = honest();
     let end = whole.len();
@@ -259,6 +282,17 @@ pub fn cases() -> Vec<Case> {
             with(stored("archive/extra.pkl", b"\x80\x02(")),
             damaged(&["pickle-truncated"], &[A]).finding("FP904"),
         ),
+        file(
+            "zip/member-that-the-directory-lost.pt",
+            without_the_last_record(with(stored("archive/data/1", &data())), "archive/data/1"),
+            damaged(&["uncovered-bytes"], &[A]).finding("FP904"),
+        ),
+        file(
+            "zip/bytes-before-the-directory.pt",
+            with_bytes_before_the_directory(honest(), b"hidden"),
+            reads(&[A]).finding("FP904"),
+        ),
+        file("zip/bytes-behind-the-end.pt", [&whole[..], b"hidden"].concat(), reads(&[A]).finding("FP904")),
         file("zip/byte-order-big.pt", with(stored("archive/byteorder", b"big")), refused("byte-order")),
         file(
             "zip/version-huge.pt",

@@ -137,7 +137,8 @@ impl Reading {
         }
         let is_bf16 = weight.is_some_and(|weight| weight.dtype == DType::Bf16);
         scales.bf16_rate = place.group.learning_rate.filter(|_| is_bf16);
-        Inputs { first, second, maximum: place.maximum(shape), weight, scales }
+        let maximum = place.maximum(shape).and_then(Result::ok);
+        Inputs { first, second, maximum, weight, scales }
     }
 
     fn finish(
@@ -162,6 +163,10 @@ impl Reading {
             + sums.negative_second
             + sums.non_finite_maximum
             + sums.below_second;
+        // What was found is told; that nothing was found is no answer where the largest second moment was not compared.
+        if let (0, Some(Err(reason))) = (defects, place.maximum(shape)) {
+            found.defects = Measured::not(reason);
+        }
         if elements == 0 || defects > 0 {
             let mut empty = Self::without_value(place, elements);
             empty.defects = found.defects;

@@ -119,10 +119,18 @@ impl<'a> Place<'a> {
         ))
     }
 
-    /// AMSGrad's largest second moments, where they can be compared element by element.
-    pub fn maximum(&self, shape: &[u64]) -> Option<&'a Tensor> {
-        let tensor = self.checkpoint.tensors[self.state.max_exp_avg_sq?].tensor.as_ref().ok()?;
-        (tensor.shape == shape && readable(tensor).is_ok()).then_some(tensor)
+    /// AMSGrad's largest second moments, or why they cannot be compared element by element. `None` where none are kept.
+    pub fn maximum(&self, shape: &[u64]) -> Option<Result<&'a Tensor, String>> {
+        let named = &self.checkpoint.tensors[self.state.max_exp_avg_sq?];
+        let tensor = match &named.tensor {
+            Ok(tensor) => tensor,
+            Err(error) => return Some(Err(format!("{}: {}", named.name, error.kind))),
+        };
+        if tensor.shape != shape {
+            return Some(Err("its largest second moment has another shape than its moments".to_owned()));
+        }
+        let unread = |reason| format!("its largest second moment cannot be read: {reason}");
+        Some(readable(tensor).map(|()| tensor).map_err(unread))
     }
 
     /// What leads to the state, where its tensor is not known: the name of a moment without its last component.

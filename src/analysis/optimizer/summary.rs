@@ -13,9 +13,10 @@ pub(super) fn optimizers(
     energies: &[Energies],
 ) -> Vec<OptimizerSummary> {
     let summary = |(index, optimizer): (usize, &OptimizerState)| {
-        let own = || {
-            parameters.iter().zip(energies).filter(move |(parameter, _)| parameter.optimizer == index as u64)
-        };
+        // They stand optimizer by optimizer.
+        let first = parameters.partition_point(|parameter| parameter.optimizer < index as u64);
+        let behind = parameters.partition_point(|parameter| parameter.optimizer <= index as u64);
+        let own = || parameters[first..behind].iter().zip(&energies[first..behind]);
         OptimizerSummary {
             place: optimizer.place.clone(),
             algorithm: optimizer.algorithm.clone(),

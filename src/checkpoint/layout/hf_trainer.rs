@@ -37,8 +37,16 @@ pub(super) fn section_of_side_file(name: &str) -> Option<Section> {
     if masters::is_file(name) {
         return Some(Section::Optimizer);
     }
-    let rest = |start| stem.strip_prefix(start).filter(|rest| rest.is_empty() || rest.starts_with('_'));
-    let found = SIDE_FILES.iter().find(|(start, _)| rest(start).is_some());
+    let is_one = |&(start, section): &(&str, Section)| match stem.strip_prefix(start) {
+        Some("") => true,
+        // `sampler_1` counts samplers, `sampler_net` is a network. The state of an optimizer is judged under any name.
+        Some(rest) => rest.strip_prefix('_').is_some_and(|rest| {
+            section == Section::Optimizer
+                || rest.trim_start_matches("rank_").chars().all(|digit| digit.is_ascii_digit())
+        }),
+        None => false,
+    };
+    let found = SIDE_FILES.iter().find(|side| is_one(side));
     found.filter(|_| SIDE_EXTENSIONS.contains(&extension)).map(|&(_, section)| section)
 }
 

@@ -1,12 +1,13 @@
 //! A directory with a model: one file of a known name, the parts of a consolidated model, or an index of shards.
 
-use std::path::Path;
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
 
 use super::listing::{Listing, newest};
 use super::{Parts, hf_trainer, incomplete, open, sharded};
 use crate::checkpoint::{Layout, Section, step};
 use crate::context::Context;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{ErrorKind, Result};
 use crate::format::Container;
 
 /// Names of model files, the preferred first: a directory often holds the same model in several formats.
@@ -26,10 +27,8 @@ const MODEL_EXTENSIONS: &[&str] = &["safetensors", "pt", "pth", "ckpt", "bin"];
 
 /// Reads the model of a directory, which must hold exactly one.
 pub(super) fn read(listing: &Listing, context: &Context) -> Result<Parts> {
-    if let Some(index) = sharded::find_index(listing) {
-        let mut parts = sharded::read(listing, &index, context)?;
-        parts.add_other_models(listing, &index, context);
-        return Ok(parts);
+    if let Some(index) = index(listing) {
+        return sharded::read(listing, &index, context);
     }
     let files = model_files(listing)?;
     let mut parts = Parts::new(Layout::ModelDirectory);
@@ -39,24 +38,43 @@ pub(super) fn read(listing: &Listing, context: &Context) -> Result<Parts> {
     }
     parts.tell_apart();
     parts.recognise();
-    if let [read] = files[..] {
-        parts.add_other_models(listing, read, context);
-    }
     Ok(parts)
 }
 
+/// The index that the model is read by: none of pickles where the model is there as safetensors too, as transformers does.
+fn index(listing: &Listing) -> Option<String> {
+    let is_whole = |file: &str| {
+        MODEL_FILES.contains(&file) && file.ends_with(".safetensors") && !file.starts_with("adapter")
+    };
+    let has_safetensors = listing.files().any(is_whole);
+    sharded::find_index(listing).filter(|index| sharded::is_of_safetensors(index) || !has_safetensors)
+}
+
 impl Parts {
-    /// Says which models lie beside the one that was `read`. What their pickles name is told, their tensors are not.
-    fn add_other_models(&mut self, listing: &Listing, read: &str, context: &Context) {
-        let is_whole = |file: &str| MODEL_FILES.contains(&file) || sharded::is_index(file);
-        for file in listing.files().filter(|file| is_whole(file) && *file != read) {
+    /// Says which models lie beside what was read, under whatever name. What their pickles name is told, their tensors are not.
+    pub(super) fn add_other_models(&mut self, listing: &Listing, context: &Context) {
+        let used = index(listing);
+        let read = used.clone().or_else(|| self.files.first().map(|part| part.name.clone()));
+        let Some(read) = read else { return };
+        // What was read or refused has been told about.
+        let known: HashSet<PathBuf> = self.problems.iter().map(|problem| problem.path.clone()).collect();
+        // Which of its shards the index does not name has been told too.
+        let is_told = |file: &str, path: &PathBuf| {
+            known.contains(path) || used.as_deref().is_some_and(|index| sharded::is_shard_of(file, index))
+        };
+        let opened: HashSet<String> = self.files.iter().map(|part| part.name.clone()).collect();
+        let other_indexes: Vec<&str> =
+            listing.files().filter(|file| sharded::is_index(file) && used.as_deref() != Some(file)).collect();
+        for &file in &other_indexes {
+            self.problems
+                .push(ErrorKind::OtherModel { read: read.clone() }.in_file(&listing.path().join(file)));
+        }
+        for file in listing.files().filter(|file| may_be_model(file) && !opened.contains(*file)) {
             let path = listing.path().join(file);
-            let is_stray = |problem: &Error| problem.path == path && problem.kind == ErrorKind::StrayShard;
-            if !self.problems.iter().any(is_stray) {
-                self.problems.push(ErrorKind::OtherModel { read: read.to_owned() }.in_file(&path));
-            }
-            if sharded::is_index(file) {
-                continue;
+            let is_of_index =
+                other_indexes.iter().any(|index| file.contains("-of-") && sharded::is_shard_of(file, index));
+            if !is_of_index && !is_told(file, &path) {
+                self.problems.push(ErrorKind::OtherModel { read: read.clone() }.in_file(&path));
             }
             // One that cannot be read is no part of this checkpoint.
             if let Ok(mut part) = open(listing.path(), file, Some(Section::Other), context) {
@@ -70,7 +88,7 @@ impl Parts {
 
 /// Whether `name` is all of the model that the directory holds.
 pub(super) fn is_the_model(listing: &Listing, name: &str) -> bool {
-    match sharded::find_index(listing) {
+    match index(listing) {
         Some(index) => index == name,
         None => model_files(listing).is_ok_and(|files| files == [name]),
     }

@@ -24,6 +24,7 @@ const BLOCK_ELEMENTS: u64 = 1 << 18;
 
 const WHAT: &str = "the index of shards";
 const INDEX_ENDING: &str = ".index.json";
+const SAFETENSORS_ENDING: &str = ".safetensors.index.json";
 
 /// The index as written. Values are kept as text, so that one wrong one costs one tensor.
 #[derive(Deserialize)]
@@ -74,7 +75,12 @@ pub(super) fn is_index(name: &str) -> bool {
 /// The index of a directory; safetensors before pickles, where it holds the model in both.
 pub(super) fn find_index(listing: &Listing) -> Option<String> {
     let ending = |end: &str| listing.files().find(|file| file.ends_with(end)).map(str::to_owned);
-    ending(".safetensors.index.json").or_else(|| ending(".bin.index.json"))
+    ending(SAFETENSORS_ENDING).or_else(|| ending(".bin.index.json"))
+}
+
+/// Whether an index of this name is one of safetensors.
+pub(super) fn is_of_safetensors(index: &str) -> bool {
+    index.ends_with(SAFETENSORS_ENDING)
 }
 
 /// Reads the shards that `index` names, and compares both.
@@ -125,7 +131,7 @@ fn stray_shard(listing: &Listing, stray: &str, named: &BTreeSet<&str>) -> Error 
 }
 
 /// Whether a file that `index` does not name looks as if it should.
-fn is_shard_of(file: &str, index: &str) -> bool {
+pub(super) fn is_shard_of(file: &str, index: &str) -> bool {
     let Some((stem, extension)) = index.trim_end_matches(INDEX_ENDING).rsplit_once('.') else { return false };
     file.starts_with(stem) && file.rsplit_once('.').is_some_and(|(_, end)| end == extension)
 }

@@ -5,6 +5,9 @@
 //! shapes that occur once. A parameter that more than one tensor may be is refused: a finding must not name a wrong
 //! tensor. Two checkpoints can confirm a mapping by cos(Δw, −m/√v).
 //!
+//! An optimizer may be given parts of a model in another order than the model has them: `[*decoder, *encoder]`. Where the
+//! shapes are then the same, nothing in the file tells, and the mapping is not confirmed by shapes.
+//!
 //! Orders. `model.parameters()` in one group; or the Hugging Face Trainer's and nanoGPT's two groups, decay and no
 //! decay, each in the order of `named_parameters()`. A torch file keeps that order; a safetensors file is sorted by
 //! name, so that the order must be found again ([`registration`](super::registration)).
@@ -25,6 +28,58 @@ pub(in crate::checkpoint) struct Candidate {
     pub shape: Vec<u64>,
 }
 
+/// All of them, as every optimizer of the checkpoint asks for them, and how much may still be searched.
+pub(in crate::checkpoint) struct Candidates<'a> {
+    list: &'a [Candidate],
+    /// Whether they stand in the order in which modules register them.
+    in_order: bool,
+    by_name: HashMap<&'a str, usize>,
+    by_shape: HashMap<&'a [u64], Vec<usize>>,
+    vectors: Vec<usize>,
+    matrices: Vec<usize>,
+    effort: Effort,
+}
+
+/// What the optimizers of a checkpoint may cost together: a hostile one has a hundred thousand groups of all tensors.
+struct Effort {
+    /// Candidates that may be looked at.
+    looks: u64,
+    /// States of searches for an order of registration.
+    states: usize,
+}
+
+/// A model of 100,000 tensors in 400 groups; a hundred models of a thousand in as many.
+const MAX_LOOKS: u64 = 40_000_000;
+
+impl Effort {
+    /// Whether `count` candidates may be looked at.
+    fn allows(&mut self, count: usize) -> bool {
+        let left = self.looks.checked_sub(count as u64);
+        self.looks = left.unwrap_or(0);
+        left.is_some()
+    }
+}
+
+impl<'a> Candidates<'a> {
+    pub(in crate::checkpoint) fn new(list: &'a [Candidate], in_order: bool) -> Self {
+        let mut by_name: HashMap<&str, usize> = HashMap::new();
+        let mut by_shape: HashMap<&[u64], Vec<usize>> = HashMap::new();
+        for (position, candidate) in list.iter().enumerate() {
+            for name in &candidate.names {
+                by_name.entry(name).or_insert(position);
+            }
+            by_shape.entry(&candidate.shape).or_default().push(position);
+        }
+        let (matrices, vectors) = (0..list.len()).partition(|&position| is_matrix(&list[position].shape));
+        let effort = Effort { looks: MAX_LOOKS, states: registration::MAX_STATES };
+        Self { list, in_order, by_name, by_shape, vectors, matrices, effort }
+    }
+}
+
+fn is_matrix(shape: &[u64]) -> bool {
+    shape.len() >= 2
+}
+
 /// What the parameters turned out to be, and why not.
 struct Joined {
     source: MappingSource,
@@ -33,34 +88,60 @@ struct Joined {
     reason: Option<&'static str>,
 }
 
-/// Joins the parameters of `optimizer` to `candidates`. `shapes` are those of each parameter's moments, where it has
-/// any; `in_order` says whether the candidates stand in the order in which modules register them.
+/// Joins the parameters of `optimizer` to `candidates`. `shapes` are those of each parameter's moments, where it has any.
 pub(in crate::checkpoint) fn map(
     optimizer: &mut OptimizerState,
     shapes: &[Option<Vec<u64>>],
-    candidates: &[Candidate],
-    in_order: bool,
+    candidates: &mut Candidates<'_>,
 ) {
-    if candidates.is_empty() {
+    if candidates.list.is_empty() {
         return;
     }
     let mut joined =
-        by_name(optimizer, candidates).unwrap_or_else(|| by_order(optimizer, shapes, candidates, in_order));
-    drop_contradictions(&mut joined, shapes, candidates);
+        by_name(optimizer, candidates).unwrap_or_else(|| by_order(optimizer, shapes, candidates));
+    drop_contradictions(&mut joined, shapes, candidates.list);
     let refused = joined.pairs.iter().filter(|pair| pair.is_none()).count();
     if joined.pairs.iter().all(Option::is_none) {
         joined.source = MappingSource::Refused;
     }
     for (parameter, pair) in optimizer.parameters.iter_mut().zip(&joined.pairs) {
-        parameter.parameter = pair.map(|candidate| candidates[candidate].index);
+        parameter.parameter = pair.map(|candidate| candidates.list[candidate].index);
     }
-    let confirmed = joined.pairs.iter().zip(shapes).any(|(pair, shape)| pair.is_some() && shape.is_some());
+    let compared = joined.pairs.iter().zip(shapes).any(|(pair, shape)| pair.is_some() && shape.is_some());
     optimizer.mapping = Mapping {
         source: joined.source,
-        confirmed_by_shapes: confirmed,
+        confirmed_by_shapes: compared && !could_be_otherwise(optimizer, &joined, shapes, candidates),
         refused: refused as u64,
         reason: joined.reason.filter(|_| refused > 0).map(str::to_owned),
     };
+}
+
+/// Whether the optimizer may have been given parts of the model in another order, and its shapes would be the same.
+fn could_be_otherwise(
+    optimizer: &OptimizerState,
+    joined: &Joined,
+    shapes: &[Option<Vec<u64>>],
+    candidates: &mut Candidates<'_>,
+) -> bool {
+    let by_order = [MappingSource::FrameworkOrder, MappingSource::NamedParametersOrder];
+    // What is found again in a sorted file was held against every order.
+    if !by_order.contains(&joined.source) || !candidates.in_order {
+        return false;
+    }
+    let mut start = 0;
+    optimizer.groups.iter().any(|group| {
+        let group = start..start + group.parameters as usize;
+        start = group.end;
+        let pairs = group.filter_map(|place| Some((place, joined.pairs[place]?)));
+        let (places, pairs): (Vec<usize>, Vec<usize>) = pairs.unzip();
+        let list = candidates.list;
+        let parameter =
+            |&pair: &usize| Parameter { name: &list[pair].names[1], shape: &list[pair].shape, sequence: 0 };
+        let parameters: Vec<Parameter<'_>> = pairs.iter().map(parameter).collect();
+        let wanted: Vec<Option<&[u64]>> = places.iter().map(|&place| shapes[place].as_deref()).collect();
+        !candidates.effort.allows(parameters.len())
+            || !registration::is_the_only_order(&parameters, &wanted, &mut candidates.effort.states)
+    })
 }
 
 /// A parameter is never joined to a tensor of another shape, nor are two to one.
@@ -81,19 +162,13 @@ fn drop_contradictions(joined: &mut Joined, shapes: &[Option<Vec<u64>>], candida
 }
 
 /// By the names that groups or keys give; `None` where they give none.
-fn by_name(optimizer: &OptimizerState, candidates: &[Candidate]) -> Option<Joined> {
+fn by_name(optimizer: &OptimizerState, candidates: &Candidates<'_>) -> Option<Joined> {
     if !optimizer.parameters.iter().any(|parameter| parameter.name.is_some()) {
         return None;
     }
-    let mut index: HashMap<&str, usize> = HashMap::new();
-    for (position, candidate) in candidates.iter().enumerate() {
-        for name in &candidate.names {
-            index.entry(name).or_insert(position);
-        }
-    }
     let keys_are_names =
         optimizer.parameters.iter().all(|parameter| parameter.name.as_ref() == Some(&parameter.key));
-    let find = |name: &str| suffixes(name).find_map(|suffix| index.get(suffix).copied());
+    let find = |name: &str| suffixes(name).find_map(|suffix| candidates.by_name.get(suffix).copied());
     Some(Joined {
         source: if keys_are_names { MappingSource::Fqn } else { MappingSource::ParamNames },
         pairs: optimizer.parameters.iter().map(|parameter| find(parameter.name.as_deref()?)).collect(),
@@ -110,8 +185,7 @@ fn suffixes(name: &str) -> impl Iterator<Item = &str> {
 fn by_order(
     optimizer: &OptimizerState,
     shapes: &[Option<Vec<u64>>],
-    candidates: &[Candidate],
-    in_order: bool,
+    candidates: &mut Candidates<'_>,
 ) -> Joined {
     if shapes.iter().all(Option::is_none) {
         return Joined {
@@ -125,14 +199,8 @@ fn by_order(
     } else {
         MappingSource::NamedParametersOrder
     };
-    let mut pairs = vec![None; shapes.len()];
-    let mut start = 0;
-    for group in &optimizer.groups {
-        let end = start + group.parameters as usize;
-        let found = one_group(&shapes[start..end], candidates, in_order);
-        pairs[start..end].copy_from_slice(&found);
-        start = end;
-    }
+    let pairs = decay_and_no_decay(optimizer, shapes, candidates)
+        .unwrap_or_else(|| group_by_group(optimizer, shapes, candidates));
     if pairs.iter().any(Option::is_some) {
         let reason =
             Some("several tensors of the same shape may stand in its place, and the groups list no names");
@@ -144,17 +212,80 @@ fn by_order(
     Joined { source: MappingSource::SoleShapes, pairs: by_sole_shapes(shapes, candidates), reason }
 }
 
+fn group_by_group(
+    optimizer: &OptimizerState,
+    shapes: &[Option<Vec<u64>>],
+    candidates: &mut Candidates<'_>,
+) -> Vec<Option<usize>> {
+    let mut pairs = vec![None; shapes.len()];
+    let mut start = 0;
+    for group in &optimizer.groups {
+        let end = start + group.parameters as usize;
+        let found = one_group(&shapes[start..end], candidates);
+        pairs[start..end].copy_from_slice(&found);
+        start = end;
+    }
+    pairs
+}
+
+/// The candidates of two groups, one of all matrices and the other of all the rest, as a walk over the modules fills both: what
+/// one tells of the order of modules holds for the other. `None` where the groups are not such, or the order is known anyway.
+fn decay_and_no_decay(
+    optimizer: &OptimizerState,
+    shapes: &[Option<Vec<u64>>],
+    candidates: &mut Candidates<'_>,
+) -> Option<Vec<Option<usize>>> {
+    let [first, _] = optimizer.groups.as_slice() else { return None };
+    if candidates.in_order || shapes.len() != candidates.list.len() || !candidates.effort.allows(shapes.len())
+    {
+        return None;
+    }
+    let halves = shapes.split_at_checked(first.parameters as usize)?;
+    let rank = |half: &[Option<Vec<u64>>]| {
+        let ranks: BTreeSet<bool> = half.iter().flatten().map(|shape| is_matrix(shape)).collect();
+        if ranks.len() == 1 { ranks.first().copied() } else { None }
+    };
+    let of_first = rank(halves.0).filter(|&first| rank(halves.1) == Some(!first))?;
+    let sequence = |candidate: &Candidate| usize::from(is_matrix(&candidate.shape) != of_first);
+    let list = candidates.list;
+    let parameters: Vec<Parameter<'_>> = list
+        .iter()
+        .map(|candidate| Parameter {
+            name: &candidate.names[1],
+            shape: &candidate.shape,
+            sequence: sequence(candidate),
+        })
+        .collect();
+    let wanted: [Vec<Option<&[u64]>>; 2] =
+        [halves.0, halves.1].map(|half| half.iter().map(Option::as_deref).collect());
+    let possible =
+        registration::arrangements(&parameters, [&wanted[0], &wanted[1]], &mut candidates.effort.states)?;
+    Some(possible.into_iter().flatten().map(|set| sole(&set)).collect())
+}
+
+/// The only one of a set.
+fn sole(set: &BTreeSet<usize>) -> Option<usize> {
+    if set.len() == 1 { set.first().copied() } else { None }
+}
+
 /// The candidates of one group's parameters. Ranks of shapes tell which candidates can be in it at all.
-fn one_group(shapes: &[Option<Vec<u64>>], candidates: &[Candidate], in_order: bool) -> Vec<Option<usize>> {
-    let is_matrix = |shape: &Vec<u64>| shape.len() >= 2;
-    let ranks: BTreeSet<bool> = shapes.iter().flatten().map(is_matrix).collect();
-    let eligible: Vec<usize> =
-        (0..candidates.len()).filter(|&index| ranks.contains(&is_matrix(&candidates[index].shape))).collect();
+fn one_group(shapes: &[Option<Vec<u64>>], candidates: &mut Candidates<'_>) -> Vec<Option<usize>> {
+    let Candidates { list, in_order, ref vectors, ref matrices, ref mut effort, .. } = *candidates;
+    let ranks: BTreeSet<bool> = shapes.iter().flatten().map(|shape| is_matrix(shape)).collect();
+    let of = |wanted: bool, positions: &Vec<usize>| {
+        if ranks.contains(&wanted) { positions.clone() } else { Vec::new() }
+    };
+    if !effort.allows(vectors.len() + matrices.len()) {
+        return vec![None; shapes.len()];
+    }
+    let mut eligible = of(false, vectors);
+    eligible.extend(of(true, matrices));
+    eligible.sort_unstable();
     let wanted: Vec<Option<&[u64]>> = shapes.iter().map(Option::as_deref).collect();
     let found = if in_order {
-        embed(&wanted, &eligible.iter().map(|&index| candidates[index].shape.as_slice()).collect::<Vec<_>>())
+        embed(&wanted, &eligible.iter().map(|&index| list[index].shape.as_slice()).collect::<Vec<_>>())
     } else {
-        arrange(&wanted, &eligible, candidates)
+        arrange(&wanted, &eligible, list, &mut effort.states)
     };
     found.into_iter().map(|pair| pair.map(|position: usize| eligible[position])).collect()
 }
@@ -185,30 +316,117 @@ fn embed(wanted: &[Option<&[u64]>], all: &[&[u64]]) -> Vec<Option<usize>> {
 }
 
 /// The one parameter that every order of registration puts at each place.
-fn arrange(wanted: &[Option<&[u64]>], eligible: &[usize], candidates: &[Candidate]) -> Vec<Option<usize>> {
+fn arrange(
+    wanted: &[Option<&[u64]>],
+    eligible: &[usize],
+    candidates: &[Candidate],
+    states: &mut usize,
+) -> Vec<Option<usize>> {
+    if wanted.len() != eligible.len() {
+        return vec![None; wanted.len()];
+    }
     let parameters: Vec<Parameter<'_>> = eligible
         .iter()
-        .map(|&index| Parameter { name: &candidates[index].names[1], shape: &candidates[index].shape })
+        .map(|&index| Parameter {
+            name: &candidates[index].names[1],
+            shape: &candidates[index].shape,
+            sequence: 0,
+        })
         .collect();
-    let Some(possible) = registration::arrangements(&parameters, wanted) else {
+    let Some([possible, _]) = registration::arrangements(&parameters, [wanted, &[]], states) else {
         return vec![None; wanted.len()];
     };
-    possible.into_iter().map(|set| if set.len() == 1 { set.first().copied() } else { None }).collect()
+    possible.iter().map(sole).collect()
 }
 
 /// Pairs of the shapes that occur once on either side.
-fn by_sole_shapes(shapes: &[Option<Vec<u64>>], candidates: &[Candidate]) -> Vec<Option<usize>> {
+fn by_sole_shapes(shapes: &[Option<Vec<u64>>], candidates: &Candidates<'_>) -> Vec<Option<usize>> {
     let mut of_parameters: HashMap<&[u64], usize> = HashMap::new();
     for shape in shapes.iter().flatten() {
         *of_parameters.entry(shape).or_default() += 1;
     }
-    let mut of_candidates: HashMap<&[u64], Vec<usize>> = HashMap::new();
-    for (index, candidate) in candidates.iter().enumerate() {
-        of_candidates.entry(&candidate.shape).or_default().push(index);
-    }
-    let sole = |shape: &[u64]| match of_candidates.get(shape).map(Vec::as_slice) {
+    let sole = |shape: &[u64]| match candidates.by_shape.get(shape).map(Vec::as_slice) {
         Some(&[only]) if of_parameters[shape] == 1 => Some(only),
         _ => None,
     };
     shapes.iter().map(|shape| sole(shape.as_deref()?)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Algorithm, ParameterGroup, ParameterState};
+    use super::*;
+
+    /// One optimizer of `shapes` in one group, joined to tensors that stand in the order of their modules.
+    fn joined(names: &[(&str, &[u64])], shapes: &[&[u64]]) -> (Mapping, Vec<Option<usize>>) {
+        let list: Vec<Candidate> = names
+            .iter()
+            .enumerate()
+            .map(|(index, (name, shape))| Candidate {
+                index,
+                names: [(*name).to_owned(), (*name).to_owned()],
+                shape: shape.to_vec(),
+            })
+            .collect();
+        let parameters: Vec<_> =
+            shapes.iter().map(|_| ParameterState { stored: true, ..Default::default() }).collect();
+        let mut optimizer = OptimizerState {
+            place: "x.pt".to_owned(),
+            algorithm: Algorithm::AdamW,
+            groups: vec![ParameterGroup { parameters: shapes.len() as u64, ..Default::default() }],
+            mapping: Mapping::refused(parameters.len(), "not yet"),
+            parameters,
+            scheduled: None,
+            file: 0,
+            hyperparameters: Vec::new(),
+        };
+        let shapes: Vec<_> = shapes.iter().map(|shape| Some(shape.to_vec())).collect();
+        map(&mut optimizer, &shapes, &mut Candidates::new(&list, true));
+        let pairs = optimizer.parameters.iter().map(|parameter| parameter.parameter).collect();
+        (optimizer.mapping, pairs)
+    }
+
+    const SQUARE: &[u64] = &[4, 4];
+    const ROW: &[u64] = &[4];
+
+    #[test]
+    fn parts_that_could_change_places_unseen_are_not_confirmed_by_shapes() {
+        let names = [
+            ("encoder.weight", SQUARE),
+            ("encoder.bias", ROW),
+            ("decoder.weight", SQUARE),
+            ("decoder.bias", ROW),
+        ];
+        let (mapping, pairs) = joined(&names, &[SQUARE, ROW, SQUARE, ROW]);
+        assert_eq!(pairs, [Some(0), Some(1), Some(2), Some(3)], "the assumed order is still told");
+        assert_eq!(mapping.source, MappingSource::NamedParametersOrder);
+        assert!(!mapping.confirmed_by_shapes);
+        // One more parameter in one of them tells which is which.
+        let names = [("encoder.weight", SQUARE), ("encoder.bias", ROW), ("decoder.weight", SQUARE)];
+        assert!(joined(&names, &[SQUARE, ROW, SQUARE]).0.confirmed_by_shapes);
+    }
+
+    #[test]
+    fn layers_of_a_stack_that_repeat_stay_confirmed() {
+        let mut names: Vec<(String, &[u64])> = vec![("model.embed_tokens.weight".to_owned(), &[9, 4])];
+        for layer in 0..12 {
+            for part in ["self_attn.wq", "self_attn.wk", "self_attn.wv", "mlp.up", "mlp.down"] {
+                names.push((format!("model.layers.{layer}.{part}.weight"), SQUARE));
+            }
+            names.push((format!("model.layers.{layer}.input_layernorm.weight"), ROW));
+        }
+        names.push(("model.norm.weight".to_owned(), ROW));
+        names.push(("lm_head.weight".to_owned(), &[9, 4]));
+        let names: Vec<(&str, &[u64])> = names.iter().map(|(name, shape)| (name.as_str(), *shape)).collect();
+        let shapes: Vec<&[u64]> = names.iter().map(|(_, shape)| *shape).collect();
+        let (mapping, pairs) = joined(&names, &shapes);
+        assert!(pairs.iter().all(Option::is_some));
+        assert!(mapping.confirmed_by_shapes);
+    }
+
+    #[test]
+    fn siblings_that_count_stay_in_their_order() {
+        let names = [("fc1.weight", SQUARE), ("fc1.bias", ROW), ("fc2.weight", SQUARE), ("fc2.bias", ROW)];
+        assert!(joined(&names, &[SQUARE, ROW, SQUARE, ROW]).0.confirmed_by_shapes);
+    }
 }

@@ -13,14 +13,15 @@ mod named;
 mod place;
 mod read;
 mod registration;
+pub(super) mod scalar;
 #[cfg(test)]
 mod tests;
 
 pub use impossible::{ImpossibleNumber, Range};
-pub(super) use mapping::{Candidate, map};
+pub(super) use mapping::{Candidate, Candidates, map};
 pub(super) use named::{Hyperparameters, read as read_named};
 pub use place::{Hyperparameter, Place, Quantity, Schedule};
-pub(super) use read::read;
+pub(super) use read::{Budget, read};
 
 /// One optimizer of a checkpoint.
 #[derive(Debug, Clone, PartialEq)]
@@ -144,7 +145,8 @@ pub struct Codebook {
 pub struct Mapping {
     /// What the joining stands on.
     pub source: MappingSource,
-    /// Every joined pair has equal shapes. False where no moments are stored to compare.
+    /// Every joined pair has equal shapes, and the shapes admit no other pairs. False where no moments are stored to compare, and
+    /// where parts of the model could change places unseen: then the pairs stand on the assumed order alone.
     pub confirmed_by_shapes: bool,
     /// Parameters that could not be joined.
     pub refused: u64,

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Deserialize;
 
 use super::algorithm::{Configuration, recognise};
+use super::scalar;
 use super::{Algorithm, Mapping, OptimizerState, ParameterGroup, ParameterState, Place};
 use crate::format::Container;
 
@@ -81,7 +82,9 @@ pub(in crate::checkpoint) fn read(
     let shared = container.entries.iter().position(|entry| entry.name == "step");
     let counter = |own: Option<&usize>| {
         let own = own.copied().or(shared);
-        own.map_or(steps.map(|steps| steps as f64), |index| scalar(container, index))
+        own.map_or(steps.map(|steps| steps as f64), |index| {
+            scalar::of_entry(&container.entries[index]).filter(|steps| steps.is_finite())
+        })
     };
     let mut parameters = Vec::with_capacity(states.len());
     for (&parameter, fields) in &states {
@@ -133,17 +136,6 @@ fn named(algorithm: &str) -> Option<Algorithm> {
         "adagrad" => Algorithm::Adagrad,
         _ => return None,
     })
-}
-
-/// The one element of a tensor that counts.
-fn scalar(container: &Container, index: usize) -> Option<f64> {
-    let tensor = container.entries[index].tensor.as_ref().ok()?;
-    let mut values = Vec::new();
-    if tensor.count() != 1 || tensor.dtype.size().is_none() {
-        return None;
-    }
-    tensor.read_f64(0..1, &mut values).ok()?;
-    values.first().copied().filter(|value| value.is_finite())
 }
 
 impl Group {

@@ -8,15 +8,15 @@ use std::collections::{BTreeSet, HashMap};
 use super::algorithm::{Configuration, recognise};
 use super::impossible::{ImpossibleNumber, OF_BETAS, OF_GROUPS, OF_RATES, OF_SCALES, Range};
 use super::place::{Hyperparameter, Place, Quantity, Schedule, pickled};
+use super::scalar;
 use super::{Codebook, Mapping, OptimizerState, ParameterGroup, ParameterState};
-use crate::format::{Container, Node, NodeId, Objects};
+use crate::error::ErrorKind;
+use crate::format::{Container, MAX_TENSORS, Node, NodeId, Objects};
 
 /// Levels of containers above an optimizer dict. Composer has two.
 const MAX_DEPTH: usize = 4;
 /// Containers that are searched.
 const MAX_CONTAINERS: usize = 100_000;
-/// Parameters of one optimizer, and groups.
-const MAX_PARAMETERS: usize = 1_000_000;
 /// Groups whose numbers are held against what they may be.
 const MAX_GROUPS: usize = 10_000;
 /// Keys of one parameter's state, or of one group.
@@ -35,12 +35,41 @@ pub(in crate::checkpoint) struct Found {
     pub optimizers: Vec<OptimizerState>,
     /// Its schedulers, with the learning rates that they set last.
     pub schedules: Vec<(Vec<f64>, Schedule)>,
+    /// Why not all of them are there.
+    pub problem: Option<ErrorKind>,
     /// Numbers of its optimizers, schedulers and loss scalers that no training goes on from; `None` where it has none of these.
     pub impossible: Option<Vec<ImpossibleNumber>>,
 }
 
+/// What all optimizers of a checkpoint may have together: as many parameters as it may have tensors, and no more groups or
+/// states than that. A short file can spell one list of parameters in a hundred thousand optimizers.
+#[derive(Debug)]
+pub(in crate::checkpoint) struct Budget {
+    parameters: u64,
+    groups: u64,
+    states: u64,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self { parameters: MAX_TENSORS, groups: MAX_TENSORS, states: MAX_TENSORS }
+    }
+}
+
+/// Takes `count` of what is `left`.
+fn take(left: &mut u64, count: usize, what: &'static str) -> Result<(), ErrorKind> {
+    *left = left.checked_sub(count as u64).ok_or(ErrorKind::TooMany { what, limit: MAX_TENSORS })?;
+    Ok(())
+}
+
 /// Finds the optimizers and schedulers of `container`, file `number` of the checkpoint, whose first entry is its tensor `first`.
-pub(in crate::checkpoint) fn read(container: &Container, file: &str, number: usize, first: usize) -> Found {
+pub(in crate::checkpoint) fn read(
+    container: &Container,
+    file: &str,
+    number: usize,
+    first: usize,
+    budget: &mut Budget,
+) -> Found {
     let mut found = Found::default();
     let Some(objects) = &container.objects else { return found };
     let Some(root) = objects.root else { return found };
@@ -55,7 +84,11 @@ pub(in crate::checkpoint) fn read(container: &Container, file: &str, number: usi
         if let Some(numbers) = reader.impossible(id, &path) {
             found.impossible.get_or_insert_default().extend(numbers);
         }
-        if let Some(optimizer) = reader.optimizer(id, &path) {
+        let optimizer = reader.optimizer(id, &path, budget).unwrap_or_else(|problem| {
+            found.problem.get_or_insert(problem);
+            None
+        });
+        if let Some(optimizer) = optimizer {
             found.optimizers.push(optimizer);
         } else if let Some(rates) = reader.schedule(id) {
             found.schedules.push(rates);
@@ -106,18 +139,16 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// The optimizer that `id` is the state dict of.
-    fn optimizer(&self, id: NodeId, path: &str) -> Option<OptimizerState> {
-        if self.objects.entries(id)?.len() > MAX_KEYS {
-            return None;
-        }
-        let state = self.objects.get(id, "state")?;
-        let group_nodes = self.objects.sequence(self.objects.get(id, "param_groups")?)?;
-        if !matches!(self.objects.node(state), Node::Dict(_) | Node::Object(_))
-            || group_nodes.len() > MAX_PARAMETERS
-        {
-            return None;
-        }
+    /// The optimizer that `id` is the state dict of. An error says that the checkpoint has more of something than any model.
+    fn optimizer(
+        &self,
+        id: NodeId,
+        path: &str,
+        budget: &mut Budget,
+    ) -> Result<Option<OptimizerState>, ErrorKind> {
+        let Some((state, group_nodes)) = self.halves(id) else { return Ok(None) };
+        take(&mut budget.groups, group_nodes.len(), "groups of optimizers")?;
+        take(&mut budget.states, self.objects.entries(state).map_or(0, <[_]>::len), "states of optimizers")?;
         let states = self.states(state);
         let mut configuration = Configuration::default();
         let mut groups = Vec::new();
@@ -129,14 +160,15 @@ impl<'a> Reader<'a> {
             configuration.decoupled =
                 configuration.decoupled.or(self.flag(&fields, "decoupled_weight_decay"));
             let first = parameters.len();
-            self.group_parameters(&fields, index, &states, &mut parameters)?;
+            take(&mut budget.parameters, self.list(&fields, "params").len(), "parameters of optimizers")?;
+            self.group_parameters(&fields, index, &states, &mut parameters);
             groups.push(self.group(&fields, parameters.len() - first));
             hyperparameters.extend(self.hyperparameters(&fields, index));
             self.share_group_step(&fields, &mut parameters[first..]);
         }
         let algorithm = recognise(&state_keys(&states), &configuration);
         let mapping = Mapping::refused(parameters.len(), "there is no model beside the optimizer");
-        Some(OptimizerState {
+        Ok(Some(OptimizerState {
             place: path.to_owned(),
             algorithm,
             groups,
@@ -145,12 +177,27 @@ impl<'a> Reader<'a> {
             scheduled: None,
             file: self.number,
             hyperparameters,
-        })
+        }))
+    }
+
+    /// The state and the groups of what is an optimizer's state dict.
+    fn halves(&self, id: NodeId) -> Option<(NodeId, &'a [NodeId])> {
+        if self.objects.entries(id)?.len() > MAX_KEYS {
+            return None;
+        }
+        let state = self.objects.get(id, "state")?;
+        let groups = self.objects.sequence(self.objects.get(id, "param_groups")?)?;
+        matches!(self.objects.node(state), Node::Dict(_) | Node::Object(_)).then_some((state, groups))
+    }
+
+    /// The items of a list of a small dict; none where it has no such list.
+    fn list(&self, fields: &HashMap<&str, NodeId>, key: &str) -> &'a [NodeId] {
+        fields.get(key).and_then(|&id| self.objects.sequence(id)).unwrap_or_default()
     }
 
     /// The state of each parameter, by the text of its key.
     fn states(&self, state: NodeId) -> HashMap<String, HashMap<&'a str, NodeId>> {
-        let entries = self.objects.entries(state).unwrap_or_default().iter().take(MAX_PARAMETERS);
+        let entries = self.objects.entries(state).unwrap_or_default().iter();
         entries.filter_map(|&(key, value)| Some((self.key(key)?, self.fields(value)))).collect()
     }
 
@@ -170,19 +217,15 @@ impl<'a> Reader<'a> {
         entries.filter_map(|&(key, value)| Some((self.objects.text(key)?, value))).collect()
     }
 
-    /// Adds the parameters of one group; `None` when there are more than any model has.
+    /// Adds the parameters of one group.
     fn group_parameters(
         &self,
         fields: &HashMap<&str, NodeId>,
         group: usize,
         states: &HashMap<String, HashMap<&'a str, NodeId>>,
         parameters: &mut Vec<ParameterState>,
-    ) -> Option<()> {
-        let list = |key| fields.get(key).and_then(|&id| self.objects.sequence(id)).unwrap_or_default();
-        let (keys, names) = (list("params"), list("param_names"));
-        if parameters.len() + keys.len() > MAX_PARAMETERS {
-            return None;
-        }
+    ) {
+        let (keys, names) = (self.list(fields, "params"), self.list(fields, "param_names"));
         let no_state = HashMap::new();
         for (position, &key) in keys.iter().enumerate() {
             let is_name = self.objects.text(key).is_some();
@@ -197,7 +240,6 @@ impl<'a> Reader<'a> {
                 ..self.parameter(stored.unwrap_or(&no_state))
             });
         }
-        Some(())
     }
 
     fn parameter(&self, fields: &HashMap<&str, NodeId>) -> ParameterState {
@@ -225,14 +267,15 @@ impl<'a> Reader<'a> {
     /// Gives each parameter its master of a list of lists, where a group has one for each of its parameters.
     fn give_masters(&self, list: NodeId, optimizer: &mut OptimizerState) {
         let lists = self.objects.sequence(list).unwrap_or_default();
-        for (group, &list) in lists.iter().enumerate() {
+        let mut rest = optimizer.parameters.as_mut_slice();
+        for (group, &list) in optimizer.groups.iter().zip(lists) {
+            let (parameters, behind) = rest.split_at_mut(rest.len().min(group.parameters as usize));
+            rest = behind;
             let masters = self.objects.sequence(list).unwrap_or_default();
-            let of_group = |state: &&mut ParameterState| state.group == group;
-            let parameters: Vec<_> = optimizer.parameters.iter_mut().filter(of_group).collect();
             if parameters.len() != masters.len() {
                 continue;
             }
-            for (state, &master) in parameters.into_iter().zip(masters) {
+            for (state, &master) in parameters.iter_mut().zip(masters) {
                 if let Node::Tensor(entry) = *self.objects.node(master)
                     && entry < self.container.entries.len()
                 {
@@ -250,15 +293,7 @@ impl<'a> Reader<'a> {
     /// A number, or the one element of a tensor: torch has kept `step` as a tensor since 1.12.
     fn any_scalar(&self, id: NodeId) -> Option<f64> {
         match *self.objects.node(id) {
-            Node::Tensor(entry) => {
-                let tensor = self.container.entries.get(entry)?.tensor.as_ref().ok()?;
-                let mut values = Vec::new();
-                if tensor.count() != 1 || tensor.dtype.size().is_none() {
-                    return None;
-                }
-                tensor.read_f64(0..1, &mut values).ok()?;
-                values.first().copied()
-            }
+            Node::Tensor(entry) => scalar::of_entry(self.container.entries.get(entry)?),
             _ => self.objects.number(id),
         }
     }

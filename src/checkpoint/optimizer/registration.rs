@@ -17,6 +17,18 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 pub(super) struct Parameter<'a> {
     pub name: &'a str,
     pub shape: &'a [u64],
+    /// Which of the two sequences of shapes it stands in: decay and no decay are filled in one walk over the modules.
+    pub sequence: usize,
+}
+
+/// Two sequences of shapes, the second empty where all parameters stand in one. A shape that is not known fits every parameter.
+pub(super) type Wanted<'a> = [&'a [Option<&'a [u64]>]; 2];
+
+/// A place in each of the two.
+type Offset = [usize; 2];
+
+fn behind(offset: Offset, size: Offset) -> Offset {
+    [offset[0] + size[0], offset[1] + size[1]]
 }
 
 /// Siblings in the order of their constructors, where all of them stand together: torch.nn; transformers' modeling
@@ -47,25 +59,58 @@ const RECURRENT: &[&str] = &["weight_ih", "weight_hh", "bias_ih", "bias_hh", "we
 const MAX_DEPTH: usize = 48;
 /// Siblings whose order is not known: subsets of them are enumerated.
 const MAX_SIBLINGS: usize = 64;
-/// States of the search. A 100-layer transformer needs some thousands.
-const MAX_STATES: usize = 200_000;
+/// States of the searches of one checkpoint. A 100-layer transformer needs some thousands.
+pub(super) const MAX_STATES: usize = 200_000;
+
+/// What is known of the order beside the names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Known {
+    /// Nothing: the names were sorted.
+    Names,
+    /// The order of the file is that of the modules. Whoever built the optimizer may have handed over parts of the model one by
+    /// one, outside of numbered stacks; nobody takes a layer of a stack apart.
+    Stored,
+}
 
 /// For each of the `wanted` shapes, in order, the parameters that may stand there; `None` where the search was too
-/// long. Every parameter stands somewhere. A shape that is not known fits every parameter.
+/// long. Every parameter stands somewhere. A shape that is not known fits every parameter. `states` are those that may
+/// still be searched.
 pub(super) fn arrangements(
     parameters: &[Parameter<'_>],
+    wanted: Wanted<'_>,
+    states: &mut usize,
+) -> Option<[Vec<BTreeSet<usize>>; 2]> {
+    search(parameters, wanted, Known::Names, states)
+}
+
+/// Whether parameters in the order of their modules could stand in no other order of the parts of the model, their shapes
+/// being as `wanted`. A search that is too long has found no such thing.
+pub(super) fn is_the_only_order(
+    parameters: &[Parameter<'_>],
     wanted: &[Option<&[u64]>],
-) -> Option<Vec<BTreeSet<usize>>> {
-    if parameters.len() != wanted.len() {
+    states: &mut usize,
+) -> bool {
+    let possible = search(parameters, [wanted, &[]], Known::Stored, states);
+    possible.is_some_and(|[sets, _]| sets.iter().enumerate().all(|(place, set)| set.iter().eq([&place])))
+}
+
+fn search(
+    parameters: &[Parameter<'_>],
+    wanted: Wanted<'_>,
+    known: Known,
+    states: &mut usize,
+) -> Option<[Vec<BTreeSet<usize>>; 2]> {
+    let in_first = parameters.iter().filter(|parameter| parameter.sequence == 0).count();
+    if [in_first, parameters.len() - in_first] != wanted.map(<[_]>::len) {
         return None;
     }
-    let tree = Tree::new(parameters)?;
-    let mut search = Search { tree: &tree, parameters, wanted, fits: HashMap::new(), states: 0 };
-    let mut possible = vec![BTreeSet::new(); wanted.len()];
-    if !search.fits(ROOT, 0)? {
+    let tree = Tree::new(parameters, known)?;
+    let mut search = Search { tree: &tree, parameters, wanted, fits: HashMap::new(), states };
+    let mut possible = wanted.map(|wanted| vec![BTreeSet::new(); wanted.len()]);
+    if !search.fits(ROOT, [0; 2])? {
         return Some(possible);
     }
-    let mut waiting = vec![(ROOT, 0)];
+    let mut waiting = vec![(ROOT, [0; 2])];
     let mut seen = BTreeSet::new();
     while let Some((node, offset)) = waiting.pop() {
         if !seen.insert((node, offset)) {
@@ -73,7 +118,8 @@ pub(super) fn arrangements(
         }
         match tree.nodes[node].leaf {
             Some(parameter) => {
-                possible[offset].insert(parameter);
+                let sequence = parameters[parameter].sequence;
+                possible[sequence][offset[sequence]].insert(parameter);
             }
             None => waiting.extend(search.placements(node, offset)?),
         }
@@ -91,21 +137,24 @@ struct Node {
     children: Vec<usize>,
     /// For each child, the set of siblings that stand before it in any order.
     before: Vec<u64>,
-    /// Parameters in the subtree.
-    size: usize,
+    /// Parameters in the subtree, of each sequence.
+    size: Offset,
 }
 
 struct Tree {
     nodes: Vec<Node>,
+    /// For each node, whether its children stand as they are stored.
+    is_settled: Vec<bool>,
+    known: Known,
 }
 
 impl Tree {
-    fn new(parameters: &[Parameter<'_>]) -> Option<Self> {
-        let mut tree = Self { nodes: vec![Node::default()] };
+    fn new(parameters: &[Parameter<'_>], known: Known) -> Option<Self> {
+        let mut tree = Self { nodes: vec![Node::default()], is_settled: vec![false], known };
         let mut names: Vec<BTreeMap<&str, usize>> = vec![BTreeMap::new()];
         for (index, parameter) in parameters.iter().enumerate() {
             let mut node = ROOT;
-            tree.nodes[ROOT].size += 1;
+            tree.nodes[ROOT].size[parameter.sequence] += 1;
             if parameter.name.split('.').count() > MAX_DEPTH {
                 return None;
             }
@@ -116,9 +165,11 @@ impl Tree {
                     tree.nodes.push(Node::default());
                     names.push(BTreeMap::new());
                     tree.nodes[node].children.push(child);
+                    let is_numbered = known == Known::Stored && counted(component).1.is_some();
+                    tree.is_settled.push(tree.is_settled[node] || is_numbered);
                 }
                 node = child;
-                tree.nodes[node].size += 1;
+                tree.nodes[node].size[parameter.sequence] += 1;
             }
             // Two parameters of one name, or a parameter that is also a module.
             if tree.nodes[node].leaf.replace(index).is_some() {
@@ -132,6 +183,11 @@ impl Tree {
     /// Splits long runs of numbered siblings and finds which siblings precede which. False where there are too many.
     fn order_siblings(&mut self, names: &[BTreeMap<&str, usize>]) -> bool {
         for (node, children) in names.iter().enumerate() {
+            if self.is_settled[node] && !children.is_empty() {
+                let stored = std::mem::take(&mut self.nodes[node].children);
+                self.chain(node, &stored);
+                continue;
+            }
             let mut siblings: Vec<(&str, usize)> =
                 children.iter().map(|(&name, &child)| (name, child)).collect();
             if let Some(numbers) =
@@ -164,7 +220,8 @@ impl Tree {
                 self.nodes[end].children = rest;
                 return;
             }
-            let size = self.nodes[end].size - self.nodes[child].size;
+            let (whole, first) = (self.nodes[end].size, self.nodes[child].size);
+            let size = [whole[0] - first[0], whole[1] - first[1]];
             let rest = self.nodes.len();
             self.nodes.push(Node { size, ..Node::default() });
             self.nodes[end].children = vec![child, rest];
@@ -180,18 +237,36 @@ impl Tree {
         let families: Vec<_> = SIBLINGS.iter().filter(together).collect();
         let precedes = |other: &str, other_child: usize| {
             let by_kind = is_leaf(other_child) && !is_leaf(child);
-            let by_number = matches!((other.parse::<u64>(), name.parse::<u64>()), (Ok(a), Ok(b)) if a < b);
+            // A module's own parameters are handed over together.
+            let by_place =
+                self.known == Known::Stored && is_leaf(other_child) && is_leaf(child) && other_child < child;
+            let by_number = match self.known {
+                Known::Names => {
+                    matches!((other.parse::<u64>(), name.parse::<u64>()), (Ok(a), Ok(b)) if a < b)
+                }
+                // `conv1` comes before `conv2`, whoever hands them over.
+                Known::Stored => {
+                    let ((stem, number), (other_stem, other_number)) = (counted(name), counted(other));
+                    stem == other_stem && other_number < number
+                }
+            };
             let by_layer = matches!((recurrent(other), recurrent(name)), (Some(a), Some(b)) if a < b);
             let place = |family: &[&str], name| family.iter().position(|&member| member == name);
             let by_family = families.iter().any(
                 |family| matches!((place(family, other), place(family, name)), (Some(a), Some(b)) if a < b),
             );
-            by_kind || by_number || by_layer || by_family
+            by_kind || by_place || by_number || by_layer || by_family
         };
         let bits =
             siblings.iter().enumerate().filter(|(_, (other, other_child))| precedes(other, *other_child));
         bits.map(|(place, _)| 1 << place).sum()
     }
+}
+
+/// A name without the number at its end, and that number: `conv2` is `conv` and 2.
+fn counted(name: &str) -> (&str, Option<u64>) {
+    let stem = name.trim_end_matches(|character: char| character.is_ascii_digit());
+    (stem, name[stem.len()..].parse().ok())
 }
 
 /// Layer, direction and kind of a recurrent layer's parameter: `weight_hh_l1_reverse` is (1, true, 1).
@@ -207,20 +282,22 @@ fn recurrent(name: &str) -> Option<(u64, bool, usize)> {
 struct Search<'a> {
     tree: &'a Tree,
     parameters: &'a [Parameter<'a>],
-    wanted: &'a [Option<&'a [u64]>],
-    fits: HashMap<(usize, usize), bool>,
-    states: usize,
+    wanted: Wanted<'a>,
+    fits: HashMap<(usize, Offset), bool>,
+    /// How many may still be searched, here and for the other groups of the checkpoint.
+    states: &'a mut usize,
 }
 
 impl Search<'_> {
     /// Whether some order of the subtree gives the wanted shapes from `offset` on; `None` when the search is too long.
-    fn fits(&mut self, node: usize, offset: usize) -> Option<bool> {
+    fn fits(&mut self, node: usize, offset: Offset) -> Option<bool> {
         if let Some(&known) = self.fits.get(&(node, offset)) {
             return Some(known);
         }
         let fits = match self.tree.nodes[node].leaf {
             Some(parameter) => {
-                self.wanted[offset].is_none_or(|wanted| wanted == self.parameters[parameter].shape)
+                let Parameter { shape, sequence, .. } = self.parameters[parameter];
+                self.wanted[sequence][offset[sequence]].is_none_or(|wanted| wanted == shape)
             }
             None => self.reachable(node, offset)?.contains_key(&self.all(node)),
         };
@@ -237,15 +314,13 @@ impl Search<'_> {
     }
 
     /// The sets of children that can stand first, each with the offset behind it.
-    fn reachable(&mut self, node: usize, offset: usize) -> Option<BTreeMap<u64, usize>> {
+    fn reachable(&mut self, node: usize, offset: Offset) -> Option<BTreeMap<u64, Offset>> {
         let mut reached = BTreeMap::from([(0, offset)]);
         let mut waiting = vec![(0, offset)];
         while let Some((placed, at)) = waiting.pop() {
-            for (set, behind) in
-                self.next(node, placed, at)?.into_iter().map(|(_, set, behind)| (set, behind))
-            {
-                if reached.insert(set, behind).is_none() {
-                    waiting.push((set, behind));
+            for (_, set, next) in self.next(node, placed, at)? {
+                if reached.insert(set, next).is_none() {
+                    waiting.push((set, next));
                 }
             }
         }
@@ -253,11 +328,8 @@ impl Search<'_> {
     }
 
     /// The children that can follow the set `placed` at offset `at`: the child, the set with it, the offset behind it.
-    fn next(&mut self, node: usize, placed: u64, at: usize) -> Option<Vec<(usize, u64, usize)>> {
-        self.states += 1;
-        if self.states > MAX_STATES {
-            return None;
-        }
+    fn next(&mut self, node: usize, placed: u64, at: Offset) -> Option<Vec<(usize, u64, Offset)>> {
+        *self.states = self.states.checked_sub(1)?;
         let tree = self.tree;
         let mut next = Vec::new();
         for (place, (&child, &before)) in
@@ -265,14 +337,14 @@ impl Search<'_> {
         {
             let set = placed | 1 << place;
             if set != placed && before & !placed == 0 && self.fits(child, at)? {
-                next.push((child, set, at + tree.nodes[child].size));
+                next.push((child, set, behind(at, tree.nodes[child].size)));
             }
         }
         Some(next)
     }
 
     /// Every child at every offset where some whole order of the node has it.
-    fn placements(&mut self, node: usize, offset: usize) -> Option<Vec<(usize, usize)>> {
+    fn placements(&mut self, node: usize, offset: Offset) -> Option<Vec<(usize, Offset)>> {
         let reached = self.reachable(node, offset)?;
         let mut completes = BTreeSet::from([self.all(node)]);
         let mut placements = BTreeSet::new();
@@ -294,9 +366,10 @@ mod tests {
     use super::*;
 
     fn possible(names: &[(&str, &[u64])], wanted: &[&[u64]]) -> Option<Vec<Vec<usize>>> {
-        let parameters: Vec<_> = names.iter().map(|&(name, shape)| Parameter { name, shape }).collect();
+        let parameters: Vec<_> =
+            names.iter().map(|&(name, shape)| Parameter { name, shape, sequence: 0 }).collect();
         let wanted: Vec<_> = wanted.iter().map(|&shape| Some(shape)).collect();
-        let sets = arrangements(&parameters, &wanted)?;
+        let [sets, _] = arrangements(&parameters, [&wanted, &[]], &mut MAX_STATES.clone())?;
         Some(sets.into_iter().map(|set| set.into_iter().collect()).collect())
     }
 
@@ -354,10 +427,13 @@ mod tests {
             }
         }
         let shapes: [&[u64]; 4] = [&[4, 16], &[16, 4], &[4], &[5]];
-        let parameters: Vec<_> =
-            names.iter().enumerate().map(|(i, name)| Parameter { name, shape: shapes[i % 4] }).collect();
+        let parameters: Vec<_> = names
+            .iter()
+            .enumerate()
+            .map(|(i, name)| Parameter { name, shape: shapes[i % 4], sequence: 0 })
+            .collect();
         let wanted: Vec<_> = (0..400).map(|i| Some(shapes[[2, 3, 1, 0][i % 4]])).collect();
-        let sets = arrangements(&parameters, &wanted).unwrap();
+        let [sets, _] = arrangements(&parameters, [&wanted, &[]], &mut MAX_STATES.clone()).unwrap();
         assert!(sets.iter().all(|set| set.len() == 1));
     }
 
@@ -367,5 +443,20 @@ mod tests {
         assert_eq!(possible(&[("a", &[1]), ("a", &[1])], &[&[1], &[1]]), None);
         let deep = vec!["a"; 5000].join(".");
         assert_eq!(possible(&[(&deep, &[1])], &[&[1]]), None);
+    }
+
+    #[test]
+    fn what_one_sequence_tells_of_the_modules_holds_for_the_other() {
+        // Two linear maps: matrices in one group, biases in the other. The biases alone could be either's.
+        let names: [(&str, &[u64], usize); 4] =
+            [("a.weight", &[3, 2], 0), ("a.bias", &[2], 1), ("b.weight", &[4, 2], 0), ("b.bias", &[2], 1)];
+        let parameters = names.map(|(name, shape, sequence)| Parameter { name, shape, sequence });
+        let (matrices, vectors): ([&[u64]; 2], [&[u64]; 2]) = ([&[4, 2], &[3, 2]], [&[2], &[2]]);
+        let (matrices, vectors) = (matrices.map(Some), vectors.map(Some));
+        let found = arrangements(&parameters, [&matrices, &vectors], &mut MAX_STATES.clone()).unwrap();
+        let sets = |sets: &[BTreeSet<usize>]| {
+            sets.iter().map(|set| set.iter().copied().collect()).collect::<Vec<Vec<_>>>()
+        };
+        assert_eq!(found.map(|found| sets(&found)), [vec![vec![2], vec![0]], vec![vec![3], vec![1]]]);
     }
 }

@@ -67,7 +67,7 @@ impl Pickle {
             uncovered: Vec::new(),
             problems: Vec::new(),
         };
-        read(&container, "x.pt", 0, 10)
+        read(&container, "x.pt", 0, 10, &mut Budget::default())
     }
 }
 
@@ -112,7 +112,20 @@ fn one_list_spelled_a_million_times_is_refused() {
     let mut pickle = Pickle::default();
     let group = pickle.group(&[0; 2000]);
     let optimizer = pickle.optimizer(&[], vec![group; 1000]);
-    assert!(pickle.read(optimizer).optimizers.is_empty());
+    let found = pickle.read(optimizer);
+    assert!(found.optimizers.is_empty());
+    assert!(matches!(found.problem, Some(ErrorKind::TooMany { .. })));
+}
+
+#[test]
+fn one_list_spelled_in_many_optimizers_is_read_as_often_as_a_checkpoint_may_have_tensors() {
+    let mut pickle = Pickle::default();
+    let group = pickle.group(&vec![0; 20_000]);
+    let optimizers = (0..10).map(|_| pickle.optimizer(&[], vec![group])).collect();
+    let root = pickle.push(Node::List(optimizers));
+    let found = pickle.read(root);
+    assert_eq!(found.optimizers.len(), 6, "6 * 20,000 are below 131,072");
+    assert!(matches!(found.problem, Some(ErrorKind::TooMany { what: "parameters of optimizers", .. })));
 }
 
 #[test]

@@ -96,6 +96,7 @@ const ELEMENT_TYPES: &str = "names an element type";
 const NUMPY: &str = "rebuilds a numpy array or number from bytes of the pickle";
 const CONTAINER: &str = "a plain container";
 const VALUE: &str = "a plain value";
+const RANDOM: &str = "a generator of random numbers, filled with its state";
 const RECONSTRUCTS: &str = "makes an empty instance of a class, which is judged by its own name";
 const LAYER: &str = "a layer or optimizer of PyTorch, which loading fills with plain attributes";
 
@@ -138,6 +139,13 @@ const ALLOWED: &[Allowed] = &[
     Allowed { module: "__torch__", names: Names::Classes, reason: "a class that the TorchScript of the same archive defines" },
     Allowed { module: "torch.nn.modules", names: Names::Classes, reason: LAYER },
     Allowed { module: "torch.optim", names: Names::Classes, reason: LAYER },
+    Allowed { module: "torch.nn.utils", names: Names::Classes, reason: LAYER },
+    Allowed { module: "torch.nn.parallel", names: Names::Classes, reason: LAYER },
+    Allowed { module: "torch.nn.quantized", names: Names::Classes, reason: LAYER },
+    Allowed { module: "torch.ao.nn", names: Names::Classes, reason: LAYER },
+    Allowed { module: "torch.ao.quantization", names: Names::Classes, reason: LAYER },
+    Allowed { module: "torch.distributions", names: Names::Classes, reason: "a distribution, which loading fills with plain attributes" },
+    Allowed { module: "torch.torch_version", names: Names::These(&["TorchVersion"]), reason: VALUE },
     Allowed { module: "torch.distributed.tensor", names: Names::Classes, reason: "describes how a tensor is cut over devices" },
     Allowed { module: "torch.distributed._tensor", names: Names::Classes, reason: "describes how a tensor is cut over devices" },
     Allowed { module: "torch.distributed.device_mesh", names: Names::These(&["DeviceMesh"]),
@@ -158,7 +166,18 @@ const ALLOWED: &[Allowed] = &[
         "dict", "list", "set", "frozenset", "tuple", "int", "long", "float", "bool", "str", "unicode", "complex", "bytes",
         "bytearray", "object", "slice", "xrange",
     ]), reason: CONTAINER },
-    Allowed { module: "copyreg", names: Names::These(&["_reconstructor", "__newobj__"]), reason: RECONSTRUCTS },
+    Allowed { module: "numpy.random", names: Names::Classes, reason: RANDOM },
+    Allowed { module: "numpy.random._pickle", names: Names::These(&[
+        "__randomstate_ctor", "__generator_ctor", "__bit_generator_ctor",
+    ]), reason: RANDOM },
+    Allowed { module: "random", names: Names::These(&["Random"]), reason: RANDOM },
+    Allowed { module: "functools", names: Names::These(&["partial"]),
+        reason: "keeps a function, which is judged by its own name, and calls nothing until it is called itself" },
+    Allowed { module: "array", names: Names::These(&["array", "_array_reconstructor"]), reason: CONTAINER },
+    Allowed { module: "uuid", names: Names::These(&["UUID"]), reason: VALUE },
+    Allowed { module: "decimal", names: Names::These(&["Decimal"]), reason: VALUE },
+    Allowed { module: "fractions", names: Names::These(&["Fraction"]), reason: VALUE },
+    Allowed { module: "copyreg", names: Names::These(&["_reconstructor", "__newobj__", "__newobj_ex__"]), reason: RECONSTRUCTS },
     Allowed { module: "copy_reg", names: Names::These(&["_reconstructor", "__newobj__"]), reason: RECONSTRUCTS },
     Allowed { module: "argparse", names: Names::These(&["Namespace"]), reason: CONTAINER },
     Allowed { module: "types", names: Names::These(&["SimpleNamespace"]), reason: CONTAINER },
@@ -215,6 +234,29 @@ const DANGEROUS: &[(&str, &str)] = &[
     ("asyncio.base_events", PROCESS), ("asyncio.base_subprocess", PROCESS), ("asyncio.windows_events", PROCESS),
     ("asyncio.windows_utils", PROCESS), ("asyncio.events", PROCESS), ("pipes", PROCESS), ("tkinter", PROCESS),
     ("_tkinter", PROCESS), ("pexpect", PROCESS), ("winreg", PROCESS),
+    ("uuid._get_command_stdout", PROCESS), ("uuid._find_mac", PROCESS), ("uuid._find_mac_near_keyword", PROCESS),
+    ("uuid._find_mac_under_heading", PROCESS), ("uuid._ifconfig_getter", PROCESS), ("uuid._ip_getter", PROCESS),
+    ("uuid._arp_getter", PROCESS), ("uuid._lanscan_getter", PROCESS), ("uuid._netstat_getter", PROCESS),
+    ("_osx_support", PROCESS), ("_aix_support", PROCESS), ("_bootsubprocess", PROCESS), ("mailcap", PROCESS), ("cgitb", FILES),
+    ("_pyrepl", EVALUATES), ("_sitebuiltins", FILES), ("sysconfig", EVALUATES), ("modulefinder", EVALUATES), ("zipapp", FILES),
+    ("pyclbr", IMPORTS), ("symtable", EVALUATES), ("rlcompleter", EVALUATES), ("turtledemo", EVALUATES),
+    ("cgi", FILES), ("crypt", MEMORY), ("curses", PROCESS), ("getpass", FILES), ("readline", FILES),
+    ("platform._syscmd_ver", PROCESS), ("platform._syscmd_file", PROCESS), ("platform._Processor", PROCESS),
+    ("msilib", FILES), ("mailbox", FILES), ("netrc", FILES), ("tracemalloc", FILES),
+    ("pstats", UNPICKLES), ("tabnanny", FILES), ("tokenize.open", FILES), ("fcntl", MEMORY), ("resource", PROCESS),
+    ("torch.fx.experimental", EVALUATES), ("torch.utils.benchmark", EVALUATES), ("torch.utils.model_dump", FILES),
+    ("torch.utils.data.datapipes.utils.decoder", UNPICKLES), ("torch.utils.jit", EVALUATES),
+    ("torch.utils.hipify", FILES), ("torch.utils.show_pickle", UNPICKLES), ("torch.utils.throughput_benchmark", EVALUATES),
+    ("torch.onnx", FILES), ("torch.export", UNPICKLES), ("torch._export", UNPICKLES),
+    ("torch.jit.frontend", EVALUATES), ("torch.jit.CompilationUnit", EVALUATES),
+    ("torch._C.CompilationUnit", EVALUATES),
+    ("torch._weights_only_unpickler", UNPICKLES), ("torch.from_file", FILES), ("torch._C.load_state_dict", FILES),
+    ("torch.distributed.checkpoint", UNPICKLES),
+    ("torch.utils.tensorboard", FILES),
+    ("numpy.loadtxt", FILES), ("numpy.genfromtxt", FILES), ("numpy.savez", FILES), ("numpy.savez_compressed", FILES),
+    ("numpy.ctypeslib", MEMORY), ("numpy.lib.format", UNPICKLES), ("numpy.lib._npyio_impl", UNPICKLES), ("numpy.lib._datasource", FILES),
+    ("numpy.DataSource", FILES), ("numpy.core.records.fromfile", FILES), ("numpy._core.records.fromfile", FILES),
+    ("numpy.core.multiarray.fromfile", FILES), ("numpy._core.multiarray.fromfile", FILES),
 
     ("multiprocessing", STARTS), ("_multiprocessing", STARTS), ("torch.multiprocessing", STARTS), ("_thread", STARTS),
     ("_dummy_thread", STARTS), ("threading", STARTS), ("concurrent.futures", STARTS), ("asyncio.to_thread", STARTS),
@@ -320,6 +362,14 @@ mod tests {
             ("torch", "load"),
             ("torch.storage", "_load_from_bytes"),
             ("torch.fx.graph_module", "reduce_graph_module"),
+            ("uuid", "_get_command_stdout"),
+            ("_osx_support", "_read_output"),
+            ("_aix_support", "_read_cmd_output"),
+            ("mailcap", "findmatch"),
+            ("cgitb", "text"),
+            ("rlcompleter", "Completer"),
+            ("torch.fx.experimental.symbolic_shapes", "ShapeEnv"),
+            ("torch.utils.benchmark.utils.timer", "Timer"),
         ] {
             assert_dangerous(module, name);
         }

@@ -74,7 +74,9 @@ fn read_archive(file: &Arc<InputFile>) -> Result<Container> {
     listing.globals.extend(others.globals);
     listing.uncovered.extend(others.uncovered);
     listing.problems.extend(others.problems);
-    let format = if is_script(&archive, root) { Format::TorchScript } else { Format::TorchZip };
+    listing.uncovered.extend(archive.uncovered().iter().cloned());
+    listing.problems.extend(archive.lost_members(file));
+    let format = if is_by_torch_script(&archive, root) { Format::TorchScript } else { Format::TorchZip };
     Ok(listing.into_container(format, metadata))
 }
 
@@ -145,11 +147,15 @@ fn is_export_record(member: &Member) -> bool {
         || member.name.ends_with("/data/weights/model_weights_config.json")
 }
 
-/// Whether it holds the source of a `TorchScript` module, which `torch.save` never writes.
-fn is_script(archive: &Archive, root: &str) -> bool {
-    let code = format!("{root}code/");
+/// Whether it holds constants, without which `torch.jit` loads no script. Their storages are read with the pickle that names them.
+fn has_constants(archive: &Archive, root: &str) -> bool {
     archive.member(&format!("{root}constants.pkl")).is_some()
-        || archive.members().iter().any(|member| member.name.starts_with(&code))
+}
+
+/// Whether it holds anything of a `TorchScript` module, which `torch.save` never writes: constants, or source.
+fn is_by_torch_script(archive: &Archive, root: &str) -> bool {
+    let code = format!("{root}code/");
+    has_constants(archive, root) || archive.members().iter().any(|member| member.name.starts_with(&code))
 }
 
 /// The short text records that PyTorch keeps beside the pickle.

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::{in_pickle, longest_pickle};
+use super::{has_constants, in_pickle, longest_pickle};
 use crate::error::{At, Error, ErrorKind};
 use crate::files::InputFile;
 use crate::format::pickle::{self, Pickle};
@@ -25,15 +25,14 @@ pub(super) struct Others {
 pub(super) fn scan(file: &InputFile, archive: &Archive, root: &str, data: &Member) -> Others {
     let mut others = Others::default();
     let mut left = MAX_SCANNED;
-    // `torch.jit` loads no script without them. Their storages are read with the pickle that names them.
-    let is_script = archive.member(&format!("{root}constants.pkl")).is_some();
-    let is_read = |name: &str| is_read(name) || is_script && name.starts_with("constants/");
+    let is_loadable_script = has_constants(archive, root);
+    let is_read = |name: &str| is_read(name) || is_loadable_script && name.starts_with("constants/");
     for member in archive.members() {
         let inside = member.name.strip_prefix(root);
         if member == data || inside.is_some_and(is_read) {
             continue;
         }
-        let is_of_script = is_script && inside.is_some_and(is_of_script);
+        let is_of_script = is_loadable_script && inside.is_some_and(is_of_script);
         if !member.data.is_empty() && !is_of_script {
             others.uncovered.push(member.data.clone());
         }
