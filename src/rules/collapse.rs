@@ -135,7 +135,9 @@ mod tests {
         assert_eq!(collapse(&run(std::iter::repeat_n(4.6, 200))), None);
         assert_eq!(collapse(&run(std::iter::repeat_n(4.6, 20))), None);
         let mut noisy = run((0..200).map(|at| if at < 100 { 4.6 - 0.01 * f64::from(at) } else { 4.6 }));
-        noisy.iter_mut().for_each(|point| point.loss_noise = Some(0.2));
+        for point in &mut noisy {
+            point.loss_noise = Some(0.2);
+        }
         assert_eq!(collapse(&noisy), None);
     }
 }
