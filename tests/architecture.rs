@@ -50,6 +50,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "error",
             "context",
             "json",
+            "nearest",
             "number",
             "files",
             "tensor",

@@ -1,4 +1,4 @@
-//! The examples of `docs/ci.md` and `docs/policy.md` are run, and so are the scripts of the action.
+//! The examples of `docs/ci.md` and `docs/policy.md` are run, and so are the scripts of the action and the hook of pre-commit.
 
 #![cfg(unix)]
 
@@ -31,6 +31,47 @@ impl Place {
         std::os::unix::fs::symlink(binary, place.0.path().join("bin/flashpoint"))
             .expect("a link can be made");
         place
+    }
+
+    /// As the examples find it: the newest checkpoint under a fixed name, and the measurement of an accepted one.
+    fn with_latest() -> Self {
+        let place = Self::new();
+        std::fs::create_dir(place.0.path().join("checkpoints")).expect("a folder can be made");
+        copy(&place.0.path().join("checkpoint-900"), &place.0.path().join("checkpoints/latest"));
+        let measure = ["measure", "checkpoint-800", "--output", "accepted.measured.json"];
+        let output = place.run("flashpoint", &measure, &[]);
+        assert!(output.status.success(), "{}", told(&output));
+        place
+    }
+
+    fn read(&self, name: &str) -> String {
+        std::fs::read_to_string(self.0.path().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+    }
+
+    /// Runs the gate of `action.yml` with these inputs and the defaults of the others, as one use of several in a job.
+    fn act(&self, inputs: &[(&str, &str)], this: &str) -> Output {
+        let action = std::fs::read_to_string("action.yml").expect("action.yml is there");
+        let given = |name: &str| {
+            let given = inputs.iter().find(|(input, _)| *input == name).map(|(_, value)| (*value).to_owned());
+            let own = action.lines().skip_while(|line| line.trim() != format!("{name}:"));
+            given.or_else(|| own.take(4).find_map(|line| value(line, "default")).map(str::to_owned))
+        };
+        let passed = action.lines().filter_map(|line| {
+            let (variable, rest) = line.trim().split_once(": ${{ inputs.")?;
+            let name = rest.strip_suffix(" }}")?;
+            variable
+                .chars()
+                .all(|c| c.is_ascii_uppercase())
+                .then(|| (variable, given(name).unwrap_or_default()))
+        });
+        let file = |name: &str| self.0.path().join(name).to_str().expect("UTF-8").to_owned();
+        let mut variables = passed.collect::<Vec<_>>();
+        assert_eq!(variables.len(), 4, "{variables:?}");
+        variables.push(("GITHUB_OUTPUT", file(&format!("out{this}"))));
+        variables.push(("GITHUB_STEP_SUMMARY", file(&format!("summary{this}"))));
+        variables.push(("RUNNER_TEMP", file(".")));
+        let variables = variables.iter().map(|(name, value)| (*name, value.as_str())).collect::<Vec<_>>();
+        self.run("bash", &["-eo", "pipefail", "-c", &step("gate")], &variables)
     }
 
     fn run(&self, program: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
@@ -131,28 +172,96 @@ fn step(name: &str) -> String {
 
 #[test]
 fn the_action_gates_reports_and_ends_with_the_code_of_the_gate() {
-    let script = step("gate");
     for (checkpoint, code, outcome) in
         [("checkpoint-900", 0, "pass"), ("no such; exit 0", 2, "could-not-decide")]
     {
         let place = Place::new();
-        let file = |name: &str| place.0.path().join(name).to_str().expect("UTF-8").to_owned();
-        let (out, summary, temporary) = (file("out"), file("summary"), file("."));
-        let variables = [
-            ("CHECKPOINT", checkpoint),
-            ("POLICY", ""),
-            ("BASELINE", ""),
-            ("MEASURE", "norms"),
-            ("GITHUB_OUTPUT", out.as_str()),
-            ("GITHUB_STEP_SUMMARY", summary.as_str()),
-            ("RUNNER_TEMP", temporary.as_str()),
-        ];
-        let output = place.run("bash", &["-eo", "pipefail", "-c", &script], &variables);
+        let output = place.act(&[("path", checkpoint), ("measure", "norms")], "1");
         assert_eq!(output.status.code(), Some(code), "{}", told(&output));
-        let read = |path: &str| std::fs::read_to_string(path).expect("it was written");
-        assert!(read(&out).contains(&format!("outcome={outcome}\n")), "{}", read(&out));
-        assert!(read(&out).contains("sarif=") && read(&summary).contains("flashpoint gate"));
+        let (out, summary) = (place.read("out1"), place.read("summary1"));
+        assert!(out.contains(&format!("outcome={outcome}\n")), "{out}");
+        assert!(out.contains("sarif=") && summary.contains("flashpoint gate"));
         assert!(String::from_utf8_lossy(&output.stdout).starts_with("::"), "{}", told(&output));
+    }
+}
+
+#[test]
+fn the_action_does_not_hand_on_what_a_gate_before_it_reported() {
+    let place = Place::new();
+    let first = place.act(&[("path", "checkpoint-900")], "1");
+    assert_eq!(first.status.code(), Some(0), "{}", told(&first));
+    assert!(place.read("out1").contains("sarif="));
+    std::fs::write(place.0.path().join("broken.toml"), "[nope]\n").expect("it can be written");
+    let second = place.act(&[("path", "checkpoint-900"), ("policy", "broken.toml")], "2");
+    assert_eq!(second.status.code(), Some(2), "{}", told(&second));
+    assert_eq!(place.read("out2"), "outcome=could-not-decide\n");
+    assert!(!place.0.path().join("summary2").exists(), "{}", place.read("summary2"));
+}
+
+/// The value behind `key: ` in a line of YAML, where it is that key's.
+fn value<'a>(line: &'a str, key: &str) -> Option<&'a str> {
+    let rest = line.trim_start().trim_start_matches("- ").strip_prefix(key)?.strip_prefix(": ")?;
+    Some(rest.trim_matches('"'))
+}
+
+#[test]
+fn the_github_example_gates_through_the_action_with_inputs_that_it_has() {
+    let yaml = blocks("docs/ci.md", "yaml");
+    let example = yaml.iter().find(|block| block.contains("runs-on:")).expect("the page has one");
+    let action = std::fs::read_to_string("action.yml").expect("action.yml is there");
+    let mut uses = example.lines().filter_map(|line| value(line, "uses"));
+    let version = env!("CARGO_PKG_VERSION");
+    assert!(uses.any(|used| used == format!("OWNER/flashpoint@v{version}")), "{example}");
+    let with = example.lines().skip_while(|line| !line.contains("OWNER/flashpoint")).skip(2);
+    let inputs = with.filter_map(|line| line.trim().split_once(": "));
+    let inputs = inputs.map(|(name, value)| (name, value.trim_matches('"'))).collect::<Vec<_>>();
+    assert!(inputs.len() >= 3, "{inputs:?}");
+    for (name, _) in &inputs {
+        assert!(action.contains(&format!("\n  {name}:\n    description:")), "{name} is no input");
+    }
+    let place = Place::with_latest();
+    let output = place.act(&inputs, "1");
+    assert_eq!(output.status.code(), Some(0), "{}", told(&output));
+    assert!(told(&output).contains("gate: pass"), "{}", told(&output));
+}
+
+#[test]
+fn the_gitlab_example_installs_from_the_repository_and_gates() {
+    let yaml = blocks("docs/ci.md", "yaml");
+    let example = yaml.iter().find(|block| block.contains("script:")).expect("the page has one");
+    let script = example.lines().skip_while(|line| line.trim() != "script:").skip(1);
+    let script = script.map_while(|line| line.trim().strip_prefix("- ")).collect::<Vec<_>>();
+    let [install, gate] = script[..] else { panic!("{script:?}") };
+    let tag = format!("--git https://github.com/OWNER/flashpoint --tag v{}", env!("CARGO_PKG_VERSION"));
+    assert_eq!(install, format!("cargo install --locked {tag}"));
+    let place = Place::with_latest();
+    let output = place.run("bash", &["-euo", "pipefail", "-c", gate], &[]);
+    assert_eq!(output.status.code(), Some(0), "{}", told(&output));
+    let report = example.lines().find_map(|line| value(line, "junit")).expect("a report");
+    assert!(place.read(report).contains("<testsuites"));
+}
+
+#[test]
+fn the_hook_gates_every_staged_file_and_ends_with_the_worst_code() {
+    let hooks = std::fs::read_to_string(".pre-commit-hooks.yaml").expect("it is there");
+    let id = hooks.lines().find_map(|line| value(line, "id")).expect("an id");
+    let page = blocks("docs/ci.md", "yaml");
+    assert!(page.iter().any(|block| block.contains(&format!("- id: {id}\n"))), "{page:?}");
+    let entry = hooks.lines().find_map(|line| value(line, "entry")).expect("an entry");
+    let place = Place::with_latest();
+    let policy = "[baseline]\nfile = \"accepted.measured.json\"\n";
+    std::fs::write(place.0.path().join("flashpoint.toml"), policy).expect("it can be written");
+    let (sound, broken) = ("checkpoint-900/model.safetensors", "cut.safetensors");
+    let bytes = std::fs::read(place.0.path().join(sound)).expect("it is there");
+    std::fs::write(place.0.path().join(broken), &bytes[..bytes.len() - 1]).expect("it can be written");
+    let staged = |files: &[&str]| {
+        let command = format!("{entry} {}", files.join(" "));
+        place.run("bash", &["-c", &command], &[])
+    };
+    let copy = "checkpoints/latest/model.safetensors";
+    for (files, code) in [(vec![sound, copy], 0), (vec![broken, sound], 2), (vec![sound, "none.pt"], 2)] {
+        let output = staged(&files);
+        assert_eq!(output.status.code(), Some(code), "{files:?}\n{}", told(&output));
     }
 }
 

@@ -54,7 +54,8 @@ impl Project {
 
     fn gate(&self, checkpoint: &str, more: &[&str]) -> Output {
         let policy = self.path("flashpoint.toml");
-        flashpoint(&[&["gate", checkpoint, "--policy", text(&policy)], more].concat())
+        let arguments = ["gate", checkpoint, "--measure", "spectra", "--policy", text(&policy)];
+        flashpoint(&[&arguments, more].concat())
     }
 
     /// A checkpoint whose model file lacks its last byte.
@@ -105,19 +106,44 @@ fn pass_fail_and_could_not_decide_under_a_policy_that_uses_everything() {
         ("could-not-decide", &healthy, text(&truncated), 2),
     ];
     for (name, project, checkpoint, code) in cases {
-        for (format, ending) in [("terminal", "txt"), ("markdown", "md"), ("github", "github")] {
-            let output = project.gate(checkpoint, &["--format", format]);
-            assert_eq!(output.status.code(), Some(code), "{name}\n{}{}", stdout(&output), stderr(&output));
-            assert_snapshot(&format!("{name}.{ending}"), &without_unevaluated(&stdout(&output)));
-        }
-        let json: Value = serde_json::from_slice(&project.gate(checkpoint, &["--format", "json"]).stdout)
-            .expect("the report is JSON");
-        let mut gate = json["gate"].clone();
-        let sentence = gate["sentence"].as_str().expect("a sentence").to_owned();
-        gate["sentence"] = without_unevaluated(&sentence).trim_end().into();
-        let text = serde_json::to_string_pretty(&gate).expect("JSON can be written") + "\n";
-        assert_snapshot(&format!("{name}.json"), &text);
+        assert_snapshots(name, code, |format| project.gate(checkpoint, &["--format", format]));
     }
+}
+
+/// Holds what the gate says in every format of the snapshots against them.
+fn assert_snapshots(name: &str, code: i32, gate: impl Fn(&str) -> Output) {
+    for (format, ending) in [("terminal", "txt"), ("markdown", "md"), ("github", "github")] {
+        let output = gate(format);
+        assert_eq!(output.status.code(), Some(code), "{name}\n{}{}", stdout(&output), stderr(&output));
+        assert_snapshot(&format!("{name}.{ending}"), &without_unevaluated(&stdout(&output)));
+    }
+    let json: Value = serde_json::from_slice(&gate("json").stdout).expect("the report is JSON");
+    let mut decided = json["gate"].clone();
+    let sentence = decided["sentence"].as_str().expect("a sentence").to_owned();
+    decided["sentence"] = without_unevaluated(&sentence).trim_end().into();
+    let text = serde_json::to_string_pretty(&decided).expect("JSON can be written") + "\n";
+    assert_snapshot(&format!("{name}.json"), &text);
+}
+
+/// Beside damage and limits: a path that is not there, a second model, tensors without plain elements, a required rule.
+#[test]
+fn every_cause_that_keeps_the_gate_from_deciding_is_told() {
+    let folder = tempfile::tempdir().expect("a temporary directory can be made");
+    let policy = folder.path().join("flashpoint.toml");
+    let text_of_policy = "[gate]\nrequired = [\"FP702\"]\n\n[[limits]]\nquantity = \"spectral-norm\"\ntensors = \"rnn.weight_hh_l0\"\nlargest = 9.0\n";
+    std::fs::write(&policy, text_of_policy).expect("it can be written");
+    let directory = folder.path().join("run/checkpoint-0400");
+    std::fs::create_dir_all(&directory).expect("a folder can be made");
+    for (source, name) in [
+        ("fixtures/runs/rnn-healthy/checkpoint-0400/model.safetensors", "model.safetensors"),
+        ("fixtures/formats/protocol-5.pt", "pytorch_model.bin"),
+    ] {
+        std::fs::copy(source, directory.join(name)).unwrap_or_else(|error| panic!("{source}: {error}"));
+    }
+    let paths = [text(&directory), "fixtures/formats/quantized-and-sparse.pt", "no/such/checkpoint"];
+    assert_snapshots("could-not-decide-causes", 2, |format| {
+        flashpoint(&[&["gate", "--policy", text(&policy), "--format", format], &paths[..]].concat())
+    });
 }
 
 #[test]

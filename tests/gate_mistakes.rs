@@ -129,13 +129,6 @@ const MISTAKES: &[Mistake] = &[
         &["line 2, column 12", "did you mean norm?"],
     ),
     mistake(
-        "a quantity that is not measured yet",
-        Some("[[limits]]\nquantity = \"logit-bound\"\nlargest = 1.0\n"),
-        &["MODEL"],
-        2,
-        &["line 2, column 12", "cannot be limited by this version"],
-    ),
-    mistake(
         "a limit without a number",
         Some("[[limits]]\nquantity = \"norm\"\n"),
         &["MODEL"],

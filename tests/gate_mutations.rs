@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use flashpoint::analysis::model::{Analysis, MeasureLevel};
+use flashpoint::analysis::model::{Analysis, MeasureLevel, Section};
 use flashpoint::analysis::{measure_checkpoint, of_checkpoints};
 use flashpoint::checkpoint::{Checkpoint, NameRules};
 use flashpoint::context::Context;
@@ -41,8 +41,10 @@ fn gate(path: &Path) -> (Outcome, Analysis) {
     (judgement.outcome, analysis)
 }
 
-fn tensors(analysis: &Analysis) -> usize {
-    analysis.checkpoints.iter().map(|checkpoint| checkpoint.tensors.len()).sum()
+/// Tensors of the training state whose elements were read: what was judged.
+fn judged(analysis: &Analysis) -> usize {
+    let tensors = analysis.checkpoints.iter().flat_map(|checkpoint| &checkpoint.tensors);
+    tensors.filter(|tensor| tensor.section != Section::Other && tensor.statistics.value().is_some()).count()
 }
 
 /// A counter that looks random: splitmix64.
@@ -89,28 +91,31 @@ fn mutate(bytes: &mut Vec<u8>, chance: &mut Chance, keep_length: bool) {
     }
 }
 
-/// Runs `MUTATIONS` of `make` and says which passed with fewer tensors than `source` has.
-fn hunt(source: &Path, target: &Path, make: impl Fn(&mut Chance) -> Vec<u8>, judged: &Path) {
-    let (outcome, truth) = gate(source);
-    assert_eq!(outcome, Outcome::Pass, "{} itself must pass", source.display());
-    let truth = tensors(&truth);
+/// Runs `MUTATIONS` of `make` and says which passed with fewer tensors than `whole` has. Both are the bytes of `target`, of the
+/// checkpoint at `path`.
+fn hunt(whole: &[u8], target: &Path, make: impl Fn(&mut Chance) -> Vec<u8>, path: &Path) {
+    std::fs::write(target, whole).expect("it can be written");
+    let (outcome, truth) = gate(path);
+    assert_eq!(outcome, Outcome::Pass, "{} itself must pass", target.display());
+    let truth = judged(&truth);
+    assert!(truth > 0);
     let mut passed = 0;
     let mut hidden = Vec::new();
     for seed in 0..MUTATIONS {
         std::fs::write(target, make(&mut Chance(seed))).expect("it can be written");
-        let (outcome, analysis) = gate(judged);
+        let (outcome, analysis) = gate(path);
         if outcome == Outcome::Pass {
             passed += 1;
-            if tensors(&analysis) < truth {
+            if judged(&analysis) < truth {
                 hidden.push(seed);
             }
         }
     }
-    eprintln!("{}: {passed} of {MUTATIONS} mutations pass", source.display());
+    eprintln!("{}: {passed} of {MUTATIONS} mutations pass", target.display());
     assert!(
         hidden.is_empty(),
         "{} passes with fewer than {truth} tensors: seeds {hidden:?}",
-        source.display()
+        target.display()
     );
 }
 
@@ -137,7 +142,7 @@ fn no_mutated_safetensors_header_hides_a_tensor() {
             let stated = if chance.below(2) == 0 { header.len() } else { length };
             [&(stated as u64).to_le_bytes()[..], &header, &bytes[8 + length..]].concat()
         };
-        hunt(Path::new(source), &target, make, &target);
+        hunt(&bytes, &target, make, &target);
     }
 }
 
@@ -176,13 +181,12 @@ fn no_mutated_index_hides_a_tensor() {
     let folder = sharded();
     let index = folder.path().join("model.safetensors.index.json");
     let bytes = std::fs::read(&index).expect("the index is there");
-    let whole = copied(folder.path());
     let make = |chance: &mut Chance| {
         let mut text = bytes.clone();
         mutate(&mut text, chance, false);
         text
     };
-    hunt(whole.path(), &index, make, folder.path());
+    hunt(&bytes, &index, make, folder.path());
 }
 
 #[test]
@@ -243,23 +247,121 @@ fn no_mutated_pickle_hides_a_tensor() {
         "fixtures/rules/FP901-dangerous-pickle/silent-state-dict.pt",
     ] {
         let bytes = std::fs::read(source).expect("the fixture is there");
-        let pickle = pickle_of(&bytes);
-        let old = crc32(&bytes[pickle.clone()]).to_le_bytes();
         let (_folder, target) = temporary("model.pt");
-        let make = |chance: &mut Chance| {
-            let mut changed = bytes[pickle.clone()].to_vec();
-            mutate(&mut changed, chance, true);
-            let new = crc32(&changed).to_le_bytes();
-            let mut file = bytes.clone();
-            file[pickle.clone()].copy_from_slice(&changed);
-            let places = bytes.windows(4).enumerate().filter(|(_, window)| *window == old).map(|(at, _)| at);
-            for at in places.collect::<Vec<_>>() {
-                file[at..at + 4].copy_from_slice(&new);
-            }
-            file
-        };
-        hunt(Path::new(source), &target, make, &target);
+        hunt(&bytes, &target, |chance| with_mutated_pickle(&bytes, chance), &target);
     }
+}
+
+#[test]
+fn no_mutated_pickle_hides_a_tensor_of_an_optimizer() {
+    let bytes = std::fs::read(ADAM).expect("the fixture is there");
+    let (_folder, target) = temporary("checkpoint.pt");
+    hunt(&bytes, &target, |chance| with_mutated_pickle(&bytes, chance), &target);
+}
+
+#[test]
+fn no_mutated_pickle_in_a_directory_hides_a_tensor() {
+    let folder = copied(Path::new("fixtures/layouts/hf-trainer/checkpoint-6"));
+    let target = folder.path().join("optimizer.pt");
+    let bytes = std::fs::read(&target).expect("the fixture has an optimizer");
+    hunt(&bytes, &target, |chance| with_mutated_pickle(&bytes, chance), folder.path());
+}
+
+/// A model and its Adam in one archive.
+const ADAM: &str = "fixtures/formats/adam-checkpoint.pt";
+
+fn with_mutated_pickle(bytes: &[u8], chance: &mut Chance) -> Vec<u8> {
+    let pickle = pickle_of(bytes);
+    let old = crc32(&bytes[pickle.clone()]).to_le_bytes();
+    let mut changed = bytes[pickle.clone()].to_vec();
+    mutate(&mut changed, chance, true);
+    let new = crc32(&changed).to_le_bytes();
+    let mut file = bytes.to_vec();
+    file[pickle].copy_from_slice(&changed);
+    let places = bytes.windows(4).enumerate().filter(|(_, window)| *window == old).map(|(at, _)| at);
+    for at in places.collect::<Vec<_>>() {
+        file[at..at + 4].copy_from_slice(&new);
+    }
+    file
+}
+
+const ARRAYS: &str = "fixtures/hostile/numpy/honest.npz";
+
+#[test]
+fn no_mutated_archive_of_arrays_hides_one() {
+    let bytes = std::fs::read(ARRAYS).expect("the fixture is there");
+    let (_folder, target) = temporary("arrays.npz");
+    let make = |chance: &mut Chance| {
+        let mut file = bytes.clone();
+        let keep_length = chance.below(2) == 0;
+        mutate(&mut file, chance, keep_length);
+        file
+    };
+    hunt(&bytes, &target, make, &target);
+}
+
+/// A member whose bytes are there and which no directory lists.
+#[test]
+#[ignore = "bytes of an archive that no directory covers are not told yet: honest.npz without b.npy passes"]
+fn no_archive_passes_without_a_tensor_that_its_directory_leaves_out() {
+    for source in [ARRAYS, ADAM, "fixtures/rules/FP901-dangerous-pickle/silent-state-dict.pt"] {
+        let bytes = std::fs::read(source).expect("the fixture is there");
+        let name = Path::new(source).file_name().and_then(|name| name.to_str()).expect("a name");
+        let (_folder, target) = temporary(name);
+        std::fs::write(&target, &bytes).expect("it can be written");
+        let (outcome, truth) = gate(&target);
+        assert_eq!(outcome, Outcome::Pass, "{source}");
+        let entries = entries_of(&bytes);
+        assert!(entries.len() > 1, "{source}");
+        for entry in entries {
+            std::fs::write(&target, without_entry(&bytes, entry.clone())).expect("it can be written");
+            let (outcome, analysis) = gate(&target);
+            let hides = outcome == Outcome::Pass && judged(&analysis) < judged(&truth);
+            assert!(!hides, "{source} without {entry:?}");
+        }
+    }
+}
+
+/// Where the end of the central directory is, and what it says: entries, length, offset.
+fn end_of(file: &[u8]) -> usize {
+    file.windows(4).rposition(|window| window == b"PK\x05\x06").expect("an archive has an end")
+}
+
+fn short(file: &[u8], at: usize) -> usize {
+    usize::from(u16::from_le_bytes([file[at], file[at + 1]]))
+}
+
+fn long(file: &[u8], at: usize) -> usize {
+    u32::from_le_bytes(file[at..at + 4].try_into().expect("four bytes")) as usize
+}
+
+/// The entries of the central directory.
+fn entries_of(file: &[u8]) -> Vec<std::ops::Range<usize>> {
+    let end = end_of(file);
+    let (length, mut at) = (long(file, end + 12), long(file, end + 16));
+    let last = at + length;
+    let mut entries = Vec::new();
+    while at < last {
+        let next = at + 46 + short(file, at + 28) + short(file, at + 30) + short(file, at + 32);
+        entries.push(at..next);
+        at = next;
+    }
+    entries
+}
+
+/// The archive without one entry of its directory; the member's own bytes stay.
+fn without_entry(file: &[u8], entry: std::ops::Range<usize>) -> Vec<u8> {
+    let end = end_of(file);
+    let (count, length) = (short(file, end + 10) - 1, long(file, end + 12) - entry.len());
+    let mut tail = file[end..].to_vec();
+    let count = u16::try_from(count).expect("it was a u16").to_le_bytes();
+    tail[8..10].copy_from_slice(&count);
+    tail[10..12].copy_from_slice(&count);
+    tail[12..16].copy_from_slice(&u32::try_from(length).expect("it was a u32").to_le_bytes());
+    // The end of large archives, which lies between directory and end, is left out: it says the same.
+    let start = long(file, end + 16);
+    let directory = [&file[start..entry.start], &file[entry.end..start + long(file, end + 12)]].concat();
+    [&file[..start], &directory, &tail].concat()
 }
 
 /// The bytes of `data.pkl`: from its protocol to the STOP that its length says.
@@ -306,5 +408,5 @@ fn no_mutated_pickle_of_before_archives_hides_a_tensor() {
         mutate(&mut file, chance, keep_length);
         file
     };
-    hunt(Path::new(source), &target, make, &target);
+    hunt(&bytes, &target, make, &target);
 }

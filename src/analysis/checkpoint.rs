@@ -222,7 +222,7 @@ fn failed_checksums(checkpoint: &Checkpoint, context: &Context) -> Vec<Problem> 
 }
 
 /// Files that are not the same as when they were opened: what was measured may be a mixture of two.
-fn changed_files(checkpoint: &Checkpoint) -> impl Iterator<Item = Problem> + '_ {
+pub(super) fn changed_files(checkpoint: &Checkpoint) -> impl Iterator<Item = Problem> + '_ {
     let changed = checkpoint.files.iter().filter_map(|file| file.input.check_unchanged().err());
     changed.map(|error| problem(checkpoint, &error))
 }

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::checkpoint::{measure_checkpoint, problem};
+use super::checkpoint::{changed_files, measure_checkpoint, problem};
 use super::model::{CheckpointAnalysis, MeasureLevel};
 use crate::checkpoint::Checkpoint;
 use crate::context::Context;
@@ -14,10 +14,8 @@ pub fn measure_with_digests(
     level: MeasureLevel,
     context: &Context,
 ) -> CheckpointAnalysis {
-    let (mut analysis, digests) = rayon::join(
-        || measure_checkpoint(checkpoint, level, context),
-        || checkpoint.files.par_iter().map(|file| digest(&file.input, context)).collect::<Vec<_>>(),
-    );
+    let digests = || checkpoint.files.par_iter().map(|file| digest(&file.input, context)).collect::<Vec<_>>();
+    let (mut analysis, digests) = measure_beside(checkpoint, level, context, digests);
     for (file, found) in analysis.files.iter_mut().zip(digests) {
         match found {
             Ok(digest) => file.digest = digest,
@@ -30,4 +28,45 @@ pub fn measure_with_digests(
         }
     }
     analysis
+}
+
+/// As [`measure_checkpoint`] beside `work`, which reads the same files: they are the same after both, or that is a problem.
+fn measure_beside<T: Send>(
+    checkpoint: &Checkpoint,
+    level: MeasureLevel,
+    context: &Context,
+    work: impl FnOnce() -> T + Send,
+) -> (CheckpointAnalysis, T) {
+    let (mut analysis, done) = rayon::join(|| measure_checkpoint(checkpoint, level, context), work);
+    // Whichever of both ended last read after the other had looked.
+    for found in changed_files(checkpoint) {
+        if !analysis.problems.contains(&found) {
+            analysis.problems.push(found);
+        }
+    }
+    (analysis, done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::NameRules;
+
+    #[test]
+    fn a_file_that_changes_after_its_tensors_were_measured_is_a_problem() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        std::fs::copy("fixtures/runs/rnn-healthy/checkpoint-0400/model.safetensors", &path).unwrap();
+        let context = Context::default();
+        let checkpoint = Checkpoint::read(&path, &NameRules::default(), &context).unwrap();
+        let measure = |work: &(dyn Fn() + Sync)| {
+            // One thread: the work comes after the measuring.
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+            pool.install(|| measure_beside(&checkpoint, MeasureLevel::Norms, &context, work).0.problems)
+        };
+        assert_eq!(measure(&|| ()), []);
+        let kinds = measure(&|| std::fs::write(&path, b"another").unwrap());
+        let kinds = kinds.iter().map(|problem| problem.kind.as_str()).collect::<Vec<_>>();
+        assert_eq!(kinds, ["changed-while-reading"]);
+    }
 }

@@ -118,6 +118,8 @@ pub enum Degenerate {
     AllZero,
     /// The value is beyond the range of f64.
     Overflow,
+    /// It was looked for, and there is none.
+    Absent,
 }
 
 impl<T> Measured<T> {

@@ -49,6 +49,10 @@ fn read_one(
 ) -> Result<(Vec<CheckpointAnalysis>, MeasureLevel)> {
     if measurement::is_measurement(path) {
         let mut analysis = measurement::read(path, context)?;
+        if analysis.checkpoints.is_empty() {
+            let message = "it holds no checkpoint".to_owned();
+            return Err(ErrorKind::SideFile { what: "the measurement file", message }.in_file(path));
+        }
         if !digests {
             // A measurement file gives the same report as its checkpoint.
             let files = analysis.checkpoints.iter_mut().flat_map(|checkpoint| &mut checkpoint.files);

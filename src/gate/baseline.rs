@@ -4,14 +4,17 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use super::check::{self, GateCheck};
-use super::judgement::BaselineSummary;
+use super::damage;
+use super::judge::is_measured;
+use super::judgement::{BaselineState, BaselineSummary};
 use super::limit::Then;
+use super::names::Names;
 use super::policy::Comparison;
 use super::written::Level;
 use crate::analysis::model::{Analysis, CheckpointAnalysis, Measured, Section, TensorAnalysis};
 use crate::error::{ErrorKind, Result};
 use crate::number::short;
-use crate::rules::{self, Finding, Overrides, Subject};
+use crate::rules::{self, Evidence, Finding, Overrides, Subject};
 
 /// An accepted checkpoint and the findings it was accepted with.
 #[derive(Debug)]
@@ -30,7 +33,9 @@ const NEVER_KNOWN: &str = "FP901";
 pub(super) struct Change {
     pub check: &'static GateCheck,
     pub level: Level,
+    /// The tensor as it is stored in the one checkpoint that has it, or in the new one.
     pub tensor: String,
+    pub canonical_name: String,
     pub message: String,
 }
 
@@ -47,10 +52,12 @@ impl Baseline {
         }
         let findings = rules::evaluate(&analysis, overrides).findings;
         let checkpoint = analysis.checkpoints.remove(0);
-        if checkpoint.is_damaged() {
+        let said =
+            findings.iter().filter(|finding| finding.checkpoint == checkpoint.name).collect::<Vec<_>>();
+        if damage::of(&checkpoint, &said).next().is_some() {
             return Err(refused(format!("{} was damaged when it was measured", checkpoint.name)));
         }
-        if !checkpoint.tensors.iter().any(|tensor| tensor.statistics.value().is_some()) {
+        if !is_measured(&checkpoint) {
             return Err(refused(format!("no element of {} was read when it was measured", checkpoint.name)));
         }
         Ok(Self { checkpoint, findings })
@@ -64,7 +71,7 @@ impl Baseline {
         let (before, now) = (by_name(&self.checkpoint), by_name(checkpoint));
         let shared = now.keys().filter(|name| before.contains_key(*name)).count();
         let most = before.len().max(now.len());
-        // A checkpoint without a model is refused for that.
+        // Of a checkpoint without a model every tensor of the baseline is told as missing.
         if now.is_empty() || shared as f64 >= LEAST_SHARED * most as f64 {
             return Ok(());
         }
@@ -93,12 +100,12 @@ impl Baseline {
     /// The findings of the baseline, to be matched with those of `checkpoint`.
     pub(super) fn known<'a>(&'a self, checkpoint: &'a CheckpointAnalysis) -> Known<'a> {
         let mut findings: BTreeMap<(String, Subject), Vec<&Finding>> = BTreeMap::new();
-        let names = canonical_names(&self.checkpoint);
+        let names = Names::of(&self.checkpoint);
         for finding in self.findings.iter().filter(|finding| finding.rule != NEVER_KNOWN) {
-            let subject = canonical(&finding.subject, &names);
+            let subject = names.shared(&finding.subject);
             findings.entry((finding.rule.clone(), subject)).or_default().push(finding);
         }
-        Known { findings, names: canonical_names(checkpoint) }
+        Known { findings, names: Names::of(checkpoint) }
     }
 
     /// What is new, missing, of another dtype or shape in `checkpoint`, in its order and then in the baseline's.
@@ -107,33 +114,30 @@ impl Baseline {
         let mut changes = Vec::new();
         // What cannot be read is told as damage: of its shape and dtype nothing is known.
         for tensor in model(checkpoint).filter(|tensor| !tensor.damaged) {
-            let name = tensor.name.clone();
+            let change = |check, level, message| Change {
+                check,
+                level,
+                tensor: tensor.name.clone(),
+                canonical_name: tensor.canonical_name.clone(),
+                message,
+            };
+            let name = &tensor.name;
             let Some(then) = before.get(tensor.canonical_name.as_str()) else {
                 let message = format!("{name} is not in the baseline {}", self.checkpoint.name);
-                changes.push(Change { check: &check::NEW, level: comparison.new, tensor: name, message });
+                changes.push(change(&check::NEW, comparison.new, message));
                 continue;
             };
             if then.shape != tensor.shape {
                 let message =
                     format!("{name} has the shape {:?}, {:?} in the baseline", tensor.shape, then.shape);
-                changes.push(Change {
-                    check: &check::RESHAPED,
-                    level: comparison.reshaped,
-                    tensor: name.clone(),
-                    message,
-                });
+                changes.push(change(&check::RESHAPED, comparison.reshaped, message));
             }
             if then.dtype != tensor.dtype {
                 let dtype = |tensor: &TensorAnalysis| {
                     tensor.dtype.map_or_else(|| "no dtype".to_owned(), |dtype| dtype.to_string())
                 };
                 let message = format!("{name} is {}, {} in the baseline", dtype(tensor), dtype(then));
-                changes.push(Change {
-                    check: &check::RETYPED,
-                    level: comparison.retyped,
-                    tensor: name,
-                    message,
-                });
+                changes.push(change(&check::RETYPED, comparison.retyped, message));
             }
         }
         let now = by_name(checkpoint);
@@ -141,8 +145,13 @@ impl Baseline {
             model(&self.checkpoint).filter(|tensor| !now.contains_key(tensor.canonical_name.as_str()))
         {
             let message = format!("{} of the baseline {} is missing", tensor.name, self.checkpoint.name);
-            let tensor = tensor.name.clone();
-            changes.push(Change { check: &check::MISSING, level: comparison.missing, tensor, message });
+            changes.push(Change {
+                check: &check::MISSING,
+                level: comparison.missing,
+                tensor: tensor.name.clone(),
+                canonical_name: tensor.canonical_name.clone(),
+                message,
+            });
         }
         changes
     }
@@ -169,7 +178,7 @@ impl Baseline {
 /// What the baseline was accepted with.
 pub(super) struct Known<'a> {
     findings: BTreeMap<(String, Subject), Vec<&'a Finding>>,
-    names: HashMap<&'a str, &'a str>,
+    names: Names<'a>,
 }
 
 /// How a finding relates to the baseline.
@@ -182,10 +191,20 @@ pub(super) enum Recognition {
     Worse(String),
 }
 
+impl Recognition {
+    pub fn state(&self) -> BaselineState {
+        match self {
+            Recognition::New => BaselineState::New,
+            Recognition::Known => BaselineState::Unchanged,
+            Recognition::Worse(_) => BaselineState::Worse,
+        }
+    }
+}
+
 impl Known<'_> {
     /// Whether the baseline has `finding`. Each finding of the baseline is the likeness of one.
     pub fn recognise(&mut self, finding: &Finding, growth: f64) -> Recognition {
-        let subject = canonical(&finding.subject, &self.names);
+        let subject = self.names.shared(&finding.subject);
         let Some(alike) = self.findings.get_mut(&(finding.rule.clone(), subject)) else {
             return Recognition::New;
         };
@@ -203,35 +222,19 @@ impl Known<'_> {
     }
 }
 
-/// The first number behind a finding that is worse than in the baseline by more than the factor `growth`.
+/// The first number behind a finding that is beyond its limit and worse than in the baseline by more than the factor `growth`. One
+/// that the finding of the baseline lacks is worse as well.
 fn worse(now: &Finding, before: &Finding, growth: f64) -> Option<String> {
-    now.evidence.iter().find_map(|evidence| {
-        let limit = evidence.limit?;
-        let before = before.evidence.iter().find(|other| other.label == evidence.label)?.value;
-        let grown = if evidence.value > limit {
-            evidence.value.is_nan() || evidence.value > before * growth
-        } else {
-            evidence.value.is_nan() || evidence.value < before / growth
+    now.evidence.iter().filter(|evidence| !evidence.holds()).find_map(|evidence| {
+        let Evidence { label, value, .. } = evidence;
+        let Some(before) = before.evidence.iter().find(|other| other.label == *label) else {
+            return Some(format!("the baseline has it without {label}, now {}", short(*value)));
         };
-        let label = &evidence.label;
-        grown.then(|| {
-            format!("the baseline has it with {label} {}, now {}", short(before), short(evidence.value))
-        })
+        let (before, now) = (before.value, *value);
+        evidence
+            .is_worse_than(before, growth)
+            .then(|| format!("the baseline has it with {label} {}, now {}", short(before), short(now)))
     })
-}
-
-/// A subject by the names that both checkpoints share.
-fn canonical(subject: &Subject, names: &HashMap<&str, &str>) -> Subject {
-    match subject {
-        Subject::Tensor(name) => {
-            Subject::Tensor(names.get(name.as_str()).map_or_else(|| name.clone(), |name| (*name).to_owned()))
-        }
-        other => other.clone(),
-    }
-}
-
-fn canonical_names(checkpoint: &CheckpointAnalysis) -> HashMap<&str, &str> {
-    checkpoint.tensors.iter().map(|tensor| (tensor.name.as_str(), tensor.canonical_name.as_str())).collect()
 }
 
 /// The tensors of the model, tied ones too: a tie that is gone is a tensor that is gone.

@@ -1,18 +1,24 @@
 //! The verdict: the only place where a severity is overridden, and where damage and absence become more than findings.
 
+mod limits;
+mod unread;
+
 use std::collections::{BTreeSet, HashMap};
 
 use time::Date;
 
 use super::baseline::{Baseline, Known, Recognition};
 use super::check::{self, GateCheck, title};
+use super::claim::Claim;
+use super::damage;
 use super::exception::{Exception, written};
-use super::judgement::{Decision, Effect, Judgement, Outcome};
-use super::limit::{Limit, Quantity, Verdict};
+use super::judgement::{BaselineState, Decision, Effect, Judgement, Outcome};
+use super::names::Names;
 use super::policy::Policy;
-use crate::analysis::model::{Analysis, CheckpointAnalysis, Measured, Problem, Section, TensorAnalysis};
-use crate::number::short;
-use crate::rules::{Assessment, Evidence, Finding, NotEvaluated, RULES, Severity, Subject};
+use crate::analysis::model::{Analysis, CheckpointAnalysis, TensorAnalysis};
+use crate::rules::{Assessment, Finding, NotEvaluated, RULES, Severity, Subject};
+
+pub(super) use unread::is_measured;
 
 /// What is to be judged, and by what.
 #[derive(Debug, Clone, Copy)]
@@ -44,12 +50,11 @@ pub struct Unreadable {
     pub advice: String,
 }
 
-/// Kinds of problems that mean that something was not read, although nothing is lost.
-const UNREAD_KINDS: [&str; 2] = ["stray-shard", "duplicate-name"];
-
 /// Judges a case: pass, fail, or could not decide.
 pub fn judge(case: Case<'_>) -> Judgement {
-    let mut bench = Bench { case, canonical: canonical_names(case.analysis), decisions: Vec::new() };
+    let checkpoints = case.analysis.checkpoints.iter();
+    let names = checkpoints.map(|checkpoint| (checkpoint.name.as_str(), Names::of(checkpoint))).collect();
+    let mut bench = Bench { case, names, used: BTreeSet::new(), decisions: Vec::new() };
     for unreadable in case.unreadable {
         bench.unreadable(unreadable);
     }
@@ -123,63 +128,13 @@ fn sentence(outcome: Outcome, decisions: &[Decision], not_evaluated: usize) -> S
     }
 }
 
-/// Something that is the case, before it is weighed.
-struct Claim {
-    check: String,
-    name: String,
-    severity: Severity,
-    checkpoint: String,
-    subject: Subject,
-    message: String,
-    evidence: Vec<Evidence>,
-    advice: String,
-}
-
-impl Claim {
-    fn of_gate(
-        check: &GateCheck,
-        severity: Severity,
-        checkpoint: &str,
-        subject: Subject,
-        message: String,
-    ) -> Self {
-        Self {
-            check: check.code.to_owned(),
-            name: check.name().to_owned(),
-            severity,
-            checkpoint: checkpoint.to_owned(),
-            subject,
-            message,
-            evidence: Vec::new(),
-            advice: check.help.to_owned(),
-        }
-    }
-
-    fn of_rule(finding: &Finding) -> Self {
-        Self {
-            check: finding.rule.clone(),
-            name: finding.name.clone(),
-            severity: finding.severity,
-            checkpoint: finding.checkpoint.clone(),
-            subject: finding.subject.clone(),
-            message: finding.message.clone(),
-            evidence: finding.evidence.clone(),
-            advice: finding.advice.clone(),
-        }
-    }
-
-    fn decided(self, effect: Effect, severity: Severity, reason: impl Into<String>) -> Decision {
-        let Self { check, name, checkpoint, subject, message, evidence, advice, .. } = self;
-        let reason = reason.into();
-        Decision { effect, check, name, severity, checkpoint, subject, message, evidence, advice, reason }
-    }
-}
-
 /// Where claims become decisions.
 struct Bench<'a> {
     case: Case<'a>,
-    /// Canonical name by checkpoint and stored name: one map for all, because a hostile file has a hundred thousand names.
-    canonical: HashMap<(&'a str, &'a str), &'a str>,
+    /// Names of tensors, by checkpoint.
+    names: HashMap<&'a str, Names<'a>>,
+    /// Exceptions that excepted something, by their place in the policy.
+    used: BTreeSet<usize>,
     decisions: Vec<Decision>,
 }
 
@@ -191,7 +146,7 @@ impl<'a> Bench<'a> {
     {
         match subject {
             Subject::Tensor(name) => {
-                let canonical = self.canonical.get(&(checkpoint, name.as_str())).copied();
+                let canonical = self.names.get(checkpoint).and_then(|names| names.canonical(name));
                 [name.as_str()].into_iter().chain(canonical).collect()
             }
             Subject::Layer(path) => vec![path],
@@ -207,6 +162,7 @@ impl<'a> Bench<'a> {
             Some(level) => (level.severity(), level.severity() != Some(claim.severity)),
         };
         let own = claim.severity;
+        let state = recognition.state();
         let decision = if let Some(severity) = severity {
             let told = if overridden {
                 format!("{severity} by the policy, {own} by the rule")
@@ -229,7 +185,13 @@ impl<'a> Bench<'a> {
         } else {
             claim.decided(Effect::Tolerated, own, "the policy switches this rule off")
         };
-        self.decisions.push(decision);
+        self.push(decision, state);
+    }
+
+    /// Keeps a decision, with how it relates to the baseline where there is one.
+    fn push(&mut self, decision: Decision, state: BaselineState) {
+        let baseline_state = self.case.baseline.map(|_| state);
+        self.decisions.push(Decision { baseline_state, ..decision });
     }
 
     fn by_severity(&self, claim: Claim, severity: Severity, told: &str) -> Decision {
@@ -240,90 +202,29 @@ impl<'a> Bench<'a> {
 
     fn prevent(&mut self, claim: Claim, reason: &str) {
         let severity = claim.severity;
-        self.decisions.push(claim.decided(Effect::Prevents, severity, reason));
+        self.push(claim.decided(Effect::Prevents, severity, reason), BaselineState::New);
     }
 
-    /// The exception that holds today for a tensor of one of these names.
-    fn exception(&self, check: &str, names: &[&str]) -> Option<&'a Exception> {
-        let exceptions = self.case.policy.exceptions.iter();
-        exceptions
-            .filter(|exception| exception.holds(self.case.today))
-            .find(|exception| exception.covers(check) && exception.names(names))
-    }
-
-    fn unreadable(&mut self, unreadable: &Unreadable) {
-        let Unreadable { name, message, advice } = unreadable;
-        let mut claim = Claim::of_gate(
-            &check::UNREADABLE,
-            Severity::Critical,
-            name,
-            Subject::Checkpoint,
-            format!("{name} cannot be read: {message}"),
-        );
-        claim.advice.clone_from(advice);
-        self.prevent(claim, "what was not read was not judged");
-    }
-
-    fn nothing(&mut self, message: &str) {
-        let message = message.to_owned();
-        let claim = Claim::of_gate(&check::NOT_JUDGED, Severity::Critical, "", Subject::Checkpoint, message);
-        self.prevent(claim, "what was not read was not judged");
-    }
-
-    /// Damage, and bytes that no tensor refers to: no severity, exception or baseline has a say here.
-    fn damage(&mut self, checkpoint: &CheckpointAnalysis) {
-        let findings = self.own_findings(checkpoint).filter(|finding| is_damage(finding));
-        for finding in findings.collect::<Vec<_>>() {
-            let reason = if finding.rule == UNCOVERED {
-                "bytes that belong to no tensor were not judged; no severity or exception changes that"
-            } else {
-                "what is damaged cannot be judged; no severity or exception changes that"
-            };
-            self.prevent(Claim::of_rule(finding), reason);
-        }
-        // A problem that no rule tells is damage all the same.
-        if checkpoint.is_damaged() && !self.own_findings(checkpoint).any(|finding| finding.rule == DAMAGED) {
-            let message = format!("{} is damaged", checkpoint.name);
-            let claim = Claim::of_gate(
-                &check::UNREADABLE,
-                Severity::Critical,
-                &checkpoint.name,
-                Subject::Checkpoint,
-                message,
-            );
-            self.prevent(claim, "what is damaged cannot be judged");
-        }
-    }
-
-    /// What lies in the checkpoint and was not looked at: stray shards, tensors without plain elements, nothing at all.
-    fn unread(&mut self, checkpoint: &CheckpointAnalysis) {
-        let not_judged = |subject: Subject, message: String| {
-            Claim::of_gate(&check::NOT_JUDGED, Severity::Critical, &checkpoint.name, subject, message)
-        };
-        let stray = checkpoint.problems.iter().filter(|problem| is_unread(problem));
-        for problem in stray {
-            let subject = Subject::File(problem.file.clone());
-            let mut claim = not_judged(subject, format!("{}: {}", problem.file, problem.message));
-            claim.advice.clone_from(&problem.advice);
-            self.prevent(claim, "what was not read was not judged");
-        }
-        if !checkpoint.tensors.iter().any(|tensor| tensor.statistics.value().is_some()) {
-            let message = format!("no element of {} was read", checkpoint.name);
-            self.prevent(not_judged(Subject::Checkpoint, message), "nothing was judged");
-            return;
-        }
-        for tensor in checkpoint.tensors.iter().filter(|tensor| is_unmeasured(tensor)) {
-            let Measured::NotMeasured(reason) = &tensor.statistics else { continue };
-            let message = format!("{} was not read: {reason}", tensor.name);
-            let claim = not_judged(Subject::Tensor(tensor.name.clone()), message);
-            match self.exception(check::NOT_JUDGED.code, &names(tensor)) {
-                Some(exception) => {
-                    let decision = claim.decided(Effect::Tolerated, Severity::Critical, exception.said());
-                    self.decisions.push(decision);
-                }
-                None => self.prevent(claim, "what was not read was not judged"),
+    /// As [`Bench::prevent`], unless an exception of `check` names one of `names`.
+    fn prevent_unless_excepted(&mut self, claim: Claim, check: &str, names: &[&str], reason: &str) {
+        match self.exception(check, names) {
+            Some(exception) => {
+                let severity = claim.severity;
+                let decision = claim.decided(Effect::Tolerated, severity, exception.said());
+                self.push(decision, BaselineState::New);
             }
+            None => self.prevent(claim, reason),
         }
+    }
+
+    /// The exception that holds today for a tensor of one of these names; it is used from then on.
+    fn exception(&mut self, check: &str, names: &[&str]) -> Option<&'a Exception> {
+        let exceptions = self.case.policy.exceptions.iter().enumerate();
+        let (place, exception) = exceptions
+            .filter(|(_, exception)| exception.holds(self.case.today))
+            .find(|(_, exception)| exception.covers(check) && exception.names(names))?;
+        self.used.insert(place);
+        Some(exception)
     }
 
     fn formats(&mut self, checkpoint: &CheckpointAnalysis) {
@@ -336,13 +237,15 @@ impl<'a> Bench<'a> {
                 Claim::of_gate(&check::FORMAT, Severity::Critical, &checkpoint.name, subject, message);
             let told = Severity::Critical.to_string();
             let decision = self.by_severity(claim, Severity::Critical, &told);
-            self.decisions.push(decision);
+            self.push(decision, BaselineState::New);
         }
     }
 
     fn findings(&mut self, checkpoint: &CheckpointAnalysis) {
         let mut known = self.case.baseline.map(|baseline| baseline.known(checkpoint));
-        let findings = self.own_findings(checkpoint).filter(|finding| !is_damage(finding));
+        let findings = self.own_findings(checkpoint);
+        let findings = findings
+            .filter(|finding| !damage::is_told_by(finding) && !unread::tells_unread(checkpoint, finding));
         for finding in findings.collect::<Vec<_>>() {
             let recognition = self.recognise(&mut known, finding);
             let names = self.names_of(&finding.checkpoint, &finding.subject);
@@ -366,102 +269,6 @@ impl<'a> Bench<'a> {
         }
     }
 
-    fn limits(&mut self, checkpoint: &CheckpointAnalysis) {
-        for limit in &self.case.policy.limits {
-            if limit.needs_baseline() && self.case.baseline.is_none() {
-                let message = format!("the growth of {} needs a baseline", limit.quantity.name());
-                let claim = Claim::of_gate(
-                    &check::LIMIT,
-                    limit.severity,
-                    &checkpoint.name,
-                    Subject::Checkpoint,
-                    message,
-                );
-                self.prevent(
-                    claim,
-                    "a limit of the policy could not be judged; give --baseline or baseline.file",
-                );
-            }
-            let before = self.case.baseline.map(Baseline::tensors);
-            if limit.quantity == Quantity::ParameterNorm {
-                let now = limit.quantity.of_checkpoint(checkpoint);
-                let then = self.case.baseline.map(|baseline| {
-                    let value = limit.quantity.of_checkpoint(baseline.checkpoint());
-                    baseline.then(value, checkpoint)
-                });
-                let verdicts = limit.judge(&now, then.as_ref());
-                self.limit(checkpoint, limit, None, verdicts);
-                continue;
-            }
-            if let Some(message) = limit.about_nothing(checkpoint) {
-                let mut claim = Claim::of_gate(
-                    &check::LIMIT,
-                    limit.severity,
-                    &checkpoint.name,
-                    Subject::Checkpoint,
-                    message,
-                );
-                "mend its pattern, or take the limit out of the policy".clone_into(&mut claim.advice);
-                self.prevent(claim, "a limit of the policy could not be judged");
-            }
-            for tensor in checkpoint.tensors.iter().filter(|tensor| limit.is_about(tensor)) {
-                let now = limit.quantity.of_tensor(tensor);
-                // A tensor that the baseline lacks is told as new: it has no growth.
-                let then = self.case.baseline.zip(before.as_ref()).and_then(|(baseline, before)| {
-                    let before = before.get(tensor.canonical_name.as_str())?;
-                    Some(baseline.then(limit.quantity.of_tensor(before), checkpoint))
-                });
-                let verdicts = limit.judge(&now, then.as_ref());
-                self.limit(checkpoint, limit, Some(tensor), verdicts);
-            }
-        }
-    }
-
-    fn limit(
-        &mut self,
-        checkpoint: &CheckpointAnalysis,
-        limit: &Limit,
-        tensor: Option<&TensorAnalysis>,
-        verdicts: Vec<Verdict>,
-    ) {
-        let quantity = limit.quantity.name();
-        let subject = tensor.map_or(Subject::Checkpoint, |tensor| Subject::Tensor(tensor.name.clone()));
-        let of = tensor.map_or_else(|| checkpoint.name.clone(), |tensor| tensor.name.clone());
-        let names = tensor.map(names);
-        let names = names.as_ref().map_or(&[][..], |names| &names[..]);
-        for verdict in verdicts {
-            let claim = |message: String| {
-                Claim::of_gate(&check::LIMIT, limit.severity, &checkpoint.name, subject.clone(), message)
-            };
-            match verdict {
-                Verdict::Holds => {}
-                Verdict::Broken(label, value, largest) => {
-                    let mut claim = claim(format!(
-                        "{quantity} of {of}: {label} {} (limit {})",
-                        short(value),
-                        short(largest)
-                    ));
-                    let (label, unit) = (format!("{quantity}, {label}"), "1".to_owned());
-                    claim.evidence.push(Evidence { label, value, limit: Some(largest), unit });
-                    self.weigh(claim, names, Recognition::New);
-                }
-                Verdict::Unknown(reason) => {
-                    let claim = claim(format!("{quantity} of {of} was not judged: {reason}"));
-                    match self.exception(check::LIMIT.code, names) {
-                        Some(exception) => {
-                            self.decisions.push(claim.decided(
-                                Effect::Tolerated,
-                                limit.severity,
-                                exception.said(),
-                            ));
-                        }
-                        None => self.prevent(claim, "a limit of the policy could not be judged"),
-                    }
-                }
-            }
-        }
-    }
-
     fn changes(&mut self, checkpoint: &CheckpointAnalysis) {
         let Some(baseline) = self.case.baseline else { return };
         for change in baseline.changes(checkpoint, &self.case.policy.baseline) {
@@ -475,10 +282,10 @@ impl<'a> Bench<'a> {
                 change.message,
             );
             if severity.is_some() {
-                self.weigh(claim, &[&change.tensor], Recognition::New);
+                self.weigh(claim, &[&change.tensor, &change.canonical_name], Recognition::New);
             } else {
                 let reason = format!("the policy sets baseline.{} to off", short_name(change.check));
-                self.decisions.push(claim.decided(Effect::Tolerated, Severity::Note, reason));
+                self.push(claim.decided(Effect::Tolerated, Severity::Note, reason), BaselineState::New);
             }
         }
     }
@@ -511,18 +318,14 @@ impl<'a> Bench<'a> {
             message,
         );
         let names = self.names_of(&entry.checkpoint, &entry.subject);
-        match self.exception(code, &names) {
-            Some(exception) => {
-                self.decisions.push(claim.decided(Effect::Tolerated, Severity::Critical, exception.said()));
-            }
-            None => self.prevent(claim, "the policy requires it"),
-        }
+        self.prevent_unless_excepted(claim, code, &names, "the policy requires it");
     }
 
     /// Exceptions that no longer hold, and those that name nothing.
     fn exceptions(&mut self) {
-        let tensors = || self.case.analysis.checkpoints.iter().flat_map(|checkpoint| &checkpoint.tensors);
-        for exception in &self.case.policy.exceptions {
+        let checkpoints = &self.case.analysis.checkpoints;
+        let is_read = checkpoints.iter().any(|checkpoint| !checkpoint.tensors.is_empty());
+        for (place, exception) in self.case.policy.exceptions.iter().enumerate() {
             let pattern = exception.pattern.escape_debug();
             let Exception { reason, expires, .. } = exception;
             let claim = |check: &GateCheck, severity, message| {
@@ -534,8 +337,11 @@ impl<'a> Bench<'a> {
                     written(last)
                 );
                 self.weigh(claim(&check::EXPIRED, Severity::Warning, message), &[], Recognition::New);
-            } else if tensors().next().is_some() && !tensors().any(|tensor| exception.names(&names(tensor))) {
-                let message = format!("the exception of {pattern} ({reason}) names no tensor");
+            } else if is_read
+                && !self.used.contains(&place)
+                && !checkpoints.iter().any(|checkpoint| names_something(exception, checkpoint))
+            {
+                let message = format!("the exception of {pattern} ({reason}) names no tensor and no layer");
                 self.weigh(claim(&check::UNUSED, Severity::Note, message), &[], Recognition::New);
             }
         }
@@ -547,42 +353,18 @@ impl<'a> Bench<'a> {
     }
 }
 
-/// The rule that tells damage.
-const DAMAGED: &str = "FP903";
-
-/// The rule that tells bytes of no tensor.
-const UNCOVERED: &str = "FP904";
-
-/// Whether a finding is of what cannot be judged. FP903 has notes as well, of what is only odd.
-fn is_damage(finding: &Finding) -> bool {
-    finding.rule == UNCOVERED || finding.rule == DAMAGED && finding.severity == Severity::Critical
-}
-
-fn is_unread(problem: &Problem) -> bool {
-    UNREAD_KINDS.contains(&problem.kind.as_str())
-}
-
-/// A tensor of the training state whose elements nobody looked at, although nothing is damaged.
-fn is_unmeasured(tensor: &TensorAnalysis) -> bool {
-    tensor.section != Section::Other
-        && !tensor.damaged
-        && matches!(tensor.statistics, Measured::NotMeasured(_))
+/// Whether a tensor or a layer of `checkpoint` has such a name.
+fn names_something(exception: &Exception, checkpoint: &CheckpointAnalysis) -> bool {
+    let heads = checkpoint.attention.value().into_iter().flatten();
+    checkpoint
+        .tensors
+        .iter()
+        .any(|tensor| exception.names(&names(tensor)) || exception.names(&[&tensor.layer.path]))
+        || heads.into_iter().any(|layer| exception.names(&[&layer.layer]))
 }
 
 fn names(tensor: &TensorAnalysis) -> [&str; 2] {
     [&tensor.name, &tensor.canonical_name]
-}
-
-/// Canonical name by checkpoint and stored name.
-fn canonical_names(analysis: &Analysis) -> HashMap<(&str, &str), &str> {
-    let mut canonical = HashMap::new();
-    for checkpoint in &analysis.checkpoints {
-        for tensor in &checkpoint.tensors {
-            canonical
-                .insert((checkpoint.name.as_str(), tensor.name.as_str()), tensor.canonical_name.as_str());
-        }
-    }
-    canonical
 }
 
 /// `new` of `new-tensor`, as the policy calls it.

@@ -84,6 +84,21 @@ pub struct Decision {
     pub advice: String,
     /// Why it has this effect.
     pub reason: String,
+    /// How it relates to the accepted checkpoint; nothing where none was given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub baseline_state: Option<BaselineState>,
+}
+
+/// How something relates to the accepted checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum BaselineState {
+    /// The accepted checkpoint does not have it.
+    New,
+    /// The accepted checkpoint has it, no milder.
+    Unchanged,
+    /// The accepted checkpoint has a milder one.
+    Worse,
 }
 
 /// What one decision does to the outcome.

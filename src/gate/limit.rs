@@ -4,7 +4,9 @@ use globset::GlobMatcher;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::analysis::model::{CheckpointAnalysis, Degenerate, Measured, Section, Statistics, TensorAnalysis};
+use crate::analysis::model::{
+    CheckpointAnalysis, Degenerate, Measured, Role, Section, Statistics, TensorAnalysis,
+};
 use crate::rules::Severity;
 
 /// What a limit is about.
@@ -21,20 +23,19 @@ pub enum Quantity {
     MaxAbs,
     /// σ₁ of a tensor of two dimensions or more; needs `--measure spectra`.
     SpectralNorm,
+    /// The largest logit that an attention head can give, of each head of a layer; needs `--measure spectra`.
+    LogitBound,
 }
 
 /// Every quantity, by the name it has in a policy.
-pub(super) const QUANTITIES: [(&str, Quantity); 5] = [
+pub(super) const QUANTITIES: [(&str, Quantity); 6] = [
     ("parameter-norm", Quantity::ParameterNorm),
     ("norm", Quantity::Norm),
     ("rms", Quantity::Rms),
     ("max-abs", Quantity::MaxAbs),
     ("spectral-norm", Quantity::SpectralNorm),
+    ("logit-bound", Quantity::LogitBound),
 ];
-
-/// Quantities that a policy may name one day, and why not yet.
-pub(super) const NOT_MEASURED_YET: [(&str, &str); 1] =
-    [("logit-bound", "it is measured for layers, and limits are of tensors or of the whole model")];
 
 /// One limit of a policy.
 #[derive(Debug, Clone)]
@@ -61,7 +62,7 @@ impl Limit {
 
     /// Whether it is about `tensor`.
     pub fn is_about(&self, tensor: &TensorAnalysis) -> bool {
-        self.quantity != Quantity::ParameterNorm
+        !matches!(self.quantity, Quantity::ParameterNorm | Quantity::LogitBound)
             && tensor.section == Section::Model
             && tensor.tied_to.is_none()
             && (self.quantity != Quantity::SpectralNorm || tensor.shape.len() >= 2)
@@ -70,8 +71,12 @@ impl Limit {
 
     /// Whether its pattern, where it has one, is of `tensor`'s name.
     fn names(&self, tensor: &TensorAnalysis) -> bool {
-        let named = |glob: &GlobMatcher| glob.is_match(&tensor.name) || glob.is_match(&tensor.canonical_name);
-        self.tensors.as_ref().is_none_or(|(_, glob)| named(glob))
+        self.names_one_of(&[&tensor.name, &tensor.canonical_name])
+    }
+
+    /// Whether its pattern, where it has one, is of one of `names`.
+    pub(super) fn names_one_of(&self, names: &[&str]) -> bool {
+        self.tensors.as_ref().is_none_or(|(_, glob)| names.iter().any(|name| glob.is_match(name)))
     }
 
     /// Why it has nothing to judge in `checkpoint`, where its pattern leads to no tensor that it could be about.
@@ -107,6 +112,7 @@ impl Quantity {
             Quantity::Norm => statistics.l2.clone(),
             Quantity::Rms => statistics.rms.clone(),
             Quantity::MaxAbs => statistics.max_abs.clone(),
+            Quantity::LogitBound => Measured::not("it is a quantity of attention heads"),
             Quantity::SpectralNorm => tensor.spectrum.clone().map(|spectrum| spectrum.spectral_norm.value),
         };
         match &tensor.statistics {
@@ -123,6 +129,14 @@ impl Quantity {
             _ => Measured::not("it is a quantity of single tensors"),
         }
     }
+
+    /// Whether `tensor` holds the queries of attention heads, which have a logit bound.
+    pub(super) fn has_heads(tensor: &TensorAnalysis) -> bool {
+        matches!(tensor.role, Role::AttentionQuery | Role::AttentionQkv)
+            && tensor.section == Section::Model
+            && tensor.tied_to.is_none()
+            && tensor.shape.len() >= 2
+    }
 }
 
 /// What a limit says about one value.
@@ -134,6 +148,24 @@ pub(super) enum Verdict {
     Broken(&'static str, f64, f64),
     /// It could not be judged, and why.
     Unknown(String),
+}
+
+impl Verdict {
+    /// Whether both say the same of two values.
+    pub(super) fn is_alike(&self, other: &Verdict) -> bool {
+        match (self, other) {
+            (Verdict::Broken(one, ..), Verdict::Broken(other, ..)) => one == other,
+            (one, other) => one == other,
+        }
+    }
+
+    /// Whether its value is farther beyond the limit than that of `other`, which is alike.
+    pub(super) fn is_farther_than(&self, other: &Verdict) -> bool {
+        match (self, other) {
+            (Verdict::Broken(_, one, _), Verdict::Broken(_, other, _)) => one.total_cmp(other).is_gt(),
+            _ => false,
+        }
+    }
 }
 
 /// What was measured then, and how many steps ago.

@@ -6,10 +6,13 @@
 
 mod baseline;
 mod check;
+mod claim;
+mod damage;
 mod exception;
 mod judge;
 mod judgement;
 mod limit;
+mod names;
 mod policy;
 mod written;
 
@@ -17,7 +20,7 @@ pub use baseline::Baseline;
 pub use check::{CHECKS, GateCheck, UNREADABLE, find as find_check, title};
 pub use exception::Exception;
 pub use judge::{Case, Unreadable, judge};
-pub use judgement::{BaselineSummary, Decision, Effect, Judgement, Outcome};
+pub use judgement::{BaselineState, BaselineSummary, Decision, Effect, Judgement, Outcome};
 pub use limit::{Limit, Quantity};
 pub use policy::{Comparison, Policy};
 pub use written::{Level, policy_schema};

@@ -9,7 +9,7 @@ use toml::Spanned;
 use toml::value::Datetime;
 
 use super::exception::Exception;
-use super::limit::{Limit, NOT_MEASURED_YET, QUANTITIES, Quantity};
+use super::limit::{Limit, QUANTITIES, Quantity};
 use super::written::{self, File, Level};
 use crate::analysis::model::Format;
 use crate::checkpoint::NameRules;
@@ -373,15 +373,12 @@ impl Reader<'_> {
             return Ok(*quantity);
         }
         let known = QUANTITIES.map(|(known, _)| known);
-        let message = match NOT_MEASURED_YET.iter().find(|(later, _)| *later == name) {
-            Some((later, why)) => format!("{later} cannot be limited by this version: {why}"),
-            None => format!(
-                "there is no quantity {}{}; quantities are {}",
-                name.escape_debug(),
-                did_you_mean(name, known),
-                known.join(", ")
-            ),
-        };
+        let message = format!(
+            "there is no quantity {}{}; quantities are {}",
+            name.escape_debug(),
+            did_you_mean(name, known),
+            known.join(", ")
+        );
         Err(self.refuse(message, written.span().start))
     }
 

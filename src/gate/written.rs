@@ -113,7 +113,8 @@ pub(super) struct Skip {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct Limit {
-    /// What is limited: `parameter-norm` of the whole model, or `norm`, `rms`, `max-abs`, `spectral-norm` of tensors.
+    /// What is limited: `parameter-norm` of the whole model, or `norm`, `rms`, `max-abs`, `spectral-norm` of tensors,
+    /// `logit-bound` of the heads of attention layers.
     #[schemars(with = "super::limit::Quantity")]
     pub quantity: Spanned<String>,
     /// A glob over names of tensors; every tensor of the model when not given.

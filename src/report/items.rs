@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::Report;
-use crate::gate::{Effect, Judgement, UNREADABLE, find_check};
+use crate::gate::{BaselineState, Effect, Judgement, UNREADABLE, find_check};
 use crate::rules::{Evidence, RULES, Rule, Severity, Subject};
 
 /// One thing to say.
@@ -22,6 +22,8 @@ pub(super) struct Item<'a> {
     pub advice: &'a str,
     /// Why it has this effect, where a gate judged.
     pub reason: Option<&'a str>,
+    /// How it relates to the accepted checkpoint, where there is one.
+    pub baseline_state: Option<BaselineState>,
     /// The file it lies in, by its name in the checkpoint.
     pub file: Option<&'a str>,
 }
@@ -47,6 +49,7 @@ fn decided<'a>(judgement: &'a Judgement, files: &Files<'a>) -> Vec<Item<'a>> {
         evidence: &decision.evidence,
         advice: &decision.advice,
         reason: Some(&decision.reason),
+        baseline_state: decision.baseline_state,
         file: files.of_subject(&decision.checkpoint, &decision.subject),
     };
     judgement.decisions.iter().map(item).collect()
@@ -64,6 +67,7 @@ fn found<'a>(report: &'a Report, files: &Files<'a>) -> Vec<Item<'a>> {
         evidence: &finding.evidence,
         advice: &finding.advice,
         reason: None,
+        baseline_state: None,
         file: files.of_subject(&finding.checkpoint, &finding.subject),
     };
     let unread = report.unread.iter().map(|problem| Item {
@@ -77,6 +81,7 @@ fn found<'a>(report: &'a Report, files: &Files<'a>) -> Vec<Item<'a>> {
         evidence: &[],
         advice: &problem.advice,
         reason: None,
+        baseline_state: None,
         file: Some(&problem.file),
     });
     unread.chain(report.findings.iter().map(item)).collect()

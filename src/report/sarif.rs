@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::Report;
 use super::items::{Item, items, rule, subject_name, summary};
 use super::text::safe_sentence;
-use crate::gate::{Effect, Outcome, find_check};
+use crate::gate::{BaselineState, Effect, Outcome, find_check};
 use crate::rules::{Confidence, Severity, Subject};
 
 /// The schema that the log names.
@@ -23,7 +23,7 @@ pub fn to_sarif(report: &Report) -> Vec<u8> {
     let codes = codes.into_iter().collect::<Vec<_>>();
     let mut fingerprints =
         Fingerprints { several: report.analysis.checkpoints.len() > 1, seen: HashMap::new() };
-    let results = items.iter().map(|item| result(item, &codes, report, &mut fingerprints));
+    let results = items.iter().map(|item| result(item, &codes, &mut fingerprints));
     let results = results.collect::<Vec<_>>();
     let log = json!({
         "$schema": SCHEMA,
@@ -74,7 +74,7 @@ fn descriptor(code: &str) -> Value {
     })
 }
 
-fn result(item: &Item<'_>, codes: &[&str], report: &Report, fingerprints: &mut Fingerprints) -> Value {
+fn result(item: &Item<'_>, codes: &[&str], fingerprints: &mut Fingerprints) -> Value {
     let mut message = safe_sentence(item.message);
     if let Some(reason) = item.reason {
         message = format!("{message} ({})", safe_sentence(reason));
@@ -93,9 +93,13 @@ fn result(item: &Item<'_>, codes: &[&str], report: &Report, fingerprints: &mut F
         let suppression = json!({ "kind": "external", "status": "accepted", "justification": justification });
         fields.insert("suppressions".to_owned(), json!([suppression]));
     }
-    if report.gate.as_ref().is_some_and(|gate| gate.baseline.is_some()) {
-        let known = item.reason.is_some_and(|reason| reason.starts_with("known: "));
-        fields.insert("baselineState".to_owned(), if known { "unchanged" } else { "new" }.into());
+    if let Some(state) = item.baseline_state {
+        let state = match state {
+            BaselineState::New => "new",
+            BaselineState::Unchanged => "unchanged",
+            BaselineState::Worse => "updated",
+        };
+        fields.insert("baselineState".to_owned(), state.into());
     }
     let numbers = item.evidence.iter().map(|evidence| {
         // A number that JSON lacks is text: never a null.

@@ -80,6 +80,51 @@ pub struct Evidence {
     pub limit: Option<f64>,
     /// The unit of both.
     pub unit: String,
+    /// On which side of the limit the number is as it should be.
+    #[serde(default, skip_serializing_if = "Bound::is_at_most")]
+    pub bound: Bound,
+}
+
+/// What a limit asks of a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Bound {
+    /// It is the largest value that is as it should be.
+    #[default]
+    AtMost,
+    /// It is the smallest one.
+    AtLeast,
+}
+
+impl Bound {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+    fn is_at_most(&self) -> bool {
+        *self == Bound::AtMost
+    }
+}
+
+/// Units in which things are counted, not measured: one more is one more.
+const COUNTED: &[&str] = &["elements", "tensors", "pages", "bytes"];
+
+impl Evidence {
+    /// Whether it is as its limit asks; what has no limit is. NaN never is.
+    pub fn holds(&self) -> bool {
+        self.limit.is_none_or(|limit| match self.bound {
+            Bound::AtMost => self.value <= limit,
+            Bound::AtLeast => self.value >= limit,
+        })
+    }
+
+    /// Whether it is farther from what its limit asks than `before` is, by more than the factor `growth`. Counts have no such
+    /// factor, and NaN is beyond everything.
+    pub fn is_worse_than(&self, before: f64, growth: f64) -> bool {
+        let growth = if COUNTED.contains(&self.unit.as_str()) { 1.0 } else { growth };
+        let no_worse = match self.bound {
+            Bound::AtMost => self.value <= before * growth,
+            Bound::AtLeast => self.value >= before / growth,
+        };
+        !no_worse
+    }
 }
 
 /// One bad state found in one place.
@@ -148,18 +193,22 @@ impl Findings {
 impl Finding {
     /// Adds a number without a limit.
     pub fn evidence(&mut self, label: &str, value: f64, unit: &str) -> &mut Self {
-        self.evidence.push(Evidence { label: label.to_owned(), value, limit: None, unit: unit.to_owned() });
-        self
+        self.number(label, value, None, unit, Bound::AtMost)
     }
 
-    /// Adds a number and the limit it broke.
+    /// Adds a number and the limit that it is above.
     pub fn against(&mut self, label: &str, value: f64, limit: f64, unit: &str) -> &mut Self {
-        self.evidence.push(Evidence {
-            label: label.to_owned(),
-            value,
-            limit: Some(limit),
-            unit: unit.to_owned(),
-        });
+        self.number(label, value, Some(limit), unit, Bound::AtMost)
+    }
+
+    /// Adds a number and the limit that it falls short of.
+    pub fn short_of(&mut self, label: &str, value: f64, limit: f64, unit: &str) -> &mut Self {
+        self.number(label, value, Some(limit), unit, Bound::AtLeast)
+    }
+
+    fn number(&mut self, label: &str, value: f64, limit: Option<f64>, unit: &str, bound: Bound) -> &mut Self {
+        let (label, unit) = (label.to_owned(), unit.to_owned());
+        self.evidence.push(Evidence { label, value, limit, unit, bound });
         self
     }
 
@@ -173,5 +222,45 @@ impl Finding {
     pub fn severity(&mut self, severity: Severity) -> &mut Self {
         self.severity = severity;
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn number(value: f64, limit: f64, unit: &str, bound: Bound) -> Evidence {
+        Evidence { label: "x".to_owned(), value, limit: Some(limit), unit: unit.to_owned(), bound }
+    }
+
+    #[test]
+    fn a_limit_is_the_last_value_that_holds_on_its_side() {
+        assert!(number(3.0, 3.0, "1", Bound::AtMost).holds());
+        assert!(!number(3.1, 3.0, "1", Bound::AtMost).holds());
+        assert!(number(3.0, 3.0, "1", Bound::AtLeast).holds());
+        assert!(!number(2.9, 3.0, "1", Bound::AtLeast).holds());
+        for bound in [Bound::AtMost, Bound::AtLeast] {
+            assert!(!number(f64::NAN, 3.0, "1", bound).holds());
+            assert!(number(f64::NAN, 3.0, "1", bound).is_worse_than(3.0, 10.0));
+        }
+    }
+
+    #[test]
+    fn worse_is_larger_or_smaller_by_the_limit_and_counts_have_no_factor() {
+        assert!(!number(1.1, 1.0, "1", Bound::AtMost).is_worse_than(1.0, 1.1));
+        assert!(number(1.2, 1.0, "1", Bound::AtMost).is_worse_than(1.0, 1.1));
+        assert!(!number(0.95, 2.0, "1", Bound::AtLeast).is_worse_than(1.0, 1.1));
+        assert!(number(0.8, 2.0, "1", Bound::AtLeast).is_worse_than(1.0, 1.1));
+        assert!(!number(1.5, 2.0, "1", Bound::AtLeast).is_worse_than(1.0, 1.1), "nearer to its limit");
+        assert!(number(101.0, 0.0, "elements", Bound::AtMost).is_worse_than(100.0, 1.1));
+        assert!(!number(100.0, 0.0, "elements", Bound::AtMost).is_worse_than(100.0, 1.1));
+    }
+
+    #[test]
+    fn evidence_that_was_written_without_a_side_is_of_the_largest_value() {
+        let old = r#"{"label":"x","value":2.0,"limit":1.0,"unit":"1"}"#;
+        let read: Evidence = serde_json::from_str(old).unwrap();
+        assert_eq!(read, number(2.0, 1.0, "1", Bound::AtMost));
+        assert_eq!(serde_json::to_string(&read).unwrap(), old);
     }
 }

@@ -65,7 +65,7 @@ fn tell(fall: &ScaleFall, span: f64, often: f64, smallest: Option<f64>, findings
     let finding = findings.push(Subject::Steps(fall.first_step, fall.last_step), message, advice);
     finding.at_step(fall.first_step).against("halvings", fall.halvings as f64, often, "in 100 steps");
     if let Some(smallest) = smallest {
-        finding.severity(Severity::Critical).against("loss scale", fall.to, smallest, "");
+        finding.severity(Severity::Critical).short_of("loss scale", fall.to, smallest, "");
     }
 }
 

@@ -87,7 +87,7 @@ fn judge(tensor: &TensorAnalysis, initial: bool, thresholds: &Thresholds, findin
                 message,
                 "where long memory is wanted, start from an orthogonal matrix",
             )
-            .against("sigma_1", norm, least, "1")
+            .short_of("sigma_1", norm, least, "1")
             .severity(Severity::Note);
     }
 }

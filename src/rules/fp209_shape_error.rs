@@ -89,9 +89,17 @@ fn contradict(
     findings: &mut Findings,
 ) {
     let message = format!("the config says {key} {declared}, {what} {found}");
-    findings
-        .push(subject, message, "load the weights with the config they were made with, or convert them again")
-        .against(what, found as f64, declared as f64, "elements");
+    let finding = findings.push(
+        subject,
+        message,
+        "load the weights with the config they were made with, or convert them again",
+    );
+    let (value, limit) = (found as f64, declared as f64);
+    if found > declared {
+        finding.against(what, value, limit, "elements");
+    } else {
+        finding.short_of(what, value, limit, "elements");
+    }
 }
 
 /// The stacks of blocks against the number of layers. One stack of that size is enough: towers beside it count for
@@ -202,7 +210,7 @@ fn judge_inner(checkpoint: &CheckpointAnalysis, config: &Config, smallest: f64, 
                 message,
                 "check that the width is meant: 4 times the hidden size is usual, 8/3 with a gate",
             )
-            .against("inner over hidden width", ratio, smallest, "1")
+            .short_of("inner over hidden width", ratio, smallest, "1")
             .severity(Severity::Note);
     }
 }

@@ -79,7 +79,7 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
                 message,
                 "initialise with the critical gain of the activation (He for ReLU)",
             )
-            .against("gain over depth of the weights alone", logarithm.exp(), 1.0 / severe, "1")
+            .short_of("gain over depth of the weights alone", logarithm.exp(), 1.0 / severe, "1")
             .severity(Severity::Note);
     }
 }

@@ -1,6 +1,6 @@
 //! C3: an update larger than a second moment that keeps up would allow.
 
-use super::moments::{parameters, subject, wanted, why_sparse};
+use super::moments::{of_adam, subject, wanted, why_sparse};
 use super::{Check, Confidence, Findings, Needs, Rule, Severity, Threshold, Thresholds};
 use crate::analysis::model::{CheckpointAnalysis, ParameterGroup, ParameterOptimizer};
 
@@ -26,10 +26,7 @@ const ROUNDING: f64 = 1e-3;
 
 fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mut Findings) {
     let limit = thresholds.get("update-rms");
-    for (parameter, optimizer, group) in parameters(checkpoint) {
-        if !optimizer.algorithm.is_adam() {
-            continue;
-        }
+    for (parameter, _, group) in of_adam(checkpoint, findings) {
         let Some(&rms) = wanted(&parameter.update_rms, parameter, findings) else { continue };
         if rms <= limit * (1.0 + ROUNDING) {
             continue;
@@ -72,7 +69,7 @@ fn report(parameter: &ParameterOptimizer, rms: f64, limit: f64, findings: &mut F
 mod tests {
     use super::*;
     use crate::analysis::model::{Measured, Role};
-    use crate::rules::test_support::{checkpoint, judge, moments};
+    use crate::rules::test_support::{assert_not_evaluated_without_adam, checkpoint, judge, moments};
 
     fn with_rms(rms: f64, step: f64) -> CheckpointAnalysis {
         checkpoint(Vec::new()).with_moments(vec![moments("a.weight")], |_, parameter| {
@@ -100,5 +97,10 @@ mod tests {
         assert!(vector.found.is_empty() && vector.not_evaluated.len() == 1);
         let sparse = judge(&RULE, &embedding);
         assert!(sparse.found.is_empty() && sparse.not_evaluated.len() == 1);
+    }
+
+    #[test]
+    fn an_optimizer_that_is_no_adam_is_not_evaluated() {
+        assert_not_evaluated_without_adam(&RULE, &with_rms(1.3, 5000.0));
     }
 }

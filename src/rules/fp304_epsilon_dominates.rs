@@ -1,7 +1,9 @@
 //! C4: epsilon, not the gradient, sets the step.
 
-use super::moments::{is_matrix, parameters, subject, wanted};
-use super::{Check, Confidence, Findings, Needs, Rule, Severity, Threshold, Thresholds};
+use std::collections::BTreeSet;
+
+use super::moments::{is_matrix, of_adam, subject, wanted};
+use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
 use crate::analysis::model::CheckpointAnalysis;
 
 pub(super) static RULE: Rule = Rule {
@@ -32,13 +34,22 @@ pub(super) static RULE: Rule = Rule {
 fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mut Findings) {
     let (limit, severe) = (thresholds.get("denominator"), thresholds.get("severe-denominator"));
     // Biases in front of a softmax or a normalisation have gradients of exactly zero but for rounding.
+    let mut without_epsilon = BTreeSet::new();
+    let parameters = of_adam(checkpoint, findings);
     for (parameter, optimizer, group) in
-        parameters(checkpoint).filter(|(parameter, _, _)| is_matrix(parameter))
+        parameters.into_iter().filter(|(parameter, _, _)| is_matrix(parameter))
     {
-        let Some(epsilon) = group.epsilon.filter(|&epsilon| epsilon > 0.0 && optimizer.algorithm.is_adam())
-        else {
+        let Some(epsilon) = group.epsilon else {
+            if without_epsilon.insert(parameter.optimizer) {
+                let reason = format!("{}: the group of {} has no epsilon", optimizer.place, parameter.name);
+                findings.not_evaluated(Subject::Checkpoint, reason);
+            }
             continue;
         };
+        // What is not added dominates nothing.
+        if epsilon <= 0.0 {
+            continue;
+        }
         let Some(&rms) = wanted(&parameter.denominator_rms, parameter, findings) else { continue };
         if rms >= limit * epsilon {
             continue;
@@ -47,7 +58,7 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
             format!("gradients of {} have RMS {rms:.2e}, below its epsilon of {epsilon:e}", parameter.name);
         let advice = "lower epsilon (1e-15 is safe in f32), or scale the loss up; look for a layer that the gradient does not reach";
         let finding = findings.push(subject(parameter), message, advice);
-        finding.against("RMS of sqrt(v)", rms, limit * epsilon, "");
+        finding.short_of("RMS of sqrt(v)", rms, limit * epsilon, "");
         if rms < severe * epsilon {
             finding.severity(Severity::Critical);
         }
@@ -58,7 +69,7 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
 mod tests {
     use super::*;
     use crate::analysis::model::Measured;
-    use crate::rules::test_support::{checkpoint, judge, moments};
+    use crate::rules::test_support::{assert_not_evaluated_without_adam, checkpoint, judge, moments};
 
     fn with_denominator(rms: f64) -> CheckpointAnalysis {
         checkpoint(Vec::new()).with_moments(vec![moments("a.weight")], |_, parameter| {
@@ -81,5 +92,10 @@ mod tests {
         let mut bias = with_denominator(1e-12);
         bias.edit_moments(|parameter| parameter.shape = vec![64]);
         assert!(judge(&RULE, &bias).is_clean());
+    }
+
+    #[test]
+    fn an_optimizer_that_is_no_adam_is_not_evaluated() {
+        assert_not_evaluated_without_adam(&RULE, &with_denominator(5e-9));
     }
 }

@@ -1,6 +1,6 @@
 //! C5: epsilon too small for elements that have no gradient.
 
-use super::moments::{parameters, subject, wanted};
+use super::moments::{of_adam, subject, wanted};
 use super::{Check, Confidence, Findings, Needs, Rule, Severity, Threshold, Thresholds};
 use crate::analysis::model::CheckpointAnalysis;
 
@@ -23,9 +23,7 @@ pub(super) static RULE: Rule = Rule {
 
 fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mut Findings) {
     let limit = thresholds.get("share");
-    for (parameter, _, group) in
-        parameters(checkpoint).filter(|(_, optimizer, _)| optimizer.algorithm.is_adam())
-    {
+    for (parameter, _, group) in of_adam(checkpoint, findings) {
         let Some(&count) = wanted(&parameter.sign_steps, parameter, findings) else { continue };
         let share = count as f64 / parameter.elements.max(1) as f64;
         if share <= limit {
@@ -50,7 +48,7 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
 mod tests {
     use super::*;
     use crate::analysis::model::Measured;
-    use crate::rules::test_support::{checkpoint, judge, moments};
+    use crate::rules::test_support::{assert_not_evaluated_without_adam, checkpoint, judge, moments};
 
     fn with_sign_steps(count: u64) -> CheckpointAnalysis {
         checkpoint(Vec::new()).with_moments(vec![moments("a.weight")], |_, parameter| {
@@ -62,5 +60,10 @@ mod tests {
     fn one_in_a_hundred_is_the_limit() {
         assert!(judge(&RULE, &with_sign_steps(40)).is_clean());
         assert_eq!(judge(&RULE, &with_sign_steps(42)).told(), [(Severity::Warning, "a.weight".to_owned())]);
+    }
+
+    #[test]
+    fn an_optimizer_that_is_no_adam_is_not_evaluated() {
+        assert_not_evaluated_without_adam(&RULE, &with_sign_steps(42));
     }
 }

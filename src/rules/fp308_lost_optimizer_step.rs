@@ -1,9 +1,9 @@
 //! C8: a step counter that was lost or reset while the moments were kept.
 
-use super::moments::{parameters, state, subject};
+use super::moments::{note_unmeasured, parameters, state, subject, uncounted};
 use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
 use crate::analysis::model::{
-    CheckpointAnalysis, FirstStep, OptimizerSummary, ParameterGroup, ParameterOptimizer,
+    CheckpointAnalysis, FirstStep, Measured, OptimizerSummary, ParameterGroup, ParameterOptimizer,
 };
 
 pub(super) static RULE: Rule = Rule {
@@ -32,6 +32,7 @@ pub(super) static RULE: Rule = Rule {
 };
 
 fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mut Findings) {
+    note_unmeasured(checkpoint, |parameter| &parameter.first_step, findings);
     let mut told = Vec::new();
     for (parameter, _, group) in parameters(checkpoint) {
         let Some(&verdict) = parameter.first_step.value() else { continue };
@@ -89,18 +90,33 @@ fn restarted(
     findings: &mut Findings,
 ) {
     let own = || parameters(checkpoint).filter(move |(parameter, _, _)| parameter.optimizer == index);
-    let Some(step) = own().filter_map(|(parameter, _, _)| parameter.step).reduce(f64::max) else { return };
-    let (Some(&total), Some(&signal)) = (checkpoint.step.value(), optimizer.signal_fraction.value()) else {
-        return;
+    let Some(step) = own().filter_map(|(parameter, _, _)| parameter.step).reduce(f64::max) else {
+        return findings.not_evaluated(Subject::Checkpoint, uncounted(optimizer));
     };
-    let Some((parameter, _, group)) = own().next() else { return };
-    let (Some(beta2), Some(&floor)) = (group.beta2, parameter.noise_floor.value()) else { return };
+    // What is no Adam is noted already, parameter by parameter; a counter that is not young was not reset.
+    let Some(beta2) = own().find_map(|(_, _, group)| group.beta2) else { return };
     let is_young = step < thresholds.get("window-share") / (1.0 - beta2);
-    if step < 1.0
-        || !is_young
-        || step >= 0.5 * total as f64
-        || signal >= thresholds.get("signal-share") * floor
-    {
+    if !optimizer.algorithm.is_adam() || step < 1.0 || !is_young {
+        return;
+    }
+    let unknown =
+        |what: &str| format!("{}: whether its young counter was reset is not known: {what}", optimizer.place);
+    let total = match &checkpoint.step {
+        Measured::Value(total) => *total,
+        Measured::NotMeasured(reason) => {
+            return findings.not_evaluated(Subject::Checkpoint, unknown(reason));
+        }
+        Measured::Degenerate(_) => return,
+    };
+    if step >= 0.5 * total as f64 {
+        return;
+    }
+    let floor = own().find_map(|(parameter, _, _)| parameter.noise_floor.value());
+    let (Some(&signal), Some(&floor)) = (optimizer.signal_fraction.value(), floor) else {
+        let reason = unknown("the signal in its moments was not measured");
+        return findings.not_evaluated(Subject::Checkpoint, reason);
+    };
+    if signal >= thresholds.get("signal-share") * floor {
         return;
     }
     let message = format!(
@@ -108,14 +124,14 @@ fn restarted(
     );
     findings
         .push(Subject::Checkpoint, message, ADVICE)
-        .against("signal fraction", signal, thresholds.get("signal-share") * floor, "")
+        .short_of("signal fraction", signal, thresholds.get("signal-share") * floor, "")
         .evidence("steps of the checkpoint", total as f64, "optimizer steps");
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::analysis::model::Measured;
+    use crate::analysis::model::Algorithm;
     use crate::rules::test_support::{checkpoint, judge, moments};
 
     fn with_verdict(verdict: FirstStep) -> CheckpointAnalysis {
@@ -155,5 +171,39 @@ mod tests {
         assert!(judge(&RULE, &counting(10.0, 4000, 0.2)).is_clean(), "a restart without optimizer state");
         assert!(judge(&RULE, &counting(10.0, 12, 0.002)).is_clean());
         assert!(judge(&RULE, &counting(2000.0, 9000, 0.002)).is_clean());
+    }
+
+    #[test]
+    fn what_could_not_be_judged_is_said_once_an_optimizer() {
+        let mut unmeasured = with_verdict(FirstStep::Consistent);
+        unmeasured.edit_moments(|parameter| parameter.first_step = Measured::not("not Adam"));
+        let findings = judge(&RULE, &unmeasured);
+        assert!(findings.found.is_empty());
+        let reasons = findings.not_evaluated.iter().map(|(_, reason)| reason.as_str()).collect::<Vec<_>>();
+        assert_eq!(reasons, ["optimizer.pt: 2 parameters, from a.weight on: not Adam"]);
+    }
+
+    #[test]
+    fn a_young_counter_in_a_checkpoint_without_a_step_or_a_signal_is_not_evaluated() {
+        let mut stepless = counting(10.0, 4000, 0.002);
+        stepless.step = Measured::not("the checkpoint does not say");
+        let reason = judge(&RULE, &stepless).not_evaluated[0].1.clone();
+        assert!(reason.ends_with("is not known: the checkpoint does not say"), "{reason}");
+        let mut silent = counting(10.0, 4000, 0.002);
+        if let Measured::Value(state) = &mut silent.optimizer {
+            state.optimizers[0].signal_fraction = Measured::not("no moments");
+        }
+        assert_eq!(judge(&RULE, &silent).not_evaluated.len(), 1);
+        let mut uncounted = counting(10.0, 4000, 0.002);
+        uncounted.edit_moments(|parameter| parameter.step = None);
+        assert_eq!(judge(&RULE, &uncounted).not_evaluated.len(), 1);
+        let mut old = counting(2000.0, 9000, 0.002);
+        old.step = Measured::not("the checkpoint does not say");
+        assert!(judge(&RULE, &old).is_clean(), "a counter that is not young was not reset");
+        let mut other = counting(10.0, 4000, 0.002);
+        if let Measured::Value(state) = &mut other.optimizer {
+            state.optimizers[0].algorithm = Algorithm::Adafactor;
+        }
+        assert!(judge(&RULE, &other).is_clean(), "its parameters are noted by what was measured of them");
     }
 }

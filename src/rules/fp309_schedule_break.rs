@@ -32,8 +32,17 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
             }
             Measured::Degenerate(_) => continue,
         };
+        if optimizer.groups.len() != scheduled.len() {
+            let (rates, groups) = (scheduled.len(), optimizer.groups.len());
+            let reason = format!("{}: its scheduler has {rates} rates for {groups} groups", optimizer.place);
+            findings.not_evaluated(Subject::Checkpoint, reason);
+        }
         for (index, (group, &scheduled)) in optimizer.groups.iter().zip(scheduled).enumerate() {
-            let Some(rate) = group.learning_rate else { continue };
+            let Some(rate) = group.learning_rate else {
+                let reason = format!("{}: group {index} has no learning rate", optimizer.place);
+                findings.not_evaluated(Subject::Checkpoint, reason);
+                continue;
+            };
             let difference =
                 (rate - scheduled).abs() / rate.abs().max(scheduled.abs()).max(f64::MIN_POSITIVE);
             if difference > limit {
@@ -71,5 +80,19 @@ mod tests {
     fn rates_that_differ_are_told() {
         assert!(judge(&RULE, &scheduled(1e-3)).is_clean());
         assert_eq!(judge(&RULE, &scheduled(1e-4)).told(), [(Severity::Warning, "checkpoint".to_owned())]);
+    }
+
+    #[test]
+    fn groups_without_a_rate_on_either_side_are_not_evaluated() {
+        let mut saved = scheduled(1e-3);
+        if let Measured::Value(state) = &mut saved.optimizer {
+            state.optimizers[0].scheduled = Measured::Value(vec![1e-3, 1e-3]);
+        }
+        assert_eq!(judge(&RULE, &saved).not_evaluated.len(), 1);
+        let mut rateless = scheduled(1e-3);
+        if let Measured::Value(state) = &mut rateless.optimizer {
+            state.optimizers[0].groups[0].learning_rate = None;
+        }
+        assert_eq!(judge(&RULE, &rateless).not_evaluated.len(), 1);
     }
 }

@@ -45,7 +45,7 @@ fn check(analysis: &Analysis, thresholds: &Thresholds, findings: &mut Findings) 
         findings
             .push(Subject::Steps(end.min(onset), end.max(onset)), message, advice)
             .at_step(onset)
-            .against("distance", distance, limit, "of the warm-up");
+            .short_of("distance", distance, limit, "of the warm-up");
     }
 }
 

@@ -56,7 +56,7 @@ fn check(analysis: &Analysis, thresholds: &Thresholds, findings: &mut Findings) 
         );
         findings
             .push(subject(tensor), message, ADVICE)
-            .against("norm over what it was", left, thresholds.get("total"), "")
+            .short_of("norm over what it was", left, thresholds.get("total"), "")
             .evidence("growth per step", tensor.growth_rate.value().copied().unwrap_or(0.0), "per step");
     }
     never_measured(analysis, |tensor| &tensor.growth_rate, findings);

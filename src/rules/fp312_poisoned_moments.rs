@@ -1,6 +1,6 @@
 //! C12: a spike that outlives its gradient in the second moment.
 
-use super::moments::{parameters, subject};
+use super::moments::{note_unmeasured, parameters, subject};
 use super::{Check, Confidence, Findings, Needs, Rule, Severity, Threshold, Thresholds};
 use crate::analysis::model::CheckpointAnalysis;
 
@@ -23,8 +23,9 @@ pub(super) static RULE: Rule = Rule {
 
 fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mut Findings) {
     let limit = thresholds.get("inflation");
+    // Where no gradient dominates, nothing is inflated; where one does that cannot be dated, it is not known by how much.
+    note_unmeasured(checkpoint, |parameter| &parameter.inflation, findings);
     for (parameter, _, group) in parameters(checkpoint) {
-        // A parameter whose spike cannot be dated has no inflation that could be judged: FP707 says why.
         let (Some(&inflation), Some(spike), Some(beta2)) =
             (parameter.inflation.value(), parameter.spike.value(), group.beta2)
         else {
@@ -48,7 +49,7 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::analysis::model::{Measured, SpikeAge};
+    use crate::analysis::model::{Degenerate, Measured, SpikeAge};
     use crate::rules::test_support::{checkpoint, judge, moments};
 
     fn inflated(inflation: f64) -> CheckpointAnalysis {
@@ -63,5 +64,16 @@ mod tests {
     fn a_large_inflation_is_told() {
         assert!(judge(&RULE, &inflated(2.9)).is_clean());
         assert_eq!(judge(&RULE, &inflated(3.3)).told(), [(Severity::Warning, "a.weight".to_owned())]);
+    }
+
+    #[test]
+    fn a_spike_that_is_not_dated_is_not_evaluated_and_none_is_silence() {
+        let mut saved = inflated(2.9);
+        saved.edit_moments(|parameter| parameter.inflation = Measured::Degenerate(Degenerate::Absent));
+        assert!(judge(&RULE, &saved).is_clean());
+        saved.edit_moments(|parameter| parameter.inflation = Measured::not("too old to be dated"));
+        let findings = judge(&RULE, &saved);
+        assert_eq!(findings.not_evaluated.len(), 1);
+        assert!(findings.not_evaluated[0].1.ends_with("a.weight: too old to be dated"));
     }
 }

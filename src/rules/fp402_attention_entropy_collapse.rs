@@ -52,7 +52,7 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
                 message,
                 "add QK-norm or sigma-reparametrisation of queries and keys, or go back to before the logits grew",
             )
-            .against("expected entropy over ln T", *least, limit, "1");
+            .short_of("expected entropy over ln T", *least, limit, "1");
     }
 }
 

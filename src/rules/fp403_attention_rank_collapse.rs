@@ -55,7 +55,7 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
                 message,
                 "compare with earlier checkpoints: if it shrinks, compute the softmax in f32 and add QK-norm",
             )
-            .against("exp of the spectral entropy", least, limit, "1");
+            .short_of("exp of the spectral entropy", least, limit, "1");
     }
 }
 

@@ -165,7 +165,7 @@ fn judge_layer(
         );
         findings
             .push(Subject::Tensor(first.name.clone()), message, ADVICE)
-            .against("second moments over the median expert's", share, limit, "")
+            .short_of("second moments over the median expert's", share, limit, "")
             .evidence("experts of the layer", experts.len() as f64, "experts");
     }
 }

@@ -56,7 +56,7 @@ fn check(analysis: &Analysis, thresholds: &Thresholds, findings: &mut Findings) 
                 tensor.name, before.name, after.name,
             );
             let finding = findings.push(Subject::Tensor(tensor.name.clone()), message, ADVICE);
-            finding.against("stable rank over the one before", is / was, limit, "").evidence(
+            finding.short_of("stable rank over the one before", is / was, limit, "").evidence(
                 "stable rank",
                 is,
                 "",

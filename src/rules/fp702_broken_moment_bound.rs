@@ -1,6 +1,6 @@
 //! I2: the bound on m by v that every history obeys.
 
-use super::moments::{parameters, subject, wanted};
+use super::moments::{of_adam, subject, wanted};
 use super::{Check, Confidence, Findings, Needs, Rule, Severity, Thresholds};
 use crate::analysis::model::CheckpointAnalysis;
 
@@ -17,9 +17,7 @@ pub(super) static RULE: Rule = Rule {
 };
 
 fn check(checkpoint: &CheckpointAnalysis, _: &Thresholds, findings: &mut Findings) {
-    for (parameter, _, group) in
-        parameters(checkpoint).filter(|(_, optimizer, _)| optimizer.algorithm.is_adam())
-    {
+    for (parameter, _, group) in of_adam(checkpoint, findings) {
         let Some(&ratio) = wanted(&parameter.bound_ratio, parameter, findings) else { continue };
         let limit = 1.0 + parameter.bound_tolerance;
         if ratio <= limit {
@@ -40,7 +38,7 @@ fn check(checkpoint: &CheckpointAnalysis, _: &Thresholds, findings: &mut Finding
 mod tests {
     use super::*;
     use crate::analysis::model::Measured;
-    use crate::rules::test_support::{checkpoint, judge, moments};
+    use crate::rules::test_support::{assert_not_evaluated_without_adam, checkpoint, judge, moments};
 
     fn with_ratio(ratio: f64) -> CheckpointAnalysis {
         checkpoint(Vec::new()).with_moments(vec![moments("a.weight")], |_, parameter| {
@@ -52,5 +50,10 @@ mod tests {
     fn beyond_rounding_it_is_broken() {
         assert!(judge(&RULE, &with_ratio(1.0009)).is_clean());
         assert_eq!(judge(&RULE, &with_ratio(1.0011)).told(), [(Severity::Critical, "a.weight".to_owned())]);
+    }
+
+    #[test]
+    fn an_optimizer_that_is_no_adam_is_not_evaluated() {
+        assert_not_evaluated_without_adam(&RULE, &with_ratio(1.1));
     }
 }

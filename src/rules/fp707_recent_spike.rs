@@ -1,6 +1,6 @@
 //! I7: a spike that is still to be seen in the moments.
 
-use super::moments::state;
+use super::moments::{note_unmeasured, state};
 use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Thresholds};
 use crate::analysis::model::{CheckpointAnalysis, Measured};
 
@@ -18,6 +18,7 @@ pub(super) static RULE: Rule = Rule {
 
 fn check(checkpoint: &CheckpointAnalysis, _: &Thresholds, findings: &mut Findings) {
     let Some(state) = state(checkpoint) else { return };
+    note_unmeasured(checkpoint, |parameter| &parameter.spike, findings);
     let spike = match &state.spike {
         Measured::Value(spike) => spike,
         Measured::NotMeasured(reason)
@@ -25,7 +26,7 @@ fn check(checkpoint: &CheckpointAnalysis, _: &Thresholds, findings: &mut Finding
         {
             return findings.not_evaluated(Subject::Checkpoint, reason.clone());
         }
-        // No parameter is dominated by one gradient, or none could be asked: the latter is said of each.
+        // No parameter is dominated by one gradient, or none could be asked: the latter was noted.
         _ => return,
     };
     let message = format!(
@@ -56,5 +57,15 @@ mod tests {
         let findings = judge(&RULE, &saved);
         assert_eq!(findings.told(), [(Severity::Note, "a.weight".to_owned())]);
         assert!(findings.found[0].message.contains("about 12 steps ago"));
+    }
+
+    #[test]
+    fn parameters_that_could_not_be_asked_are_told() {
+        let saved = checkpoint(Vec::new()).with_moments(vec![moments("a.weight")], |_, parameter| {
+            parameter.spike = Measured::not("its rows date their last visit");
+        });
+        let findings = judge(&RULE, &saved);
+        assert!(findings.found.is_empty());
+        assert!(findings.not_evaluated[0].1.ends_with("a.weight: its rows date their last visit"));
     }
 }

@@ -1,6 +1,6 @@
 //! I8: step counters that differ.
 
-use super::moments::{parameters, state, subject};
+use super::moments::{parameters, state, subject, uncounted};
 use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
 use crate::analysis::model::{CheckpointAnalysis, ParameterOptimizer};
 
@@ -23,11 +23,12 @@ pub(super) static RULE: Rule = Rule {
 
 fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mut Findings) {
     let Some(state) = state(checkpoint) else { return };
-    for index in 0..state.optimizers.len() as u64 {
+    for (index, optimizer) in (0..).zip(&state.optimizers) {
         let counted =
             || parameters(checkpoint).filter(move |(p, _, _)| p.optimizer == index && p.step.is_some());
         let step = |parameter: &ParameterOptimizer| parameter.step.unwrap_or_default();
         let Some(most) = counted().map(|(parameter, _, _)| step(parameter)).reduce(f64::max) else {
+            findings.not_evaluated(Subject::Checkpoint, uncounted(optimizer));
             continue;
         };
         let behind: Vec<_> =
@@ -41,7 +42,7 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
                 step(first),
             );
             let advice = "if these parameters were added or unfrozen later, or had no gradient in some steps, this is as it should be; if not, their state was lost and began again";
-            findings.push(subject(first), message, advice).against(
+            findings.push(subject(first), message, advice).short_of(
                 "steps",
                 step(first),
                 most,
@@ -66,12 +67,13 @@ fn compare_with_checkpoint(
     }
     let message = format!("the optimizer has taken {most} steps, the checkpoint says {total}");
     let advice = "if the run counts batches, epochs or another optimizer's steps this is as it should be; if not, the files are of different saves";
-    findings.push(Subject::Checkpoint, message, advice).severity(Severity::Note).against(
-        "steps of the optimizer",
-        most,
-        total,
-        "optimizer steps",
-    );
+    let finding = findings.push(Subject::Checkpoint, message, advice).severity(Severity::Note);
+    let (label, unit) = ("steps of the optimizer", "optimizer steps");
+    if most > total {
+        finding.against(label, most, total, unit);
+    } else {
+        finding.short_of(label, most, total, unit);
+    }
 }
 
 #[cfg(test)]
@@ -91,6 +93,16 @@ mod tests {
     fn a_parameter_that_is_behind_is_told() {
         assert!(judge(&RULE, &at_steps(400.0, 400.0)).is_clean());
         assert_eq!(judge(&RULE, &at_steps(400.0, 7.0)).told(), [(Severity::Warning, "b.weight".to_owned())]);
+    }
+
+    #[test]
+    fn an_optimizer_without_any_counter_is_not_evaluated() {
+        let mut saved = at_steps(400.0, 400.0);
+        saved.edit_moments(|parameter| parameter.step = None);
+        let findings = judge(&RULE, &saved);
+        assert!(findings.found.is_empty());
+        assert_eq!(findings.not_evaluated.len(), 1);
+        assert!(findings.not_evaluated[0].1.contains("no parameter has a step counter"));
     }
 
     #[test]

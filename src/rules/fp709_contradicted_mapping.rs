@@ -57,7 +57,7 @@ fn check(analysis: &Analysis, thresholds: &Thresholds, findings: &mut Findings) 
         findings
             .push(subject(tensor), message, ADVICE)
             .at_step(interval.to_step)
-            .against("cosine of the movement and -m/sqrt(v)", cosine, chance, "")
+            .short_of("cosine of the movement and -m/sqrt(v)", cosine, chance, "")
             .evidence("what the right pair gives", expected, "");
     }
     if !judged {

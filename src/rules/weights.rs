@@ -150,6 +150,7 @@ fn why(kind: Degenerate) -> &'static str {
         Degenerate::Constant => "all elements are equal",
         Degenerate::AllZero => "every element is zero",
         Degenerate::Overflow => "the value is beyond the range of f64",
+        Degenerate::Absent => "there is none",
     }
 }
 

@@ -319,7 +319,11 @@ impl Reading {
                 (Measured::Value(_), Some(&floor), Some(&rms)) => {
                     spike::inflation(history, &sums.top, rms, floor)
                 }
-                _ => Measured::not("no spike is dated in it"),
+                (Measured::Degenerate(kind), _, _) => Measured::Degenerate(*kind),
+                (Measured::NotMeasured(reason), _, _) => {
+                    Measured::not(format!("no spike is dated in it: {reason}"))
+                }
+                (Measured::Value(_), _, _) => Measured::not("its usual gradient is not known"),
             };
             return;
         };

@@ -19,7 +19,7 @@ use super::bound::bound;
 use super::history::History;
 use super::pass::{Coordinate, TOP};
 use super::{UNCOUNTED, quantile};
-use crate::analysis::model::{Measured, ParameterOptimizer, Spike, SpikeAge};
+use crate::analysis::model::{Degenerate, Measured, ParameterOptimizer, Spike, SpikeAge};
 
 /// Interquartile range beyond which ages do not agree: in noise it is about ten.
 const LARGEST_SPREAD: f64 = 1.0;
@@ -36,7 +36,8 @@ const SAME_EVENT: f64 = 1.0;
 /// Share of dated parameters that must agree.
 const AGREEMENT: f64 = 0.8;
 
-/// Dates the gradient that dominates `top`, the coordinates with the largest v of a parameter whose Σv is `second`.
+/// Dates the gradient that dominates `top`, the coordinates with the largest v of a parameter whose Σv is `second`. Absent where
+/// no single gradient does.
 pub(super) fn date(
     history: &History,
     top: &[Coordinate],
@@ -57,7 +58,7 @@ pub(super) fn date(
     let age = quantile(&ages, 0.5);
     let spread = quantile(&ages, 0.75) - quantile(&ages, 0.25);
     if !spread.is_finite() || spread > LARGEST_SPREAD {
-        return Measured::not("no single gradient dominates its moments");
+        return Measured::Degenerate(Degenerate::Absent);
     }
     if let Some(reason) = why_undated(history, age, top, row_length) {
         return Measured::NotMeasured(reason);

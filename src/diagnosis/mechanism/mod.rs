@@ -15,7 +15,7 @@ mod state;
 use super::Mechanism;
 use super::facts::{Facts, median, whole};
 use super::onset::Onset;
-use crate::rules::{Confidence, Evidence};
+use crate::rules::{Bound, Confidence, Evidence};
 
 /// Points of an identity that only this mechanism can break.
 pub(super) const CONCLUSIVE: f64 = 4.0;
@@ -109,7 +109,8 @@ impl Case {
     pub fn number(mut self, label: &str, value: f64, limit: Option<f64>, unit: &str) -> Self {
         // A number that JSON cannot hold says nothing that the sentence does not say.
         if value.is_finite() {
-            self.evidence.push(Evidence { label: label.to_owned(), value, limit, unit: unit.to_owned() });
+            let (label, unit) = (label.to_owned(), unit.to_owned());
+            self.evidence.push(Evidence { label, value, limit, unit, bound: Bound::AtMost });
         }
         self
     }

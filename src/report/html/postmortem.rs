@@ -88,6 +88,7 @@ fn item(finding: &Finding) -> Item<'_> {
         evidence: &finding.evidence,
         advice: &finding.advice,
         reason: None,
+        baseline_state: None,
         file: None,
     }
 }
