@@ -103,7 +103,7 @@ fn with(first: &[(usize, f32)]) -> Vec<f32> {
 #[test]
 fn a_file_of_neither_model_nor_optimizer_is_not_judged() {
     let folder = Folder::new();
-    let path = folder.copy("fixtures/rules/FP901-dangerous-pickle/silent-state-dict.pt", "rng_state.pt");
+    let path = folder.copy("fixtures/layouts/hf-trainer/checkpoint-6/rng_state.pth", "rng_state.pth");
     let (code, decisions) = judged(&[&path]);
     assert_eq!((code, count(&decisions, "gate-not-judged", "prevents")), (2, 1), "{decisions:?}");
     assert!(decisions[0][2].contains("its tensors are of neither"), "{decisions:?}");
@@ -119,7 +119,7 @@ fn a_second_model_that_was_not_read_prevents_a_decision_and_is_told_once() {
     }
     let alone = judged(&[folder.0.path().to_str().expect("UTF-8")]);
     assert_eq!(alone.0, 0, "{:?}", alone.1);
-    folder.tensors("model.safetensors", &[("fc.weight", &with(&[(2048, f32::NAN)]))]);
+    folder.tensors("value_head.safetensors", &[("fc.weight", &with(&[(2048, f32::NAN)]))]);
     let path = folder.0.path().to_str().expect("UTF-8");
     let (code, decisions) = judged(&[path]);
     assert_eq!((code, decisions.len()), (2, 1), "{decisions:?}");
@@ -308,4 +308,30 @@ fn a_logit_bound_that_was_not_measured_prevents_a_decision() {
     let (code, decisions) = judged(&[HEALTHY, "--measure", "spectra", "--policy", &policy]);
     assert_eq!((code, count(&decisions, "gate-limit", "prevents")), (2, 1), "{decisions:?}");
     assert!(Path::new(ATTENTION[0]).is_dir());
+}
+
+#[test]
+fn another_name_of_a_tensor_may_go_and_come_with_the_container() {
+    let folder = Folder::new();
+    let plain = folder
+        .tensors("model.safetensors", &[("embed.weight", &[0.5, -0.25, 0.125]), ("norm.weight", &[1.0])]);
+    let baseline = folder.text("accepted.measured.json");
+    assert_eq!(flashpoint(&["measure", &plain, "--output", &baseline, "-q"]).status.code(), Some(0));
+    // As a container that keeps ties measures it: the head is the embedding under another name.
+    let text = std::fs::read_to_string(&baseline).expect("it was written");
+    let mut measured: Value = serde_json::from_str(&text).expect("it is JSON");
+    let tensors = measured["checkpoints"][0]["tensors"].as_array_mut().expect("a list");
+    let mut head = tensors[0].clone();
+    assert_eq!(head["name"], "embed.weight");
+    (head["name"], head["canonical_name"]) = ("head.weight".into(), "head.weight".into());
+    head["tied_to"] = "embed.weight".into();
+    tensors.push(head);
+    let tied = folder.write("tied.measured.json", measured.to_string());
+
+    let without = flashpoint(&["gate", &plain, "--baseline", &tied, "--measure", "norms"]);
+    assert_eq!(without.status.code(), Some(0), "{}", told(&without));
+    let with =
+        flashpoint(&["gate", &tied, "--baseline", &baseline, "--measure", "norms", "--format", "json"]);
+    assert!(!told(&with).contains("gate-new-tensor"), "{}", told(&with));
+    assert!(!told(&without).contains("gate-missing-tensor"), "{}", told(&without));
 }

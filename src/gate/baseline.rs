@@ -123,6 +123,10 @@ impl Baseline {
             };
             let name = &tensor.name;
             let Some(then) = before.get(tensor.canonical_name.as_str()) else {
+                if tensor.tied_to.is_some() {
+                    // Another name of a tensor that is told under its own.
+                    continue;
+                }
                 let message = format!("{name} is not in the baseline {}", self.checkpoint.name);
                 changes.push(change(&check::NEW, comparison.new, message));
                 continue;
@@ -144,6 +148,14 @@ impl Baseline {
         for tensor in
             model(&self.checkpoint).filter(|tensor| !now.contains_key(tensor.canonical_name.as_str()))
         {
+            // Containers that hold no ties keep one of the names.
+            let first = tensor
+                .tied_to
+                .as_deref()
+                .and_then(|first| model(&self.checkpoint).find(|own| own.name == first));
+            if first.is_some_and(|first| now.contains_key(first.canonical_name.as_str())) {
+                continue;
+            }
             let message = format!("{} of the baseline {} is missing", tensor.name, self.checkpoint.name);
             changes.push(Change {
                 check: &check::MISSING,

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::analysis::model::{
     CheckpointAnalysis, Degenerate, Measured, Role, Section, Statistics, TensorAnalysis,
 };
-use crate::rules::Severity;
+use crate::rules::{Bound, Severity};
 
 /// What a limit is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -50,6 +50,8 @@ pub struct Limit {
     pub growth: Option<f64>,
     /// The largest ratio to the baseline for each step.
     pub growth_per_step: Option<f64>,
+    /// The smallest ratio to the baseline.
+    pub shrink: Option<f64>,
     /// How bad it is to break it.
     pub severity: Severity,
 }
@@ -57,7 +59,7 @@ pub struct Limit {
 impl Limit {
     /// Whether it needs something to compare with.
     pub fn needs_baseline(&self) -> bool {
-        self.growth.is_some() || self.growth_per_step.is_some()
+        self.growth.is_some() || self.growth_per_step.is_some() || self.shrink.is_some()
     }
 
     /// Whether it is about `tensor`.
@@ -144,8 +146,8 @@ impl Quantity {
 pub(super) enum Verdict {
     /// Within it, or nothing there that could break it.
     Holds,
-    /// Beyond it: label, value, limit.
-    Broken(&'static str, f64, f64),
+    /// Beyond it: label, value, limit, and on which side of the limit it should be.
+    Broken(&'static str, f64, f64, Bound),
     /// It could not be judged, and why.
     Unknown(String),
 }
@@ -162,7 +164,10 @@ impl Verdict {
     /// Whether its value is farther beyond the limit than that of `other`, which is alike.
     pub(super) fn is_farther_than(&self, other: &Verdict) -> bool {
         match (self, other) {
-            (Verdict::Broken(_, one, _), Verdict::Broken(_, other, _)) => one.total_cmp(other).is_gt(),
+            (Verdict::Broken(_, one, _, Bound::AtLeast), Verdict::Broken(_, other, ..)) => {
+                one.total_cmp(other).is_lt()
+            }
+            (Verdict::Broken(_, one, ..), Verdict::Broken(_, other, ..)) => one.total_cmp(other).is_gt(),
             _ => false,
         }
     }
@@ -196,13 +201,24 @@ impl Limit {
             if let Some(growth) = self.growth_per_step {
                 verdicts.push(grown_per_step(now, then, growth));
             }
+            if let Some(shrink) = self.shrink {
+                verdicts.push(shrunk(now, then, shrink));
+            }
         }
         verdicts
     }
 }
 
 fn held(label: &'static str, value: f64, limit: f64) -> Verdict {
-    if value <= limit { Verdict::Holds } else { Verdict::Broken(label, value, limit) }
+    if value <= limit { Verdict::Holds } else { Verdict::Broken(label, value, limit, Bound::AtMost) }
+}
+
+fn shrunk(now: f64, then: &Then, limit: f64) -> Verdict {
+    match divisor(then) {
+        Err(verdict) => verdict,
+        Ok(then) if now / then >= limit => Verdict::Holds,
+        Ok(then) => Verdict::Broken("ratio to the baseline", now / then, limit, Bound::AtLeast),
+    }
 }
 
 /// What it was, where a ratio to it means something.
@@ -243,7 +259,7 @@ mod tests {
 
     fn limit(largest: Option<f64>, growth: Option<f64>, growth_per_step: Option<f64>) -> Limit {
         let (quantity, severity) = (Quantity::Norm, Severity::Critical);
-        Limit { quantity, tensors: None, largest, growth, growth_per_step, severity }
+        Limit { quantity, tensors: None, largest, growth, growth_per_step, shrink: None, severity }
     }
 
     fn then(value: f64, steps: Option<u64>) -> Then {
@@ -255,8 +271,20 @@ mod tests {
         let limit = limit(Some(4.0), Some(2.0), None);
         let judge = |now, before| limit.judge(&Measured::Value(now), Some(&then(before, None)));
         assert_eq!(judge(4.0, 2.0), [Verdict::Holds, Verdict::Holds]);
-        assert_eq!(judge(4.5, 4.0), [Verdict::Broken("value", 4.5, 4.0), Verdict::Holds]);
-        assert_eq!(judge(3.0, 1.0), [Verdict::Holds, Verdict::Broken("ratio to the baseline", 3.0, 2.0)]);
+        assert_eq!(judge(4.5, 4.0), [Verdict::Broken("value", 4.5, 4.0, Bound::AtMost), Verdict::Holds]);
+        assert_eq!(
+            judge(3.0, 1.0),
+            [Verdict::Holds, Verdict::Broken("ratio to the baseline", 3.0, 2.0, Bound::AtMost)]
+        );
+    }
+
+    #[test]
+    fn what_collapses_breaks_the_smallest_ratio_to_the_baseline() {
+        let limit = Limit { shrink: Some(0.5), ..limit(None, None, None) };
+        let judge = |now| limit.judge(&Measured::Value(now), Some(&then(4.0, None)));
+        assert_eq!((judge(2.0), judge(9.0)), (vec![Verdict::Holds], vec![Verdict::Holds]));
+        assert_eq!(judge(0.0), [Verdict::Broken("ratio to the baseline", 0.0, 0.5, Bound::AtLeast)]);
+        assert!(judge(0.0)[0].is_farther_than(&judge(1.0)[0]));
     }
 
     #[test]
@@ -264,7 +292,7 @@ mod tests {
         let limit = limit(None, None, Some(2.0));
         let judge = |now| limit.judge(&Measured::Value(now), Some(&then(1.0, Some(3))));
         assert_eq!(judge(8.0), [Verdict::Holds]);
-        let [Verdict::Broken(_, ratio, 2.0)] = judge(27.0)[..] else { panic!("{:?}", judge(27.0)) };
+        let [Verdict::Broken(_, ratio, 2.0, _)] = judge(27.0)[..] else { panic!("{:?}", judge(27.0)) };
         assert!((ratio - 3.0).abs() < 1e-12);
     }
 

@@ -16,7 +16,7 @@ use crate::checkpoint::NameRules;
 use crate::context::Context;
 use crate::error::{At, Error, ErrorKind, Result};
 use crate::files::InputFile;
-use crate::rules::{self, Overrides, RULES, Rule, Severity, did_you_mean};
+use crate::rules::{self, Check, Overrides, RULES, Rule, Severity, did_you_mean};
 
 /// What a project decided about its checkpoints; by default, what the gate judges by without a file.
 #[derive(Debug, Clone)]
@@ -138,7 +138,7 @@ impl Policy {
         let (thresholds, severities) = reader.rules(&file.rules)?;
         let mut required = BTreeSet::from([ALWAYS_REQUIRED]);
         for named in &file.gate.required {
-            required.extend(reader.codes(named)?);
+            required.extend(reader.required(named)?);
         }
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         Ok(Self {
@@ -255,6 +255,23 @@ impl Reader<'_> {
     }
 
     /// The codes of a rule or a family.
+    /// The rules that must be evaluated: of a family those that judge a checkpoint, since the gate judges no run.
+    fn required(&self, named: &Spanned<String>) -> Result<Vec<&'static str>> {
+        let judges_checkpoints = |rule: &Rule| matches!(rule.check, Check::Checkpoint(_));
+        if let Some(rules) = self.family(named)? {
+            return Ok(rules.iter().filter(|rule| judges_checkpoints(rule)).map(|rule| rule.code).collect());
+        }
+        let rule = self.rule(named)?;
+        if judges_checkpoints(rule) {
+            return Ok(vec![rule.code]);
+        }
+        let message = format!(
+            "{} judges a run, and the gate judges checkpoints: leave it out; flashpoint postmortem judges runs",
+            named.get_ref()
+        );
+        Err(self.refuse(message, named.span().start))
+    }
+
     fn codes(&self, named: &Spanned<String>) -> Result<Vec<&'static str>> {
         match self.family(named)? {
             Some(rules) => Ok(rules.iter().map(|rule| rule.code).collect()),
@@ -344,6 +361,7 @@ impl Reader<'_> {
             ("largest", 0.0, &written.largest),
             ("growth", 1.0, &written.growth),
             ("growth-per-step", 1.0, &written.growth_per_step),
+            ("shrink", 0.0, &written.shrink),
         ];
         for (name, least, number) in &numbers {
             if let Some(number) = number
@@ -354,17 +372,21 @@ impl Reader<'_> {
                 return Err(self.refuse(message, number.span().start));
             }
         }
+        if let Some(shrink) = written.shrink.as_ref().filter(|shrink| *shrink.get_ref() > 1.0) {
+            let message = format!("shrink cannot be {}: it is a ratio from 0 to 1", shrink.get_ref());
+            return Err(self.refuse(message, shrink.span().start));
+        }
         if numbers.iter().all(|(_, _, number)| number.is_none()) {
-            let message = "it limits nothing; give it largest, growth or growth-per-step";
+            let message = "it limits nothing; give it largest, growth, growth-per-step or shrink";
             return Err(self.refuse(message, written.quantity.span().start));
         }
         let pattern = written.tensors.as_ref();
         let tensors =
             pattern.map(|pattern| Ok((pattern.get_ref().clone(), self.glob(pattern)?))).transpose()?;
-        let [largest, growth, growth_per_step] =
+        let [largest, growth, growth_per_step, shrink] =
             numbers.map(|(_, _, number)| number.as_ref().map(|number| *number.get_ref()));
         let severity = written.severity.unwrap_or(Severity::Critical);
-        Ok(Limit { quantity, tensors, largest, growth, growth_per_step, severity })
+        Ok(Limit { quantity, tensors, largest, growth, growth_per_step, shrink, severity })
     }
 
     fn quantity(&self, written: &Spanned<String>) -> Result<Quantity> {

@@ -129,6 +129,9 @@ pub(super) struct Limit {
     /// The largest ratio to the baseline for each step: (now/then)^(1/steps).
     #[schemars(with = "Option<f64>")]
     pub growth_per_step: Option<Spanned<f64>>,
+    /// The smallest ratio to the baseline, 0 to 1: what collapses breaks it.
+    #[schemars(with = "Option<f64>")]
+    pub shrink: Option<Spanned<f64>>,
     /// How bad it is to break it; `critical` when not given.
     pub severity: Option<Severity>,
 }

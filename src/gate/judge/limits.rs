@@ -9,7 +9,7 @@ use crate::gate::check;
 use crate::gate::claim::Claim;
 use crate::gate::limit::{Limit, Quantity, Then, Verdict};
 use crate::number::short;
-use crate::rules::{Bound, Evidence, Subject};
+use crate::rules::{Evidence, Subject};
 
 /// What a verdict is of.
 struct Place<'a> {
@@ -179,12 +179,11 @@ impl Bench<'_> {
         let claim = |message: String| of_limit(limit, checkpoint, subject.clone(), message);
         match verdict {
             Verdict::Holds => {}
-            Verdict::Broken(label, value, largest) => {
-                let mut claim =
-                    claim(format!("{quantity} of {of}: {label} {} (limit {})", short(value), short(largest)));
+            Verdict::Broken(label, value, limit, bound) => {
+                let (shown, shown_limit) = told_apart(value, limit);
+                let mut claim = claim(format!("{quantity} of {of}: {label} {shown} (limit {shown_limit})"));
                 let (label, unit) = (format!("{quantity}, {label}"), "1".to_owned());
-                let limit = Some(largest);
-                claim.evidence.push(Evidence { label, value, limit, unit, bound: Bound::AtMost });
+                claim.evidence.push(Evidence { label, value, limit: Some(limit), unit, bound });
                 self.weigh(claim, names, Recognition::New);
             }
             Verdict::Unknown(reason) => {
@@ -193,6 +192,12 @@ impl Bench<'_> {
             }
         }
     }
+}
+
+/// A value and the limit it breaks, with as many digits as tell them apart.
+fn told_apart(value: f64, limit: f64) -> (String, String) {
+    let shown = (short(value), short(limit));
+    if shown.0 == shown.1 { (value.to_string(), limit.to_string()) } else { shown }
 }
 
 fn of_limit(limit: &Limit, checkpoint: &CheckpointAnalysis, subject: Subject, message: String) -> Claim {

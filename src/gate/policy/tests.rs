@@ -76,6 +76,22 @@ fn one_rule_under_two_names_is_an_error() {
 }
 
 #[test]
+fn a_family_is_required_as_far_as_it_judges_checkpoints_and_a_rule_on_runs_is_refused() {
+    let policy = parse("[gate]\nrequired = [\"FP3xx\"]\n").unwrap();
+    assert!(policy.required.contains("FP303") && !policy.required.contains("FP301"));
+    let error = parse("[gate]\nrequired = [\"FP501\"]\n").unwrap_err().to_string();
+    assert!(error.contains("FP501 judges a run"), "{error}");
+}
+
+#[test]
+fn a_limit_on_shrinking_is_a_ratio_from_0_to_1() {
+    let policy = parse("[[limits]]\nquantity = \"norm\"\nshrink = 0.5\n").unwrap();
+    assert!(policy.limits[0].needs_baseline() && policy.limits[0].shrink == Some(0.5));
+    let error = parse("[[limits]]\nquantity = \"norm\"\nshrink = 2.0\n").unwrap_err().to_string();
+    assert!(error.contains("a ratio from 0 to 1"), "{error}");
+}
+
+#[test]
 fn non_finite_is_required_whatever_else_is() {
     let policy = parse("[gate]\nrequired = [\"FP9xx\", \"dead-rows\"]\n").unwrap();
     let required = policy.required.iter().copied().collect::<Vec<_>>();
