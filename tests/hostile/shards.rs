@@ -197,8 +197,8 @@ pub fn cases() -> Vec<Case> {
         made(
             "shards/four-thousand-shards-missing",
             |folder| {
-                let entries =
-                    (0..4_000).map(|tensor| format!(r#","x{tensor}":"s{tensor}""#)).collect::<String>();
+                let entries = (0..4_000).map(|tensor| format!(r#","x{tensor}":"s{tensor}""#));
+                let entries = entries.collect::<Vec<_>>().concat();
                 write(folder, INDEX, format!(r#"{{"weight_map":{{"a":{ONE:?}{entries}}}}}"#).as_bytes());
                 let (name, bytes) = one();
                 write(folder, name, &bytes);
