@@ -335,3 +335,24 @@ fn another_name_of_a_tensor_may_go_and_come_with_the_container() {
     assert!(!told(&with).contains("gate-new-tensor"), "{}", told(&with));
     assert!(!told(&without).contains("gate-missing-tensor"), "{}", told(&without));
 }
+
+#[test]
+fn annotations_lead_to_the_file_however_deep_it_lies() {
+    let folder = Folder::new();
+    std::fs::create_dir_all(folder.path("outputs/run/step-9")).expect("folders can be made");
+    let name = "outputs/run/step-9/model.safetensors";
+    folder.tensors(name, &[("fc.weight", &with(&[(1, f32::NAN)]))]);
+    let gate = |path: &str, format: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_flashpoint"));
+        let output = command.args(["gate", path, "--format", format]).current_dir(folder.0.path()).output();
+        told(&output.expect("the binary under test can be started"))
+    };
+    for path in [name, "outputs/run/step-9", "./outputs/run/step-9/"] {
+        let sarif = gate(path, "sarif");
+        assert!(sarif.contains("\"uri\": \"outputs/run/step-9/model.safetensors\""), "{path}: {sarif}");
+        assert!(gate(path, "github").contains("file=outputs/run/step-9/model.safetensors"), "{path}");
+    }
+    // What lies elsewhere is told by its name: a report says nothing of the machine.
+    let absolute = folder.text("outputs/run/step-9");
+    assert!(!gate(&absolute, "sarif").contains(folder.0.path().to_str().expect("UTF-8")));
+}

@@ -80,7 +80,8 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
     });
     let outcome = judgement.outcome;
     let unread = read.errors.iter().map(unread).collect();
-    let report = Report::new(read.analysis, assessment, &policy.thresholds, unread).judged(judgement);
+    let report = Report::new(read.analysis, assessment, &policy.thresholds, unread);
+    let report = report.at(read.places).judged(judgement);
     let report = if interrupted { report.interrupted() } else { report };
     arguments.outputs.write_report(&report, |style| gate_report(&report, style), checkpoints_html)?;
     Ok(match outcome {

@@ -59,6 +59,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
         &policy.thresholds,
         read.errors.iter().map(analysis::unread).collect(),
     );
+    let report = report.at(read.places);
     let interrupted = context.cancelled();
     let report = if interrupted { report.interrupted() } else { report };
     arguments.outputs.write_report(&report, |style| checkpoint_reports(&report, style), checkpoints_html)?;

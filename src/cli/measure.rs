@@ -1,5 +1,6 @@
 //! `flashpoint measure PATH… --output X.measured.json`: everything measured, no weights.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -61,7 +62,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
                 progress.finish();
                 return Err(nothing_of_a_run(run, &history, &context));
             }
-            Read { analysis, errors }
+            Read { analysis, errors, places: BTreeMap::new() }
         }
         paths => {
             let (level, digests) =

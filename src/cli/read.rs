@@ -1,6 +1,7 @@
 //! Paths to one analysis: checkpoints are measured, measurement files are read.
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::{Component, Path, PathBuf};
 
 use flashpoint::analysis::model::{Analysis, CheckpointAnalysis, MeasureLevel};
 use flashpoint::analysis::{measure_checkpoint, measure_with_digests, measurement, of_checkpoints};
@@ -15,6 +16,8 @@ pub struct Read {
     pub analysis: Analysis,
     /// One error for each that could not.
     pub errors: Vec<Error>,
+    /// Where checkpoints lie below the directory of the command, by their names.
+    pub places: BTreeMap<String, String>,
 }
 
 /// Reads and measures every path, going on after one that cannot be read; with `digests`, files have theirs.
@@ -28,16 +31,34 @@ pub fn read(
     let mut checkpoints = Vec::new();
     let mut errors = Vec::new();
     let mut measured = level;
+    let mut places = BTreeMap::new();
     for path in paths {
         match read_one(path, level, digests, names, context) {
             Ok((found, depth)) => {
                 measured = measured.min(depth);
+                if let ([only], Some(place), false) =
+                    (&found[..], below(path), measurement::is_measurement(path))
+                {
+                    places.insert(only.name.clone(), place);
+                }
                 checkpoints.extend(found);
             }
             Err(error) => errors.push(error),
         }
     }
-    Read { analysis: of_checkpoints(checkpoints, measured), errors }
+    Read { analysis: of_checkpoints(checkpoints, measured), errors, places }
+}
+
+/// A path that leads down from the directory of the command, by its components; none of others, which would tell where they lie.
+fn below(path: &Path) -> Option<String> {
+    let components = path.components().filter(|component| *component != Component::CurDir);
+    let names: Option<Vec<_>> = components
+        .map(|component| match component {
+            Component::Normal(name) => Some(name.to_string_lossy().into_owned()),
+            _ => None,
+        })
+        .collect();
+    names.filter(|names| !names.is_empty()).map(|names| names.join("/"))
 }
 
 fn read_one(

@@ -56,7 +56,7 @@ fn level_of(item: &Item<'_>) -> Option<&'static str> {
 
 fn annotation(text: &mut String, level: &str, item: &Item<'_>) {
     let title = title(item.check, item.name);
-    let file = item.file.map(|file| match item.checkpoint {
+    let file = item.file.map(|file| match item.place {
         "" => file.to_owned(),
         checkpoint if checkpoint.rsplit('/').next() == Some(file) => checkpoint.to_owned(),
         checkpoint => format!("{checkpoint}/{file}"),

@@ -1,6 +1,6 @@
 //! What there is to say, one item a finding or a decision: the same for every format that tells them one by one.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::Report;
 use crate::gate::{BaselineState, Effect, Judgement, UNREADABLE, find_check};
@@ -16,6 +16,8 @@ pub(super) struct Item<'a> {
     /// What it does to the outcome; without a gate, critical findings fail and others are noticed.
     pub effect: Effect,
     pub checkpoint: &'a str,
+    /// Where the checkpoint lies, as far as that is known; else its name.
+    pub place: &'a str,
     pub subject: &'a Subject,
     pub message: &'a str,
     pub evidence: &'a [Evidence],
@@ -44,6 +46,7 @@ fn decided<'a>(judgement: &'a Judgement, files: &Files<'a>) -> Vec<Item<'a>> {
         severity: decision.severity,
         effect: decision.effect,
         checkpoint: &decision.checkpoint,
+        place: files.place(&decision.checkpoint),
         subject: &decision.subject,
         message: &decision.message,
         evidence: &decision.evidence,
@@ -62,6 +65,7 @@ fn found<'a>(report: &'a Report, files: &Files<'a>) -> Vec<Item<'a>> {
         severity: finding.severity,
         effect: if finding.severity == Severity::Critical { Effect::Fails } else { Effect::Noticed },
         checkpoint: &finding.checkpoint,
+        place: files.place(&finding.checkpoint),
         subject: &finding.subject,
         message: &finding.message,
         evidence: &finding.evidence,
@@ -76,6 +80,7 @@ fn found<'a>(report: &'a Report, files: &Files<'a>) -> Vec<Item<'a>> {
         severity: Severity::Critical,
         effect: Effect::Prevents,
         checkpoint: "",
+        place: "",
         subject: &Subject::Checkpoint,
         message: &problem.message,
         evidence: &[],
@@ -91,11 +96,12 @@ fn found<'a>(report: &'a Report, files: &Files<'a>) -> Vec<Item<'a>> {
 struct Files<'a> {
     tensors: HashMap<(&'a str, &'a str), &'a str>,
     first: HashMap<&'a str, &'a str>,
+    places: &'a BTreeMap<String, String>,
 }
 
 impl<'a> Files<'a> {
     fn of(report: &'a Report) -> Self {
-        let mut files = Self { tensors: HashMap::new(), first: HashMap::new() };
+        let mut files = Self { tensors: HashMap::new(), first: HashMap::new(), places: &report.places };
         for checkpoint in &report.analysis.checkpoints {
             if let Some(file) = checkpoint.files.first() {
                 files.first.insert(&checkpoint.name, &file.name);
@@ -107,6 +113,10 @@ impl<'a> Files<'a> {
             }
         }
         files
+    }
+
+    fn place(&self, checkpoint: &'a str) -> &'a str {
+        self.places.get(checkpoint).map_or(checkpoint, String::as_str)
     }
 
     fn of_subject(&self, checkpoint: &str, subject: &'a Subject) -> Option<&'a str> {

@@ -68,6 +68,10 @@ pub struct Report {
     pub verdicts: Vec<CheckpointVerdict>,
     /// One line about all of them.
     pub verdict: Verdict,
+    /// Where checkpoints lie, by their names: the path from the directory that the command ran in. For annotations alone, which
+    /// lead to files; a report is the same wherever its checkpoint lies.
+    #[serde(skip)]
+    pub places: BTreeMap<String, String>,
     /// What the gate decided, where it was asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gate: Option<Judgement>,
@@ -128,8 +132,16 @@ impl Report {
             unread,
             verdicts,
             verdict,
+            places: BTreeMap::new(),
             gate: None,
         }
+    }
+
+    /// Adds where checkpoints lie, by their names.
+    #[must_use]
+    pub fn at(mut self, places: BTreeMap<String, String>) -> Self {
+        self.places = places;
+        self
     }
 
     /// Adds what the gate decided.

@@ -131,7 +131,7 @@ fn level_of(item: &Item<'_>) -> &'static str {
 
 /// The file, which code scanning needs, and the tensor.
 fn location(item: &Item<'_>) -> Value {
-    let parts = [Some(item.checkpoint), item.file];
+    let parts = [Some(item.place), item.file];
     let parts = parts.into_iter().flatten().filter(|part| !part.is_empty()).collect::<Vec<_>>();
     let uri = if parts.is_empty() { "flashpoint.toml".to_owned() } else { uri(&parts) };
     let mut location = json!({
@@ -153,7 +153,7 @@ fn location(item: &Item<'_>) -> Value {
     location
 }
 
-/// A relative reference: the checkpoint's name and the file's, percent-encoded but for the slashes between components.
+/// A relative reference: the checkpoint's place and the file's name, percent-encoded but for the slashes between components.
 ///
 /// A file that is the checkpoint has its name only once.
 fn uri(parts: &[&str]) -> String {
@@ -239,7 +239,7 @@ fn artifacts(report: &Report) -> Vec<Value> {
         checkpoints.flat_map(|checkpoint| checkpoint.files.iter().map(move |file| (checkpoint, file)));
     let artifact = files.map(|(checkpoint, file)| {
         let mut artifact = json!({
-            "location": { "uri": uri(&[&checkpoint.name, &file.name]) },
+            "location": { "uri": uri(&[report.places.get(&checkpoint.name).unwrap_or(&checkpoint.name), &file.name]) },
             "length": file.bytes,
         });
         if let (Some(digest), Some(fields)) = (&file.digest, artifact.as_object_mut()) {

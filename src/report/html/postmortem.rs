@@ -83,6 +83,7 @@ fn item(finding: &Finding) -> Item<'_> {
         severity: finding.severity,
         effect: Effect::Noticed,
         checkpoint: &finding.checkpoint,
+        place: &finding.checkpoint,
         subject: &finding.subject,
         message: &finding.message,
         evidence: &finding.evidence,

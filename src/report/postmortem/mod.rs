@@ -89,6 +89,7 @@ impl PostMortem {
             unread: self.unread.clone(),
             verdicts: Vec::new(),
             verdict: self.verdict.clone(),
+            places: BTreeMap::new(),
             gate: None,
         }
     }
