@@ -18,6 +18,9 @@ pub const MAD_FLOOR: f64 = 0.05;
 /// MAD of a normal distribution with standard deviation 1 is its inverse.
 pub const MAD_TO_DEVIATION: f64 = 1.4826;
 
+/// Standard error of a median of n normal values is this times σ/√n.
+pub const MEDIAN_ERROR: f64 = 1.2533;
+
 /// How one norm stands.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Spread {

@@ -287,17 +287,19 @@ fn with_mutated_pickle(bytes: &[u8], chance: &mut Chance) -> Vec<u8> {
 
 const ARRAYS: &str = "fixtures/hostile/numpy/honest.npz";
 
+/// The file with one mutation of any kind, anywhere.
+fn mutant(bytes: &[u8], chance: &mut Chance) -> Vec<u8> {
+    let mut file = bytes.to_vec();
+    let keep_length = chance.below(2) == 0;
+    mutate(&mut file, chance, keep_length);
+    file
+}
+
 #[test]
 fn no_mutated_archive_of_arrays_hides_one() {
     let bytes = std::fs::read(ARRAYS).expect("the fixture is there");
     let (_folder, target) = temporary("arrays.npz");
-    let make = |chance: &mut Chance| {
-        let mut file = bytes.clone();
-        let keep_length = chance.below(2) == 0;
-        mutate(&mut file, chance, keep_length);
-        file
-    };
-    hunt(&bytes, &target, make, &target);
+    hunt(&bytes, &target, |chance| mutant(&bytes, chance), &target);
 }
 
 /// A member whose bytes are there and which no directory lists.
@@ -401,11 +403,5 @@ fn no_mutated_pickle_of_before_archives_hides_a_tensor() {
     let source = "fixtures/formats/legacy-state-dict.pt";
     let bytes = std::fs::read(source).expect("the fixture is there");
     let (_folder, target) = temporary("model.pt");
-    let make = |chance: &mut Chance| {
-        let mut file = bytes.clone();
-        let keep_length = chance.below(2) == 0;
-        mutate(&mut file, chance, keep_length);
-        file
-    };
-    hunt(&bytes, &target, make, &target);
+    hunt(&bytes, &target, |chance| mutant(&bytes, chance), &target);
 }

@@ -84,7 +84,9 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
     match &arguments.output {
         Some(path) => {
             write_atomically(path, &measurement::to_bytes(&read.analysis, path))?;
-            tell_critical(&read.analysis, &policy, arguments.quiet);
+            if !arguments.quiet {
+                tell_critical(&read.analysis, &policy);
+            }
         }
         None => print(&measurement::to_json(&read.analysis))?,
     }
@@ -93,10 +95,10 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
 }
 
 /// Says that what was written down is not sound: as a baseline of the gate it makes known what it shows.
-fn tell_critical(analysis: &Analysis, policy: &Policy, quiet: bool) {
+fn tell_critical(analysis: &Analysis, policy: &Policy) {
     let assessment = rules::evaluate(analysis, &policy.thresholds);
     let mut critical = assessment.findings.iter().filter(|found| found.severity == Severity::Critical);
-    if let (Some(first), false) = (critical.next(), quiet) {
+    if let Some(first) = critical.next() {
         let more = critical.count();
         let more = if more == 0 { String::new() } else { format!(", and {more} more") };
         eprintln!(

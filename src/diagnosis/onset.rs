@@ -3,6 +3,7 @@
 use super::facts::{Facts, median, whole};
 use super::pulse;
 use crate::analysis::model::{CheckpointAnalysis, LogPoint, Measured};
+use crate::robust::{MAD_TO_DEVIATION, MEDIAN_ERROR};
 use crate::rules::{CollapseLimits, GIVEN_BACK, Habit, collapse};
 
 /// Robust z of ln(gradient norm) from which a step is a spike (risk catalogue E1, benchmarked in its section 6).
@@ -39,15 +40,6 @@ const NOISE_POINTS: usize = 128;
 
 /// Distances without which the noise is not known.
 const FEWEST_DISTANCES: usize = 8;
-
-/// Standard error of a median of n normal values is this times σ/√n.
-pub(super) const MEDIAN_ERROR: f64 = 1.2533;
-
-/// Smallest MAD of ln(norm) that is believed (E1).
-pub(super) const MAD_FLOOR: f64 = 0.05;
-
-/// MAD of a normal distribution to its standard deviation.
-pub(super) const MAD_TO_DEVIATION: f64 = 1.4826;
 
 /// Halvings of the loss scale within `HALVINGS_WITHIN` that are a collapse (A4).
 pub(super) const HALVINGS: usize = 3;

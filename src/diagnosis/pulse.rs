@@ -4,8 +4,9 @@
 //! norms have a trend, and hides in a noisy run what its neighbours show.
 
 use super::facts::{Facts, median};
-use super::onset::{AFTERMATH, MAD_FLOOR, MAD_TO_DEVIATION, SPIKE_RATIO};
+use super::onset::{AFTERMATH, SPIKE_RATIO};
 use crate::analysis::model::{LogPoint, Number};
+use crate::robust::{MAD_FLOOR, MAD_TO_DEVIATION};
 
 /// Points on either side that are the neighbours of one (risk catalogue section 2.4: norms are detrended by the median of 51).
 const NEIGHBOURS: usize = 25;

@@ -144,16 +144,13 @@ impl Baseline {
                 changes.push(change(&check::RETYPED, comparison.retyped, message));
             }
         }
-        let now = by_name(checkpoint);
+        let (now, names) = (by_name(checkpoint), Names::of(&self.checkpoint));
         for tensor in
             model(&self.checkpoint).filter(|tensor| !now.contains_key(tensor.canonical_name.as_str()))
         {
             // Containers that hold no ties keep one of the names.
-            let first = tensor
-                .tied_to
-                .as_deref()
-                .and_then(|first| model(&self.checkpoint).find(|own| own.name == first));
-            if first.is_some_and(|first| now.contains_key(first.canonical_name.as_str())) {
+            let first = tensor.tied_to.as_deref().and_then(|first| names.canonical(first));
+            if first.is_some_and(|first| now.contains_key(first)) {
                 continue;
             }
             let message = format!("{} of the baseline {} is missing", tensor.name, self.checkpoint.name);

@@ -3,6 +3,8 @@
 //! A hole is a problem of its file and a finding of FP904 alike. The finding decides: bytes within its limit are no damage to the gate,
 //! in any format, and all others are.
 
+use std::collections::HashSet;
+
 use crate::analysis::model::{CheckpointAnalysis, Problem};
 use crate::rules::{Finding, Severity, Subject};
 
@@ -25,24 +27,23 @@ pub(super) fn of<'a>(
     checkpoint: &'a CheckpointAnalysis,
     findings: &[&Finding],
 ) -> impl Iterator<Item = &'a Problem> {
-    let allowed: Vec<&str> = let_be(checkpoint, findings).map(|(file, _)| file).collect();
+    let allowed: HashSet<&str> = let_be(checkpoint, findings).map(|(file, _)| file).collect();
     let problems = checkpoint.problems.iter().filter(|problem| problem.damage);
-    problems.filter(move |problem| problem.kind != HOLE || !allowed.contains(&problem.file.as_str()))
+    problems.filter(move |problem| problem.kind != HOLE || !allowed.contains(problem.file.as_str()))
 }
 
 /// Those of them that no finding tells.
 pub(super) fn untold<'a>(
     checkpoint: &'a CheckpointAnalysis,
-    findings: &[&Finding],
+    findings: &[&'a Finding],
 ) -> impl Iterator<Item = &'a Problem> {
     let told = findings.iter().filter(|finding| is_told_by(finding)).filter_map(|finding| {
         let Subject::File(file) = &finding.subject else { return None };
-        Some((finding.rule == UNCOVERED, file.clone()))
+        Some((finding.rule == UNCOVERED, file.as_str()))
     });
-    let told: Vec<(bool, String)> = told.collect();
-    of(checkpoint, findings).filter(move |problem| {
-        !told.iter().any(|(hole, file)| (problem.kind == HOLE, &problem.file) == (*hole, file))
-    })
+    let told: HashSet<(bool, &str)> = told.collect();
+    of(checkpoint, findings)
+        .filter(move |problem| !told.contains(&(problem.kind == HOLE, problem.file.as_str())))
 }
 
 /// Files with bytes of no tensor that FP904 lets be, and how many.
@@ -50,11 +51,14 @@ pub(super) fn let_be<'a>(
     checkpoint: &'a CheckpointAnalysis,
     findings: &[&Finding],
 ) -> impl Iterator<Item = (&'a str, u64)> {
-    let is_told = |name: &String| {
-        findings.iter().any(|finding| {
-            finding.rule == UNCOVERED && matches!(&finding.subject, Subject::File(file) if file == name)
+    let told = findings.iter().filter(|finding| finding.rule == UNCOVERED);
+    let told: HashSet<&str> = told
+        .filter_map(|finding| match &finding.subject {
+            Subject::File(file) => Some(file.as_str()),
+            _ => None,
         })
-    };
-    let files = checkpoint.files.iter().filter(|file| file.uncovered_bytes > 0 && !is_told(&file.name));
+        .collect();
+    let files = checkpoint.files.iter();
+    let files = files.filter(|file| file.uncovered_bytes > 0 && !told.contains(file.name.as_str()));
     files.map(|file| (file.name.as_str(), file.uncovered_bytes)).collect::<Vec<_>>().into_iter()
 }

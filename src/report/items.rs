@@ -1,6 +1,6 @@
 //! What there is to say, one item a finding or a decision: the same for every format that tells them one by one.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use super::Report;
 use crate::gate::{BaselineState, Effect, Judgement, UNREADABLE, find_check};
@@ -34,19 +34,19 @@ pub(super) struct Item<'a> {
 pub(super) fn items(report: &Report) -> Vec<Item<'_>> {
     let files = Files::of(report);
     match &report.gate {
-        Some(judgement) => decided(judgement, &files),
+        Some(judgement) => decided(report, judgement, &files),
         None => found(report, &files),
     }
 }
 
-fn decided<'a>(judgement: &'a Judgement, files: &Files<'a>) -> Vec<Item<'a>> {
+fn decided<'a>(report: &'a Report, judgement: &'a Judgement, files: &Files<'a>) -> Vec<Item<'a>> {
     let item = |decision: &'a crate::gate::Decision| Item {
         check: &decision.check,
         name: &decision.name,
         severity: decision.severity,
         effect: decision.effect,
         checkpoint: &decision.checkpoint,
-        place: files.place(&decision.checkpoint),
+        place: report.place_of(&decision.checkpoint),
         subject: &decision.subject,
         message: &decision.message,
         evidence: &decision.evidence,
@@ -65,7 +65,7 @@ fn found<'a>(report: &'a Report, files: &Files<'a>) -> Vec<Item<'a>> {
         severity: finding.severity,
         effect: if finding.severity == Severity::Critical { Effect::Fails } else { Effect::Noticed },
         checkpoint: &finding.checkpoint,
-        place: files.place(&finding.checkpoint),
+        place: report.place_of(&finding.checkpoint),
         subject: &finding.subject,
         message: &finding.message,
         evidence: &finding.evidence,
@@ -96,12 +96,11 @@ fn found<'a>(report: &'a Report, files: &Files<'a>) -> Vec<Item<'a>> {
 struct Files<'a> {
     tensors: HashMap<(&'a str, &'a str), &'a str>,
     first: HashMap<&'a str, &'a str>,
-    places: &'a BTreeMap<String, String>,
 }
 
 impl<'a> Files<'a> {
     fn of(report: &'a Report) -> Self {
-        let mut files = Self { tensors: HashMap::new(), first: HashMap::new(), places: &report.places };
+        let mut files = Self { tensors: HashMap::new(), first: HashMap::new() };
         for checkpoint in &report.analysis.checkpoints {
             if let Some(file) = checkpoint.files.first() {
                 files.first.insert(&checkpoint.name, &file.name);
@@ -113,10 +112,6 @@ impl<'a> Files<'a> {
             }
         }
         files
-    }
-
-    fn place(&self, checkpoint: &'a str) -> &'a str {
-        self.places.get(checkpoint).map_or(checkpoint, String::as_str)
     }
 
     fn of_subject(&self, checkpoint: &str, subject: &'a Subject) -> Option<&'a str> {

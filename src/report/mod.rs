@@ -144,6 +144,11 @@ impl Report {
         self
     }
 
+    /// Where a checkpoint lies; its name where that is not known.
+    fn place_of<'a>(&'a self, checkpoint: &'a str) -> &'a str {
+        self.places.get(checkpoint).map_or(checkpoint, String::as_str)
+    }
+
     /// Adds what the gate decided.
     #[must_use]
     pub fn judged(mut self, judgement: Judgement) -> Self {

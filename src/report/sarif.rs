@@ -239,7 +239,7 @@ fn artifacts(report: &Report) -> Vec<Value> {
         checkpoints.flat_map(|checkpoint| checkpoint.files.iter().map(move |file| (checkpoint, file)));
     let artifact = files.map(|(checkpoint, file)| {
         let mut artifact = json!({
-            "location": { "uri": uri(&[report.places.get(&checkpoint.name).unwrap_or(&checkpoint.name), &file.name]) },
+            "location": { "uri": uri(&[report.place_of(&checkpoint.name), &file.name]) },
             "length": file.bytes,
         });
         if let (Some(digest), Some(fields)) = (&file.digest, artifact.as_object_mut()) {

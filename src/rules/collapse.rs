@@ -5,7 +5,7 @@
 
 use super::logs::LEVEL_POINTS;
 use crate::analysis::model::{LogPoint, Number};
-use crate::robust::median;
+use crate::robust::{MEDIAN_ERROR, median};
 
 /// Runs with fewer losses than three levels have no beginning, course and end.
 const FEWEST: usize = 3 * LEVEL_POINTS;
@@ -76,7 +76,7 @@ fn late(losses: &[(u64, f64)], levels: &[f64], noise: f64, limits: Limits) -> Op
     let lowest = levels.iter().copied().fold(f64::INFINITY, f64::min);
     let learned = first - lowest;
     // The deviation of a median of so many points, with what is around it.
-    let error = first * noise * 1.2533 / (LEVEL_POINTS as f64).sqrt();
+    let error = first * noise * MEDIAN_ERROR / (LEVEL_POINTS as f64).sqrt();
     let is_learned = learned >= limits.learned * first && learned >= NOISE * error;
     if !is_learned || end < first - (1.0 - limits.gone) * learned {
         return None;

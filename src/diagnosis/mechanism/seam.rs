@@ -4,8 +4,9 @@ use super::{CONCLUSIVE, Case, STRONG, SUPPORTING};
 use crate::analysis::model::{LogPoint, Section, TensorDifference};
 use crate::diagnosis::Mechanism;
 use crate::diagnosis::facts::{Facts, median};
-use crate::diagnosis::onset::{MAD_FLOOR, MAD_TO_DEVIATION, MEDIAN_ERROR, Onset};
+use crate::diagnosis::onset::Onset;
 use crate::number::short;
+use crate::robust::{MAD_FLOOR, MAD_TO_DEVIATION, MEDIAN_ERROR};
 use crate::rules::Confidence;
 
 /// Points on either side that a level is the median of.

@@ -85,6 +85,7 @@ impl Bench<'_> {
             }
             Measured::Degenerate(_) => &[],
         };
+        let baseline = self.case.baseline.map(|baseline| (baseline, baseline.tensors()));
         let mut judged = false;
         for layer in layers {
             let tensor = tensors.get(layer.tensor.as_str()).copied();
@@ -94,7 +95,7 @@ impl Bench<'_> {
                 continue;
             }
             judged = true;
-            let then = tensor.map_or(Before::New, |tensor| before(self.case.baseline, tensor, layer));
+            let then = tensor.map_or(Before::New, |tensor| before(baseline.as_ref(), tensor, layer));
             for (of, verdict) in self.judge_heads(limit, checkpoint, layer, &then) {
                 let place =
                     Place { subject: Subject::Tensor(layer.tensor.clone()), of, names: names.clone() };
@@ -214,11 +215,14 @@ enum Before {
     Unknown(String),
 }
 
-fn before(baseline: Option<&Baseline>, tensor: &TensorAnalysis, layer: &AttentionAnalysis) -> Before {
-    let Some(baseline) = baseline else { return Before::New };
-    let Some(then) = baseline.tensors().get(tensor.canonical_name.as_str()).copied() else {
-        return Before::New;
-    };
+/// What the baseline, with its tensors by canonical name, has of the heads of `layer`, whose queries are in `tensor`.
+fn before(
+    baseline: Option<&(&Baseline, HashMap<&str, &TensorAnalysis>)>,
+    tensor: &TensorAnalysis,
+    layer: &AttentionAnalysis,
+) -> Before {
+    let Some((baseline, tensors)) = baseline else { return Before::New };
+    let Some(then) = tensors.get(tensor.canonical_name.as_str()) else { return Before::New };
     match &baseline.checkpoint().attention {
         Measured::NotMeasured(reason) => Before::Unknown(reason.clone()),
         Measured::Degenerate(_) => Before::Unknown("its heads were not measured".to_owned()),
