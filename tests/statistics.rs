@@ -319,6 +319,24 @@ fn agrees_with_the_reference_on_weights_of_every_dtype_and_length() {
 }
 
 #[test]
+fn agrees_with_the_reference_where_patterns_of_16_bits_are_counted() {
+    let targets = Targets::new();
+    let mut random = Random(5);
+    // More than a block, and from where on patterns are counted.
+    for (dtype, length) in [DType::F16, DType::Bf16].into_iter().flat_map(|dtype| {
+        [(1 << 18) - 1, 1 << 18, (1 << 18) + 3, (1 << 20) + 70_001].map(|length| (dtype, length))
+    }) {
+        let weights = encode(dtype, &random.normals(length, 0.001, 0.02));
+        check_against_reference(dtype, &weights, Pivot::Zero, &targets);
+        let gains = encode(dtype, &random.normals(length, 1.0, 0.01));
+        check_against_reference(dtype, &gains, Pivot::One, &targets);
+        // Any bits: every NaN and Inf, every subnormal, all binades.
+        check_against_reference(dtype, &random.bytes(2 * length), Pivot::Zero, &targets);
+        check_against_reference(dtype, &[0, 0x80].repeat(length), Pivot::Zero, &targets);
+    }
+}
+
+#[test]
 fn agrees_with_the_reference_on_every_special_value_among_weights() {
     let targets = Targets::new();
     let mut random = Random(2);

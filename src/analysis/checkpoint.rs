@@ -49,6 +49,8 @@ pub(super) fn measure_checkpoint_beside<B: Beside>(
         let first = tensors.len();
         let measured: Vec<(TensorAnalysis, Option<B::Sums>, Option<Error>)> = batch
             .par_iter()
+            // A name alone is no work for another thread.
+            .with_min_len(if level == MeasureLevel::List { batch.len() } else { 1 })
             .enumerate()
             .map(|(at, tensor)| measure_tensor(checkpoint, tensor, level, pairs.get(&(first + at)), context))
             .collect();
@@ -341,6 +343,9 @@ fn name_state(checkpoint: &Checkpoint, tensors: &mut [TensorAnalysis]) {
 
 /// Gives tied tensors the measurements of the tensor they are tied to.
 fn copy_ties(tensors: &mut [TensorAnalysis]) {
+    if tensors.iter().all(|tensor| tensor.tied_to.is_none()) {
+        return;
+    }
     let sources: HashMap<String, usize> =
         tensors.iter().enumerate().map(|(index, tensor)| (tensor.name.clone(), index)).collect();
     for index in 0..tensors.len() {

@@ -26,19 +26,28 @@ pub(super) fn join(optimizers: &[OptimizerState], tensors: &[CheckpointTensor]) 
     let states = optimizers.iter().flat_map(|optimizer| &optimizer.parameters);
     let mut found: BTreeMap<usize, usize> =
         states.filter_map(|state| Some((state.parameter?, state.master?))).collect();
+    for (parameter, master) in by_name(tensors) {
+        found.entry(parameter).or_insert(master);
+    }
+    found.retain(|&parameter, &mut master| fits(&tensors[parameter], &tensors[master]));
+    found
+}
+
+/// Masters from files of their own, which are named as the tensors of the model are.
+fn by_name(tensors: &[CheckpointTensor]) -> Vec<(usize, usize)> {
+    let own_name =
+        |tensor: &'_ CheckpointTensor| tensor.name.strip_prefix(LABEL)?.strip_prefix('/').map(str::to_owned);
+    let masters: Vec<(String, usize)> =
+        tensors.iter().enumerate().filter_map(|(index, tensor)| Some((own_name(tensor)?, index))).collect();
+    if masters.is_empty() {
+        return Vec::new();
+    }
     let mut named: HashMap<&str, usize> = HashMap::new();
     for (index, tensor) in tensors.iter().enumerate().filter(|(_, tensor)| tensor.section == Section::Model) {
         named.insert(&tensor.canonical_name, index);
         named.insert(&tensor.name, index);
     }
-    for (index, tensor) in tensors.iter().enumerate() {
-        let own = tensor.name.strip_prefix(LABEL).and_then(|name| name.strip_prefix('/'));
-        if let Some(&parameter) = own.and_then(|own| named.get(own)) {
-            found.entry(parameter).or_insert(index);
-        }
-    }
-    found.retain(|&parameter, &mut master| fits(&tensors[parameter], &tensors[master]));
-    found
+    masters.iter().filter_map(|(own, master)| Some((*named.get(own.as_str())?, *master))).collect()
 }
 
 /// Whether one can be the rounding of the other.

@@ -3,7 +3,7 @@
 //! Computes no statistic. How files belong together is in `layout/`, what part of the training state a tensor is in
 //! `section.rs`, what its name says in `names/`. Conventions and their reasons: `docs/formats.md`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,6 +24,7 @@ pub mod names;
 pub mod optimizer;
 mod section;
 mod step;
+mod ties;
 
 pub(crate) use layout::{MAX_STATE_BYTES, TRAINER_STATE};
 use layout::{Part, Parts};
@@ -31,6 +32,7 @@ pub use names::NameRules;
 use names::{Named, Subject};
 use optimizer::{Candidate, Candidates, ImpossibleNumber, OptimizerState, Schedule};
 use section::Placed;
+use ties::tie;
 
 /// One state of a training run, or what is left of it.
 #[derive(Debug)]
@@ -361,21 +363,6 @@ impl Draft {
     }
 }
 
-/// Marks every tensor whose bytes are those of an earlier one, seen in the same way.
-fn tie(mut tensors: Vec<CheckpointTensor>) -> Vec<CheckpointTensor> {
-    let mut first: HashMap<View, String> = HashMap::new();
-    for tensor in &mut tensors {
-        let Some(view) = tensor.tensor.as_ref().ok().and_then(view) else { continue };
-        match first.get(&view) {
-            Some(name) => tensor.tied_to = Some(name.clone()),
-            None => {
-                first.insert(view, tensor.name.clone());
-            }
-        }
-    }
-    tensors
-}
-
 /// Joins every optimizer to the model's parameters.
 fn join_optimizers(
     optimizers: &mut [OptimizerState],
@@ -433,18 +420,6 @@ fn attach_schedules(optimizers: &mut [OptimizerState], schedules: Vec<Vec<f64>>)
     for (optimizer, rates) in optimizers.iter_mut().zip(schedules) {
         optimizer.scheduled = (rates.len() == optimizer.groups.len()).then_some(rates);
     }
-}
-
-/// File, first byte, dtype, and size and stride of each axis: equal for two names of the same elements.
-type View = (*const InputFile, u64, &'static str, Vec<(u64, u64)>);
-
-/// How `tensor` sees the bytes of its file; `None` where it has none.
-///
-/// The open file itself is compared, not its name: what two parts of a file inflated to bear one name.
-fn view(tensor: &Tensor) -> Option<View> {
-    let [piece] = tensor.pieces.as_slice() else { return None };
-    let axes = piece.axes.iter().map(|axis| (axis.size, axis.storage_stride)).collect();
-    Some((Arc::as_ptr(&piece.file), piece.bytes.start, tensor.dtype.name(), axes))
 }
 
 /// The last component of a file's path, the last two of a directory's.

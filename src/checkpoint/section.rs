@@ -313,8 +313,9 @@ fn is_optimizer_word(word: &str) -> bool {
 /// Finds averaged copies inside the model's own dict: `model_ema.…` beside `model.…`.
 fn separate_averages(mut placed: Vec<Placed>) -> Vec<Placed> {
     let is_average = |placed: &Placed| {
-        let first = placed.name.split('.').next().unwrap_or_default().to_ascii_lowercase();
-        placed.section == Section::Model && first.split('_').any(|word| AVERAGE_WORDS.contains(&word))
+        let first = placed.name.split('.').next().unwrap_or_default();
+        let says = |word: &str| AVERAGE_WORDS.iter().any(|average| average.eq_ignore_ascii_case(word));
+        placed.section == Section::Model && first.split('_').any(says)
     };
     let is_model = |placed: &Placed| placed.section == Section::Model;
     // A file of nothing but averaged weights is the model that was asked for.

@@ -11,7 +11,7 @@ use super::moments;
 pub(super) use super::text::safe_sentence;
 use super::text::{flowing, safe};
 use crate::analysis::model::{
-    CheckpointAnalysis, DeviceUse, Measured, Spectrum, SpectrumOf, Statistics, TensorAnalysis,
+    CheckpointAnalysis, DType, DeviceUse, Measured, Spectrum, SpectrumOf, Statistics, TensorAnalysis,
 };
 use crate::number::{bytes, counted, grouped, share, short};
 use crate::rules::{Evidence, Finding, NotEvaluated, RULES, Severity, Subject};
@@ -449,9 +449,9 @@ fn shape(sizes: &[u64]) -> String {
 
 /// Tensors per dtype.
 fn dtypes(checkpoint: &CheckpointAnalysis) -> String {
-    let mut counts: BTreeMap<String, u64> = BTreeMap::new();
+    let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
     for tensor in &checkpoint.tensors {
-        let name = tensor.dtype.map_or_else(|| "unreadable".to_owned(), |dtype| dtype.to_string());
+        let name = tensor.dtype.map_or("unreadable", DType::name);
         *counts.entry(name).or_default() += 1;
     }
     counts.into_iter().map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>().join(", ")

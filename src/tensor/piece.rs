@@ -95,7 +95,13 @@ impl Tensor {
             return refuse(ErrorKind::PastEndOfFile { needed: bytes.end, available: file.len() });
         }
         let available = bytes.end - bytes.start;
-        let Some(needed) = bytes_spanned(dtype, &shape, storage_strides, count) else {
+        let row_major = row_major_strides(&shape);
+        let last = if count == 0 || storage_strides == row_major {
+            Some(count.saturating_sub(1))
+        } else {
+            last_element(&shape, storage_strides)
+        };
+        let Some(needed) = last.and_then(|last| bytes_spanned(dtype, count, last)) else {
             return refuse(ErrorKind::ShapeOverflow { shape });
         };
         if needed > available {
@@ -106,7 +112,7 @@ impl Tensor {
         }
         let axes = shape
             .iter()
-            .zip(row_major_strides(&shape))
+            .zip(row_major)
             .zip(storage_strides)
             .map(|((&size, logical_stride), &storage_stride)| Axis { size, logical_stride, storage_stride })
             .collect();
@@ -329,13 +335,11 @@ fn row_major_strides(shape: &[u64]) -> Vec<u64> {
     strides
 }
 
-/// Bytes from the first to past the last element of the view.
-fn bytes_spanned(dtype: DType, shape: &[u64], strides: &[u64], count: u64) -> Option<u64> {
+/// Bytes from the first to past the `last` of the elements that a view reaches.
+fn bytes_spanned(dtype: DType, count: u64, last: u64) -> Option<u64> {
     if count == 0 {
         return Some(0);
     }
-    let contiguous = strides == row_major_strides(shape);
-    let last = if contiguous { count - 1 } else { last_element(shape, strides)? };
     let bits = u128::from(last + 1) * u128::from(dtype.bits());
     u64::try_from(bits.div_ceil(8)).ok()
 }

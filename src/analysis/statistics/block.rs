@@ -87,31 +87,35 @@ pub(super) fn contribution<B: Beside>(
             kernel::add(isa, tensor.dtype, job, bytes, block);
             beside.feed(sums, part, bytes)
         },
-        |(block, next)| {
-            beside.join(&mut gathered, next);
+        |(block, gathered)| {
             let mut sums = block.lanes.join();
             if job.pivot == 0.0 {
                 sums.powers[1] = sums.square;
             }
+            (Contribution { tally: block.tally, sums }, gathered)
+        },
+        |(block, next)| {
+            beside.join(&mut gathered, next);
             whole.tally.add(&block.tally);
-            whole.sums.add(&sums);
+            whole.sums.add(&block.sums);
         },
     )?;
     Ok(finished.then_some((whole, gathered)))
 }
 
-/// Feeds the places and bytes of every block to an accumulator of its own, and joins these in index order. False when the user
-/// asked to stop before the end.
-pub(super) fn fold<A: Send>(
+/// Feeds the places and bytes of every block to an accumulator of its own, of which `end` makes what is joined in index order.
+/// False when the user asked to stop before the end.
+pub(super) fn fold<A, R: Send>(
     tensor: &Tensor,
     context: &Context,
     start: impl Fn() -> A + Sync,
     feed: impl Fn(&mut A, Range<u64>, &[u8]) -> Result<()> + Sync,
-    mut join: impl FnMut(A),
+    end: impl Fn(A) -> R + Sync,
+    mut join: impl FnMut(R),
 ) -> Result<bool> {
     let count = tensor.count();
     let size = element_size(tensor.dtype);
-    let measure = |block: u64| -> Result<Option<A>> {
+    let measure = |block: u64| -> Result<Option<R>> {
         if context.cancelled() {
             return Ok(None);
         }
@@ -123,11 +127,11 @@ pub(super) fn fold<A: Send>(
             feed(&mut accumulator, part.clone(), tensor.bytes(part, &mut buffer)?)?;
         }
         context.progress.advance(bytes);
-        Ok(Some(accumulator))
+        Ok(Some(end(accumulator)))
     };
     let blocks = count.div_ceil(BLOCK);
     for wave in parts(0..blocks, WAVE) {
-        let Some(done) = wave.into_par_iter().map(measure).collect::<Result<Option<Vec<A>>>>()? else {
+        let Some(done) = wave.into_par_iter().map(measure).collect::<Result<Option<Vec<R>>>>()? else {
             return Ok(false);
         };
         done.into_iter().for_each(&mut join);

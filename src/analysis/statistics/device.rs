@@ -1,11 +1,10 @@
 //! The norm pass on a GPU: its sums are those of the processor, in the same order, and so the same bits.
 
 use super::block::Contribution;
-use super::bytes;
 use super::kernel::Job;
 use super::sums::Sums;
 use super::tally::{Tally, Uniform};
-use super::{Pivot, Plan, STOPPED, finish, job, terms};
+use super::{Pivot, Plan, STOPPED, bytes, finish, job, patterns, terms};
 use crate::analysis::model::{Measured, Statistics};
 use crate::compute::cuda::{BlockNorms, Device};
 use crate::context::Context;
@@ -36,7 +35,7 @@ pub fn measure_on(
         !context.cancelled()
     };
     let (whole, one) = if is_byte {
-        let format = bytes::format(tensor.dtype).expect("FP8 has a format");
+        let format = patterns::format(tensor.dtype).expect("FP8 has a format");
         let histogram = device.histogram(&tensor, uploaded)?;
         (histogram.map(|histogram| bytes::of_histogram(&histogram, &job, &format)), format.one())
     } else if Device::has_norms(tensor.dtype) {

@@ -54,31 +54,27 @@ impl Target {
 pub(super) type Limits = [[u64; 3]; TARGETS];
 
 /// The limits among the magnitudes of `E`.
-pub(super) fn limits<E: Element>() -> Limits {
-    targets().map(|target| target.limits().map(|beyond| first_pattern::<E>(beyond)))
+pub(super) fn limits_of<E: Element>() -> Limits {
+    limits(E::infinity().into(), |magnitude| E::value(E::Bits::low(magnitude)))
 }
 
-/// The first finite magnitude whose value is `beyond`, or the pattern of Inf. Bisection.
-fn first_pattern<E: Element>(beyond: impl Fn(f64) -> bool) -> u64 {
-    let (mut low, mut high) = (0, E::infinity().into());
+/// The limits among magnitudes of which `beyond` is the first that is not finite.
+pub(super) fn limits(beyond: u64, value: impl Fn(u64) -> f64) -> Limits {
+    targets().map(|target| target.limits().map(|limit| first_pattern(beyond, |bits| limit(value(bits)))))
+}
+
+/// The first magnitude up to `end` that is on the far side. Bisection.
+fn first_pattern(end: u64, is_beyond: impl Fn(u64) -> bool) -> u64 {
+    let (mut low, mut high) = (0, end);
     while low < high {
         let middle = u64::midpoint(low, high);
-        if beyond(E::value(E::Bits::low(middle))) {
+        if is_beyond(middle) {
             high = middle;
         } else {
             low = middle + 1;
         }
     }
     low
-}
-
-/// How many of the three limits of each target a value (`weight` times) is below.
-pub(super) fn count_value(value: f64, weight: u64, below: &mut [[u64; 3]; TARGETS]) {
-    for (target, below) in targets().iter().zip(below) {
-        for (beyond, below) in target.limits().into_iter().zip(below) {
-            *below += if beyond(value.abs()) { 0 } else { weight };
-        }
-    }
 }
 
 /// The counts as what each cast would lose.

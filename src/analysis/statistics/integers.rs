@@ -42,6 +42,7 @@ pub(super) fn measure(tensor: &Tensor, repeats: u64, context: &Context) -> Resul
             range.add(of_bytes(tensor.dtype, bytes));
             Ok(())
         },
+        |range| range,
         |range| whole.add(range),
     )?;
     Ok(finished.then(|| statistics(&whole, repeats)))

@@ -16,9 +16,11 @@ mod integers;
 mod kernel;
 mod median;
 mod pages;
+mod patterns;
 mod rows;
 mod sums;
 mod tally;
+mod words;
 
 pub use block::Beside;
 pub use device::measure_on as measure_on_device;
@@ -66,6 +68,10 @@ impl Plan {
     /// Everything, or only what norms need, with the best instructions there are.
     pub fn new(everything: bool) -> Self {
         Self { moments: everything, headroom: everything, exponents: everything, isa: Isa::best() }
+    }
+
+    fn is_more_than_norms(&self) -> bool {
+        self.moments || self.headroom || self.exponents
     }
 }
 
@@ -163,6 +169,9 @@ fn measure_floats<B: Beside>(
     match tensor.dtype {
         DType::F64 => measure_elements::<F64, B>(tensor, repeats, plan, pivot, beside, context),
         DType::F32 => measure_elements::<F32, B>(tensor, repeats, plan, pivot, beside, context),
+        DType::F16 | DType::Bf16 if tensor.count() >= words::MANY && plan.is_more_than_norms() => {
+            measure_words(tensor, repeats, plan, pivot, beside, context)
+        }
         DType::F16 => measure_elements::<F16, B>(tensor, repeats, plan, pivot, beside, context),
         DType::Bf16 => measure_elements::<Bf16, B>(tensor, repeats, plan, pivot, beside, context),
         _ => Ok(measure_bytes(tensor, repeats, plan, pivot, context)?.map(|statistics| (statistics, None))),
@@ -178,7 +187,7 @@ fn measure_elements<E: Element, B: Beside>(
     context: &Context,
 ) -> Outcome<B> {
     let binades = if plan.exponents { E::BINADES } else { 0 };
-    let mut job = job(plan, pivot, plan.headroom.then(headroom::limits::<E>));
+    let mut job = job(plan, pivot, plan.headroom.then(headroom::limits_of::<E>));
     let Some((mut whole, gathered)) = block::contribution(tensor, &job, binades, plan.isa, beside, context)?
     else {
         return Ok(None);
@@ -194,6 +203,21 @@ fn measure_elements<E: Element, B: Beside>(
     Ok(Some((finish(whole, repeats, &terms), Some(gathered))))
 }
 
+fn measure_words<B: Beside>(
+    tensor: &Tensor,
+    repeats: u64,
+    plan: Plan,
+    pivot: Pivot,
+    beside: &B,
+    context: &Context,
+) -> Outcome<B> {
+    let format = patterns::format(tensor.dtype).expect("16 bits have few patterns");
+    let job = job(plan, pivot, plan.headroom.then(|| format.limits()));
+    let whole = words::contribution(tensor, &job, &format, beside, context)?;
+    let terms = terms(&job, plan, plan.exponents.then_some(format.lowest), format.one());
+    Ok(whole.map(|(whole, gathered)| (finish(whole, repeats, &terms), Some(gathered))))
+}
+
 fn measure_bytes(
     tensor: &Tensor,
     repeats: u64,
@@ -201,8 +225,8 @@ fn measure_bytes(
     pivot: Pivot,
     context: &Context,
 ) -> Result<Option<Statistics>> {
-    let format = bytes::format(tensor.dtype).expect("every other float dtype has a path of its own");
-    let job = job(plan, pivot, plan.headroom.then_some(Default::default()));
+    let format = patterns::format(tensor.dtype).expect("every other float dtype has a path of its own");
+    let job = job(plan, pivot, plan.headroom.then(|| format.limits()));
     let whole = bytes::contribution(tensor, &job, &format, context)?;
     let terms = terms(&job, plan, plan.exponents.then_some(format.lowest), format.one());
     Ok(whole.map(|whole| finish(whole, repeats, &terms)))

@@ -10,7 +10,8 @@ use serde_json::value::RawValue;
 
 use super::listing::Listing;
 use super::{Parts, incomplete};
-use crate::checkpoint::{Layout, json, view};
+use crate::checkpoint::ties::View;
+use crate::checkpoint::{Layout, json};
 use crate::context::Context;
 use crate::error::{At, Error, ErrorKind, Result};
 use crate::format::{Entry, MAX_TENSORS};
@@ -278,7 +279,7 @@ fn wrong_total(parts: &Parts, stated: &str) -> Option<ErrorKind> {
     let tensors = entries.filter_map(|entry| entry.tensor.as_ref().ok());
     let named = tensors.clone().map(Tensor::byte_count).fold(0, u64::saturating_add);
     let views: HashMap<_, u64> =
-        tensors.filter_map(|tensor| Some((view(tensor)?, tensor.byte_count()))).collect();
+        tensors.filter_map(|tensor| Some((View::of(tensor)?, tensor.byte_count()))).collect();
     let distinct = views.values().copied().fold(0, u64::saturating_add);
     let matches = |stated: f64| stated == named as f64 || stated == distinct as f64;
     let right = stated.parse().is_ok_and(matches);

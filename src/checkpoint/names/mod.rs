@@ -4,7 +4,7 @@
 //! `order.rs`; a model with names of its own says what they mean under `[[names]]` in `flashpoint.toml`
 //! ([`NameRules`]), which is asked first. What nobody knows is [`Role::Other`]. Reference: `docs/formats.md`.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use rayon::iter::{IndexedParallelIterator, IntoParallelRefIterator, ParallelIterator};
 
@@ -57,11 +57,11 @@ const WRAPPERS: &[&str] = &[
 /// Names all tensors of one model. Siblings and the order of the list matter, so it must be the whole model.
 pub fn assign(subjects: &[Subject<'_>], rules: &NameRules) -> Vec<Named> {
     let names = canonical_names(subjects.iter().map(|subject| subject.name));
-    let shapes: HashMap<&str, Option<&[u64]>> =
-        names.iter().zip(subjects).map(|(name, subject)| (name.as_str(), subject.shape)).collect();
-    let roles = roles::roles(&names, subjects, &shapes);
+    let roles = roles::roles(&names, subjects);
     let mut named: Vec<Named> = names
         .par_iter()
+        // What a convention says of one name is no work for another thread; patterns of the user's are.
+        .with_min_len(if rules.is_empty() { names.len() } else { 1 })
         .zip(roles)
         .map(|(name, role)| {
             let rule = rules.find(name);
@@ -82,7 +82,8 @@ const MAX_COMPONENTS: usize = 256;
 
 /// Whether a name is none that a framework makes. Such a name has no conventional role, index or place.
 fn is_too_long(name: &str) -> bool {
-    name.len() > MAX_NAME_BYTES || name.split('.').nth(MAX_COMPONENTS).is_some()
+    name.len() > MAX_NAME_BYTES
+        || (name.len() > MAX_COMPONENTS && name.split('.').nth(MAX_COMPONENTS).is_some())
 }
 
 /// The path of the module that owns the parameter `name`: all but its last component.
@@ -122,11 +123,10 @@ fn without_wrappers(name: &str) -> Option<String> {
 }
 
 /// The names without `model.`, where all of them begin with it.
-fn without_shared_prefix(names: Vec<String>) -> Vec<String> {
+fn without_shared_prefix(mut names: Vec<String>) -> Vec<String> {
     const SHARED: &str = "model.";
     if names.iter().all(|name| name.len() > SHARED.len() && name.starts_with(SHARED)) {
-        names.into_iter().map(|name| name[SHARED.len()..].to_owned()).collect()
-    } else {
-        names
+        names.iter_mut().for_each(|name| drop(name.drain(..SHARED.len())));
     }
+    names
 }

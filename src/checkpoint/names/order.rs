@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
+use foldhash::fast::RandomState;
+
 use super::Named;
 
 /// Modules that hold the blocks of a network under their numbers.
@@ -32,15 +34,16 @@ pub(super) fn block_index(name: &str) -> Option<u64> {
     if super::is_too_long(name) {
         return None;
     }
-    let components: Vec<&str> = name.split('.').collect();
-    let pairs = || components.iter().zip(components.iter().skip(1));
+    let components = || name.split('.');
+    let pairs = || components().zip(components().skip(1));
     let stacked =
         pairs().find_map(|(stack, number)| if is_stack(stack) { number.parse().ok() } else { None });
-    let spelled = || components.iter().find_map(|component| spelled_index(component));
+    let spelled = || components().find_map(spelled_index);
     let numbered = || {
-        pairs().find(|(before, _)| NOT_STACKS.contains(before)).is_none().then(|| first_number(&components))
+        let counts_depth = pairs().all(|(before, _)| !NOT_STACKS.contains(&before));
+        counts_depth.then(|| components().find_map(|component| component.parse().ok())).flatten()
     };
-    stacked.or_else(spelled).or_else(|| recurrent_index(components.last()?)).or_else(|| numbered().flatten())
+    stacked.or_else(spelled).or_else(|| recurrent_index(components().next_back()?)).or_else(numbered)
 }
 
 /// `layers`, and `layer3` of networks in stages.
@@ -60,10 +63,6 @@ fn recurrent_index(parameter: &str) -> Option<u64> {
         .iter()
         .find_map(|prefix| parameter.strip_prefix(prefix))?;
     suffix.trim_end_matches("_reverse").parse().ok()
-}
-
-fn first_number(components: &[&str]) -> Option<u64> {
-    components.iter().find_map(|component| component.parse().ok())
 }
 
 /// Where siblings stand among each other, where their names tell. All others are [`UNTOLD`].
@@ -143,7 +142,8 @@ pub(super) fn put_in_order(named: &mut [Named]) {
 /// The position of every tensor's layer.
 fn positions(named: &[Named]) -> Vec<u64> {
     let mut seen = Seen::default();
-    let mut numbers: HashMap<&str, usize> = HashMap::new();
+    let mut numbers: HashMap<&str, usize, RandomState> =
+        HashMap::with_capacity_and_hasher(named.len(), RandomState::default());
     let mut layers: Vec<(Vec<Place>, &str, usize)> = Vec::new();
     let mut layer_of: Vec<usize> = Vec::with_capacity(named.len());
     for tensor in named {
@@ -171,9 +171,11 @@ const MAX_PLACES: usize = 1 << 22;
 #[derive(Default)]
 struct Seen<'a> {
     /// Parent and component to the number of the module and its place.
-    modules: HashMap<(usize, &'a str), (usize, Place)>,
+    modules: HashMap<(usize, &'a str), (usize, Place), RandomState>,
     /// Parent and word to when the word first occurred.
-    words: HashMap<(usize, &'a str), usize>,
+    words: HashMap<(usize, &'a str), usize, RandomState>,
+    /// The components of the path before, with their modules and places: neighbours have most of them in common.
+    before: Vec<(&'a str, usize, Place)>,
     /// Components that were given places.
     placed: usize,
 }
@@ -183,25 +185,30 @@ impl<'a> Seen<'a> {
         if super::is_too_long(path) || self.placed > MAX_PLACES {
             return vec![NOWHERE];
         }
-        // Numbers of modules begin at 1: the root is 0.
-        let mut parent = 0;
         let components = path.split('.').filter(|component| !component.is_empty());
-        let places: Vec<Place> = components
-            .map(|component| {
-                let next = self.modules.len() + 1;
-                let words = &mut self.words;
-                let (module, place) = *self.modules.entry((parent, component)).or_insert_with(|| {
-                    let (word, number) = stem(component);
-                    let first = words.len();
-                    let appearance = *words.entry((parent, word)).or_insert(first);
-                    (next, (rank(component), appearance, number))
-                });
-                parent = module;
-                place
-            })
-            .collect();
-        self.placed += places.len();
-        places
+        let shared = self.before.iter().zip(components.clone());
+        let shared = shared.take_while(|((before, _, _), component)| before == component).count();
+        self.before.truncate(shared);
+        for component in components.skip(shared) {
+            // Numbers of modules begin at 1: the root is 0.
+            let parent = self.before.last().map_or(0, |&(_, module, _)| module);
+            let (module, place) = self.module(parent, component);
+            self.before.push((component, module, place));
+        }
+        self.placed += self.before.len();
+        self.before.iter().map(|&(_, _, place)| place).collect()
+    }
+
+    /// The number and the place of a component under its parent.
+    fn module(&mut self, parent: usize, component: &'a str) -> (usize, Place) {
+        let next = self.modules.len() + 1;
+        let words = &mut self.words;
+        *self.modules.entry((parent, component)).or_insert_with(|| {
+            let (word, number) = stem(component);
+            let first = words.len();
+            let appearance = *words.entry((parent, word)).or_insert(first);
+            (next, (rank(component), appearance, number))
+        })
     }
 }
 
@@ -211,7 +218,12 @@ static RANK_OF: LazyLock<HashMap<&str, u8>> = LazyLock::new(|| {
 });
 
 fn rank(component: &str) -> u8 {
-    RANK_OF.get(component.to_ascii_lowercase().as_str()).copied().unwrap_or(UNTOLD)
+    let known = |word: &str| RANK_OF.get(word).copied().unwrap_or(UNTOLD);
+    if component.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        known(&component.to_ascii_lowercase())
+    } else {
+        known(component)
+    }
 }
 
 /// A component as its word and the number behind it, 0 where there is none: `layer10` is `layer` and 10.

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::LazyLock;
 
+use foldhash::fast::RandomState;
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 
 use super::pattern::Pattern;
@@ -129,15 +130,22 @@ static PATTERNS: LazyLock<Vec<(Pattern, Axes, Role)>> = LazyLock::new(|| {
     CONVENTIONS.iter().map(|&(pattern, axes, role)| (Pattern::new(pattern), axes, role)).collect()
 });
 
-/// The roles of the tensors `names`, given the shapes of the whole model under their canonical names.
+/// Lengths of the vectors of a model, by canonical name.
+type Lengths<'a> = HashMap<&'a str, u64, RandomState>;
+
+/// The roles of the tensors `names`, the whole of a model.
 ///
 /// What the table says is looked up once for all names that are the same to it: those of the layers of a stack.
-pub(super) fn roles(
-    names: &[String],
-    subjects: &[Subject<'_>],
-    shapes: &HashMap<&str, Option<&[u64]>>,
-) -> Vec<Role> {
-    let mut kinds: HashMap<Kindred, usize> = HashMap::new();
+pub(super) fn roles(names: &[String], subjects: &[Subject<'_>]) -> Vec<Role> {
+    let lengths: Lengths<'_> = names
+        .iter()
+        .zip(subjects)
+        .filter_map(|(name, subject)| match subject.shape {
+            Some(&[length]) if length > 0 => Some((name.as_str(), length)),
+            _ => None,
+        })
+        .collect();
+    let mut kinds: HashMap<Kindred, usize, RandomState> = HashMap::default();
     let mut kind_of = |(name, subject): (&String, &Subject<'_>)| {
         let next = kinds.len();
         *kinds.entry(Kindred::of(name, subject)).or_insert(next)
@@ -147,7 +155,7 @@ pub(super) fn roles(
     kinds.sort_unstable_by_key(|&(_, number)| number);
     let conventional: Vec<Role> = kinds.par_iter().map(|(kind, _)| kind.role()).collect();
     let subjects = names.iter().zip(subjects).zip(kind_of);
-    subjects.map(|((name, subject), kind)| role(name, subject, conventional[kind], shapes)).collect()
+    subjects.map(|((name, subject), kind)| role(name, subject, conventional[kind], &lengths)).collect()
 }
 
 /// All names that the table does not tell apart.
@@ -199,12 +207,7 @@ impl Kindred {
 }
 
 /// The role of one tensor of which the table says `conventional`.
-fn role(
-    name: &str,
-    subject: &Subject<'_>,
-    conventional: Role,
-    shapes: &HashMap<&str, Option<&[u64]>>,
-) -> Role {
+fn role(name: &str, subject: &Subject<'_>, conventional: Role, lengths: &Lengths<'_>) -> Role {
     if subject.dtype.is_some_and(|dtype| dtype.kind() == Kind::Integer) {
         return Role::Buffer;
     }
@@ -213,8 +216,8 @@ fn role(
     }
     let is_last = |leaf: &str| name.rsplit('.').next().is_some_and(|last| last.eq_ignore_ascii_case(leaf));
     match conventional {
-        Role::Bias if is_last("bias") && is_norm(module(name), shapes) => Role::NormBias,
-        Role::Other if is_last("weight") && is_norm(module(name), shapes) => Role::NormGain,
+        Role::Bias if is_last("bias") && is_norm(module(name), lengths) => Role::NormBias,
+        Role::Other if is_last("weight") && is_norm(module(name), lengths) => Role::NormGain,
         role => role,
     }
 }
@@ -222,11 +225,8 @@ fn role(
 /// Whether `module`, whose own name does not say so, is a norm: its weight is a vector, with a bias or running
 /// statistics of the same length beside it. Nothing else in `torch.nn` is like that; equivariant linear maps keep
 /// their weight in a vector too, beside a bias of another length or of none.
-fn is_norm(module: &str, shapes: &HashMap<&str, Option<&[u64]>>) -> bool {
-    let length = |leaf: &str| match shapes.get(format!("{module}.{leaf}").as_str()).copied().flatten() {
-        Some(&[length]) if length > 0 => Some(length),
-        _ => None,
-    };
+fn is_norm(module: &str, lengths: &Lengths<'_>) -> bool {
+    let length = |leaf: &str| lengths.get(format!("{module}.{leaf}").as_str());
     let weight = length("weight");
     weight.is_some() && (weight == length("bias") || weight == length("running_mean"))
 }

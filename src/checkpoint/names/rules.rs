@@ -63,10 +63,15 @@ impl NameRules {
         Ok(Self { globs, rules })
     }
 
+    /// Whether names mean what they conventionally mean.
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
     /// The first rule that matches the canonical `name`.
     pub fn find(&self, name: &str) -> Option<&NameRule> {
         // Without a single glob, preparing the name for them would be all there is to do.
-        if self.rules.is_empty() {
+        if self.is_empty() {
             return None;
         }
         self.rules.get(*self.globs.matches(name).first()?)

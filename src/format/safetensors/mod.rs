@@ -9,7 +9,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use safetensors::tensor::Metadata;
+use safetensors::tensor::{Dtype, Metadata};
 use serde::de::{Deserializer as _, IgnoredAny, MapAccess, Visitor};
 
 use self::outline::Outline;
@@ -81,19 +81,33 @@ fn by_reference(file: &Arc<InputFile>, header: &Range<u64>, text: &[u8]) -> Opti
     }
     let metadata: Metadata = serde_json::from_slice(text).ok()?;
     let complete = header.end.checked_add(metadata.data_len() as u64)? == file.len();
-    let tensors = metadata.tensors();
-    if !complete || keys(text)? != tensors.len() + usize::from(metadata.metadata().is_some()) {
+    let names = metadata.offset_keys();
+    if !complete || keys(text)? != names.len() + usize::from(metadata.metadata().is_some()) {
         return None;
     }
-    let mut tensors: Vec<_> = tensors.into_iter().collect();
+    let mut tensors = Vec::with_capacity(names.len());
+    for name in names {
+        let info = metadata.info(&name)?;
+        tensors.push((name, info));
+    }
     // Tensors of no bytes share their offsets, and the crate gives them in an order that changes from run to run.
     tensors.sort_by(|(name, info), (other, others)| {
         info.data_offsets.cmp(&others.data_offsets).then_with(|| name.cmp(other))
     });
+    // Most tensors have the dtype of the one before.
+    let mut before = None;
+    let mut dtype_of = |dtype: Dtype| match before {
+        Some((same, known)) if same == dtype => Some(known),
+        _ => {
+            let found = DType::from_name(&dtype.to_string())?;
+            before = Some((dtype, found));
+            Some(found)
+        }
+    };
     let entries = tensors
         .into_iter()
         .map(|(name, info)| {
-            let dtype = DType::from_name(&info.dtype.to_string())?;
+            let dtype = dtype_of(info.dtype)?;
             let shape = info.shape.iter().map(|&size| size as u64).collect();
             let bytes = header.end + info.data_offsets.0 as u64..header.end + info.data_offsets.1 as u64;
             let tensor = Tensor::contiguous(dtype, shape, file.clone(), bytes);
