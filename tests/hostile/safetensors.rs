@@ -303,7 +303,7 @@ pub fn cases() -> Vec<Case> {
                 // The shortest first: 64 MiB and sixteen times the four of the file, in tensors of four.
                 tensors: (0..32)
                     .map(|k| 299 - k)
-                    .map(|k| (format!("w{k}"), ((1 << 20) - k) as f64))
+                    .map(|k| (format!("w{k}"), f64::from((1 << 20) - k)))
                     .collect(),
                 ..damaged(&["overlapping-tensors", "too-many"], &[])
             },
