@@ -131,6 +131,19 @@ fn only_the_named_leaves_hold_unsafe_code() {
     }
 }
 
+/// A name that a checkpoint gives is opened by `files::open_sibling`, which looks at what was opened. The user's own path is not.
+#[test]
+fn files_of_a_checkpoint_are_opened_within_its_directory() {
+    let own = Path::new("src/checkpoint/layout/single_file.rs");
+    for file in sources().into_iter().filter(|file| room_of(file) == "checkpoint" && file != own) {
+        let text = std::fs::read_to_string(&file).expect("a listed file can be read");
+        let code = text.split("#[cfg(test)]\nmod tests {").next().expect("text before it");
+        for opening in ["File::open(", "detect::read(", "fs::read(", "fs::read_to_string("] {
+            assert!(!code.contains(opening), "{}: {opening} instead of open_sibling", file.display());
+        }
+    }
+}
+
 #[test]
 fn main_fits_on_a_screen() {
     let lines = std::fs::read_to_string("src/main.rs").expect("src/main.rs is there").lines().count();

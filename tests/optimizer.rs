@@ -268,3 +268,26 @@ fn a_finding_about_a_moment_names_its_parameter() {
     let finding = assessment.findings.iter().find(|finding| finding.rule == "FP101").expect("a NaN is told");
     assert!(finding.message.contains("max_exp_avg_sq of model.small.weight"), "{}", finding.message);
 }
+
+/// The table of acceptance tests in the docs names tests that exist.
+#[test]
+fn the_acceptance_tests_are_where_the_docs_say() {
+    let page = std::fs::read_to_string("docs/forensics.md").expect("the page is there");
+    let table = page.split("## The tests behind it").nth(1).and_then(|rest| rest.split("\n## ").next());
+    let rows = table.expect("a table").lines().filter(|line| line.starts_with("| ") && line.contains('`'));
+    let mut named = Vec::new();
+    for row in rows {
+        let quoted: Vec<&str> = row.split('`').skip(1).step_by(2).collect();
+        let &[test, file] = quoted.as_slice() else { panic!("{row}") };
+        let source = std::fs::read_to_string(file).unwrap_or_else(|error| panic!("{file}: {error}"));
+        assert!(
+            source.contains(&format!("#[test]\nfn {test}()"))
+                || source.contains(&format!("#[test]\n    fn {test}()")),
+            "{file}: {test}"
+        );
+        named.extend(row.split('|').nth(1).and_then(|cell| cell.trim().split(',').next()));
+    }
+    for acceptance in ["T15", "T16", "T17", "T18", "T27", "T28"] {
+        assert!(named.contains(&acceptance), "{acceptance} is not in the table");
+    }
+}

@@ -129,6 +129,34 @@ fn three_faults_are_traced_to_their_tensors() {
     assert!(right >= ATTRIBUTED, "{right} of 27 are traced to their tensor");
 }
 
+/// The limit of the failure catalogue for C7, which FP307 does not use, and the steps before which it judges nothing.
+const CATALOGUE: f64 = 1e-2;
+const FIRST_STEPS: f64 = 100.0;
+
+#[test]
+fn the_catalogues_limit_for_updates_would_accuse_healthy_runs() {
+    let (mut measured, mut accused, mut largest) = (0, 0, 0.0f64);
+    let (mut runs, mut accused_runs) = (0, 0);
+    for run in committed("fixtures/zoo").iter().filter(|run| run.truth.healthy) {
+        let states = run.analysis.checkpoints.iter().filter_map(|checkpoint| checkpoint.optimizer.value());
+        let parameters = states.flat_map(|state| &state.parameters);
+        let matrices = parameters.filter(|parameter| parameter.shape.len() >= 2);
+        let late = matrices.filter(|parameter| parameter.step.is_some_and(|step| step >= FIRST_STEPS));
+        let ratios: Vec<f64> = late.filter_map(|parameter| parameter.update_ratio.value().copied()).collect();
+        let above = ratios.iter().filter(|&&ratio| ratio > CATALOGUE).count();
+        runs += usize::from(!ratios.is_empty());
+        accused_runs += usize::from(above > 0);
+        measured += ratios.len();
+        accused += above;
+        largest = ratios.into_iter().fold(largest, f64::max);
+    }
+    println!(
+        "C7: {accused} of {measured} matrices of checkpoints of {accused_runs} of {runs} healthy runs above {CATALOGUE}, the largest at {largest:.3}"
+    );
+    assert_eq!((accused, measured, accused_runs, runs), (645, 1058, 16, 21));
+    assert!((0.0605..0.0615).contains(&largest), "{largest}");
+}
+
 #[test]
 fn a_zoo_elsewhere_is_scored() {
     let Some(directory) = std::env::var_os("FLASHPOINT_ZOO").map(PathBuf::from) else {

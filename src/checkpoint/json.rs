@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 
 use crate::context::Context;
 use crate::error::{At, Error, ErrorKind, Result};
-use crate::files::{InputFile, sibling};
+use crate::files::open_sibling;
 
 /// Reads `name` of `directory`, which may have up to `limit` bytes, as a `T`.
 ///
@@ -20,15 +20,15 @@ pub(super) fn read<T: DeserializeOwned>(
     limit: u64,
     context: &Context,
 ) -> Result<T> {
-    let path = sibling(directory, name)?;
-    let file = InputFile::open(&path, context)?;
+    let file = open_sibling(directory, name, context)?;
+    let path = file.path();
     if file.len() > limit {
-        return Err(ErrorKind::TooLarge { what, actual: file.len(), limit }.in_file(&path));
+        return Err(ErrorKind::TooLarge { what, actual: file.len(), limit }.in_file(path));
     }
     let mut buffer = Vec::new();
     let bytes = file.bytes(0..file.len(), &mut buffer)?;
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-    let text = std::str::from_utf8(bytes).map_err(|_| not_utf8(&path, what))?;
+    let text = std::str::from_utf8(bytes).map_err(|_| not_utf8(path, what))?;
     let parsed = if NOT_FINITE.iter().any(|word| text.contains(word)) {
         serde_json::from_reader(BufReader::new(Finite::of(text)))
     } else {
@@ -37,7 +37,7 @@ pub(super) fn read<T: DeserializeOwned>(
     parsed.map_err(|error| {
         let message = error.to_string().chars().take(160).collect();
         let at = At::Line(error.line(), error.column());
-        ErrorKind::SideFile { what, message }.in_file(&path).at(at)
+        ErrorKind::SideFile { what, message }.in_file(path).at(at)
     })
 }
 

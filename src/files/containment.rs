@@ -1,8 +1,40 @@
 //! Names that a file gives for other files: one plain component, resolved inside the checkpoint's directory.
+//!
+//! A path that was looked at may lead elsewhere when it is opened. What counts is therefore what was opened: the path is resolved
+//! again behind that, and what lies there must be the file in hand. Where the system does not number its files (Windows), only the
+//! path is looked at, before and behind.
 
 use std::path::{Path, PathBuf};
 
+use super::InputFile;
+use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
+
+/// Opens `name` beside the files of `directory`.
+///
+/// # Errors
+/// [`ErrorKind::PathEscapes`] when the name or a link of that name leads elsewhere, [`ErrorKind::ChangedWhileReading`] when it
+/// led elsewhere while it was opened, and those of [`InputFile::open`].
+pub fn open_sibling(directory: &Path, name: &str, context: &Context) -> Result<InputFile> {
+    // Before anything is opened: opening a pipe or a device may already do something.
+    let file = InputFile::open(&sibling(directory, name)?, context)?;
+    refuse_outside(directory, &file)?;
+    Ok(file)
+}
+
+/// Refuses a file that is open and does not lie in `directory`, wherever its path led before.
+///
+/// # Errors
+/// As [`open_sibling`].
+pub fn refuse_outside(directory: &Path, file: &InputFile) -> Result<()> {
+    let path = file.path();
+    let Some(target) = place_within(directory, path)? else {
+        return Err(escapes(directory, &path.file_name().unwrap_or_default().to_string_lossy()));
+    };
+    // The place is no link, whatever the path is by now: another file there means that another one was opened.
+    let there = std::fs::symlink_metadata(&target).map_err(|error| Error::io(path, "look at it", &error))?;
+    if file.is_at(&there) { Ok(()) } else { Err(ErrorKind::ChangedWhileReading.in_file(path)) }
+}
 
 /// The path of `name` beside the files of `directory`.
 ///
@@ -12,18 +44,21 @@ use crate::error::{Error, ErrorKind, Result};
 ///
 /// # Errors
 /// [`ErrorKind::PathEscapes`] when the name or the link leads elsewhere, [`ErrorKind::NotFound`] when nothing is there.
-pub fn sibling(directory: &Path, name: &str) -> Result<PathBuf> {
-    let escapes = || ErrorKind::PathEscapes { name: name.to_owned() }.in_file(directory);
+fn sibling(directory: &Path, name: &str) -> Result<PathBuf> {
     let plain = !name.is_empty()
         && name != "."
         && name != ".."
         && !name.contains(['/', '\\', '\0'])
         && name.as_bytes().get(1) != Some(&b':');
     if !plain {
-        return Err(escapes());
+        return Err(escapes(directory, name));
     }
     let path = directory.join(name);
-    if lies_within(directory, &path)? { Ok(path) } else { Err(escapes()) }
+    if lies_within(directory, &path)? { Ok(path) } else { Err(escapes(directory, name)) }
+}
+
+fn escapes(directory: &Path, name: &str) -> Error {
+    ErrorKind::PathEscapes { name: name.to_owned() }.in_file(directory)
 }
 
 /// Whether what `path` leads to, by links or without, lies in `directory`, or in the `blobs` folder of the hub cache entry
@@ -32,9 +67,15 @@ pub fn sibling(directory: &Path, name: &str) -> Result<PathBuf> {
 /// # Errors
 /// When one of the two cannot be resolved.
 pub fn lies_within(directory: &Path, path: &Path) -> Result<bool> {
+    place_within(directory, path).map(|place| place.is_some())
+}
+
+/// Where `path` leads to, if that lies in `directory`.
+fn place_within(directory: &Path, path: &Path) -> Result<Option<PathBuf>> {
     let resolve = |path: &Path| path.canonicalize().map_err(|error| Error::io(path, "resolve it", &error));
     let (target, home) = (resolve(path)?, resolve(directory)?);
-    Ok(target.starts_with(&home) || hub_blobs(&home).is_some_and(|blobs| target.starts_with(blobs)))
+    let within = target.starts_with(&home) || hub_blobs(&home).is_some_and(|blobs| target.starts_with(blobs));
+    Ok(within.then_some(target))
 }
 
 /// The `blobs` folder of the hub cache entry that `snapshot` belongs to.
@@ -74,5 +115,74 @@ mod tests {
         assert!(sibling(&snapshot, "inside").is_ok());
         let error = sibling(&snapshot, "escape").unwrap_err();
         assert!(matches!(error.kind, ErrorKind::PathEscapes { .. }), "{error}");
+    }
+
+    #[cfg(unix)]
+    fn link(to: &Path, at: &Path) {
+        std::os::unix::fs::symlink(to, at).unwrap();
+    }
+
+    /// A directory with a file, and one outside of it.
+    #[cfg(unix)]
+    fn inside_and_outside() -> (tempfile::TempDir, PathBuf, PathBuf) {
+        let root = tempfile::tempdir().unwrap();
+        let directory = root.path().join("checkpoint");
+        std::fs::create_dir(&directory).unwrap();
+        std::fs::write(directory.join("inside"), "inside").unwrap();
+        std::fs::write(root.path().join("outside"), "secret").unwrap();
+        let outside = root.path().join("outside");
+        (root, directory, outside)
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_that_changed_between_the_look_and_the_opening_is_refused() {
+        let (_root, directory, outside) = inside_and_outside();
+        let name = directory.join("name");
+        link(&outside, &name);
+        let opened = InputFile::open(&name, &Context::default()).unwrap();
+        let error = refuse_outside(&directory, &opened).unwrap_err();
+        assert!(matches!(error.kind, ErrorKind::PathEscapes { .. }), "{error}");
+        // And one that leads back inside by the time that it is looked at again.
+        std::fs::remove_file(&name).unwrap();
+        link(&directory.join("inside"), &name);
+        assert_eq!(refuse_outside(&directory, &opened).unwrap_err().kind, ErrorKind::ChangedWhileReading);
+        let opened = InputFile::open(&name, &Context::default()).unwrap();
+        assert_eq!(refuse_outside(&directory, &opened), Ok(()));
+    }
+
+    /// Somebody exchanges the link as fast as they can: what is opened is never the file outside.
+    #[cfg(unix)]
+    #[test]
+    fn nothing_outside_is_read_however_a_link_is_exchanged() {
+        use std::sync::atomic::{AtomicBool, Ordering};
+
+        let (_root, directory, outside) = inside_and_outside();
+        let (name, stop) = (directory.join("name"), AtomicBool::new(false));
+        link(&directory.join("inside"), &name);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let targets = [&outside, &directory.join("inside")];
+                for target in targets.into_iter().cycle() {
+                    let new = directory.join("new");
+                    link(target, &new);
+                    std::fs::rename(&new, &name).unwrap();
+                    if stop.load(Ordering::Relaxed) {
+                        return;
+                    }
+                }
+            });
+            let (mut read, mut refused) = (0, 0);
+            while read < 500 || refused < 500 {
+                match open_sibling(&directory, "name", &Context::default()) {
+                    Ok(file) => {
+                        assert_eq!(file.bytes(0..6, &mut Vec::new()), Ok(&b"inside"[..]));
+                        read += 1;
+                    }
+                    Err(_) => refused += 1,
+                }
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
     }
 }

@@ -97,6 +97,17 @@ impl InputFile {
         self.length
     }
 
+    /// Whether `there` are the facts of this file and of no other. Without numbers of files, none are told apart.
+    pub(super) fn is_at(&self, there: &Metadata) -> bool {
+        match &self.source {
+            #[cfg(unix)]
+            Source::Disk { seen, .. } => Identity::of(there).inode == seen.inode,
+            #[cfg(not(unix))]
+            Source::Disk { .. } => there.is_file(),
+            Source::Memory { origin, .. } => origin.is_at(there),
+        }
+    }
+
     /// Never true of a file: an empty one is refused when it is opened.
     pub fn is_empty(&self) -> bool {
         self.length == 0

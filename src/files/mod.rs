@@ -10,7 +10,7 @@ mod input;
 mod map;
 
 pub use atomic::write_atomically;
-pub use containment::{lies_within, sibling};
+pub use containment::{lies_within, open_sibling, refuse_outside};
 pub use digest::digest;
 pub use directory::{NewDirectory, NewFile, refuse_existing};
 pub use input::InputFile;

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::zip::Archive;
-use super::{Container, npy, npz, safetensors, torch};
+use super::{Container, npy, npz, safetensors, shared, torch};
 use crate::context::Context;
 use crate::error::{ErrorKind, Result};
 use crate::files::InputFile;
@@ -28,14 +28,15 @@ pub fn read(path: &Path, context: &Context) -> Result<Container> {
 pub fn read_file(file: &Arc<InputFile>, context: &Context) -> Result<Container> {
     let mut buffer = Vec::new();
     let start = file.bytes(0..file.len().min(PROBE_BYTES), &mut buffer)?;
-    match Content::of(start, file.path()) {
+    let container = match Content::of(start, file.path()) {
         Content::Safetensors => safetensors::read(file),
         Content::Pickles => torch::legacy::read(file.clone(), context),
         Content::Npy => npy::read(file.clone(), context),
         Content::Zip if npz::matches(&Archive::open(file)?) => npz::read(file.clone(), context),
         Content::Zip => torch::read(file.clone(), context),
         Content::Refused(kind) => Err(kind.in_file(file.path())),
-    }
+    }?;
+    Ok(shared::bound(container, file))
 }
 
 /// What the first bytes of a file say.

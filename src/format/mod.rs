@@ -19,6 +19,7 @@ pub mod npz;
 pub mod object;
 pub mod pickle;
 pub mod safetensors;
+mod shared;
 pub mod torch;
 pub mod zip;
 

@@ -16,7 +16,7 @@ use crate::checkpoint::optimizer::Algorithm;
 use crate::checkpoint::{Checkpoint, Layout, MAX_STATE_BYTES, Section, TRAINER_STATE};
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
-use crate::files::{InputFile, sibling};
+use crate::files::open_sibling;
 use crate::format::detect;
 use crate::history::log;
 use crate::number::counted;
@@ -459,11 +459,10 @@ fn root_keys(checkpoint: &Checkpoint, context: &Context) -> BTreeSet<String> {
 
 /// What `trainer_state.json` says under `epoch`.
 fn epoch_in(directory: &Path, context: &Context) -> Result<Option<f64>> {
-    let path = &sibling(directory, TRAINER_STATE)?;
-    let file = InputFile::open(path, context)?;
+    let file = open_sibling(directory, TRAINER_STATE, context)?;
     if file.len() > MAX_STATE_BYTES {
         let kind = ErrorKind::TooLarge { what: TRAINER_STATE, actual: file.len(), limit: MAX_STATE_BYTES };
-        return Err(kind.in_file(path));
+        return Err(kind.in_file(file.path()));
     }
     let mut buffer = Vec::new();
     Ok(log::outermost_number(file.bytes(0..file.len(), &mut buffer)?, "epoch"))

@@ -17,7 +17,7 @@ pub(super) static RULE: Rule = Rule {
             name: "ratio",
             default: 0.1,
             unit: "lr |u| / |w|",
-            source: "between 0.031 (largest matrix of four healthy small runs) and 1; 1e-3 is usual",
+            source: "between 0.061 (largest matrix of 21 healthy small runs) and 1; 1e-3 is usual",
         },
         Threshold {
             name: "severe-ratio",

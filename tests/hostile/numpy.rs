@@ -96,6 +96,24 @@ pub fn cases() -> Vec<Case> {
                 .listing("objects-that-call-the-shell", "unsupported-tensor", "Python object")
                 .finding("FP901"),
         ),
+        file(
+            "numpy/objects-by-an-old-code.npz",
+            archive("b.npy", &array("'|O8'", "False", "(1,)", &super::pickle::evil())),
+            reads(&[a]).listing("b", "unsupported-tensor", "Python object").finding("FP901"),
+        ),
+        file(
+            "numpy/objects-in-a-field.npz",
+            archive(
+                "b.npy",
+                &array("[('x', '<f4'), ('y', [('z', '|O', (2,))])]", "False", "(1,)", &super::pickle::evil()),
+            ),
+            reads(&[a]).listing("b", "unsupported-tensor", "Python object").finding("FP901"),
+        ),
+        file(
+            "numpy/field-that-is-called-like-objects.npz",
+            archive("b.npy", &array("[('O', '<f4')]", "False", "(1,)", &[0; 4])),
+            reads(&[a]).listing("b", "unsupported-tensor", "structured"),
+        ),
         file("numpy/objects-whose-pickle-breaks-off.npy", objects(b"\x80\x02("), refused("pickle-truncated")),
         file("numpy/honest.npz", archive("b.npy", &floats("(2, 2)")), reads(&[a, ("b", 10.0)])),
         file(

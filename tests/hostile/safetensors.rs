@@ -279,6 +279,36 @@ pub fn cases() -> Vec<Case> {
             reads(&[A, ("b", 4.0)]),
         ),
         made(
+            "safetensors/a-hundred-thousand-axes.safetensors",
+            |folder| {
+                write(
+                    folder,
+                    "model.safetensors",
+                    &beside(&entry("b", "F32", &format!("[{}1]", "1,".repeat(100_000)), "12", "16")),
+                )
+            },
+            damaged(&["too-large", "uncovered-bytes"], &[A]).finding("FP904"),
+        ),
+        made(
+            "safetensors/three-hundred-tensors-over-four-megabytes.safetensors",
+            |folder| {
+                let size = |k: usize| (1 << 20) - k;
+                let entries = (0..300).map(|k| {
+                    entry(&format!("w{k}"), "F32", &format!("[{}]", size(k)), "0", &(4 * size(k)).to_string())
+                });
+                let header = format!("{{{}}}", entries.collect::<Vec<_>>().join(","));
+                write(folder, "model.safetensors", &with_header(&header, &numbers(&vec![1.0; 1 << 20])))
+            },
+            Expected {
+                // The shortest first: 64 MiB and sixteen times the four of the file, in tensors of four.
+                tensors: (0..32)
+                    .map(|k| 299 - k)
+                    .map(|k| (format!("w{k}"), f64::from((1 << 20) - k)))
+                    .collect(),
+                ..damaged(&["overlapping-tensors", "too-many"], &[])
+            },
+        ),
+        made(
             "safetensors/name-of-a-megabyte.safetensors",
             |folder| write(folder, "model.safetensors", &honest(&"n".repeat(1 << 20), &[1.0])),
             Expected { tensors: vec![("n".repeat(1 << 20), 1.0)], ..Expected::default() },

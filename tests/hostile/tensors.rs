@@ -23,6 +23,25 @@ fn listed(name: &'static str, b: Vec<u8>, reason: &'static str) -> Case {
     file(name, beside(b), reads(&[A]).listing("b", "unsupported-tensor", reason))
 }
 
+/// Elements of a storage of four megabytes, all of them 1.
+const ONES: i64 = 1 << 20;
+
+fn ones() -> Record {
+    stored("archive/data/1", &super::safetensors::numbers(&vec![1.0; ONES as usize]))
+}
+
+/// An archive of `tensors` over the storage `1`, which has four megabytes of ones.
+fn over_ones(folder: &std::path::Path, tensors: &[(String, Vec<u8>)]) -> std::path::PathBuf {
+    let entries: Vec<(&str, Vec<u8>)> =
+        tensors.iter().map(|(name, tensor)| (name.as_str(), tensor.clone())).collect();
+    write(folder, "model.pt", &zip(&[stored("archive/data.pkl", &pickled(&dict(&entries))), ones()]))
+}
+
+/// What is read of vectors of that many ones.
+fn of_ones(lengths: impl IntoIterator<Item = i64>) -> Vec<(String, f64)> {
+    lengths.into_iter().enumerate().map(|(k, length)| (format!("w{k}"), length as f64)).collect()
+}
+
 /// A convolution without elements and Adam's moments of it, in shapes whose other sizes multiply to 2^64.
 fn optimizer_of_nothing() -> Vec<u8> {
     let nothing = |size: [i64; 3]| floats("0", 2, 0, &size, &[1; 3]);
@@ -202,6 +221,24 @@ pub fn cases() -> Vec<Case> {
                 beside(tensor)
             },
             damaged(&["malformed-tensor"], &[A]),
+        ),
+        made(
+            "tensors/three-hundred-views-that-overlap.pt",
+            |folder| {
+                let views = (0..300i64).map(|k| (format!("w{k}"), floats("1", ONES, k, &[ONES - k], &[1])));
+                over_ones(folder, &views.collect::<Vec<_>>())
+            },
+            // 64 MiB and sixteen times the four of the file, in views of four.
+            Expected { tensors: of_ones((0..32).map(|k| ONES - k)), ..damaged(&["too-many"], &[]) },
+        ),
+        made(
+            "tensors/a-hundred-and-fifty-names-of-four-megabytes.pt",
+            |folder| {
+                let names = (0..150).map(|k| (format!("w{k}"), floats("1", ONES, 0, &[ONES], &[1])));
+                over_ones(folder, &names.collect::<Vec<_>>())
+            },
+            // 64 MiB and sixty-four times the four of the file.
+            Expected { tensors: of_ones([ONES; 80]), ..damaged(&["too-many"], &[]) },
         ),
         file(
             "tensors/counters-beside-weights.pt",

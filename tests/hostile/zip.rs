@@ -330,6 +330,17 @@ pub fn cases() -> Vec<Case> {
             damaged(&["zip-member"], &[]),
         ),
         made(
+            "zip/sixty-pickles-that-inflate-to-eight-megabytes-each.pt",
+            |folder| {
+                let long = [&b"\x80\x02"[..], &b"N0".repeat(4 << 20), b"N."].concat();
+                let one = deflated("archive/x0.pkl", &long);
+                let sixty =
+                    (0..60).map(|index| Record { name: format!("archive/x{index}.pkl"), ..one.clone() });
+                write(folder, "model.pt", &zip(&records().into_iter().chain(sixty).collect::<Vec<_>>()))
+            },
+            damaged(&["too-large"], &[A]).finding("FP904"),
+        ),
+        made(
             "zip/three-hundred-thousand-members.pt",
             |folder| {
                 let members = (0..300_000).map(|index| stored(&format!("archive/x{index}"), b""));

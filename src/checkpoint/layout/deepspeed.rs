@@ -4,7 +4,7 @@ use super::incomplete;
 use super::listing::Listing;
 use crate::context::Context;
 use crate::error::{Error, Result};
-use crate::files::{InputFile, sibling};
+use crate::files::open_sibling;
 
 /// Names the directory of the newest checkpoint.
 const LATEST: &str = "latest";
@@ -24,7 +24,7 @@ fn tag(listing: &Listing, context: &Context) -> Result<Option<String>> {
     if !listing.has(LATEST) {
         return Ok(None);
     }
-    let file = InputFile::open(&sibling(listing.path(), LATEST)?, context)?;
+    let file = open_sibling(listing.path(), LATEST, context)?;
     let mut buffer = Vec::new();
     let bytes = file.bytes(0..file.len().min(MAX_TAG_BYTES + 1), &mut buffer)?;
     let tag = std::str::from_utf8(bytes).map(str::trim).unwrap_or_default();

@@ -1,7 +1,7 @@
 //! Which files of a directory make up a checkpoint. One layout a file.
 //!
 //! A layout finds files, opens them, and says what is missing; it does not look inside tensors. Every name that comes
-//! from a file, and every symbolic link, is resolved by [`crate::files::sibling`].
+//! from a file, and every symbolic link, is resolved by [`crate::files::open_sibling`].
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
@@ -12,7 +12,7 @@ use super::step::{self, Claim};
 use super::{Layout, Section, json};
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
-use crate::files::{InputFile, sibling};
+use crate::files::{InputFile, open_sibling};
 use crate::format::{Container, detect};
 
 mod accelerate;
@@ -211,8 +211,7 @@ impl Parts {
 
 /// Opens `name` beside the other files of `directory`.
 fn open(directory: &Path, name: &str, section: Option<Section>, context: &Context) -> Result<Part> {
-    let path = sibling(directory, name)?;
-    let input = Arc::new(InputFile::open(&path, context)?);
+    let input = Arc::new(open_sibling(directory, name, context)?);
     let container = detect::read_file(&input, context)?;
     Ok(Part { name: name.to_owned(), section, input, container, label: None })
 }

@@ -9,7 +9,7 @@ use crate::number::short;
 use crate::rules::Confidence;
 
 /// One step over the weight it changes from which it is too long (C7 warns at 1e-2 for large models; FP307's limit for
-/// small ones lies between 0.031, the largest of healthy small runs, and 1).
+/// small ones lies between 0.061, the largest of healthy small runs, and 1).
 const LONG_STEP: f64 = 0.1;
 
 /// Steps by which a warm-up has to last to be one: 1/(1−β₂) of β₂ = 0.98, half of what is recommended (Ma 2019: 2/(1−β₂)).

@@ -25,8 +25,8 @@ pub struct Header {
 pub enum Descr {
     /// A code such as `<f4`.
     Plain(String),
-    /// A list of fields.
-    Structured,
+    /// A list of fields. With one of Python objects among them, the elements are a pickle.
+    Structured { objects: bool },
 }
 
 /// Reads the header of the array that fills `bytes` of `file`, and says where the elements start.
@@ -91,6 +91,12 @@ pub fn parse(text: &[u8]) -> Result<Header, &'static str> {
     }
 }
 
+/// Whether a code is that of references to Python objects: `O`, or, of before numpy 1.7, with the size of one.
+pub fn is_of_objects(code: &str) -> bool {
+    let code = code.trim_start_matches(['<', '>', '=', '|']);
+    code.strip_prefix('O').is_some_and(|size| size.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
 /// What is left of the literal.
 struct Literal<'a> {
     rest: &'a [u8],
@@ -129,21 +135,23 @@ impl<'a> Literal<'a> {
 
     fn descr(&mut self) -> Result<Descr, &'static str> {
         if self.rest.trim_ascii_start().starts_with(b"[") {
-            self.skip_brackets()?;
-            return Ok(Descr::Structured);
+            return Ok(Descr::Structured { objects: self.skip_brackets()? });
         }
         let code = std::str::from_utf8(self.text()?).map_err(|_| "the element type is not text")?;
         Ok(Descr::Plain(code.to_owned()))
     }
 
-    /// Skips a list with all that it nests.
-    fn skip_brackets(&mut self) -> Result<(), &'static str> {
-        let mut open = 0usize;
+    /// Skips a list with all that it nests, and says whether the type of a field in it is that of Python objects.
+    fn skip_brackets(&mut self) -> Result<bool, &'static str> {
+        let (mut open, mut objects) = (0usize, false);
+        // What stands first in a parenthesis is the name of a field.
+        let mut is_name = false;
         loop {
             self.rest = self.rest.trim_ascii_start();
             match self.rest.first() {
                 Some(b'\'' | b'"') => {
-                    self.text()?;
+                    let text = self.text()?;
+                    objects |= !is_name && std::str::from_utf8(text).is_ok_and(is_of_objects);
                     continue;
                 }
                 Some(b'[' | b'(') => open += 1,
@@ -151,9 +159,10 @@ impl<'a> Literal<'a> {
                 Some(_) => {}
                 None => return Err("a bracket is not closed"),
             }
+            is_name = self.rest[0] == b'(';
             self.rest = &self.rest[1..];
             if open == 0 {
-                return Ok(());
+                return Ok(objects);
             }
         }
     }

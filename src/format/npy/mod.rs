@@ -169,14 +169,18 @@ impl Unmeasured {
 }
 
 fn element_type(descr: &Descr) -> Result<DType, Unmeasured> {
-    let Descr::Plain(text) = descr else { return Err(Unmeasured::Kind("structured numpy")) };
+    let text = match descr {
+        Descr::Plain(text) => text,
+        Descr::Structured { objects: true } => return Err(Unmeasured::Objects),
+        Descr::Structured { objects: false } => return Err(Unmeasured::Kind("structured numpy")),
+    };
     let code = text.trim_start_matches(['<', '>', '=', '|']);
     match plain_type(code) {
         Some(dtype) if text.starts_with('>') && dtype.size() != Some(1) => {
             Err(Unmeasured::Kind("big-endian numpy"))
         }
         Some(dtype) => Ok(dtype),
-        None if code == "O" => Err(Unmeasured::Objects),
+        None if header::is_of_objects(code) => Err(Unmeasured::Objects),
         None => Err(unmeasured(code).map_or_else(|| Unmeasured::Unknown(text.clone()), Unmeasured::Kind)),
     }
 }

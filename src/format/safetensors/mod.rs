@@ -37,6 +37,9 @@ pub(super) const MAX_HEADER_BYTES: u64 = 100_000_000;
 /// The audit streams, so that longer headers cost their own length. 2 MiB is about 20,000 tensors.
 const MAX_REFERENCE_BYTES: usize = 2 << 20;
 
+/// Most axes of a tensor that is given to the crate, sixteen times those of torch: what reads them may take the square of their number.
+const MAX_REFERENCE_AXES: usize = 1024;
+
 /// Reads the header of `file` and lists its tensors, in the order of their bytes.
 ///
 /// # Errors
@@ -88,6 +91,9 @@ fn by_reference(file: &Arc<InputFile>, header: &Range<u64>, text: &[u8]) -> Opti
     let mut tensors = Vec::with_capacity(names.len());
     for name in names {
         let info = metadata.info(&name)?;
+        if info.shape.len() > MAX_REFERENCE_AXES {
+            return None;
+        }
         tensors.push((name, info));
     }
     // Tensors of no bytes share their offsets, and the crate gives them in an order that changes from run to run.

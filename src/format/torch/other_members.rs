@@ -10,8 +10,10 @@ use crate::format::pickle::{self, Pickle};
 use crate::format::zip::{Archive, Member, Method};
 use crate::format::{GlobalUse, torch::legacy};
 
-/// Bytes of all members together that are looked into. The rest is said not to have been.
-const MAX_SCANNED: u64 = 256 << 20;
+/// Bytes of all members together that are looked into, inflated: so many, and so many more for each byte of the file. The rest is said not to
+/// have been.
+const LEAST_SCANNED: u64 = 16 << 20;
+const MAX_RATIO: u64 = 4;
 
 /// What was found beside the tensors.
 #[derive(Default)]
@@ -24,7 +26,7 @@ pub(super) struct Others {
 /// Looks into every member that is no part of the checkpoint whose pickle is `data`, in the folder `root`.
 pub(super) fn scan(file: &InputFile, archive: &Archive, root: &str, data: &Member) -> Others {
     let mut others = Others::default();
-    let mut left = MAX_SCANNED;
+    let mut left = LEAST_SCANNED.saturating_add(MAX_RATIO.saturating_mul(file.len())).min(pickle::MAX_BYTES);
     let is_loadable_script = has_constants(archive, root);
     let is_read = |name: &str| is_read(name) || is_loadable_script && name.starts_with("constants/");
     for member in archive.members() {

@@ -23,7 +23,7 @@ use super::edit::{AddedTensor, Edit, NumberAt, NumberEdit, Operation};
 use crate::checkpoint::{Checkpoint, Layout};
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
-use crate::files::{InputFile, lies_within};
+use crate::files::{InputFile, lies_within, refuse_outside};
 use crate::format::Format;
 use crate::tensor::Tensor;
 
@@ -131,7 +131,7 @@ pub(super) fn write(
                 state::write(&source.path, &target, &work.numbers)?;
                 true
             }
-            None => copy(&source.path, &target, context)?,
+            None => copy(checkpoint, &source.path, &target, context)?,
         };
         if !done || context.cancelled() {
             return Ok(false);
@@ -141,14 +141,18 @@ pub(super) fn write(
     Ok(true)
 }
 
-/// Copies a file byte for byte. False when the user asked to stop.
-fn copy(source: &Path, target: &Path, context: &Context) -> Result<bool> {
+/// Copies a file of the checkpoint byte for byte. False when the user asked to stop.
+fn copy(checkpoint: &Checkpoint, source: &Path, target: &Path, context: &Context) -> Result<bool> {
     let metadata = std::fs::metadata(source).map_err(|error| Error::io(source, "look at it", &error))?;
     let file = create(target)?;
     if metadata.len() == 0 {
         return Ok(true);
     }
     let input = InputFile::open(source, context)?;
+    if checkpoint.path.is_dir() {
+        // It may have become a link since it was listed.
+        refuse_outside(&checkpoint.path, &input)?;
+    }
     copy_open(&input, &file, target, context)
 }
 

@@ -10,7 +10,9 @@ use super::super::edit::{NumberAt, NumberEdit};
 use super::splice;
 use crate::checkpoint::optimizer::Quantity;
 use crate::checkpoint::{Checkpoint, Layout};
+use crate::context::Context;
 use crate::error::{At, Error, ErrorKind, Result};
+use crate::files::open_sibling;
 
 /// Its name.
 pub(in crate::recover) const STATE: &str = "state.json";
@@ -41,12 +43,18 @@ fn parse(path: &Path) -> Result<Value> {
 }
 
 fn text(path: &Path) -> Result<String> {
-    let metadata = std::fs::metadata(path).map_err(|error| Error::io(path, "look at it", &error))?;
-    if metadata.len() > MAX_BYTES {
-        let kind = ErrorKind::TooLarge { what: STATE, actual: metadata.len(), limit: MAX_BYTES };
+    let directory = path.parent().unwrap_or(Path::new("."));
+    let file = open_sibling(directory, STATE, &Context { mmap: false, ..Context::default() })?;
+    if file.len() > MAX_BYTES {
+        let kind = ErrorKind::TooLarge { what: STATE, actual: file.len(), limit: MAX_BYTES };
         return Err(kind.in_file(path));
     }
-    std::fs::read_to_string(path).map_err(|error| Error::io(path, "read it", &error))
+    let mut buffer = Vec::new();
+    let bytes = file.bytes(0..file.len(), &mut buffer)?;
+    let text = std::str::from_utf8(bytes).map_err(|_| {
+        ErrorKind::SideFile { what: STATE, message: "it is not UTF-8".to_owned() }.in_file(path)
+    })?;
+    Ok(text.to_owned())
 }
 
 /// Every number of the optimizer's groups: its JSON pointer, what it sets, its value.
