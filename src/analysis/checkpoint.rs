@@ -96,6 +96,7 @@ pub(super) fn measure_checkpoint_beside<B: Beside>(
             .map_or_else(|| Measured::not("no config.json beside the weights"), Measured::Value),
         tensors,
         optimizer: optimizer::measure(checkpoint, level, context),
+        coverage: optimizer::coverage(checkpoint),
         impossible: checkpoint.impossible.clone().map_or_else(
             || Measured::not("the checkpoint holds no optimizer, scheduler or loss scaler that is read"),
             Measured::Value,

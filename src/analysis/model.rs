@@ -20,8 +20,8 @@ pub use jacobian::{
 
 pub use optimizer::{
     Algorithm, Defects, FirstStep, ImpossibleNumber, MappedTensor, Mapping, MappingSource, MasterAnalysis,
-    MasterRounding, OptimizerAnalysis, OptimizerSummary, ParameterGroup, ParameterOptimizer, Range,
-    SecondMomentRows, Spike, SpikeAge,
+    MasterRounding, OptimizerAnalysis, OptimizerCoverage, OptimizerSummary, ParameterGroup,
+    ParameterOptimizer, Range, RepeatedParameter, SecondMomentRows, Spike, SpikeAge, StateCoverage,
 };
 
 pub use run::{
@@ -171,6 +171,9 @@ pub struct CheckpointAnalysis {
     /// Its optimizers' state.
     #[serde(default = "not_in_the_file::<OptimizerAnalysis>")]
     pub optimizer: Measured<OptimizerAnalysis>,
+    /// Which parameters its optimizers list, and of which they keep state.
+    #[serde(default = "not_in_the_file::<StateCoverage>")]
+    pub coverage: Measured<StateCoverage>,
     /// Numbers of its optimizers, schedulers and loss scalers that no training goes on from.
     #[serde(default = "not_in_the_file::<Vec<ImpossibleNumber>>")]
     pub impossible: Measured<Vec<ImpossibleNumber>>,

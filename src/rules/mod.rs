@@ -76,6 +76,7 @@ mod fp707_recent_spike;
 mod fp708_inconsistent_steps;
 mod fp709_contradicted_mapping;
 mod fp710_foreign_optimizer_state;
+mod fp711_inconsistent_optimizer_groups;
 mod fp801_large_end_to_end_gain;
 mod fp802_block_gain_outlier;
 mod fp803_gain_growing_with_depth;
@@ -198,6 +199,7 @@ pub static RULES: &[&Rule] = &[
     &fp708_inconsistent_steps::RULE,
     &fp709_contradicted_mapping::RULE,
     &fp710_foreign_optimizer_state::RULE,
+    &fp711_inconsistent_optimizer_groups::RULE,
     &fp801_large_end_to_end_gain::RULE,
     &fp802_block_gain_outlier::RULE,
     &fp803_gain_growing_with_depth::RULE,

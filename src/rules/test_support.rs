@@ -25,6 +25,7 @@ pub(super) fn checkpoint(tensors: Vec<TensorAnalysis>) -> CheckpointAnalysis {
         config: Measured::not("no config.json beside the weights"),
         tensors,
         optimizer: Measured::not("the checkpoint holds no optimizer state that is read"),
+        coverage: Measured::not("the checkpoint holds no optimizer state that is read"),
         impossible: Measured::not("the checkpoint holds no optimizer, scheduler or loss scaler that is read"),
         masters: Vec::new(),
         attention: Measured::not("not in this test"),
