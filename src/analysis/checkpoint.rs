@@ -5,6 +5,7 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
+use super::architecture;
 use super::jacobian;
 use super::masters;
 use super::model::{
@@ -94,6 +95,7 @@ pub(super) fn measure_checkpoint_beside<B: Beside>(
             .config
             .clone()
             .map_or_else(|| Measured::not("no config.json beside the weights"), Measured::Value),
+        architecture: architecture::compare(checkpoint),
         tensors,
         optimizer: optimizer::measure(checkpoint, level, context),
         coverage: optimizer::coverage(checkpoint),

@@ -24,7 +24,7 @@ fn check(checkpoint: &CheckpointAnalysis, _: &Thresholds, findings: &mut Finding
     let coverage = match &checkpoint.coverage {
         Measured::Value(coverage) => coverage,
         Measured::NotMeasured(reason) => {
-            return findings.not_evaluated(Subject::Checkpoint, reason.clone());
+            return findings.not_evaluated(Subject::Checkpoint, format!("needs optimizer state: {reason}"));
         }
         Measured::Degenerate(_) => return,
     };
@@ -142,6 +142,10 @@ fn keeps_moments(algorithm: &Algorithm) -> bool {
 
 /// Parameters of the model without state although the rest of their layer has some, and others of their kind.
 fn tell_left_out(checkpoint: &CheckpointAnalysis, coverage: &StateCoverage, findings: &mut Findings) {
+    // Where none keeps state, there is nothing that a parameter could lack.
+    if coverage.optimizers.iter().all(|optimizer| optimizer.stored == 0) {
+        return;
+    }
     let unlisted: BTreeSet<&str> = match &coverage.unlisted {
         Measured::Value(unlisted) => unlisted.iter().map(String::as_str).collect(),
         Measured::NotMeasured(reason) => {

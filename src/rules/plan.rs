@@ -61,13 +61,7 @@ impl Needs {
     /// The level that would have to be measured, where it was not.
     fn missing_level(self, measured: MeasureLevel) -> Option<String> {
         let level = self.level();
-        let name = match level {
-            MeasureLevel::Jacobian | MeasureLevel::Full => "full",
-            MeasureLevel::Spectra => "spectra",
-            MeasureLevel::Stats => "stats",
-            MeasureLevel::List | MeasureLevel::Norms => "norms",
-        };
-        (measured < level).then(|| format!("needs --measure {name}"))
+        (measured < level).then(|| format!("{NEEDS_LEVEL}{}", level.max(MeasureLevel::Norms).name()))
     }
 
     /// What of the set is missing, as a reason; `None` when nothing is.
@@ -134,6 +128,15 @@ impl Needs {
     pub const fn and(self, other: Needs) -> Needs {
         Needs(self.0 | other.0)
     }
+}
+
+/// How the reason begins where only a deeper measurement is missing.
+const NEEDS_LEVEL: &str = "needs --measure ";
+
+/// The level of measurement that a check lacked, where `reason` says that nothing else kept it from running.
+pub fn level_needed(reason: &str) -> Option<MeasureLevel> {
+    let name = reason.strip_prefix(NEEDS_LEVEL)?;
+    MeasureLevel::ALL.into_iter().find(|level| level.name() == name)
 }
 
 /// What the rules say about an analysis.

@@ -23,6 +23,7 @@ pub(super) fn checkpoint(tensors: Vec<TensorAnalysis>) -> CheckpointAnalysis {
         problems: Vec::new(),
         globals: Vec::new(),
         config: Measured::not("no config.json beside the weights"),
+        architecture: Measured::not("no config.json beside the weights"),
         tensors,
         optimizer: Measured::not("the checkpoint holds no optimizer state that is read"),
         coverage: Measured::not("the checkpoint holds no optimizer state that is read"),
