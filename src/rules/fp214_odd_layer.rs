@@ -43,15 +43,15 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
             continue;
         }
         let Some((number, usual)) = sole_odd(&layers) else { continue };
-        let odd = &layers[&number];
-        let names: BTreeSet<&str> = usual.keys().chain(odd.keys()).copied().collect();
+        let own = &layers[&number];
+        let names: BTreeSet<&str> = usual.keys().chain(own.keys()).copied().collect();
         let differing: Vec<&str> =
-            names.into_iter().filter(|name| usual.get(name) != odd.get(name)).collect();
+            names.into_iter().filter(|name| usual.get(name) != own.get(name)).collect();
         let share = differing.len() as f64 / usual.len() as f64;
         if share > thresholds.get("largest-difference") {
             continue;
         }
-        report(&Odd { stack, number, layers: layers.len(), usual, odd, differing }, findings);
+        report(&Odd { stack, number, layers: layers.len(), usual, own, differing }, findings);
     }
 }
 
@@ -61,7 +61,7 @@ struct Odd<'a> {
     number: u64,
     layers: usize,
     usual: &'a Population<'a>,
-    odd: &'a Population<'a>,
+    own: &'a Population<'a>,
     differing: Vec<&'a str>,
 }
 
@@ -69,7 +69,7 @@ fn report(odd: &Odd<'_>, findings: &mut Findings) {
     let Some(&first) = odd.differing.first() else { return };
     let layer = format!("{}{}", odd.stack, odd.number);
     let others = odd.layers - 1;
-    let what = match (odd.odd.get(first), odd.usual.get(first)) {
+    let what = match (odd.own.get(first), odd.usual.get(first)) {
         (None, Some(shape)) => {
             format!("{layer} lacks {first}, which the other {others} layers have with the shape {shape:?}")
         }

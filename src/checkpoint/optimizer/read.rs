@@ -214,9 +214,12 @@ impl<'a> Reader<'a> {
         let listed: BTreeSet<&str> = parameters.iter().map(|parameter| parameter.key.as_str()).collect();
         let of_listed = states.iter().filter(|(key, _)| listed.contains(key.as_str()));
         let kept: BTreeSet<&str> = of_listed.flat_map(|(_, fields)| fields.keys().copied()).collect();
-        let is_state = |fields: &HashMap<&str, NodeId>| match kept.is_empty() {
-            true => fields.values().any(|&value| matches!(self.objects.node(value), Node::Tensor(_))),
-            false => fields.keys().any(|key| kept.contains(key)),
+        let is_state = |fields: &HashMap<&str, NodeId>| {
+            if kept.is_empty() {
+                fields.values().any(|&value| matches!(self.objects.node(value), Node::Tensor(_)))
+            } else {
+                fields.keys().any(|key| kept.contains(key))
+            }
         };
         let entries = self.objects.entries(state).unwrap_or_default().iter();
         let keys = entries.filter_map(|&(key, _)| self.key(key));
