@@ -324,6 +324,19 @@ fn a_logit_bound_is_limited_head_by_head() {
 }
 
 #[test]
+fn what_a_deeper_measurement_would_have_judged_is_said_beside_the_verdict() {
+    let sentence = |level: &[&str]| {
+        let output = flashpoint(&[&["gate", "--format", "json", ATTENTION[1]], level].concat());
+        let report: Value = serde_json::from_slice(&output.stdout).expect("it is JSON");
+        report["gate"]["sentence"].as_str().expect("text").to_owned()
+    };
+    let shallow = sentence(&[]);
+    assert!(shallow.contains(" of them at this level: --measure full runs them"), "{shallow}");
+    let deep = sentence(&["--measure", "full"]);
+    assert!(deep.contains(" checks could not run") && !deep.contains("at this level"), "{deep}");
+}
+
+#[test]
 fn a_logit_bound_that_was_not_measured_prevents_a_decision() {
     let folder = Folder::new();
     let policy = folder.write("flashpoint.toml", "[[limits]]\nquantity = \"logit-bound\"\nlargest = 1e9\n");

@@ -31,7 +31,7 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
     let Some(first) = told.first() else { return };
     let others = match told.len() - 1 {
         0 => String::new(),
-        more => format!(", and so have {more} more of {count} parameters"),
+        more => format!("; {more} more of {count} parameters have none"),
     };
     let message = format!("{} has the shape {:?}, no element{others}", first.name, first.shape);
     let advice = "save the model with its parameters gathered: of a sharded one, each process holds a part, and some hold nothing";
@@ -59,7 +59,7 @@ mod tests {
         assert_eq!(found.told(), [(Severity::Critical, "b".to_owned())]);
         assert_eq!(
             found.found[0].message,
-            "b has the shape [0, 64], no element, and so have 1 more of 3 parameters"
+            "b has the shape [0, 64], no element; 1 more of 3 parameters have none"
         );
     }
 

@@ -44,10 +44,11 @@ fn tell_missing(found: &ArchitectureMatch, findings: &mut Findings) {
         names => format!("; it has instead, and {} has not: {}", found.architecture, listed(names)),
     };
     let message = format!(
-        "{} of {} parameters of {} by its config are missing: {}{beside}",
+        "{} of {} parameters of {} by its config {} missing: {}{beside}",
         found.missing.len(),
         found.parameters,
         found.architecture,
+        if found.missing.len() == 1 { "is" } else { "are" },
         listed(&found.missing),
     );
     let finding = findings.push(Subject::Checkpoint, message, ADVICE);
@@ -126,7 +127,7 @@ mod tests {
             }),
         );
         assert_eq!(found.told(), [(Severity::Critical, "checkpoint".to_owned())]);
-        let message = "1 of 40 parameters of gpt2 by its config are missing: h.1.ln_1.weight; it has instead, and gpt2 has not: h.1.norm.weight";
+        let message = "1 of 40 parameters of gpt2 by its config is missing: h.1.ln_1.weight; it has instead, and gpt2 has not: h.1.norm.weight";
         assert_eq!(found.found[0].message, message);
     }
 

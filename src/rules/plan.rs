@@ -266,3 +266,17 @@ impl Assessment {
         self.findings.iter().map(|finding| finding.severity).max()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_that_is_a_level_alone_names_the_level() {
+        let needs = Needs::SPECTRA.and(Needs::ATTENTION);
+        let reason = needs.missing_level(MeasureLevel::Stats).expect("spectra lie deeper");
+        assert_eq!(level_needed(&reason), Some(MeasureLevel::Spectra));
+        assert_eq!(level_needed("needs Jacobians: needs flashpoint jacobian, or --measure jacobian"), None);
+        assert_eq!(needs.missing_level(MeasureLevel::Full), None);
+    }
+}
