@@ -259,6 +259,16 @@ pub enum ErrorKind {
         /// The file, or the index, that was read.
         read: String,
     },
+    /// A file of the directory, or of a folder in it, that may hold tensors and is no part of what was read.
+    #[error("it may hold tensors, and was not read beside {}{}", read.escape_debug(), and_so(*others, named))]
+    NotRead {
+        /// The file, or the index, that was read.
+        read: String,
+        /// How many others there are.
+        others: usize,
+        /// The first of these.
+        named: Vec<String>,
+    },
     /// A tensor that the index names and that its shard does not hold.
     #[error("the index puts it in the shard {}, which does not hold it", shard.escape_debug())]
     NotInShard {
@@ -675,6 +685,15 @@ fn these(count: usize, newest: &str) -> String {
 }
 
 /// So many parameters.
+/// The other files that the same is so of, the first of them by name.
+fn and_so(others: usize, named: &[String]) -> String {
+    if others == 0 {
+        return String::new();
+    }
+    let more = if others > named.len() { ", …" } else { "" };
+    format!("; {others} more: {}{more}", named.join(", ").escape_debug())
+}
+
 fn parameters(count: usize) -> String {
     if count == 1 { "a parameter".to_owned() } else { format!("{count} parameters") }
 }
@@ -736,6 +755,7 @@ impl ErrorKind {
             Self::OtherModel { .. } => {
                 "inspect it by its own name: which of them is loaded depends on the loader"
             }
+            Self::NotRead { .. } => "if one of them is part of the model, look at it by its own path",
             Self::NotInShard { .. } | Self::NotInIndex | Self::TotalSize { .. } => {
                 "index and shards are of different writes: copy both again, or write the index anew"
             }
@@ -842,6 +862,7 @@ impl ErrorKind {
             self,
             Self::StrayShard
                 | Self::OtherModel { .. }
+                | Self::NotRead { .. }
                 | Self::TotalSize { .. }
                 | Self::StepsDisagree { .. }
                 | Self::UnknownDtype { .. }

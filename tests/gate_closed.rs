@@ -128,6 +128,31 @@ fn a_second_model_that_was_not_read_prevents_a_decision_and_is_told_once() {
 }
 
 #[test]
+fn files_that_may_hold_tensors_and_are_no_part_of_the_model_are_named_and_do_not_fail() {
+    let folder = Folder::new();
+    for below in ["m", "m/2_Dense", "m/onnx", "m/.cache", "m/1_Pooling"] {
+        std::fs::create_dir(folder.path(below)).expect("a folder can be made");
+    }
+    folder.tensors("m/model.safetensors", &[("fc.weight", &small())]);
+    folder.write("m/1_Pooling/config.json", "{}");
+    folder.write("m/onnx/tokenizer.json", "{}");
+    folder.tensors("m/.cache/old.safetensors", &[("fc.weight", &[f32::NAN])]);
+    let (code, quiet) = judged(&[&folder.text("m")]);
+    assert_eq!((code, count(&quiet, "FP903", "noticed")), (0, 0), "{quiet:?}");
+
+    folder.write("m/weights.npz", "anything");
+    folder.write("m/onnx/model.onnx", "anything");
+    folder.tensors("m/2_Dense/model.safetensors", &[("linear.weight", &[f32::NAN])]);
+    let (code, told) = judged(&[&folder.text("m")]);
+    assert_eq!((code, count(&told, "FP903", "noticed")), (0, 1), "{told:?}");
+    let [_, _, message] = told.iter().find(|told| told[0] == "FP903").expect("it was counted");
+    assert_eq!(
+        message,
+        "weights.npz: it may hold tensors, and was not read beside model.safetensors; 2 more: 2_Dense/model.safetensors, onnx/model.onnx"
+    );
+}
+
+#[test]
 fn a_hole_is_told_once_and_a_raised_limit_lets_it_be_and_says_so() {
     let (code, decisions) = judged(&[HOLE]);
     let prevents = decisions.iter().filter(|decision| decision[1] == "prevents").collect::<Vec<_>>();
@@ -299,6 +324,19 @@ fn a_logit_bound_is_limited_head_by_head() {
 }
 
 #[test]
+fn what_a_deeper_measurement_would_have_judged_is_said_beside_the_verdict() {
+    let sentence = |level: &[&str]| {
+        let output = flashpoint(&[&["gate", "--format", "json", ATTENTION[1]], level].concat());
+        let report: Value = serde_json::from_slice(&output.stdout).expect("it is JSON");
+        report["gate"]["sentence"].as_str().expect("text").to_owned()
+    };
+    let shallow = sentence(&[]);
+    assert!(shallow.contains(" of them at this level: --measure full runs them"), "{shallow}");
+    let deep = sentence(&["--measure", "full"]);
+    assert!(deep.contains(" checks could not run") && !deep.contains("at this level"), "{deep}");
+}
+
+#[test]
 fn a_logit_bound_that_was_not_measured_prevents_a_decision() {
     let folder = Folder::new();
     let policy = folder.write("flashpoint.toml", "[[limits]]\nquantity = \"logit-bound\"\nlargest = 1e9\n");
@@ -334,6 +372,64 @@ fn another_name_of_a_tensor_may_go_and_come_with_the_container() {
         flashpoint(&["gate", &tied, "--baseline", &baseline, "--measure", "norms", "--format", "json"]);
     assert!(!told(&with).contains("gate-new-tensor"), "{}", told(&with));
     assert!(!told(&without).contains("gate-missing-tensor"), "{}", told(&without));
+}
+
+/// A baseline of a model whose head is its embedding under another name, and the same model with a head of its own.
+fn tied_and_untied(folder: &Folder) -> [String; 2] {
+    let (embedding, head) = (("embed.weight", [0.5, -0.25, 0.125]), ("head.weight", [0.5, -0.25, 0.25]));
+    let own = folder.tensors("own.safetensors", &[(embedding.0, &embedding.1), (head.0, &head.1)]);
+    let measured = folder.text("own.measured.json");
+    assert_eq!(flashpoint(&["measure", &own, "--output", &measured, "-q"]).status.code(), Some(0));
+    let text = std::fs::read_to_string(&measured).expect("it was written");
+    let mut analysis: Value = serde_json::from_str(&text).expect("it is JSON");
+    let tensors = analysis["checkpoints"][0]["tensors"].as_array_mut().expect("a list");
+    let mut tied = tensors[0].clone();
+    (tied["name"], tied["canonical_name"]) = ("head.weight".into(), "head.weight".into());
+    tied["tied_to"] = "embed.weight".into();
+    tensors[1] = tied;
+    [measured, folder.write("tied.measured.json", analysis.to_string())]
+}
+
+#[test]
+fn a_head_that_is_no_longer_tied_is_told_as_new_and_one_that_has_become_tied_as_missing() {
+    let folder = Folder::new();
+    let [own, tied] = tied_and_untied(&folder);
+    let gate = |checkpoint: &str, baseline: &str| {
+        judged(&[checkpoint, "--baseline", baseline, "--measure", "norms"])
+    };
+    let (code, untied) = gate(&own, &tied);
+    assert_eq!(code, 0);
+    assert_eq!(count(&untied, "gate-new-tensor", "noticed"), 1, "{untied:?}");
+    assert_eq!(count(&untied, "gate-missing-tensor", "fails"), 0, "{untied:?}");
+    let (code, now_tied) = gate(&tied, &own);
+    assert_eq!(code, 1);
+    assert_eq!(count(&now_tied, "gate-missing-tensor", "fails"), 1, "{now_tied:?}");
+    for unchanged in [&own, &tied] {
+        let (code, told) = gate(unchanged, unchanged);
+        assert_eq!(
+            (code, told.iter().filter(|told| told[0].ends_with("tensor")).count()),
+            (0, 0),
+            "{told:?}"
+        );
+    }
+}
+
+#[test]
+fn a_container_without_ties_may_keep_either_name_or_a_copy_for_each() {
+    let folder = Folder::new();
+    let [_, tied] = tied_and_untied(&folder);
+    let weights = [0.5, -0.25, 0.125];
+    for (name, kept) in [
+        ("embedding.safetensors", vec!["embed.weight"]),
+        ("head.safetensors", vec!["head.weight"]),
+        ("copies.safetensors", vec!["embed.weight", "head.weight"]),
+    ] {
+        let kept: Vec<(&str, &[f32])> = kept.iter().map(|&name| (name, &weights[..])).collect();
+        let file = folder.tensors(name, &kept);
+        let (code, told) = judged(&[&file, "--baseline", &tied, "--measure", "norms"]);
+        let changes = told.iter().filter(|told| told[0].ends_with("tensor")).count();
+        assert_eq!((code, changes), (0, 0), "{name}: {told:?}");
+    }
 }
 
 #[test]

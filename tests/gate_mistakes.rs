@@ -211,6 +211,20 @@ const MISTAKES: &[Mistake] = &[
         &["the growth of parameter-norm needs a baseline", "give --baseline"],
     ),
     mistake(
+        "a limit on shrinking without a baseline",
+        Some("[[limits]]\nquantity = \"norm\"\nshrink = 0.5\n"),
+        &["MODEL"],
+        2,
+        &["the shrinking of norm needs a baseline", "give --baseline"],
+    ),
+    mistake(
+        "a family required that judges no checkpoint",
+        Some("[gate]\nrequired = [\"FP5xx\"]\n"),
+        &["MODEL"],
+        2,
+        &["line 2, column 13", "every rule of FP5xx judges a run", "leave it out, or name one of FP1xx"],
+    ),
+    mistake(
         "growth per step from a baseline of the same step",
         Some("[[limits]]\nquantity = \"parameter-norm\"\ngrowth-per-step = 1.1\n"),
         &["MODEL", "--baseline", "same.measured.json"],

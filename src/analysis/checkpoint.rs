@@ -5,6 +5,7 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
+use super::architecture;
 use super::jacobian;
 use super::masters;
 use super::model::{
@@ -96,8 +97,10 @@ pub(super) fn measure_checkpoint_beside<B: Beside>(
             .config
             .clone()
             .map_or_else(|| Measured::not("no config.json beside the weights"), Measured::Value),
+        architecture: architecture::compare(checkpoint),
         tensors,
         optimizer: optimizer::measure(checkpoint, level, context),
+        coverage: optimizer::coverage(checkpoint),
         impossible: checkpoint.impossible.clone().map_or_else(
             || Measured::not("the checkpoint holds no optimizer, scheduler or loss scaler that is read"),
             Measured::Value,

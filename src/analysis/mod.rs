@@ -1,5 +1,6 @@
 //! Everything measured: the model of an analysis, and the algorithms that fill it. Judges nothing, prints nothing.
 
+mod architecture;
 mod checkpoint;
 pub mod diff;
 mod digests;

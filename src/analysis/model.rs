@@ -20,8 +20,8 @@ pub use jacobian::{
 
 pub use optimizer::{
     Algorithm, Defects, FirstStep, ImpossibleNumber, MappedTensor, Mapping, MappingSource, MasterAnalysis,
-    MasterRounding, OptimizerAnalysis, OptimizerSummary, ParameterGroup, ParameterOptimizer, Range,
-    SecondMomentRows, Spike, SpikeAge,
+    MasterRounding, OptimizerAnalysis, OptimizerCoverage, OptimizerSummary, ParameterGroup,
+    ParameterOptimizer, Range, RepeatedParameter, SecondMomentRows, Spike, SpikeAge, StateCoverage,
 };
 
 pub use run::{
@@ -90,6 +90,24 @@ pub enum MeasureLevel {
     Full,
     /// The Jacobians of the network as well, at synthetic probes.
     Jacobian,
+}
+
+impl MeasureLevel {
+    /// Every level, the shallowest first.
+    pub const ALL: [Self; 6] =
+        [Self::List, Self::Norms, Self::Stats, Self::Spectra, Self::Full, Self::Jacobian];
+
+    /// The name behind `--measure`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::List => "list",
+            Self::Norms => "norms",
+            Self::Stats => "stats",
+            Self::Spectra => "spectra",
+            Self::Full => "full",
+            Self::Jacobian => "jacobian",
+        }
+    }
 }
 
 /// A quantity, or why there is none. A check that could not run is never a pass.
@@ -166,11 +184,17 @@ pub struct CheckpointAnalysis {
     pub globals: Vec<GlobalAnalysis>,
     /// What the architecture's config says, as far as rules use it.
     pub config: Measured<BTreeMap<String, serde_json::Value>>,
+    /// How its parameters differ from those of the network that the config describes.
+    #[serde(default = "not_in_the_file::<ArchitectureMatch>")]
+    pub architecture: Measured<ArchitectureMatch>,
     /// Every tensor, in file order.
     pub tensors: Vec<TensorAnalysis>,
     /// Its optimizers' state.
     #[serde(default = "not_in_the_file::<OptimizerAnalysis>")]
     pub optimizer: Measured<OptimizerAnalysis>,
+    /// Which parameters its optimizers list, and of which they keep state.
+    #[serde(default = "not_in_the_file::<StateCoverage>")]
+    pub coverage: Measured<StateCoverage>,
     /// Numbers of its optimizers, schedulers and loss scalers that no training goes on from.
     #[serde(default = "not_in_the_file::<Vec<ImpossibleNumber>>")]
     pub impossible: Measured<Vec<ImpossibleNumber>>,
@@ -189,6 +213,32 @@ pub struct CheckpointAnalysis {
     /// The GPU that took part; absent where the processor computed everything.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<DeviceUse>,
+}
+
+/// The parameters of a checkpoint against those of the network that its config describes, by names and shapes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ArchitectureMatch {
+    /// The architecture.
+    pub architecture: String,
+    /// Parameters that the network has.
+    pub parameters: u64,
+    /// Names of those that the checkpoint lacks.
+    pub missing: Vec<String>,
+    /// Those of another shape; more rows than the vocabulary has tokens are none.
+    pub reshaped: Vec<ReshapedParameter>,
+    /// Names of tensors in the stack of blocks that the network has not.
+    pub unexpected: Vec<String>,
+}
+
+/// A parameter of another shape than the config says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ReshapedParameter {
+    /// The tensor, by its name as stored.
+    pub name: String,
+    /// Its shape.
+    pub shape: Vec<u64>,
+    /// The shape that the network has.
+    pub expected: Vec<u64>,
 }
 
 /// What a GPU did of a measurement. What is not counted here the processor computed.

@@ -375,7 +375,7 @@ fn join_optimizers(
     let parameters: Vec<(usize, &CheckpointTensor, &Tensor)> = tensors
         .iter()
         .enumerate()
-        .filter(|(_, tensor)| is_parameter(tensor))
+        .filter(|(_, tensor)| tensor.is_parameter())
         .filter_map(|(index, named)| Some((index, named, named.tensor.as_ref().ok()?)))
         .collect();
     // A safetensors file is sorted by name; a pickled state dict keeps the order of registration.
@@ -397,12 +397,14 @@ fn join_optimizers(
     }
 }
 
-/// What training adjusts: a floating tensor of the model that is no buffer, counted once where tied.
-fn is_parameter(tensor: &CheckpointTensor) -> bool {
-    tensor.section == Section::Model
-        && tensor.role != Role::Buffer
-        && tensor.tied_to.is_none()
-        && tensor.tensor.as_ref().is_ok_and(|tensor| tensor.dtype.kind() == Kind::Float)
+impl CheckpointTensor {
+    /// Whether training adjusts it: a floating tensor of the model that is no buffer, counted once where tied.
+    pub fn is_parameter(&self) -> bool {
+        self.section == Section::Model
+            && self.role != Role::Buffer
+            && self.tied_to.is_none()
+            && self.tensor.as_ref().is_ok_and(|tensor| tensor.dtype.kind() == Kind::Float)
+    }
 }
 
 /// The shape of a parameter, by what is stored for it element by element.

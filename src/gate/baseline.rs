@@ -10,6 +10,7 @@ use super::judgement::{BaselineState, BaselineSummary};
 use super::limit::Then;
 use super::names::Names;
 use super::policy::Comparison;
+use super::ties::Ties;
 use super::written::Level;
 use crate::analysis::model::{Analysis, CheckpointAnalysis, Measured, Section, TensorAnalysis};
 use crate::error::{ErrorKind, Result};
@@ -110,7 +111,7 @@ impl Baseline {
 
     /// What is new, missing, of another dtype or shape in `checkpoint`, in its order and then in the baseline's.
     pub(super) fn changes(&self, checkpoint: &CheckpointAnalysis, comparison: &Comparison) -> Vec<Change> {
-        let before = by_name(&self.checkpoint);
+        let (before, now) = (Ties::of(&self.checkpoint), Ties::of(checkpoint));
         let mut changes = Vec::new();
         // What cannot be read is told as damage: of its shape and dtype nothing is known.
         for tensor in model(checkpoint).filter(|tensor| !tensor.damaged) {
@@ -121,16 +122,28 @@ impl Baseline {
                 canonical_name: tensor.canonical_name.clone(),
                 message,
             };
-            let name = &tensor.name;
-            let Some(then) = before.get(tensor.canonical_name.as_str()) else {
-                if tensor.tied_to.is_some() {
-                    // Another name of a tensor that is told under its own.
-                    continue;
+            let (name, canonical) = (&tensor.name, tensor.canonical_name.as_str());
+            let Some(then) = before.get(canonical) else {
+                // Another name of a tensor that the baseline has, or that is told under its first.
+                let names = now.names(canonical);
+                if tensor.tied_to.is_none() && !names.iter().any(|name| before.get(name).is_some()) {
+                    let message = format!("{name} is not in the baseline {}", self.checkpoint.name);
+                    changes.push(change(&check::NEW, comparison.new, message));
                 }
-                let message = format!("{name} is not in the baseline {}", self.checkpoint.name);
-                changes.push(change(&check::NEW, comparison.new, message));
                 continue;
             };
+            if let Some(first) = before.parted_in(canonical, &now) {
+                let message = format!(
+                    "{name} is a tensor of its own, in the baseline it is {first} under another name"
+                );
+                changes.push(change(&check::NEW, comparison.new, message));
+            }
+            if let Some(first) = now.parted_in(canonical, &before) {
+                let message = format!(
+                    "{name} is {first} under another name, in the baseline it is a tensor of its own"
+                );
+                changes.push(change(&check::MISSING, comparison.missing, message));
+            }
             if then.shape != tensor.shape {
                 let message =
                     format!("{name} has the shape {:?}, {:?} in the baseline", tensor.shape, then.shape);
@@ -144,13 +157,10 @@ impl Baseline {
                 changes.push(change(&check::RETYPED, comparison.retyped, message));
             }
         }
-        let (now, names) = (by_name(checkpoint), Names::of(&self.checkpoint));
-        for tensor in
-            model(&self.checkpoint).filter(|tensor| !now.contains_key(tensor.canonical_name.as_str()))
-        {
+        for tensor in model(&self.checkpoint) {
             // Containers that hold no ties keep one of the names.
-            let first = tensor.tied_to.as_deref().and_then(|first| names.canonical(first));
-            if first.is_some_and(|first| now.contains_key(first)) {
+            let names = before.names(&tensor.canonical_name);
+            if names.iter().any(|name| now.get(name).is_some()) {
                 continue;
             }
             let message = format!("{} of the baseline {} is missing", tensor.name, self.checkpoint.name);

@@ -16,7 +16,7 @@ use super::judgement::{BaselineState, Decision, Effect, Judgement, Outcome};
 use super::names::Names;
 use super::policy::Policy;
 use crate::analysis::model::{Analysis, CheckpointAnalysis, TensorAnalysis};
-use crate::rules::{Assessment, Finding, NotEvaluated, RULES, Severity, Subject};
+use crate::rules::{self, Assessment, Finding, NotEvaluated, RULES, Severity, Subject};
 
 pub(super) use unread::is_measured;
 
@@ -84,7 +84,7 @@ pub fn judge(case: Case<'_>) -> Judgement {
     };
     Judgement {
         outcome,
-        sentence: sentence(outcome, &decisions, case.assessment.not_evaluated.len()),
+        sentence: sentence(outcome, &decisions, &unchecked(&case.assessment.not_evaluated)),
         policy: case.policy.name.clone().unwrap_or_else(|| "built-in".to_owned()),
         fail_on: case.policy.fail_on,
         baseline: case.baseline.map(|baseline| baseline.summary(case.analysis.checkpoints.first())),
@@ -93,13 +93,8 @@ pub fn judge(case: Case<'_>) -> Judgement {
 }
 
 /// The outcome in one sentence.
-fn sentence(outcome: Outcome, decisions: &[Decision], not_evaluated: usize) -> String {
+fn sentence(outcome: Outcome, decisions: &[Decision], unchecked: &str) -> String {
     let count = |effect| decisions.iter().filter(|decision| decision.effect == effect).count();
-    let unchecked = match not_evaluated {
-        0 => String::new(),
-        1 => "; 1 check could not run".to_owned(),
-        checks => format!("; {checks} checks could not run"),
-    };
     match (outcome, decisions.first()) {
         (Outcome::Pass, _) => {
             let told = [(Effect::Noticed, "below what fails"), (Effect::Tolerated, "tolerated")];
@@ -126,6 +121,19 @@ fn sentence(outcome: Outcome, decisions: &[Decision], not_evaluated: usize) -> S
         }
         (_, None) => String::new(),
     }
+}
+
+/// How many checks could not run, and how many of them a deeper measurement would run.
+fn unchecked(not_evaluated: &[NotEvaluated]) -> String {
+    let all = match not_evaluated.len() {
+        0 => return String::new(),
+        1 => "; 1 check could not run".to_owned(),
+        checks => format!("; {checks} checks could not run"),
+    };
+    let level = |entry: &NotEvaluated| rules::level_needed(&entry.reason);
+    let too_shallow = not_evaluated.iter().filter_map(level).collect::<Vec<_>>();
+    let Some(deepest) = too_shallow.iter().copied().max() else { return all };
+    format!("{all}, {} of them at this level: --measure {} runs them", too_shallow.len(), deepest.name())
 }
 
 /// Where claims become decisions.

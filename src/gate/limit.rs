@@ -62,6 +62,15 @@ impl Limit {
         self.growth.is_some() || self.growth_per_step.is_some() || self.shrink.is_some()
     }
 
+    /// What of the quantity it compares with the baseline, for a sentence.
+    pub(super) fn compared(&self) -> Vec<&'static str> {
+        let grows = self.growth.is_some() || self.growth_per_step.is_some();
+        [(grows, "growth"), (self.shrink.is_some(), "shrinking")]
+            .into_iter()
+            .filter_map(|(is_compared, what)| is_compared.then_some(what))
+            .collect()
+    }
+
     /// Whether it is about `tensor`.
     pub fn is_about(&self, tensor: &TensorAnalysis) -> bool {
         !matches!(self.quantity, Quantity::ParameterNorm | Quantity::LogitBound)

@@ -14,6 +14,7 @@ mod judgement;
 mod limit;
 mod names;
 mod policy;
+mod ties;
 mod written;
 
 pub use baseline::Baseline;

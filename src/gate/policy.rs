@@ -254,24 +254,34 @@ impl Reader<'_> {
         })
     }
 
-    /// The codes of a rule or a family.
     /// The rules that must be evaluated: of a family those that judge a checkpoint, since the gate judges no run.
     fn required(&self, named: &Spanned<String>) -> Result<Vec<&'static str>> {
-        let judges_checkpoints = |rule: &Rule| matches!(rule.check, Check::Checkpoint(_));
-        if let Some(rules) = self.family(named)? {
-            return Ok(rules.iter().filter(|rule| judges_checkpoints(rule)).map(|rule| rule.code).collect());
+        let family = self.family(named)?;
+        let is_family = family.is_some();
+        let rules = match family {
+            Some(rules) => rules,
+            None => vec![self.rule(named)?],
+        };
+        let codes: Vec<_> =
+            rules.iter().filter(|rule| judges_checkpoints(rule)).map(|rule| rule.code).collect();
+        if !codes.is_empty() {
+            return Ok(codes);
         }
-        let rule = self.rule(named)?;
-        if judges_checkpoints(rule) {
-            return Ok(vec![rule.code]);
-        }
-        let message = format!(
-            "{} judges a run, and the gate judges checkpoints: leave it out; flashpoint postmortem judges runs",
-            named.get_ref()
-        );
+        let name = named.get_ref();
+        let (what, instead) = if is_family {
+            let families = RULES.iter().filter(|rule| judges_checkpoints(rule));
+            let families = families.map(|rule| format!("{}xx", &rule.code[..3])).collect::<BTreeSet<_>>();
+            let families = families.into_iter().collect::<Vec<_>>().join(", ");
+            (format!("every rule of {name} judges a run"), format!("leave it out, or name one of {families}"))
+        } else {
+            (format!("{name} judges a run"), "leave it out".to_owned())
+        };
+        let message =
+            format!("{what}, and the gate judges checkpoints: {instead}; flashpoint postmortem judges runs");
         Err(self.refuse(message, named.span().start))
     }
 
+    /// The codes of a rule or a family.
     fn codes(&self, named: &Spanned<String>) -> Result<Vec<&'static str>> {
         match self.family(named)? {
             Some(rules) => Ok(rules.iter().map(|rule| rule.code).collect()),
@@ -422,6 +432,10 @@ impl Reader<'_> {
             reshaped: written.reshaped.unwrap_or(default.reshaped),
         })
     }
+}
+
+fn judges_checkpoints(rule: &Rule) -> bool {
+    matches!(rule.check, Check::Checkpoint(_))
 }
 
 fn unknown_threshold(rule: &Rule, name: &str) -> String {

@@ -1,15 +1,15 @@
 //! Moments whose shapes the model does not have: the state is that of another model.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::moments::{parameters, state};
 use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
-use crate::analysis::model::{Algorithm, CheckpointAnalysis, ParameterOptimizer, Section};
+use crate::analysis::model::{Algorithm, CheckpointAnalysis, ParameterOptimizer, Section, TensorAnalysis};
 
 pub(super) static RULE: Rule = Rule {
     code: "FP710",
     name: "foreign-optimizer-state",
-    summary: "an optimizer's moments have shapes that the model's tensors have not",
+    summary: "an optimizer holds moments for which the model has no tensor of their shape",
     page: include_str!("../../docs/rules/FP710-foreign-optimizer-state.md"),
     severity: Severity::Critical,
     confidence: Confidence::Exact,
@@ -29,27 +29,20 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
         return findings.not_evaluated(Subject::Checkpoint, reason);
     }
     for (index, optimizer) in state.optimizers.iter().enumerate() {
-        let matrices = parameters(checkpoint).map(|(parameter, _, _)| parameter);
-        let matrices: Vec<_> = matrices
-            .filter(|parameter| parameter.optimizer == index as u64 && parameter.shape.len() > 1)
-            .collect();
+        let matrices = once_each(checkpoint, index as u64);
         if matrices.is_empty() || !keeps_whole_moments(&optimizer.algorithm) {
             let reason = format!("{} keeps no moments in the shape of a matrix", optimizer.place);
             findings.not_evaluated(Subject::Checkpoint, reason);
             continue;
         }
         let foreign = foreign(checkpoint, &matrices);
-        let Some(first) = foreign.first() else { continue };
+        if foreign.is_empty() {
+            continue;
+        }
         let share = foreign.len() as f64 / matrices.len() as f64;
         let limit = thresholds.get("foreign-share");
-        let message = format!(
-            "{} holds moments of {} matrices, and {} of these have a shape for which the model has no tensor, such as {} of {:?}",
-            optimizer.place,
-            matrices.len(),
-            foreign.len(),
-            first.name,
-            first.shape,
-        );
+        let told = told(checkpoint, &foreign);
+        let message = format!("{} holds moments of {} matrices, and {told}", optimizer.place, matrices.len());
         let advice = "if part of what is trained is saved elsewhere this is as it should be; if not, the state is that of another model, or of another save of this one: a resume would fail or go on with moments that mean nothing";
         let finding = findings.push(Subject::Checkpoint, message, advice);
         finding.against(
@@ -61,6 +54,41 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
         if share <= limit {
             finding.severity(Severity::Note);
         }
+    }
+}
+
+/// The matrices with moments of an optimizer, each once: that a parameter stands in two groups is told by another rule.
+fn once_each(checkpoint: &CheckpointAnalysis, optimizer: u64) -> Vec<&ParameterOptimizer> {
+    let mut seen = BTreeSet::new();
+    parameters(checkpoint)
+        .map(|(parameter, _, _)| parameter)
+        .filter(|parameter| parameter.optimizer == optimizer && parameter.shape.len() > 1)
+        .filter(|parameter| seen.insert(parameter.name.as_str()))
+        .collect()
+}
+
+/// What is so of the `foreign` matrices: the model has no tensor of their shape, or fewer than there are moments.
+fn told(checkpoint: &CheckpointAnalysis, foreign: &[&ParameterOptimizer]) -> String {
+    let shapes: BTreeSet<&[u64]> = model(checkpoint).map(|tensor| tensor.shape.as_slice()).collect();
+    let (left_over, unknown): (Vec<_>, Vec<_>) =
+        foreign.iter().partition(|parameter| shapes.contains(parameter.shape.as_slice()));
+    let such_as = |some: &[&ParameterOptimizer]| {
+        some.first().map_or_else(String::new, |first| format!("such as {} of {:?}", first.name, first.shape))
+    };
+    let of_no_tensor = format!(
+        "{} of these have a shape for which the model has no tensor, {}",
+        unknown.len(),
+        such_as(&unknown)
+    );
+    let of_none_left = format!(
+        "for {} of these no tensor of the model is left, since others of their shape take all that there are, {}",
+        left_over.len(),
+        such_as(&left_over)
+    );
+    match (unknown.is_empty(), left_over.is_empty()) {
+        (_, true) => of_no_tensor,
+        (true, false) => of_none_left,
+        (false, false) => format!("{of_no_tensor}; {of_none_left}"),
     }
 }
 
@@ -80,7 +108,7 @@ fn keeps_whole_moments(algorithm: &Algorithm) -> bool {
 
 /// Why it is not known which shapes the model has.
 fn why_shapes_are_not_known(checkpoint: &CheckpointAnalysis) -> Option<&'static str> {
-    let mut model = checkpoint.tensors.iter().filter(|tensor| tensor.section == Section::Model).peekable();
+    let mut model = model(checkpoint).peekable();
     if model.peek().is_none() {
         return Some("there is no model beside the optimizer");
     }
@@ -91,13 +119,17 @@ fn why_shapes_are_not_known(checkpoint: &CheckpointAnalysis) -> Option<&'static 
     unread.then_some("part of the model was not read")
 }
 
+fn model(checkpoint: &CheckpointAnalysis) -> impl Iterator<Item = &TensorAnalysis> {
+    checkpoint.tensors.iter().filter(|tensor| tensor.section == Section::Model)
+}
+
 /// The parameters for whose shape there are fewer tensors than moments: those beyond the number of tensors.
 fn foreign<'a>(
     checkpoint: &CheckpointAnalysis,
     matrices: &[&'a ParameterOptimizer],
 ) -> Vec<&'a ParameterOptimizer> {
     let mut left: BTreeMap<&[u64], u64> = BTreeMap::new();
-    for tensor in checkpoint.tensors.iter().filter(|tensor| tensor.section == Section::Model) {
+    for tensor in model(checkpoint) {
         *left.entry(&tensor.shape).or_default() += 1;
     }
     let is_foreign = |parameter: &&&ParameterOptimizer| match left.get_mut(parameter.shape.as_slice()) {
@@ -136,6 +168,32 @@ mod tests {
         assert_eq!(of_another.told(), [(Severity::Critical, "checkpoint".to_owned())]);
         let more_than_there_are = judge(&RULE, &trained(model, &[&[64, 64], &[64, 64], &[64, 64]]));
         assert_eq!(more_than_there_are.told().len(), 1);
+    }
+
+    #[test]
+    fn a_shape_that_the_model_has_too_few_of_is_told_from_one_that_it_has_not() {
+        let model: &[&[u64]] = &[&[64, 32], &[64, 64]];
+        let message = |moments: &[&[u64]]| judge(&RULE, &trained(model, moments)).found.remove(0).message;
+        let (none, left) = ("the model has no tensor", "no tensor of the model is left");
+        let too_many = message(&[&[64, 64], &[64, 64], &[64, 32]]);
+        assert!(too_many.contains(&format!("for 1 of these {left}")), "{too_many}");
+        assert!(too_many.contains("such as 1.weight of [64, 64]") && !too_many.contains(none), "{too_many}");
+        let unknown = message(&[&[64, 7], &[64, 32]]);
+        assert!(unknown.contains("1 of these have a shape for which the model has no tensor"), "{unknown}");
+        assert!(!unknown.contains(left), "{unknown}");
+        let both = message(&[&[64, 7], &[64, 32], &[64, 32]]);
+        assert!(both.contains(none) && both.contains(left), "{both}");
+    }
+
+    #[test]
+    fn a_parameter_that_stands_in_two_groups_is_counted_once() {
+        let mut saved = trained(&[&[64, 32], &[64, 64]], &[&[64, 32], &[64, 64], &[64, 32], &[64, 64]]);
+        let mut index = 0;
+        saved.edit_moments(|parameter| {
+            parameter.name = format!("{}.weight", index % 2);
+            index += 1;
+        });
+        assert!(judge(&RULE, &saved).is_clean());
     }
 
     #[test]

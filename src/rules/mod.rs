@@ -34,7 +34,10 @@ mod fp207_resonant_convolution;
 mod fp208_small_shortcut;
 mod fp209_shape_error;
 mod fp210_exploded_weights;
+mod fp211_empty_weight;
+mod fp212_wrong_parameters;
 mod fp213_depth_gain;
+mod fp214_odd_layer;
 mod fp301_above_edge_of_stability;
 mod fp302_decoupled_second_moment;
 mod fp303_oversized_update;
@@ -76,6 +79,7 @@ mod fp707_recent_spike;
 mod fp708_inconsistent_steps;
 mod fp709_contradicted_mapping;
 mod fp710_foreign_optimizer_state;
+mod fp711_inconsistent_optimizer_groups;
 mod fp801_large_end_to_end_gain;
 mod fp802_block_gain_outlier;
 mod fp803_gain_growing_with_depth;
@@ -97,7 +101,7 @@ pub(crate) use collapse::{Limits as CollapseLimits, collapse};
 pub use finding::{Bound, Confidence, Evidence, Finding, Findings, Severity, Subject};
 pub(crate) use fp802_block_gain_outlier::outlier_above;
 pub(crate) use logs::{GIVEN_BACK, Habit};
-pub use plan::{Assessment, Needs, NotEvaluated, evaluate};
+pub use plan::{Assessment, Needs, NotEvaluated, evaluate, level_needed};
 pub use threshold::{Overrides, Threshold, Thresholds};
 
 use crate::analysis::model::{Analysis, CheckpointAnalysis};
@@ -156,7 +160,10 @@ pub static RULES: &[&Rule] = &[
     &fp208_small_shortcut::RULE,
     &fp209_shape_error::RULE,
     &fp210_exploded_weights::RULE,
+    &fp211_empty_weight::RULE,
+    &fp212_wrong_parameters::RULE,
     &fp213_depth_gain::RULE,
+    &fp214_odd_layer::RULE,
     &fp301_above_edge_of_stability::RULE,
     &fp302_decoupled_second_moment::RULE,
     &fp303_oversized_update::RULE,
@@ -198,6 +205,7 @@ pub static RULES: &[&Rule] = &[
     &fp708_inconsistent_steps::RULE,
     &fp709_contradicted_mapping::RULE,
     &fp710_foreign_optimizer_state::RULE,
+    &fp711_inconsistent_optimizer_groups::RULE,
     &fp801_large_end_to_end_gain::RULE,
     &fp802_block_gain_outlier::RULE,
     &fp803_gain_growing_with_depth::RULE,

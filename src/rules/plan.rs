@@ -61,13 +61,7 @@ impl Needs {
     /// The level that would have to be measured, where it was not.
     fn missing_level(self, measured: MeasureLevel) -> Option<String> {
         let level = self.level();
-        let name = match level {
-            MeasureLevel::Jacobian | MeasureLevel::Full => "full",
-            MeasureLevel::Spectra => "spectra",
-            MeasureLevel::Stats => "stats",
-            MeasureLevel::List | MeasureLevel::Norms => "norms",
-        };
-        (measured < level).then(|| format!("needs --measure {name}"))
+        (measured < level).then(|| format!("{NEEDS_LEVEL}{}", level.max(MeasureLevel::Norms).name()))
     }
 
     /// What of the set is missing, as a reason; `None` when nothing is.
@@ -134,6 +128,15 @@ impl Needs {
     pub const fn and(self, other: Needs) -> Needs {
         Needs(self.0 | other.0)
     }
+}
+
+/// How the reason begins where only a deeper measurement is missing.
+const NEEDS_LEVEL: &str = "needs --measure ";
+
+/// The level of measurement that a check lacked, where `reason` says that nothing else kept it from running.
+pub fn level_needed(reason: &str) -> Option<MeasureLevel> {
+    let name = reason.strip_prefix(NEEDS_LEVEL)?;
+    MeasureLevel::ALL.into_iter().find(|level| level.name() == name)
 }
 
 /// What the rules say about an analysis.
@@ -261,5 +264,19 @@ impl Assessment {
     /// The worst severity found.
     pub fn worst(&self) -> Option<Severity> {
         self.findings.iter().map(|finding| finding.severity).max()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_that_is_a_level_alone_names_the_level() {
+        let needs = Needs::SPECTRA.and(Needs::ATTENTION);
+        let reason = needs.missing_level(MeasureLevel::Stats).expect("spectra lie deeper");
+        assert_eq!(level_needed(&reason), Some(MeasureLevel::Spectra));
+        assert_eq!(level_needed("needs Jacobians: needs flashpoint jacobian, or --measure jacobian"), None);
+        assert_eq!(needs.missing_level(MeasureLevel::Full), None);
     }
 }

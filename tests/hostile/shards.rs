@@ -183,6 +183,30 @@ pub fn cases() -> Vec<Case> {
             noted(&["other-model"], &[A]).finding("FP901"),
         ),
         directory(
+            "shards/arrays-beside-a-model",
+            vec![
+                ("model.safetensors", honest("a", &[1.0])),
+                ("weights.npz", b"not an archive".to_vec()),
+                ("moments.npy", Vec::new()),
+            ],
+            noted(&["not-read"], &[A]),
+        ),
+        made(
+            "shards/a-folder-of-two-thousand-models-in-a-model",
+            |folder| {
+                let below = folder.join("2_Dense");
+                std::fs::create_dir(&below).expect("a folder can be made");
+                std::fs::write(folder.join("model.safetensors"), honest("a", &[1.0]))
+                    .expect("a file can be written");
+                for number in 0..2_000 {
+                    std::fs::write(below.join(format!("{number}.safetensors")), b"")
+                        .expect("a file can be written");
+                }
+                folder.to_owned()
+            },
+            noted(&["not-read"], &[A]),
+        ),
+        directory(
             "shards/index-of-pickles-beside-safetensors",
             vec![
                 ("model.safetensors", honest("a", &[1.0])),

@@ -19,6 +19,43 @@ pub struct OptimizerAnalysis {
     pub spike: Measured<Spike>,
 }
 
+/// Which parameters the optimizers of one checkpoint list, and of which of them they keep state.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct StateCoverage {
+    /// The optimizers, in the order in which they were found.
+    pub optimizers: Vec<OptimizerCoverage>,
+    /// Tensors of the model that no optimizer lists; not measured where it is not known which tensors they list.
+    pub unlisted: Measured<Vec<String>>,
+}
+
+/// What one optimizer lists, and what it keeps.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct OptimizerCoverage {
+    /// Where it was found.
+    pub place: String,
+    /// Its algorithm.
+    pub algorithm: Algorithm,
+    /// Parameters that its groups list, each counted once.
+    pub listed: u64,
+    /// Those of them that have state.
+    pub stored: u64,
+    /// Parameters that stand more than once in its groups.
+    pub repeated: Vec<RepeatedParameter>,
+    /// Keys of states that no group lists.
+    pub orphans: Vec<String>,
+    /// Tensors of the model that it lists and keeps no state of, where it is known which they are.
+    pub without_state: Vec<String>,
+}
+
+/// A parameter that stands more than once in the groups of one optimizer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RepeatedParameter {
+    /// Its key in the state, or its name where the groups list names.
+    pub key: String,
+    /// The groups, one for each time.
+    pub groups: Vec<u64>,
+}
+
 /// One optimizer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct OptimizerSummary {

@@ -4,6 +4,7 @@
 //! version, and says what no single checkpoint can show. Judges nothing.
 
 pub mod bound;
+mod coverage;
 pub mod gradient;
 pub mod history;
 pub mod mapping_proof;
@@ -29,6 +30,7 @@ use crate::checkpoint::Checkpoint;
 use crate::context::Context;
 use crate::error::Result;
 use crate::tensor::Tensor;
+pub use coverage::coverage;
 use parameter::Energies;
 use place::Place;
 

@@ -67,6 +67,11 @@ impl Listing {
         self.files.iter().map(String::as_str)
     }
 
+    /// The directories, sorted by name.
+    pub(super) fn directories(&self) -> impl Iterator<Item = &str> {
+        self.directories.iter().map(String::as_str)
+    }
+
     /// The directories whose names say that they are checkpoints.
     pub(super) fn checkpoints(&self) -> Vec<&str> {
         let names = self.directories.iter().map(String::as_str);

@@ -108,6 +108,7 @@ fn directory(listing: &Listing, context: &Context) -> Result<Parts> {
     let mut parts = read.map_err(|error| missing.clone().unwrap_or(error))?;
     parts.problems.extend(missing);
     parts.add_other_models(listing, context);
+    parts.add_not_read(listing);
     parts.read_config(listing, context);
     Ok(parts)
 }

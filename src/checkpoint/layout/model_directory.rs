@@ -25,6 +25,13 @@ const MODEL_FILES: &[&str] = &[
 /// Extensions of files that may hold a model under any name.
 const MODEL_EXTENSIONS: &[&str] = &["safetensors", "pt", "pth", "ckpt", "bin"];
 
+/// Extensions of files that hold tensors and never are the model that is read, in its directory or below.
+const OTHER_EXTENSIONS: &[&str] = &["npz", "npy", "h5", "keras", "msgpack", "onnx", "gguf", "ot"];
+
+/// Folders that are looked into, and files that are named.
+const MOST_FOLDERS: usize = 1000;
+const NAMED: usize = 4;
+
 /// Reads the model of a directory, which must hold exactly one.
 pub(super) fn read(listing: &Listing, context: &Context) -> Result<Parts> {
     if let Some(index) = index(listing) {
@@ -86,6 +93,33 @@ impl Parts {
     }
 }
 
+impl Parts {
+    /// Says which files of formats that no model is read from lie beside what was read, and which files of any format in the folders
+    /// of the directory. Whether they belong to the model nobody knows: they are no second model, and nothing is said against them.
+    pub(super) fn add_not_read(&mut self, listing: &Listing) {
+        let used = index(listing).or_else(|| self.files.first().map(|part| part.name.clone()));
+        let Some(read) = used else { return };
+        let is_read: HashSet<&str> = self.files.iter().map(|part| part.name.as_str()).collect();
+        let known: HashSet<PathBuf> = self.problems.iter().map(|problem| problem.path.clone()).collect();
+        let beside = listing.files().filter(|file| has_extension(file, OTHER_EXTENSIONS)).map(str::to_owned);
+        let below = listing.directories().filter(|folder| !folder.starts_with('.')).take(MOST_FOLDERS);
+        let below = below.flat_map(|folder| {
+            let files = Listing::of(&listing.path().join(folder)).ok();
+            let files = files.iter().flat_map(Listing::files).filter(|file| holds_tensors(file));
+            files.map(|file| format!("{folder}/{file}")).collect::<Vec<_>>()
+        });
+        let is_new =
+            |file: &String| !is_read.contains(file.as_str()) && !known.contains(&listing.path().join(file));
+        let not_read: Vec<String> = beside.chain(below).filter(is_new).collect();
+        if let [first, others @ ..] = not_read.as_slice() {
+            let named = others.iter().take(NAMED).cloned().collect();
+            let kind = ErrorKind::NotRead { read, others: others.len(), named };
+            let error = kind.in_file(&listing.path().join(first));
+            self.problems.push(error);
+        }
+    }
+}
+
 /// Whether `name` is all of the model that the directory holds.
 pub(super) fn is_the_model(listing: &Listing, name: &str) -> bool {
     match index(listing) {
@@ -115,8 +149,16 @@ fn model_files(listing: &Listing) -> Result<Vec<&str>> {
 }
 
 fn may_be_model(file: &str) -> bool {
+    has_extension(file, MODEL_EXTENSIONS) && hf_trainer::section_of_side_file(file).is_none()
+}
+
+fn holds_tensors(file: &str) -> bool {
+    may_be_model(file) || has_extension(file, OTHER_EXTENSIONS)
+}
+
+fn has_extension(file: &str, extensions: &[&str]) -> bool {
     let extension = Path::new(file).extension().and_then(|extension| extension.to_str()).unwrap_or_default();
-    MODEL_EXTENSIONS.contains(&extension) && hf_trainer::section_of_side_file(file).is_none()
+    extensions.contains(&extension)
 }
 
 /// Why there is no model: the directory is a run, or its checkpoint is not whole, or it is something else.

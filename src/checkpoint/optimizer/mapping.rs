@@ -378,6 +378,7 @@ mod tests {
             parameters,
             scheduled: None,
             file: 0,
+            orphans: Vec::new(),
             hyperparameters: Vec::new(),
         };
         let shapes: Vec<_> = shapes.iter().map(|shape| Some(shape.to_vec())).collect();

@@ -34,6 +34,8 @@ pub struct OptimizerState {
     pub groups: Vec<ParameterGroup>,
     /// The state of each parameter, group by group, in the order of the groups' lists.
     pub parameters: Vec<ParameterState>,
+    /// Keys of what is stored as the state of a parameter that no group lists.
+    pub orphans: Vec<String>,
     /// How its parameters were joined to the model's tensors.
     pub mapping: Mapping,
     /// Learning rate per group by the scheduler saved beside it, where there is exactly one.

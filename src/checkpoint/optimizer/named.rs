@@ -117,6 +117,7 @@ pub(in crate::checkpoint) fn read(
         place: file.to_owned(),
         algorithm: told.unwrap_or_else(|| recognise(&keys, &Configuration::default())),
         groups: groups.collect(),
+        orphans: Vec::new(),
         mapping: Mapping::refused(parameters.len(), "there is no model beside the optimizer"),
         parameters,
         scheduled: None,

@@ -167,12 +167,14 @@ impl<'a> Reader<'a> {
             self.share_group_step(&fields, &mut parameters[first..]);
         }
         let algorithm = recognise(&state_keys(&states), &configuration);
+        let orphans = self.orphans(state, &states, &parameters);
         let mapping = Mapping::refused(parameters.len(), "there is no model beside the optimizer");
         Ok(Some(OptimizerState {
             place: path.to_owned(),
             algorithm,
             groups,
             parameters,
+            orphans,
             mapping,
             scheduled: None,
             file: self.number,
@@ -199,6 +201,29 @@ impl<'a> Reader<'a> {
     fn states(&self, state: NodeId) -> HashMap<String, HashMap<&'a str, NodeId>> {
         let entries = self.objects.entries(state).unwrap_or_default().iter();
         entries.filter_map(|&(key, value)| Some((self.key(key)?, self.fields(value)))).collect()
+    }
+
+    /// The keys of states, in their order, that no group lists: of those that keep something under a name that the states of listed
+    /// parameters have too, or that any state has where none is listed. What an optimizer keeps for itself is none of them.
+    fn orphans(
+        &self,
+        state: NodeId,
+        states: &HashMap<String, HashMap<&'a str, NodeId>>,
+        parameters: &[ParameterState],
+    ) -> Vec<String> {
+        let listed: BTreeSet<&str> = parameters.iter().map(|parameter| parameter.key.as_str()).collect();
+        let of_listed = states.iter().filter(|(key, _)| listed.contains(key.as_str()));
+        let kept: BTreeSet<&str> = of_listed.flat_map(|(_, fields)| fields.keys().copied()).collect();
+        let is_state = |fields: &HashMap<&str, NodeId>| {
+            if kept.is_empty() {
+                fields.values().any(|&value| matches!(self.objects.node(value), Node::Tensor(_)))
+            } else {
+                fields.keys().any(|key| kept.contains(key))
+            }
+        };
+        let entries = self.objects.entries(state).unwrap_or_default().iter();
+        let keys = entries.filter_map(|&(key, _)| self.key(key));
+        keys.filter(|key| !listed.contains(key.as_str()) && states.get(key).is_some_and(&is_state)).collect()
     }
 
     /// A parameter's key. Older torch numbers parameters by their addresses, which may not fit 63 bits.

@@ -26,7 +26,11 @@ impl Bench<'_> {
     pub(super) fn limits(&mut self, checkpoint: &CheckpointAnalysis) {
         for limit in &self.case.policy.limits {
             if limit.needs_baseline() && self.case.baseline.is_none() {
-                let message = format!("the growth of {} needs a baseline", limit.quantity.name());
+                let message = format!(
+                    "the {} of {} needs a baseline",
+                    limit.compared().join(" and "),
+                    limit.quantity.name()
+                );
                 self.prevent(
                     of_limit(limit, checkpoint, Subject::Checkpoint, message),
                     "a limit of the policy could not be judged; give --baseline or baseline.file",

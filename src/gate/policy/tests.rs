@@ -84,6 +84,22 @@ fn a_family_is_required_as_far_as_it_judges_checkpoints_and_a_rule_on_runs_is_re
 }
 
 #[test]
+fn a_family_without_a_rule_on_checkpoints_is_refused_where_it_stands() {
+    let (at, message) = mistake("[gate]\nrequired = [\"FP3xx\", \"FP5xx\"]\n");
+    assert_eq!(at, At::Line(2, 22));
+    assert!(message.contains("every rule of FP5xx judges a run"), "{message}");
+    assert!(message.contains("leave it out, or name one of FP1xx, FP2xx, FP3xx, FP4xx"), "{message}");
+    assert!(!message.split("name one of").any(|offered| offered.contains(", FP5xx")), "{message}");
+    // Of every family it offers, some rule judges checkpoints.
+    for family in ["FP1xx", "FP2xx", "FP3xx", "FP4xx", "FP6xx", "FP7xx", "FP8xx", "FP9xx"] {
+        assert!(
+            parse(&format!("[gate]\nrequired = [\"{family}\"]\n")).unwrap().required.len() > 1,
+            "{family}"
+        );
+    }
+}
+
+#[test]
 fn a_limit_on_shrinking_is_a_ratio_from_0_to_1() {
     let policy = parse("[[limits]]\nquantity = \"norm\"\nshrink = 0.5\n").unwrap();
     assert!(policy.limits[0].needs_baseline() && policy.limits[0].shrink == Some(0.5));

@@ -11,12 +11,14 @@ mod gpt2;
 mod llama;
 mod model_toml;
 mod perceptron;
+mod population;
 mod recurrent;
 mod rope;
 mod shapes;
 mod state;
 
 pub use model_toml::from_model_toml;
+pub use population::{Population, population};
 pub use shapes::{from_shapes, recurrences};
 
 use std::collections::{BTreeSet, HashMap};
@@ -52,6 +54,10 @@ pub struct Built {
 /// # Errors
 /// When there is no config, it is of a model that is not built, or its parameters are not those of the checkpoint.
 pub fn from_config(checkpoint: &Checkpoint) -> Result<Built> {
+    Built::join(network_of_config(checkpoint)?, checkpoint)
+}
+
+fn network_of_config(checkpoint: &Checkpoint) -> Result<Network> {
     let unknown = |message: &str| {
         ErrorKind::UnknownArchitecture { message: message.to_owned() }.in_file(&checkpoint.path)
     };
@@ -59,17 +65,16 @@ pub fn from_config(checkpoint: &Checkpoint) -> Result<Built> {
     let config = Config::new(values, &checkpoint.path);
     let places = Places::of(checkpoint);
     if checkpoint.layout == Layout::NanoGpt {
-        return Built::join(gpt2::build(&config, Writer::NanoGpt, &places)?, checkpoint);
+        return gpt2::build(&config, Writer::NanoGpt, &places);
     }
     let kind = config.text("model_type").ok_or_else(|| unknown("config.json has no model_type"))?;
-    let network = match kind {
+    match kind {
         "gpt2" => gpt2::build(&config, Writer::Transformers, &places),
         "llama" | "mistral" | "qwen2" | "qwen3" => llama::build(&config, kind, &places),
         "bert" | "roberta" | "xlm-roberta" | "camembert" => bert::build(&config, kind, &places),
         "albert" => albert::build(&config, &places),
         _ => Err(config.not_built("model_type")),
-    }?;
-    Built::join(network, checkpoint)
+    }
 }
 
 /// So many missing parameters are named.

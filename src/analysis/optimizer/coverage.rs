@@ -1,0 +1,59 @@
+//! Which parameters the optimizers of a checkpoint list, and of which of them they keep state. Reads no element.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::analysis::model::{Measured, OptimizerCoverage, RepeatedParameter, StateCoverage};
+use crate::checkpoint::Checkpoint;
+use crate::checkpoint::optimizer::{OptimizerState, ParameterState};
+
+/// What the optimizers of `checkpoint` cover of its model.
+pub fn coverage(checkpoint: &Checkpoint) -> Measured<StateCoverage> {
+    if checkpoint.optimizers.is_empty() {
+        return Measured::not("the checkpoint holds no optimizer state that is read");
+    }
+    let optimizers = checkpoint.optimizers.iter().map(|optimizer| of_one(optimizer, checkpoint)).collect();
+    Measured::Value(StateCoverage { optimizers, unlisted: unlisted(checkpoint) })
+}
+
+fn of_one(optimizer: &OptimizerState, checkpoint: &Checkpoint) -> OptimizerCoverage {
+    let mut places: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for (index, state) in optimizer.parameters.iter().enumerate() {
+        places.entry(&state.key).or_default().push(index);
+    }
+    let first = |index: usize, state: &ParameterState| places[state.key.as_str()][0] == index;
+    let once = || optimizer.parameters.iter().enumerate().filter(|&(index, state)| first(index, state));
+    let repeated = once().filter(|(_, state)| places[state.key.as_str()].len() > 1).map(|(_, state)| {
+        let groups = places[state.key.as_str()].iter();
+        RepeatedParameter {
+            key: state.name.clone().unwrap_or_else(|| state.key.clone()),
+            groups: groups.map(|&index| optimizer.parameters[index].group as u64).collect(),
+        }
+    });
+    let bare = once().filter(|(_, state)| !state.stored).filter_map(|(_, state)| state.parameter);
+    OptimizerCoverage {
+        place: optimizer.place.clone(),
+        algorithm: optimizer.algorithm.clone(),
+        listed: once().count() as u64,
+        stored: once().filter(|(_, state)| state.stored).count() as u64,
+        repeated: repeated.collect(),
+        orphans: optimizer.orphans.clone(),
+        without_state: bare.map(|index| checkpoint.tensors[index].name.clone()).collect(),
+    }
+}
+
+/// The parameters of the model that no optimizer lists.
+fn unlisted(checkpoint: &Checkpoint) -> Measured<Vec<String>> {
+    let mut listed = BTreeSet::new();
+    for state in checkpoint.optimizers.iter().flat_map(|optimizer| &optimizer.parameters) {
+        match state.parameter {
+            Some(index) => listed.insert(index),
+            None => return Measured::not("it is not known which tensor each of its parameters is"),
+        };
+    }
+    if listed.is_empty() {
+        return Measured::not("its groups list no parameter of a model");
+    }
+    let tensors = checkpoint.tensors.iter().enumerate();
+    let rest = tensors.filter(|(index, tensor)| tensor.is_parameter() && !listed.contains(index));
+    Measured::Value(rest.map(|(_, tensor)| tensor.name.clone()).collect())
+}

@@ -1,0 +1,169 @@
+//! Parameters that the network of the config has and the checkpoint lacks, has in another shape, or has beside them.
+
+use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Thresholds};
+use crate::analysis::model::{ArchitectureMatch, CheckpointAnalysis, Measured, ReshapedParameter};
+
+pub(super) static RULE: Rule = Rule {
+    code: "FP212",
+    name: "wrong-parameters",
+    summary: "the checkpoint lacks a parameter of the network that its config describes, or has it in another shape",
+    page: include_str!("../../docs/rules/FP212-wrong-parameters.md"),
+    severity: Severity::Critical,
+    confidence: Confidence::Exact,
+    needs: Needs::CONFIG,
+    thresholds: &[],
+    check: Check::Checkpoint(check),
+};
+
+/// So many names are given.
+const NAMED: usize = 3;
+
+fn check(checkpoint: &CheckpointAnalysis, _: &Thresholds, findings: &mut Findings) {
+    let found = match &checkpoint.architecture {
+        Measured::Value(found) => found,
+        Measured::NotMeasured(reason) => {
+            return findings.not_evaluated(Subject::Checkpoint, reason.clone());
+        }
+        Measured::Degenerate(_) => return,
+    };
+    tell_missing(found, findings);
+    tell_reshaped(found, findings);
+    if found.missing.is_empty() {
+        tell_unexpected(found, findings);
+    }
+}
+
+const ADVICE: &str = "a loader refuses it, or leaves at random what it does not find (`strict=False`, `ignore_mismatched_sizes`): take the checkpoint that was written with this config, or write it again";
+
+fn tell_missing(found: &ArchitectureMatch, findings: &mut Findings) {
+    if found.missing.is_empty() {
+        return;
+    }
+    let beside = match found.unexpected.as_slice() {
+        [] => String::new(),
+        names => format!("; it has instead, and {} has not: {}", found.architecture, listed(names)),
+    };
+    let message = format!(
+        "{} of {} parameters of {} by its config {} missing: {}{beside}",
+        found.missing.len(),
+        found.parameters,
+        found.architecture,
+        if found.missing.len() == 1 { "is" } else { "are" },
+        listed(&found.missing),
+    );
+    let finding = findings.push(Subject::Checkpoint, message, ADVICE);
+    finding.against("missing parameters", found.missing.len() as f64, 0.0, "tensors");
+}
+
+/// Those without elements are told by another rule.
+fn tell_reshaped(found: &ArchitectureMatch, findings: &mut Findings) {
+    let is_told = |parameter: &&ReshapedParameter| !parameter.shape.contains(&0);
+    let reshaped: Vec<_> = found.reshaped.iter().filter(is_told).collect();
+    let Some(first) = reshaped.first() else { return };
+    let others = match reshaped.len() - 1 {
+        0 => String::new(),
+        more => format!(", and {more} more of {} have another shape", found.parameters),
+    };
+    let message = format!(
+        "{} has the shape {:?}, and {} by its config has {:?}{others}",
+        first.name, first.shape, found.architecture, first.expected,
+    );
+    let finding = findings.push(Subject::Tensor(first.name.clone()), message, ADVICE);
+    finding.against("parameters of another shape", reshaped.len() as f64, 0.0, "tensors");
+}
+
+fn tell_unexpected(found: &ArchitectureMatch, findings: &mut Findings) {
+    let Some(first) = found.unexpected.first() else { return };
+    let message = format!(
+        "{} tensors in the blocks are none that {} by its config has: {}",
+        found.unexpected.len(),
+        found.architecture,
+        listed(&found.unexpected),
+    );
+    let advice = "a loader leaves them out: load the weights with the config they were made with";
+    let finding = findings.push(Subject::Tensor(first.clone()), message, advice).severity(Severity::Warning);
+    finding.against("tensors that the network has not", found.unexpected.len() as f64, 0.0, "tensors");
+}
+
+fn listed(names: &[String]) -> String {
+    let named: Vec<_> = names.iter().take(NAMED).map(|name| name.escape_debug().to_string()).collect();
+    let more = if names.len() > NAMED { ", …" } else { "" };
+    format!("{}{more}", named.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::rules::test_support::{checkpoint, judge};
+
+    fn beside_a_config(edit: impl FnOnce(&mut ArchitectureMatch)) -> CheckpointAnalysis {
+        let mut found = ArchitectureMatch {
+            architecture: "gpt2".to_owned(),
+            parameters: 40,
+            missing: Vec::new(),
+            reshaped: Vec::new(),
+            unexpected: Vec::new(),
+        };
+        edit(&mut found);
+        let mut saved = checkpoint(Vec::new()).with_config(json!({"model_type": "gpt2"}));
+        saved.architecture = Measured::Value(found);
+        saved
+    }
+
+    #[test]
+    fn a_checkpoint_of_its_config_is_silent() {
+        assert!(judge(&RULE, &beside_a_config(|_| ())).is_clean());
+    }
+
+    #[test]
+    fn a_renamed_parameter_is_one_critical_finding_with_both_names() {
+        let found = judge(
+            &RULE,
+            &beside_a_config(|found| {
+                found.missing = vec!["h.1.ln_1.weight".to_owned()];
+                found.unexpected = vec!["h.1.norm.weight".to_owned()];
+            }),
+        );
+        assert_eq!(found.told(), [(Severity::Critical, "checkpoint".to_owned())]);
+        let message = "1 of 40 parameters of gpt2 by its config is missing: h.1.ln_1.weight; it has instead, and gpt2 has not: h.1.norm.weight";
+        assert_eq!(found.found[0].message, message);
+    }
+
+    #[test]
+    fn another_shape_is_critical_and_no_elements_belong_to_another_rule() {
+        let reshaped = |shape: &[u64]| {
+            let (name, shape, expected) = ("h.1.w".to_owned(), shape.to_vec(), vec![4, 8]);
+            judge(
+                &RULE,
+                &beside_a_config(|found| found.reshaped = vec![ReshapedParameter { name, shape, expected }]),
+            )
+        };
+        assert_eq!(reshaped(&[8, 4]).told(), [(Severity::Critical, "h.1.w".to_owned())]);
+        assert_eq!(
+            reshaped(&[8, 4]).found[0].message,
+            "h.1.w has the shape [8, 4], and gpt2 by its config has [4, 8]"
+        );
+        assert!(reshaped(&[0, 8]).is_clean());
+    }
+
+    #[test]
+    fn what_stands_beside_a_whole_network_is_a_warning() {
+        let found = judge(
+            &RULE,
+            &beside_a_config(|found| {
+                found.unexpected = ["a", "b", "c", "d"].map(|name| format!("h.0.{name}")).to_vec();
+            }),
+        );
+        assert_eq!(found.told(), [(Severity::Warning, "h.0.a".to_owned())]);
+        assert!(found.found[0].message.ends_with("h.0.a, h.0.b, h.0.c, …"));
+    }
+
+    #[test]
+    fn an_architecture_that_is_not_built_is_not_evaluated() {
+        let mut saved = beside_a_config(|_| ());
+        saved.architecture = Measured::not("model_type = \"t5\" in config.json is not built");
+        assert_eq!(judge(&RULE, &saved).not_evaluated.len(), 1);
+    }
+}

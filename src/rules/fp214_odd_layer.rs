@@ -1,0 +1,246 @@
+//! One layer of a stack that lacks a tensor, or has it in another shape, where all the others are alike.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
+use crate::analysis::model::{CheckpointAnalysis, Kind, Role, Section, TensorAnalysis};
+
+pub(super) static RULE: Rule = Rule {
+    code: "FP214",
+    name: "odd-layer",
+    summary: "one layer of a stack lacks a tensor or has it in another shape, where all the others are alike",
+    page: include_str!("../../docs/rules/FP214-odd-layer.md"),
+    severity: Severity::Warning,
+    confidence: Confidence::Heuristic,
+    needs: Needs::LIST,
+    thresholds: &[
+        Threshold {
+            name: "fewest-layers",
+            default: 4.0,
+            unit: "layers of a stack",
+            source: "design: one between two ends that are left out and one more that it could be like",
+        },
+        Threshold {
+            name: "largest-difference",
+            default: 0.25,
+            unit: "of the tensors of a layer",
+            source: "design: a layer of another kind (an attention among recurrences, experts, a cross-attention) differs in more",
+        },
+    ],
+    check: Check::Checkpoint(check),
+};
+
+/// What stands in one layer: shapes by name below the layer.
+type Population<'a> = BTreeMap<&'a str, &'a [u64]>;
+
+fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mut Findings) {
+    // Where the network is known, it says more than the neighbours.
+    if checkpoint.architecture.value().is_some() {
+        return;
+    }
+    for (stack, layers) in stacks(checkpoint) {
+        if (layers.len() as f64) < thresholds.get("fewest-layers") {
+            continue;
+        }
+        let Some((number, usual)) = sole_odd(&layers) else { continue };
+        let own = &layers[&number];
+        let names: BTreeSet<&str> = usual.keys().chain(own.keys()).copied().collect();
+        let differing: Vec<&str> =
+            names.into_iter().filter(|name| usual.get(name) != own.get(name)).collect();
+        let share = differing.len() as f64 / usual.len() as f64;
+        if share > thresholds.get("largest-difference") {
+            continue;
+        }
+        report(&Odd { stack, number, layers: layers.len(), usual, own, differing }, findings);
+    }
+}
+
+/// The layer that differs from its neighbours.
+struct Odd<'a> {
+    stack: &'a str,
+    number: u64,
+    layers: usize,
+    usual: &'a Population<'a>,
+    own: &'a Population<'a>,
+    differing: Vec<&'a str>,
+}
+
+fn report(odd: &Odd<'_>, findings: &mut Findings) {
+    let Some(&first) = odd.differing.first() else { return };
+    let layer = format!("{}{}", odd.stack, odd.number);
+    let others = odd.layers - 1;
+    let what = match (odd.own.get(first), odd.usual.get(first)) {
+        (None, Some(shape)) => {
+            format!("{layer} lacks {first}, which the other {others} layers have with the shape {shape:?}")
+        }
+        (Some(shape), None) => {
+            format!("{layer} has {first} of {shape:?}, and none of the other {others} layers has")
+        }
+        (found, usual) => format!(
+            "{layer}.{first} has the shape {:?}, {:?} in the other {others} layers",
+            found.copied().unwrap_or_default(),
+            usual.copied().unwrap_or_default(),
+        ),
+    };
+    let more = match odd.differing.len() - 1 {
+        0 => String::new(),
+        more => format!("; {more} more of its tensors differ"),
+    };
+    let advice = "if the model is built so, this is as it should be; if not, the tensor was lost, renamed or transposed: a loader refuses it or leaves it at random";
+    findings.push(Subject::Layer(layer), format!("{what}{more}"), advice).against(
+        "tensors unlike those of the other layers",
+        odd.differing.len() as f64,
+        0.0,
+        "tensors",
+    );
+}
+
+/// The layers of every stack by number, by what stands before the number.
+fn stacks(checkpoint: &CheckpointAnalysis) -> BTreeMap<&str, BTreeMap<u64, Population<'_>>> {
+    let mut stacks: BTreeMap<&str, BTreeMap<u64, Population<'_>>> = BTreeMap::new();
+    for tensor in checkpoint.tensors.iter().filter(|tensor| is_weight(tensor)) {
+        if let Some((stack, number, rest)) = placed(tensor) {
+            stacks.entry(stack).or_default().entry(number).or_default().insert(rest, &tensor.shape);
+        }
+    }
+    stacks
+}
+
+/// A floating tensor of the model that is no buffer and could be read.
+fn is_weight(tensor: &TensorAnalysis) -> bool {
+    tensor.section == Section::Model
+        && tensor.role != Role::Buffer
+        && tensor.dtype.is_some_and(|dtype| dtype.kind() == Kind::Float)
+}
+
+/// What stands before the number of its layer, that number, and what stands behind it.
+fn placed(tensor: &TensorAnalysis) -> Option<(&str, u64, &str)> {
+    let (name, number) = (tensor.canonical_name.as_str(), tensor.layer.index?);
+    let mut start = 0;
+    for component in name.split('.') {
+        let end = start + component.len();
+        if component.parse() == Ok(number) {
+            return Some((&name[..start], number, name.get(end + 1..)?));
+        }
+        start = end + 1;
+    }
+    None
+}
+
+/// The only layer that is not like the first, where it is neither the first nor the last; and what all the others are like.
+fn sole_odd<'a>(layers: &'a BTreeMap<u64, Population<'a>>) -> Option<(u64, &'a Population<'a>)> {
+    let (_, usual) = layers.first_key_value()?;
+    let (last, _) = layers.last_key_value()?;
+    let mut odd = layers.iter().filter(|(_, layer)| *layer != usual).map(|(number, _)| *number);
+    let sole = odd.next().filter(|number| number != last)?;
+    odd.next().is_none().then_some((sole, usual))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analysis::model::{ArchitectureMatch, Measured};
+    use crate::rules::test_support::{checkpoint, judge, judge_with, tensor};
+
+    /// Layers of eight weights, edited by their number.
+    fn stack(layers: u64, mut edit: impl FnMut(u64, &mut Vec<TensorAnalysis>)) -> CheckpointAnalysis {
+        let mut all = Vec::new();
+        for number in 0..layers {
+            let part = |part| tensor(&format!("layers.{number}.w{part}.weight"), Role::Linear, &[8, 4]);
+            let mut layer = (0..8).map(part).collect();
+            edit(number, &mut layer);
+            all.extend(layer);
+        }
+        checkpoint(all)
+    }
+
+    fn told(saved: &CheckpointAnalysis) -> Vec<(Severity, String)> {
+        judge(&RULE, saved).told()
+    }
+
+    #[test]
+    fn a_tensor_that_one_layer_lacks_or_has_transposed_is_told_with_the_layer() {
+        let lacks = stack(4, |number, layer| {
+            if number == 2 {
+                layer.remove(3);
+            }
+        });
+        assert_eq!(told(&lacks), [(Severity::Warning, "layers.2".to_owned())]);
+        let message = "layers.2 lacks w3.weight, which the other 3 layers have with the shape [8, 4]";
+        assert_eq!(judge(&RULE, &lacks).found[0].message, message);
+        let transposed = stack(4, |number, layer| {
+            if number == 1 {
+                layer[0].shape.reverse();
+            }
+        });
+        let message = "layers.1.w0.weight has the shape [4, 8], [8, 4] in the other 3 layers";
+        assert_eq!(judge(&RULE, &transposed).found[0].message, message);
+    }
+
+    #[test]
+    fn a_renamed_tensor_is_one_finding() {
+        let renamed = stack(5, |number, layer| {
+            if number == 2 {
+                layer[3].canonical_name = "layers.2.x.weight".to_owned();
+            }
+        });
+        let found = judge(&RULE, &renamed);
+        assert_eq!(found.found.len(), 1);
+        assert!(found.found[0].message.ends_with("; 1 more of its tensors differ"));
+    }
+
+    #[test]
+    fn stacks_that_are_uniform_short_or_of_several_kinds_are_silent() {
+        assert!(told(&stack(6, |_, _| ())).is_empty());
+        let without_one_in = |layers, odd: fn(u64) -> bool| {
+            told(&stack(layers, |number, layer| {
+                if odd(number) {
+                    layer.remove(0);
+                }
+            }))
+        };
+        assert!(without_one_in(3, |number| number == 1).is_empty(), "too short");
+        assert!(without_one_in(6, |number| number == 0).is_empty(), "the first may be dense");
+        assert!(without_one_in(6, |number| number == 5).is_empty(), "the last may be other");
+        assert!(without_one_in(6, |number| number % 2 == 1).is_empty(), "alternating");
+        assert!(without_one_in(8, |number| number == 3 || number == 6).is_empty(), "every third");
+        assert_eq!(without_one_in(6, |number| number == 3).len(), 1);
+    }
+
+    #[test]
+    fn a_layer_of_another_kind_is_silent_and_the_limit_can_be_overridden() {
+        let other_kind = stack(6, |number, layer| {
+            if number == 3 {
+                layer.truncate(5);
+            }
+        });
+        assert!(told(&other_kind).is_empty());
+        assert_eq!(judge_with(&RULE, &other_kind, &[("largest-difference", 0.5)]).told().len(), 1);
+    }
+
+    #[test]
+    fn buffers_count_nothing_and_a_known_network_is_compared_by_another_rule() {
+        let lacking = || {
+            stack(4, |number, layer| {
+                if number == 2 {
+                    layer.remove(3);
+                }
+            })
+        };
+        let mut known = lacking();
+        known.architecture = Measured::Value(ArchitectureMatch {
+            architecture: "llama".to_owned(),
+            parameters: 32,
+            missing: Vec::new(),
+            reshaped: Vec::new(),
+            unexpected: Vec::new(),
+        });
+        assert!(told(&known).is_empty());
+        let buffer = stack(4, |number, layer| {
+            if number == 2 {
+                layer.push(tensor("layers.2.attn.mask", Role::Buffer, &[8, 8]));
+            }
+        });
+        assert!(told(&buffer).is_empty());
+    }
+}

@@ -1,0 +1,322 @@
+//! Groups and state of an optimizer that cannot be of one save, and parameters that both leave out.
+
+use std::collections::BTreeSet;
+
+use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Thresholds};
+use crate::analysis::model::{
+    Algorithm, CheckpointAnalysis, Measured, OptimizerCoverage, RepeatedParameter, Role, StateCoverage,
+    TensorAnalysis,
+};
+
+pub(super) static RULE: Rule = Rule {
+    code: "FP711",
+    name: "inconsistent-optimizer-groups",
+    summary: "an optimizer lists a parameter twice, keeps state that no group lists, or lacks a parameter or its state",
+    page: include_str!("../../docs/rules/FP711-inconsistent-optimizer-groups.md"),
+    severity: Severity::Warning,
+    confidence: Confidence::Heuristic,
+    needs: Needs::LIST,
+    thresholds: &[],
+    check: Check::Checkpoint(check),
+};
+
+fn check(checkpoint: &CheckpointAnalysis, _: &Thresholds, findings: &mut Findings) {
+    let coverage = match &checkpoint.coverage {
+        Measured::Value(coverage) => coverage,
+        Measured::NotMeasured(reason) => {
+            return findings.not_evaluated(Subject::Checkpoint, format!("needs optimizer state: {reason}"));
+        }
+        Measured::Degenerate(_) => return,
+    };
+    for optimizer in &coverage.optimizers {
+        tell_repeated(optimizer, findings);
+        tell_orphans(optimizer, findings);
+    }
+    tell_lost(checkpoint, coverage, findings);
+    tell_left_out(checkpoint, coverage, findings);
+}
+
+/// Parameters that the groups list more than once.
+fn tell_repeated(optimizer: &OptimizerCoverage, findings: &mut Findings) {
+    let Some(first) = optimizer.repeated.first() else { return };
+    let groups: BTreeSet<u64> = first.groups.iter().copied().collect();
+    let groups: Vec<String> = groups.iter().map(u64::to_string).collect();
+    let is_in_several =
+        |repeated: &RepeatedParameter| repeated.groups.iter().any(|&group| group != repeated.groups[0]);
+    let several = optimizer.repeated.iter().any(is_in_several);
+    let others = match optimizer.repeated.len() - 1 {
+        0 => String::new(),
+        1 => ", and so does one other".to_owned(),
+        more => format!(", and so do {more} others"),
+    };
+    let place = match groups.as_slice() {
+        [group] => format!("stands {} times in group {group}", first.groups.len()),
+        groups => format!("stands in groups {}", groups.join(" and ")),
+    };
+    let message = format!("{}: parameter {} {place}{others}", optimizer.place, first.key.escape_debug());
+    let advice = if several {
+        "no optimizer of PyTorch has such groups: a resume fails, or gives one parameter the state of another; take the file from an earlier save, or list each parameter once"
+    } else {
+        "PyTorch warns of it, and steps the parameter once for each time: give the optimizer each parameter once"
+    };
+    let finding = findings.push(Subject::Checkpoint, message, advice);
+    finding.against(
+        "parameters that stand more than once",
+        optimizer.repeated.len() as f64,
+        0.0,
+        "parameters",
+    );
+    if several {
+        finding.severity(Severity::Critical);
+    }
+}
+
+/// State of parameters that no group lists.
+fn tell_orphans(optimizer: &OptimizerCoverage, findings: &mut Findings) {
+    let Some(first) = optimizer.orphans.first() else { return };
+    let message = match optimizer.listed {
+        0 => {
+            return findings.not_evaluated(
+                Subject::Checkpoint,
+                format!("{}: its groups list no parameter", optimizer.place),
+            );
+        }
+        _ => format!(
+            "{} keeps state of {} that no group lists: {}",
+            optimizer.place,
+            counted(optimizer.orphans.len(), "parameter"),
+            first.escape_debug(),
+        ),
+    };
+    let advice = "groups and state are of different saves, or a parameter was taken out of its group: a resume fails, or trains without it and without a word; take both from one save";
+    let count = optimizer.orphans.len() as f64;
+    findings.push(Subject::Checkpoint, message, advice).against(
+        "states that no group lists",
+        count,
+        0.0,
+        "states",
+    );
+}
+
+/// Optimizers that must have had state by now, where none of the checkpoint has any.
+fn tell_lost(checkpoint: &CheckpointAnalysis, coverage: &StateCoverage, findings: &mut Findings) {
+    let keeps_nothing = |optimizer: &OptimizerCoverage| optimizer.stored == 0 && optimizer.orphans.is_empty();
+    let Some(&step) = checkpoint.step.value().filter(|step| **step > 0) else { return };
+    if !coverage.optimizers.iter().all(keeps_nothing) {
+        return;
+    }
+    for optimizer in coverage
+        .optimizers
+        .iter()
+        .filter(|optimizer| optimizer.listed > 0 && keeps_moments(&optimizer.algorithm))
+    {
+        let message = format!(
+            "{} lists {} and keeps state of none, at step {step}",
+            optimizer.place,
+            counted(optimizer.listed as usize, "parameter"),
+        );
+        let advice = "if the optimizer was begun anew at this step, or everything it lists is frozen, this is as it should be; if not, its moments and counters are lost: take an earlier save, or warm the learning rate up again";
+        findings.push(Subject::Checkpoint, message, advice).short_of(
+            "parameters with state",
+            0.0,
+            1.0,
+            "parameters",
+        );
+    }
+}
+
+/// Whether the algorithm keeps state of every parameter from its first step on, whatever its settings.
+fn keeps_moments(algorithm: &Algorithm) -> bool {
+    match algorithm {
+        Algorithm::Adam
+        | Algorithm::AdamW
+        | Algorithm::AdamLike
+        | Algorithm::EightBit
+        | Algorithm::Adafactor
+        | Algorithm::Lion
+        | Algorithm::Adagrad
+        | Algorithm::RmsProp => true,
+        Algorithm::Sgd | Algorithm::Unknown { .. } => false,
+    }
+}
+
+/// Parameters of the model without state although the rest of their layer has some, and others of their kind.
+fn tell_left_out(checkpoint: &CheckpointAnalysis, coverage: &StateCoverage, findings: &mut Findings) {
+    // Where none keeps state, there is nothing that a parameter could lack.
+    if coverage.optimizers.iter().all(|optimizer| optimizer.stored == 0) {
+        return;
+    }
+    let unlisted: BTreeSet<&str> = match &coverage.unlisted {
+        Measured::Value(unlisted) => unlisted.iter().map(String::as_str).collect(),
+        Measured::NotMeasured(reason) => {
+            return findings
+                .not_evaluated(Subject::Checkpoint, format!("parameters that are left out: {reason}"));
+        }
+        Measured::Degenerate(_) => return,
+    };
+    let bare = coverage.optimizers.iter().flat_map(|optimizer| &optimizer.without_state);
+    let bare: BTreeSet<&str> = bare.map(String::as_str).collect();
+    let parameters = || checkpoint.tensors.iter().filter(|tensor| tensor.is_parameter());
+    let (without, with): (Vec<_>, Vec<_>) =
+        parameters().partition(|tensor| unlisted.contains(&*tensor.name) || bare.contains(&*tensor.name));
+    let layers: BTreeSet<&str> = with.iter().map(|tensor| tensor.layer.path.as_str()).collect();
+    let kinds: BTreeSet<(Role, &str)> = with.iter().map(|tensor| kind(tensor)).collect();
+    // What is frozen is frozen layer by layer, or kind by kind.
+    let is_odd =
+        |tensor: &&&TensorAnalysis| layers.contains(&*tensor.layer.path) && kinds.contains(&kind(tensor));
+    let odd: Vec<&TensorAnalysis> = without.iter().filter(is_odd).copied().collect();
+    for (is_listed, what, advice) in [
+        (
+            true,
+            "is listed by its optimizer and has no state",
+            "if it is frozen or has never had a gradient this is as it should be; if not, its moments are lost, and a resume begins it anew with the learning rate of this step",
+        ),
+        (
+            false,
+            "is listed by no optimizer",
+            "if it is frozen this is as it should be; if not, it is not trained: give it to the optimizer, or take the optimizer from the save of this model",
+        ),
+    ] {
+        let alike: Vec<_> =
+            odd.iter().filter(|tensor| unlisted.contains(&*tensor.name) != is_listed).collect();
+        let Some(first) = alike.first() else { continue };
+        let others = match alike.len() - 1 {
+            0 => String::new(),
+            more => format!(", and so are {more} more"),
+        };
+        let message = format!(
+            "{} {what}, although the rest of {} and others of its kind have state{others}",
+            first.name.escape_debug(),
+            first.layer.path.escape_debug(),
+        );
+        findings.push(Subject::Tensor(first.name.clone()), message, advice).against(
+            "parameters left out",
+            alike.len() as f64,
+            0.0,
+            "parameters",
+        );
+    }
+}
+
+/// What it does in its layer, and what it is called there.
+fn kind(tensor: &TensorAnalysis) -> (Role, &str) {
+    (tensor.role, tensor.canonical_name.rsplit_once('.').map_or(&*tensor.canonical_name, |(_, leaf)| leaf))
+}
+
+fn counted(count: usize, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::test_support::{checkpoint, judge, tensor};
+
+    /// Three layers of weight and bias, and an Adam that has state of all but `without_state` and `unlisted`.
+    fn trained(without_state: &[&str], unlisted: &[&str]) -> CheckpointAnalysis {
+        let layer = |name: &str| {
+            [(".weight", Role::Linear), (".bias", Role::Bias)]
+                .map(|(leaf, role)| tensor(&format!("{name}{leaf}"), role, &[8]))
+        };
+        let mut saved = checkpoint(["a", "b", "c"].into_iter().flat_map(layer).collect());
+        let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+        let listed = 6 - unlisted.len() as u64;
+        saved.coverage = Measured::Value(StateCoverage {
+            optimizers: vec![OptimizerCoverage {
+                place: "optimizer.pt".to_owned(),
+                algorithm: Algorithm::AdamW,
+                listed,
+                stored: listed - without_state.len() as u64,
+                repeated: Vec::new(),
+                orphans: Vec::new(),
+                without_state: names(without_state),
+            }],
+            unlisted: Measured::Value(names(unlisted)),
+        });
+        saved
+    }
+
+    fn edited(edit: impl FnOnce(&mut OptimizerCoverage)) -> CheckpointAnalysis {
+        let mut saved = trained(&[], &[]);
+        let Measured::Value(coverage) = &mut saved.coverage else { panic!("it was given one") };
+        edit(&mut coverage.optimizers[0]);
+        saved
+    }
+
+    #[test]
+    fn a_parameter_in_two_groups_is_critical_and_named_and_twice_in_one_a_warning() {
+        let repeated = |groups: &[u64]| {
+            edited(|optimizer| {
+                optimizer.repeated = vec![RepeatedParameter { key: "3".to_owned(), groups: groups.to_vec() }];
+            })
+        };
+        let across = judge(&RULE, &repeated(&[0, 1]));
+        assert_eq!(across.told(), [(Severity::Critical, "checkpoint".to_owned())]);
+        assert_eq!(across.found[0].message, "optimizer.pt: parameter 3 stands in groups 0 and 1");
+        let within = judge(&RULE, &repeated(&[1, 1]));
+        assert_eq!(within.told()[0].0, Severity::Warning);
+        assert_eq!(within.found[0].message, "optimizer.pt: parameter 3 stands 2 times in group 1");
+    }
+
+    #[test]
+    fn state_that_no_group_lists_is_told_and_groups_without_parameters_are_not_evaluated() {
+        let orphan = |listed| {
+            edited(|optimizer| {
+                optimizer.listed = listed;
+                optimizer.orphans = vec!["7".to_owned()];
+            })
+        };
+        let found = judge(&RULE, &orphan(5));
+        assert_eq!(found.told(), [(Severity::Warning, "checkpoint".to_owned())]);
+        assert!(found.found[0].message.contains("1 parameter that no group lists: 7"));
+        let empty = judge(&RULE, &orphan(0));
+        assert!(empty.found.is_empty() && empty.not_evaluated.len() == 1);
+    }
+
+    #[test]
+    fn an_adam_without_any_state_is_told_once_it_has_taken_steps() {
+        let bare = || edited(|optimizer| optimizer.stored = 0);
+        assert!(judge(&RULE, &bare()).is_clean());
+        assert!(judge(&RULE, &bare().at_step(0)).is_clean());
+        let found = judge(&RULE, &bare().at_step(400));
+        assert_eq!(found.told(), [(Severity::Warning, "checkpoint".to_owned())]);
+        assert!(found.found[0].message.contains("keeps state of none, at step 400"));
+        let sgd = edited(|optimizer| (optimizer.stored, optimizer.algorithm) = (0, Algorithm::Sgd));
+        assert!(judge(&RULE, &sgd.at_step(400)).is_clean(), "SGD without momentum keeps none");
+    }
+
+    #[test]
+    fn a_second_optimizer_that_has_not_begun_is_silent() {
+        let mut saved = edited(|optimizer| optimizer.stored = 0).at_step(400);
+        let Measured::Value(coverage) = &mut saved.coverage else { panic!("it was given one") };
+        let stepped = OptimizerCoverage { stored: 6, ..coverage.optimizers[0].clone() };
+        coverage.optimizers.push(stepped);
+        assert!(judge(&RULE, &saved).is_clean());
+    }
+
+    #[test]
+    fn a_parameter_whose_layer_and_kind_have_state_is_told_with_and_without_a_group() {
+        let lost = judge(&RULE, &trained(&["b.bias"], &[]));
+        assert_eq!(lost.told(), [(Severity::Warning, "b.bias".to_owned())]);
+        assert!(lost.found[0].message.contains("has no state"));
+        let left_out = judge(&RULE, &trained(&[], &["c.weight"]));
+        assert_eq!(left_out.told(), [(Severity::Warning, "c.weight".to_owned())]);
+        assert!(left_out.found[0].message.contains("is listed by no optimizer"));
+    }
+
+    #[test]
+    fn layers_and_kinds_that_are_frozen_as_a_whole_are_silent() {
+        assert!(judge(&RULE, &trained(&["a.weight", "a.bias"], &["b.weight", "b.bias"])).is_clean());
+        assert!(judge(&RULE, &trained(&[], &["a.weight", "b.weight", "c.weight"])).is_clean());
+        assert!(judge(&RULE, &trained(&["a.bias", "b.bias", "c.bias"], &[])).is_clean());
+    }
+
+    #[test]
+    fn tensors_that_were_not_joined_and_checkpoints_without_an_optimizer_are_not_evaluated() {
+        let mut saved = trained(&[], &[]);
+        let Measured::Value(coverage) = &mut saved.coverage else { panic!("it was given one") };
+        coverage.unlisted = Measured::not("it is not known which tensor each of its parameters is");
+        assert_eq!(judge(&RULE, &saved).not_evaluated.len(), 1);
+        assert_eq!(judge(&RULE, &checkpoint(Vec::new())).not_evaluated.len(), 1);
+    }
+}
