@@ -46,19 +46,22 @@ pub(super) fn measure_checkpoint_beside<B: Beside>(
     let mut gathered = HashMap::new();
     let mut problems = checkpoint.problems.iter().map(|error| problem(checkpoint, error)).collect::<Vec<_>>();
     let mut tensors = Vec::with_capacity(checkpoint.tensors.len());
-    for batch in side_by_side(&checkpoint.tensors) {
-        let first = tensors.len();
-        let measured: Vec<(TensorAnalysis, Option<B::Sums>, Option<Error>)> = batch
-            .par_iter()
-            // A name alone is no work for another thread.
-            .with_min_len(if level == MeasureLevel::List { batch.len() } else { 1 })
-            .enumerate()
-            .map(|(at, tensor)| measure_tensor(checkpoint, tensor, level, pairs.get(&(first + at)), context))
-            .collect();
-        for (tensor, sums, error) in measured {
-            problems.extend(error.map(|error| problem(checkpoint, &error)));
-            gathered.extend(sums.map(|sums| (tensors.len(), sums)));
-            tensors.push(tensor);
+    let measure = |(index, tensor)| measure_tensor(checkpoint, tensor, level, pairs.get(&index), context);
+    let mut keep = |(tensor, sums, error): (TensorAnalysis, Option<B::Sums>, Option<Error>)| {
+        problems.extend(error.map(|error| problem(checkpoint, &error)));
+        gathered.extend(sums.map(|sums| (tensors.len(), sums)));
+        tensors.push(tensor);
+    };
+    if level == MeasureLevel::List {
+        // A name alone is no work for another thread.
+        checkpoint.tensors.iter().enumerate().map(measure).for_each(keep);
+    } else {
+        let mut first = 0;
+        for batch in side_by_side(&checkpoint.tensors) {
+            let indexed = batch.par_iter().enumerate().map(|(at, tensor)| (first + at, tensor));
+            let measured: Vec<_> = indexed.map(measure).collect();
+            measured.into_iter().for_each(&mut keep);
+            first += batch.len();
         }
     }
     if level >= MeasureLevel::Stats {

@@ -156,6 +156,9 @@ impl Holders {
     }
 
     fn place_of(&self, name: &str) -> Option<usize> {
+        if self.places.is_empty() {
+            return None;
+        }
         let beginnings = name.match_indices('.').map(|(dot, _)| &name[..=dot]).take(Self::MOST_DOTS);
         beginnings.filter_map(|beginning| self.places.get(beginning).copied()).min()
     }

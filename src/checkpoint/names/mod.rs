@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 
-use rayon::iter::{IndexedParallelIterator, IntoParallelRefIterator, ParallelIterator};
+use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
 
 use super::{Layer, Role};
 use crate::tensor::DType;
@@ -58,17 +58,18 @@ const WRAPPERS: &[&str] = &[
 pub fn assign(subjects: &[Subject<'_>], rules: &NameRules) -> Vec<Named> {
     let names = canonical_names(subjects.iter().map(|subject| subject.name));
     let roles = roles::roles(&names, subjects);
+    // What a convention says of one name is no work for another thread; patterns of the user's are.
+    let least = if rules.is_empty() { names.len() } else { 1 };
     let mut named: Vec<Named> = names
-        .par_iter()
-        // What a convention says of one name is no work for another thread; patterns of the user's are.
-        .with_min_len(if rules.is_empty() { names.len() } else { 1 })
+        .into_par_iter()
+        .with_min_len(least)
         .zip(roles)
         .map(|(name, role)| {
-            let rule = rules.find(name);
+            let rule = rules.find(&name);
             let role = rule.map_or(role, |rule| rule.role);
-            let path = rule.and_then(|rule| rule.layer.as_deref()).unwrap_or_else(|| module(name));
-            let layer = Layer { path: path.to_owned(), index: order::block_index(name), order: 0 };
-            Named { canonical_name: name.clone(), layer, role }
+            let path = rule.and_then(|rule| rule.layer.as_deref()).unwrap_or_else(|| module(&name));
+            let layer = Layer { path: path.to_owned(), index: order::block_index(&name), order: 0 };
+            Named { canonical_name: name, layer, role }
         })
         .collect();
     order::put_in_order(&mut named);
