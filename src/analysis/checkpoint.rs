@@ -10,7 +10,7 @@ use super::jacobian;
 use super::masters;
 use super::model::{
     CheckpointAnalysis, Degenerate, DeviceUse, FileAnalysis, GlobalAnalysis, JacobianAnalysis, MeasureLevel,
-    Measured, Problem, RedonePiece, Statistics, TensorAnalysis,
+    Measured, Problem, Reason, RedonePiece, Statistics, TensorAnalysis,
 };
 use super::optimizer;
 use super::population::fill_role_spread;
@@ -238,8 +238,8 @@ pub(super) fn changed_files(checkpoint: &Checkpoint) -> impl Iterator<Item = Pro
 /// What is known of a tensor before an element is read.
 fn listed(checkpoint: &Checkpoint, named: &CheckpointTensor) -> TensorAnalysis {
     let reason = match &named.tensor {
-        Ok(_) => "needs --measure norms".to_owned(),
-        Err(error) => error.kind.to_string(),
+        Ok(_) => Reason::Borrowed("needs --measure norms"),
+        Err(error) => error.kind.to_string().into(),
     };
     let tensor = named.tensor.as_ref().ok();
     let shape = match &named.tensor {
@@ -259,12 +259,12 @@ fn listed(checkpoint: &Checkpoint, named: &CheckpointTensor) -> TensorAnalysis {
         damaged: named.tensor.as_ref().is_err_and(|error| error.kind.is_damage()),
         tied_to: named.tied_to.clone(),
         state_of: None,
-        statistics: Measured::NotMeasured(reason.clone()),
-        median_abs: Measured::NotMeasured(reason.clone()),
-        rows: Measured::NotMeasured(reason.clone()),
-        pages: Measured::NotMeasured(reason.clone()),
-        role_spread: Measured::NotMeasured(reason.clone()),
-        spectrum: Measured::NotMeasured(reason),
+        statistics: Measured::not(reason.clone()),
+        median_abs: Measured::not(reason.clone()),
+        rows: Measured::not(reason.clone()),
+        pages: Measured::not(reason.clone()),
+        role_spread: Measured::not(reason.clone()),
+        spectrum: Measured::not(reason),
     }
 }
 

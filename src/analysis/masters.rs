@@ -60,7 +60,7 @@ fn compare(
     }
     for tensor in [narrow, wide] {
         if let Err(reason) = readable(tensor) {
-            return Measured::NotMeasured(reason.replace("moments", "elements"));
+            return Measured::not(reason.replace("moments", "elements"));
         }
     }
     let Some(grid) = Grid::of(narrow.dtype) else {

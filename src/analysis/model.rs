@@ -2,6 +2,7 @@
 //!
 //! No absolute paths, times or thread counts; the same input gives the same bytes.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
@@ -110,6 +111,9 @@ impl MeasureLevel {
     }
 }
 
+/// Why something was not measured: mostly one of a few sentences, which ten thousand tensors share.
+pub type Reason = Cow<'static, str>;
+
 /// A quantity, or why there is none. A check that could not run is never a pass.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -117,7 +121,7 @@ pub enum Measured<T> {
     /// The value.
     Value(T),
     /// It was not measured, and why.
-    NotMeasured(String),
+    NotMeasured(Reason),
     /// It was, and has no value.
     Degenerate(Degenerate),
 }
@@ -150,7 +154,7 @@ impl<T> Measured<T> {
     }
 
     /// Not measured, because `reason`.
-    pub fn not(reason: impl Into<String>) -> Self {
+    pub fn not(reason: impl Into<Reason>) -> Self {
         Measured::NotMeasured(reason.into())
     }
 

@@ -256,7 +256,7 @@ fn fitted(
         recommendation,
         snippets: if is_relative { snippets::relative() } else { snippets::global_norm(threshold) },
         candidates,
-        layers: layers.map_or_else(Measured::NotMeasured, Measured::Value),
+        layers: layers.map_or_else(Measured::not, Measured::Value),
         layer_snippets,
     }
 }

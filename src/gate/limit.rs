@@ -197,7 +197,7 @@ impl Limit {
             Measured::Degenerate(kind) => {
                 return vec![Verdict::Unknown(format!("it has no value ({kind:?})"))];
             }
-            Measured::NotMeasured(reason) => return vec![Verdict::Unknown(reason.clone())],
+            Measured::NotMeasured(reason) => return vec![Verdict::Unknown(reason.to_string())],
         };
         let mut verdicts = Vec::new();
         if let Some(largest) = self.largest {

@@ -90,7 +90,7 @@ fn before<'a>(analysis: &'a Analysis, dump: &DumpAnalysis) -> Option<&'a Checkpo
 /// Why no dump could be judged: what was said of the last one's curvature.
 fn why_not(analysis: &Analysis) -> String {
     let reason = analysis.dumps.iter().rev().find_map(|dump| match (&dump.secant, &dump.preconditioned) {
-        (Measured::Value(_), Measured::NotMeasured(reason)) => Some(reason.as_str()),
+        (Measured::Value(_), Measured::NotMeasured(reason)) => Some(reason.as_ref()),
         _ => None,
     });
     let needs = "needs two dumps with the weights at which each was taken, and SGD with momentum or Adam";

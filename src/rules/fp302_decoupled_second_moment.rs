@@ -119,7 +119,7 @@ fn foretold(
     let judged = known.iter().rev().find_map(|dump| Some((dump.step, dump.preconditioned.value()?)));
     let Some((dump, sharpness)) = judged else {
         let reason = known.iter().rev().find_map(|dump| match &dump.preconditioned {
-            Measured::NotMeasured(reason) => Some(reason.clone()),
+            Measured::NotMeasured(reason) => Some(reason.to_string()),
             _ => None,
         });
         let needs = "needs two gradient dumps in these steps, each with the checkpoint of the step before it";

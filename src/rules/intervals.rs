@@ -32,7 +32,7 @@ pub(super) fn never_measured(
     let mut reasons: BTreeMap<&str, Option<&str>> = BTreeMap::new();
     for (_, tensor) in tensors(analysis) {
         let reason = match quantity(tensor) {
-            Measured::NotMeasured(reason) => Some(reason.as_str()),
+            Measured::NotMeasured(reason) => Some(reason.as_ref()),
             _ => None,
         };
         let kept = reasons.entry(tensor.name.as_str()).or_insert(reason);

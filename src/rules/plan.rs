@@ -205,7 +205,7 @@ fn unread_tensors(checkpoint: &CheckpointAnalysis, measured: MeasureLevel) -> Ve
             checkpoint: checkpoint.name.clone(),
             rule: None,
             subject: Subject::Tensor(tensor.name.clone()),
-            reason: reason.clone(),
+            reason: reason.to_string(),
         }),
         _ => None,
     });

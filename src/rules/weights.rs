@@ -134,7 +134,7 @@ pub(super) fn wanted<'a, T>(
 ) -> Option<&'a T> {
     let reason = match quantity {
         Measured::Value(value) => return Some(value),
-        Measured::NotMeasured(reason) => reason.clone(),
+        Measured::NotMeasured(reason) => reason.to_string(),
         Measured::Degenerate(kind) => format!("it has no {name}: {}", why(*kind)),
     };
     if !tensor.damaged {

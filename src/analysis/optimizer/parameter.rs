@@ -42,7 +42,7 @@ pub(super) fn measure(place: &Place<'_>, context: &Context) -> (ParameterOptimiz
 /// A parameter of which nothing is known beyond its place, because `reason`.
 fn unmeasured(place: &Place<'_>, reason: &str) -> ParameterOptimizer {
     fn not<T>(reason: &str) -> Measured<T> {
-        Measured::not(reason)
+        Measured::not(reason.to_owned())
     }
     let moments = place.moments().ok();
     let shape = moments.as_ref().map(|moments| moments.shape.to_vec()).unwrap_or_default();
@@ -237,7 +237,7 @@ impl Reading {
         let decay = place.group.weight_decay.unwrap_or(0.0);
         let penalty = |&norm: &f64| gradient::penalty(&place.optimizer.algorithm, decay, weights, norm);
         match norm.value().and_then(penalty) {
-            Some(reason) => Measured::NotMeasured(reason),
+            Some(reason) => Measured::not(reason),
             None => norm,
         }
     }
@@ -256,8 +256,8 @@ impl Reading {
                 };
             }
             Err(reason) => {
-                found.bound_ratio = Measured::NotMeasured(reason.clone());
-                found.first_step = Measured::NotMeasured(reason);
+                found.bound_ratio = Measured::not(reason.clone());
+                found.first_step = Measured::not(reason);
             }
         }
         found.signal_fraction = signal::fraction(history, sums);
@@ -351,7 +351,7 @@ fn root_mean_square(group: &ParameterGroup, step: Option<f64>) -> Result<History
 fn ratio(place: &Place<'_>, step_norm: f64, sums: &Sums) -> Measured<f64> {
     if place.weight().is_none() {
         let reason = place.optimizer.mapping.reason.as_deref().filter(|_| place.state.parameter.is_none());
-        return Measured::not(reason.unwrap_or("its weights cannot be read"));
+        return Measured::not(reason.unwrap_or("its weights cannot be read").to_owned());
     }
     update::ratio(place.group.learning_rate, step_norm, sums)
 }

@@ -61,7 +61,7 @@ pub(super) fn date(
         return Measured::Degenerate(Degenerate::Absent);
     }
     if let Some(reason) = why_undated(history, age, top, row_length) {
-        return Measured::NotMeasured(reason);
+        return Measured::not(reason);
     }
     let energy = second / ((1.0 - history.beta2) * history.beta2.powf(age));
     Measured::Value(SpikeAge {

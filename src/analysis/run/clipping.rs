@@ -165,7 +165,7 @@ impl Sums<'_> {
             name: self.tensor.name.clone(),
             canonical_name: self.tensor.canonical_name.clone(),
             cosine: match self.failed {
-                Some(reason) => Measured::NotMeasured(reason),
+                Some(reason) => Measured::not(reason),
                 None => cosine(&self.clipped, &self.whole),
             },
         }

@@ -47,7 +47,7 @@ fn is_map(role: Role) -> bool {
 /// RMS of the first layer's gradient over that of the last one's.
 pub(super) fn first_over_last(tensors: &[DumpTensor]) -> Measured<f64> {
     match layers(tensors) {
-        Err(reason) => Measured::NotMeasured(reason),
+        Err(reason) => Measured::not(reason),
         Ok(layers) if layers[layers.len() - 1] == 0.0 => Measured::Degenerate(Degenerate::AllZero),
         Ok(layers) => super::number(layers[0] / layers[layers.len() - 1]),
     }
@@ -57,7 +57,7 @@ pub(super) fn first_over_last(tensors: &[DumpTensor]) -> Measured<f64> {
 pub(super) fn gain(tensors: &[DumpTensor]) -> Measured<f64> {
     let layers = match layers(tensors) {
         Ok(layers) => layers,
-        Err(reason) => return Measured::NotMeasured(reason),
+        Err(reason) => return Measured::not(reason),
     };
     if layers.contains(&0.0) {
         return Measured::Degenerate(Degenerate::AllZero);

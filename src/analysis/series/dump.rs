@@ -78,7 +78,7 @@ fn clip_cosine(
 }
 
 fn one(tensor: &TensorAnalysis) -> DumpTensor {
-    let unread = |reason: &str| Measured::NotMeasured(reason.to_owned());
+    let unread = |reason: &str| Measured::not(reason.to_owned());
     let (non_finite, norm, max_abs) = match &tensor.statistics {
         Measured::Value(found) => (found.non_finite(), found.l2.clone(), found.max_abs.clone()),
         Measured::NotMeasured(reason) => (0, unread(reason), unread(reason)),
@@ -129,7 +129,7 @@ pub struct Curvature {
 
 impl Curvature {
     fn not(reason: &str) -> Self {
-        Self { secant: Measured::not(reason), preconditioned: Measured::not(reason) }
+        Self { secant: Measured::not(reason.to_owned()), preconditioned: Measured::not(reason.to_owned()) }
     }
 }
 
@@ -191,7 +191,7 @@ pub fn curvature(
         square => super::number(product / square),
     };
     let preconditioned = match preconditioner {
-        Err(reason) => Measured::NotMeasured(reason),
+        Err(reason) => Measured::not(reason),
         Ok(preconditioner) => match quotient(scaled) {
             Measured::Value(value) => preconditioner.judge(value, step),
             Measured::NotMeasured(reason) => Measured::NotMeasured(reason),

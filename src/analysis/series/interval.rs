@@ -104,7 +104,7 @@ impl<'a> Side<'a> {
                     states.insert(tensor.canonical_name.as_str(), state);
                 }
             }
-            Measured::NotMeasured(why) => reason = Some(why.as_str()),
+            Measured::NotMeasured(why) => reason = Some(why.as_ref()),
             Measured::Degenerate(_) => {}
         }
         let tensors = parameters.map(|tensor| (tensor.canonical_name.as_str(), tensor)).collect();
@@ -142,7 +142,7 @@ fn one_tensor(
     let span = counted.clone().ok().filter(|&k| k > 0.0).unwrap_or((steps[1] - steps[0]) as f64);
     let ends = states.and_then(|states| ends(&states, &counted));
     let weight_norm = norm(later).value().copied();
-    let not = |reason: &String| Measured::NotMeasured(reason.clone());
+    let not = |reason: &String| Measured::not(reason.clone());
     let energy = ends.as_ref().map_or_else(not, |(ends, _)| ends.energy());
     let gradient_norm = match &ends {
         Ok((ends, state)) => gradient_norm(ends, &energy, state, weight_norm),
@@ -160,7 +160,7 @@ fn one_tensor(
         change_rms: Measured::not(""),
         relative_change: Measured::not(""),
         growth_rate: growth([earlier, later], span),
-        steps: counted.map_or_else(Measured::NotMeasured, Measured::Value),
+        steps: counted.map_or_else(Measured::not, Measured::Value),
         energy,
         gradient_norm,
         gradient_ratio: Measured::not("no interval before it was measured"),
@@ -186,7 +186,7 @@ fn fill_elements(found: &mut TensorInterval, elements: &Elements) {
                 &mut found.below_floor_share,
                 &mut found.mapping_cosine,
             ] {
-                *quantity = Measured::NotMeasured(reason.clone());
+                *quantity = Measured::not(reason.clone());
             }
             return;
         }
@@ -199,7 +199,7 @@ fn fill_elements(found: &mut TensorInterval, elements: &Elements) {
         Some(floor) => floor.sharp(),
     };
     let share = |count: u64| match &shares {
-        Err(reason) => Measured::NotMeasured(reason.clone()),
+        Err(reason) => Measured::not(reason.clone()),
         Ok(()) if sums.decaying == 0 => Measured::not("no second moment is above what its dtype resolves"),
         Ok(()) => Measured::Value(count as f64 / sums.decaying as f64),
     };
@@ -248,7 +248,7 @@ fn ends<'a>(
     };
     let sum = |state: &State<'_>| match &state.parameter.second_moment_sum {
         Measured::Value(sum) => Ok(*sum),
-        Measured::NotMeasured(reason) => Err(reason.clone()),
+        Measured::NotMeasured(reason) => Err(reason.to_string()),
         Measured::Degenerate(_) => Err("its second moments have no finite sum".to_owned()),
     };
     let dtype = |state: &State<'_>| state.parameter.second_moment.unwrap_or(DType::F32);
@@ -265,7 +265,7 @@ fn gradient_norm(
     let norm = ends.gradient_norm(energy);
     let decay = state.group.weight_decay.unwrap_or(0.0);
     match norm.value().and_then(|&norm| penalty(state.algorithm, decay, weights, norm)) {
-        Some(reason) => Measured::NotMeasured(reason),
+        Some(reason) => Measured::not(reason),
         None => norm,
     }
 }

@@ -110,7 +110,7 @@ pub fn measure_all(
     copy_ties(analyses);
     let attention = match layers {
         Ok(layers) => attention::measure_all(checkpoint, &layers, analyses, context, &mut errors),
-        Err(reason) => Measured::NotMeasured(reason),
+        Err(reason) => Measured::not(reason),
     };
     let adapters = adapter::measure_all(checkpoint, analyses, context, &mut errors);
     Layers { attention, adapters, errors }

@@ -92,14 +92,15 @@ pub fn metrics(singular_values: &[f64], longer: usize) -> Option<WeightWatcher> 
         _ => "no eigenvalue starts a tail".to_owned(),
     };
     let of_law = |pick: &dyn Fn(PowerLaw) -> f64| {
-        law.map_or_else(|| Measured::not(&reason), |law| Measured::Value(pick(law)))
+        law.map_or_else(|| Measured::not(reason.clone()), |law| Measured::Value(pick(law)))
     };
     let tolerance = singular_values[0] * longer as f64 * f64::EPSILON;
     let rank = singular_values.iter().filter(|x| **x > tolerance).count();
     Some(WeightWatcher {
         alpha: of_law(&|law| law.alpha),
         distance: of_law(&|law| law.distance),
-        num_pl_spikes: law.map_or_else(|| Measured::not(&reason), |law| Measured::Value(law.tail as u64)),
+        num_pl_spikes: law
+            .map_or_else(|| Measured::not(reason.clone()), |law| Measured::Value(law.tail as u64)),
         sigma: of_law(&|law| law.sigma),
         xmin: of_law(&|law| law.xmin),
         alpha_weighted: of_law(&|law| law.alpha * largest.log10()),

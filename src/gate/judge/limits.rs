@@ -143,7 +143,7 @@ impl Bench<'_> {
                 let value = match before {
                     Before::New => return None,
                     Before::Heads(heads) => Measured::Value(heads[number]),
-                    Before::Unknown(reason) => Measured::NotMeasured(reason.clone()),
+                    Before::Unknown(reason) => Measured::not(reason.clone()),
                 };
                 Some(baseline.then(value, checkpoint))
             });
@@ -228,7 +228,7 @@ fn before(
     let Some((baseline, tensors)) = baseline else { return Before::New };
     let Some(then) = tensors.get(tensor.canonical_name.as_str()) else { return Before::New };
     match &baseline.checkpoint().attention {
-        Measured::NotMeasured(reason) => Before::Unknown(reason.clone()),
+        Measured::NotMeasured(reason) => Before::Unknown(reason.to_string()),
         Measured::Degenerate(_) => Before::Unknown("its heads were not measured".to_owned()),
         Measured::Value(layers) => match layers.iter().find(|other| other.tensor == then.name) {
             None => Before::Unknown("its heads were not measured".to_owned()),
