@@ -684,7 +684,6 @@ fn these(count: usize, newest: &str) -> String {
     }
 }
 
-/// So many parameters.
 /// The other files that the same is so of, the first of them by name.
 fn and_so(others: usize, named: &[String]) -> String {
     if others == 0 {
@@ -694,6 +693,7 @@ fn and_so(others: usize, named: &[String]) -> String {
     format!("; {others} more: {}{more}", named.join(", ").escape_debug())
 }
 
+/// So many parameters.
 fn parameters(count: usize) -> String {
     if count == 1 { "a parameter".to_owned() } else { format!("{count} parameters") }
 }

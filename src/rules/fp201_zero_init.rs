@@ -1,6 +1,10 @@
 //! B1: two maps of zeros in a row, neither of which ever gets a gradient.
 
-use super::weights::{fans, is_in_transformer_block, is_meant_to_be_zero, is_zero, kernel, maps, wanted};
+use std::collections::HashMap;
+
+use super::weights::{
+    block, fans, is_in_transformer_block, is_meant_to_be_zero, is_zero, kernel, maps, wanted,
+};
 use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Thresholds};
 use crate::analysis::model::{CheckpointAnalysis, Role, TensorAnalysis};
 
@@ -69,28 +73,17 @@ const MULTIPLY: [(Role, Role); 6] = [
 ];
 
 fn report_blocks(zeros: &[&TensorAnalysis], findings: &mut Findings) {
-    for first in zeros.iter().filter(|tensor| is_in_transformer_block(tensor)) {
-        for second in zeros {
-            if MULTIPLY.contains(&(first.role, second.role)) && block(first) == block(second) {
+    let mut blocks: HashMap<&str, Vec<&TensorAnalysis>> = HashMap::new();
+    for &tensor in zeros {
+        blocks.entry(block(tensor)).or_default().push(tensor);
+    }
+    for &first in zeros.iter().filter(|tensor| is_in_transformer_block(tensor)) {
+        for &second in &blocks[block(first)] {
+            if MULTIPLY.contains(&(first.role, second.role)) {
                 report(first, second, findings);
             }
         }
     }
-}
-
-/// The path up to and including the block's number; the whole path where there is none.
-fn block(tensor: &TensorAnalysis) -> &str {
-    let path = tensor.layer.path.as_str();
-    let Some(index) = tensor.layer.index else { return path };
-    let mut end = 0;
-    for component in path.split('.') {
-        end += component.len();
-        if component.parse() == Ok(index) {
-            return &path[..end];
-        }
-        end += 1;
-    }
-    path
 }
 
 fn report(first: &TensorAnalysis, second: &TensorAnalysis, findings: &mut Findings) {

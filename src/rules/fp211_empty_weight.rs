@@ -26,7 +26,8 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
     let count = parameters().count();
     let limit = thresholds.get("empty-share");
     let share = empty.len() as f64 / count as f64;
-    let is_told = |tensor: &&&TensorAnalysis| share > limit || is_matrix_of_a_layer(tensor);
+    let is_told =
+        |tensor: &&&TensorAnalysis| share > limit || is_weight(tensor) || is_matrix_of_a_layer(tensor);
     let told: Vec<_> = empty.iter().filter(is_told).collect();
     let Some(first) = told.first() else { return };
     let others = match told.len() - 1 {
@@ -37,6 +38,11 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
     let advice = "save the model with its parameters gathered: of a sharded one, each process holds a part, and some hold nothing";
     let finding = findings.push(Subject::Tensor(first.name.clone()), message, advice);
     finding.against("parameters without elements", told.len() as f64, 0.0, "tensors");
+}
+
+/// Whether its layer calls it its weight, whatever is left of its shape: what is partitioned over processes is a vector in each.
+fn is_weight(tensor: &TensorAnalysis) -> bool {
+    tensor.canonical_name.rsplit('.').next() == Some("weight")
 }
 
 /// Whether it is a matrix, or more, that does something in its layer: one without elements leaves nothing of what it reads or gives. Vectors and
@@ -61,6 +67,18 @@ mod tests {
             found.found[0].message,
             "b has the shape [0, 64], no element; 1 more of 3 parameters have none"
         );
+    }
+
+    #[test]
+    fn weights_that_a_sharded_save_left_as_empty_vectors_are_told() {
+        // A third of the parameters, as DeepSpeed leaves those of a GPT-2: vectors without elements in place of matrices.
+        let layer = |at: usize| {
+            let empty = tensor(&format!("h.{at}.attn.weight"), Role::Other, &[0]);
+            let kept = |leaf: &str| tensor(&format!("h.{at}.{leaf}"), Role::NormBias, &[8]);
+            [empty, kept("ln.bias"), kept("attn.bias")]
+        };
+        let found = judge(&RULE, &checkpoint((0..4).flat_map(layer).collect()));
+        assert_eq!(found.told(), [(Severity::Critical, "h.0.attn.weight".to_owned())]);
     }
 
     #[test]

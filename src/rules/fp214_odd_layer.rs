@@ -103,10 +103,16 @@ fn stacks(checkpoint: &CheckpointAnalysis) -> BTreeMap<&str, BTreeMap<u64, Popul
             stacks.entry(stack).or_default().entry(number).or_default().insert(rest, &tensor.shape);
         }
     }
+    // Of a tensor that cannot be read, neither dtype nor shape need be known: its layer is not compared.
+    for (stack, number, _) in checkpoint.tensors.iter().filter(|tensor| tensor.damaged).filter_map(placed) {
+        if let Some(layers) = stacks.get_mut(stack) {
+            layers.remove(&number);
+        }
+    }
     stacks
 }
 
-/// A floating tensor of the model that is no buffer and could be read.
+/// A floating tensor of the model that is no buffer.
 fn is_weight(tensor: &TensorAnalysis) -> bool {
     tensor.section == Section::Model
         && tensor.role != Role::Buffer
@@ -175,6 +181,16 @@ mod tests {
         });
         let message = "layers.1.w0.weight has the shape [4, 8], [8, 4] in the other 3 layers";
         assert_eq!(judge(&RULE, &transposed).found[0].message, message);
+    }
+
+    #[test]
+    fn the_layer_of_a_tensor_that_cannot_be_read_is_not_compared() {
+        let damaged = stack(5, |number, layer| {
+            if number == 2 {
+                (layer[3].dtype, layer[3].damaged) = (None, true);
+            }
+        });
+        assert!(told(&damaged).is_empty());
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Groups and state of an optimizer that cannot be of one save, and parameters that both leave out.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use super::weights::block;
 use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Thresholds};
 use crate::analysis::model::{
     Algorithm, CheckpointAnalysis, Measured, OptimizerCoverage, RepeatedParameter, Role, StateCoverage,
@@ -160,10 +161,19 @@ fn tell_left_out(checkpoint: &CheckpointAnalysis, coverage: &StateCoverage, find
     let (without, with): (Vec<_>, Vec<_>) =
         parameters().partition(|tensor| unlisted.contains(&*tensor.name) || bare.contains(&*tensor.name));
     let layers: BTreeSet<&str> = with.iter().map(|tensor| tensor.layer.path.as_str()).collect();
-    let kinds: BTreeSet<(Role, &str)> = with.iter().map(|tensor| kind(tensor)).collect();
-    // What is frozen is frozen layer by layer, or kind by kind.
-    let is_odd =
-        |tensor: &&&TensorAnalysis| layers.contains(&*tensor.layer.path) && kinds.contains(&kind(tensor));
+    let blocks: BTreeSet<&str> = with.iter().map(|tensor| block(tensor)).collect();
+    let mut kinds: BTreeMap<(Role, &str), usize> = BTreeMap::new();
+    for tensor in &with {
+        *kinds.entry(kind(tensor)).or_default() += 1;
+    }
+    let alone = without.len() == 1;
+    // What is frozen is frozen layer by layer, or kind by kind. Where a layer is nothing but its weight, one that stands alone in the
+    // whole model is told by the rest of its block.
+    let is_odd = |tensor: &&&TensorAnalysis| {
+        let alike = kinds.get(&kind(tensor)).copied().unwrap_or(0);
+        let has_siblings = layers.contains(&*tensor.layer.path) && alike > 0;
+        has_siblings || (alone && tensor.layer.index.is_some() && blocks.contains(block(tensor)) && alike > 1)
+    };
     let odd: Vec<&TensorAnalysis> = without.iter().filter(is_odd).copied().collect();
     for (is_listed, what, advice) in [
         (
@@ -187,7 +197,7 @@ fn tell_left_out(checkpoint: &CheckpointAnalysis, coverage: &StateCoverage, find
         let message = format!(
             "{} {what}, although the rest of {} and others of its kind have state{others}",
             first.name.escape_debug(),
-            first.layer.path.escape_debug(),
+            if layers.contains(&*first.layer.path) { &first.layer.path } else { block(first) }.escape_debug(),
         );
         findings.push(Subject::Tensor(first.name.clone()), message, advice).against(
             "parameters left out",
@@ -302,6 +312,26 @@ mod tests {
         let left_out = judge(&RULE, &trained(&[], &["c.weight"]));
         assert_eq!(left_out.told(), [(Severity::Warning, "c.weight".to_owned())]);
         assert!(left_out.found[0].message.contains("is listed by no optimizer"));
+    }
+
+    #[test]
+    fn where_a_layer_is_its_weight_alone_the_rest_of_the_block_tells() {
+        let without = |lost: &[&str]| {
+            let weight = |number: u64| {
+                ["q", "k"].map(|part| {
+                    let mut weight = tensor(&format!("layers.{number}.{part}.weight"), Role::Linear, &[8, 8]);
+                    weight.layer.index = Some(number);
+                    weight
+                })
+            };
+            let coverage = trained(lost, &[]).coverage;
+            CheckpointAnalysis { coverage, ..checkpoint((0..3).flat_map(weight).collect()) }
+        };
+        let lost = judge(&RULE, &without(&["layers.1.q.weight"]));
+        assert_eq!(lost.told(), [(Severity::Warning, "layers.1.q.weight".to_owned())]);
+        assert!(lost.found[0].message.contains("although the rest of layers.1 and others"));
+        let frozen = without(&["layers.0.q.weight", "layers.1.q.weight"]);
+        assert!(judge(&RULE, &frozen).is_clean(), "frozen in the lower layers");
     }
 
     #[test]

@@ -130,10 +130,10 @@ impl Needs {
     }
 }
 
-/// How the reason begins where only a deeper measurement is missing.
+/// How the reason begins where a deeper measurement is missing.
 const NEEDS_LEVEL: &str = "needs --measure ";
 
-/// The level of measurement that a check lacked, where `reason` says that nothing else kept it from running.
+/// The level of measurement that a check lacked, where `reason` says that it was one. At that level it may lack something else.
 pub fn level_needed(reason: &str) -> Option<MeasureLevel> {
     let name = reason.strip_prefix(NEEDS_LEVEL)?;
     MeasureLevel::ALL.into_iter().find(|level| level.name() == name)

@@ -154,6 +154,21 @@ fn why(kind: Degenerate) -> &'static str {
     }
 }
 
+/// The path up to and including the block's number; the whole path where there is none.
+pub(super) fn block(tensor: &TensorAnalysis) -> &str {
+    let path = tensor.layer.path.as_str();
+    let Some(index) = tensor.layer.index else { return path };
+    let mut end = 0;
+    for component in path.split('.') {
+        end += component.len();
+        if component.parse() == Ok(index) {
+            return &path[..end];
+        }
+        end += 1;
+    }
+    path
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -206,6 +206,23 @@ pub fn cases() -> Vec<Case> {
             },
             noted(&["not-read"], &[A]),
         ),
+        made(
+            "shards/folders-of-more-files-than-are-looked-through",
+            |folder| {
+                std::fs::write(folder.join("model.safetensors"), honest("a", &[1.0]))
+                    .expect("a file can be written");
+                for (below, files) in [("a", 10_001), ("z", 1)] {
+                    let below = folder.join(below);
+                    std::fs::create_dir(&below).expect("a folder can be made");
+                    for number in 0..files {
+                        std::fs::write(below.join(format!("{number}.txt")), b"")
+                            .expect("a file can be written");
+                    }
+                }
+                folder.to_owned()
+            },
+            noted(&["not-read"], &[A]),
+        ),
         directory(
             "shards/index-of-pickles-beside-safetensors",
             vec![
@@ -265,6 +282,15 @@ pub fn cases() -> Vec<Case> {
                 })
             },
             damaged(&["path-escapes", "missing-shard"], &[A]),
+        ));
+        cases.push(made(
+            "shards/folder-that-is-a-link-out-of-the-directory",
+            |folder| {
+                beside_a_model_outside(folder, |outside, checkpoint| {
+                    symlink(outside, checkpoint.join("below")).expect("a link");
+                })
+            },
+            damaged(&["missing-shard"], &[A]),
         ));
         cases.push(made(
             "shards/link-to-itself",

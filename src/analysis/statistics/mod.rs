@@ -70,7 +70,7 @@ impl Plan {
         Self { moments: everything, headroom: everything, exponents: everything, isa: Isa::best() }
     }
 
-    fn is_more_than_norms(&self) -> bool {
+    fn is_more_than_norms(self) -> bool {
         self.moments || self.headroom || self.exponents
     }
 }

@@ -3,6 +3,7 @@
 //! Two additions to a table for an element cost less than the vectors that compute its powers, its binade and its place
 //! among the limits of casts; and weights lie in a dozen binades, whose counts stay in the first cache.
 
+use std::mem::take;
 use std::sync::{Mutex, PoisonError};
 
 use super::block::{Beside, Contribution, fold};
@@ -21,8 +22,6 @@ pub(super) const MANY: u64 = 1 << 18;
 const SIGN: usize = 1 << 15;
 /// Patterns of a 16-bit element.
 const PATTERNS: usize = 2 * SIGN;
-/// Neighbours are counted in tables of their own: equal ones, as zeros often are, then do not wait for each other.
-const TABLES: usize = 2;
 /// Patterns that are passed over together when none of them occurred.
 const CHUNK: usize = 32;
 
@@ -59,8 +58,15 @@ pub(super) fn contribution<B: Beside>(
     Ok(finished.then_some((whole, gathered)))
 }
 
-/// How often each pattern occurs in a block, the sum of both tables.
-struct Tables(Vec<[u32; PATTERNS]>);
+/// How often each pattern occurs.
+type Table = Box<[u32; PATTERNS]>;
+
+/// How often each pattern occurs in a block, the sum of both tables. Neighbours are counted in tables of their own: equal ones, as
+/// zeros often are, then do not wait for each other.
+struct Tables {
+    even: Table,
+    odd: Table,
+}
 
 /// Tables of zeros that wait for their next block: half a megabyte for each thread that counts.
 static SPARE: Mutex<Vec<Tables>> = Mutex::new(Vec::new());
@@ -68,12 +74,16 @@ static SPARE: Mutex<Vec<Tables>> = Mutex::new(Vec::new());
 impl Tables {
     fn spare() -> Self {
         let spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        spare.unwrap_or_else(|| Self(vec![[0; PATTERNS]; TABLES]))
+        spare.unwrap_or_else(|| Self { even: Self::table(), odd: Self::table() })
+    }
+
+    fn table() -> Table {
+        vec![0; PATTERNS].into_boxed_slice().try_into().expect("it has as many as there are patterns")
     }
 
     /// Counts whole elements.
     fn count(&mut self, bytes: &[u8]) {
-        let [even, odd] = &mut self.0[..] else { unreachable!("there are two tables") };
+        let Self { even, odd } = self;
         let (rows, rest) = bytes.as_chunks::<8>();
         for row in rows {
             // One load for four elements.
@@ -97,13 +107,14 @@ impl Tables {
         for first in (0..SIGN).step_by(CHUNK) {
             for (sign, sums) in [(0, &mut block.sums), (SIGN, &mut negative)] {
                 let patterns = first + sign..first + sign + CHUNK;
-                if self.0.iter().all(|table| table[patterns.clone()] == [0; CHUNK]) {
+                let is_empty = |table: &Table| table[patterns.clone()] == [0; CHUNK];
+                if is_empty(&self.even) && is_empty(&self.odd) {
                     continue;
                 }
                 for pattern in patterns {
-                    let weight =
-                        self.0.iter_mut().map(|table| u64::from(std::mem::take(&mut table[pattern])));
-                    format.add(pattern as u16, weight.sum(), job, &mut block.tally, sums);
+                    let [even, odd] = [&mut self.even, &mut self.odd].map(|table| take(&mut table[pattern]));
+                    let weight = u64::from(even) + u64::from(odd);
+                    format.add(pattern as u16, weight, job, &mut block.tally, sums);
                 }
             }
         }

@@ -72,6 +72,20 @@ impl Listing {
         self.directories.iter().map(String::as_str)
     }
 
+    /// The files in the directory of this name, sorted. Nothing where it cannot be listed, or holds more entries than are left in
+    /// `budget`.
+    pub(super) fn files_in(&self, directory: &str, budget: &mut usize) -> Option<Vec<String>> {
+        let mut files = Vec::new();
+        for entry in std::fs::read_dir(self.path.join(directory)).ok()? {
+            *budget = budget.checked_sub(1)?;
+            let entry = entry.ok()?;
+            let is_directory = entry.file_type().ok()?.is_dir();
+            files.extend(entry.file_name().into_string().ok().filter(|_| !is_directory));
+        }
+        files.sort_unstable();
+        Some(files)
+    }
+
     /// The directories whose names say that they are checkpoints.
     pub(super) fn checkpoints(&self) -> Vec<&str> {
         let names = self.directories.iter().map(String::as_str);

@@ -28,8 +28,8 @@ const MODEL_EXTENSIONS: &[&str] = &["safetensors", "pt", "pth", "ckpt", "bin"];
 /// Extensions of files that hold tensors and never are the model that is read, in its directory or below.
 const OTHER_EXTENSIONS: &[&str] = &["npz", "npy", "h5", "keras", "msgpack", "onnx", "gguf", "ot"];
 
-/// Folders that are looked into, and files that are named.
-const MOST_FOLDERS: usize = 1000;
+/// Entries that all folders together are looked through for, and files that are named.
+const MOST_ENTRIES: usize = 10_000;
 const NAMED: usize = 4;
 
 /// Reads the model of a directory, which must hold exactly one.
@@ -91,9 +91,7 @@ impl Parts {
             }
         }
     }
-}
 
-impl Parts {
     /// Says which files of formats that no model is read from lie beside what was read, and which files of any format in the folders
     /// of the directory. Whether they belong to the model nobody knows: they are no second model, and nothing is said against them.
     pub(super) fn add_not_read(&mut self, listing: &Listing) {
@@ -102,11 +100,18 @@ impl Parts {
         let is_read: HashSet<&str> = self.files.iter().map(|part| part.name.as_str()).collect();
         let known: HashSet<PathBuf> = self.problems.iter().map(|problem| problem.path.clone()).collect();
         let beside = listing.files().filter(|file| has_extension(file, OTHER_EXTENSIONS)).map(str::to_owned);
-        let below = listing.directories().filter(|folder| !folder.starts_with('.')).take(MOST_FOLDERS);
+        let mut budget = MOST_ENTRIES;
+        let below = listing.directories().filter(|folder| !folder.starts_with('.'));
         let below = below.flat_map(|folder| {
-            let files = Listing::of(&listing.path().join(folder)).ok();
-            let files = files.iter().flat_map(Listing::files).filter(|file| holds_tensors(file));
-            files.map(|file| format!("{folder}/{file}")).collect::<Vec<_>>()
+            // Links lead anywhere: they are not followed.
+            if std::fs::symlink_metadata(listing.path().join(folder)).is_ok_and(|found| found.is_symlink()) {
+                return Vec::new();
+            }
+            let files = listing.files_in(folder, &mut budget);
+            // One that could not be looked through may hold anything.
+            let Some(files) = files else { return vec![format!("{folder}/*")] };
+            let files = files.into_iter().filter(|file| holds_tensors(file));
+            files.map(|file| format!("{folder}/{file}")).collect()
         });
         let is_new =
             |file: &String| !is_read.contains(file.as_str()) && !known.contains(&listing.path().join(file));

@@ -127,7 +127,9 @@ fn without_wrappers(name: &str) -> Option<String> {
 fn without_shared_prefix(mut names: Vec<String>) -> Vec<String> {
     const SHARED: &str = "model.";
     if names.iter().all(|name| name.len() > SHARED.len() && name.starts_with(SHARED)) {
-        names.iter_mut().for_each(|name| drop(name.drain(..SHARED.len())));
+        for name in &mut names {
+            name.drain(..SHARED.len());
+        }
     }
     names
 }
