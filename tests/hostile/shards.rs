@@ -183,6 +183,11 @@ pub fn cases() -> Vec<Case> {
             noted(&["other-model"], &[A]).finding("FP901"),
         ),
         directory(
+            "shards/tokenizer-that-runs-programs-beside-a-model",
+            vec![("model.safetensors", honest("a", &[1.0])), ("tokenizer.pkl", super::pickle::evil())],
+            reads(&[A]).finding("FP901"),
+        ),
+        directory(
             "shards/arrays-beside-a-model",
             vec![
                 ("model.safetensors", honest("a", &[1.0])),

@@ -25,6 +25,9 @@ const MODEL_FILES: &[&str] = &[
 /// Extensions of files that may hold a model under any name.
 const MODEL_EXTENSIONS: &[&str] = &["safetensors", "pt", "pth", "ckpt", "bin"];
 
+/// Extensions of pickles that hold anything: vocabularies, scalers, pipelines. What they name is looked at.
+const PICKLE_EXTENSIONS: &[&str] = &["pkl", "pickle", "p", "joblib", "dill", "dat"];
+
 /// Extensions of files that hold tensors and never are the model that is read, in its directory or below.
 const OTHER_EXTENSIONS: &[&str] = &["npz", "npy", "h5", "keras", "msgpack", "onnx", "gguf", "ot"];
 
@@ -83,12 +86,22 @@ impl Parts {
             if !is_of_index && !is_told(file, &path) {
                 self.problems.push(ErrorKind::OtherModel { read: read.clone() }.in_file(&path));
             }
-            // One that cannot be read is no part of this checkpoint.
-            if let Ok(mut part) = open(listing.path(), file, Some(Section::Other), context) {
-                let Container { format, globals, .. } = part.container;
-                part.container = Container { globals, ..Container::empty(format) };
-                self.files.push(part);
+            self.search(listing, file, context);
+        }
+        for file in listing.files().filter(|file| has_extension(file, PICKLE_EXTENSIONS)) {
+            if !opened.contains(file) {
+                self.search(listing, file, context);
             }
+        }
+    }
+
+    /// Looks at what a pickle beside the model names, and at nothing else of it.
+    fn search(&mut self, listing: &Listing, file: &str, context: &Context) {
+        // One that cannot be read is no part of this checkpoint.
+        if let Ok(mut part) = open(listing.path(), file, Some(Section::Other), context) {
+            let Container { format, globals, .. } = part.container;
+            part.container = Container { globals, ..Container::empty(format) };
+            self.files.push(part);
         }
     }
 

@@ -123,10 +123,16 @@ fn without_wrappers(name: &str) -> Option<String> {
     (!kept.is_empty()).then(|| kept.join("."))
 }
 
-/// The names without `model.`, where all of them begin with it.
+/// What transformers' models with a head call the body below it. Where the head is tied it need not be stored, and its model is the
+/// same with it and without.
+const BODIES: &[&str] =
+    &["model.embed_tokens.", "model.decoder.embed_tokens.", "model.encoder.embed_tokens.", "model.shared."];
+
+/// The names without `model.`, where all of them begin with it and it is not the body of a model with a head.
 fn without_shared_prefix(mut names: Vec<String>) -> Vec<String> {
     const SHARED: &str = "model.";
-    if names.iter().all(|name| name.len() > SHARED.len() && name.starts_with(SHARED)) {
+    let is_body = names.iter().any(|name| BODIES.iter().any(|body| name.starts_with(body)));
+    if !is_body && names.iter().all(|name| name.len() > SHARED.len() && name.starts_with(SHARED)) {
         for name in &mut names {
             name.drain(..SHARED.len());
         }

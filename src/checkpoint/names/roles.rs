@@ -133,6 +133,9 @@ static PATTERNS: LazyLock<Vec<(Pattern, Axes, Role)>> = LazyLock::new(|| {
 /// Lengths of the vectors of a model, by canonical name.
 type Lengths<'a> = HashMap<&'a str, u64, RandomState>;
 
+/// Behind the name of a weight: the scale that its stored codes are multiplied by.
+const SCALES: [&str; 2] = ["_scale", "_scale_inv"];
+
 /// The roles of the tensors `names`, the whole of a model.
 ///
 /// What the table says is looked up once for all names that are the same to it: those of the layers of a stack.
@@ -154,8 +157,27 @@ pub(super) fn roles(names: &[String], subjects: &[Subject<'_>]) -> Vec<Role> {
     let mut kinds: Vec<(Kindred, usize)> = kinds.into_iter().collect();
     kinds.sort_unstable_by_key(|&(_, number)| number);
     let conventional: Vec<Role> = kinds.par_iter().map(|(kind, _)| kind.role()).collect();
+    let scaled: HashSet<&str> = names
+        .iter()
+        .flat_map(|name| SCALES.iter().filter_map(move |scale| name.strip_suffix(scale)))
+        .collect();
     let subjects = names.iter().zip(subjects).zip(kind_of);
-    subjects.map(|((name, subject), kind)| role(name, subject, conventional[kind], &lengths)).collect()
+    subjects
+        .map(|((name, subject), kind)| {
+            // Codes are no weights before they are multiplied, and their scales are none at all.
+            let is_code = scaled.contains(name.as_str()) && is_narrow(subject);
+            let scale = SCALES.iter().find_map(|scale| name.strip_suffix(scale));
+            if is_code || scale.is_some_and(|name| name.ends_with("weight")) {
+                return Role::Buffer;
+            }
+            role(name, subject, conventional[kind], &lengths)
+        })
+        .collect()
+}
+
+/// Whether its dtype is FP8: nobody keeps weights in it without a scale beside them.
+fn is_narrow(subject: &Subject<'_>) -> bool {
+    subject.dtype.is_some_and(|dtype| dtype.kind() == Kind::Float && dtype.bits() == 8)
 }
 
 /// All names that the table does not tell apart.

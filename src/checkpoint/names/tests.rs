@@ -258,6 +258,26 @@ fn wrappers_and_a_shared_prefix_are_removed() {
 }
 
 #[test]
+fn a_body_is_named_the_same_with_its_tied_head_and_without() {
+    let body = ["model.embed_tokens.weight", "model.layers.0.mlp.up_proj.weight"];
+    assert_eq!(canonical(&body), body);
+    assert_eq!(canonical(&[body[0], body[1], "lm_head.weight"])[..2], body);
+}
+
+#[test]
+fn codes_of_fp8_beside_their_scales_are_no_weights() {
+    let narrow = |name| Subject { dtype: Some(DType::F8E4M3), ..subject(name, &[8, 8]) };
+    let subjects = [
+        narrow("layers.0.mlp.up_proj.weight"),
+        subject("layers.0.mlp.up_proj.weight_scale_inv", &[1, 1]),
+        narrow("layers.0.mlp.down_proj.weight"),
+    ];
+    let roles: Vec<Role> =
+        assign(&subjects, &NameRules::default()).into_iter().map(|named| named.role).collect();
+    assert_eq!(roles, [Role::Buffer, Role::Buffer, Role::MlpOut]);
+}
+
+#[test]
 fn names_that_would_become_one_stay_apart() {
     assert_eq!(canonical(&["module.a", "a"]), ["module.a", "a"]);
     assert_eq!(canonical(&["module", "model.", "a.module"]), ["module", "model.", "a"]);

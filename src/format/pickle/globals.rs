@@ -272,6 +272,7 @@ const DANGEROUS: &[(&str, &str)] = &[
     ("profile.Profile", EVALUATES), ("profile.main", EVALUATES), ("cProfile", EVALUATES), ("doctest", EVALUATES),
     ("test.support", EVALUATES), ("unittest", IMPORTS), ("py_compile", EVALUATES), ("compileall", EVALUATES), ("types.CodeType", EVALUATES), ("types.FunctionType", EVALUATES),
     ("types.LambdaType", EVALUATES), ("marshal", EVALUATES), ("sympy.parsing", EVALUATES), ("pandas.eval", EVALUATES),
+    ("sympy.sympify", EVALUATES), ("sympy.core.sympify", EVALUATES), ("numexpr", EVALUATES), ("pandas.core.computation", EVALUATES),
     ("numpy.testing", EVALUATES), ("torch.fx.graph_module.reduce_graph_module", EVALUATES),
     ("torch.fx.graph_module.reduce_package_graph_module", EVALUATES), ("torch.fx.graph_module.reduce_deploy_graph_module", EVALUATES),
     ("torch._inductor", EVALUATES), ("torch._dynamo", EVALUATES), ("torch.jit.unsupported_tensor_ops", EVALUATES),
@@ -296,7 +297,9 @@ const DANGEROUS: &[(&str, &str)] = &[
     ("joblib", UNPICKLES), ("shelve", UNPICKLES), ("torch.load", UNPICKLES), ("torch.serialization.load", UNPICKLES),
     ("torch.storage._load_from_bytes", UNPICKLES), ("torch.jit.load", UNPICKLES), ("torch.jit._serialization", UNPICKLES),
     ("torch.package.package_importer", UNPICKLES), ("numpy.load", UNPICKLES), ("numpy.lib.npyio", UNPICKLES),
-    ("pandas.read_pickle", UNPICKLES), ("pandas.io.pickle", UNPICKLES),
+    ("pandas.read_pickle", UNPICKLES), ("pandas.io.pickle", UNPICKLES), ("yaml.load", UNPICKLES), ("yaml.load_all", UNPICKLES),
+    ("yaml.unsafe_load", UNPICKLES), ("yaml.unsafe_load_all", UNPICKLES), ("yaml.full_load", UNPICKLES), ("yaml.full_load_all", UNPICKLES),
+    ("jsonpickle", UNPICKLES),
 
     ("builtins.open", FILES), ("__builtin__.open", FILES), ("__builtin__.file", FILES), ("io.open", FILES), ("io.FileIO", FILES),
     ("io.open_code", FILES), ("_io.open_code", FILES), ("_pyio", FILES), ("dbm", FILES), ("_dbm", FILES), ("_gdbm", FILES),
