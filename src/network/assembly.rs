@@ -1,11 +1,15 @@
 //! Puts a network together, node by node.
 
+use std::collections::HashMap;
+
 use super::{Block, InputKind, Network, Node, Operation, Parameter, ParameterId, Source, ValueId};
 
 /// A network that is being put together.
 #[derive(Debug)]
 pub struct Assembly {
     network: Network,
+    /// The parameters by their names.
+    named: HashMap<String, ParameterId>,
 }
 
 impl Assembly {
@@ -19,7 +23,7 @@ impl Assembly {
             blocks: Vec::new(),
             output: ValueId(0),
         };
-        Self { network }
+        Self { network, named: HashMap::new() }
     }
 
     /// The features that the network is given.
@@ -32,18 +36,19 @@ impl Assembly {
     /// # Panics
     /// When it was named before with another shape.
     pub fn parameter(&mut self, name: &str, shape: &[usize]) -> ParameterId {
-        let known = self.network.parameters.iter().position(|parameter| parameter.name == name);
-        if let Some(index) = known {
-            assert_eq!(self.network.parameters[index].shape, shape, "{name} is shared");
-            return ParameterId(index);
+        if let Some(&known) = self.named.get(name) {
+            assert_eq!(self.network.parameters[known.0].shape, shape, "{name} is shared");
+            return known;
         }
+        let id = ParameterId(self.network.parameters.len());
         self.network.parameters.push(Parameter { name: name.to_owned(), shape: shape.to_vec() });
-        ParameterId(self.network.parameters.len() - 1)
+        self.named.insert(name.to_owned(), id);
+        id
     }
 
     /// The same, or `None` where it was named before with another shape.
     pub fn shared_parameter(&mut self, name: &str, shape: &[usize]) -> Option<ParameterId> {
-        let known = self.network.parameters.iter().find(|parameter| parameter.name == name);
+        let known = self.named.get(name).map(|known| &self.network.parameters[known.0]);
         known.is_none_or(|known| known.shape == shape).then(|| self.parameter(name, shape))
     }
 
@@ -85,6 +90,8 @@ impl Assembly {
     /// The parameters of another network, by their ids.
     pub fn share(&mut self, parameters: &[Parameter]) {
         self.network.parameters = parameters.to_vec();
+        let named = |(index, parameter): (usize, &Parameter)| (parameter.name.clone(), ParameterId(index));
+        self.named = parameters.iter().enumerate().map(named).collect();
     }
 
     /// The operation that gives a value.

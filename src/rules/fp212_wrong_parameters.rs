@@ -1,7 +1,8 @@
 //! Parameters that the network of the config has and the checkpoint lacks, has in another shape, or has beside them.
 
 use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Thresholds};
-use crate::analysis::model::{ArchitectureMatch, CheckpointAnalysis, Measured, ReshapedParameter};
+use crate::analysis::model::{ArchitectureMatch, CheckpointAnalysis, Layout, Measured, Section};
+use crate::number::counted;
 
 pub(super) static RULE: Rule = Rule {
     code: "FP212",
@@ -28,6 +29,7 @@ fn check(checkpoint: &CheckpointAnalysis, _: &Thresholds, findings: &mut Finding
     };
     tell_missing(found, findings);
     tell_reshaped(found, findings);
+    tell_turned(checkpoint, found, findings);
     if found.missing.is_empty() {
         tell_unexpected(found, findings);
     }
@@ -55,12 +57,9 @@ fn tell_missing(found: &ArchitectureMatch, findings: &mut Findings) {
     finding.against("missing parameters", found.missing.len() as f64, 0.0, "tensors");
 }
 
-/// Those without elements are told by another rule.
 fn tell_reshaped(found: &ArchitectureMatch, findings: &mut Findings) {
-    let is_told = |parameter: &&ReshapedParameter| !parameter.shape.contains(&0);
-    let reshaped: Vec<_> = found.reshaped.iter().filter(is_told).collect();
-    let Some(first) = reshaped.first() else { return };
-    let others = match reshaped.len() - 1 {
+    let Some(first) = found.reshaped.first() else { return };
+    let others = match found.reshaped.len() - 1 {
         0 => String::new(),
         more => format!(", and {more} more of {} have another shape", found.parameters),
     };
@@ -69,14 +68,46 @@ fn tell_reshaped(found: &ArchitectureMatch, findings: &mut Findings) {
         first.name, first.shape, found.architecture, first.expected,
     );
     let finding = findings.push(Subject::Tensor(first.name.clone()), message, ADVICE);
-    finding.against("parameters of another shape", reshaped.len() as f64, 0.0, "tensors");
+    finding.against("parameters of another shape", found.reshaped.len() as f64, 0.0, "tensors");
+}
+
+/// GPT-2's matrices all output first, as PyTorch's own layers store them, beside a config that names the class of transformers, whose layers
+/// store them input first. Where they are not all alike, those that differ were told as reshaped.
+fn tell_turned(checkpoint: &CheckpointAnalysis, found: &ArchitectureMatch, findings: &mut Findings) {
+    let is_turned =
+        found.architecture == "gpt2" && found.reshaped.is_empty() && has_turned_attention(checkpoint);
+    let Some(class) = class(checkpoint).filter(|class| is_turned && class.starts_with("GPT2")) else {
+        return;
+    };
+    let message = format!(
+        "all matrices stand output first, and those of {}, which its config names, stand input first",
+        class.escape_debug()
+    );
+    let advice = "transformers refuses them: load them with the code that trained them, or transpose the matrices of attention and MLP";
+    findings.push(Subject::Checkpoint, message, advice).severity(Severity::Warning);
+}
+
+/// What the config calls its class; a model's arguments as nanoGPT keeps them name none.
+fn class(checkpoint: &CheckpointAnalysis) -> Option<&str> {
+    let Measured::Value(config) = &checkpoint.config else { return None };
+    let named = config.get("architectures")?.get(0)?.as_str();
+    named.filter(|_| checkpoint.layout != Layout::NanoGpt)
+}
+
+/// Queries, keys and values of one matrix are never square.
+fn has_turned_attention(checkpoint: &CheckpointAnalysis) -> bool {
+    checkpoint.tensors.iter().any(|tensor| {
+        tensor.section == Section::Model
+            && tensor.canonical_name.ends_with("attn.c_attn.weight")
+            && matches!(*tensor.shape.as_slice(), [outputs, inputs] if inputs > 0 && inputs.checked_mul(3) == Some(outputs))
+    })
 }
 
 fn tell_unexpected(found: &ArchitectureMatch, findings: &mut Findings) {
     let Some(first) = found.unexpected.first() else { return };
     let message = format!(
-        "{} tensors in the blocks are none that {} by its config has: {}",
-        found.unexpected.len(),
+        "{} in the blocks that {} by its config does not have: {}",
+        counted(found.unexpected.len() as u64, "tensor"),
         found.architecture,
         listed(&found.unexpected),
     );
@@ -96,7 +127,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::rules::test_support::{checkpoint, judge};
+    use crate::analysis::model::{ReshapedParameter, Role};
+    use crate::rules::test_support::{checkpoint, judge, tensor};
 
     fn beside_a_config(edit: impl FnOnce(&mut ArchitectureMatch)) -> CheckpointAnalysis {
         let mut found = ArchitectureMatch {
@@ -132,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn another_shape_is_critical_and_no_elements_belong_to_another_rule() {
+    fn another_shape_is_critical_and_so_is_none() {
         let reshaped = |shape: &[u64]| {
             let (name, shape, expected) = ("h.1.w".to_owned(), shape.to_vec(), vec![4, 8]);
             judge(
@@ -145,7 +177,10 @@ mod tests {
             reshaped(&[8, 4]).found[0].message,
             "h.1.w has the shape [8, 4], and gpt2 by its config has [4, 8]"
         );
-        assert!(reshaped(&[0, 8]).is_clean());
+        // As a save leaves a parameter that is partitioned over processes and was not gathered.
+        for shape in [&[0][..], &[0, 8]] {
+            assert_eq!(reshaped(shape).told(), [(Severity::Critical, "h.1.w".to_owned())]);
+        }
     }
 
     #[test]
@@ -157,7 +192,36 @@ mod tests {
             }),
         );
         assert_eq!(found.told(), [(Severity::Warning, "h.0.a".to_owned())]);
-        assert!(found.found[0].message.ends_with("h.0.a, h.0.b, h.0.c, …"));
+        let message = "4 tensors in the blocks that gpt2 by its config does not have: h.0.a, h.0.b, h.0.c, …";
+        assert_eq!(found.found[0].message, message);
+    }
+
+    #[test]
+    fn one_tensor_beside_a_whole_network_is_told_in_the_singular() {
+        let found = judge(&RULE, &beside_a_config(|found| found.unexpected = vec!["h.0.extra".to_owned()]));
+        let message = "1 tensor in the blocks that gpt2 by its config does not have: h.0.extra";
+        assert_eq!(found.found[0].message, message);
+    }
+
+    #[test]
+    fn a_gpt2_that_stands_output_first_is_a_warning_where_the_config_names_the_class_of_transformers() {
+        let saved = |shape: [u64; 2], config, layout| {
+            let mut saved = beside_a_config(|_| ());
+            saved.tensors = vec![tensor("transformer.h.0.attn.c_attn.weight", Role::Other, &shape)];
+            saved.layout = layout;
+            judge(&RULE, &saved.with_config(config))
+        };
+        let named = json!({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]});
+        let found = saved([144, 48], named.clone(), Layout::SingleFile);
+        assert_eq!(found.told(), [(Severity::Warning, "checkpoint".to_owned())]);
+        let message = "all matrices stand output first, and those of GPT2LMHeadModel, which its config names, stand input first";
+        assert_eq!(found.found[0].message, message);
+        assert!(saved([48, 144], named.clone(), Layout::SingleFile).is_clean(), "as transformers stores it");
+        assert!(saved([144, 48], named, Layout::NanoGpt).is_clean(), "nanoGPT's own file");
+        for config in [json!({"model_type": "gpt2"}), json!({"model_type": "gpt2", "architectures": ["GPT"]})]
+        {
+            assert!(saved([144, 48], config, Layout::SingleFile).is_clean(), "nobody says transformers");
+        }
     }
 
     #[test]

@@ -95,6 +95,18 @@ pub fn cases() -> Vec<Case> {
             read().finding("FP901"),
         ),
         made(
+            "side-files/config-of-many-wide-heads",
+            |folder| {
+                write(folder, "model.safetensors", &honest("a", &[1.0]));
+                let config = r#"{"model_type":"llama","architectures":["LlamaForCausalLM"],"num_hidden_layers":4096,
+                    "hidden_size":32,"num_attention_heads":4,"num_key_value_heads":2,"head_dim":65536,
+                    "intermediate_size":64,"vocab_size":100}"#;
+                write(folder, "config.json", config.as_bytes());
+                folder.to_owned()
+            },
+            read(),
+        ),
+        made(
             "side-files/forty-megabytes-of-numbers-that-are-not-finite",
             |folder| {
                 write(folder, "model.safetensors", &honest("a", &[1.0]));

@@ -22,7 +22,7 @@ fn operation(name: &str, oracle: &Oracle, assembly: &mut Assembly) -> Operation 
     let norm =
         |columns, centred, epsilon, gain, bias| LayerNorm { columns, centred, epsilon, gain, bias }.into();
     let rotary = |frequencies: &[f64], factor| {
-        Rotary { heads: 2, width: 4, frequencies: frequencies.to_vec(), factor }.into()
+        Rotary { heads: 2, width: 4, frequencies: frequencies.into(), factor }.into()
     };
     match name {
         "linear" | "linear-transposed" => {

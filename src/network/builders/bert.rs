@@ -136,7 +136,11 @@ pub(super) fn masked_head(
     (width, embedded, epsilon): (usize, usize, f64),
     x: ValueId,
 ) -> Result<ValueId> {
-    if draft.places.find(&format!("{dense}.weight")).is_none() {
+    // One tensor of it that is left says that there was a head.
+    let leaves = ["weight", "bias", "gamma", "beta"];
+    let layers = [dense, norm, decoder, &format!("{decoder}.decoder")];
+    let mut names = layers.iter().flat_map(|layer| leaves.map(|leaf| format!("{layer}.{leaf}")));
+    if !names.any(|name| draft.places.find(&name).is_some()) {
         return Ok(x);
     }
     let vocabulary = config.size("vocab_size")?;

@@ -1,6 +1,8 @@
 //! LLaMA (Touvron et al. 2023) and what is built like it: Mistral with a sliding window, Qwen2 with biases, Qwen3 with norms
 //! of queries and keys. RMSNorm in front of every sub-layer, rotary positions, shared keys and values, gated MLP.
 
+use std::sync::Arc;
+
 use super::Places;
 use super::config::Config;
 use super::draft::{Draft, Heads, parts};
@@ -114,7 +116,7 @@ fn block(
         keys = draft.rms_norm(&name("self_attn.k_norm"), keys, head, epsilon);
     }
     let Rotation { frequencies, factor, .. } = &sizes.rotation;
-    let rotary = |heads| Rotary { heads, width: head, frequencies: frequencies.clone(), factor: *factor };
+    let rotary = |heads| Rotary { heads, width: head, frequencies: Arc::clone(frequencies), factor: *factor };
     let queries = draft.assembly.push(&name("self_attn.q_rotary"), rotary(heads), &[queries]);
     let keys = draft.assembly.push(&name("self_attn.k_rotary"), rotary(shared), &[keys]);
     let plain = Heads { shared, mask, ..Heads::plain(heads, head) };

@@ -21,12 +21,12 @@ pub use model_toml::from_model_toml;
 pub use population::{Population, population};
 pub use shapes::{from_shapes, recurrences};
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{HashMap, HashSet};
 
 use self::config::Config;
 use self::gpt2::Writer;
 use super::Network;
-use crate::checkpoint::{Checkpoint, Layout, Role, Section};
+use crate::checkpoint::{Checkpoint, CheckpointTensor, Layout, Role, Section};
 use crate::error::{ErrorKind, Result};
 use crate::tensor::{Kind, Tensor};
 
@@ -109,7 +109,8 @@ impl Built {
                 return Err(kind.in_file(&checkpoint.path).for_tensor(&named.name));
             }
         }
-        let unused = unused(checkpoint, &tensors);
+        let unused = unused(checkpoint, &tensors).map(|index| &checkpoint.tensors[index]);
+        let unused = unused.filter(|tensor| is_floating(tensor)).map(|tensor| tensor.name.clone()).collect();
         Ok(Self { network, tensors, unused, assumptions: Vec::new() })
     }
 
@@ -153,23 +154,20 @@ impl<'c> Places<'c> {
     }
 }
 
-fn unused(checkpoint: &Checkpoint, used: &[usize]) -> Vec<String> {
-    let used: BTreeSet<usize> = used.iter().copied().collect();
-    let names: BTreeSet<&str> = used.iter().map(|&index| checkpoint.tensors[index].name.as_str()).collect();
-    let is_used = |index: usize| {
+/// Indices of the tensors of the model that no parameter has taken, buffers left out. A tensor and those tied to it are one.
+fn unused(checkpoint: &Checkpoint, used: &[usize]) -> impl Iterator<Item = usize> {
+    let first = move |index: usize| {
         let tensor = &checkpoint.tensors[index];
-        used.contains(&index)
-            || tensor.tied_to.as_deref().is_some_and(|first| names.contains(first))
-            || used.iter().any(|&other| checkpoint.tensors[other].tied_to.as_deref() == Some(&tensor.name))
+        tensor.tied_to.as_deref().unwrap_or(&tensor.name)
     };
-    let is_parameter = |index: usize| {
+    let taken: HashSet<&str> = used.iter().map(|&index| first(index)).collect();
+    let is_parameter = move |index: usize| {
         let tensor = &checkpoint.tensors[index];
-        tensor.section == Section::Model
-            && tensor.role != Role::Buffer
-            && tensor.tensor.as_ref().is_ok_and(|tensor| tensor.dtype.kind() == Kind::Float)
+        tensor.section == Section::Model && tensor.role != Role::Buffer
     };
-    (0..checkpoint.tensors.len())
-        .filter(|&index| is_parameter(index) && !is_used(index))
-        .map(|index| checkpoint.tensors[index].name.clone())
-        .collect()
+    (0..checkpoint.tensors.len()).filter(move |&index| is_parameter(index) && !taken.contains(first(index)))
+}
+
+fn is_floating(tensor: &CheckpointTensor) -> bool {
+    tensor.tensor.as_ref().is_ok_and(|tensor| tensor.dtype.kind() == Kind::Float)
 }

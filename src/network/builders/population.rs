@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::{Places, network_of_config, unused};
-use crate::checkpoint::{Checkpoint, Role};
+use super::{Places, is_floating, network_of_config, unused};
+use crate::checkpoint::{Checkpoint, CheckpointTensor, Role};
 use crate::error::Result;
 use crate::network::{Network, Operation};
 
@@ -16,6 +16,12 @@ pub struct Population {
     pub expected: usize,
     /// Names of those that the checkpoint lacks.
     pub missing: Vec<String>,
+    /// Their elements.
+    pub missing_elements: u128,
+    /// Tensors of the model that hold no parameter of the network, buffers left out.
+    pub others: usize,
+    /// Their elements, as far as they can be read.
+    pub other_elements: u128,
     /// Tensors of another shape, by index, with the shape that the network has. A vocabulary may be padded: more rows are no other shape.
     pub reshaped: Vec<(usize, Vec<u64>)>,
     /// Names of tensors in the stack of blocks that the network has not. Beside the stack there may be any head.
@@ -31,9 +37,11 @@ pub fn population(checkpoint: &Checkpoint) -> Result<Population> {
     let places = Places::of(checkpoint);
     let turned = turned(&network, checkpoint, &places);
     let (mut used, mut missing, mut reshaped) = (Vec::new(), Vec::new(), Vec::new());
+    let mut missing_elements = 0;
     for (number, parameter) in network.parameters.iter().enumerate() {
         let Some(index) = places.find(&parameter.name) else {
             missing.push(parameter.name.clone());
+            missing_elements += elements(&parameter.shape);
             continue;
         };
         used.push(index);
@@ -50,12 +58,41 @@ pub fn population(checkpoint: &Checkpoint) -> Result<Population> {
             reshaped.push((index, expected));
         }
     }
-    let stacks: BTreeSet<&str> =
-        network.parameters.iter().filter_map(|parameter| stack_of(&parameter.name)).collect();
-    let is_in_stack = |name: &str| stack_of(name).is_some_and(|stack| stacks.contains(stack));
-    let unexpected = unused(checkpoint, &used).into_iter().filter(|name| is_in_stack(name)).collect();
-    let (architecture, expected) = (network.architecture, network.parameters.len());
-    Ok(Population { architecture, expected, missing, reshaped, unexpected })
+    let others: Vec<&CheckpointTensor> =
+        unused(checkpoint, &used).map(|index| &checkpoint.tensors[index]).collect();
+    let unexpected = unexpected(&network, used.iter().map(|&index| &checkpoint.tensors[index]), &others);
+    let readable = others.iter().filter_map(|named| named.tensor.as_ref().ok());
+    Ok(Population {
+        expected: network.parameters.len(),
+        architecture: network.architecture,
+        missing,
+        missing_elements,
+        others: others.len(),
+        other_elements: readable.map(|tensor| u128::from(tensor.count())).sum(),
+        reshaped,
+        unexpected,
+    })
+}
+
+/// Names of those of the `others` that stand in the stack of blocks. Wrappers around the model are no part of a stack's name.
+fn unexpected<'c>(
+    network: &Network,
+    used: impl Iterator<Item = &'c CheckpointTensor>,
+    others: &[&CheckpointTensor],
+) -> Vec<String> {
+    let parameters = network.parameters.iter().map(|parameter| parameter.name.as_str());
+    let names = parameters.chain(used.map(|named| named.canonical_name.as_str()));
+    let stacks: BTreeSet<&str> = names.filter_map(stack_of).collect();
+    let is_in_stack = |named: &CheckpointTensor| {
+        stack_of(&named.canonical_name).is_some_and(|stack| stacks.contains(stack))
+    };
+    let unexpected = others.iter().filter(|named| is_floating(named) && is_in_stack(named));
+    unexpected.map(|named| named.name.clone()).collect()
+}
+
+/// Elements of a parameter. Sizes are bounded by the config's reader: they do not reach the end of these numbers.
+fn elements(shape: &[usize]) -> u128 {
+    shape.iter().map(|&size| size as u128).product()
 }
 
 /// The weights that the network stores input first, where most of them stand the other way round: those of a GPT-2 that was trained with

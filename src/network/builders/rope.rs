@@ -7,6 +7,7 @@
 //! `transformers`, modeling_rope_utils.py.
 
 use std::f64::consts::TAU;
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -16,7 +17,7 @@ use crate::error::Result;
 /// How heads are rotated.
 pub(super) struct Rotation {
     /// Radians per token, one for each pair.
-    pub frequencies: Vec<f64>,
+    pub frequencies: Arc<[f64]>,
     /// What rotated numbers are multiplied by.
     pub factor: f64,
     /// The longest sequence for which these are the frequencies, where they depend on it.
@@ -50,13 +51,13 @@ pub(super) fn rotation(config: &Config<'_>, width: usize) -> Result<Rotation> {
     let plain: Vec<f64> = plain.collect();
     let scaled = |scale: &dyn Fn(f64) -> f64| plain.iter().map(|&frequency| scale(frequency)).collect();
     let kind = setting("rope_type").or_else(|| setting("type")).and_then(Value::as_str);
-    let mut rotation = Rotation { frequencies: Vec::new(), factor: 1.0, longest: None };
+    let mut rotation = Rotation { frequencies: Arc::default(), factor: 1.0, longest: None };
     match (kind.unwrap_or("default"), number("factor")) {
-        ("default", _) => rotation.frequencies = plain,
+        ("default", _) => rotation.frequencies = plain.into(),
         ("linear", Some(factor)) => rotation.frequencies = scaled(&|frequency| frequency / factor),
         ("dynamic", Some(_)) => {
             rotation.longest = Some(config.size("max_position_embeddings")?);
-            rotation.frequencies = plain;
+            rotation.frequencies = plain.into();
         }
         ("llama3", Some(factor)) => {
             let ends =
@@ -98,7 +99,7 @@ struct Yarn {
 }
 
 impl Yarn {
-    fn frequencies(&self, plain: &[f64], rotated: usize) -> Vec<f64> {
+    fn frequencies(&self, plain: &[f64], rotated: usize) -> Arc<[f64]> {
         let index =
             |turns: f64| rotated as f64 * (self.context / (turns * TAU)).ln() / (2.0 * self.base.ln());
         let [mut low, mut high] = self.turns.map(index);

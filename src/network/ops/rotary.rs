@@ -4,6 +4,8 @@
 //!
 //! Linear: `J·x = C·x + S·swap(x)`, element by element, and `Jᵀ·u = C·u + swap(S·u)`, swap exchanging the halves.
 
+use std::sync::Arc;
+
 use super::{Described, only};
 use crate::compute::{Backend, Binary, Real, Spread, Strip};
 use crate::error::Result;
@@ -18,7 +20,7 @@ pub struct Rotary {
     /// Numbers of a head.
     pub width: usize,
     /// Radians from one token to the next, one for each rotated pair: at most half the width.
-    pub frequencies: Vec<f64>,
+    pub frequencies: Arc<[f64]>,
     /// What rotated numbers are multiplied by: 1, but for some long-context scalings.
     pub factor: f64,
 }
