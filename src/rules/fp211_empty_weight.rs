@@ -14,21 +14,24 @@ pub(super) static RULE: Rule = Rule {
     thresholds: &[Threshold {
         name: "empty-share",
         default: 0.5,
-        unit: "of the parameters",
-        source: "28 of 93 parameters of SevenNet-0 are biases that its layers keep empty",
+        unit: "of the parameters, or of those called weight",
+        source: "28 of 93 parameters of SevenNet-0 are vectors that its layers keep empty, 10 of them called weight",
     }],
     check: Check::Checkpoint(check),
 };
 
 fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mut Findings) {
-    let parameters = || checkpoint.tensors.iter().filter(|tensor| tensor.is_parameter() && !tensor.damaged);
-    let empty: Vec<_> = parameters().filter(|tensor| tensor.elements == 0).collect();
-    let count = parameters().count();
+    let all = checkpoint.tensors.iter().filter(|tensor| tensor.is_parameter() && !tensor.damaged);
+    let (weights, others): (Vec<&TensorAnalysis>, Vec<_>) = all.partition(|tensor| is_called_weight(tensor));
+    let count = weights.len() + others.len();
+    let empty_weights = weights.iter().filter(|tensor| tensor.elements == 0).count();
+    let empty: Vec<_> = weights.iter().chain(&others).filter(|tensor| tensor.elements == 0).collect();
     let limit = thresholds.get("empty-share");
-    let share = empty.len() as f64 / count as f64;
-    let is_told =
-        |tensor: &&&TensorAnalysis| share > limit || is_weight(tensor) || is_matrix_of_a_layer(tensor);
-    let told: Vec<_> = empty.iter().filter(is_told).collect();
+    // What is partitioned over processes is a vector in each, and small vectors are left whole: then it is the weights that are gone.
+    let are_most = |part: usize, whole: usize| part as f64 > limit * whole as f64;
+    let is_sharded = are_most(empty.len(), count) || are_most(empty_weights, weights.len());
+    let told: Vec<_> =
+        empty.into_iter().filter(|tensor| is_sharded || is_matrix_of_a_layer(tensor)).collect();
     let Some(first) = told.first() else { return };
     let others = match told.len() - 1 {
         0 => String::new(),
@@ -40,8 +43,7 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
     finding.against("parameters without elements", told.len() as f64, 0.0, "tensors");
 }
 
-/// Whether its layer calls it its weight, whatever is left of its shape: what is partitioned over processes is a vector in each.
-fn is_weight(tensor: &TensorAnalysis) -> bool {
+fn is_called_weight(tensor: &TensorAnalysis) -> bool {
     tensor.canonical_name.rsplit('.').next() == Some("weight")
 }
 
@@ -72,13 +74,24 @@ mod tests {
     #[test]
     fn weights_that_a_sharded_save_left_as_empty_vectors_are_told() {
         // A third of the parameters, as DeepSpeed leaves those of a GPT-2: vectors without elements in place of matrices.
-        let layer = |at: usize| {
-            let empty = tensor(&format!("h.{at}.attn.weight"), Role::Other, &[0]);
-            let kept = |leaf: &str| tensor(&format!("h.{at}.{leaf}"), Role::NormBias, &[8]);
-            [empty, kept("ln.bias"), kept("attn.bias")]
+        let layer = |at: usize, matrix: u64| {
+            let vector = |leaf: &str, size| tensor(&format!("h.{at}.{leaf}"), Role::Other, &[size]);
+            [
+                vector("attn.weight", 0),
+                vector("mlp.weight", matrix),
+                vector("attn.bias", 8),
+                vector("mlp.bias", 8),
+                vector("ln.weight", 8),
+                vector("ln.bias", 8),
+            ]
         };
-        let found = judge(&RULE, &checkpoint((0..4).flat_map(layer).collect()));
+        let saved = |matrix: u64| checkpoint((0..4).flat_map(|at| layer(at, matrix)).collect());
+        let found = judge(&RULE, &saved(0));
         assert_eq!(found.told(), [(Severity::Critical, "h.0.attn.weight".to_owned())]);
+        assert!(
+            judge(&RULE, &saved(8)).is_clean(),
+            "a third of the weights: those of SevenNet's convolutions"
+        );
     }
 
     #[test]
