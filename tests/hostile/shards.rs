@@ -295,7 +295,7 @@ pub fn cases() -> Vec<Case> {
                     symlink(outside, checkpoint.join("below")).expect("a link");
                 })
             },
-            damaged(&["missing-shard"], &[A]),
+            damaged(&["missing-shard", "not-found"], &[A]),
         ));
         cases.push(made(
             "shards/link-to-itself",
