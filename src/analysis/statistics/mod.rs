@@ -69,10 +69,6 @@ impl Plan {
     pub fn new(everything: bool) -> Self {
         Self { moments: everything, headroom: everything, exponents: everything, isa: Isa::best() }
     }
-
-    fn is_more_than_norms(self) -> bool {
-        self.moments || self.headroom || self.exponents
-    }
 }
 
 /// Measures the elements of `tensor`.
@@ -169,7 +165,8 @@ fn measure_floats<B: Beside>(
     match tensor.dtype {
         DType::F64 => measure_elements::<F64, B>(tensor, repeats, plan, pivot, beside, context),
         DType::F32 => measure_elements::<F32, B>(tensor, repeats, plan, pivot, beside, context),
-        DType::F16 | DType::Bf16 if tensor.count() >= words::MANY && plan.is_more_than_norms() => {
+        DType::F16 | DType::Bf16 if tensor.count() >= words::MANY && plan.exponents => {
+            // Counts of patterns cost the same whatever is asked; without binades, vectors cost less.
             measure_words(tensor, repeats, plan, pivot, beside, context)
         }
         DType::F16 => measure_elements::<F16, B>(tensor, repeats, plan, pivot, beside, context),

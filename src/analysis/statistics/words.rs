@@ -1,7 +1,7 @@
 //! bf16 and f16: how often each of 65,536 patterns occurs, block by block.
 //!
-//! Two additions to a table for an element cost less than the vectors that compute its powers, its binade and its place
-//! among the limits of casts; and weights lie in a dozen binades, whose counts stay in the first cache.
+//! An addition to a table for each element costs half of what the vectors do that compute its powers, its binade and its place
+//! among the limits of casts (`docs/benchmarks.md`): weights lie in a dozen binades, whose counts stay in the first cache.
 
 use std::mem::take;
 use std::sync::{Mutex, PoisonError};
