@@ -35,10 +35,11 @@ pub(super) fn join(optimizers: &[OptimizerState], tensors: &[CheckpointTensor]) 
 
 /// Masters from files of their own, which are named as the tensors of the model are.
 fn by_name(tensors: &[CheckpointTensor]) -> Vec<(usize, usize)> {
-    let own_name =
-        |tensor: &'_ CheckpointTensor| tensor.name.strip_prefix(LABEL)?.strip_prefix('/').map(str::to_owned);
-    let masters: Vec<(String, usize)> =
-        tensors.iter().enumerate().filter_map(|(index, tensor)| Some((own_name(tensor)?, index))).collect();
+    let masters: Vec<(&str, usize)> = tensors
+        .iter()
+        .enumerate()
+        .filter_map(|(index, tensor)| Some((tensor.name.strip_prefix(LABEL)?.strip_prefix('/')?, index)))
+        .collect();
     if masters.is_empty() {
         return Vec::new();
     }
@@ -47,7 +48,7 @@ fn by_name(tensors: &[CheckpointTensor]) -> Vec<(usize, usize)> {
         named.insert(&tensor.canonical_name, index);
         named.insert(&tensor.name, index);
     }
-    masters.iter().filter_map(|(own, master)| Some((*named.get(own.as_str())?, *master))).collect()
+    masters.into_iter().filter_map(|(own, master)| Some((*named.get(own)?, master))).collect()
 }
 
 /// Whether one can be the rounding of the other.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::weights::place_of_number;
 use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
 use crate::analysis::model::{CheckpointAnalysis, Kind, Role, Section, TensorAnalysis};
 
@@ -122,15 +123,8 @@ fn is_weight(tensor: &TensorAnalysis) -> bool {
 /// What stands before the number of its layer, that number, and what stands behind it.
 fn placed(tensor: &TensorAnalysis) -> Option<(&str, u64, &str)> {
     let (name, number) = (tensor.canonical_name.as_str(), tensor.layer.index?);
-    let mut start = 0;
-    for component in name.split('.') {
-        let end = start + component.len();
-        if component.parse() == Ok(number) {
-            return Some((&name[..start], number, name.get(end + 1..)?));
-        }
-        start = end + 1;
-    }
-    None
+    let place = place_of_number(name, number)?;
+    Some((&name[..place.start], number, name.get(place.end + 1..)?))
 }
 
 /// The only layer that is not like the first, where it is neither the first nor the last; and what all the others are like.

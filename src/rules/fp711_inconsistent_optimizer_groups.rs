@@ -8,6 +8,7 @@ use crate::analysis::model::{
     Algorithm, CheckpointAnalysis, Measured, OptimizerCoverage, RepeatedParameter, Role, StateCoverage,
     TensorAnalysis,
 };
+use crate::number::counted;
 
 pub(super) static RULE: Rule = Rule {
     code: "FP711",
@@ -85,7 +86,7 @@ fn tell_orphans(optimizer: &OptimizerCoverage, findings: &mut Findings) {
         _ => format!(
             "{} keeps state of {} that no group lists: {}",
             optimizer.place,
-            counted(optimizer.orphans.len(), "parameter"),
+            counted(optimizer.orphans.len() as u64, "parameter"),
             first.escape_debug(),
         ),
     };
@@ -114,7 +115,7 @@ fn tell_lost(checkpoint: &CheckpointAnalysis, coverage: &StateCoverage, findings
         let message = format!(
             "{} lists {} and keeps state of none, at step {step}",
             optimizer.place,
-            counted(optimizer.listed as usize, "parameter"),
+            counted(optimizer.listed, "parameter"),
         );
         let advice = "if the optimizer was begun anew at this step, or everything it lists is frozen, this is as it should be; if not, its moments and counters are lost: take an earlier save, or warm the learning rate up again";
         findings.push(Subject::Checkpoint, message, advice).short_of(
@@ -211,10 +212,6 @@ fn tell_left_out(checkpoint: &CheckpointAnalysis, coverage: &StateCoverage, find
 /// What it does in its layer, and what it is called there.
 fn kind(tensor: &TensorAnalysis) -> (Role, &str) {
     (tensor.role, tensor.canonical_name.rsplit_once('.').map_or(&*tensor.canonical_name, |(_, leaf)| leaf))
-}
-
-fn counted(count: usize, what: &str) -> String {
-    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
 #[cfg(test)]

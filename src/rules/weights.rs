@@ -1,5 +1,7 @@
 //! What several rules ask of a weight: whether it maps, which way it is stored, and why it cannot be judged.
 
+use std::ops::Range;
+
 use super::{Findings, Subject};
 use crate::analysis::model::{
     CheckpointAnalysis, Degenerate, Measured, Role, Section, Statistics, TensorAnalysis,
@@ -157,16 +159,21 @@ fn why(kind: Degenerate) -> &'static str {
 /// The path up to and including the block's number; the whole path where there is none.
 pub(super) fn block(tensor: &TensorAnalysis) -> &str {
     let path = tensor.layer.path.as_str();
-    let Some(index) = tensor.layer.index else { return path };
-    let mut end = 0;
-    for component in path.split('.') {
-        end += component.len();
-        if component.parse() == Ok(index) {
-            return &path[..end];
+    let number = tensor.layer.index.and_then(|index| place_of_number(path, index));
+    number.map_or(path, |number| &path[..number.end])
+}
+
+/// Where the first component of `name` that is `number` stands.
+pub(super) fn place_of_number(name: &str, number: u64) -> Option<Range<usize>> {
+    let mut start = 0;
+    for component in name.split('.') {
+        let end = start + component.len();
+        if component.parse() == Ok(number) {
+            return Some(start..end);
         }
-        end += 1;
+        start = end + 1;
     }
-    path
+    None
 }
 
 #[cfg(test)]

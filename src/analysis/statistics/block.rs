@@ -33,6 +33,19 @@ pub(super) struct Contribution {
     pub sums: Sums,
 }
 
+impl Contribution {
+    /// Of nothing, with room for `binades` counts.
+    pub(super) fn new(binades: usize) -> Self {
+        Self { tally: Tally::new(binades), sums: Sums::default() }
+    }
+
+    /// Adds the next block.
+    pub(super) fn add(&mut self, next: &Self) {
+        self.tally.add(&next.tally);
+        self.sums.add(&next.sums);
+    }
+}
+
 /// Something else that has to be computed from the same elements: it is handed every part as it is read, so that nothing is
 /// read twice for it. Blocks of 2²⁰ elements come to accumulators of their own, which are joined in index order.
 pub trait Beside: Sync {
@@ -77,7 +90,7 @@ pub(super) fn contribution<B: Beside>(
     beside: &B,
     context: &Context,
 ) -> Result<Option<(Contribution, B::Sums)>> {
-    let mut whole = Contribution { tally: Tally::new(binades), sums: Sums::default() };
+    let mut whole = Contribution::new(binades);
     let mut gathered = beside.start();
     let finished = fold(
         tensor,
@@ -96,8 +109,7 @@ pub(super) fn contribution<B: Beside>(
         },
         |(block, next)| {
             beside.join(&mut gathered, next);
-            whole.tally.add(&block.tally);
-            whole.sums.add(&block.sums);
+            whole.add(&block);
         },
     )?;
     Ok(finished.then_some((whole, gathered)))

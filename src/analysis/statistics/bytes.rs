@@ -3,8 +3,6 @@
 use super::block::{Contribution, fold};
 use super::kernel::Job;
 use super::patterns::Format;
-use super::sums::Sums;
-use super::tally::Tally;
 use crate::context::Context;
 use crate::error::Result;
 use crate::tensor::Tensor;
@@ -53,10 +51,9 @@ fn count(bytes: &[u8], histogram: &mut Histogram) {
 
 /// Everything from the histogram: 256 terms a sum.
 pub(super) fn of_histogram(histogram: &Histogram, job: &Job, format: &Format) -> Contribution {
-    let mut tally = Tally::new(if job.binades { format.binades } else { 0 });
-    let mut sums = Sums::default();
+    let mut whole = format.nothing(job);
     for (bits, &weight) in (0..).zip(histogram) {
-        format.add(bits, weight, job, &mut tally, &mut sums);
+        format.add(bits, weight, job, &mut whole.tally, &mut whole.sums);
     }
-    Contribution { tally, sums }
+    whole
 }

@@ -33,6 +33,7 @@ use block::{Alone, Contribution};
 use finish::Terms;
 use kernel::Job;
 use kernel::element::{Bf16, Element, F16, F32, F64};
+use patterns::Format;
 
 use super::model::{MeasureLevel, Measured, Statistics};
 use crate::context::Context;
@@ -208,10 +209,8 @@ fn measure_words<B: Beside>(
     beside: &B,
     context: &Context,
 ) -> Outcome<B> {
-    let format = patterns::format(tensor.dtype).expect("16 bits have few patterns");
-    let job = job(plan, pivot, plan.headroom.then(|| format.limits()));
+    let (format, job, terms) = patterned(tensor.dtype, plan, pivot);
     let whole = words::contribution(tensor, &job, &format, beside, context)?;
-    let terms = terms(&job, plan, plan.exponents.then_some(format.lowest), format.one());
     Ok(whole.map(|(whole, gathered)| (finish(whole, repeats, &terms), Some(gathered))))
 }
 
@@ -222,11 +221,17 @@ fn measure_bytes(
     pivot: Pivot,
     context: &Context,
 ) -> Result<Option<Statistics>> {
-    let format = patterns::format(tensor.dtype).expect("every other float dtype has a path of its own");
-    let job = job(plan, pivot, plan.headroom.then(|| format.limits()));
+    let (format, job, terms) = patterned(tensor.dtype, plan, pivot);
     let whole = bytes::contribution(tensor, &job, &format, context)?;
-    let terms = terms(&job, plan, plan.exponents.then_some(format.lowest), format.one());
     Ok(whole.map(|whole| finish(whole, repeats, &terms)))
+}
+
+/// The format of a dtype whose patterns are counted, what to compute, and what the formulas need of it.
+fn patterned(dtype: DType, plan: Plan, pivot: Pivot) -> (Format, Job, Terms) {
+    let format = patterns::format(dtype).expect("every wider float dtype has a path of its own");
+    let job = job(plan, pivot, plan.headroom.then(|| format.limits()));
+    let terms = terms(&job, plan, plan.exponents.then_some(format.lowest), format.one());
+    (format, job, terms)
 }
 
 fn job(plan: Plan, pivot: Pivot, limits: Option<headroom::Limits>) -> Job {

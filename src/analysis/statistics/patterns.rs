@@ -4,6 +4,7 @@
 
 use half::{bf16, f16};
 
+use super::block::Contribution;
 use super::headroom::{self, Limits};
 use super::kernel::Job;
 use super::sums::Sums;
@@ -88,6 +89,11 @@ impl Format {
     /// The limits of the casts among its magnitudes.
     pub(super) fn limits(&self) -> Limits {
         headroom::limits(self.beyond.into(), |magnitude| (self.decode)(magnitude as u16))
+    }
+
+    /// What no element amounts to, with room for what `job` asks.
+    pub(super) fn nothing(&self, job: &Job) -> Contribution {
+        Contribution::new(if job.binades { self.binades } else { 0 })
     }
 
     /// Adds `weight` elements that have the pattern `bits`: each term is a count times a value.

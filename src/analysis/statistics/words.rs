@@ -10,12 +10,11 @@ use super::block::{Beside, Contribution, fold};
 use super::kernel::Job;
 use super::patterns::Format;
 use super::sums::Sums;
-use super::tally::Tally;
 use crate::context::Context;
 use crate::error::Result;
 use crate::tensor::Tensor;
 
-/// Elements from which on a walk through all patterns does not count: a fifth of the time of counting that many.
+/// Elements from which on counting them is more work than the walk through all patterns behind it.
 pub(super) const MANY: u64 = 1 << 18;
 
 /// Patterns with one sign.
@@ -33,8 +32,7 @@ pub(super) fn contribution<B: Beside>(
     beside: &B,
     context: &Context,
 ) -> Result<Option<(Contribution, B::Sums)>> {
-    let empty = || Tally::new(if job.binades { format.binades } else { 0 });
-    let mut whole = Contribution { tally: empty(), sums: Sums::default() };
+    let mut whole = format.nothing(job);
     let mut gathered = beside.start();
     let finished = fold(
         tensor,
@@ -45,14 +43,13 @@ pub(super) fn contribution<B: Beside>(
             beside.feed(sums, part, bytes)
         },
         |(tables, sums)| {
-            let mut block = Contribution { tally: empty(), sums: Sums::default() };
+            let mut block = format.nothing(job);
             tables.drain(format, job, &mut block);
             (block, sums)
         },
         |(block, next)| {
             beside.join(&mut gathered, next);
-            whole.tally.add(&block.tally);
-            whole.sums.add(&block.sums);
+            whole.add(&block);
         },
     )?;
     Ok(finished.then_some((whole, gathered)))
