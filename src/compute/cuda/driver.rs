@@ -52,14 +52,11 @@ pub(super) enum Argument<'a> {
     /// Memory from this byte on.
     At(&'a Memory, usize),
     U32(u32),
+    /// A number that has to fit where kernels count with 32 bits.
+    Count(usize),
     U64(u64),
     F32(f32),
     F64(f64),
-}
-
-/// A number that has to fit where kernels count with 32 bits.
-pub(super) fn narrow<'a>(count: usize) -> Argument<'a> {
-    Argument::U32(u32::try_from(count).expect("callers split what is larger"))
 }
 
 impl Driver {
@@ -222,7 +219,7 @@ impl Driver {
         for (kind, argument) in kernel.parameters.chars().zip(arguments) {
             let fits = match argument {
                 Argument::At(..) => kind == 'p',
-                Argument::U32(_) => kind == 'u',
+                Argument::U32(_) | Argument::Count(_) => kind == 'u',
                 Argument::U64(_) => kind == 'l',
                 Argument::F32(_) => kind == 'r' && module.number() == 4,
                 Argument::F64(_) => kind == 'd' || (kind == 'r' && module.number() == 8),
@@ -235,16 +232,21 @@ impl Driver {
         let mut slots: Vec<u64> = arguments
             .iter()
             .map(|argument| match argument {
-                Argument::At(memory, at) => memory.address + *at as u64,
-                Argument::U32(value) => u64::from(*value),
-                Argument::U64(value) => *value,
-                Argument::F32(value) => u64::from(value.to_bits()),
-                Argument::F64(value) => value.to_bits(),
+                Argument::At(memory, at) => Ok(memory.address + *at as u64),
+                Argument::U32(value) => Ok(u64::from(*value)),
+                Argument::Count(count) => counted(kernel, *count, u32::MAX).map(u64::from),
+                Argument::U64(value) => Ok(*value),
+                Argument::F32(value) => Ok(u64::from(value.to_bits())),
+                Argument::F64(value) => Ok(value.to_bits()),
             })
-            .collect();
+            .collect::<Result<_, _>>()?;
         let mut pointers: Vec<*mut c_void> = slots.iter_mut().map(|slot| (&raw mut *slot).cast()).collect();
-        let [x, y, z] =
-            blocks.map(|count| u32::try_from(count).expect("callers keep to the hardware's limits"));
+        let [x, y, z] = blocks;
+        let (x, y, z) = (
+            counted(kernel, x, i32::MAX.unsigned_abs())?,
+            counted(kernel, y, MOST_BLOCKS)?,
+            counted(kernel, z, MOST_BLOCKS)?,
+        );
         // SAFETY: the function is loaded; number and kinds of its arguments are those of its declaration, which a test holds against
         // the PTX. That a kernel stays within the memory it is given rests on its text, which the tests run in an interpreter that
         // checks every access; a mistake there is an error of the device, not of this process.
@@ -279,6 +281,15 @@ impl Driver {
         lock(&self.functions).insert((module, name), function.clone());
         Ok(function)
     }
+}
+
+/// The hardware counts blocks of the second and third axis with 16 bits.
+pub(super) const MOST_BLOCKS: u32 = 65535;
+
+/// A count that a kernel, or the hardware, has so many values for.
+pub(super) fn counted(kernel: Kernel, count: usize, most: u32) -> Result<u32, Fault> {
+    let fits = u32::try_from(count).ok().filter(|count| *count <= most);
+    fits.ok_or(Fault::TooMany { kernel: kernel.name, count })
 }
 
 /// Memory that is freed stays the process's, and serves the next allocation: otherwise every wait gives it back, and the small buffers of

@@ -42,6 +42,13 @@ pub(super) enum Fault {
         /// How many values did not.
         values: i32,
     },
+    /// More than a kernel counts.
+    TooMany {
+        /// The kernel.
+        kernel: &'static str,
+        /// How many.
+        count: usize,
+    },
     /// The device has failed before, in a way that it does not recover from in this process.
     Lost,
 }
@@ -55,6 +62,7 @@ impl fmt::Display for Fault {
             }
             Self::Driver { call, code } | Self::Library { call, code } => write!(f, "{call}: {code}"),
             Self::NotConverged { values } => write!(f, "cusolverDnXsyevd: {values} values did not converge"),
+            Self::TooMany { kernel, count } => write!(f, "{count} is more than its kernel {kernel} counts"),
             Self::Lost => f.write_str("it failed before and is not used again"),
         }
     }
