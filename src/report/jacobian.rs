@@ -10,8 +10,8 @@ use super::markdown::code;
 use super::terminal::{Page, Style, verdicts};
 use super::text::{safe, safe_sentence};
 use crate::analysis::model::{
-    CheckpointAnalysis, Degenerate, DepthGain, Estimated, GradientSource, JacobianAnalysis, JacobianCost, JacobianSetting,
-    Measured, PartJacobian, PartKind, ProbeKind, RecurrenceAnalysis, Spread,
+    CheckpointAnalysis, Degenerate, DepthGain, Estimated, GradientSource, JacobianAnalysis, JacobianCost,
+    JacobianSetting, Measured, PartJacobian, PartKind, ProbeKind, RecurrenceAnalysis, Spread,
 };
 use crate::number::{bytes, counted, grouped, short};
 

@@ -8,7 +8,7 @@ use super::probe::{self, Probe, Wanted};
 use super::spectrum::Request;
 use super::{Precision, cost, device, measure, measure::planned, recurrences};
 use crate::analysis::model::{
-    DType, GradientSource, JacobianAnalysis, JacobianCost, JacobianSetting, ProbeKind,
+    DType, GradientSource, JacobianAnalysis, JacobianCost, JacobianSetting, ProbeKind, RecurrenceAnalysis,
 };
 use crate::checkpoint::Checkpoint;
 use crate::compute::{Backend, Cpu, Real};
@@ -16,6 +16,7 @@ use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::InputFile;
 use crate::network::builders::{self, Built};
+use crate::tensor::Tensor;
 
 /// What is asked about the Jacobians of a checkpoint.
 #[derive(Debug, Clone, PartialEq)]
@@ -199,17 +200,8 @@ impl Prepared {
         else {
             return Ok(None);
         };
-        let recurrences = if parameters.is_resident() {
-            let data = feeds.first().filter(|_| self.probe.kind == ProbeKind::Data);
-            let seed = self.options.spectrum.seed;
-            context.progress.say("recurrences");
-            match recurrences::measure(backend, network, &parameters, data, seed, context)? {
-                Some(found) => found,
-                None => return Ok(None),
-            }
-        } else {
-            Vec::new()
-        };
+        drop(parameters);
+        let Some(recurrences) = self.recurrences::<T>(&tensors, context)? else { return Ok(None) };
         Ok(Some(JacobianAnalysis {
             architecture: network.architecture.clone(),
             setting: self.setting(),
@@ -222,6 +214,25 @@ impl Prepared {
             depths: found.depths,
             recurrences,
         }))
+    }
+
+    /// Recurrences step by step, on the processor: each step waits for the one before it, and is small.
+    fn recurrences<T: Real>(
+        &self,
+        tensors: &[&Tensor],
+        context: &Context,
+    ) -> Result<Option<Vec<RecurrenceAnalysis>>> {
+        let network = &self.built.network;
+        if network.recurrences().is_empty() {
+            return Ok(Some(Vec::new()));
+        }
+        let parameters = Parameters::<Cpu, T>::read(&Cpu, network, tensors)?;
+        if !parameters.is_resident() {
+            return Ok(Some(Vec::new()));
+        }
+        context.progress.say("recurrences");
+        let data = self.probe.feeds.first().filter(|_| self.probe.kind == ProbeKind::Data);
+        recurrences::measure(&Cpu, network, &parameters, data, self.options.spectrum.seed, context)
     }
 
     fn setting(&self) -> JacobianSetting {

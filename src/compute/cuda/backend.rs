@@ -181,9 +181,13 @@ impl Backend for Cuda<'_> {
         Ok(buffer)
     }
 
+    fn room<T: Real>(&self, length: usize) -> Result<Buffer<T>> {
+        self.told(Buffer::new(self.driver(), length))
+    }
+
     fn upload<T: Real>(&self, values: &[T]) -> Result<Buffer<T>> {
-        let mut buffer = self.told(Buffer::new(self.driver(), values.len()))?;
-        self.told(self.driver().write(&mut buffer.memory, 0, &to_bytes(values)))?;
+        let buffer = self.told(Buffer::new(self.driver(), values.len()))?;
+        self.told(self.driver().write(&buffer.memory, 0, &to_bytes(values)))?;
         Ok(buffer)
     }
 

@@ -7,8 +7,8 @@
 
 use std::collections::HashMap;
 use std::ffi::c_void;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use cudarc::driver::sys::{CUdevice_attribute, CUdeviceptr, CUmemPool_attribute, CUstream};
 use cudarc::driver::{CudaContext, CudaFunction, CudaModule, CudaStream, result};
@@ -32,7 +32,7 @@ pub(super) struct Driver {
     pools: bool,
     budget: usize,
     used: AtomicUsize,
-    lost: AtomicBool,
+    lost: OnceLock<String>,
     modules: Mutex<HashMap<Module, Arc<CudaModule>>>,
     functions: Mutex<HashMap<(Module, &'static str), CudaFunction>>,
     /// For uploads; made when it is first needed.
@@ -83,7 +83,7 @@ impl Driver {
             context,
             budget: free - free / LEFT_TO_OTHERS,
             used: AtomicUsize::new(0),
-            lost: AtomicBool::new(false),
+            lost: OnceLock::new(),
             modules: Mutex::default(),
             functions: Mutex::default(),
             ring: Mutex::default(),
@@ -105,16 +105,19 @@ impl Driver {
 
     /// Makes the device this thread's, unless it is lost.
     pub(super) fn enter(&self) -> Result<(), Fault> {
-        if self.lost.load(Ordering::Relaxed) {
-            return Err(Fault::Lost);
+        if let Some(reason) = self.lost.get() {
+            return Err(Fault::Lost { reason: reason.clone() });
         }
         self.note(checked("cuCtxSetCurrent", 0, self.context.bind_to_thread()))
     }
 
     /// Remembers a final fault.
     pub(super) fn note<T>(&self, answer: Result<T, Fault>) -> Result<T, Fault> {
-        if answer.as_ref().is_err_and(Fault::is_final) {
-            self.lost.store(true, Ordering::Relaxed);
+        if let Err(fault) = &answer
+            && fault.is_final()
+        {
+            // The first is the reason of all that follow.
+            let _first = self.lost.get_or_init(|| fault.to_string());
         }
         answer
     }
@@ -153,7 +156,7 @@ impl Driver {
     }
 
     /// Copies `bytes` to `memory` from byte `at` on, and waits for it.
-    pub(super) fn write(&self, memory: &mut Memory, at: usize, bytes: &[u8]) -> Result<(), Fault> {
+    pub(super) fn write(&self, memory: &Memory, at: usize, bytes: &[u8]) -> Result<(), Fault> {
         if bytes.is_empty() {
             return Ok(());
         }
@@ -162,10 +165,10 @@ impl Driver {
     }
 
     /// Begins to copy `bytes`, which stay as they are until the device has come to it: the caller waits.
-    pub(super) fn start_write(&self, memory: &mut Memory, at: usize, bytes: &[u8]) -> Result<(), Fault> {
+    pub(super) fn start_write(&self, memory: &Memory, at: usize, bytes: &[u8]) -> Result<(), Fault> {
         assert!(at + bytes.len() <= memory.bytes);
         self.enter()?;
-        // SAFETY: the range lies in the allocation; both callers wait before `bytes` changes or goes.
+        // SAFETY: the range lies in the allocation; all callers wait before `bytes` changes or goes.
         let answer = unsafe { result::memcpy_htod_async(memory.address + at as u64, bytes, self.stream()) };
         self.note(checked("cuMemcpyHtoDAsync", 0, answer))
     }

@@ -50,7 +50,10 @@ pub(super) enum Fault {
         count: usize,
     },
     /// The device has failed before, in a way that it does not recover from in this process.
-    Lost,
+    Lost {
+        /// How.
+        reason: String,
+    },
 }
 
 impl fmt::Display for Fault {
@@ -63,7 +66,7 @@ impl fmt::Display for Fault {
             Self::Driver { call, code } | Self::Library { call, code } => write!(f, "{call}: {code}"),
             Self::NotConverged { values } => write!(f, "cusolverDnXsyevd: {values} values did not converge"),
             Self::TooMany { kernel, count } => write!(f, "{count} is more than its kernel {kernel} counts"),
-            Self::Lost => f.write_str("it failed before and is not used again"),
+            Self::Lost { reason } => write!(f, "it failed before and is not used again: {reason}"),
         }
     }
 }

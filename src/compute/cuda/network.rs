@@ -177,7 +177,8 @@ impl Cuda<'_> {
         y: &Buffer<T>,
     ) -> Result<()> {
         assert!(v.length == count && y.length.is_multiple_of((count * inner).max(1)));
-        let arguments = [operation(combine), long(y.length), Argument::Count(count), long(inner), v.all(), y.all()];
+        let arguments =
+            [operation(combine), long(y.length), Argument::Count(count), long(inner), v.all(), y.all()];
         self.told(self.over::<T>(kernels::BROADCAST, y.length, &arguments))
     }
 
@@ -258,8 +259,15 @@ impl Cuda<'_> {
     ) -> Result<()> {
         assert!(normal.length == x.length && x.length == y.length && x.length == inverse.length * columns);
         let rows = inverse.length;
-        let arguments =
-            [long(rows), Argument::Count(columns), flag(centred), normal.all(), inverse.all(), x.all(), y.all()];
+        let arguments = [
+            long(rows),
+            Argument::Count(columns),
+            flag(centred),
+            normal.all(),
+            inverse.all(),
+            x.all(),
+            y.all(),
+        ];
         self.told(self.over_rows::<T>(kernels::NORMALIZE_PRODUCT, rows, &arguments))
     }
 
@@ -277,8 +285,8 @@ impl Cuda<'_> {
         starts.push(order.len() as u32);
         let put = |numbers: &[u32]| -> Result<Memory> {
             let driver = &self.device.driver;
-            let mut memory = self.told(driver.allocate(size_of_val(numbers)))?;
-            self.told(driver.write(&mut memory, 0, &words(numbers)))?;
+            let memory = self.told(driver.allocate(size_of_val(numbers)))?;
+            self.told(driver.write(&memory, 0, &words(numbers)))?;
             Ok(memory)
         };
         Ok(Index {

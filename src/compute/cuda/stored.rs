@@ -16,7 +16,7 @@ use crate::error::Result;
 const PANEL: usize = 1 << 26;
 
 /// Rows that one thread combines at least, and parts at most.
-const LEAST_ROWS: usize = 256;
+const LEAST_ROWS: usize = 64;
 const MOST_PARTS: usize = 256;
 
 /// Kernels over the matrix's dtype; zeros are what is no float, and no kernel reads it.
@@ -117,8 +117,9 @@ impl Cuda<'_> {
             Side::Plain => {
                 let parts = columns.div_ceil(kernels::DOT_COLUMNS);
                 let partials = Buffer::<f64>::new(driver, parts * count)?;
-                let arguments = [memory.at(0), Argument::Count(count), Argument::Count(columns), x.all(), partials.all()];
-                let grid = [count.div_ceil(4), parts, 1];
+                let arguments =
+                    [memory.at(0), Argument::Count(count), Argument::Count(columns), x.all(), partials.all()];
+                let grid = [count.div_ceil(kernels::DOT_ROWS), parts, 1];
                 driver.launch(module(matrix), kernels::ROWS_DOT, grid, 128, &arguments)?;
                 self.fold(&partials, parts, matrix.scale(), false, y, (rows.start, count))
             }
