@@ -10,6 +10,7 @@ mod intervals;
 mod jacobians;
 mod logs;
 mod moments;
+mod peers;
 mod plan;
 mod replicas;
 mod threshold;
