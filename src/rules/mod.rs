@@ -39,6 +39,7 @@ mod fp211_empty_weight;
 mod fp212_wrong_parameters;
 mod fp213_depth_gain;
 mod fp214_odd_layer;
+mod fp215_broken_adapter;
 mod fp301_above_edge_of_stability;
 mod fp302_decoupled_second_moment;
 mod fp303_oversized_update;
@@ -165,6 +166,7 @@ pub static RULES: &[&Rule] = &[
     &fp212_wrong_parameters::RULE,
     &fp213_depth_gain::RULE,
     &fp214_odd_layer::RULE,
+    &fp215_broken_adapter::RULE,
     &fp301_above_edge_of_stability::RULE,
     &fp302_decoupled_second_moment::RULE,
     &fp303_oversized_update::RULE,
