@@ -142,8 +142,8 @@ fn judge_maps(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings
     }
 }
 
-/// Both the RMS and the gain must stand out: layers of one role differ in fan-in, and some parametrisations keep the RMS
-/// equal over them, others the gain. The smaller of the two spreads is the one that neither explains. Where all layers of a
+/// The RMS and both gains must stand out: layers of one role differ in their fans, and some parametrisations keep the RMS
+/// equal over them, others the gain forward or that of gradients back. The smallest spread is the one that none explains. Where all layers of a
 /// part of the network stand out alike, that part is made so, and only the widest limit tells a fault.
 fn judge_among_peers(
     tensor: &TensorAnalysis,
@@ -162,7 +162,8 @@ fn judge_among_peers(
     }
     let rms_spread = level.rms / usual.level.rms;
     let gain_spread = (level.gain / usual.level.gain).sqrt();
-    let spread = rms_spread.min(gain_spread);
+    let backward_spread = (level.backward_gain / usual.level.backward_gain).sqrt();
+    let spread = rms_spread.min(gain_spread).min(backward_spread);
     let spread_limit = thresholds.get("spread");
     if spread < spread_limit {
         return;
@@ -197,6 +198,10 @@ fn judge_among_peers(
     );
     if is_severe && !are_alike {
         finding.severity(Severity::Critical);
+    }
+    if backward_spread < rms_spread.min(gain_spread) {
+        let label = "square root of its gain of gradients over the median of its role";
+        finding.against(label, backward_spread, reached, "1");
     }
     add_reference_gains(finding, tensor, level.gain);
 }
@@ -317,6 +322,26 @@ mod tests {
         let tensors =
             vec![layer("0.weight", 4), layer("1.weight", 4), layer("2.weight", 4), layer("3.weight", 400)];
         assert!(judge(&RULE, &checkpoint(tensors)).is_clean());
+    }
+
+    #[test]
+    fn unequal_levels_at_unequal_fan_out_are_an_initialisation_by_fan_out() {
+        let layer = |name, outputs: u64, rms| {
+            tensor(name, Role::Convolution, &[outputs, 4 * outputs, 1, 1]).filled(rms).with_role_spread(8.0)
+        };
+        // Of 4 outputs and of 256: He by fan-out draws both at sqrt(2 / outputs).
+        let wide = layer("0.weight", 4, (2.0f64 / 4.0).sqrt());
+        let usual = |name| layer(name, 256, (2.0f64 / 256.0).sqrt());
+        let narrow_reader =
+            |name| tensor(name, Role::Convolution, &[256, 4, 1, 1]).filled((2.0f64 / 256.0).sqrt());
+        let saved = checkpoint(vec![
+            wide,
+            usual("1.weight"),
+            narrow_reader("2.weight").with_role_spread(1.0),
+            narrow_reader("3.weight").with_role_spread(1.0),
+            narrow_reader("4.weight").with_role_spread(1.0),
+        ]);
+        assert!(judge(&RULE, &saved).is_clean());
     }
 
     #[test]

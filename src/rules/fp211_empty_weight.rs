@@ -1,9 +1,7 @@
 //! Weights without elements: what is left where one part of a sharded parameter was saved as the whole.
 
 use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
-use crate::analysis::model::{
-    CheckpointAnalysis, Layout, OptimizerCoverage, Role, Section, TensorAnalysis,
-};
+use crate::analysis::model::{CheckpointAnalysis, Layout, OptimizerCoverage, Role, Section, TensorAnalysis};
 use crate::number::counted;
 
 pub(super) static RULE: Rule = Rule {
@@ -49,8 +47,10 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
 
 /// A file with a place for the model, nothing in it, and an optimizer beside it that had parameters.
 fn tell_no_model(checkpoint: &CheckpointAnalysis, findings: &mut Findings) {
-    let has_a_place =
-        matches!(checkpoint.layout, Layout::TrainingDict | Layout::Lightning | Layout::NanoGpt | Layout::Timm);
+    let has_a_place = matches!(
+        checkpoint.layout,
+        Layout::TrainingDict | Layout::Lightning | Layout::NanoGpt | Layout::Timm
+    );
     let is_of_model = |tensor: &TensorAnalysis| matches!(tensor.section, Section::Model | Section::Average);
     let listed = |optimizer: &OptimizerCoverage| optimizer.listed.max(optimizer.orphans.len() as u64);
     let optimizers = checkpoint.coverage.value().map_or(&[][..], |coverage| &coverage.optimizers);

@@ -58,11 +58,7 @@ fn adapter(tensor: &TensorAnalysis) -> Option<String> {
     }
 }
 
-fn tell_halves(
-    checkpoint: &CheckpointAnalysis,
-    pairs: &BTreeMap<String, Pair<'_>>,
-    findings: &mut Findings,
-) {
+fn tell_halves(checkpoint: &CheckpointAnalysis, pairs: &BTreeMap<String, Pair<'_>>, findings: &mut Findings) {
     let lone: Vec<(&TensorAnalysis, &str)> = pairs
         .values()
         .filter_map(|pair| match (pair.first, pair.second) {
@@ -74,7 +70,8 @@ fn tell_halves(
     let Some(&(first, missing)) = lone.first() else { return };
     // Where no adapter is whole, other names may hold the other halves: one first half for several numbered second ones, a shared pair.
     if lone.len() == pairs.len() && holds_others(checkpoint) {
-        let reason = "its adapters have no halves under the names that are known, and others under names like theirs";
+        let reason =
+            "its adapters have no halves under the names that are known, and others under names like theirs";
         return findings.not_evaluated(Subject::Checkpoint, reason);
     }
     let others = match lone.len() - 1 {
@@ -133,16 +130,14 @@ fn are_matrices((first, second): &(&TensorAnalysis, &TensorAnalysis)) -> bool {
 
 fn fits_output_first((first, second): &(&TensorAnalysis, &TensorAnalysis)) -> bool {
     // Of experts stacked in one tensor, the rank stands behind their number.
-    let stacked = first.shape.len() == 3
-        && first.shape[0] == second.shape[0]
-        && first.shape[1] == second.shape[2];
+    let stacked =
+        first.shape.len() == 3 && first.shape[0] == second.shape[0] && first.shape[1] == second.shape[2];
     first.shape[0] == second.shape[1] || stacked
 }
 
 fn fits_input_first((first, second): &(&TensorAnalysis, &TensorAnalysis)) -> bool {
-    let stacked = first.shape.len() == 3
-        && first.shape[0] == second.shape[0]
-        && first.shape[2] == second.shape[1];
+    let stacked =
+        first.shape.len() == 3 && first.shape[0] == second.shape[0] && first.shape[2] == second.shape[1];
     first.shape[1] == second.shape[0] || stacked
 }
 

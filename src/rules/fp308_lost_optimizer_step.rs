@@ -188,12 +188,14 @@ mod tests {
     fn moments_that_are_all_zero_after_many_steps_are_told_and_those_of_a_first_step_are_not() {
         let emptied = |step: f64, second: [f64; 2], first: f64| {
             let mut second = second.into_iter();
-            let mut saved = checkpoint(Vec::new())
-                .with_moments(vec![moments("a.weight"), moments("b.weight")], |_, parameter| {
+            let mut saved = checkpoint(Vec::new()).with_moments(
+                vec![moments("a.weight"), moments("b.weight")],
+                |_, parameter| {
                     parameter.step = Some(step);
                     parameter.second_moment_sum = Measured::Value(second.next().unwrap_or_default());
                     parameter.signal_fraction = Measured::Value(first);
-                });
+                },
+            );
             saved.edit_moments(|parameter| parameter.first_step = Measured::Value(FirstStep::Consistent));
             judge(&RULE, &saved).told()
         };

@@ -59,7 +59,8 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
 /// added one after the other (`add_param_group`).
 fn were_added_later(checkpoint: &CheckpointAnalysis, optimizer: u64) -> bool {
     let mut groups: BTreeMap<u64, (f64, f64)> = BTreeMap::new();
-    for (parameter, _, _) in parameters(checkpoint).filter(|(parameter, _, _)| parameter.optimizer == optimizer)
+    for (parameter, _, _) in
+        parameters(checkpoint).filter(|(parameter, _, _)| parameter.optimizer == optimizer)
     {
         let Some(step) = parameter.step else { continue };
         let (least, most) = groups.entry(parameter.group).or_insert((step, step));

@@ -162,10 +162,16 @@ fn take_stacked(shape: &[u64], experts: &mut BTreeMap<[u64; 2], u64>) -> bool {
     let &[count, rows, columns] = shape else { return false };
     let mut ways = vec![([rows, columns], count), ([columns, rows], count)];
     if rows.is_multiple_of(2) {
-        ways.extend([([rows / 2, columns], count.saturating_mul(2)), ([columns, rows / 2], count.saturating_mul(2))]);
+        ways.extend([
+            ([rows / 2, columns], count.saturating_mul(2)),
+            ([columns, rows / 2], count.saturating_mul(2)),
+        ]);
     }
     if columns.is_multiple_of(2) {
-        ways.extend([([rows, columns / 2], count.saturating_mul(2)), ([columns / 2, rows], count.saturating_mul(2))]);
+        ways.extend([
+            ([rows, columns / 2], count.saturating_mul(2)),
+            ([columns / 2, rows], count.saturating_mul(2)),
+        ]);
     }
     for (matrix, wanted) in ways {
         if let Some(left) = experts.get_mut(&matrix).filter(|left| **left >= wanted) {

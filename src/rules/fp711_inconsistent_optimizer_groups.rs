@@ -92,7 +92,12 @@ fn tell_uneven(optimizer: &OptimizerCoverage, findings: &mut Findings) {
     let advice = "no optimizer of PyTorch keeps such moments, and the next step fails: take the optimizer from an earlier save";
     findings
         .push(Subject::Checkpoint, message, advice)
-        .against("parameters with moments of different shapes", optimizer.uneven.len() as f64, 0.0, "parameters")
+        .against(
+            "parameters with moments of different shapes",
+            optimizer.uneven.len() as f64,
+            0.0,
+            "parameters",
+        )
         .severity(Severity::Critical);
 }
 
@@ -364,11 +369,8 @@ mod tests {
         let found = judge(
             &RULE,
             &edited(|optimizer| {
-                optimizer.uneven = vec![UnevenMoments {
-                    parameter: "a.weight".to_owned(),
-                    first: vec![8],
-                    second: vec![4],
-                }];
+                optimizer.uneven =
+                    vec![UnevenMoments { parameter: "a.weight".to_owned(), first: vec![8], second: vec![4] }];
             }),
         );
         assert_eq!(found.told(), [(Severity::Critical, "checkpoint".to_owned())]);

@@ -5,6 +5,9 @@
 
 mod assumed_order;
 mod collapse;
+mod config_layers;
+mod config_sizes;
+mod config_tables;
 mod finding;
 mod intervals;
 mod jacobians;

@@ -14,12 +14,16 @@ pub(super) const FEWEST_PEERS: usize = 3;
 pub(super) struct Level {
     pub rms: f64,
     pub gain: f64,
+    /// `fan_out·RMS²`: by how much it multiplies the variance of gradients on their way back.
+    pub backward_gain: f64,
 }
 
 impl Level {
     /// `None` where it has no statistics or no fans.
     pub(super) fn of(tensor: &TensorAnalysis) -> Option<Self> {
-        Some(Self { rms: *tensor.statistics.value()?.rms.value()?, gain: gain(tensor)? })
+        let rms = *tensor.statistics.value()?.rms.value()?;
+        let backward_gain = fans(tensor)?.output as f64 * rms * rms;
+        Some(Self { rms, gain: gain(tensor)?, backward_gain })
     }
 }
 
@@ -29,7 +33,7 @@ pub(super) fn gain(tensor: &TensorAnalysis) -> Option<f64> {
     Some(fans(tensor)?.input as f64 * rms * rms)
 }
 
-/// The usual RMS and gain of maps that are alike.
+/// The usual RMS and gains of maps that are alike.
 pub(super) struct Usual {
     pub maps: usize,
     pub level: Level,
@@ -55,7 +59,8 @@ impl Populations {
         let usual = |levels: &[Level]| {
             let rms = median(levels.iter().map(|level| level.rms))?;
             let gain = median(levels.iter().map(|level| level.gain))?;
-            Some(Usual { maps: levels.len(), level: Level { rms, gain } })
+            let backward_gain = median(levels.iter().map(|level| level.backward_gain))?;
+            Some(Usual { maps: levels.len(), level: Level { rms, gain, backward_gain } })
         };
         Self(levels.into_iter().filter_map(|(key, levels)| Some((key, usual(&levels)?))).collect())
     }
@@ -87,7 +92,7 @@ impl Kin {
         Self(kin)
     }
 
-    /// Whether the tensor has kin and all of them are at one level, by RMS or by gain: within `factor` of one another.
+    /// Whether the tensor has kin and all of them are at one level, by RMS or by either gain: within `factor` of one another.
     pub(super) fn are_alike(&self, tensor: &TensorAnalysis, factor: f64) -> bool {
         let Some(kin) = self.0.get(&without_numbers(&tensor.canonical_name)) else { return false };
         let is_within = |levels: &mut dyn Iterator<Item = f64>| {
@@ -97,7 +102,8 @@ impl Kin {
         };
         kin.len() > 1
             && (is_within(&mut kin.iter().map(|level| level.rms))
-                || is_within(&mut kin.iter().map(|level| level.gain.sqrt())))
+                || is_within(&mut kin.iter().map(|level| level.gain.sqrt()))
+                || is_within(&mut kin.iter().map(|level| level.backward_gain.sqrt())))
     }
 }
 
