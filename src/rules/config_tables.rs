@@ -63,10 +63,12 @@ const TIED: &str = "tie_word_embeddings";
 /// What may embed so many tokens, or give them.
 fn tables(checkpoint: &CheckpointAnalysis, words: u64) -> impl Iterator<Item = &TensorAnalysis> {
     checkpoint.tensors.iter().filter(move |tensor| {
-        let may_be = matches!(
-            tensor.role,
-            Role::TokenEmbedding | Role::OutputHead | Role::Linear | Role::Other | Role::PositionEmbedding
-        );
+        let may_be = match tensor.role {
+            Role::TokenEmbedding | Role::OutputHead => true,
+            // Under a name that is not known, but in no block.
+            Role::Linear | Role::Other | Role::PositionEmbedding => tensor.layer.index.is_none(),
+            _ => false,
+        };
         may_be && is_matrix(tensor) && tensor.shape.iter().any(|&size| size >= words)
     })
 }
@@ -138,6 +140,10 @@ mod tests {
         let message = "the config says vocab_size 100, and no tensor has so many rows or columns: MambaForCausalLM has no token embedding";
         assert_eq!(found, [(Severity::Critical, message.to_owned())]);
         assert!(told(&[EMBEDDING], config("MambaForCausalLM", true)).is_empty());
+        let in_block: (&str, Role, &[u64]) = ("layers.0.mixer.in_proj.weight", Role::Linear, &[400, 8]);
+        assert_eq!(told(&[in_block], config("MambaForCausalLM", true)).len(), 1);
+        let elsewhere: (&str, Role, &[u64]) = ("words.weight", Role::Linear, &[100, 8]);
+        assert!(told(&[elsewhere], config("MambaForCausalLM", true)).is_empty());
         assert!(told(&[], config("Wav2Vec2Model", true)).is_empty(), "it has a vocabulary of its labels");
         let mut quantised = config("MambaForCausalLM", true);
         quantised["quantization_config"] = json!({"quant_method": "awq"});

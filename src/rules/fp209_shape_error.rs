@@ -116,10 +116,10 @@ fn judge_inner(checkpoint: &CheckpointAnalysis, config: &Config<'_>, smallest: f
     let Some((_, hidden)) = config.size(&HIDDEN).filter(|(_, hidden)| *hidden > 0) else { return };
     let Some((key, inner)) = config.size(&INNER).or_else(|| default_inner(config, hidden)) else { return };
     // RecurrentGemma says the width of gate and value together, and keeps two matrices.
-    let inner = if config.model_type() == "recurrent_gemma" { inner / 2 } else { inner };
+    let kept = if config.model_type() == "recurrent_gemma" { inner / 2 } else { inner };
     // A matrix of gate and value together is twice as wide.
-    let differs = |fans: &Fans| fans.output != inner && fans.output != inner.saturating_mul(2);
-    report_role(checkpoint, Role::MlpIn, (key, inner), "puts out", differs, |fans| fans.output, findings);
+    let differs = |fans: &Fans| fans.output != kept && fans.output != kept.saturating_mul(2);
+    report_role(checkpoint, Role::MlpIn, (key, kept), "puts out", differs, |fans| fans.output, findings);
     let ratio = inner as f64 / hidden as f64;
     if ratio < smallest {
         let message = format!(
