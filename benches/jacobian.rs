@@ -1,5 +1,5 @@
 //! The largest singular value of every block's Jacobian and of the whole, beside the same Lanczos driven by torch.func, in one run: a
-//! GPT-2 of random weights.
+//! GPT-2 of random weights. Where there is a GPU, on that as well.
 //!
 //! `FLASHPOINT_PYTHON=python3 cargo bench --bench jacobian`. `FLASHPOINT_BENCH_BLOCKS` (12), `FLASHPOINT_BENCH_WIDTH` (768) and
 //! `FLASHPOINT_BENCH_TOKENS` (64) are its size.
@@ -12,9 +12,9 @@ use std::time::Instant;
 use flashpoint::analysis::jacobian::segment::SegmentJacobian;
 use flashpoint::analysis::spectrum::lanczos;
 use flashpoint::checkpoint::{Checkpoint, NameRules};
-use flashpoint::compute::Cpu;
+use flashpoint::compute::{Backend, Cpu, cuda};
 use flashpoint::context::Context;
-use flashpoint::network::builders::from_config;
+use flashpoint::network::builders::{Built, from_config};
 use flashpoint::network::{Feed, Input, Segment, Tape, ValueId, Weights};
 use flashpoint::random::Stream;
 
@@ -35,34 +35,55 @@ fn main() {
     let context = Context::default();
     let checkpoint = Checkpoint::read(&folder, &NameRules::default(), &context).expect("it was just made");
     let built = from_config(&checkpoint).expect("it is a GPT-2");
+    let total = measured(&Cpu, "processor", &built, &checkpoint, tokens);
+    match cuda::open(0, &[]) {
+        Ok(device) => {
+            // Kernels are compiled, and memory had, when they are first needed.
+            measured(&device.backend(), &format!("{}, first", device.name()), &built, &checkpoint, tokens);
+            let gpu = measured(&device.backend(), &device.name(), &built, &checkpoint, tokens);
+            println!("the processor takes {:.1} times as long as {}", total / gpu, device.name());
+        }
+        Err(reason) => println!("GPU NOT MEASURED: {reason}"),
+    }
+    torch(&folder, blocks, tokens);
+}
+
+/// Seconds for every block and the whole on one device.
+fn measured<B: Backend>(
+    backend: &B,
+    name: &str,
+    built: &Built,
+    checkpoint: &Checkpoint,
+    tokens: usize,
+) -> f64 {
     let network = &built.network;
-    let tensors = built.tensors(&checkpoint);
+    let tensors = built.tensors(checkpoint);
     let last = ValueId(network.nodes.len() - 1);
-    let mut weights = Weights::<Cpu, f32>::none(network);
+    let mut weights = Weights::<B, f32>::none(network);
     weights
-        .load(&Cpu, network, &tensors, &network.parameters_between(None, last))
+        .load(backend, network, &tensors, &network.parameters_between(None, last))
         .expect("the weights can be read");
     let ids = (0..tokens as u32).map(|token| token * 7 % VOCABULARY as u32).collect();
     let feed = Feed::from(Input::Tokens { batch: 1, ids });
     let start = Instant::now();
-    let mut tape = Tape::new(network, &Cpu, &feed).expect("the input fits");
+    let mut tape = Tape::new(network, backend, &feed).expect("the input fits");
     tape.advance(&weights, last).expect("a forward pass");
-    println!("flashpoint forward: {:.3} s", start.elapsed().as_secs_f64());
+    println!("flashpoint forward, {name}: {:.3} s", start.elapsed().as_secs_f64());
     let segments = network.blocks.iter().map(|block| (block.name.clone(), block.segment()));
     let whole = ("end to end".to_owned(), Segment::new(network.entry(), network.exit()));
     let mut total = 0.0;
-    for (name, segment) in segments.chain([whole]) {
-        let operator = SegmentJacobian { backend: &Cpu, tape: &tape, weights: &weights, segment };
+    for (part, segment) in segments.chain([whole]) {
+        let operator = SegmentJacobian { backend, tape: &tape, weights: &weights, segment };
         let start = Instant::now();
-        let ritz = lanczos::run(&Cpu, &operator, PAIRS, Stream::new(0, 0), &context)
+        let ritz = lanczos::run(backend, &operator, PAIRS, Stream::new(0, 0), &Context::default())
             .expect("products can be made")
             .expect("nobody stops it");
         let seconds = start.elapsed().as_secs_f64();
         total += seconds;
-        println!("flashpoint {name}: {seconds:.3} s, sigma_1 {:.6}", ritz.values[0]);
+        println!("flashpoint {part}, {name}: {seconds:.3} s, sigma_1 {:.6}", ritz.values[0]);
     }
-    println!("flashpoint in all: {total:.3} s");
-    torch(&folder, blocks, tokens);
+    println!("flashpoint in all, {name}: {total:.3} s");
+    total
 }
 
 /// The same by `benches/jacobian.py`, on as many threads.

@@ -151,6 +151,20 @@ fn is_of_no_network(kind: &ErrorKind) -> bool {
     )
 }
 
+/// Adds to `own` what was given to a GPU since it was measured.
+pub fn add_device_use(own: &mut CheckpointAnalysis, context: &Context) {
+    let Some(later) = context.device.ledger.take().map(device_use) else { return };
+    match &mut own.device {
+        None => own.device = Some(later),
+        Some(device) => {
+            device.name = if later.name.is_empty() { std::mem::take(&mut device.name) } else { later.name };
+            device.pieces += later.pieces;
+            device.unused = device.unused.take().or(later.unused);
+            device.redone.extend(later.redone);
+        }
+    }
+}
+
 fn device_use(pieces: Pieces) -> DeviceUse {
     let redone = pieces.redone.into_iter().map(|(tensor, reason)| RedonePiece { tensor, reason });
     DeviceUse { name: pieces.device, pieces: pieces.done, unused: pieces.unused, redone: redone.collect() }

@@ -17,7 +17,7 @@ pub mod series;
 pub mod spectrum;
 pub mod statistics;
 
-pub use checkpoint::{measure_checkpoint, unread};
+pub use checkpoint::{add_device_use, measure_checkpoint, unread};
 pub use digests::measure_with_digests;
 
 use std::collections::HashMap;

@@ -251,7 +251,7 @@ pub struct ReshapedParameter {
 pub struct DeviceUse {
     /// The device, `NVIDIA H200 (cuda:0)`; empty where it could not be used.
     pub name: String,
-    /// Matrices whose singular values it computed, and tensors whose norms.
+    /// Matrices whose singular values it computed, tensors whose norms, and networks whose Jacobians.
     pub pieces: u64,
     /// Why a GPU that is there was not used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -264,7 +264,7 @@ pub struct DeviceUse {
 /// A piece of work that a GPU did not do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RedonePiece {
-    /// The tensor.
+    /// The tensor, or `the Jacobians`.
     pub tensor: String,
     /// Why.
     pub reason: String,

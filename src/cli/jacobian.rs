@@ -7,7 +7,7 @@ use flashpoint::analysis::jacobian::{self, Precision, Question};
 use flashpoint::analysis::model::{
     CheckpointAnalysis, JacobianAnalysis, JacobianCost, JacobianSetting, MeasureLevel, Measured,
 };
-use flashpoint::analysis::{measure_checkpoint, measurement, of_checkpoints};
+use flashpoint::analysis::{add_device_use, measure_checkpoint, measurement, of_checkpoints};
 use flashpoint::checkpoint::Checkpoint;
 use flashpoint::error::{ErrorKind, Result};
 use flashpoint::report::{Report, jacobian_html, jacobian_page, plan_page};
@@ -197,6 +197,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
         let mut own = measure_checkpoint(&checkpoint, level, &context);
         let found: Option<JacobianAnalysis> = prepared.measure(&checkpoint, &context)?;
         progress.finish();
+        add_device_use(&mut own, &context);
         let is_measured = found.is_some();
         own.jacobian = found.map_or_else(|| Measured::not("interrupted"), Measured::Value);
         (of_checkpoints(vec![own], level), is_measured)

@@ -86,7 +86,8 @@ pub fn directories(named: &[PathBuf]) -> Result<Vec<PathBuf>> {
     named.iter().map(whole).collect()
 }
 
-fn device(text: &str) -> std::result::Result<DeviceChoice, String> {
+/// A device by its name.
+pub fn device(text: &str) -> std::result::Result<DeviceChoice, String> {
     match text {
         "auto" => Ok(DeviceChoice::Auto),
         "cpu" => Ok(DeviceChoice::Cpu),

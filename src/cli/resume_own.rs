@@ -1,12 +1,12 @@
 //! `flashpoint resume RUN` of a run that `flashpoint train` wrote: it goes on here, in a new directory.
 
 use flashpoint::clip::{FixedNorm, Method};
-use flashpoint::context::Context;
+use flashpoint::context::{Context, DeviceChoice};
 use flashpoint::error::{ErrorKind, Result};
 use flashpoint::number::short;
 use flashpoint::recover::{Chosen, new_run};
 use flashpoint::report::train_page;
-use flashpoint::train::{self, Clipping, Resumption, Settings};
+use flashpoint::train::{self, Clipping, Resumption, RunsOn, Settings};
 
 use super::Outcome;
 use super::resume::{Arguments, Clip, Looked};
@@ -65,6 +65,11 @@ impl Arguments {
             },
             lr_scale: self.lr_scale,
             skip_batches: self.skip_batches.map(|(first, last)| [first, last]).into_iter().collect(),
+            runs_on: match self.reading.device.device {
+                DeviceChoice::Auto => RunsOn::AsBefore,
+                DeviceChoice::Cpu => RunsOn::Processor,
+                DeviceChoice::Cuda(ordinal) => RunsOn::Gpu(ordinal),
+            },
         }
     }
 

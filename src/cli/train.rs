@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, ValueEnum};
+use flashpoint::context::DeviceChoice;
 use flashpoint::error::{ErrorKind, Result};
 use flashpoint::report::train_page;
 use flashpoint::train::{
@@ -11,7 +12,7 @@ use flashpoint::train::{
 };
 
 use super::Outcome;
-use super::options::context;
+use super::options::{self, context, directories};
 use super::training::Watch;
 
 #[derive(Debug, Args)]
@@ -95,6 +96,12 @@ pub struct Arguments {
     /// Of Adam, AdamW and RMSprop [default: the framework's]
     #[arg(long, value_name = "E", value_parser = rate, help_heading = "Training")]
     epsilon: Option<f64>,
+    /// What forward and backward passes run on: cpu, cuda or cuda:N. The bits of a run depend on it
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = options::device, help_heading = "Training")]
+    device: DeviceChoice,
+    /// A directory of CUDA's libraries, looked into first; repeatable
+    #[arg(long, value_name = "DIR", help_heading = "Training")]
+    cuda_libs: Vec<PathBuf>,
     /// Of all random numbers but those of the built-in set
     #[arg(long, default_value_t = 0, value_name = "N", help_heading = "Training")]
     seed: u64,
@@ -165,7 +172,8 @@ fn truth(text: &str) -> std::result::Result<bool, String> {
 }
 
 pub fn run(arguments: &Arguments) -> Result<Outcome> {
-    let context = context(arguments.threads)?;
+    let mut context = context(arguments.threads)?;
+    context.device.libraries = directories(&arguments.cuda_libs)?;
     let request = Request {
         save_path: arguments.save_path.clone(),
         arms: arguments.arms()?,
@@ -209,11 +217,20 @@ impl Arguments {
                 gradient_interval: self.gradient_interval,
                 weight_initialization: self.weight_initialization,
                 seed: self.seed,
+                cuda: self.cuda(),
                 arm,
                 skip_batches: Vec::new(),
             })
         };
         (0..count).map(arm).collect()
+    }
+
+    /// Only a GPU that was asked for: what a run computes on decides its bits.
+    fn cuda(&self) -> Option<usize> {
+        match self.device {
+            DeviceChoice::Auto | DeviceChoice::Cpu => None,
+            DeviceChoice::Cuda(ordinal) => Some(ordinal),
+        }
     }
 
     fn source(&self) -> Source {

@@ -17,6 +17,11 @@ impl<B: Backend, T: Real> Array<B, T> {
         Ok(Self { shape: shape.to_vec(), buffer: backend.zeros(shape.iter().product())? })
     }
 
+    /// Room for numbers of this shape: all are written before any is read.
+    pub fn room(backend: &B, shape: &[usize]) -> Result<Self> {
+        Ok(Self { shape: shape.to_vec(), buffer: backend.room(shape.iter().product())? })
+    }
+
     /// These numbers, rounded to T, in this shape.
     pub fn upload(backend: &B, shape: &[usize], values: &[f64]) -> Result<Self> {
         assert_eq!(shape.iter().product::<usize>(), values.len());
@@ -26,7 +31,7 @@ impl<B: Backend, T: Real> Array<B, T> {
 
     /// The same numbers once more.
     pub fn copy(&self, backend: &B) -> Result<Self> {
-        let mut copy = Self::zeros(backend, &self.shape)?;
+        let mut copy = Self::room(backend, &self.shape)?;
         backend.place(&self.buffer, &mut copy.buffer, 0)?;
         Ok(copy)
     }
@@ -56,7 +61,7 @@ impl<B: Backend, T: Real> Array<B, T> {
     /// The same numbers with the axes in another order: axis k becomes what was axis `axes[k]`.
     pub fn permuted(&self, backend: &B, axes: &[usize]) -> Result<Self> {
         let shape: Vec<usize> = axes.iter().map(|&axis| self.shape[axis]).collect();
-        let mut permuted = Self::zeros(backend, &shape)?;
+        let mut permuted = Self::room(backend, &shape)?;
         backend.permute(&self.shape, axes, &self.buffer, &mut permuted.buffer)?;
         Ok(permuted)
     }

@@ -10,8 +10,8 @@ use super::markdown::code;
 use super::terminal::{Page, Style, verdicts};
 use super::text::{safe, safe_sentence};
 use crate::analysis::model::{
-    Degenerate, DepthGain, Estimated, GradientSource, JacobianAnalysis, JacobianCost, JacobianSetting,
-    Measured, PartJacobian, PartKind, ProbeKind, RecurrenceAnalysis, Spread,
+    CheckpointAnalysis, Degenerate, DepthGain, Estimated, GradientSource, JacobianAnalysis, JacobianCost,
+    JacobianSetting, Measured, PartJacobian, PartKind, ProbeKind, RecurrenceAnalysis, Spread,
 };
 use crate::number::{bytes, counted, grouped, short};
 
@@ -31,8 +31,8 @@ fn write(report: &Report, style: Style, out: &mut String) -> fmt::Result {
         page.heading(out)?;
         match &checkpoint.jacobian {
             Measured::Value(jacobian) => {
-                if checkpoint.device.as_ref().is_some_and(|device| !device.name.is_empty()) {
-                    writeln!(out, "  device of the Jacobians: cpu")?;
+                if let Some(device) = device(checkpoint, jacobian) {
+                    writeln!(out, "  device of the Jacobians: {}", safe(device))?;
                 }
                 measured(jacobian, style, out)?;
             }
@@ -48,6 +48,12 @@ fn write(report: &Report, style: Style, out: &mut String) -> fmt::Result {
         writeln!(out, "limit replaced: {limit} = {}", short(*value))?;
     }
     verdicts(report, style, out)
+}
+
+/// What ran the network, where a GPU took part in anything.
+pub(super) fn device<'a>(checkpoint: &CheckpointAnalysis, jacobian: &'a JacobianAnalysis) -> Option<&'a str> {
+    let is_used = checkpoint.device.as_ref().is_some_and(|device| !device.name.is_empty());
+    jacobian.device.as_deref().or(is_used.then_some("cpu"))
 }
 
 fn measured(jacobian: &JacobianAnalysis, style: Style, out: &mut String) -> fmt::Result {

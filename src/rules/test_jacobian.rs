@@ -52,6 +52,7 @@ fn plain(parts: Vec<PartJacobian>) -> JacobianAnalysis {
             probes: 16,
             gradient: GradientSource::Random,
         },
+        device: None,
         unused: Vec::new(),
         assumptions: Vec::new(),
         parts,

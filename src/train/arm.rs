@@ -1,15 +1,18 @@
 //! One arm: weights, optimizer and clipping method, and what a step does to them.
 
+use std::sync::Arc;
+
 use half::bf16;
 use rayon::iter::{IndexedParallelIterator, IntoParallelRefMutIterator, ParallelIterator};
 
 use super::config::{ArmConfig, Precision};
 use super::data::Batch;
 use super::model::Model;
-use super::norm;
 use super::optimizer::{Optimizer, Slots, Step};
+use super::{norm, passes};
 use crate::clip::{Clipper, Parameter};
-use crate::compute::Cpu;
+use crate::compute::cuda::Device;
+use crate::compute::{Backend, Cpu};
 use crate::error::Result;
 use crate::network::{Array, Feed, Gradients, Input, ParameterId, Tape, Weights};
 
@@ -26,6 +29,8 @@ pub struct Arm {
     clipper: Option<Clipper>,
     /// Steps that the optimizer has taken: those that clipping skips are none of them.
     updates: u64,
+    /// What passes run on; none: the processor.
+    gpu: Option<Arc<Device>>,
 }
 
 /// The numbers of an arm between two steps.
@@ -101,7 +106,19 @@ impl Arm {
             updates: numbers.updates,
             config: config.clone(),
             model,
+            gpu: None,
         }
+    }
+
+    /// The same with its passes on a GPU.
+    #[must_use]
+    pub fn on(self, gpu: Option<Arc<Device>>) -> Self {
+        Self { gpu, ..self }
+    }
+
+    /// The GPU that passes run on.
+    pub fn gpu(&self) -> Option<&Device> {
+        self.gpu.as_deref()
     }
 
     /// The network, with its loss.
@@ -149,8 +166,11 @@ impl Arm {
         for (_, gradient) in self.gradients.met_mut() {
             gradient.buffer.fill(0.0);
         }
-        let network = &self.model.network;
-        let mut tape = Tape::new(network, &Cpu, &self.feed(batch))?;
+        let (network, feed) = (&self.model.network, self.feed(batch));
+        if let Some(gpu) = &self.gpu {
+            return passes::differentiate(&gpu.backend(), network, &feed, &self.weights, &mut self.gradients);
+        }
+        let mut tape = Tape::new(network, &Cpu, &feed)?;
         tape.advance(&self.weights, network.output)?;
         let loss = f64::from(tape.array(network.output).buffer[0]);
         tape.parameter_gradient(&self.weights, network.output, vec![1.0], &mut self.gradients)?;
@@ -179,14 +199,26 @@ impl Arm {
 
     /// Loss and accuracy over examples that are not learned from.
     pub fn measure(&self, batches: impl Iterator<Item = Batch>) -> Result<Measured> {
+        let Some(gpu) = &self.gpu else { return self.measure_on(&Cpu, &self.weights, batches) };
+        let backend = gpu.backend();
+        let weights = passes::uploaded(&backend, &self.model.network, &self.weights)?;
+        self.measure_on(&backend, &weights, batches)
+    }
+
+    fn measure_on<B: Backend>(
+        &self,
+        backend: &B,
+        weights: &Weights<B, f32>,
+        batches: impl Iterator<Item = Batch>,
+    ) -> Result<Measured> {
         let network = &self.model.network;
         let (mut loss, mut right, mut count) = (0.0, 0usize, 0usize);
         for batch in batches {
-            let mut tape = Tape::new(network, &Cpu, &self.feed(&batch))?;
-            tape.advance(&self.weights, network.output)?;
+            let mut tape = Tape::new(network, backend, &self.feed(&batch))?;
+            tape.advance(weights, network.output)?;
             let examples = batch.labels.len();
-            loss += f64::from(tape.array(network.output).buffer[0]) * examples as f64;
-            let logits = &tape.array(self.model.logits).buffer;
+            loss += f64::from(tape.download(network.output)?[0]) * examples as f64;
+            let logits = tape.download(self.model.logits)?;
             let rows = logits.chunks_exact(self.model.classes).zip(&batch.labels);
             right += rows.filter(|(row, label)| is_largest(row, **label as usize)).count();
             count += examples;

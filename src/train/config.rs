@@ -32,6 +32,9 @@ pub struct Config {
     pub weight_initialization: Initialization,
     /// Of all random numbers.
     pub seed: u64,
+    /// The GPU that passes run on; none: the processor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cuda: Option<usize>,
     /// What tells this arm from those beside it.
     #[serde(flatten)]
     pub arm: ArmConfig,

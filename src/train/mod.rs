@@ -1,4 +1,4 @@
-//! The reference trainer: small networks on the processor, with the whole state of a run on disk.
+//! The reference trainer: small networks, with the whole state of a run on disk.
 //!
 //! Knows no rule and no report. What it writes is a run directory as `docs/run-directory.md` has it; the gradients are
 //! `network/`'s, the clipping `clip/`'s. A run that was stopped and goes on has the same bits as one that was not, at any number of
@@ -18,6 +18,7 @@ mod model;
 mod norm;
 mod numerics;
 pub mod optimizer;
+mod passes;
 mod run;
 mod schedule;
 mod session;
@@ -33,6 +34,6 @@ pub use model::{BUILT_IN, Model};
 pub use numerics::Fingerprint;
 pub use run::{Parent, Record, RunFile, is_run};
 pub use schedule::{Schedule, Shape};
-pub use session::{Clipping, Event, Request, Resumption, Settings, Trained, resume, train};
+pub use session::{Clipping, Event, Request, Resumption, RunsOn, Settings, Trained, resume, train};
 pub use state::State;
 pub use storage::{checkpoint_path, read_state};

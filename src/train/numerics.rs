@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::compute::cuda::Device;
+
 /// Where numbers were computed. Matrix products choose their kernel by the processor, and functions such as exp are the
 /// system's; the number of threads changes nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -12,15 +14,20 @@ pub struct Fingerprint {
     pub target: String,
     /// What the processor has that matrix products ask for.
     pub features: Vec<String>,
+    /// The GPU that passes ran on, and by which products; none: the processor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<String>,
 }
 
 impl Fingerprint {
-    /// That of this process.
-    pub fn here() -> Self {
+    /// That of this process, with passes on this GPU.
+    pub fn here(gpu: Option<&Device>) -> Self {
+        let products = |gpu: &Device| if gpu.has_blas() { "cuBLAS" } else { "own kernel" };
         Self {
             flashpoint: env!("CARGO_PKG_VERSION").to_owned(),
             target: format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),
             features: features().into_iter().map(str::to_owned).collect(),
+            gpu: gpu.map(|gpu| format!("{}, {}", gpu.name(), products(gpu))),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! One run on disk: an arm, where it stands in the data, its record, its checkpoints.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -10,9 +11,11 @@ use super::data::{Batch, Data, batch_range};
 use super::log::{self, Lines};
 use super::model::Model;
 use super::numerics::Fingerprint;
+use super::passes;
 use super::state::{Position, Random, ScheduleState, State};
 use super::storage;
 use crate::clip::Method;
+use crate::compute::cuda::Device;
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::write_atomically;
@@ -141,9 +144,10 @@ impl Run {
         config: &Config,
         model: &Model,
         data: &Data,
+        context: &Context,
     ) -> Result<Self> {
         let weights = config.weight_initialization.weights(&model.network, config.seed);
-        let arm = Arm::begin(&config.arm, model.clone(), weights);
+        let arm = Arm::begin(&config.arm, model.clone(), weights).on(gpu(config, context)?);
         std::fs::create_dir_all(directory).map_err(|error| Error::io(directory, "make it", &error))?;
         RunFile::new(config, None).write(directory)?;
         let mut run = Self::assemble(name, directory, config, arm, None)?;
@@ -163,7 +167,7 @@ impl Run {
     ) -> Result<Self> {
         storage::remove_unfinished(directory)?;
         let Some(step) = storage::checkpoints(directory)?.pop() else {
-            return Self::begin(name, directory, config, model, data);
+            return Self::begin(name, directory, config, model, data, context);
         };
         let path = storage::checkpoint_path(directory, step);
         let state = storage::read_state(&path)?;
@@ -339,7 +343,7 @@ impl Run {
             config: self.config.clone(),
             data: data.digest.clone(),
             digests: std::collections::BTreeMap::new(),
-            numerics: Fingerprint::here(),
+            numerics: Fingerprint::here(self.arm.gpu()),
         };
         storage::save(&self.directory, &self.arm, self.config.arm.dtype, &mut state)?;
         self.saved = Some(self.step);
@@ -368,7 +372,12 @@ fn arm_of(
     }
     let numbers = storage::read_numbers(path, state, &model.network, context)?;
     let clipper = state.clipper.clone().filter(|_| keep_clipper);
-    Ok(Arm::resume(&config.arm, model.clone(), numbers, clipper))
+    Ok(Arm::resume(&config.arm, model.clone(), numbers, clipper).on(gpu(config, context)?))
+}
+
+/// What passes are to run on.
+fn gpu(config: &Config, context: &Context) -> Result<Option<Arc<Device>>> {
+    config.cuda.map(|ordinal| passes::open(ordinal, &context.device.libraries)).transpose()
 }
 
 /// Refuses to go on with other settings than those of the checkpoint; only the number of epochs may grow.

@@ -53,6 +53,20 @@ pub struct Settings {
     pub lr_scale: Option<f64>,
     /// Batches to leave out, first and last.
     pub skip_batches: Vec<[u64; 2]>,
+    /// What passes run on.
+    pub runs_on: RunsOn,
+}
+
+/// What passes run on where a run goes on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum RunsOn {
+    /// What they ran on.
+    #[default]
+    AsBefore,
+    /// The processor.
+    Processor,
+    /// This GPU.
+    Gpu(usize),
 }
 
 /// What becomes of clipping where a run goes on.
@@ -130,7 +144,7 @@ pub fn train(
             Run::go_on(name, &directory, config, &model, &data, context)?
         } else {
             check_empty(&directory)?;
-            Run::begin(name, &directory, config, &model, &data)?
+            Run::begin(name, &directory, config, &model, &data, context)?
         };
         runs.push(run);
     }
@@ -172,6 +186,11 @@ impl Settings {
         }
         config.arm.lr *= self.lr_scale.unwrap_or(1.0);
         config.skip_batches.extend(&self.skip_batches);
+        match self.runs_on {
+            RunsOn::AsBefore => {}
+            RunsOn::Processor => config.cuda = None,
+            RunsOn::Gpu(ordinal) => config.cuda = Some(ordinal),
+        }
         config
     }
 }

@@ -4,20 +4,22 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use flashpoint::random::Stream;
+use safetensors::tensor::{Dtype, TensorView};
 use serde_json::Value;
 
 use crate::fake::fake;
 
 const CHECKPOINT: &str = "fixtures/runs/rnn-exploding/checkpoint-0400";
 
-struct Run {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
+pub struct Run {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
 }
 
 /// The binary, with libraries from these directories and this fake behaviour.
-fn flashpoint(arguments: &[&str], libraries: &[&Path], settings: &[(&str, &str)]) -> Run {
+pub fn flashpoint(arguments: &[&str], libraries: &[&Path], settings: &[(&str, &str)]) -> Run {
     let mut command = Command::new(env!("CARGO_BIN_EXE_flashpoint"));
     let path = std::env::join_paths(libraries).unwrap();
     command.args(arguments).env("LD_LIBRARY_PATH", path).env_remove("FAKE_CUDA").env_remove("FAKE_MATH");
@@ -27,26 +29,40 @@ fn flashpoint(arguments: &[&str], libraries: &[&Path], settings: &[(&str, &str)]
     Run { code: status.code(), stdout: text(stdout), stderr: text(stderr) }
 }
 
-fn driver() -> [&'static Path; 1] {
+pub fn driver() -> [&'static Path; 1] {
     [fake().driver.as_path()]
 }
 
-fn everything() -> [&'static Path; 2] {
+pub fn everything() -> [&'static Path; 2] {
     [fake().driver.as_path(), fake().libraries.as_path()]
 }
 
 /// Whether this machine has a driver of its own: then these tests cannot be without one.
-fn has_real_driver() -> bool {
+pub fn has_real_driver() -> bool {
     let run = flashpoint(&["devices"], &[], &[]);
     !run.stdout.contains("no CUDA driver")
 }
 
 /// What stands under `device` in the report of the one checkpoint, and the report without it.
-fn apart(report: &str) -> (Option<Value>, Value) {
+pub fn apart(report: &str) -> (Option<Value>, Value) {
     let mut report: Value = serde_json::from_str(report).expect("a report");
     let analysis = if report.get("analysis").is_some() { &mut report["analysis"] } else { &mut report };
     let checkpoint = analysis["checkpoints"][0].as_object_mut().expect("a checkpoint");
-    (checkpoint.remove("device"), report)
+    (checkpoint.shift_remove("device"), report)
+}
+
+/// Twenty examples in ten classes, as a file.
+pub fn examples(directory: &Path) -> PathBuf {
+    let path = directory.join("examples.safetensors");
+    let x: Vec<u8> =
+        Stream::new(1, 1).uniforms(2000).iter().flat_map(|&x| (x as f32).to_le_bytes()).collect();
+    let y: Vec<u8> = (0..20i64).flat_map(|index| (index % 10).to_le_bytes()).collect();
+    let tensors = [
+        ("x", TensorView::new(Dtype::F32, vec![20, 10, 10], &x).unwrap()),
+        ("y", TensorView::new(Dtype::I64, vec![20], &y).unwrap()),
+    ];
+    std::fs::write(&path, safetensors::serialize(tensors, None).unwrap()).unwrap();
+    path
 }
 
 /// Numbers may differ by rounding, everything else must be the same.
@@ -57,7 +73,7 @@ fn assert_close(found: &Value, expected: &Value, place: &str) {
 /// What another order of sums makes of numbers that nothing amplifies.
 const ROUNDING: f64 = 1e-9;
 
-fn assert_within(found: &Value, expected: &Value, tolerance: f64, place: &str) {
+pub fn assert_within(found: &Value, expected: &Value, tolerance: f64, place: &str) {
     match (found, expected) {
         (Value::Number(a), Value::Number(b)) => {
             let (a, b) = (a.as_f64().unwrap(), b.as_f64().unwrap());
@@ -292,7 +308,7 @@ fn what_the_gpu_does_not_do_is_done_on_the_processor_and_the_report_says_so() {
     for (settings, math, reason) in [
         ("fail=cuMemAllocAsync:5:2", "", "out of memory"),
         ("fail=cuMemAllocAsync:20:2", "", "out of memory"),
-        ("fail=cuLaunchKernel:3:719", "", "it failed before and is not used again"),
+        ("fail=cuLaunchKernel:3:719", "", "it failed before and is not used again: cuLaunchKernel"),
         ("fail=cuMemcpyDtoHAsync_v2:3:700", "", "CUDA_ERROR_ILLEGAL_ADDRESS"),
         ("fail=cuMemcpyHtoDAsync_v2:4:999", "", "CUDA_ERROR_UNKNOWN"),
         ("fail=cuStreamSynchronize:9:214", "", "CUDA_ERROR_ECC_UNCORRECTABLE"),

@@ -6,5 +6,6 @@ mod fake;
 mod interpreter;
 mod kernels;
 mod mirror;
+mod network;
 #[expect(dead_code, unused_imports, reason = "the fake driver, which is built apart, uses all of it")]
 mod ptx;

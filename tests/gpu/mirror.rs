@@ -200,9 +200,9 @@ fn rows_dot(row: &[f64], x: &[f64]) -> f64 {
 }
 
 fn combined(dense: &[f64], columns: usize, column: usize, x: &[f64]) -> f64 {
-    let parts = x.chunks(256).enumerate().map(|(part, x)| {
+    let parts = x.chunks(64).enumerate().map(|(part, x)| {
         let rows = x.iter().enumerate();
-        rows.fold(0.0f64, |sum, (row, x)| dense[(part * 256 + row) * columns + column].mul_add(*x, sum))
+        rows.fold(0.0f64, |sum, (row, x)| dense[(part * 64 + row) * columns + column].mul_add(*x, sum))
     });
     parts.fold(0.0, |sum, part| sum + part) * 4.0
 }

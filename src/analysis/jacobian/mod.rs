@@ -5,6 +5,7 @@
 
 pub mod cost;
 pub mod depths;
+mod device;
 pub mod exact;
 pub mod frobenius;
 pub mod initial;

@@ -6,16 +6,17 @@ use super::measure::Options;
 use super::parameters::Parameters;
 use super::probe::{self, Probe, Wanted};
 use super::spectrum::Request;
-use super::{Precision, cost, measure, measure::planned, recurrences};
+use super::{Precision, cost, device, measure, measure::planned, recurrences};
 use crate::analysis::model::{
-    DType, GradientSource, JacobianAnalysis, JacobianCost, JacobianSetting, ProbeKind,
+    DType, GradientSource, JacobianAnalysis, JacobianCost, JacobianSetting, ProbeKind, RecurrenceAnalysis,
 };
 use crate::checkpoint::Checkpoint;
-use crate::compute::{Cpu, Real};
+use crate::compute::{Backend, Cpu, Real};
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::InputFile;
 use crate::network::builders::{self, Built};
+use crate::tensor::Tensor;
 
 /// What is asked about the Jacobians of a checkpoint.
 #[derive(Debug, Clone, PartialEq)]
@@ -153,55 +154,58 @@ impl Prepared {
     /// # Errors
     /// When the probe is not of a shape that the network takes.
     pub fn plan(&self, threads: usize) -> Result<(JacobianSetting, JacobianCost)> {
+        Ok((self.setting(), self.cost(threads)?))
+    }
+
+    fn cost(&self, threads: usize) -> Result<JacobianCost> {
         let shape = self.probe.feeds.first().map(|feed| feed.input.shape()).unwrap_or_default();
         let (network, draws) = (&self.built.network, self.probe.feeds.len());
         let cost = match self.precision {
             Precision::F32 => cost::of::<f32>(network, &shape, draws, &self.options, threads),
             Precision::F64 => cost::of::<f64>(network, &shape, draws, &self.options, threads),
         };
-        let cost = cost.map_err(|message| refused(&self.path, message))?;
-        Ok((self.setting(), cost))
+        cost.map_err(|message| refused(&self.path, message))
     }
 
-    /// Measures; `None` when the user asked to stop.
+    /// Measures; `None` when the user asked to stop. In f32 on a GPU, where there is one to be used; f64, which is for what is held
+    /// against a reference, on the processor.
     ///
     /// # Errors
     /// A file that cannot be read.
     pub fn measure(&self, checkpoint: &Checkpoint, context: &Context) -> Result<Option<JacobianAnalysis>> {
-        match self.precision {
-            Precision::F32 => self.measure_in::<f32>(checkpoint, context),
-            Precision::F64 => self.measure_in::<f64>(checkpoint, context),
+        planned(&self.built.network, self.probe.feeds.len(), &self.options, context);
+        if self.precision == Precision::F64 {
+            return self.measure_on::<_, f64>(&Cpu, checkpoint, context);
         }
+        let on_processor = || self.measure_on::<_, f32>(&Cpu, checkpoint, context);
+        // What a cost cannot be said of cannot be measured either, and measuring says why.
+        let operations = || self.cost(rayon::current_num_threads()).map_or(0, |cost| cost.operations);
+        let Some(device) = device::chosen(operations, context) else { return on_processor() };
+        let found = self.measure_on::<_, f32>(&device.backend(), checkpoint, context);
+        let named = |found: JacobianAnalysis| JacobianAnalysis { device: Some(device.name()), ..found };
+        device::or_processor(&device, found.map(|found| found.map(named)), on_processor, context)
     }
 
-    fn measure_in<T: Real>(
+    fn measure_on<B: Backend, T: Real>(
         &self,
+        backend: &B,
         checkpoint: &Checkpoint,
         context: &Context,
     ) -> Result<Option<JacobianAnalysis>> {
         let (network, feeds) = (&self.built.network, &self.probe.feeds);
         let (tensors, config) = (self.built.tensors(checkpoint), checkpoint.config.as_ref());
-        planned(network, feeds.len(), &self.options, context);
-        let parameters = Parameters::<_, T>::read(&Cpu, network, &tensors)?;
+        let parameters = Parameters::<B, T>::read(backend, network, &tensors)?;
         let Some((found, initial)) =
-            measure::of_network(&Cpu, network, &parameters, config, feeds, &self.options, context)?
+            measure::of_network(backend, network, &parameters, config, feeds, &self.options, context)?
         else {
             return Ok(None);
         };
-        let recurrences = if parameters.is_resident() {
-            let data = feeds.first().filter(|_| self.probe.kind == ProbeKind::Data);
-            let seed = self.options.spectrum.seed;
-            context.progress.say("recurrences");
-            match recurrences::measure(&Cpu, network, &parameters, data, seed, context)? {
-                Some(found) => found,
-                None => return Ok(None),
-            }
-        } else {
-            Vec::new()
-        };
+        drop(parameters);
+        let Some(recurrences) = self.recurrences::<T>(&tensors, context)? else { return Ok(None) };
         Ok(Some(JacobianAnalysis {
             architecture: network.architecture.clone(),
             setting: self.setting(),
+            device: None,
             unused: self.built.unused.clone(),
             assumptions: self.built.assumptions.clone(),
             parts: found.parts,
@@ -210,6 +214,25 @@ impl Prepared {
             depths: found.depths,
             recurrences,
         }))
+    }
+
+    /// Recurrences step by step, on the processor: each step waits for the one before it, and is small.
+    fn recurrences<T: Real>(
+        &self,
+        tensors: &[&Tensor],
+        context: &Context,
+    ) -> Result<Option<Vec<RecurrenceAnalysis>>> {
+        let network = &self.built.network;
+        if network.recurrences().is_empty() {
+            return Ok(Some(Vec::new()));
+        }
+        let parameters = Parameters::<Cpu, T>::read(&Cpu, network, tensors)?;
+        if !parameters.is_resident() {
+            return Ok(Some(Vec::new()));
+        }
+        context.progress.say("recurrences");
+        let data = self.probe.feeds.first().filter(|_| self.probe.kind == ProbeKind::Data);
+        recurrences::measure(&Cpu, network, &parameters, data, self.options.spectrum.seed, context)
     }
 
     fn setting(&self) -> JacobianSetting {

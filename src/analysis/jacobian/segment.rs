@@ -48,7 +48,7 @@ pub(super) fn converted<B: Backend, S: Real, T: Real>(
     x: &B::Buffer<S>,
     length: usize,
 ) -> Result<B::Buffer<T>> {
-    let mut y = backend.zeros(length)?;
+    let mut y = backend.room(length)?;
     backend.convert(x, &mut y)?;
     Ok(y)
 }

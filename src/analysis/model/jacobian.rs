@@ -15,6 +15,9 @@ pub struct JacobianAnalysis {
     pub architecture: String,
     /// Where it was measured, and how.
     pub setting: JacobianSetting,
+    /// The GPU that ran the network, `NVIDIA H200 (cuda:0)`; none where the processor did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
     /// Parameters of the checkpoint that the network does not use.
     pub unused: Vec<String>,
     /// What nothing in the checkpoint says and was taken for granted, a sentence each.

@@ -11,6 +11,7 @@ use crate::error::Result;
 #[derive(Clone, Copy)]
 enum Case {
     Gemm(bool, bool),
+    Gemv(bool),
     Dot,
     Axpy,
     Scale,
@@ -69,6 +70,9 @@ pub(super) fn check<T: Real>(device: &Arc<Device>, plain: &Arc<Device>, checks: 
             product,
         ));
     }
+    for turn in [false, true] {
+        cases.push((format!("gemv {}·x", turned('A', turn)), Case::Gemv(turn), product));
+    }
     cases.push(("dot".to_owned(), Case::Dot, Allowed::OfEach(1e-13)));
     for (name, case) in [("axpy", Case::Axpy), ("scale", Case::Scale), ("place", Case::Place)] {
         cases.push((name.to_owned(), case, Allowed::SameBits));
@@ -116,7 +120,7 @@ pub(super) fn check<T: Real>(device: &Arc<Device>, plain: &Arc<Device>, checks: 
     let number = if is_wide { "f64" } else { "f32" };
     for (name, case, allowed) in cases {
         let expected = result::<Cpu, T>(&Cpu, case);
-        if matches!(case, Case::Gemm(..)) && device.has_blas() {
+        if matches!(case, Case::Gemm(..) | Case::Gemv(_)) && device.has_blas() {
             let found = result::<_, T>(&device.backend(), case);
             super::check(format!("{number} {name}, cuBLAS"), found, expected.clone(), allowed, checks);
         }
@@ -167,6 +171,14 @@ fn result<B: Backend, T: Real>(backend: &B, case: Case) -> Result<Vec<f64>> {
             let mut c = backend.upload::<T>(&numbers(5, 2 * M * N))?;
             let (alpha, beta) = (T::from_f64(0.75), T::from_f64(-0.5));
             let gemm = Gemm { batch: 2, m: M, n: N, k: K, transpose_a, transpose_b, alpha, beta };
+            backend.gemm(&gemm, &a, &b, &mut c)?;
+            return Ok(wide(backend.download::<T>(&c)?));
+        }
+        Case::Gemv(transpose_a) => {
+            let (a, b) = (backend.upload::<T>(&numbers(3, M * K))?, backend.upload::<T>(&numbers(4, K))?);
+            let mut c = backend.upload::<T>(&numbers(5, M))?;
+            let (alpha, beta) = (T::from_f64(0.75), T::from_f64(-0.5));
+            let gemm = Gemm { batch: 1, m: M, n: 1, k: K, transpose_a, transpose_b: false, alpha, beta };
             backend.gemm(&gemm, &a, &b, &mut c)?;
             return Ok(wide(backend.download::<T>(&c)?));
         }

@@ -212,7 +212,7 @@ impl<Vectors> Basis<Vectors> {
             alpha: 1.0,
             beta: 0.0,
         };
-        let mut products = backend.zeros::<f64>(self.count * other.count)?;
+        let mut products = backend.room::<f64>(self.count * other.count)?;
         backend.gemm::<f64>(&gemm, &self.vectors, &other.vectors, &mut products)?;
         Ok(products)
     }
@@ -226,7 +226,7 @@ impl<Vectors> Basis<Vectors> {
         if self.count == 0 {
             return Ok(());
         }
-        let mut shares = backend.zeros::<f64>(self.count)?;
+        let mut shares = backend.room::<f64>(self.count)?;
         for _ in 0..2 {
             backend.gemm::<f64>(&self.times(false, 1.0, 0.0), &self.vectors, vector, &mut shares)?;
             backend.gemm::<f64>(&self.times(true, -1.0, 1.0), &self.vectors, &shares, vector)?;
@@ -240,7 +240,7 @@ impl<Vectors> Basis<Vectors> {
         backend: &B,
         factors: &Vectors,
     ) -> Result<Vectors> {
-        let mut vector = backend.zeros::<f64>(self.length)?;
+        let mut vector = backend.room::<f64>(self.length)?;
         backend.gemm::<f64>(&self.times(true, 1.0, 0.0), &self.vectors, factors, &mut vector)?;
         Ok(vector)
     }

@@ -6,7 +6,7 @@ use std::any::TypeId;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use super::driver::{Argument, Driver, Memory, narrow};
+use super::driver::{Argument, Driver, MOST_BLOCKS, Memory};
 use super::fault::Fault;
 use super::kernels::{self, Module};
 use super::network::Index;
@@ -81,9 +81,6 @@ pub(super) fn blocks(count: usize) -> [usize; 3] {
     [count.div_ceil(256).clamp(1, 1 << 16), 1, 1]
 }
 
-/// The hardware counts blocks of the second and third axis with 16 bits: what is more goes in several launches.
-const MOST_BLOCKS: usize = 65535;
-
 /// A buffer of a device from element `at` on.
 pub(super) type Part<'b, T> = (&'b Buffer<T>, usize);
 
@@ -116,13 +113,14 @@ impl Device {
         {
             return Ok(());
         }
-        for first in (0..batch).step_by(MOST_BLOCKS) {
-            let count = MOST_BLOCKS.min(batch - first);
-            assert!(n.div_ceil(kernels::GEMM_TILE) <= MOST_BLOCKS, "a product of {n} columns");
+        // What is more than the hardware counts goes in several launches.
+        let most = MOST_BLOCKS as usize;
+        for first in (0..batch).step_by(most) {
+            let count = most.min(batch - first);
             let arguments = [
-                narrow(m),
-                narrow(n),
-                narrow(k),
+                Argument::Count(m),
+                Argument::Count(n),
+                Argument::Count(k),
                 Argument::U32(u32::from(gemm.transpose_a)),
                 Argument::U32(u32::from(gemm.transpose_b)),
                 number(gemm.alpha),
@@ -183,9 +181,13 @@ impl Backend for Cuda<'_> {
         Ok(buffer)
     }
 
+    fn room<T: Real>(&self, length: usize) -> Result<Buffer<T>> {
+        self.told(Buffer::new(self.driver(), length))
+    }
+
     fn upload<T: Real>(&self, values: &[T]) -> Result<Buffer<T>> {
-        let mut buffer = self.told(Buffer::new(self.driver(), values.len()))?;
-        self.told(self.driver().write(&mut buffer.memory, 0, &to_bytes(values)))?;
+        let buffer = self.told(Buffer::new(self.driver(), values.len()))?;
+        self.told(self.driver().write(&buffer.memory, 0, &to_bytes(values)))?;
         Ok(buffer)
     }
 

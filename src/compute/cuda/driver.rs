@@ -7,8 +7,8 @@
 
 use std::collections::HashMap;
 use std::ffi::c_void;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use cudarc::driver::sys::{CUdevice_attribute, CUdeviceptr, CUmemPool_attribute, CUstream};
 use cudarc::driver::{CudaContext, CudaFunction, CudaModule, CudaStream, result};
@@ -32,7 +32,7 @@ pub(super) struct Driver {
     pools: bool,
     budget: usize,
     used: AtomicUsize,
-    lost: AtomicBool,
+    lost: OnceLock<String>,
     modules: Mutex<HashMap<Module, Arc<CudaModule>>>,
     functions: Mutex<HashMap<(Module, &'static str), CudaFunction>>,
     /// For uploads; made when it is first needed.
@@ -52,14 +52,11 @@ pub(super) enum Argument<'a> {
     /// Memory from this byte on.
     At(&'a Memory, usize),
     U32(u32),
+    /// A number that has to fit where kernels count with 32 bits.
+    Count(usize),
     U64(u64),
     F32(f32),
     F64(f64),
-}
-
-/// A number that has to fit where kernels count with 32 bits.
-pub(super) fn narrow<'a>(count: usize) -> Argument<'a> {
-    Argument::U32(u32::try_from(count).expect("callers split what is larger"))
 }
 
 impl Driver {
@@ -86,7 +83,7 @@ impl Driver {
             context,
             budget: free - free / LEFT_TO_OTHERS,
             used: AtomicUsize::new(0),
-            lost: AtomicBool::new(false),
+            lost: OnceLock::new(),
             modules: Mutex::default(),
             functions: Mutex::default(),
             ring: Mutex::default(),
@@ -108,16 +105,19 @@ impl Driver {
 
     /// Makes the device this thread's, unless it is lost.
     pub(super) fn enter(&self) -> Result<(), Fault> {
-        if self.lost.load(Ordering::Relaxed) {
-            return Err(Fault::Lost);
+        if let Some(reason) = self.lost.get() {
+            return Err(Fault::Lost { reason: reason.clone() });
         }
         self.note(checked("cuCtxSetCurrent", 0, self.context.bind_to_thread()))
     }
 
     /// Remembers a final fault.
     pub(super) fn note<T>(&self, answer: Result<T, Fault>) -> Result<T, Fault> {
-        if answer.as_ref().is_err_and(Fault::is_final) {
-            self.lost.store(true, Ordering::Relaxed);
+        if let Err(fault) = &answer
+            && fault.is_final()
+        {
+            // The first is the reason of all that follow.
+            let _first = self.lost.get_or_init(|| fault.to_string());
         }
         answer
     }
@@ -156,7 +156,7 @@ impl Driver {
     }
 
     /// Copies `bytes` to `memory` from byte `at` on, and waits for it.
-    pub(super) fn write(&self, memory: &mut Memory, at: usize, bytes: &[u8]) -> Result<(), Fault> {
+    pub(super) fn write(&self, memory: &Memory, at: usize, bytes: &[u8]) -> Result<(), Fault> {
         if bytes.is_empty() {
             return Ok(());
         }
@@ -165,10 +165,10 @@ impl Driver {
     }
 
     /// Begins to copy `bytes`, which stay as they are until the device has come to it: the caller waits.
-    pub(super) fn start_write(&self, memory: &mut Memory, at: usize, bytes: &[u8]) -> Result<(), Fault> {
+    pub(super) fn start_write(&self, memory: &Memory, at: usize, bytes: &[u8]) -> Result<(), Fault> {
         assert!(at + bytes.len() <= memory.bytes);
         self.enter()?;
-        // SAFETY: the range lies in the allocation; both callers wait before `bytes` changes or goes.
+        // SAFETY: the range lies in the allocation; all callers wait before `bytes` changes or goes.
         let answer = unsafe { result::memcpy_htod_async(memory.address + at as u64, bytes, self.stream()) };
         self.note(checked("cuMemcpyHtoDAsync", 0, answer))
     }
@@ -222,7 +222,7 @@ impl Driver {
         for (kind, argument) in kernel.parameters.chars().zip(arguments) {
             let fits = match argument {
                 Argument::At(..) => kind == 'p',
-                Argument::U32(_) => kind == 'u',
+                Argument::U32(_) | Argument::Count(_) => kind == 'u',
                 Argument::U64(_) => kind == 'l',
                 Argument::F32(_) => kind == 'r' && module.number() == 4,
                 Argument::F64(_) => kind == 'd' || (kind == 'r' && module.number() == 8),
@@ -235,16 +235,21 @@ impl Driver {
         let mut slots: Vec<u64> = arguments
             .iter()
             .map(|argument| match argument {
-                Argument::At(memory, at) => memory.address + *at as u64,
-                Argument::U32(value) => u64::from(*value),
-                Argument::U64(value) => *value,
-                Argument::F32(value) => u64::from(value.to_bits()),
-                Argument::F64(value) => value.to_bits(),
+                Argument::At(memory, at) => Ok(memory.address + *at as u64),
+                Argument::U32(value) => Ok(u64::from(*value)),
+                Argument::Count(count) => counted(kernel, *count, u32::MAX).map(u64::from),
+                Argument::U64(value) => Ok(*value),
+                Argument::F32(value) => Ok(u64::from(value.to_bits())),
+                Argument::F64(value) => Ok(value.to_bits()),
             })
-            .collect();
+            .collect::<Result<_, _>>()?;
         let mut pointers: Vec<*mut c_void> = slots.iter_mut().map(|slot| (&raw mut *slot).cast()).collect();
-        let [x, y, z] =
-            blocks.map(|count| u32::try_from(count).expect("callers keep to the hardware's limits"));
+        let [x, y, z] = blocks;
+        let (x, y, z) = (
+            counted(kernel, x, i32::MAX.unsigned_abs())?,
+            counted(kernel, y, MOST_BLOCKS)?,
+            counted(kernel, z, MOST_BLOCKS)?,
+        );
         // SAFETY: the function is loaded; number and kinds of its arguments are those of its declaration, which a test holds against
         // the PTX. That a kernel stays within the memory it is given rests on its text, which the tests run in an interpreter that
         // checks every access; a mistake there is an error of the device, not of this process.
@@ -279,6 +284,15 @@ impl Driver {
         lock(&self.functions).insert((module, name), function.clone());
         Ok(function)
     }
+}
+
+/// The hardware counts blocks of the second and third axis with 16 bits.
+pub(super) const MOST_BLOCKS: u32 = 65535;
+
+/// A count that a kernel, or the hardware, has so many values for.
+pub(super) fn counted(kernel: Kernel, count: usize, most: u32) -> Result<u32, Fault> {
+    let fits = u32::try_from(count).ok().filter(|count| *count <= most);
+    fits.ok_or(Fault::TooMany { kernel: kernel.name, count })
 }
 
 /// Memory that is freed stays the process's, and serves the next allocation: otherwise every wait gives it back, and the small buffers of

@@ -42,8 +42,18 @@ pub(super) enum Fault {
         /// How many values did not.
         values: i32,
     },
+    /// More than a kernel counts.
+    TooMany {
+        /// The kernel.
+        kernel: &'static str,
+        /// How many.
+        count: usize,
+    },
     /// The device has failed before, in a way that it does not recover from in this process.
-    Lost,
+    Lost {
+        /// How.
+        reason: String,
+    },
 }
 
 impl fmt::Display for Fault {
@@ -55,7 +65,8 @@ impl fmt::Display for Fault {
             }
             Self::Driver { call, code } | Self::Library { call, code } => write!(f, "{call}: {code}"),
             Self::NotConverged { values } => write!(f, "cusolverDnXsyevd: {values} values did not converge"),
-            Self::Lost => f.write_str("it failed before and is not used again"),
+            Self::TooMany { kernel, count } => write!(f, "{count} is more than its kernel {kernel} counts"),
+            Self::Lost { reason } => write!(f, "it failed before and is not used again: {reason}"),
         }
     }
 }

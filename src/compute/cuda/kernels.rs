@@ -117,6 +117,8 @@ pub(super) const CONVERT: Kernel = kernel("convert", "lpp");
 
 /// Elements of a block of [`NORMS`] and [`HISTOGRAM`].
 pub(super) const NORM_BLOCK: u64 = 1 << 20;
+/// Rows of a block of [`ROWS_DOT`].
+pub(super) const DOT_ROWS: usize = 16;
 /// Columns of a part of [`ROWS_DOT`].
 pub(super) const DOT_COLUMNS: usize = 4096;
 /// Elements of a part of [`DOT`].

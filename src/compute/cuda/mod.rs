@@ -128,8 +128,8 @@ fn open_anew(ordinal: usize, named: &[PathBuf]) -> std::result::Result<Arc<Devic
 impl Device {
     /// Doubles a number on the device.
     fn tries(&self) -> std::result::Result<(), fault::Fault> {
-        let mut buffer = Buffer::<f64>::new(&self.driver, 1)?;
-        self.driver.write(&mut buffer.memory, 0, &1.0f64.to_le_bytes())?;
+        let buffer = Buffer::<f64>::new(&self.driver, 1)?;
+        self.driver.write(&buffer.memory, 0, &1.0f64.to_le_bytes())?;
         let arguments = [driver::Argument::U64(1), driver::Argument::F64(2.0), buffer.all()];
         self.driver.launch(kernels::Module::DenseF64, kernels::SCALE, [1, 1, 1], 256, &arguments)?;
         let mut bytes = [0; 8];

@@ -2,7 +2,7 @@
 
 use super::Cuda;
 use super::backend::{Buffer, blocks, is_wide, number};
-use super::driver::{Argument, Memory, narrow};
+use super::driver::{Argument, Memory, counted};
 use super::fault::Fault;
 use super::kernels::{self, Kernel, Module};
 use super::upload::upload;
@@ -31,9 +31,6 @@ const REDUCE_PART: usize = 1024;
 
 /// Rows of a block of 256 threads.
 const ROWS: usize = 8;
-
-/// The hardware counts blocks of the second axis with 16 bits.
-const MOST_PARTS: usize = 65535;
 
 fn module<T: Real>() -> Module {
     if is_wide::<T>() { Module::NetworkF64 } else { Module::NetworkF32 }
@@ -82,7 +79,7 @@ fn long<'a>(count: usize) -> Argument<'a> {
 fn image<'a>(window: &Window) -> Vec<Argument<'a>> {
     let Window { batch, channels, groups, size, kernel, stride, padding, dilation, places } = *window;
     let pairs = [size, kernel, stride, padding, dilation, places];
-    [batch, channels, groups].into_iter().chain(pairs.into_iter().flatten()).map(narrow).collect()
+    [batch, channels, groups].into_iter().chain(pairs.into_iter().flatten()).map(Argument::Count).collect()
 }
 
 impl Cuda<'_> {
@@ -180,7 +177,8 @@ impl Cuda<'_> {
         y: &Buffer<T>,
     ) -> Result<()> {
         assert!(v.length == count && y.length.is_multiple_of((count * inner).max(1)));
-        let arguments = [operation(combine), long(y.length), narrow(count), long(inner), v.all(), y.all()];
+        let arguments =
+            [operation(combine), long(y.length), Argument::Count(count), long(inner), v.all(), y.all()];
         self.told(self.over::<T>(kernels::BROADCAST, y.length, &arguments))
     }
 
@@ -196,12 +194,11 @@ impl Cuda<'_> {
         }
         let each = x.length / count;
         let parts = each.div_ceil(REDUCE_PART);
-        assert!(parts <= MOST_PARTS, "sums of {each} elements");
         let partials = self.told(Buffer::<f64>::new(&self.device.driver, parts * count))?;
-        let arguments = [long(each), narrow(count), long(inner), x.all(), partials.all()];
+        let arguments = [long(each), Argument::Count(count), long(inner), x.all(), partials.all()];
         let grid = [count.div_ceil(256), parts, 1];
         self.told(self.device.driver.launch(module::<T>(), kernels::REDUCE, grid, 256, &arguments))?;
-        let arguments = [long(count), narrow(parts), partials.all(), v.all()];
+        let arguments = [long(count), Argument::Count(parts), partials.all(), v.all()];
         self.told(self.over::<T>(kernels::REDUCE_FOLD, count, &arguments))
     }
 
@@ -214,7 +211,7 @@ impl Cuda<'_> {
     ) -> Result<()> {
         let rows = rows_of(x.length, columns);
         assert_eq!(x.length, y.length);
-        let arguments = [long(rows), narrow(columns), flag(logarithm), x.all(), y.all()];
+        let arguments = [long(rows), Argument::Count(columns), flag(logarithm), x.all(), y.all()];
         self.told(self.over_rows::<T>(kernels::SOFTMAX, rows, &arguments))
     }
 
@@ -227,7 +224,7 @@ impl Cuda<'_> {
     ) -> Result<()> {
         let rows = rows_of(x.length, columns);
         assert!(p.length == x.length && x.length == y.length);
-        let arguments = [long(rows), narrow(columns), p.all(), x.all(), y.all()];
+        let arguments = [long(rows), Argument::Count(columns), p.all(), x.all(), y.all()];
         self.told(self.over_rows::<T>(kernels::SOFTMAX_PRODUCT, rows, &arguments))
     }
 
@@ -242,7 +239,7 @@ impl Cuda<'_> {
         let rows = inverse.length;
         let arguments = [
             long(rows),
-            narrow(columns),
+            Argument::Count(columns),
             flag(centred),
             Argument::F64(epsilon),
             x.all(),
@@ -262,8 +259,15 @@ impl Cuda<'_> {
     ) -> Result<()> {
         assert!(normal.length == x.length && x.length == y.length && x.length == inverse.length * columns);
         let rows = inverse.length;
-        let arguments =
-            [long(rows), narrow(columns), flag(centred), normal.all(), inverse.all(), x.all(), y.all()];
+        let arguments = [
+            long(rows),
+            Argument::Count(columns),
+            flag(centred),
+            normal.all(),
+            inverse.all(),
+            x.all(),
+            y.all(),
+        ];
         self.told(self.over_rows::<T>(kernels::NORMALIZE_PRODUCT, rows, &arguments))
     }
 
@@ -281,8 +285,8 @@ impl Cuda<'_> {
         starts.push(order.len() as u32);
         let put = |numbers: &[u32]| -> Result<Memory> {
             let driver = &self.device.driver;
-            let mut memory = self.told(driver.allocate(size_of_val(numbers)))?;
-            self.told(driver.write(&mut memory, 0, &words(numbers)))?;
+            let memory = self.told(driver.allocate(size_of_val(numbers)))?;
+            self.told(driver.write(&memory, 0, &words(numbers)))?;
             Ok(memory)
         };
         Ok(Index {
@@ -305,7 +309,7 @@ impl Cuda<'_> {
     ) -> Result<()> {
         assert_eq!(y.length, index.length * width);
         assert!(index.largest.is_none_or(|row| (row as usize + 1) * width <= x.length));
-        let arguments = [long(y.length), narrow(width), index.numbers.at(0), x.all(), y.all()];
+        let arguments = [long(y.length), Argument::Count(width), index.numbers.at(0), x.all(), y.all()];
         self.told(self.over::<T>(kernels::GATHER, y.length, &arguments))
     }
 
@@ -321,7 +325,7 @@ impl Cuda<'_> {
         let count = index.row_count * width;
         let arguments = [
             long(count),
-            narrow(width),
+            Argument::Count(width),
             index.starts.at(0),
             index.order.at(0),
             index.rows.at(0),
@@ -332,11 +336,13 @@ impl Cuda<'_> {
     }
 
     pub(super) fn largest_of<T: Real>(&self, columns: usize, x: &Buffer<T>) -> Result<Index> {
-        assert!(columns > 0 && u32::try_from(x.length).is_ok());
+        assert!(columns > 0);
         let rows = rows_of(x.length, columns);
         let driver = &self.device.driver;
+        // Places in x are written as 32 bits.
+        self.told(counted(kernels::ARGMAX, x.length, u32::MAX))?;
         let found = self.told(driver.allocate(rows * size_of::<u32>()))?;
-        let arguments = [long(rows), narrow(columns), x.all(), found.at(0)];
+        let arguments = [long(rows), Argument::Count(columns), x.all(), found.at(0)];
         self.told(self.over_rows::<T>(kernels::ARGMAX, rows, &arguments))?;
         let mut bytes = vec![0; found.bytes()];
         self.told(driver.read(&found, 0, &mut bytes))?;
@@ -379,14 +385,16 @@ impl Cuda<'_> {
         const AXES: usize = 8;
         let count: usize = shape.iter().product();
         assert!(shape.len() == axes.len() && shape.len() <= AXES);
-        assert!(x.length == count && y.length == count && u32::try_from(count).is_ok());
+        assert!(x.length == count && y.length == count);
+        // Places in x are counted with 32 bits.
+        self.told(counted(kernels::PERMUTE, count, u32::MAX))?;
         let strides: Vec<usize> = (0..shape.len()).map(|axis| shape[axis + 1..].iter().product()).collect();
         let mut arguments = vec![long(count)];
         // Last axis of y first; those that there are not have one place.
         let sizes = axes.iter().rev().map(|&axis| shape[axis]).chain(std::iter::repeat(1));
-        arguments.extend(sizes.take(AXES - 1).map(narrow));
+        arguments.extend(sizes.take(AXES - 1).map(Argument::Count));
         let apart = axes.iter().rev().map(|&axis| strides[axis]).chain(std::iter::repeat(0));
-        arguments.extend(apart.take(AXES).map(narrow));
+        arguments.extend(apart.take(AXES).map(Argument::Count));
         arguments.extend([x.all(), y.all()]);
         self.told(self.over::<T>(kernels::PERMUTE, count, &arguments))
     }
@@ -396,7 +404,7 @@ impl Cuda<'_> {
         assert!(x.length == rows * from_width && y.length == rows * to_width);
         assert!(from + columns <= from_width && to + columns <= to_width);
         let count = rows * columns;
-        let sizes = [columns, from_width, from, to_width, to].map(narrow);
+        let sizes = [columns, from_width, from, to_width, to].map(Argument::Count);
         let arguments: Vec<_> = [long(count)].into_iter().chain(sizes).chain([x.all(), y.all()]).collect();
         self.told(self.over::<T>(kernels::COPY_STRIP, count, &arguments))
     }

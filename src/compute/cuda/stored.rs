@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::Cuda;
 use super::backend::{Buffer, blocks};
-use super::driver::{Argument, Memory, narrow};
+use super::driver::{Argument, Memory};
 use super::fault::Fault;
 use super::kernels::{self, Module};
 use super::upload::upload;
@@ -16,7 +16,7 @@ use crate::error::Result;
 const PANEL: usize = 1 << 26;
 
 /// Rows that one thread combines at least, and parts at most.
-const LEAST_ROWS: usize = 256;
+const LEAST_ROWS: usize = 64;
 const MOST_PARTS: usize = 256;
 
 /// Kernels over the matrix's dtype; zeros are what is no float, and no kernel reads it.
@@ -71,9 +71,9 @@ impl Cuda<'_> {
         let arguments = [
             memory.at(at),
             Argument::U64(count as u64),
-            narrow(columns),
-            narrow(width),
-            narrow(first),
+            Argument::Count(columns),
+            Argument::Count(width),
+            Argument::Count(first),
             Argument::F64(matrix.scale()),
             wide.all(),
         ];
@@ -93,7 +93,7 @@ impl Cuda<'_> {
     ) -> std::result::Result<(), Fault> {
         let arguments = [
             Argument::U64(count as u64),
-            narrow(parts),
+            Argument::Count(parts),
             Argument::F64(scale),
             Argument::U32(u32::from(adds)),
             partials.all(),
@@ -117,8 +117,9 @@ impl Cuda<'_> {
             Side::Plain => {
                 let parts = columns.div_ceil(kernels::DOT_COLUMNS);
                 let partials = Buffer::<f64>::new(driver, parts * count)?;
-                let arguments = [memory.at(0), narrow(count), narrow(columns), x.all(), partials.all()];
-                let grid = [count.div_ceil(4), parts, 1];
+                let arguments =
+                    [memory.at(0), Argument::Count(count), Argument::Count(columns), x.all(), partials.all()];
+                let grid = [count.div_ceil(kernels::DOT_ROWS), parts, 1];
                 driver.launch(module(matrix), kernels::ROWS_DOT, grid, 128, &arguments)?;
                 self.fold(&partials, parts, matrix.scale(), false, y, (rows.start, count))
             }
@@ -128,9 +129,9 @@ impl Cuda<'_> {
                 let partials = Buffer::<f64>::new(driver, parts * columns)?;
                 let arguments = [
                     memory.at(0),
-                    narrow(count),
-                    narrow(columns),
-                    narrow(step),
+                    Argument::Count(count),
+                    Argument::Count(columns),
+                    Argument::Count(step),
                     x.memory.at(rows.start * size_of::<f64>()),
                     partials.all(),
                 ];

@@ -7,6 +7,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cudarc::driver::{CudaEvent, PinnedHostSlice};
 
@@ -16,19 +17,20 @@ use crate::compute::Matrix;
 use crate::error::Result;
 
 /// Bytes of a buffer.
-const BUFFER: usize = 8 << 20;
+const BUFFER: usize = 1 << 20;
 
-/// Buffers of the ring.
-const BUFFERS: usize = 3;
+/// Threads that copy into buffers: one gives some 9 GB/s, and the bus takes 50. They are none of the pool's, which are at work on other
+/// tensors.
+const THREADS: usize = 8;
 
-/// What is smaller goes without the ring, and without threads.
-const SMALL: usize = 1 << 20;
+/// Buffers of a thread: it fills one while the other is on its way.
+const BUFFERS: usize = 2;
 
-/// Threads that copy into a buffer: one gives some 9 GB/s, less than the bus takes.
-const THREADS: usize = 4;
+/// Page-locked buffers, some for each thread.
+pub(super) struct Ring(Vec<Lane>);
 
-/// Page-locked buffers, and for each the end of its last copy.
-pub(super) struct Ring {
+/// The buffers of one thread, and for each the end of its last copy.
+struct Lane {
     buffers: Vec<(PinnedHostSlice<u8>, CudaEvent)>,
     next: usize,
 }
@@ -42,8 +44,11 @@ impl Ring {
             let memory = checked("cuMemHostAlloc", BUFFER, memory)?;
             Ok((memory, checked("cuEventCreate", 0, driver.context.new_event(None))?))
         };
-        let buffers = (0..BUFFERS).map(|_| buffer()).collect::<std::result::Result<_, Fault>>()?;
-        Ok(Self { buffers, next: 0 })
+        let lane = || {
+            let buffers = (0..BUFFERS).map(|_| buffer()).collect::<std::result::Result<_, Fault>>()?;
+            Ok(Lane { buffers, next: 0 })
+        };
+        Ok(Self((0..THREADS).map(|_| lane()).collect::<std::result::Result<_, Fault>>()?))
     }
 }
 
@@ -57,42 +62,80 @@ pub(super) fn upload(
     let on = |fault: Fault| fault.on(driver.ordinal);
     let size = matrix.dtype().size().expect("only dtypes of whole bytes are matrices") as usize;
     let total = rows.len() * columns.len() * size;
-    let mut memory = driver.allocate(total).map_err(on)?;
+    let memory = driver.allocate(total).map_err(on)?;
+    let parts = parts(rows, columns, size);
     // Another upload has the ring: this one does without.
-    let mut ring = driver.ring.try_lock().ok().filter(|_| total > SMALL);
+    let mut ring = driver.ring.try_lock().ok().filter(|_| parts.len() > 1);
     if let Some(ring) = ring.as_mut()
         && ring.is_none()
     {
         // Without page-locked memory copies are slower, and as good.
         **ring = Ring::new(driver).ok();
     }
-    let mut ring = ring.as_mut().and_then(|ring| ring.as_mut());
-    let mut staged = Vec::new();
-    let mut at = 0;
-    for Part { rows, columns } in parts(rows, columns, size) {
-        let bytes = rows.len() * columns.len() * size;
-        if let Some(ring) = ring.as_mut() {
-            let (buffer, end) = &mut ring.buffers[ring.next];
-            ring.next = (ring.next + 1) % BUFFERS;
-            driver.note(checked("cuEventSynchronize", 0, end.synchronize())).map_err(on)?;
-            let buffer = checked("cuEventSynchronize", 0, buffer.as_mut_slice()).map_err(on)?;
-            fill(matrix, &rows, &columns, size, &mut buffer[..bytes])?;
-            driver.start_write(&mut memory, at, &buffer[..bytes]).map_err(on)?;
-            driver.note(checked("cuEventRecord", 0, end.record(driver.cuda_stream()))).map_err(on)?;
-        } else {
-            staged.resize(bytes, 0);
-            fill(matrix, &rows, &columns, size, &mut staged)?;
-            driver.write(&mut memory, at, &staged).map_err(on)?;
+    match ring.as_mut().and_then(|ring| ring.as_mut()) {
+        Some(Ring(lanes)) => through(lanes, driver, matrix, &parts, &memory)?,
+        None => {
+            let mut staged = Vec::new();
+            for part in &parts {
+                staged.resize(part.bytes(size), 0);
+                fill(matrix, part, size, &mut staged)?;
+                driver.write(&memory, part.at, &staged).map_err(on)?;
+            }
         }
-        at += bytes;
     }
     Ok(memory)
+}
+
+/// Copies the parts, each by the thread that comes to it first: they do not overlap, so that their order is nobody's business.
+fn through(
+    lanes: &mut [Lane],
+    driver: &Driver,
+    matrix: &Matrix<'_>,
+    parts: &[Part],
+    memory: &Memory,
+) -> Result<()> {
+    let next = AtomicUsize::new(0);
+    let copy = |lane: &mut Lane| {
+        while let Some(part) = parts.get(next.fetch_add(1, Ordering::Relaxed)) {
+            lane.send(driver, matrix, part, memory)?;
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> =
+            lanes.iter_mut().take(parts.len()).map(|lane| scope.spawn(|| copy(lane))).collect();
+        threads.into_iter().try_for_each(|thread| thread.join().expect("copying rows does not panic"))
+    })
+}
+
+impl Lane {
+    fn send(&mut self, driver: &Driver, matrix: &Matrix<'_>, part: &Part, memory: &Memory) -> Result<()> {
+        let on = |fault: Fault| fault.on(driver.ordinal);
+        let size = matrix.dtype().size().expect("only dtypes of whole bytes are matrices") as usize;
+        let (buffer, end) = &mut self.buffers[self.next];
+        self.next = (self.next + 1) % BUFFERS;
+        driver.enter().map_err(on)?;
+        driver.note(checked("cuEventSynchronize", 0, end.synchronize())).map_err(on)?;
+        let buffer = checked("cuEventSynchronize", 0, buffer.as_mut_slice()).map_err(on)?;
+        let bytes = part.bytes(size);
+        fill(matrix, part, size, &mut buffer[..bytes])?;
+        driver.start_write(memory, part.at, &buffer[..bytes]).map_err(on)?;
+        driver.note(checked("cuEventRecord", 0, end.record(driver.cuda_stream()))).map_err(on)
+    }
 }
 
 /// What goes through one buffer.
 struct Part {
     rows: Range<usize>,
     columns: Range<usize>,
+    /// Where it goes: bytes.
+    at: usize,
+}
+
+impl Part {
+    fn bytes(&self, size: usize) -> usize {
+        self.rows.len() * self.columns.len() * size
+    }
 }
 
 /// Whole rows as far as they fit, or parts of one row.
@@ -100,60 +143,35 @@ fn parts(rows: Range<usize>, columns: Range<usize>, size: usize) -> Vec<Part> {
     if rows.is_empty() || columns.is_empty() {
         return Vec::new();
     }
-    let most = BUFFER / size;
+    let (most, line) = (BUFFER / size, columns.len() * size);
     if columns.len() <= most {
         let step = most / columns.len();
-        let starts = rows.clone().step_by(step);
-        let part =
-            |first: usize| Part { rows: first..(first + step).min(rows.end), columns: columns.clone() };
-        return starts.map(part).collect();
+        let part = |first: usize| Part {
+            rows: first..(first + step).min(rows.end),
+            columns: columns.clone(),
+            at: (first - rows.start) * line,
+        };
+        return rows.clone().step_by(step).map(part).collect();
     }
     let row_parts = |row: usize| {
-        let columns = columns.clone();
-        let starts = columns.clone().step_by(most);
-        starts.map(move |first| Part { rows: row..row + 1, columns: first..(first + most).min(columns.end) })
-    };
-    rows.flat_map(row_parts).collect()
-}
-
-/// Copies a part into `staged`, in a few threads of its own: those of the pool are at work on other tensors.
-fn fill(
-    matrix: &Matrix<'_>,
-    rows: &Range<usize>,
-    columns: &Range<usize>,
-    size: usize,
-    staged: &mut [u8],
-) -> Result<()> {
-    let copy = |rows: Range<usize>, columns: Range<usize>, staged: &mut [u8]| {
-        let line = columns.len() * size;
-        matrix.for_each_block(rows.clone(), columns.clone(), |block| {
-            for (row, bytes) in block.rows.clone().zip(matrix.rows_of(&block)) {
-                let at = (row - rows.start) * line + (block.columns.start - columns.start) * size;
-                staged[at..at + bytes.len()].copy_from_slice(bytes);
-            }
-            Ok(())
+        let (columns, at) = (columns.clone(), (row - rows.start) * line);
+        columns.clone().step_by(most).map(move |first| Part {
+            rows: row..row + 1,
+            columns: first..(first + most).min(columns.end),
+            at: at + (first - columns.start) * size,
         })
     };
-    if staged.len() < SMALL {
-        return copy(rows.clone(), columns.clone(), staged);
-    }
-    // One row is cut along its columns.
-    let (length, line) =
-        if rows.len() == 1 { (columns.len(), size) } else { (rows.len(), columns.len() * size) };
-    let step = length.div_ceil(THREADS);
-    std::thread::scope(|scope| {
-        let copies: Vec<_> = staged
-            .chunks_mut(step * line)
-            .enumerate()
-            .map(|(part, staged)| {
-                let cut = |range: &Range<usize>| {
-                    range.start + part * step..(range.start + (part + 1) * step).min(range.end)
-                };
-                let (rows, columns) =
-                    if rows.len() == 1 { (rows.clone(), cut(columns)) } else { (cut(rows), columns.clone()) };
-                scope.spawn(move || copy(rows, columns, staged))
-            })
-            .collect();
-        copies.into_iter().try_for_each(|copy| copy.join().expect("copying rows does not panic"))
+    rows.clone().flat_map(row_parts).collect()
+}
+
+/// Copies a part into `staged`.
+fn fill(matrix: &Matrix<'_>, part: &Part, size: usize, staged: &mut [u8]) -> Result<()> {
+    let line = part.columns.len() * size;
+    matrix.for_each_block(part.rows.clone(), part.columns.clone(), |block| {
+        for (row, bytes) in block.rows.clone().zip(matrix.rows_of(&block)) {
+            let at = (row - part.rows.start) * line + (block.columns.start - part.columns.start) * size;
+            staged[at..at + bytes.len()].copy_from_slice(bytes);
+        }
+        Ok(())
     })
 }

@@ -25,8 +25,8 @@ impl Shaped for Activation {
 
 impl<B: Backend, T: Real> Operate<B, T> for Activation {
     fn forward(&self, run: &Run<'_, B, T>, inputs: &[&Array<B, T>]) -> Result<(Array<B, T>, Kept<B, T>)> {
-        let mut y = Array::zeros(run.backend, &inputs[0].shape)?;
-        let mut slope = Array::zeros(run.backend, &inputs[0].shape)?;
+        let mut y = Array::room(run.backend, &inputs[0].shape)?;
+        let mut slope = Array::room(run.backend, &inputs[0].shape)?;
         run.backend.map(self.function, &inputs[0].buffer, &mut y.buffer, Some(&mut slope.buffer))?;
         Ok((y, Kept::arrays(vec![slope])))
     }
@@ -56,7 +56,7 @@ fn times_slope<B: Backend, T: Real>(
     place: &Place<'_, B, T>,
     x: &Array<B, T>,
 ) -> Result<Array<B, T>> {
-    let mut y = Array::zeros(run.backend, &x.shape)?;
+    let mut y = Array::room(run.backend, &x.shape)?;
     run.backend.zip(Binary::Multiply, &place.kept.arrays[0].buffer, &x.buffer, &mut y.buffer)?;
     Ok(y)
 }

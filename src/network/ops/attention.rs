@@ -59,7 +59,6 @@ impl Mask {
 /// Sizes of one pass.
 #[derive(Clone, Copy)]
 struct Sizes {
-    batch: usize,
     queries: usize,
     keys: usize,
 }
@@ -84,14 +83,14 @@ impl<'a, B: Backend, T: Real> Parts<'a, B, T> {
 
 impl Attention {
     fn sizes<B: Backend, T: Real>(queries: &Array<B, T>, keys: &Array<B, T>) -> Sizes {
-        Sizes { batch: queries.shape[0], queries: queries.shape[1], keys: keys.shape[1] }
+        Sizes { queries: queries.shape[1], keys: keys.shape[1] }
     }
 
     /// `[batch, tokens, shared·group·width]` to `[batch·shared, group·tokens, width]`.
     fn split<B: Backend, T: Real>(&self, backend: &B, x: &Array<B, T>) -> Result<Array<B, T>> {
         let [batch, tokens, width] = x.shape[..] else { unreachable!("shapes were checked") };
         let group = width / (self.shared * self.width);
-        let mut y = Array::zeros(backend, &[batch * self.shared, group * tokens, self.width])?;
+        let mut y = Array::room(backend, &[batch * self.shared, group * tokens, self.width])?;
         let shape = [batch, tokens, self.shared, group, self.width];
         backend.permute(&shape, &[0, 2, 3, 1, 4], &x.buffer, &mut y.buffer)?;
         Ok(y)
@@ -106,22 +105,20 @@ impl Attention {
     ) -> Result<Array<B, T>> {
         let [batch, tokens, width] = shape[..] else { unreachable!("shapes were checked") };
         let group = width / (self.shared * self.width);
-        let mut y = Array::zeros(backend, shape)?;
+        let mut y = Array::room(backend, shape)?;
         let stacked = [batch, self.shared, group, tokens, self.width];
         backend.permute(&stacked, &[0, 3, 1, 2, 4], &x.buffer, &mut y.buffer)?;
         Ok(y)
     }
 
-    /// `a·Q·Kᵀ`, added to what is there.
-    fn add_logits<B: Backend, T: Real>(
+    /// `a·Q·Kᵀ`.
+    fn logits<B: Backend, T: Real>(
         &self,
         backend: &B,
         queries: &Array<B, T>,
         keys: &Array<B, T>,
-        logits: &mut Array<B, T>,
-    ) -> Result<()> {
-        let gemm = product(queries, keys.shape[1], self.width, (false, true), self.scale);
-        backend.gemm(&gemm, &queries.buffer, &keys.buffer, &mut logits.buffer)
+    ) -> Result<Array<B, T>> {
+        multiplied(backend, queries, keys, (false, true), self.scale)
     }
 
     fn mask<B: Backend, T: Real>(&self, backend: &B, sizes: Sizes, logits: &mut Array<B, T>) -> Result<()> {
@@ -146,14 +143,14 @@ impl Attention {
         let columns = x.columns();
         let sloped = |x: &Array<B, T>| match parts.slope {
             Some(slope) => {
-                let mut y = Array::zeros(backend, &x.shape)?;
+                let mut y = Array::room(backend, &x.shape)?;
                 backend.zip(Binary::Multiply, &slope.buffer, &x.buffer, &mut y.buffer)?;
                 Ok(Some(y))
             }
             None => Ok(None),
         };
         let before = if slope_first { sloped(x)? } else { None };
-        let mut y = Array::zeros(backend, &x.shape)?;
+        let mut y = Array::room(backend, &x.shape)?;
         let x = before.as_ref().unwrap_or(x);
         backend.softmax_product(columns, &parts.probabilities.buffer, &x.buffer, &mut y.buffer)?;
         let after = if slope_first { None } else { sloped(&y)? };
@@ -161,17 +158,36 @@ impl Attention {
     }
 }
 
-/// `C ← factor·op(A)·op(B) + C` for each head, with A's shape `[batch, rows, columns]`.
-fn product<B: Backend, T: Real>(
+/// `factor·op(A)·op(B)` for each head, of shapes `[batch, rows, columns]`.
+fn multiplied<B: Backend, T: Real>(
+    backend: &B,
     a: &Array<B, T>,
-    n: usize,
-    k: usize,
+    b: &Array<B, T>,
     (transpose_a, transpose_b): (bool, bool),
     factor: f64,
-) -> Gemm<T> {
-    let m = if transpose_a { a.shape[2] } else { a.shape[1] };
-    let (alpha, beta) = (T::from_f64(factor), T::one());
-    Gemm { batch: a.shape[0], m, n, k, transpose_a, transpose_b, alpha, beta }
+) -> Result<Array<B, T>> {
+    let (m, k) = if transpose_a { (a.shape[2], a.shape[1]) } else { (a.shape[1], a.shape[2]) };
+    let n = if transpose_b { b.shape[1] } else { b.shape[2] };
+    let (batch, alpha, beta) = (a.shape[0], T::from_f64(factor), T::zero());
+    let mut c = Array::room(backend, &[batch, m, n])?;
+    let gemm = Gemm { batch, m, n, k, transpose_a, transpose_b, alpha, beta };
+    backend.gemm(&gemm, &a.buffer, &b.buffer, &mut c.buffer)?;
+    Ok(c)
+}
+
+/// The sum of what there is.
+fn sum<B: Backend, T: Real>(
+    backend: &B,
+    a: Option<Array<B, T>>,
+    b: Option<Array<B, T>>,
+) -> Result<Option<Array<B, T>>> {
+    match (a, b) {
+        (Some(mut a), Some(b)) => {
+            a.add(backend, &b)?;
+            Ok(Some(a))
+        }
+        (a, b) => Ok(a.or(b)),
+    }
 }
 
 impl Shaped for Attention {
@@ -207,24 +223,20 @@ impl<B: Backend, T: Real> Operate<B, T> for Attention {
         let sizes = Self::sizes(inputs[0], inputs[1]);
         let [queries, keys, values] = [0, 1, 2].map(|at| self.split(backend, inputs[at]));
         let (queries, keys, values) = (queries?, keys?, values?);
-        let rows = queries.shape[1];
-        let mut logits = Array::zeros(backend, &[sizes.batch * self.shared, rows, sizes.keys])?;
-        self.add_logits(backend, &queries, &keys, &mut logits)?;
+        let mut logits = self.logits(backend, &queries, &keys)?;
         let mut slope = None;
         if let Some(cap) = self.cap {
-            let mut capped = Array::zeros(backend, &logits.shape)?;
-            let mut derivative = Array::zeros(backend, &logits.shape)?;
+            let mut capped = Array::room(backend, &logits.shape)?;
+            let mut derivative = Array::room(backend, &logits.shape)?;
             let function = Unary::SoftCap { cap };
             backend.map(function, &logits.buffer, &mut capped.buffer, Some(&mut derivative.buffer))?;
             logits = capped;
             slope = Some(derivative);
         }
         self.mask(backend, sizes, &mut logits)?;
-        let mut probabilities = Array::zeros(backend, &logits.shape)?;
+        let mut probabilities = Array::room(backend, &logits.shape)?;
         backend.softmax(sizes.keys, false, &logits.buffer, &mut probabilities.buffer)?;
-        let mut heads = Array::zeros(backend, &queries.shape)?;
-        let gemm = product(&probabilities, self.width, sizes.keys, (false, false), 1.0);
-        backend.gemm(&gemm, &probabilities.buffer, &values.buffer, &mut heads.buffer)?;
+        let heads = multiplied(backend, &probabilities, &values, (false, false), 1.0)?;
         let y = self.join(backend, &heads, &inputs[0].shape)?;
         let kept = [queries, keys, values, probabilities].into_iter().chain(slope).collect();
         Ok((y, Kept::arrays(kept)))
@@ -238,25 +250,21 @@ impl<B: Backend, T: Real> Operate<B, T> for Attention {
     ) -> Result<Array<B, T>> {
         let backend = run.backend;
         let parts = Parts::of(place.kept);
-        let keys = parts.keys.shape[1];
-        let mut heads = Array::zeros(backend, &parts.queries.shape)?;
-        if tangents[0].is_some() || tangents[1].is_some() {
-            let mut logits = Array::zeros(backend, &parts.probabilities.shape)?;
-            if let Some(queries) = tangents[0] {
-                self.add_logits(backend, &self.split(backend, queries)?, parts.keys, &mut logits)?;
+        let split = |at: usize| tangents[at].map(|x: &Array<B, T>| self.split(backend, x)).transpose();
+        let [queries, keys, values] = [split(0)?, split(1)?, split(2)?];
+        let by_queries = queries.map(|queries| self.logits(backend, &queries, parts.keys)).transpose()?;
+        let by_keys = keys.map(|keys| self.logits(backend, parts.queries, &keys)).transpose()?;
+        let moved = match sum(backend, by_queries, by_keys)? {
+            Some(logits) => {
+                let moved = Self::softmax_product(backend, &parts, &logits, true)?;
+                Some(multiplied(backend, &moved, parts.values, (false, false), 1.0)?)
             }
-            if let Some(keys) = tangents[1] {
-                self.add_logits(backend, parts.queries, &self.split(backend, keys)?, &mut logits)?;
-            }
-            let moved = Self::softmax_product(backend, &parts, &logits, true)?;
-            let gemm = product(&moved, self.width, keys, (false, false), 1.0);
-            backend.gemm(&gemm, &moved.buffer, &parts.values.buffer, &mut heads.buffer)?;
-        }
-        if let Some(values) = tangents[2] {
-            let values = self.split(backend, values)?;
-            let gemm = product(parts.probabilities, self.width, keys, (false, false), 1.0);
-            backend.gemm(&gemm, &parts.probabilities.buffer, &values.buffer, &mut heads.buffer)?;
-        }
+            None => None,
+        };
+        let carried = values
+            .map(|values| multiplied(backend, parts.probabilities, &values, (false, false), 1.0))
+            .transpose()?;
+        let heads = sum(backend, moved, carried)?.expect("one input at least has a tangent");
         self.join(backend, &heads, &place.output.shape)
     }
 
@@ -269,31 +277,22 @@ impl<B: Backend, T: Real> Operate<B, T> for Attention {
     ) -> Result<Vec<Option<Array<B, T>>>> {
         let backend = run.backend;
         let parts = Parts::of(place.kept);
-        let (rows, keys) = (parts.queries.shape[1], parts.keys.shape[1]);
         let heads = self.split(backend, cotangent)?;
         let mut found = [None, None, None];
         if wanted[2] {
-            let mut values = Array::zeros(backend, &parts.values.shape)?;
-            let gemm = product(parts.probabilities, self.width, rows, (true, false), 1.0);
-            backend.gemm(&gemm, &parts.probabilities.buffer, &heads.buffer, &mut values.buffer)?;
+            let values = multiplied(backend, parts.probabilities, &heads, (true, false), 1.0)?;
             found[2] = Some(self.join(backend, &values, &place.inputs[2].shape)?);
         }
         if wanted[0] || wanted[1] {
-            let mut probabilities = Array::zeros(backend, &parts.probabilities.shape)?;
-            let gemm = product(&heads, keys, self.width, (false, true), 1.0);
-            backend.gemm(&gemm, &heads.buffer, &parts.values.buffer, &mut probabilities.buffer)?;
+            let probabilities = multiplied(backend, &heads, parts.values, (false, true), 1.0)?;
             let logits = Self::softmax_product(backend, &parts, &probabilities, false)?;
             if wanted[0] {
-                let mut queries = Array::zeros(backend, &parts.queries.shape)?;
-                let gemm = product(&logits, self.width, keys, (false, false), self.scale);
-                backend.gemm(&gemm, &logits.buffer, &parts.keys.buffer, &mut queries.buffer)?;
+                let queries = multiplied(backend, &logits, parts.keys, (false, false), self.scale)?;
                 found[0] = Some(self.join(backend, &queries, &place.inputs[0].shape)?);
             }
             if wanted[1] {
-                let mut across = Array::zeros(backend, &parts.keys.shape)?;
-                let gemm = product(&logits, self.width, rows, (true, false), self.scale);
-                backend.gemm(&gemm, &logits.buffer, &parts.queries.buffer, &mut across.buffer)?;
-                found[1] = Some(self.join(backend, &across, &place.inputs[1].shape)?);
+                let keys = multiplied(backend, &logits, parts.queries, (true, false), self.scale)?;
+                found[1] = Some(self.join(backend, &keys, &place.inputs[1].shape)?);
             }
         }
         Ok(found.into())

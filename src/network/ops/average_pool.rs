@@ -107,7 +107,7 @@ fn multiply<B: Backend, T: Real>(
 ) -> Result<Array<B, T>> {
     let (n, k) =
         if transposed { (weights.shape[1], weights.shape[0]) } else { (weights.shape[0], weights.shape[1]) };
-    let mut y = Array::zeros(run.backend, &[&x.shape[..x.shape.len() - 1], &[n]].concat())?;
+    let mut y = Array::room(run.backend, &[&x.shape[..x.shape.len() - 1], &[n]].concat())?;
     let gemm = Gemm {
         batch: 1,
         m: x.rows(),

@@ -137,7 +137,7 @@ impl<B: Backend, T: Real> Operate<B, T> for BatchNorm {
         let spread = self.spread(&cotangent.shape);
         if let Some(gain) = self.gain {
             let normal = self.normal(run, place.inputs[0], &place.kept.arrays[0])?;
-            let mut product = run.backend.zeros(cotangent.length())?;
+            let mut product = run.backend.room(cotangent.length())?;
             run.backend.zip(Binary::Multiply, &cotangent.buffer, &normal.buffer, &mut product)?;
             let gradient = gradients.of(run.backend, gain, &[self.channels])?;
             run.backend.reduce(spread, &product, &mut gradient.buffer)?;

@@ -51,7 +51,7 @@ impl<B: Backend, T: Real> Operate<B, T> for Concat {
     fn forward(&self, run: &Run<'_, B, T>, inputs: &[&Array<B, T>]) -> Result<(Array<B, T>, Kept<B, T>)> {
         let shapes: Vec<&[usize]> = inputs.iter().map(|input| input.shape.as_slice()).collect();
         let whole = self.shape(&[], &shapes).expect("shapes were checked");
-        let mut y = Array::zeros(run.backend, &whole)?;
+        let mut y = Array::room(run.backend, &whole)?;
         for (strip, input) in self.strips(&shapes, &whole).iter().zip(inputs) {
             run.backend.copy_strip(strip, &input.buffer, &mut y.buffer)?;
         }
@@ -84,7 +84,7 @@ impl<B: Backend, T: Real> Operate<B, T> for Concat {
         let shapes: Vec<&[usize]> = place.inputs.iter().map(|input| input.shape.as_slice()).collect();
         let strips = self.strips(&shapes, &place.output.shape);
         let cut = |strip: &Strip, shape: &[usize]| {
-            let mut x = Array::zeros(run.backend, shape)?;
+            let mut x = Array::room(run.backend, shape)?;
             run.backend.copy_strip(&super::backwards(strip), &cotangent.buffer, &mut x.buffer)?;
             Ok(x)
         };

@@ -87,13 +87,13 @@ impl Conv2d {
     ) -> Result<B::Buffer<T>> {
         let patches = patches(run, window, x)?;
         let gemm = self.gemm(self.outputs / self.groups, columns(window), self.taps());
-        let mut y = run.backend.zeros(self.outputs * columns(window))?;
+        let mut y = run.backend.room(self.outputs * columns(window))?;
         let gemm = Gemm { transpose_b: true, ..gemm };
         run.backend.gemm(&gemm, &run.weights.get(self.weight).buffer, &patches, &mut y)?;
         if window.batch == 1 {
             return Ok(y);
         }
-        let mut images = run.backend.zeros(self.outputs * columns(window))?;
+        let mut images = run.backend.room(self.outputs * columns(window))?;
         let shape = [self.outputs, window.batch, window.places[0] * window.places[1]];
         run.backend.permute(&shape, &[1, 0, 2], &y, &mut images)?;
         Ok(images)
@@ -109,7 +109,7 @@ impl Conv2d {
         let by_channel = self.by_channel(run, window, u)?;
         let u = by_channel.as_ref().unwrap_or(u);
         let gemm = self.gemm(columns(window), self.taps(), self.outputs / self.groups);
-        let mut patches = run.backend.zeros(window.patch_length())?;
+        let mut patches = run.backend.room(window.patch_length())?;
         let gemm = Gemm { transpose_a: true, ..gemm };
         run.backend.gemm(&gemm, u, &run.weights.get(self.weight).buffer, &mut patches)?;
         let mut x = run.backend.zeros(window.image_length())?;
@@ -168,7 +168,7 @@ impl Conv2d {
         if window.batch == 1 {
             return Ok(None);
         }
-        let mut by_channel = run.backend.zeros(self.outputs * columns(window))?;
+        let mut by_channel = run.backend.room(self.outputs * columns(window))?;
         let shape = [window.batch, self.outputs, window.places[0] * window.places[1]];
         run.backend.permute(&shape, &[1, 0, 2], u, &mut by_channel)?;
         Ok(Some(by_channel))
@@ -191,7 +191,7 @@ fn patches<B: Backend, T: Real>(
     window: &Window,
     x: &B::Buffer<T>,
 ) -> Result<B::Buffer<T>> {
-    let mut patches = run.backend.zeros(window.patch_length())?;
+    let mut patches = run.backend.room(window.patch_length())?;
     run.backend.im2col(window, T::zero(), x, &mut patches)?;
     Ok(patches)
 }

@@ -35,15 +35,15 @@ impl<B: Backend, T: Real> Operate<B, T> for CrossEntropy {
         let index = backend.index(&at.collect::<Vec<_>>())?;
         let share = -1.0 / rows as f64;
 
-        let mut logarithms = Array::zeros(backend, &x.shape)?;
+        let mut logarithms = Array::room(backend, &x.shape)?;
         backend.softmax(columns, true, &x.buffer, &mut logarithms.buffer)?;
-        let mut chosen = backend.zeros(rows)?;
+        let mut chosen = backend.room(rows)?;
         backend.gather(1, &index, &logarithms.buffer, &mut chosen)?;
         let mut loss = Array::zeros(backend, &[1])?;
         backend.reduce(Spread::rows(1, rows), &chosen, &mut loss.buffer)?;
         backend.scale(T::from_f64(share), &mut loss.buffer)?;
 
-        let mut gradient = Array::zeros(backend, &x.shape)?;
+        let mut gradient = Array::room(backend, &x.shape)?;
         backend.map(Unary::Exp, &logarithms.buffer, &mut gradient.buffer, None)?;
         let minus_one = backend.upload(&vec![T::from_f64(-1.0); rows])?;
         backend.scatter_add(1, &index, &minus_one, &mut gradient.buffer)?;

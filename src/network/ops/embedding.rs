@@ -33,7 +33,7 @@ impl Shaped for Embedding {
 impl<B: Backend, T: Real> Operate<B, T> for Embedding {
     fn forward(&self, run: &Run<'_, B, T>, _: &[&Array<B, T>]) -> Result<(Array<B, T>, Kept<B, T>)> {
         let tokens = run.input.tokens.as_ref().expect("the network is given tokens");
-        let mut y = Array::zeros(run.backend, &[&run.input.shape[..], &[self.width]].concat())?;
+        let mut y = Array::room(run.backend, &[&run.input.shape[..], &[self.width]].concat())?;
         let table = &run.weights.get(self.table).buffer;
         run.backend.gather(self.width, tokens, table, &mut y.buffer)?;
         Ok((y, Kept::nothing()))

@@ -53,7 +53,7 @@ impl GroupNorm {
     ) -> Result<Array<B, T>> {
         let [normal, inverse] = &place.kept.arrays[..] else { unreachable!("forward keeps two arrays") };
         let (normal, inverse) = (&normal.buffer, &inverse.buffer);
-        let mut y = Array::zeros(run.backend, &x.shape)?;
+        let mut y = Array::room(run.backend, &x.shape)?;
         run.backend.normalize_product(self.norm(&x.shape), normal, inverse, &x.buffer, &mut y.buffer)?;
         Ok(y)
     }
@@ -85,8 +85,8 @@ impl Shaped for GroupNorm {
 impl<B: Backend, T: Real> Operate<B, T> for GroupNorm {
     fn forward(&self, run: &Run<'_, B, T>, inputs: &[&Array<B, T>]) -> Result<(Array<B, T>, Kept<B, T>)> {
         let shape = &inputs[0].shape;
-        let mut normal = Array::zeros(run.backend, shape)?;
-        let mut inverse = Array::zeros(run.backend, &[shape[0] * self.groups])?;
+        let mut normal = Array::room(run.backend, shape)?;
+        let mut inverse = Array::room(run.backend, &[shape[0] * self.groups])?;
         let x = &inputs[0].buffer;
         run.backend.normalize(self.norm(shape), x, &mut normal.buffer, &mut inverse.buffer)?;
         let mut y = normal.copy(run.backend)?;
@@ -130,7 +130,7 @@ impl<B: Backend, T: Real> Operate<B, T> for GroupNorm {
     ) -> Result<()> {
         let spread = self.spread(&cotangent.shape);
         if let Some(gain) = self.gain {
-            let mut product = run.backend.zeros(cotangent.length())?;
+            let mut product = run.backend.room(cotangent.length())?;
             let normal = &place.kept.arrays[0].buffer;
             run.backend.zip(Binary::Multiply, &cotangent.buffer, normal, &mut product)?;
             let gradient = gradients.of(run.backend, gain, &[self.channels])?;

@@ -23,7 +23,7 @@ fn strip(shape: &[usize]) -> Strip {
 }
 
 fn cut<B: Backend, T: Real>(run: &Run<'_, B, T>, x: &Array<B, T>) -> Result<Array<B, T>> {
-    let mut y = Array::zeros(run.backend, &[x.shape[0], x.shape[2]])?;
+    let mut y = Array::room(run.backend, &[x.shape[0], x.shape[2]])?;
     run.backend.copy_strip(&strip(&x.shape), &x.buffer, &mut y.buffer)?;
     Ok(y)
 }

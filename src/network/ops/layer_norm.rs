@@ -46,7 +46,7 @@ impl LayerNorm {
         x: &Array<B, T>,
     ) -> Result<Array<B, T>> {
         let [normal, inverse] = &place.kept.arrays[..] else { unreachable!("forward keeps two arrays") };
-        let mut y = Array::zeros(run.backend, &x.shape)?;
+        let mut y = Array::room(run.backend, &x.shape)?;
         let (normal, inverse) = (&normal.buffer, &inverse.buffer);
         run.backend.normalize_product(self.norm(), normal, inverse, &x.buffer, &mut y.buffer)?;
         Ok(y)
@@ -73,8 +73,8 @@ impl Shaped for LayerNorm {
 
 impl<B: Backend, T: Real> Operate<B, T> for LayerNorm {
     fn forward(&self, run: &Run<'_, B, T>, inputs: &[&Array<B, T>]) -> Result<(Array<B, T>, Kept<B, T>)> {
-        let mut normal = Array::zeros(run.backend, &inputs[0].shape)?;
-        let mut inverse = Array::zeros(run.backend, &[inputs[0].length() / self.columns])?;
+        let mut normal = Array::room(run.backend, &inputs[0].shape)?;
+        let mut inverse = Array::room(run.backend, &[inputs[0].length() / self.columns])?;
         run.backend.normalize(self.norm(), &inputs[0].buffer, &mut normal.buffer, &mut inverse.buffer)?;
         let mut y = normal.copy(run.backend)?;
         self.scale(run, &mut y)?;
@@ -117,7 +117,7 @@ impl<B: Backend, T: Real> Operate<B, T> for LayerNorm {
     ) -> Result<()> {
         let columns = Spread::columns(self.columns);
         if let Some(gain) = self.gain {
-            let mut product = run.backend.zeros(cotangent.length())?;
+            let mut product = run.backend.room(cotangent.length())?;
             let normal = &place.kept.arrays[0].buffer;
             run.backend.zip(Binary::Multiply, &cotangent.buffer, normal, &mut product)?;
             let gradient = gradients.of(run.backend, gain, &[self.columns])?;

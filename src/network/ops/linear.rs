@@ -44,7 +44,7 @@ impl Shaped for Linear {
 impl Linear {
     fn product<B: Backend, T: Real>(&self, run: &Run<'_, B, T>, x: &Array<B, T>) -> Result<Array<B, T>> {
         let shape = [&x.shape[..x.shape.len() - 1], &[self.outputs]].concat();
-        let mut y = Array::zeros(run.backend, &shape)?;
+        let mut y = Array::room(run.backend, &shape)?;
         let gemm = Gemm {
             batch: 1,
             m: x.rows(),
@@ -86,7 +86,7 @@ impl<B: Backend, T: Real> Operate<B, T> for Linear {
         cotangent: &Array<B, T>,
         _: &[bool],
     ) -> Result<Vec<Option<Array<B, T>>>> {
-        let mut x = Array::zeros(run.backend, &place.inputs[0].shape)?;
+        let mut x = Array::room(run.backend, &place.inputs[0].shape)?;
         let gemm = Gemm {
             batch: 1,
             m: cotangent.rows(),

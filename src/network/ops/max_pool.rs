@@ -67,7 +67,7 @@ impl MaxPool {
         output: &[usize],
     ) -> Result<Array<B, T>> {
         let by_channel = [window.channels, window.batch, window.places[0] * window.places[1]];
-        let mut y = Array::zeros(run.backend, &by_channel)?;
+        let mut y = Array::room(run.backend, &by_channel)?;
         run.backend.gather(1, chosen, patches, &mut y.buffer)?;
         Ok(y.permuted(run.backend, &[1, 0, 2])?.reshaped(output))
     }
@@ -99,7 +99,7 @@ impl<B: Backend, T: Real> Operate<B, T> for MaxPool {
     fn forward(&self, run: &Run<'_, B, T>, inputs: &[&Array<B, T>]) -> Result<(Array<B, T>, Kept<B, T>)> {
         let window = self.window(&inputs[0].shape);
         let output = self.shape(&[], &[&inputs[0].shape]).expect("shapes were checked");
-        let mut patches = run.backend.zeros(window.patch_length())?;
+        let mut patches = run.backend.room(window.patch_length())?;
         run.backend.im2col(&window, T::from_f64(f64::NEG_INFINITY), &inputs[0].buffer, &mut patches)?;
         let chosen = run.backend.argmax(window.kernel[0] * window.kernel[1], &patches)?;
         let y = Self::choose(run, &window, &chosen, &patches, &output)?;
@@ -114,7 +114,7 @@ impl<B: Backend, T: Real> Operate<B, T> for MaxPool {
     ) -> Result<Array<B, T>> {
         let x = tangents[0].expect("the one input has a tangent");
         let window = self.window(&x.shape);
-        let mut patches = run.backend.zeros(window.patch_length())?;
+        let mut patches = run.backend.room(window.patch_length())?;
         run.backend.im2col(&window, T::zero(), &x.buffer, &mut patches)?;
         Self::choose(run, &window, &place.kept.indices[0], &patches, &place.output.shape)
     }
@@ -129,7 +129,7 @@ impl<B: Backend, T: Real> Operate<B, T> for MaxPool {
         let shape = &place.inputs[0].shape;
         let window = self.window(shape);
         let sizes = [window.batch, window.channels, window.places[0] * window.places[1]];
-        let mut u = run.backend.zeros(cotangent.length())?;
+        let mut u = run.backend.room(cotangent.length())?;
         run.backend.permute(&sizes, &[1, 0, 2], &cotangent.buffer, &mut u)?;
         let mut patches = run.backend.zeros(window.patch_length())?;
         run.backend.scatter_add(1, &place.kept.indices[0], &u, &mut patches)?;

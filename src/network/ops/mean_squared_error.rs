@@ -24,9 +24,9 @@ impl<B: Backend, T: Real> Operate<B, T> for MeanSquaredError {
         };
         let targets = Array::<B, T>::upload(backend, &x.shape, values)?;
         let count = x.length();
-        let mut difference = Array::zeros(backend, &x.shape)?;
+        let mut difference = Array::room(backend, &x.shape)?;
         backend.zip(Binary::Subtract, &x.buffer, &targets.buffer, &mut difference.buffer)?;
-        let mut square = backend.zeros(count)?;
+        let mut square = backend.room(count)?;
         backend.zip(Binary::Multiply, &difference.buffer, &difference.buffer, &mut square)?;
         let mut loss = Array::zeros(backend, &[1])?;
         backend.reduce(Spread::rows(1, count), &square, &mut loss.buffer)?;

@@ -93,7 +93,7 @@ fn along_gradient<B: Backend, T: Real>(
     tangents: &[Option<&Array<B, T>>],
 ) -> Result<Array<B, T>, Error> {
     let tangent = tangents[0].expect("the one input has a tangent");
-    let mut product = run.backend.zeros(tangent.length())?;
+    let mut product = run.backend.room(tangent.length())?;
     run.backend.zip(Binary::Multiply, &place.kept.arrays[0].buffer, &tangent.buffer, &mut product)?;
     let mut sum = Array::zeros(run.backend, &[1])?;
     run.backend.reduce(Spread::rows(1, tangent.length()), &product, &mut sum.buffer)?;

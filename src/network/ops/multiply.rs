@@ -58,7 +58,7 @@ fn product<B: Backend, T: Real>(
     x: &Array<B, T>,
     y: &Array<B, T>,
 ) -> Result<Array<B, T>> {
-    let mut z = Array::zeros(run.backend, &x.shape)?;
+    let mut z = Array::room(run.backend, &x.shape)?;
     run.backend.zip(Binary::Multiply, &x.buffer, &y.buffer, &mut z.buffer)?;
     Ok(z)
 }

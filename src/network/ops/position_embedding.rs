@@ -66,7 +66,7 @@ impl<B: Backend, T: Real> Operate<B, T> for PositionEmbedding {
     fn forward(&self, run: &Run<'_, B, T>, inputs: &[&Array<B, T>]) -> Result<(Array<B, T>, Kept<B, T>)> {
         let tokens = inputs[0].shape[1];
         let index = run.backend.index(&self.index(tokens))?;
-        let mut rows = run.backend.zeros(tokens * self.width)?;
+        let mut rows = run.backend.room(tokens * self.width)?;
         run.backend.gather(self.width, &index, &run.weights.get(self.table).buffer, &mut rows)?;
         let mut y = inputs[0].copy(run.backend)?;
         run.backend.broadcast(Binary::Add, Spread::columns(tokens * self.width), &rows, &mut y.buffer)?;

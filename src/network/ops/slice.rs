@@ -34,7 +34,7 @@ impl Slice {
     fn cut<B: Backend, T: Real>(&self, run: &Run<'_, B, T>, x: &Array<B, T>) -> Result<Array<B, T>> {
         let mut shape = x.shape.clone();
         shape[self.axis] = self.places.len();
-        let mut y = Array::zeros(run.backend, &shape)?;
+        let mut y = Array::room(run.backend, &shape)?;
         run.backend.copy_strip(&self.strip(&x.shape), &x.buffer, &mut y.buffer)?;
         Ok(y)
     }

@@ -22,7 +22,7 @@ impl Shaped for Softmax {
 
 impl<B: Backend, T: Real> Operate<B, T> for Softmax {
     fn forward(&self, run: &Run<'_, B, T>, inputs: &[&Array<B, T>]) -> Result<(Array<B, T>, Kept<B, T>)> {
-        let mut y = Array::zeros(run.backend, &inputs[0].shape)?;
+        let mut y = Array::room(run.backend, &inputs[0].shape)?;
         run.backend.softmax(y.columns(), false, &inputs[0].buffer, &mut y.buffer)?;
         Ok((y, Kept::nothing()))
     }
@@ -52,7 +52,7 @@ fn product<B: Backend, T: Real>(
     place: &Place<'_, B, T>,
     x: &Array<B, T>,
 ) -> Result<Array<B, T>> {
-    let mut y = Array::zeros(run.backend, &x.shape)?;
+    let mut y = Array::room(run.backend, &x.shape)?;
     run.backend.softmax_product(x.columns(), &place.output.buffer, &x.buffer, &mut y.buffer)?;
     Ok(y)
 }

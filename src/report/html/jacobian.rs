@@ -10,7 +10,7 @@ use crate::analysis::model::{
 };
 use crate::number::{counted, grouped, short};
 use crate::report::items::Item;
-use crate::report::jacobian::{exponent, mean_or_dash, or_dash, row as cells, setting, spread, why};
+use crate::report::jacobian::{device, exponent, mean_or_dash, or_dash, row as cells, setting, spread, why};
 use crate::report::text::{safe, safe_sentence};
 use crate::rules::{Severity, Subject};
 
@@ -46,9 +46,7 @@ pub(super) fn jacobian(
 
 fn facts(checkpoint: &CheckpointAnalysis, own: &JacobianAnalysis) -> Vec<String> {
     let mut facts = vec![format!("network {}, {}", safe(&own.architecture), setting(&own.setting))];
-    if checkpoint.device.as_ref().is_some_and(|device| !device.name.is_empty()) {
-        facts.push("device of the Jacobians: cpu".to_owned());
-    }
+    facts.extend(device(checkpoint, own).map(|device| format!("device of the Jacobians: {}", safe(device))));
     if own.setting.gradient == GradientSource::Labels {
         facts.push("gradients are those of the labels".to_owned());
     }

@@ -183,6 +183,7 @@ fn gains(layers: u64, value: impl Fn(u64) -> f64) -> JacobianAnalysis {
             probes: 16,
             gradient: GradientSource::Random,
         },
+        device: None,
         unused: Vec::new(),
         assumptions: Vec::new(),
         parts: (0..layers).flat_map(block).collect(),

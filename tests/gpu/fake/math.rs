@@ -116,6 +116,43 @@ macro_rules! gemm {
     };
 }
 
+macro_rules! gemv {
+    ($name:ident, $real:ty) => {
+        #[unsafe(no_mangle)]
+        pub extern "C" fn $name(
+            handle: usize, trans: c_int, m: c_int, n: c_int, alpha: *const $real, a: u64, lda: c_int, x: u64,
+            step_x: c_int, beta: *const $real, y: u64, step_y: c_int,
+        ) -> u32 {
+            if injected("gemm") { return 13; }
+            if handle != 0xb1a5 { return 1; }
+            if m < 0 || n < 0 { return wrong("a negative size"); }
+            if !(0..=1).contains(&trans) { return wrong("an operation that is not used"); }
+            if lda < m.max(1) || step_x != 1 || step_y != 1 {
+                return wrong(&format!("leading dimension {lda}, steps {step_x}, {step_y} of a product {m}x{n}"));
+            }
+            let (alpha, beta) = unsafe { (*alpha, *beta) };
+            let (inputs, outputs) = if trans == 0 { (n, m) } else { (m, n) };
+            let (Some(left), Some(right), Some(mut result)) = (
+                read::<$real>(a, (lda * n) as usize),
+                read::<$real>(x, inputs as usize),
+                read::<$real>(y, outputs as usize),
+            ) else { return wrong("operands outside of their memory") };
+            for output in 0..outputs {
+                let mut sum: $real = 0.0;
+                for input in 0..inputs {
+                    let at = if trans == 0 { output + input * lda } else { input + output * lda };
+                    sum += left[at as usize] * right[input as usize];
+                }
+                let to = &mut result[output as usize];
+                *to = if beta == 0.0 { alpha * sum } else { alpha * sum + beta * *to };
+            }
+            if write(y, &mut result) { 0 } else { wrong("a result outside of its memory") }
+        }
+    };
+}
+
+gemv!(cublasSgemv_v2, f32);
+gemv!(cublasDgemv_v2, f64);
 gemm!(cublasSgemmStridedBatched, f32);
 gemm!(cublasDgemmStridedBatched, f64);
 

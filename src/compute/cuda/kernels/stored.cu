@@ -183,25 +183,42 @@ __device__ __forceinline__ Quad quad(const word *from, u64 at, bool aligned, u32
 // Columns of a part of `rows_dot`, and rows of the parts of `columns_combine` are the caller's.
 #define PART 4096u
 
-// Partial dot products of rows with x: part p of row r, of columns 4096·p on, goes to partials[p·rows + r]. A warp for each; lane l
+// Rows of a warp of `rows_dot`, which reads x once for all of them: of a matrix of two bytes an element, x is four times a row.
+#define ROWS 4u
+
+// Partial dot products of rows with x: part p of row r, of columns 4096·p on, goes to partials[p·rows + r]. Lane l of the row's warp
 // takes the groups of four columns l, l + 32, …, one sum for each place in a group.
 extern "C" __global__ void __launch_bounds__(128)
 rows_dot(const word *__restrict__ matrix, u32 rows, u32 columns, const double *__restrict__ x, double *__restrict__ partials) {
-    u32 row = blockIdx.x * 4u + (threadIdx.x >> 5), lane = threadIdx.x & 31u;
+    u32 row = (blockIdx.x * 4u + (threadIdx.x >> 5)) * ROWS, lane = threadIdx.x & 31u;
     if (row >= rows) return;
     bool aligned = (columns & 3u) == 0u;
     u32 first = blockIdx.y * PART;
     u32 last = columns - first < PART ? columns : first + PART;
-    double sums[4] = {0.0, 0.0, 0.0, 0.0};
+    double sums[ROWS][4] = {};
     for (u32 column = first + 4u * lane; column < last; column += 128u) {
         u32 present = last - column < 4u ? last - column : 4u;
-        Quad q = quad(matrix, (u64)row * columns + column, aligned, present);
-        for (u32 i = 0; i < 4u; i++)
-            if (i < present) sums[i] = __fma_rn(value(q.of[i]), x[column + i], sums[i]);
+        Quad q[ROWS];
+#pragma unroll
+        for (u32 r = 0; r < ROWS; r++) {
+            // Behind the last row that row again, which is not written: a load that depends on nothing can go ahead.
+            u32 own = row + r < rows ? row + r : rows - 1u;
+            q[r] = quad(matrix, (u64)own * columns + column, aligned, present);
+        }
+#pragma unroll
+        for (u32 i = 0; i < 4u; i++) {
+            if (i >= present) continue;
+            double factor = x[column + i];
+#pragma unroll
+            for (u32 r = 0; r < ROWS; r++) sums[r][i] = __fma_rn(value(q[r].of[i]), factor, sums[r][i]);
+        }
     }
-    double sum = __dadd_rn(__dadd_rn(sums[0], sums[1]), __dadd_rn(sums[2], sums[3]));
-    for (int width = 16; width > 0; width >>= 1) sum = __dadd_rn(sum, __shfl_down_sync(FULL, sum, width));
-    if (lane == 0u) partials[(u64)blockIdx.y * rows + row] = sum;
+#pragma unroll
+    for (u32 r = 0; r < ROWS; r++) {
+        double sum = __dadd_rn(__dadd_rn(sums[r][0], sums[r][1]), __dadd_rn(sums[r][2], sums[r][3]));
+        for (int width = 16; width > 0; width >>= 1) sum = __dadd_rn(sum, __shfl_down_sync(FULL, sum, width));
+        if (lane == 0u && row + r < rows) partials[(u64)blockIdx.y * rows + row + r] = sum;
+    }
 }
 
 // Partial combinations of rows with the factors x: part p, of rows p·step on, goes to partials[p·columns + c]. A thread for four
@@ -216,7 +233,20 @@ columns_combine(const word *__restrict__ matrix, u32 rows, u32 columns, u32 step
     u32 first = blockIdx.y * step;
     u32 last = rows - first < step ? rows : first + step;
     double sums[4] = {0.0, 0.0, 0.0, 0.0};
-    for (u32 row = first; row < last; row++) {
+    u32 row = first;
+    // Four loads on their way at once.
+    for (; row + 4u <= last; row += 4u) {
+        Quad q[4];
+#pragma unroll
+        for (u32 k = 0; k < 4u; k++) q[k] = quad(matrix, (u64)(row + k) * columns + column, aligned, present);
+#pragma unroll
+        for (u32 k = 0; k < 4u; k++) {
+            double factor = x[row + k];
+#pragma unroll
+            for (u32 i = 0; i < 4u; i++) sums[i] = __fma_rn(value(q[k].of[i]), factor, sums[i]);
+        }
+    }
+    for (; row < last; row++) {
         Quad q = quad(matrix, (u64)row * columns + column, aligned, present);
         double factor = x[row];
         for (u32 i = 0; i < 4u; i++) sums[i] = __fma_rn(value(q.of[i]), factor, sums[i]);

@@ -1,0 +1,49 @@
+//! Which device runs a network, and what happens when the GPU does not: everything is run again on the processor, and the ledger says
+//! so.
+
+use std::sync::Arc;
+
+use crate::compute::cuda::{self, Device};
+use crate::context::{Context, DeviceChoice};
+use crate::error::{ErrorKind, Result};
+
+/// Operations below which a network is not worth a GPU of its own accord: the processor is through within seconds, and the many short
+/// calls of the driver take as long.
+const WORTH: u64 = 1 << 36;
+
+/// The GPU that is to run a network whose Jacobians take so many operations, where there is one.
+pub(super) fn chosen(operations: impl FnOnce() -> u64, context: &Context) -> Option<Arc<Device>> {
+    let takes = match context.device.choice {
+        DeviceChoice::Cpu => false,
+        DeviceChoice::Auto => operations() >= WORTH,
+        DeviceChoice::Cuda(_) => true,
+    };
+    if !takes {
+        return None;
+    }
+    cuda::chosen(&context.device).unwrap_or_else(|reason| {
+        context.device.ledger.unused(reason.to_string());
+        None
+    })
+}
+
+/// What the device found, or else what the processor finds.
+pub(super) fn or_processor<T>(
+    device: &Device,
+    found: Result<T>,
+    processor: impl FnOnce() -> Result<T>,
+    context: &Context,
+) -> Result<T> {
+    let ledger = &context.device.ledger;
+    match found {
+        Ok(found) => {
+            ledger.done(&device.name());
+            Ok(found)
+        }
+        Err(error) => {
+            let ErrorKind::Device { message } = error.kind else { return Err(error) };
+            ledger.redone(&device.name(), "the Jacobians", message);
+            processor()
+        }
+    }
+}
