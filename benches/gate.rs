@@ -77,6 +77,7 @@ fn gate(path: &Path, digests: bool) {
         analysis: &analysis,
         assessment: &assessment,
         unreadable: &[],
+        refused_baseline: None,
         policy: &policy,
         baseline: None,
         today: time::Date::MIN,

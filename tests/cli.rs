@@ -185,6 +185,10 @@ fn explain_prints_the_page_by_code_or_name_and_suggests_the_list() {
     let by_code = stdout(&flashpoint(&["explain", "fp101"]));
     assert!(by_code.starts_with("# FP101 non-finite\n"));
     assert_eq!(stdout(&flashpoint(&["explain", "non-finite"])), by_code);
+    let of_the_gate = stdout(&flashpoint(&["explain", "gate-not-judged"]));
+    assert!(of_the_gate.starts_with("# gate-not-judged\n") && of_the_gate.contains("## What to do"));
+    let nearly = flashpoint(&["explain", "gate-limits"]);
+    assert!(stderr(&nearly).contains("did you mean gate-limit?"), "{}", stderr(&nearly));
     let unknown = flashpoint(&["explain", "FP999"]);
     assert_eq!(unknown.status.code(), Some(2));
     assert!(stderr(&unknown).contains("`flashpoint rules` lists them"), "{}", stderr(&unknown));

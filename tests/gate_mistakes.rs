@@ -143,6 +143,13 @@ const MISTAKES: &[Mistake] = &[
         &["accepted.measured.json: no such file", "check the spelling"],
     ),
     mistake(
+        "a baseline that is not there, under a name that is none of a measurement file",
+        None,
+        &["MODEL", "--baseline", "accepted.json"],
+        2,
+        &["accepted.json: no such file", "check the spelling"],
+    ),
+    mistake(
         "a checkpoint as the baseline",
         None,
         &["MODEL", "--baseline", "ROOT/fixtures/runs/rnn-healthy/checkpoint-0000"],
@@ -354,6 +361,38 @@ fn every_likely_mistake_gets_one_clear_message_and_never_a_pass() {
         let ours = errors.lines().filter(|line| line.starts_with("flashpoint: ")).count();
         assert!(ours <= 1, "{what}: {ours} messages\n{errors}");
         assert!(!errors.contains("panicked"), "{what}\n{errors}");
+    }
+}
+
+#[test]
+fn a_refused_baseline_leaves_a_report_that_says_so() {
+    let root = std::env::current_dir().expect("a directory");
+    let root = root.to_str().expect("the repository's path is UTF-8");
+    let folder = tempfile::tempdir().expect("a temporary directory can be made");
+    baselines(folder.path(), root);
+    for (baseline, said, is_measured) in
+        [("gone.json", "no such file", false), ("other.measured.json", "it is of another model", true)]
+    {
+        let output = Command::new(env!("CARGO_BIN_EXE_flashpoint"))
+            .args(["gate", &format!("{root}/{HEALTHY}"), "--baseline", baseline])
+            .args(["--output", "json=gate.json", "--output", "sarif=gate.sarif"])
+            .current_dir(folder.path())
+            .output()
+            .expect("the binary under test can be started");
+        assert_eq!(output.status.code(), Some(2));
+        let report = std::fs::read_to_string(folder.path().join("gate.json")).expect("it was written");
+        let report: serde_json::Value = serde_json::from_str(&report).expect("it is JSON");
+        let first = &report["gate"]["decisions"][0];
+        assert_eq!(report["gate"]["outcome"], "could-not-decide");
+        assert_eq!(
+            (&first["check"], &first["effect"]),
+            (&"gate-refused-baseline".into(), &"prevents".into())
+        );
+        assert!(first["message"].as_str().is_some_and(|message| message.contains(said)), "{first}");
+        assert_eq!(report["checkpoints"].as_array().map(Vec::len), Some(usize::from(is_measured)));
+        let sarif = std::fs::read_to_string(folder.path().join("gate.sarif")).expect("it was written");
+        assert!(sarif.contains("gate-refused-baseline"));
+        std::fs::remove_file(folder.path().join("gate.json")).expect("it is there");
     }
 }
 

@@ -33,6 +33,7 @@ fn gate(path: &Path) -> (Outcome, Analysis) {
         analysis: &analysis,
         assessment: &assessment,
         unreadable: &unreadable,
+        refused_baseline: None,
         policy: &Policy::default(),
         baseline: None,
         today: Date::from_calendar_date(2027, Month::January, 1).expect("a day"),

@@ -147,6 +147,7 @@ fn every_real_input_passes_the_built_in_policy() {
             analysis: &analysis,
             assessment: &assessment,
             unreadable: &[],
+            refused_baseline: None,
             policy: &policy,
             baseline: None,
             today: time::Date::MIN,

@@ -30,7 +30,9 @@ pub fn compare(checkpoint: &Checkpoint) -> Measured<ArchitectureMatch> {
         Err(Error { at: Some(at), kind, .. }) => return Measured::not(format!("{kind} ({at})")),
         Err(error) => return Measured::not(error.kind.to_string()),
     };
-    let is_of_another_writer = is_of_another_writer(&population);
+    // Names that another architecture has, and none that the config's has: then it is not the writer that is another.
+    let is_another = population.missing.len() == population.expected && builders::is_another(checkpoint);
+    let is_of_another_writer = !is_another && is_of_another_writer(&population);
     let Population { architecture, expected, missing, reshaped, unexpected, .. } = population;
     if is_of_another_writer {
         let missing = missing.len();
@@ -143,6 +145,15 @@ mod tests {
             reason(&renamed, &llama_config(6)),
             "42 of 57 parameters of llama have other names, or are not there"
         );
+    }
+
+    #[test]
+    fn the_names_of_another_architecture_are_those_of_another_model() {
+        let gpt2 = json!({
+            "model_type": "gpt2", "n_layer": 2, "n_embd": 4, "n_head": 2, "vocab_size": 10, "n_positions": 8,
+        });
+        let found = compared(&llama(6, ""), &gpt2);
+        assert_eq!((found.missing.len() as u64, &*found.architecture), (found.parameters, "gpt2"));
     }
 
     #[test]

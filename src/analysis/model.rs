@@ -21,8 +21,9 @@ pub use jacobian::{
 
 pub use optimizer::{
     Algorithm, Defects, FirstStep, ImpossibleNumber, MappedTensor, Mapping, MappingSource, MasterAnalysis,
-    MasterRounding, OptimizerAnalysis, OptimizerCoverage, OptimizerSummary, ParameterGroup,
+    MasterRounding, MisplacedState, OptimizerAnalysis, OptimizerCoverage, OptimizerSummary, ParameterGroup,
     ParameterOptimizer, Range, RepeatedParameter, SecondMomentRows, Spike, SpikeAge, StateCoverage,
+    UnevenMoments,
 };
 
 pub use run::{

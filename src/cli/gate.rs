@@ -55,24 +55,36 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
     let file = arguments.baseline.as_ref().or(policy.baseline.file.as_ref());
     let inputs = arguments.paths.iter().chain(file).chain(&arguments.reading.config).cloned();
     arguments.outputs.check_for_report(&inputs.collect::<Vec<_>>())?;
-    let baseline = file.map(|file| accepted(file, arguments, &policy, &context)).transpose()?;
+    let baseline = file.map(|file| accepted(file, arguments, &policy, &context)).transpose();
+    // A wrong path must not cost an hour: what would be held against it is not measured, and the report says why.
+    let (baseline, mut refused) = match baseline {
+        Ok(baseline) => (baseline, None),
+        Err(error) => (None, Some(error)),
+    };
+    let paths = if refused.is_some() { &[][..] } else { &arguments.paths };
     let progress = Progress::start(&context, arguments.outputs.quiet);
     let digests = arguments.digests.wanted();
-    let read = read(&arguments.paths, arguments.reading.level(), digests, &policy.names, &context);
+    let read = read(paths, arguments.reading.level(), digests, &policy.names, &context);
     progress.finish();
     for error in &read.errors {
         eprintln!("flashpoint: {error}");
     }
     if let (Some(baseline), Some(file)) = (&baseline, file) {
         let mut checkpoints = read.analysis.checkpoints.iter();
-        checkpoints.try_for_each(|checkpoint| baseline.check_same_model(checkpoint, file))?;
+        refused = checkpoints.find_map(|checkpoint| baseline.check_same_model(checkpoint, file).err());
     }
+    let baseline = baseline.filter(|_| refused.is_none());
+    if let Some(error) = &refused {
+        eprintln!("flashpoint: {error}");
+    }
+    let refused = refused.as_ref().map(unreadable);
     let assessment = rules::evaluate(&read.analysis, &policy.thresholds);
     let interrupted = context.cancelled();
     let judgement = gate::judge(Case {
         analysis: &read.analysis,
         assessment: &assessment,
         unreadable: &read.errors.iter().map(unreadable).collect::<Vec<_>>(),
+        refused_baseline: refused.as_ref(),
         policy: &policy,
         baseline: baseline.as_ref(),
         today: OffsetDateTime::now_utc().date(),
@@ -92,12 +104,14 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
     })
 }
 
-/// The accepted checkpoint, before the long work: a wrong path must not cost an hour.
+/// The accepted checkpoint, before the long work.
 fn accepted(file: &Path, arguments: &Arguments, policy: &Policy, context: &Context) -> Result<Baseline> {
     if arguments.paths.len() > 1 {
         let message = "it is of one checkpoint, and several are to be judged".to_owned();
         return Err(ErrorKind::Baseline { message }.in_file(file));
     }
+    // What is not there has no wrong name.
+    std::fs::metadata(file).map_err(|error| Error::io(file, "read it", &error))?;
     if !measurement::is_measurement(file) {
         let message =
             format!("a baseline is a measurement file, and its name ends in {}", measurement::SUFFIX);

@@ -18,6 +18,13 @@ pub static UNREADABLE: GateCheck = GateCheck {
     help: "what was not read was not judged: the gate cannot decide; no policy changes that",
 };
 
+/// A baseline that nothing can be held against.
+pub static REFUSED_BASELINE: GateCheck = GateCheck {
+    code: "gate-refused-baseline",
+    summary: "the baseline cannot be used",
+    help: "name the measurement file of the accepted checkpoint of this model, or take baseline.file out of the policy; no policy judges without the baseline that it names",
+};
+
 /// Something that lies in the checkpoint and was not read, or no elements at all.
 pub static NOT_JUDGED: GateCheck = GateCheck {
     code: "gate-not-judged",
@@ -96,6 +103,7 @@ pub static CHECKS: &[&GateCheck] = &[
     &MISSING,
     &NEW,
     &NOT_JUDGED,
+    &REFUSED_BASELINE,
     &REQUIRED,
     &RESHAPED,
     &RETYPED,
@@ -114,6 +122,14 @@ pub fn title(code: &str, name: &str) -> String {
 }
 
 impl GateCheck {
+    /// What `flashpoint explain` says of it.
+    pub fn page(&self) -> String {
+        let Self { code, summary, help } = self;
+        format!(
+            "# {code}\n\n{summary}. A check of `flashpoint gate` itself, beside those of the rules.\n\n## What to do\n\n{help}.\n"
+        )
+    }
+
     /// The code without `gate-`.
     pub fn name(&self) -> &'static str {
         self.code.strip_prefix("gate-").unwrap_or(self.code)

@@ -29,6 +29,8 @@ pub struct Case<'a> {
     pub assessment: &'a Assessment,
     /// Paths that could not be read.
     pub unreadable: &'a [Unreadable],
+    /// The baseline, where it cannot be used.
+    pub refused_baseline: Option<&'a Unreadable>,
     /// What the project decided.
     pub policy: &'a Policy,
     /// The accepted checkpoint.
@@ -58,9 +60,15 @@ pub fn judge(case: Case<'_>) -> Judgement {
     for unreadable in case.unreadable {
         bench.unreadable(unreadable);
     }
+    if let Some(refused) = case.refused_baseline {
+        bench.refused_baseline(refused);
+    }
     if case.interrupted {
         bench.nothing("the command was ended before everything was measured");
-    } else if case.analysis.checkpoints.is_empty() && case.unreadable.is_empty() {
+    } else if case.analysis.checkpoints.is_empty()
+        && case.unreadable.is_empty()
+        && case.refused_baseline.is_none()
+    {
         bench.nothing("there is no checkpoint to judge");
     }
     for checkpoint in &case.analysis.checkpoints {

@@ -1,13 +1,11 @@
 //! B3: a map that multiplies its input far more than its like, or a recurrence that grows by more than any activation
 //! takes back.
 
-use std::collections::BTreeMap;
-
+use super::peers::{FEWEST_PEERS, Kin, Level, Populations, gain};
 use super::weights::{fans, is_matrix, maps, norm_gains, rms, wanted};
 use super::{Check, Confidence, Finding, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
 use crate::analysis::model::{CheckpointAnalysis, Role, TensorAnalysis};
 use crate::number::short;
-use crate::robust::median;
 
 pub(super) static RULE: Rule = Rule {
     code: "FP203",
@@ -60,12 +58,21 @@ pub(super) static RULE: Rule = Rule {
             unit: "times the median RMS of the role",
             source: "ten times the first limit, below the known fault of 1000",
         },
+        Threshold {
+            name: "drawn-embedding",
+            default: 2.0,
+            unit: "times RMS 1",
+            source: "torch.nn.Embedding and torch.randn draw at 1, beside 0.02 of others of the same network (X-CLIP)",
+        },
+        Threshold {
+            name: "vanished-gain",
+            default: 1e-12,
+            unit: "sigma_w^2 = fan_in * RMS^2",
+            source: "the square of 1e-6, from where f32 tells a branch from nothing; SAM and BLIP are drawn at 1e-10",
+        },
     ],
     check: Check::Checkpoint(check),
 };
-
-/// Fewer layers say nothing about what is usual for their like.
-const FEWEST_PEERS: usize = 3;
 
 fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mut Findings) {
     judge_maps(checkpoint, thresholds, findings);
@@ -94,7 +101,7 @@ fn is_loose(role: Role) -> bool {
 fn judge_level(tensor: &TensorAnalysis, thresholds: &Thresholds, name: &str, findings: &mut Findings) {
     let Some(&spread) = tensor.role_spread.value() else { return };
     let (limit, severe) = (thresholds.get(name), thresholds.get("severe-loose-spread"));
-    if spread < limit {
+    if spread < limit || is_as_drawn(tensor, thresholds.get("drawn-embedding")) {
         return;
     }
     let reached = if spread >= severe { severe } else { limit };
@@ -112,8 +119,16 @@ fn judge_level(tensor: &TensorAnalysis, thresholds: &Thresholds, name: &str, fin
     }
 }
 
+/// Whether it is an embedding at the level at which PyTorch draws them, whatever the others of its network are drawn at.
+fn is_as_drawn(tensor: &TensorAnalysis, factor: f64) -> bool {
+    let rms = tensor.statistics.value().and_then(|statistics| statistics.rms.value());
+    matches!(tensor.role, Role::TokenEmbedding | Role::PositionEmbedding)
+        && rms.is_some_and(|&rms| rms <= factor && rms * factor >= 1.0)
+}
+
 fn judge_maps(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mut Findings) {
     let populations = Populations::of(checkpoint);
+    let kin = Kin::of(checkpoint);
     let initial = checkpoint.step.value() == Some(&0);
     for tensor in maps(checkpoint) {
         // A recurrence is judged by itself, so that it needs no peers; with peers it is judged by them as well.
@@ -122,91 +137,49 @@ fn judge_maps(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings
             judge_recurrence(tensor, initial, thresholds, findings);
         }
         if !alone || tensor.role_spread.value().is_some() {
-            judge_among_peers(tensor, &populations, thresholds, findings);
+            judge_among_peers(tensor, &populations, &kin, thresholds, findings);
         }
     }
 }
 
-/// `σ_w² = ‖W‖_F²/fan_out = fan_in·RMS²`: by how much the map multiplies the variance of independent inputs.
-fn gain(tensor: &TensorAnalysis) -> Option<f64> {
-    let rms = tensor.statistics.value()?.rms.value()?;
-    Some(fans(tensor)?.input as f64 * rms * rms)
-}
-
-/// The usual RMS and gain of maps that are alike.
-struct Usual {
-    maps: usize,
-    rms: f64,
-    gain: f64,
-}
-
-/// The maps by role. Depthwise convolutions are a population of their own where there are enough of them: they sum over
-/// one channel, so that no rule of initialisation makes them as wide as the others, by RMS or by gain.
-struct Populations(BTreeMap<(Role, bool), Usual>);
-
-impl Populations {
-    fn of(checkpoint: &CheckpointAnalysis) -> Self {
-        let mut levels: BTreeMap<(Role, bool), Vec<(f64, f64)>> = BTreeMap::new();
-        for tensor in maps(checkpoint) {
-            if let Some(level) = level(tensor).filter(|&(rms, _)| rms > 0.0) {
-                levels.entry((tensor.role, is_depthwise(tensor))).or_default().push(level);
-            }
-        }
-        let key = |depthwise| (Role::Convolution, depthwise);
-        if levels.get(&key(true)).is_some_and(|few| few.len() < FEWEST_PEERS) {
-            let few = levels.remove(&key(true)).unwrap_or_default();
-            levels.entry(key(false)).or_default().extend(few);
-        }
-        let usual = |levels: &[(f64, f64)]| {
-            Some(Usual {
-                maps: levels.len(),
-                rms: median(levels.iter().map(|level| level.0))?,
-                gain: median(levels.iter().map(|level| level.1))?,
-            })
-        };
-        Self(levels.into_iter().filter_map(|(key, levels)| Some((key, usual(&levels)?))).collect())
-    }
-
-    fn usual(&self, tensor: &TensorAnalysis) -> Option<&Usual> {
-        let own = self.0.get(&(tensor.role, is_depthwise(tensor)));
-        own.or_else(|| self.0.get(&(tensor.role, false)))
-    }
-}
-
-/// RMS and gain.
-fn level(tensor: &TensorAnalysis) -> Option<(f64, f64)> {
-    Some((*tensor.statistics.value()?.rms.value()?, gain(tensor)?))
-}
-
-/// A convolution whose outputs each read one channel. One whose whole input is one channel looks the same.
-fn is_depthwise(tensor: &TensorAnalysis) -> bool {
-    tensor.role == Role::Convolution
-        && matches!(tensor.shape[..], [outputs, 1, ..] if outputs > 1 && tensor.elements > outputs)
-}
-
-/// Both the RMS and the gain must stand out: layers of one role differ in fan-in, and some parametrisations keep the RMS
-/// equal over them, others the gain. The smaller of the two spreads is the one that neither explains.
+/// The RMS and both gains must stand out: layers of one role differ in their fans, and some parametrisations keep the RMS
+/// equal over them, others the gain forward or that of gradients back. The smallest spread is the one that none explains. Where all layers of a
+/// part of the network stand out alike, that part is made so, and only the widest limit tells a fault.
 fn judge_among_peers(
     tensor: &TensorAnalysis,
     populations: &Populations,
+    kin: &Kin,
     thresholds: &Thresholds,
     findings: &mut Findings,
 ) {
     if wanted(&tensor.role_spread, tensor, "spread", findings).is_none() {
         return;
     }
-    let (Some((rms, gain)), Some(usual)) = (level(tensor), populations.usual(tensor)) else { return };
+    let (Some(level), Some(usual)) = (Level::of(tensor), populations.usual(tensor)) else { return };
     if usual.maps < FEWEST_PEERS {
         let reason = format!("fewer than {FEWEST_PEERS} maps of this role beside the depthwise ones");
         return findings.not_evaluated(Subject::Tensor(tensor.name.clone()), reason);
     }
-    let (rms_spread, gain_spread) = (rms / usual.rms, (gain / usual.gain).sqrt());
-    let spread = rms_spread.min(gain_spread);
-    let (limit, severe) = (thresholds.get("spread"), thresholds.get("severe-spread"));
-    if spread < limit {
+    let rms_spread = level.rms / usual.level.rms;
+    let gain_spread = (level.gain / usual.level.gain).sqrt();
+    let backward_spread = (level.backward_gain / usual.level.backward_gain).sqrt();
+    let spread = rms_spread.min(gain_spread).min(backward_spread);
+    let spread_limit = thresholds.get("spread");
+    if spread < spread_limit {
         return;
     }
-    let reached = if spread >= severe { severe } else { limit };
+    if usual.level.gain < thresholds.get("vanished-gain") {
+        let gain = short(usual.level.gain);
+        let reason = format!("the median gain of its role is {gain}: most of them pass nothing on");
+        return findings.not_evaluated(Subject::Tensor(tensor.name.clone()), reason);
+    }
+    let are_alike = kin.are_alike(tensor, spread_limit);
+    let severe = thresholds.get(if are_alike { "severe-loose-spread" } else { "severe-spread" });
+    let is_severe = spread >= severe;
+    if are_alike && !is_severe {
+        return;
+    }
+    let reached = if is_severe { severe } else { spread_limit };
     let message = format!(
         "{} multiplies its input {} times as much as the median of its role (limit {reached})",
         tensor.name,
@@ -223,10 +196,14 @@ fn judge_among_peers(
         reached,
         "1",
     );
-    if spread >= severe {
+    if is_severe && !are_alike {
         finding.severity(Severity::Critical);
     }
-    add_reference_gains(finding, tensor, gain);
+    if backward_spread < rms_spread.min(gain_spread) {
+        let label = "square root of its gain of gradients over the median of its role";
+        finding.against(label, backward_spread, reached, "1");
+    }
+    add_reference_gains(finding, tensor, level.gain);
 }
 
 /// The gain beside those of the usual initialisations at this shape.
@@ -348,6 +325,26 @@ mod tests {
     }
 
     #[test]
+    fn unequal_levels_at_unequal_fan_out_are_an_initialisation_by_fan_out() {
+        let layer = |name, outputs: u64, rms| {
+            tensor(name, Role::Convolution, &[outputs, 4 * outputs, 1, 1]).filled(rms).with_role_spread(8.0)
+        };
+        // Of 4 outputs and of 256: He by fan-out draws both at sqrt(2 / outputs).
+        let wide = layer("0.weight", 4, (2.0f64 / 4.0).sqrt());
+        let usual = |name| layer(name, 256, (2.0f64 / 256.0).sqrt());
+        let narrow_reader =
+            |name| tensor(name, Role::Convolution, &[256, 4, 1, 1]).filled((2.0f64 / 256.0).sqrt());
+        let saved = checkpoint(vec![
+            wide,
+            usual("1.weight"),
+            narrow_reader("2.weight").with_role_spread(1.0),
+            narrow_reader("3.weight").with_role_spread(1.0),
+            narrow_reader("4.weight").with_role_spread(1.0),
+        ]);
+        assert!(judge(&RULE, &saved).is_clean());
+    }
+
+    #[test]
     fn a_recurrence_far_above_critical_is_a_warning_before_training_and_a_note_after() {
         assert_eq!(judge(&RULE, &recurrence(9.0).at_step(0)).told()[0].0, Severity::Warning);
         assert_eq!(judge(&RULE, &recurrence(9.0).at_step(100)).told()[0].0, Severity::Note);
@@ -424,6 +421,54 @@ mod tests {
         assert!(judge(&RULE, &checkpoint(tensors.clone())).is_clean());
         tensors[2] = layer("c", &[96, 1, 3, 3], 0.05);
         assert_eq!(judge(&RULE, &checkpoint(tensors)).told(), [(Severity::Warning, "c".to_owned())]);
+    }
+
+    /// Four layers of an encoder at 0.02, and a decoder whose layers are `decoder` times as wide.
+    fn beside_a_decoder(decoder: &[f64]) -> CheckpointAnalysis {
+        let layer = |name: String, factor: f64| {
+            tensor(&name, Role::AttentionKey, &[64, 64]).filled(0.02 * factor).with_role_spread(factor)
+        };
+        let encoder = (0..4).map(|number| layer(format!("encoder.{number}.attn.k_proj.weight"), 1.0));
+        let decoder = decoder.iter().enumerate();
+        let decoder =
+            decoder.map(|(number, &factor)| layer(format!("decoder.{number}.cross.k_proj.weight"), factor));
+        checkpoint(encoder.chain(decoder).collect())
+    }
+
+    #[test]
+    fn a_part_of_the_network_whose_layers_are_all_as_wide_is_made_so() {
+        assert!(judge(&RULE, &beside_a_decoder(&[50.0, 50.5])).is_clean(), "X-CLIP draws its prompts at 1");
+        assert_eq!(judge(&RULE, &beside_a_decoder(&[16.0, 1.0])).told().len(), 1);
+        assert_eq!(judge(&RULE, &beside_a_decoder(&[16.0, 16.0, 1.0])).told().len(), 2);
+        assert_eq!(judge(&RULE, &beside_a_decoder(&[16.0])).told()[0].0, Severity::Critical, "no kin");
+        let far = judge(&RULE, &beside_a_decoder(&[310.0, 320.0])).told();
+        assert_eq!(far.len(), 2);
+        assert_eq!(far[0].0, Severity::Warning);
+    }
+
+    #[test]
+    fn beside_maps_that_pass_nothing_on_none_is_judged() {
+        let layer = |number: u64, rms: f64| {
+            tensor(&format!("h.{number}.mlp.c_fc.weight"), Role::MlpIn, &[128, 32])
+                .filled(rms)
+                .with_role_spread(rms / 1e-10)
+        };
+        let drawn = (0..4).map(|number| layer(number, 1e-10)).chain([layer(4, 0.02)]);
+        let findings = judge(&RULE, &checkpoint(drawn.collect()));
+        assert!(findings.told().is_empty());
+        assert_eq!(findings.not_evaluated.len(), 1);
+        assert!(findings.not_evaluated[0].1.ends_with("most of them pass nothing on"));
+    }
+
+    #[test]
+    fn an_embedding_at_the_level_that_pytorch_draws_is_silent_beside_narrow_ones() {
+        let at = |rms| {
+            let table = tensor("pos.weight", Role::PositionEmbedding, &[77, 64]).filled(rms);
+            judge(&RULE, &checkpoint(vec![table.with_role_spread(50.0)]))
+        };
+        assert!(at(1.0).is_clean() && at(0.6).is_clean() && at(1.9).is_clean());
+        assert_eq!(at(2.1).told().len(), 1);
+        assert_eq!(at(0.1).told().len(), 1);
     }
 
     #[test]

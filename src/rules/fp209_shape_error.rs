@@ -1,11 +1,9 @@
 //! B9: a config that the weights contradict, or an inner width that is likely a slip.
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use serde_json::Value;
-
-use super::weights::{Fans, fans, is_in_transformer_block, is_matrix};
-use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
+use super::config_sizes::{Config, EMBEDDING, HEADS, HIDDEN, INNER, VOCABULARY};
+use super::weights::{Fans, fans, is_matrix};
+use super::{Check, Confidence, Finding, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
+use super::{config_layers, config_tables};
 use crate::analysis::model::{CheckpointAnalysis, Role, TensorAnalysis};
 
 pub(super) static RULE: Rule = Rule {
@@ -25,47 +23,16 @@ pub(super) static RULE: Rule = Rule {
     check: Check::Checkpoint(check),
 };
 
-const HIDDEN: [&str; 3] = ["hidden_size", "n_embd", "d_model"];
-/// Where embeddings are narrower than the hidden states: ALBERT and ELECTRA, OPT.
-const EMBEDDING: [&str; 2] = ["embedding_size", "word_embed_proj_dim"];
-const INNER: [&str; 4] = ["intermediate_size", "n_inner", "ffn_dim", "d_ff"];
-const LAYERS: [&str; 3] = ["num_hidden_layers", "n_layer", "num_layers"];
-const OTHER_LAYERS: [&str; 4] =
-    ["encoder_layers", "decoder_layers", "num_decoder_layers", "num_hidden_groups"];
-const HEADS: [&str; 2] = ["num_attention_heads", "n_head"];
-const VOCABULARY: [&str; 1] = ["vocab_size"];
-/// Where the blocks are narrower inside than the stream between them, so that no one hidden size holds: `MobileBERT`.
-const BOTTLENECK: [&str; 3] = ["true_hidden_size", "intra_bottleneck_size", "use_bottleneck"];
-
-/// A config as far as it holds sizes.
-struct Config<'a>(&'a BTreeMap<String, Value>);
-
-impl<'a> Config<'a> {
-    /// The first of `keys` that holds a size, with its value.
-    fn size<'k>(&self, keys: &[&'k str]) -> Option<(&'k str, u64)> {
-        keys.iter().find_map(|key| Some((*key, self.0.get(*key)?.as_u64()?)))
-    }
-
-    fn model_type(&self) -> &'a str {
-        self.0.get("model_type").and_then(Value::as_str).unwrap_or_default()
-    }
-
-    /// The key that says the blocks have a bottleneck. `false` and null say that they have none.
-    fn bottleneck(&self) -> Option<&'static str> {
-        let says = |value: &Value| !matches!(value, Value::Null | Value::Bool(false));
-        BOTTLENECK.into_iter().find(|key| self.0.get(*key).is_some_and(says))
-    }
-
-    /// Whether some of the feed-forward layers are mixtures, whose widths follow other keys.
-    fn has_experts(&self) -> bool {
-        self.0.keys().any(|key| key.contains("expert") || key.starts_with("moe_"))
-    }
-}
-
 fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mut Findings) {
     let Some(config) = checkpoint.config.value().map(Config) else {
         return findings.not_evaluated(Subject::Checkpoint, "the config has no value");
     };
+    config_layers::judge(checkpoint, &config, findings);
+    config_tables::judge(checkpoint, &config, findings);
+    if let Some(part) = config.divided() {
+        let reason = format!("the config says the sizes of its parts apart, such as {part}_config");
+        return findings.not_evaluated(Subject::Checkpoint, reason);
+    }
     if config.size(&HIDDEN).is_none() {
         let reason = "the config says no hidden size under a key that is known";
         return findings.not_evaluated(Subject::Checkpoint, reason);
@@ -74,7 +41,6 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
         let reason = format!("the config says {key}: blocks with a bottleneck have several hidden sizes");
         return findings.not_evaluated(Subject::Checkpoint, reason);
     }
-    judge_layers(checkpoint, &config, findings);
     judge_embedding(checkpoint, &config, findings);
     judge_heads(checkpoint, &config, findings);
     judge_inputs(checkpoint, &config, findings);
@@ -82,12 +48,12 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
 }
 
 /// What the config says under `key` against what the weights have, as `what`.
-fn contradict(
+pub(super) fn contradict<'f>(
     subject: Subject,
     (key, declared): (&str, u64),
     (what, found): (&str, u64),
-    findings: &mut Findings,
-) {
+    findings: &'f mut Findings,
+) -> &'f mut Finding {
     let message = format!("the config says {key} {declared}, {what} {found}");
     let finding = findings.push(
         subject,
@@ -96,61 +62,14 @@ fn contradict(
     );
     let (value, limit) = (found as f64, declared as f64);
     if found > declared {
-        finding.against(what, value, limit, "elements");
+        finding.against(what, value, limit, "elements")
     } else {
-        finding.short_of(what, value, limit, "elements");
+        finding.short_of(what, value, limit, "elements")
     }
-}
-
-/// The stacks of blocks against the number of layers. One stack of that size is enough: towers beside it count for
-/// themselves. Prediction layers behind the last count extra, a decoder and ALBERT's shared groups have their own keys.
-fn judge_layers(checkpoint: &CheckpointAnalysis, config: &Config, findings: &mut Findings) {
-    let Some((key, declared)) = config.size(&LAYERS) else { return };
-    let extra = config.size(&["num_nextn_predict_layers"]).map_or(0, |(_, extra)| extra);
-    let others = OTHER_LAYERS.iter().filter_map(|key| Some(config.size(&[key])?.1));
-    let accepted: Vec<u64> = [declared, declared.saturating_add(extra)].into_iter().chain(others).collect();
-    let sizes = stack_sizes(checkpoint);
-    if let Some(&deepest) = sizes.iter().max()
-        && !sizes.iter().any(|size| accepted.contains(size))
-    {
-        contradict(
-            Subject::Checkpoint,
-            (key, declared),
-            ("blocks of the deepest stack of weights:", deepest),
-            findings,
-        );
-    }
-}
-
-/// How many numbered blocks each stack of a transformer has; nothing for other networks.
-fn stack_sizes(checkpoint: &CheckpointAnalysis) -> Vec<u64> {
-    let mut stacks: BTreeMap<&str, BTreeSet<u64>> = BTreeMap::new();
-    let parameters = || checkpoint.tensors.iter().filter(|tensor| tensor.is_parameter());
-    if !parameters().any(is_in_transformer_block) {
-        return Vec::new();
-    }
-    for tensor in parameters() {
-        if let Some(index) = tensor.layer.index {
-            stacks.entry(stack_of(&tensor.layer.path, index)).or_default().insert(index);
-        }
-    }
-    stacks.values().map(|blocks| blocks.len() as u64).collect()
-}
-
-/// The path before the component that is the block's number.
-fn stack_of(path: &str, index: u64) -> &str {
-    let mut end = 0;
-    for component in path.split('.') {
-        if component.parse() == Ok(index) {
-            return path[..end].trim_end_matches('.');
-        }
-        end += component.len() + 1;
-    }
-    path
 }
 
 /// The largest token embedding: fewer rows than tokens is a contradiction, more are padding.
-fn judge_embedding(checkpoint: &CheckpointAnalysis, config: &Config, findings: &mut Findings) {
+fn judge_embedding(checkpoint: &CheckpointAnalysis, config: &Config<'_>, findings: &mut Findings) {
     let embeddings = matrices_of(checkpoint, Role::TokenEmbedding).filter(|tensor| tensor.shape.len() == 2);
     let Some(embedding) = embeddings.max_by_key(|tensor| tensor.shape[0]) else { return };
     let (rows, width) = (embedding.shape[0], embedding.shape[1]);
@@ -168,7 +87,7 @@ fn judge_embedding(checkpoint: &CheckpointAnalysis, config: &Config, findings: &
 }
 
 /// A query that cannot be split into the heads.
-fn judge_heads(checkpoint: &CheckpointAnalysis, config: &Config, findings: &mut Findings) {
+fn judge_heads(checkpoint: &CheckpointAnalysis, config: &Config<'_>, findings: &mut Findings) {
     let Some((key, heads)) = config.size(&HEADS).filter(|(_, heads)| *heads > 0) else { return };
     let unsplit = |fans: &Fans| !fans.output.is_multiple_of(heads);
     report_role(
@@ -183,22 +102,24 @@ fn judge_heads(checkpoint: &CheckpointAnalysis, config: &Config, findings: &mut 
 }
 
 /// Maps that read the hidden state, but are not as wide as it.
-fn judge_inputs(checkpoint: &CheckpointAnalysis, config: &Config, findings: &mut Findings) {
+fn judge_inputs(checkpoint: &CheckpointAnalysis, config: &Config<'_>, findings: &mut Findings) {
     let Some((key, hidden)) = config.size(&HIDDEN) else { return };
     let differs = |fans: &Fans| fans.input != hidden;
     report_role(checkpoint, Role::MlpIn, (key, hidden), "reads", differs, |fans| fans.input, findings);
 }
 
 /// The inner width of the feed-forward layers.
-fn judge_inner(checkpoint: &CheckpointAnalysis, config: &Config, smallest: f64, findings: &mut Findings) {
+fn judge_inner(checkpoint: &CheckpointAnalysis, config: &Config<'_>, smallest: f64, findings: &mut Findings) {
     if config.has_experts() {
         return;
     }
     let Some((_, hidden)) = config.size(&HIDDEN).filter(|(_, hidden)| *hidden > 0) else { return };
     let Some((key, inner)) = config.size(&INNER).or_else(|| default_inner(config, hidden)) else { return };
+    // RecurrentGemma says the width of gate and value together, and keeps two matrices.
+    let kept = if config.model_type() == "recurrent_gemma" { inner / 2 } else { inner };
     // A matrix of gate and value together is twice as wide.
-    let differs = |fans: &Fans| fans.output != inner && fans.output != inner.saturating_mul(2);
-    report_role(checkpoint, Role::MlpIn, (key, inner), "puts out", differs, |fans| fans.output, findings);
+    let differs = |fans: &Fans| fans.output != kept && fans.output != kept.saturating_mul(2);
+    report_role(checkpoint, Role::MlpIn, (key, kept), "puts out", differs, |fans| fans.output, findings);
     let ratio = inner as f64 / hidden as f64;
     if ratio < smallest {
         let message = format!(
@@ -216,7 +137,7 @@ fn judge_inner(checkpoint: &CheckpointAnalysis, config: &Config, smallest: f64, 
 }
 
 /// GPT-2 leaves the inner width out and means four times the hidden size.
-fn default_inner(config: &Config, hidden: u64) -> Option<(&'static str, u64)> {
+fn default_inner(config: &Config<'_>, hidden: u64) -> Option<(&'static str, u64)> {
     (config.model_type() == "gpt2").then(|| ("n_inner null, 4 n_embd =", hidden.saturating_mul(4)))
 }
 
@@ -247,9 +168,10 @@ fn matrices_of(checkpoint: &CheckpointAnalysis, role: Role) -> impl Iterator<Ite
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
+    use crate::rules::config_sizes::BOTTLENECK;
     use crate::rules::test_support::{checkpoint, judge, judge_with, tensor};
 
     fn llama() -> Vec<TensorAnalysis> {
@@ -345,6 +267,18 @@ mod tests {
         assert!(judge(&RULE, &mlp(48).with_config(config(48))).is_clean());
         let relaxed = [("smallest-inner-ratio", 1.0)];
         assert!(judge_with(&RULE, &mlp(47).with_config(config(47)), &relaxed).is_clean());
+    }
+
+    #[test]
+    fn recurrent_gemma_says_the_width_of_both_its_matrices() {
+        let saved = |inner| {
+            let mlp = tensor("layers.0.mlp_block.up_proj.weight", Role::MlpIn, &[inner, 32]);
+            let config =
+                json!({"model_type": "recurrent_gemma", "hidden_size": 32, "intermediate_size": 192});
+            judge(&RULE, &checkpoint(vec![mlp]).with_config(config)).told()
+        };
+        assert!(saved(96).is_empty());
+        assert_eq!(saved(64).len(), 1);
     }
 
     #[test]

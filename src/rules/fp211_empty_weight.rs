@@ -1,7 +1,8 @@
 //! Weights without elements: what is left where one part of a sharded parameter was saved as the whole.
 
 use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
-use crate::analysis::model::{CheckpointAnalysis, Role, TensorAnalysis};
+use crate::analysis::model::{CheckpointAnalysis, Layout, OptimizerCoverage, Role, Section, TensorAnalysis};
+use crate::number::counted;
 
 pub(super) static RULE: Rule = Rule {
     code: "FP211",
@@ -21,6 +22,7 @@ pub(super) static RULE: Rule = Rule {
 };
 
 fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mut Findings) {
+    tell_no_model(checkpoint, findings);
     let all = checkpoint.tensors.iter().filter(|tensor| tensor.is_parameter() && !tensor.damaged);
     let (weights, others): (Vec<&TensorAnalysis>, Vec<_>) = all.partition(|tensor| is_called_weight(tensor));
     let count = weights.len() + others.len();
@@ -43,6 +45,27 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
     finding.against("parameters without elements", told.len() as f64, 0.0, "tensors");
 }
 
+/// A file with a place for the model, nothing in it, and an optimizer beside it that had parameters.
+fn tell_no_model(checkpoint: &CheckpointAnalysis, findings: &mut Findings) {
+    let has_a_place = matches!(
+        checkpoint.layout,
+        Layout::TrainingDict | Layout::Lightning | Layout::NanoGpt | Layout::Timm
+    );
+    let is_of_model = |tensor: &TensorAnalysis| matches!(tensor.section, Section::Model | Section::Average);
+    let listed = |optimizer: &OptimizerCoverage| optimizer.listed.max(optimizer.orphans.len() as u64);
+    let optimizers = checkpoint.coverage.value().map_or(&[][..], |coverage| &coverage.optimizers);
+    let parameters: u64 = optimizers.iter().map(listed).sum();
+    if !has_a_place || parameters == 0 || checkpoint.tensors.iter().any(is_of_model) {
+        return;
+    }
+    let message = format!(
+        "the model has no tensor, and the optimizer beside it lists {}",
+        counted(parameters, "parameter")
+    );
+    let advice = "the model was saved before it was filled, or its weights were taken out: save it again, or take an earlier file";
+    findings.push(Subject::Checkpoint, message, advice).short_of("tensors of the model", 0.0, 1.0, "tensors");
+}
+
 fn is_called_weight(tensor: &TensorAnalysis) -> bool {
     tensor.canonical_name.rsplit('.').next() == Some("weight")
 }
@@ -56,7 +79,7 @@ fn is_matrix_of_a_layer(tensor: &TensorAnalysis) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::analysis::model::Section;
+    use crate::analysis::model::{Algorithm, Measured, StateCoverage};
     use crate::rules::test_support::{checkpoint, judge, judge_with, tensor};
 
     #[test]
@@ -69,6 +92,43 @@ mod tests {
             found.found[0].message,
             "b has the shape [0, 64], no element; 1 more of 3 parameters have none"
         );
+    }
+
+    #[test]
+    fn a_model_without_any_tensor_beside_an_optimizer_is_critical() {
+        let state = |layout, listed| {
+            let mut saved = checkpoint(vec![
+                tensor("optimizer.state.0.exp_avg", Role::Other, &[8]).in_section(Section::Optimizer),
+            ]);
+            saved.layout = layout;
+            saved.coverage = Measured::Value(StateCoverage {
+                optimizers: vec![OptimizerCoverage {
+                    place: "a.pt: optimizer".to_owned(),
+                    algorithm: Algorithm::AdamW,
+                    listed,
+                    stored: listed,
+                    repeated: Vec::new(),
+                    orphans: Vec::new(),
+                    without_state: Vec::new(),
+                    groupless: false,
+                    uneven: Vec::new(),
+                    misplaced: Vec::new(),
+                    misplaced_by_name: false,
+                }],
+                unlisted: Measured::not("there is no model beside the optimizer"),
+            });
+            saved
+        };
+        let found = judge(&RULE, &state(Layout::TrainingDict, 30));
+        assert_eq!(found.told(), [(Severity::Critical, "checkpoint".to_owned())]);
+        assert_eq!(
+            found.found[0].message,
+            "the model has no tensor, and the optimizer beside it lists 30 parameters"
+        );
+        assert!(judge(&RULE, &state(Layout::SingleFile, 30)).is_clean(), "an optimizer.pt by itself");
+        let mut beside = state(Layout::TrainingDict, 30);
+        beside.tensors.push(tensor("a.weight", Role::Linear, &[8, 8]));
+        assert!(judge(&RULE, &beside).is_clean());
     }
 
     #[test]

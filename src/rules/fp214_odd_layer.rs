@@ -40,10 +40,16 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
         return;
     }
     for (stack, layers) in stacks(checkpoint) {
-        if (layers.len() as f64) < thresholds.get("fewest-layers") {
+        let fewest = thresholds.get("fewest-layers");
+        let whole: Layers<'_> = layers.iter().map(|(number, layer)| (*number, layer)).collect();
+        // A first layer of its own, such as that of T5 with the biases of positions, hides none behind it.
+        let stretches = [&whole[..], whole.get(1..).unwrap_or_default()];
+        let mut judged = stretches.into_iter().filter(|stretch| stretch.len() as f64 >= fewest);
+        let Some((number, usual, count)) = judged
+            .find_map(|stretch| sole_odd(stretch).map(|(number, usual)| (number, usual, stretch.len())))
+        else {
             continue;
-        }
-        let Some((number, usual)) = sole_odd(&layers) else { continue };
+        };
         let own = &layers[&number];
         let names: BTreeSet<&str> = usual.keys().chain(own.keys()).copied().collect();
         let differing: Vec<&str> =
@@ -52,7 +58,7 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
         if share > thresholds.get("largest-difference") {
             continue;
         }
-        report(&Odd { stack, number, layers: layers.len(), usual, own, differing }, findings);
+        report(&Odd { stack, number, layers: count, usual, own, differing }, findings);
     }
 }
 
@@ -127,10 +133,13 @@ fn placed(tensor: &TensorAnalysis) -> Option<(&str, u64, &str)> {
     Some((&name[..place.start], number, name.get(place.end + 1..)?))
 }
 
+/// Layers of a stack with their numbers, in order.
+type Layers<'a> = Vec<(u64, &'a Population<'a>)>;
+
 /// The only layer that is not like the first, where it is neither the first nor the last; and what all the others are like.
-fn sole_odd<'a>(layers: &'a BTreeMap<u64, Population<'a>>) -> Option<(u64, &'a Population<'a>)> {
-    let (_, usual) = layers.first_key_value()?;
-    let (last, _) = layers.last_key_value()?;
+fn sole_odd<'a>(layers: &[(u64, &'a Population<'a>)]) -> Option<(u64, &'a Population<'a>)> {
+    let (_, usual) = *layers.first()?;
+    let (last, _) = layers.last()?;
     let mut odd = layers.iter().filter(|(_, layer)| *layer != usual).map(|(number, _)| *number);
     let sole = odd.next().filter(|number| number != last)?;
     odd.next().is_none().then_some((sole, usual))
@@ -215,6 +224,25 @@ mod tests {
         assert!(without_one_in(6, |number| number % 2 == 1).is_empty(), "alternating");
         assert!(without_one_in(8, |number| number == 3 || number == 6).is_empty(), "every third");
         assert_eq!(without_one_in(6, |number| number == 3).len(), 1);
+    }
+
+    #[test]
+    fn a_first_layer_of_its_own_hides_none_behind_it() {
+        let t5 = |layers, odd: Option<u64>| {
+            told(&stack(layers, |number, layer| {
+                if number == 0 {
+                    layer.push(tensor("layers.0.relative_attention_bias.weight", Role::Linear, &[8, 4]));
+                }
+                if Some(number) == odd {
+                    layer.remove(3);
+                }
+            }))
+        };
+        assert!(t5(6, None).is_empty());
+        assert_eq!(t5(6, Some(2)), [(Severity::Warning, "layers.2".to_owned())]);
+        assert!(t5(4, Some(2)).is_empty(), "too short without its first");
+        assert!(t5(6, Some(1)).is_empty(), "an end of what is left");
+        assert!(t5(6, Some(5)).is_empty());
     }
 
     #[test]

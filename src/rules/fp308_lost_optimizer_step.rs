@@ -49,6 +49,7 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
     for (index, optimizer) in
         state(checkpoint).into_iter().flat_map(|state| state.optimizers.iter().enumerate())
     {
+        emptied(checkpoint, index as u64, optimizer, findings);
         restarted(checkpoint, index as u64, optimizer, thresholds, findings);
     }
 }
@@ -80,6 +81,40 @@ fn report(
 }
 
 const ADVICE: &str = "restore the counter from the step of the checkpoint, or reset moments and counter together; never the counter alone";
+
+/// Moments that are zero in every element of every parameter under a counter of more than one step. Of one step, PyTorch's distributed
+/// checkpoints begin the state with gradients of zero.
+fn emptied(
+    checkpoint: &CheckpointAnalysis,
+    index: u64,
+    optimizer: &OptimizerSummary,
+    findings: &mut Findings,
+) {
+    let all = || parameters(checkpoint).filter(|(parameter, _, _)| parameter.elements > 0);
+    let own = || all().filter(move |(parameter, _, _)| parameter.optimizer == index);
+    let stepped = |step: Option<f64>| step.is_some_and(|step| step > 1.0);
+    if !optimizer.algorithm.is_adam()
+        || own().next().is_none()
+        || !own().all(|(parameter, _, _)| stepped(parameter.step))
+    {
+        return;
+    }
+    let no_second = |parameter: &ParameterOptimizer| parameter.second_moment_sum.value() == Some(&0.0);
+    let no_first = |parameter: &ParameterOptimizer| parameter.signal_fraction.value() == Some(&0.0);
+    let (which, severity) = if own().all(|(parameter, _, _)| no_second(parameter)) {
+        let everywhere = all().all(|(parameter, _, _)| no_second(parameter));
+        ("moments", if everywhere { Severity::Critical } else { Severity::Warning })
+    } else if own().all(|(parameter, _, _)| no_first(parameter)) {
+        ("first moments", Severity::Warning)
+    } else {
+        return;
+    };
+    let steps = own().filter_map(|(parameter, _, _)| parameter.step).fold(0.0, f64::max);
+    let message = format!("{}: all {which} are zero after {steps} steps", optimizer.place);
+    let advice = "if no parameter ever had a gradient, look for what cut them off; if not, the moments were lost: take an earlier save, or reset the counter with them and warm the learning rate up again";
+    let finding = findings.push(Subject::Checkpoint, message, advice).severity(severity);
+    finding.against("steps over moments of zero", steps, 1.0, "optimizer steps");
+}
 
 /// A counter that is young, in a checkpoint that is not, over moments that are not young either.
 fn restarted(
@@ -147,6 +182,28 @@ mod tests {
             let told = judge(&RULE, &with_verdict(verdict)).told();
             assert_eq!(told, [(Severity::Critical, "a.weight".to_owned())]);
         }
+    }
+
+    #[test]
+    fn moments_that_are_all_zero_after_many_steps_are_told_and_those_of_a_first_step_are_not() {
+        let emptied = |step: f64, second: [f64; 2], first: f64| {
+            let mut second = second.into_iter();
+            let mut saved = checkpoint(Vec::new()).with_moments(
+                vec![moments("a.weight"), moments("b.weight")],
+                |_, parameter| {
+                    parameter.step = Some(step);
+                    parameter.second_moment_sum = Measured::Value(second.next().unwrap_or_default());
+                    parameter.signal_fraction = Measured::Value(first);
+                },
+            );
+            saved.edit_moments(|parameter| parameter.first_step = Measured::Value(FirstStep::Consistent));
+            judge(&RULE, &saved).told()
+        };
+        let told = |severity| vec![(severity, "checkpoint".to_owned())];
+        assert_eq!(emptied(30.0, [0.0, 0.0], 0.0), told(Severity::Critical));
+        assert_eq!(emptied(30.0, [1.0, 1.0], 0.0), told(Severity::Warning), "the first moments alone");
+        assert!(emptied(1.0, [0.0, 0.0], 0.0).is_empty(), "as PyTorch begins a distributed state");
+        assert!(emptied(30.0, [0.0, 1.0], 0.5).is_empty(), "a frozen parameter");
     }
 
     fn counting(step: f64, total: u64, signal: f64) -> CheckpointAnalysis {

@@ -1,5 +1,7 @@
 //! I8: step counters that differ.
 
+use std::collections::BTreeMap;
+
 use super::moments::{parameters, state, subject, uncounted};
 use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
 use crate::analysis::model::{CheckpointAnalysis, ParameterOptimizer};
@@ -33,7 +35,7 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
         };
         let behind: Vec<_> =
             counted().map(|(parameter, _, _)| parameter).filter(|parameter| step(parameter) < most).collect();
-        if let Some(&first) = behind.first() {
+        if let Some(&first) = behind.first().filter(|_| !were_added_later(checkpoint, index)) {
             let message = format!(
                 "{} of {} parameters, from {} on, have taken fewer steps ({}) than the others ({most})",
                 behind.len(),
@@ -51,6 +53,23 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
         }
         compare_with_checkpoint(checkpoint, most, thresholds.get("shortfall"), findings);
     }
+}
+
+/// Whether all parameters of a group have taken the same number of steps, and no group more than one before it: as where groups are
+/// added one after the other (`add_param_group`).
+fn were_added_later(checkpoint: &CheckpointAnalysis, optimizer: u64) -> bool {
+    let mut groups: BTreeMap<u64, (f64, f64)> = BTreeMap::new();
+    for (parameter, _, _) in
+        parameters(checkpoint).filter(|(parameter, _, _)| parameter.optimizer == optimizer)
+    {
+        let Some(step) = parameter.step else { continue };
+        let (least, most) = groups.entry(parameter.group).or_insert((step, step));
+        (*least, *most) = (least.min(step), most.max(step));
+    }
+    let steps: Vec<(f64, f64)> = groups.into_values().collect();
+    steps.len() > 1
+        && steps.iter().all(|(least, most)| least == most && *least > 0.0)
+        && steps.windows(2).all(|pair| pair[1].0 <= pair[0].0)
 }
 
 fn compare_with_checkpoint(
@@ -79,6 +98,7 @@ fn compare_with_checkpoint(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::analysis::model::Measured;
     use crate::rules::test_support::{checkpoint, judge, moments};
 
     fn at_steps(first: f64, second: f64) -> CheckpointAnalysis {
@@ -93,6 +113,27 @@ mod tests {
     fn a_parameter_that_is_behind_is_told() {
         assert!(judge(&RULE, &at_steps(400.0, 400.0)).is_clean());
         assert_eq!(judge(&RULE, &at_steps(400.0, 7.0)).told(), [(Severity::Warning, "b.weight".to_owned())]);
+    }
+
+    #[test]
+    fn groups_that_were_added_later_are_silent_and_an_earlier_group_that_is_behind_is_not() {
+        let grouped = |steps: [f64; 3]| {
+            let parameters = vec![moments("a.weight"), moments("b.weight"), moments("c.weight")];
+            let mut saved = checkpoint(Vec::new()).with_moments(parameters, |_, _| {});
+            let mut places = (0..).zip(steps);
+            saved.edit_moments(|parameter| {
+                let (group, step) = places.next().unwrap();
+                (parameter.group, parameter.step) = (group, Some(step));
+            });
+            if let Measured::Value(state) = &mut saved.optimizer {
+                let group = state.optimizers[0].groups[0].clone();
+                state.optimizers[0].groups = vec![group; 3];
+            }
+            judge(&RULE, &saved).told()
+        };
+        assert!(grouped([400.0, 200.0, 100.0]).is_empty(), "unfrozen from the top down");
+        assert_eq!(grouped([400.0, 7.0, 400.0]), [(Severity::Warning, "b.weight".to_owned())]);
+        assert_eq!(grouped([400.0, 400.0, 0.0]).len(), 1, "a counter of zero was never stepped");
     }
 
     #[test]

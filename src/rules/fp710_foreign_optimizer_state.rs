@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::moments::{parameters, state};
 use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
-use crate::analysis::model::{Algorithm, CheckpointAnalysis, ParameterOptimizer, Section, TensorAnalysis};
+use crate::analysis::model::{
+    Algorithm, CheckpointAnalysis, ParameterOptimizer, Role, Section, TensorAnalysis,
+};
 
 pub(super) static RULE: Rule = Rule {
     code: "FP710",
@@ -132,20 +134,57 @@ fn foreign<'a>(
     for tensor in model(checkpoint) {
         *left.entry(&tensor.shape).or_default() += 1;
     }
+    let mut experts = experts(checkpoint);
     let is_foreign = |parameter: &&&ParameterOptimizer| match left.get_mut(parameter.shape.as_slice()) {
         Some(count) if *count > 0 => {
             *count -= 1;
             false
         }
-        _ => true,
+        _ => !take_stacked(&parameter.shape, &mut experts),
     };
     matrices.iter().filter(is_foreign).copied().collect()
+}
+
+/// How many experts' matrices of each shape the model has.
+fn experts(checkpoint: &CheckpointAnalysis) -> BTreeMap<[u64; 2], u64> {
+    let mut experts = BTreeMap::new();
+    for tensor in model(checkpoint).filter(|tensor| tensor.role == Role::Expert) {
+        if let [rows, columns] = tensor.shape[..] {
+            *experts.entry([rows, columns]).or_default() += 1;
+        }
+    }
+    experts
+}
+
+/// Takes the experts that moments of three axes are those of: transformers trains the matrices of a layer's experts as one tensor, and
+/// gate and value in one, and saves them apart.
+fn take_stacked(shape: &[u64], experts: &mut BTreeMap<[u64; 2], u64>) -> bool {
+    let &[count, rows, columns] = shape else { return false };
+    let mut ways = vec![([rows, columns], count), ([columns, rows], count)];
+    if rows.is_multiple_of(2) {
+        ways.extend([
+            ([rows / 2, columns], count.saturating_mul(2)),
+            ([columns, rows / 2], count.saturating_mul(2)),
+        ]);
+    }
+    if columns.is_multiple_of(2) {
+        ways.extend([
+            ([rows, columns / 2], count.saturating_mul(2)),
+            ([columns / 2, rows], count.saturating_mul(2)),
+        ]);
+    }
+    for (matrix, wanted) in ways {
+        if let Some(left) = experts.get_mut(&matrix).filter(|left| **left >= wanted) {
+            *left -= wanted;
+            return true;
+        }
+    }
+    false
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::analysis::model::Role;
     use crate::rules::test_support::{checkpoint, judge, moments, tensor};
 
     fn trained(model: &[&[u64]], moments_of: &[&[u64]]) -> CheckpointAnalysis {
@@ -194,6 +233,31 @@ mod tests {
             index += 1;
         });
         assert!(judge(&RULE, &saved).is_clean());
+    }
+
+    #[test]
+    fn experts_that_are_trained_as_one_tensor_and_saved_apart_are_the_models() {
+        let expert = |layer: u64, expert: u64, part: &str, shape: &[u64]| {
+            let name = format!("layers.{layer}.mlp.experts.{expert}.{part}.weight");
+            tensor(&name, Role::Expert, shape)
+        };
+        let saved = |moments_of: &[&[u64]]| {
+            let mut saved = trained(&[&[64, 32]], moments_of);
+            for layer in 0..2 {
+                for number in 0..4 {
+                    saved.tensors.extend([
+                        expert(layer, number, "w1", &[128, 64]),
+                        expert(layer, number, "w3", &[128, 64]),
+                        expert(layer, number, "w2", &[64, 128]),
+                    ]);
+                }
+            }
+            judge(&RULE, &saved)
+        };
+        let (gate_and_up, down): (&[u64], &[u64]) = (&[4, 256, 64], &[4, 64, 128]);
+        assert!(saved(&[&[64, 32], gate_and_up, down, gate_and_up, down]).is_clean());
+        assert_eq!(saved(&[&[64, 32], gate_and_up, down, gate_and_up, down, down]).told().len(), 1);
+        assert_eq!(saved(&[&[64, 32], &[4, 200, 64]]).told().len(), 1);
     }
 
     #[test]

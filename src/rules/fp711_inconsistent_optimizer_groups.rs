@@ -32,6 +32,8 @@ fn check(checkpoint: &CheckpointAnalysis, _: &Thresholds, findings: &mut Finding
     };
     for optimizer in &coverage.optimizers {
         tell_repeated(optimizer, findings);
+        tell_uneven(optimizer, findings);
+        tell_misplaced(optimizer, findings);
         tell_orphans(optimizer, findings);
     }
     tell_lost(checkpoint, coverage, findings);
@@ -73,10 +75,73 @@ fn tell_repeated(optimizer: &OptimizerCoverage, findings: &mut Findings) {
     }
 }
 
+/// Parameters whose two moments have different shapes.
+fn tell_uneven(optimizer: &OptimizerCoverage, findings: &mut Findings) {
+    let Some(first) = optimizer.uneven.first() else { return };
+    let others = match optimizer.uneven.len() - 1 {
+        0 => String::new(),
+        more => format!("; {more} more of its parameters are so"),
+    };
+    let message = format!(
+        "{}: the moments of {} have different shapes, {:?} and {:?}{others}",
+        optimizer.place,
+        first.parameter.escape_debug(),
+        first.first,
+        first.second,
+    );
+    let advice = "no optimizer of PyTorch keeps such moments, and the next step fails: take the optimizer from an earlier save";
+    findings
+        .push(Subject::Checkpoint, message, advice)
+        .against(
+            "parameters with moments of different shapes",
+            optimizer.uneven.len() as f64,
+            0.0,
+            "parameters",
+        )
+        .severity(Severity::Critical);
+}
+
+/// States that lie under one another's parameters.
+fn tell_misplaced(optimizer: &OptimizerCoverage, findings: &mut Findings) {
+    let Some(first) = optimizer.misplaced.first() else { return };
+    let count = optimizer.misplaced.len();
+    let (told, severity, advice) = if optimizer.misplaced_by_name {
+        let advice = "the state is that of other parameters, and the next step fails: take the optimizer from an earlier save";
+        ("by their names", Severity::Critical, advice)
+    } else {
+        let advice = "if the optimizer was given its parameters in another order this is as it should be; if not, states have changed places, and the next step fails: take the optimizer from an earlier save";
+        ("by the order of parameters", Severity::Warning, advice)
+    };
+    let message = format!(
+        "{}: {told}, {count} states lie under one another's parameters, such as moments of {:?} for {} of {:?}",
+        optimizer.place,
+        first.moments,
+        first.parameter.escape_debug(),
+        first.shape,
+    );
+    findings
+        .push(Subject::Checkpoint, message, advice)
+        .against("states under other parameters", count as f64, 0.0, "states")
+        .severity(severity);
+}
+
 /// State of parameters that no group lists.
 fn tell_orphans(optimizer: &OptimizerCoverage, findings: &mut Findings) {
     let Some(first) = optimizer.orphans.first() else { return };
     let message = match optimizer.listed {
+        0 if optimizer.groupless => {
+            let message = format!(
+                "{} keeps state of {} and has no group of parameters",
+                optimizer.place,
+                counted(optimizer.orphans.len() as u64, "parameter"),
+            );
+            let advice = "learning rate and settings are lost, and `load_state_dict` refuses it: take the optimizer from an earlier save";
+            findings
+                .push(Subject::Checkpoint, message, advice)
+                .short_of("groups of parameters", 0.0, 1.0, "groups")
+                .severity(Severity::Critical);
+            return;
+        }
         0 => {
             return findings.not_evaluated(
                 Subject::Checkpoint,
@@ -217,6 +282,7 @@ fn kind(tensor: &TensorAnalysis) -> (Role, &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::analysis::model::{MisplacedState, UnevenMoments};
     use crate::rules::test_support::{checkpoint, judge, tensor};
 
     /// Three layers of weight and bias, and an Adam that has state of all but `without_state` and `unlisted`.
@@ -237,6 +303,10 @@ mod tests {
                 repeated: Vec::new(),
                 orphans: Vec::new(),
                 without_state: names(without_state),
+                groupless: false,
+                uneven: Vec::new(),
+                misplaced: Vec::new(),
+                misplaced_by_name: false,
             }],
             unlisted: Measured::Value(names(unlisted)),
         });
@@ -278,6 +348,56 @@ mod tests {
         assert!(found.found[0].message.contains("1 parameter that no group lists: 7"));
         let empty = judge(&RULE, &orphan(0));
         assert!(empty.found.is_empty() && empty.not_evaluated.len() == 1);
+    }
+
+    #[test]
+    fn state_without_any_group_is_critical() {
+        let found = judge(
+            &RULE,
+            &edited(|optimizer| {
+                (optimizer.listed, optimizer.groupless) = (0, true);
+                optimizer.orphans = vec!["0".to_owned(), "1".to_owned()];
+            }),
+        );
+        assert_eq!(found.told(), [(Severity::Critical, "checkpoint".to_owned())]);
+        let message = "optimizer.pt keeps state of 2 parameters and has no group of parameters";
+        assert_eq!(found.found[0].message, message);
+    }
+
+    #[test]
+    fn moments_of_different_shapes_are_critical_and_named() {
+        let found = judge(
+            &RULE,
+            &edited(|optimizer| {
+                optimizer.uneven =
+                    vec![UnevenMoments { parameter: "a.weight".to_owned(), first: vec![8], second: vec![4] }];
+            }),
+        );
+        assert_eq!(found.told(), [(Severity::Critical, "checkpoint".to_owned())]);
+        let message = "optimizer.pt: the moments of a.weight have different shapes, [8] and [4]";
+        assert_eq!(found.found[0].message, message);
+    }
+
+    #[test]
+    fn states_that_changed_places_are_critical_by_name_and_a_warning_by_order() {
+        let state = |parameter: &str, shape: u64, moments: u64| MisplacedState {
+            parameter: parameter.to_owned(),
+            shape: vec![shape],
+            moments: vec![moments],
+        };
+        let told = |by_name| {
+            judge(
+                &RULE,
+                &edited(|optimizer| {
+                    optimizer.misplaced = vec![state("a.weight", 8, 4), state("b.weight", 4, 8)];
+                    optimizer.misplaced_by_name = by_name;
+                }),
+            )
+        };
+        assert_eq!(told(true).told(), [(Severity::Critical, "checkpoint".to_owned())]);
+        assert_eq!(told(false).told(), [(Severity::Warning, "checkpoint".to_owned())]);
+        let message = "optimizer.pt: by their names, 2 states lie under one another's parameters, such as moments of [4] for a.weight of [8]";
+        assert_eq!(told(true).found[0].message, message);
     }
 
     #[test]

@@ -5,11 +5,15 @@
 
 mod assumed_order;
 mod collapse;
+mod config_layers;
+mod config_sizes;
+mod config_tables;
 mod finding;
 mod intervals;
 mod jacobians;
 mod logs;
 mod moments;
+mod peers;
 mod plan;
 mod replicas;
 mod threshold;
@@ -38,6 +42,7 @@ mod fp211_empty_weight;
 mod fp212_wrong_parameters;
 mod fp213_depth_gain;
 mod fp214_odd_layer;
+mod fp215_broken_adapter;
 mod fp301_above_edge_of_stability;
 mod fp302_decoupled_second_moment;
 mod fp303_oversized_update;
@@ -164,6 +169,7 @@ pub static RULES: &[&Rule] = &[
     &fp212_wrong_parameters::RULE,
     &fp213_depth_gain::RULE,
     &fp214_odd_layer::RULE,
+    &fp215_broken_adapter::RULE,
     &fp301_above_edge_of_stability::RULE,
     &fp302_decoupled_second_moment::RULE,
     &fp303_oversized_update::RULE,

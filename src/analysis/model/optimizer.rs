@@ -45,6 +45,40 @@ pub struct OptimizerCoverage {
     pub orphans: Vec<String>,
     /// Tensors of the model that it lists and keeps no state of, where it is known which they are.
     pub without_state: Vec<String>,
+    /// Whether it has no group of parameters at all.
+    #[serde(default)]
+    pub groupless: bool,
+    /// Parameters whose two moments have different shapes.
+    #[serde(default)]
+    pub uneven: Vec<UnevenMoments>,
+    /// States that lie under one another's parameters: each has the shape of another parameter among them.
+    #[serde(default)]
+    pub misplaced: Vec<MisplacedState>,
+    /// Whether names say whose state each of the misplaced ones is. Where they do not, it is the order of the model's parameters.
+    #[serde(default)]
+    pub misplaced_by_name: bool,
+}
+
+/// A parameter whose two moments have different shapes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct UnevenMoments {
+    /// Its tensor's name, or its key in the state.
+    pub parameter: String,
+    /// Shape of the first moment.
+    pub first: Vec<u64>,
+    /// Shape of the second moment.
+    pub second: Vec<u64>,
+}
+
+/// The state of one parameter in the shape of another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct MisplacedState {
+    /// The model's tensor.
+    pub parameter: String,
+    /// Its shape.
+    pub shape: Vec<u64>,
+    /// The shape of the moments that are kept for it.
+    pub moments: Vec<u64>,
 }
 
 /// A parameter that stands more than once in the groups of one optimizer.

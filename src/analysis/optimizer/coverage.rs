@@ -2,9 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::analysis::model::{Measured, OptimizerCoverage, RepeatedParameter, StateCoverage};
+use crate::analysis::model::{
+    Measured, MisplacedState, OptimizerCoverage, RepeatedParameter, StateCoverage, UnevenMoments,
+};
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::optimizer::{OptimizerState, ParameterState};
+use crate::tensor::Kind;
 
 /// What the optimizers of `checkpoint` cover of its model.
 pub fn coverage(checkpoint: &Checkpoint) -> Measured<StateCoverage> {
@@ -38,7 +41,32 @@ fn of_one(optimizer: &OptimizerState, checkpoint: &Checkpoint) -> OptimizerCover
         repeated: repeated.collect(),
         orphans: optimizer.orphans.clone(),
         without_state: bare.map(|index| checkpoint.tensors[index].name.clone()).collect(),
+        groupless: optimizer.groups.is_empty(),
+        uneven: once().filter_map(|(_, state)| uneven(state, checkpoint)).collect(),
+        misplaced: misplaced(optimizer, checkpoint),
+        misplaced_by_name: optimizer.misplaced.by_name,
     }
+}
+
+/// The two moments of a parameter, where they are numbers of different shapes. Codes of 8 bits are packed as their writer likes.
+fn uneven(state: &ParameterState, checkpoint: &Checkpoint) -> Option<UnevenMoments> {
+    let shape = |index: Option<usize>| {
+        let tensor = checkpoint.tensors[index?].tensor.as_ref().ok()?;
+        (tensor.dtype.kind() == Kind::Float).then(|| tensor.shape.clone())
+    };
+    let (first, second) = (shape(state.exp_avg)?, shape(state.exp_avg_sq)?);
+    let named = state.parameter.map(|index| checkpoint.tensors[index].name.clone());
+    let parameter = || named.or_else(|| state.name.clone()).unwrap_or_else(|| state.key.clone());
+    (first != second).then(|| UnevenMoments { parameter: parameter(), first, second })
+}
+
+fn misplaced(optimizer: &OptimizerState, checkpoint: &Checkpoint) -> Vec<MisplacedState> {
+    let told = optimizer.misplaced.states.iter().filter_map(|(index, moments)| {
+        let named = &checkpoint.tensors[*index];
+        let shape = named.tensor.as_ref().ok()?.shape.clone();
+        Some(MisplacedState { parameter: named.name.clone(), shape, moments: moments.clone() })
+    });
+    told.collect()
 }
 
 /// The parameters of the model that no optimizer lists.

@@ -25,6 +25,9 @@ const MODEL_FILES: &[&str] = &[
 /// Extensions of files that may hold a model under any name.
 const MODEL_EXTENSIONS: &[&str] = &["safetensors", "pt", "pth", "ckpt", "bin"];
 
+/// Those of them behind which some write `.tar`.
+const TARRED_EXTENSIONS: &[&str] = &["pt", "pth", "ckpt"];
+
 /// Extensions of pickles that hold anything: vocabularies, scalers, pipelines. What they name is looked at.
 const PICKLE_EXTENSIONS: &[&str] = &["pkl", "pickle", "p", "joblib", "dill", "dat"];
 
@@ -167,7 +170,10 @@ fn model_files(listing: &Listing) -> Result<Vec<&str>> {
 }
 
 fn may_be_model(file: &str) -> bool {
-    has_extension(file, MODEL_EXTENSIONS) && hf_trainer::section_of_side_file(file).is_none()
+    // No archive: `model.pth.tar` is what examples of PyTorch and timm call what `torch.save` writes.
+    let pickled = file.strip_suffix(".tar").filter(|file| has_extension(file, TARRED_EXTENSIONS));
+    (pickled.is_some() || has_extension(file, MODEL_EXTENSIONS))
+        && hf_trainer::section_of_side_file(file).is_none()
 }
 
 fn holds_tensors(file: &str) -> bool {

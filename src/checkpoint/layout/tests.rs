@@ -104,6 +104,16 @@ fn index_and_shards_that_agree_have_no_problem() {
 }
 
 #[test]
+fn a_model_under_a_name_that_ends_in_tar_is_the_model_of_its_directory() {
+    for name in ["model.pth.tar", "checkpoint-12.pth.tar"] {
+        let directory = Directory::new("tar").tensors(name, &[("a", 1.0)]);
+        expect(&directory, &[("a", "ok")], &[]);
+    }
+    let archive = Directory::new("tar").tensors("images.tar", &[("a", 1.0)]);
+    assert_eq!(archive.refusal(), "no-checkpoint");
+}
+
+#[test]
 fn an_index_may_be_named_itself() {
     let directory = two_shards().index(&honest_map(), "{}");
     let path = directory.path.join("model.safetensors.index.json");

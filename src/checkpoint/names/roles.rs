@@ -35,6 +35,9 @@ const CONVENTIONS: &[(&str, Axes, Role)] = &[
     ("inv_freq|*position_ids|*token_type_ids|masked_bias|*mask|tril|freqs_cis", Any, Role::Buffer),
     ("cos_cached|sin_cached|cos_cache|sin_cache|relative_position_index|relative_coords_table", Any, Role::Buffer),
     ("*attn|*attention.bias", Four, Role::Buffer),
+    // SAM draws the frequencies that it codes points with once, and never trains them.
+    ("shared_image_embedding.positional_embedding", Two, Role::Buffer),
+    ("positional_encoding_gaussian_matrix", Two, Role::Buffer),
 
     // Low-rank adapters (peft, torchtune, diffusers).
     ("lora_a|lora_embedding_a|lora_down.**", Any, Role::LoraA),
@@ -61,6 +64,8 @@ const CONVENTIONS: &[(&str, Axes, Role)] = &[
     ("wpe|pos|pos_embd|position_embedding_table|embed_positions|position_embedding|position_embeddings|position_embeds|pos_embedding|pos_emb|pos_embed|positional_embedding|position_emb.weight", Any, Role::PositionEmbedding),
     ("positional_embedding|position_embedding|position_embeddings|pos_embed|pos_embedding|pos_emb|position_emb|relative_position_bias_table", Any, Role::PositionEmbedding),
     ("relative_attention_bias.weight", Two, Role::PositionEmbedding),
+    // Learned queries, one for each place of an answer, and levels of a pyramid: DETR, Mask2Former and their like.
+    ("query_embed|query_feat|query_position_embeddings|queries_embedder|queries_features|level_embed.weight", Two, Role::PositionEmbedding),
 
     // Tokens: GPT-2, LLaMA, BERT, T5, BLOOM, NeoX, native LLaMA, ESPnet, torchtext, llama.cpp, tutorials.
     ("wte|embed_tokens|word_embedding|word_embeddings|tok_embeddings|tok_embedding|token_embedding|token_embeddings|token_emb|tok_emb|tok_embd|token_embedding_table|tok|tokens|vocab|lut|embed_in|shared.weight", Two, Role::TokenEmbedding),

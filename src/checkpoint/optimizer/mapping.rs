@@ -15,7 +15,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::registration::{self, Parameter};
-use super::{Mapping, MappingSource, OptimizerState};
+use super::{Mapping, MappingSource, Misplaced, OptimizerState};
 
 /// A tensor of the model that an optimizer may hold the state of.
 #[derive(Debug, Clone)]
@@ -99,6 +99,7 @@ pub(in crate::checkpoint) fn map(
     }
     let mut joined =
         by_name(optimizer, candidates).unwrap_or_else(|| by_order(optimizer, shapes, candidates));
+    optimizer.misplaced = misplaced(optimizer, &joined, shapes, candidates);
     drop_contradictions(&mut joined, shapes, candidates.list);
     let refused = joined.pairs.iter().filter(|pair| pair.is_none()).count();
     if joined.pairs.iter().all(Option::is_none) {
@@ -143,6 +144,45 @@ fn could_be_otherwise(
             || !registration::is_the_only_order(&parameters, &wanted, &mut candidates.effort.states)
     })
 }
+
+/// The states whose shapes are those of one another's parameters, by names or, where one group has a state for each parameter of the
+/// model in its order, by that order. There, an optimizer may have been given its parameters in another order: then most places differ, and
+/// nothing is told.
+fn misplaced(
+    optimizer: &OptimizerState,
+    joined: &Joined,
+    shapes: &[Option<Vec<u64>>],
+    candidates: &Candidates<'_>,
+) -> Misplaced {
+    let by_name = matches!(joined.source, MappingSource::ParamNames | MappingSource::Fqn);
+    let is_whole = candidates.in_order
+        && optimizer.groups.len() == 1
+        && shapes.len() == candidates.list.len()
+        && shapes.iter().all(Option::is_some);
+    let owners: Vec<Option<usize>> = match (by_name, is_whole) {
+        (true, _) => joined.pairs.clone(),
+        (false, true) => (0..shapes.len()).map(Some).collect(),
+        (false, false) => return Misplaced::default(),
+    };
+    let mut states = Vec::new();
+    let (mut wanted, mut kept) = (Vec::new(), Vec::new());
+    for (owner, shape) in owners.iter().zip(shapes) {
+        let (Some(owner), Some(shape)) = (owner, shape) else { continue };
+        let candidate = &candidates.list[*owner];
+        if candidate.shape != *shape {
+            wanted.push(&candidate.shape);
+            kept.push(shape);
+            states.push((candidate.index, shape.clone()));
+        }
+    }
+    wanted.sort_unstable();
+    kept.sort_unstable();
+    let is_few = states.len() * FEW_MISPLACED <= shapes.len();
+    if wanted == kept && (by_name || is_few) { Misplaced { states, by_name } } else { Misplaced::default() }
+}
+
+/// One state in so many may lie elsewhere than the order of parameters says. Where more do, it is the order that is another.
+const FEW_MISPLACED: usize = 8;
 
 /// A parameter is never joined to a tensor of another shape, nor are two to one.
 fn drop_contradictions(joined: &mut Joined, shapes: &[Option<Vec<u64>>], candidates: &[Candidate]) {
@@ -359,6 +399,16 @@ mod tests {
 
     /// One optimizer of `shapes` in one group, joined to tensors that stand in the order of their modules.
     fn joined(names: &[(&str, &[u64])], shapes: &[&[u64]]) -> (Mapping, Vec<Option<usize>>) {
+        let optimizer = mapped(names, shapes);
+        let pairs = optimizer.parameters.iter().map(|parameter| parameter.parameter).collect();
+        (optimizer.mapping, pairs)
+    }
+
+    fn misplaced_of(names: &[(&str, &[u64])], shapes: &[&[u64]]) -> Misplaced {
+        mapped(names, shapes).misplaced
+    }
+
+    fn mapped(names: &[(&str, &[u64])], shapes: &[&[u64]]) -> OptimizerState {
         let list: Vec<Candidate> = names
             .iter()
             .enumerate()
@@ -376,6 +426,7 @@ mod tests {
             groups: vec![ParameterGroup { parameters: shapes.len() as u64, ..Default::default() }],
             mapping: Mapping::refused(parameters.len(), "not yet"),
             parameters,
+            misplaced: Misplaced::default(),
             scheduled: None,
             file: 0,
             orphans: Vec::new(),
@@ -383,8 +434,7 @@ mod tests {
         };
         let shapes: Vec<_> = shapes.iter().map(|shape| Some(shape.to_vec())).collect();
         map(&mut optimizer, &shapes, &mut Candidates::new(&list, true));
-        let pairs = optimizer.parameters.iter().map(|parameter| parameter.parameter).collect();
-        (optimizer.mapping, pairs)
+        optimizer
     }
 
     const SQUARE: &[u64] = &[4, 4];
@@ -423,6 +473,29 @@ mod tests {
         let (mapping, pairs) = joined(&names, &shapes);
         assert!(pairs.iter().all(Option::is_some));
         assert!(mapping.confirmed_by_shapes);
+    }
+
+    #[test]
+    fn two_states_under_one_anothers_parameters_are_told_and_another_order_is_not() {
+        let mut names: Vec<(String, &[u64])> = Vec::new();
+        for layer in 0..8 {
+            names.push((format!("layers.{layer}.fc.weight"), SQUARE));
+            names.push((format!("layers.{layer}.fc.bias"), ROW));
+        }
+        names.push(("head.weight".to_owned(), &[9, 4]));
+        let names: Vec<(&str, &[u64])> = names.iter().map(|(name, shape)| (name.as_str(), *shape)).collect();
+        let states = |shapes: &[&[u64]]| misplaced_of(&names, shapes).states;
+        let shapes: Vec<&[u64]> = names.iter().map(|(_, shape)| *shape).collect();
+        assert!(states(&shapes).is_empty());
+        let mut swapped = shapes.clone();
+        swapped.swap(3, 6);
+        assert_eq!(states(&swapped), [(3, SQUARE.to_vec()), (6, ROW.to_vec())]);
+        let mut head_first = shapes.clone();
+        head_first.rotate_right(1);
+        assert!(states(&head_first).is_empty(), "an optimizer that was given its head first");
+        let mut foreign = shapes.clone();
+        foreign[3] = &[7];
+        assert!(states(&foreign).is_empty(), "a shape that no parameter has is told by another rule");
     }
 
     #[test]

@@ -38,6 +38,8 @@ pub struct OptimizerState {
     pub orphans: Vec<String>,
     /// How its parameters were joined to the model's tensors.
     pub mapping: Mapping,
+    /// States that lie under one another's parameters.
+    pub misplaced: Misplaced,
     /// Learning rate per group by the scheduler saved beside it, where there is exactly one.
     pub scheduled: Option<Vec<f64>>,
     /// Index of the file that holds it.
@@ -140,6 +142,15 @@ pub struct Codebook {
     pub values: Option<usize>,
     /// The largest magnitude of each block (`absmax1`, `absmax2`).
     pub scales: Option<usize>,
+}
+
+/// States that lie under one another's parameters: each has the shape of another parameter among them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Misplaced {
+    /// Indices of the model's tensors, with the shape of the moments that are kept for each.
+    pub states: Vec<(usize, Vec<u64>)>,
+    /// Whether names say whose state each is. Where they do not, it is the order of the model's parameters.
+    pub by_name: bool,
 }
 
 /// How an optimizer's parameters were joined to the model's tensors.

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::algorithm::{Configuration, recognise};
 use super::scalar;
-use super::{Algorithm, Mapping, OptimizerState, ParameterGroup, ParameterState, Place};
+use super::{Algorithm, Mapping, Misplaced, OptimizerState, ParameterGroup, ParameterState, Place};
 use crate::format::Container;
 
 /// What `state.json` says under `optimizer`, in our words or in those of torch's own `state_dict`.
@@ -120,6 +120,7 @@ pub(in crate::checkpoint) fn read(
         orphans: Vec::new(),
         mapping: Mapping::refused(parameters.len(), "there is no model beside the optimizer"),
         parameters,
+        misplaced: Misplaced::default(),
         scheduled: None,
         file: number,
         // They stand in `state.json`, under keys of their own.

@@ -9,7 +9,7 @@ use super::algorithm::{Configuration, recognise};
 use super::impossible::{ImpossibleNumber, OF_BETAS, OF_GROUPS, OF_RATES, OF_SCALES, Range};
 use super::place::{Hyperparameter, Place, Quantity, Schedule, pickled};
 use super::scalar;
-use super::{Codebook, Mapping, OptimizerState, ParameterGroup, ParameterState};
+use super::{Codebook, Mapping, Misplaced, OptimizerState, ParameterGroup, ParameterState};
 use crate::error::ErrorKind;
 use crate::format::{Container, MAX_TENSORS, Node, NodeId, Objects};
 
@@ -176,6 +176,7 @@ impl<'a> Reader<'a> {
             parameters,
             orphans,
             mapping,
+            misplaced: Misplaced::default(),
             scheduled: None,
             file: self.number,
             hyperparameters,

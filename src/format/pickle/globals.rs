@@ -98,6 +98,7 @@ const CONTAINER: &str = "a plain container";
 const VALUE: &str = "a plain value";
 const RANDOM: &str = "a generator of random numbers, filled with its state";
 const RECONSTRUCTS: &str = "makes an empty instance of a class, which is judged by its own name";
+const ARGUMENTS: &str = "the arguments of a Trainer, which loading fills with plain values";
 const LAYER: &str = "a layer or optimizer of PyTorch, which loading fills with plain attributes";
 
 #[rustfmt::skip]
@@ -138,6 +139,16 @@ const ALLOWED: &[Allowed] = &[
     ]), reason: CONTAINER },
     Allowed { module: "__torch__", names: Names::Classes, reason: "a class that the TorchScript of the same archive defines" },
     Allowed { module: "torch.nn.modules", names: Names::Classes, reason: LAYER },
+    Allowed { module: "transformers.training_args", names: Names::These(&["TrainingArguments", "OptimizerNames", "ParallelMode"]),
+        reason: ARGUMENTS },
+    Allowed { module: "transformers.training_args_seq2seq", names: Names::These(&["Seq2SeqTrainingArguments"]), reason: ARGUMENTS },
+    Allowed { module: "transformers.trainer_utils", names: Names::These(&[
+        "IntervalStrategy", "EvaluationStrategy", "SchedulerType", "HubStrategy", "SaveStrategy", "FSDPOption",
+    ]), reason: ARGUMENTS },
+    Allowed { module: "transformers.trainer_pt_utils", names: Names::These(&["AcceleratorConfig"]), reason: ARGUMENTS },
+    Allowed { module: "transformers.debug_utils", names: Names::These(&["DebugOption"]), reason: ARGUMENTS },
+    Allowed { module: "accelerate.state", names: Names::These(&["PartialState", "AcceleratorState"]), reason: ARGUMENTS },
+    Allowed { module: "accelerate.utils.dataclasses", names: Names::These(&["DistributedType"]), reason: ARGUMENTS },
     Allowed { module: "torch.optim", names: Names::Classes, reason: LAYER },
     Allowed { module: "torch.nn.utils", names: Names::Classes, reason: LAYER },
     Allowed { module: "torch.nn.parallel", names: Names::Classes, reason: LAYER },
@@ -404,6 +415,8 @@ mod tests {
         assert_allowed("collections", "OrderedDict");
         assert_allowed("torch.nn.modules.linear", "Linear");
         assert_allowed("numpy._core.multiarray", "scalar");
+        assert_allowed("transformers.training_args", "TrainingArguments");
+        assert_eq!(judged("transformers.training_args", "get_int_from_env"), Judgement::Unknown);
     }
 
     #[test]

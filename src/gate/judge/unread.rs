@@ -30,6 +30,18 @@ impl Bench<'_> {
         self.prevent(claim.advised(advice), NOT_READ);
     }
 
+    pub(super) fn refused_baseline(&mut self, refused: &Unreadable) {
+        let Unreadable { name, message, advice } = refused;
+        let claim = Claim::of_gate(
+            &check::REFUSED_BASELINE,
+            Severity::Critical,
+            name,
+            Subject::Checkpoint,
+            format!("{name}: {message}"),
+        );
+        self.prevent(claim.advised(advice), "nothing was held against the accepted checkpoint");
+    }
+
     pub(super) fn nothing(&mut self, message: &str) {
         let message = message.to_owned();
         let claim = Claim::of_gate(&check::NOT_JUDGED, Severity::Critical, "", Subject::Checkpoint, message);

@@ -77,6 +77,25 @@ fn network_of_config(checkpoint: &Checkpoint) -> Result<Network> {
     }
 }
 
+/// How the names of the architectures that are built end in the first block, with the `model_type`s that have them.
+const FAMILIES: [(&str, &[&str]); 4] = [
+    ("h.0.attn.c_attn.weight", &["gpt2"]),
+    ("layers.0.self_attn.q_proj.weight", &["llama", "mistral", "qwen2", "qwen3"]),
+    ("encoder.layer.0.attention.self.query.weight", &["bert", "roberta", "xlm-roberta", "camembert"]),
+    ("albert_layers.0.attention.query.weight", &["albert"]),
+];
+
+/// Whether the tensors have the names of an architecture that is built, and it is another than the config's.
+pub fn is_another(checkpoint: &Checkpoint) -> bool {
+    let kind = checkpoint.config.as_ref().and_then(|values| values.get("model_type")?.as_str());
+    let Some(kind) = kind else { return false };
+    let is_there = |end: &str| {
+        let mut model = checkpoint.tensors.iter().filter(|tensor| tensor.section == Section::Model);
+        model.any(|tensor| tensor.canonical_name.ends_with(end))
+    };
+    FAMILIES.iter().any(|(end, kinds)| !kinds.contains(&kind) && is_there(end))
+}
+
 /// So many missing parameters are named.
 const NAMED: usize = 3;
 

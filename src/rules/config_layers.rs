@@ -1,0 +1,252 @@
+//! The stacks of blocks of a model against the numbers of layers that its config says.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::config_sizes::{Config, HIDDEN, LAYERS, PARTS};
+use super::fp209_shape_error::contradict;
+use super::weights::is_in_transformer_block;
+use super::{Findings, Severity, Subject};
+use crate::analysis::model::{CheckpointAnalysis, Role, Section, TensorAnalysis};
+
+const OTHER_LAYERS: [&str; 4] =
+    ["encoder_layers", "decoder_layers", "num_decoder_layers", "num_hidden_groups"];
+const OF_ENCODER: [&str; 4] = ["encoder_layers", "num_encoder_layers", "num_layers", "num_hidden_layers"];
+const OF_DECODER: [&str; 4] = ["decoder_layers", "num_decoder_layers", "num_layers", "num_hidden_layers"];
+/// What a stack is called, the last component of its path.
+const STACKS: [&str; 5] = ["layers", "layer", "blocks", "block", "h"];
+
+/// The numbers of the blocks of each stack, by the path before them.
+type Stacks<'a> = BTreeMap<&'a str, BTreeSet<u64>>;
+
+/// Holds every stack that a key of the config is about against it.
+pub(super) fn judge(checkpoint: &CheckpointAnalysis, config: &Config<'_>, findings: &mut Findings) {
+    let stacks = stacks(checkpoint);
+    let whole = is_whole(checkpoint);
+    let mut tell = |stack: &str, key: &str, declared: u64| {
+        let Some(blocks) = stacks.get(stack).filter(|blocks| blocks.len() as u64 != declared) else { return };
+        tell_stack(stack, blocks, (key, declared), whole, findings);
+    };
+    for part in PARTS {
+        let Some((key, declared)) = config.size_of_part(part, &LAYERS) else { continue };
+        stacks.keys().filter(|stack| is_of_part(stack, part)).for_each(|stack| tell(stack, &key, declared));
+    }
+    if config.flag("is_encoder_decoder") == Some(true) {
+        for (side, keys) in [("encoder", OF_ENCODER), ("decoder", OF_DECODER)] {
+            let Some((key, declared)) = config.size(&keys) else { continue };
+            stacks
+                .keys()
+                .filter(|stack| is_of_side(stack, side))
+                .for_each(|stack| tell(stack, key, declared));
+        }
+        return;
+    }
+    // What stands beside the configs of the parts is about none of them.
+    if config.divided().is_none() && config.size(&HIDDEN).is_some() {
+        judge_deepest(&stacks, config, whole, findings);
+    }
+}
+
+/// One stack of the declared size is enough: towers beside it count for themselves. Prediction layers behind the last count extra,
+/// a decoder and ALBERT's shared groups have their own keys.
+fn judge_deepest(stacks: &Stacks<'_>, config: &Config<'_>, whole: bool, findings: &mut Findings) {
+    let Some((key, declared)) = config.size(&LAYERS) else { return };
+    let extra = config.size(&["num_nextn_predict_layers"]).map_or(0, |(_, extra)| extra);
+    let others = OTHER_LAYERS.iter().filter_map(|key| Some(config.size(&[key])?.1));
+    let accepted: Vec<u64> = [declared, declared.saturating_add(extra)].into_iter().chain(others).collect();
+    if stacks.values().any(|blocks| accepted.contains(&(blocks.len() as u64))) {
+        return;
+    }
+    if let Some((stack, blocks)) = stacks.iter().max_by_key(|(_, blocks)| blocks.len()) {
+        tell_stack(stack, blocks, (key, declared), whole, findings);
+    }
+}
+
+/// A stack that has another number of blocks than the config says. Where that is the number it would have without a gap in its numbers,
+/// blocks were lost: nobody numbers layers so.
+fn tell_stack(
+    stack: &str,
+    blocks: &BTreeSet<u64>,
+    (key, declared): (&str, u64),
+    whole: bool,
+    findings: &mut Findings,
+) {
+    let gap: Vec<String> = (0..declared)
+        .filter(|number| !blocks.contains(number))
+        .take(NAMED + 1)
+        .map(|number| number.to_string())
+        .collect();
+    let is_gap = blocks.last().is_some_and(|last| last.saturating_add(1) == declared);
+    let found = blocks.len() as u64;
+    let what = if is_gap {
+        let more = if gap.len() > NAMED { ", …" } else { "" };
+        format!("without {}{more}, blocks of {stack}:", gap[..gap.len().min(NAMED)].join(", "))
+    } else {
+        format!("blocks of {stack}:")
+    };
+    let finding = contradict(Subject::Checkpoint, (key, declared), (&what, found), findings);
+    if is_gap && whole {
+        finding.severity(Severity::Critical);
+    }
+}
+
+/// So many lost blocks are named.
+const NAMED: usize = 3;
+
+/// Whether nothing says that it is a part of a model only: adapters are, and what could not be read leaves gaps of its own.
+pub(super) fn is_whole(checkpoint: &CheckpointAnalysis) -> bool {
+    let is_adapter = |tensor: &TensorAnalysis| matches!(tensor.role, Role::LoraA | Role::LoraB);
+    let is_unread = |tensor: &TensorAnalysis| tensor.section == Section::Model && tensor.dtype.is_none();
+    let is_lost = checkpoint.problems.iter().any(|problem| problem.damage || problem.kind == "other-model");
+    !is_lost && !checkpoint.tensors.iter().any(|tensor| is_adapter(tensor) || is_unread(tensor))
+}
+
+/// The stacks of a transformer that have its blocks; in a network without attention and feed-forward, all that are called stacks.
+fn stacks(checkpoint: &CheckpointAnalysis) -> Stacks<'_> {
+    let parameters = || checkpoint.tensors.iter().filter(|tensor| tensor.is_parameter());
+    let is_transformer = parameters().any(is_in_transformer_block);
+    let (mut stacks, mut with_blocks) = (Stacks::new(), BTreeSet::new());
+    for tensor in parameters() {
+        let Some(index) = tensor.layer.index else { continue };
+        let stack = stack_of(&tensor.layer.path, index);
+        stacks.entry(stack).or_default().insert(index);
+        if is_in_transformer_block(tensor) || (!is_transformer && last(stack).is_some_and(is_stack)) {
+            with_blocks.insert(stack);
+        }
+    }
+    stacks.retain(|stack, _| with_blocks.contains(stack));
+    stacks
+}
+
+fn is_stack(component: &str) -> bool {
+    STACKS.contains(&component)
+}
+
+fn last(path: &str) -> Option<&str> {
+    path.rsplit('.').next()
+}
+
+/// Whether a stack is the encoder's or the decoder's own: `model.decoder.layers`, `encoder.block`.
+fn is_of_side(stack: &str, side: &str) -> bool {
+    let mut components = stack.rsplit('.');
+    components.next().is_some_and(is_stack) && components.next() == Some(side)
+}
+
+/// Whether a stack is that of a part: `text_model.encoder.layers`, `model.vision_model.layers`.
+fn is_of_part(stack: &str, part: &str) -> bool {
+    let mut components = stack.rsplit('.');
+    let is_model =
+        |component: Option<&str>| component.and_then(|model| model.strip_suffix("_model")) == Some(part);
+    components.next().is_some_and(is_stack)
+        && match components.next() {
+            Some("encoder") => is_model(components.next()),
+            model => is_model(model),
+        }
+}
+
+/// The path before the component that is the block's number.
+fn stack_of(path: &str, index: u64) -> &str {
+    let mut end = 0;
+    for component in path.split('.') {
+        if component.parse() == Ok(index) {
+            return path[..end].trim_end_matches('.');
+        }
+        end += component.len() + 1;
+    }
+    path
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::rules::fp209_shape_error::RULE;
+    use crate::rules::test_support::{checkpoint, judge, tensor};
+
+    fn stack(path: &str, blocks: impl IntoIterator<Item = u64>) -> Vec<TensorAnalysis> {
+        let block = |number: u64| tensor(&format!("{path}.{number}.mlp.fc2.weight"), Role::MlpOut, &[8, 8]);
+        blocks.into_iter().map(block).collect()
+    }
+
+    fn told(tensors: Vec<TensorAnalysis>, config: Value) -> Vec<(Severity, String)> {
+        let found = judge(&RULE, &checkpoint(tensors).with_config(config)).found;
+        found.into_iter().map(|finding| (finding.severity, finding.message)).collect()
+    }
+
+    #[test]
+    fn each_side_of_a_network_of_encoder_and_decoder_is_held_against_its_own_key() {
+        let sides = |encoder: u64, decoder: u64| {
+            let mut tensors = stack("model.encoder.layers", 0..encoder);
+            tensors.extend(stack("model.decoder.layers", 0..decoder));
+            let config = json!({"is_encoder_decoder": true, "encoder_layers": 4, "decoder_layers": 2});
+            told(tensors, config)
+        };
+        assert!(sides(4, 2).is_empty());
+        let message = "the config says decoder_layers 2, blocks of model.decoder.layers: 4";
+        assert_eq!(sides(4, 4), [(Severity::Warning, message.to_owned())]);
+        assert_eq!(sides(3, 2).len(), 1);
+        // T5 counts the encoder under the key of both.
+        let mut t5 = stack("encoder.block", 0..3);
+        t5.extend(stack("decoder.block", 0..3));
+        let config = json!({"is_encoder_decoder": true, "num_layers": 3, "num_decoder_layers": 3});
+        assert!(told(t5.clone(), config.clone()).is_empty());
+        t5.pop();
+        assert_eq!(told(t5, config).len(), 1);
+    }
+
+    #[test]
+    fn a_part_is_held_against_its_own_config_and_not_against_the_whole() {
+        let config = json!({
+            "hidden_size": 8, "num_hidden_layers": 16, "text_config": {"num_hidden_layers": 2},
+            "vision_config": {"num_hidden_layers": 3},
+        });
+        let parts = |text: u64, vision: u64| {
+            let mut tensors = stack("text_model.encoder.layers", 0..text);
+            tensors.extend(stack("model.vision_model.encoder.layers", 0..vision));
+            told(tensors, config.clone())
+        };
+        assert!(parts(2, 3).is_empty(), "the 16 are of nothing that is there");
+        let message = "the config says vision_config.num_hidden_layers 3, blocks of model.vision_model.encoder.layers: 2";
+        assert_eq!(parts(2, 2), [(Severity::Warning, message.to_owned())]);
+    }
+
+    #[test]
+    fn a_gap_in_the_numbers_is_critical_unless_the_file_is_of_a_part_only() {
+        let config = json!({"hidden_size": 8, "num_hidden_layers": 6});
+        let lost = || stack("model.layers", [0, 1, 3, 4, 5]);
+        let message = "the config says num_hidden_layers 6, without 2, blocks of model.layers: 5";
+        assert_eq!(told(lost(), config.clone()), [(Severity::Critical, message.to_owned())]);
+        let message = "the config says num_hidden_layers 6, blocks of model.layers: 5";
+        assert_eq!(
+            told(stack("model.layers", 0..5), config.clone()),
+            [(Severity::Warning, message.to_owned())]
+        );
+        let mut adapter = lost();
+        adapter.push(tensor("model.layers.0.q.lora_A.weight", Role::LoraA, &[8, 8]));
+        assert_eq!(told(adapter, config)[0].0, Severity::Warning);
+    }
+
+    #[test]
+    fn a_network_without_attention_is_counted_by_what_its_stacks_are_called() {
+        let mixers = |layers: u64| {
+            let mixer = |number| {
+                tensor(&format!("backbone.layers.{number}.mixer.in_proj.weight"), Role::Linear, &[8, 8])
+            };
+            told((0..layers).map(mixer).collect(), json!({"hidden_size": 8, "num_hidden_layers": 3}))
+        };
+        assert!(mixers(3).is_empty());
+        assert_eq!(mixers(2).len(), 1);
+    }
+
+    #[test]
+    fn a_front_of_convolutions_is_no_stack_of_a_transformer() {
+        let mut tensors = stack("encoder.layers", 0..2);
+        tensors.extend((0..7).map(|number| {
+            let name = format!("feature_extractor.conv_layers.{number}.conv.weight");
+            tensor(&name, Role::Convolution, &[8, 8, 3])
+        }));
+        let message = "the config says num_hidden_layers 3, blocks of encoder.layers: 2";
+        let config = json!({"hidden_size": 8, "num_hidden_layers": 3});
+        assert_eq!(told(tensors, config), [(Severity::Warning, message.to_owned())]);
+    }
+}
