@@ -271,7 +271,7 @@ fn spectra_of_the_gpu_are_those_of_the_processor_with_the_driver_alone_and_with_
         // So little memory that nothing is kept and panels are small.
         (&driver()[..], "memory=60000"),
         // Memory that is there once what was kept for the next is given back.
-        (&everything()[..], "fail=cuMemAllocAsync:12:2"),
+        (&everything()[..], "fail=cuMemAllocAsync:5:2"),
     ] {
         let run = flashpoint(
             &["inspect", CHECKPOINT, "--format", "json", "--device", "cuda"],
@@ -309,7 +309,7 @@ fn what_the_gpu_does_not_do_is_done_on_the_processor_and_the_report_says_so() {
     let (_, expected) = inspected("cpu", &[], &[]);
     for (settings, math, reason) in [
         ("fail=cuMemAllocAsync:5+:2", "", "out of memory"),
-        ("fail=cuMemAllocAsync:20+:2", "", "out of memory"),
+        ("fail=cuMemAllocAsync:9+:2", "", "out of memory"),
         ("fail=cuLaunchKernel:3:719", "", "it failed before and is not used again: cuLaunchKernel"),
         ("fail=cuMemcpyDtoHAsync_v2:3:700", "", "CUDA_ERROR_ILLEGAL_ADDRESS"),
         ("fail=cuMemcpyHtoDAsync_v2:4:999", "", "CUDA_ERROR_UNKNOWN"),
