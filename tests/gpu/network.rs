@@ -48,8 +48,8 @@ fn jacobians_of_the_gpu_are_those_of_the_processor() {
 fn jacobians_that_the_gpu_does_not_do_are_done_on_the_processor_and_the_report_says_so() {
     let (_, _, expected) = jacobians("cpu", &[], &[]);
     for (settings, math, reason) in [
-        ("fail=cuMemAllocAsync:100:2", "", "out of memory"),
-        ("fail=cuMemAllocAsync:900:2", "", "out of memory"),
+        ("fail=cuMemAllocAsync:30+:2", "", "out of memory"),
+        ("fail=cuMemAllocAsync:60+:2", "", "out of memory"),
         ("fail=cuLaunchKernel:300:719", "", "CUDA_ERROR_LAUNCH_FAILED"),
         ("fail=cuMemcpyDtoHAsync_v2:20:700", "", "CUDA_ERROR_ILLEGAL_ADDRESS"),
         ("", "gemm", "CUBLAS_STATUS_EXECUTION_FAILED"),

@@ -32,6 +32,7 @@ pub(super) struct Driver {
     pools: bool,
     budget: usize,
     used: AtomicUsize,
+    spare: Mutex<Spare>,
     lost: OnceLock<String>,
     modules: Mutex<HashMap<Module, Arc<CudaModule>>>,
     functions: Mutex<HashMap<(Module, &'static str), CudaFunction>>,
@@ -39,7 +40,37 @@ pub(super) struct Driver {
     pub ring: Mutex<Option<Ring>>,
 }
 
-/// Memory of a device, freed when it is dropped.
+/// Memory that was let go of, for the next who asks for as much. The calls of the driver that it saves take longer than most kernels.
+/// On the one stream whoever is given it comes after whoever had it.
+#[derive(Default)]
+struct Spare {
+    addresses: HashMap<usize, Vec<CUdeviceptr>>,
+    bytes: usize,
+}
+
+/// Larger pieces are not kept, and no more than so many bytes in all.
+const LARGEST_SPARE: usize = 64 << 20;
+const MOST_SPARE: usize = 1 << 30;
+
+impl Spare {
+    fn take(&mut self, bytes: usize) -> Option<CUdeviceptr> {
+        let address = self.addresses.get_mut(&bytes)?.pop()?;
+        self.bytes -= bytes;
+        Some(address)
+    }
+
+    /// False where it is too much.
+    fn keep(&mut self, address: CUdeviceptr, bytes: usize) -> bool {
+        let keeps = bytes <= LARGEST_SPARE && self.bytes + bytes <= MOST_SPARE;
+        if keeps {
+            self.addresses.entry(bytes).or_default().push(address);
+            self.bytes += bytes;
+        }
+        keeps
+    }
+}
+
+/// Memory of a device, let go of when it is dropped.
 pub(super) struct Memory {
     driver: Arc<Driver>,
     address: CUdeviceptr,
@@ -83,6 +114,7 @@ impl Driver {
             context,
             budget: free - free / LEFT_TO_OTHERS,
             used: AtomicUsize::new(0),
+            spare: Mutex::default(),
             lost: OnceLock::new(),
             modules: Mutex::default(),
             functions: Mutex::default(),
@@ -131,6 +163,19 @@ impl Driver {
         if bytes > self.left() {
             return Err(Fault::OverBudget { wanted: bytes, left: self.left() });
         }
+        let spare = lock(&self.spare).take(bytes);
+        let address = match spare.map_or_else(|| self.allocate_anew(bytes), Ok) {
+            Err(Fault::OutOfMemory { .. }) => {
+                self.free_spare();
+                self.allocate_anew(bytes)?
+            }
+            answer => answer?,
+        };
+        self.used.fetch_add(bytes, Ordering::Relaxed);
+        Ok(Memory { driver: self.clone(), address, bytes })
+    }
+
+    fn allocate_anew(&self, bytes: usize) -> Result<CUdeviceptr, Fault> {
         // SAFETY: the device is this thread's, and the length is not 0.
         let address = unsafe {
             if self.pools {
@@ -139,9 +184,20 @@ impl Driver {
                 checked("cuMemAlloc", bytes, result::malloc_sync(bytes))
             }
         };
-        let address = self.note(address)?;
-        self.used.fetch_add(bytes, Ordering::Relaxed);
-        Ok(Memory { driver: self.clone(), address, bytes })
+        self.note(address)
+    }
+
+    fn free(&self, address: CUdeviceptr) {
+        // SAFETY: allocated by the same call's counterpart, freed once, and in the order of the stream after everything that uses it.
+        // What cannot be freed is lost to this process until it ends; the next call says what is wrong.
+        let _nothing_to_do = unsafe {
+            if self.pools { result::free_async(address, self.stream()) } else { result::free_sync(address) }
+        };
+    }
+
+    fn free_spare(&self) {
+        let spare = std::mem::take(&mut *lock(&self.spare));
+        spare.addresses.into_values().flatten().for_each(|address| self.free(address));
     }
 
     /// Zeros all of `memory`.
@@ -343,14 +399,9 @@ impl Drop for Memory {
             // The device is gone, and its memory with it.
             return;
         }
-        // SAFETY: allocated by the same call's counterpart, freed once, and in the order of the stream after everything that uses it.
-        // What cannot be freed is lost to this process until it ends; the next call says what is wrong.
-        let _nothing_to_do = unsafe {
-            if self.driver.pools {
-                result::free_async(self.address, self.driver.stream())
-            } else {
-                result::free_sync(self.address)
-            }
-        };
+        let is_kept = lock(&self.driver.spare).keep(self.address, self.bytes);
+        if !is_kept {
+            self.driver.free(self.address);
+        }
     }
 }

@@ -2,7 +2,7 @@
 //! other: a further one would be missing, and cudarc's panic would say so.
 //!
 //! `FAKE_CUDA` injects failures, separated by commas: `memory=BYTES`, `devices=N`, `capability=MAJOR.MINOR`, `pools=0|1`,
-//! `version=N`, `reversed` (warps last to first), `fail=CALL:N:CODE` (the N-th such call, 0 for all, answers CODE). What is wrong with a
+//! `version=N`, `reversed` (warps last to first), `fail=CALL:N:CODE` (the N-th such call, or with `N+` every one from it on, answers CODE). What is wrong with a
 //! call is written to stderr after `fake CUDA:`.
 
 #![allow(non_snake_case, clippy::missing_safety_doc, clippy::not_unsafe_ptr_arg_deref, dead_code)]
@@ -40,7 +40,8 @@ struct Settings {
     pools: c_int,
     version: c_int,
     reversed: bool,
-    failures: Vec<(String, u64, Answer)>,
+    /// A call, the first that fails and the last, and what they answer.
+    failures: Vec<(String, [u64; 2], Answer)>,
 }
 
 #[derive(Default)]
@@ -77,7 +78,9 @@ fn settings() -> &'static Settings {
                 "fail" => {
                     let parts: Vec<&str> = value.split(':').collect();
                     let [call, nth, code] = parts[..] else { panic!("fail=CALL:N:CODE") };
-                    settings.failures.push((call.to_owned(), nth.parse().expect("N"), code.parse().expect("CODE")));
+                    let first = nth.trim_end_matches('+').parse().expect("N");
+                    let last = if nth.ends_with('+') { u64::MAX } else { first };
+                    settings.failures.push((call.to_owned(), [first, last], code.parse().expect("CODE")));
                 }
                 _ => panic!("FAKE_CUDA has no {name}"),
             }
@@ -100,7 +103,7 @@ fn wrong(message: &str, answer: Answer) -> Answer {
 fn enter(state: &mut State, call: &'static str) -> Option<Answer> {
     let count = state.calls.entry(call).or_default();
     *count += 1;
-    let hit = settings().failures.iter().find(|(name, nth, _)| name == call && (*nth == 0 || nth == count));
+    let hit = settings().failures.iter().find(|(name, [first, last], _)| name == call && (first..=last).contains(&&*count));
     if let Some((_, _, code)) = hit {
         return Some(*code);
     }
