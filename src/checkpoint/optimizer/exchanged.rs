@@ -28,7 +28,7 @@ pub(super) fn find(
         return None;
     }
     for sequence in 0..2 {
-        let Some((first, last)) = breaks(parameters, wanted, sequence, states)? else { continue };
+        let Breaks::At(first, last) = breaks(parameters, wanted, sequence, states)? else { continue };
         let mut exchanged = wanted.clone();
         exchanged[sequence].swap(first, last);
         let sets = registration::arrangements(parameters, [&exchanged[0], &exchanged[1]], states)?;
@@ -49,13 +49,21 @@ fn stands(parameters: &[Parameter<'_>], wanted: &Sequences<'_>, states: &mut usi
     Some(sets.iter().flatten().any(|set| !set.is_empty()))
 }
 
-/// The first place up to which, and the last from which on, no order stands. `Some(None)` where the fault is not in this sequence alone.
+/// Where a sequence has its fault.
+enum Breaks {
+    /// The first place up to which, and the last from which on, no order stands.
+    At(usize, usize),
+    /// Not in this sequence alone, or not between two shapes.
+    Elsewhere,
+}
+
+/// Where no order stands any more; `None` where the search was too long.
 fn breaks(
     parameters: &[Parameter<'_>],
     wanted: &Sequences<'_>,
     sequence: usize,
     states: &mut usize,
-) -> Option<Option<(usize, usize)>> {
+) -> Option<Breaks> {
     let length = wanted[sequence].len();
     let mut with = |kept: std::ops::Range<usize>| {
         let mut masked = wanted.clone();
@@ -65,7 +73,7 @@ fn breaks(
         stands(parameters, &masked, states)
     };
     if length == 0 || !with(0..0)? {
-        return Some(None);
+        return Some(Breaks::Elsewhere);
     }
     let (mut fits, mut fails) = (0, length);
     while fails - fits > 1 {
@@ -79,17 +87,20 @@ fn breaks(
         if with(middle..length)? { fits = middle } else { fails = middle }
     }
     let last = fails;
-    Some((first < last && wanted[sequence][first] != wanted[sequence][last]).then_some((first, last)))
+    let are_two = first < last && wanted[sequence][first] != wanted[sequence][last];
+    Some(if are_two { Breaks::At(first, last) } else { Breaks::Elsewhere })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    type Shape = (String, Vec<u64>);
+
     const STATES: usize = 100_000;
 
     /// A LLaMA: its parameters in the order of a sorted file, and the shapes of its matrices and of its gains in that of its modules.
-    fn llama(layers: usize) -> (Vec<(String, Vec<u64>)>, [Vec<Vec<u64>>; 2]) {
+    fn llama(layers: usize) -> (Vec<Shape>, [Vec<Vec<u64>>; 2]) {
         let parts: [(&str, &[u64]); 9] = [
             ("self_attn.q_proj", &[64, 64]),
             ("self_attn.k_proj", &[32, 64]),
@@ -121,7 +132,9 @@ mod tests {
 
     fn found(layers: usize, exchange: &[(usize, usize)]) -> Option<[(usize, String); 2]> {
         let (sorted, mut shapes) = llama(layers);
-        exchange.iter().for_each(|&(one, other)| shapes[0].swap(one, other));
+        for &(one, other) in exchange {
+            shapes[0].swap(one, other);
+        }
         let parameter =
             |(name, shape): &'_ (String, Vec<u64>)| (name.clone(), shape.clone(), 2 - shape.len());
         let sorted: Vec<_> = sorted.iter().map(parameter).collect();

@@ -162,12 +162,20 @@ fn parameters_of<'a>(list: &'a [Candidate], sequences: &[usize]) -> Vec<Paramete
     list.iter().zip(sequences).map(parameter).collect()
 }
 
-/// For two groups, one of all matrices and the other of all the rest: in which of the two each candidate is, and the shapes of both.
+/// Two groups, one of all matrices and the other of all the rest.
+struct Halves<'a> {
+    /// In which of the two each candidate is.
+    sequences: Vec<usize>,
+    /// Shapes of both.
+    shapes: [&'a [Option<Vec<u64>>]; 2],
+}
+
+/// The two groups, where they are such.
 fn decay_halves<'a>(
     optimizer: &OptimizerState,
     shapes: &'a [Option<Vec<u64>>],
     list: &[Candidate],
-) -> Option<(Vec<usize>, [&'a [Option<Vec<u64>>]; 2])> {
+) -> Option<Halves<'a>> {
     let [first, _] = optimizer.groups.as_slice() else { return None };
     let halves = shapes.split_at_checked(first.parameters as usize)?;
     let rank = |half: &[Option<Vec<u64>>]| {
@@ -177,7 +185,7 @@ fn decay_halves<'a>(
     let of_first = rank(halves.0).filter(|&first| rank(halves.1) == Some(!first))?;
     let sequences =
         list.iter().map(|candidate| usize::from(is_matrix(&candidate.shape) != of_first)).collect();
-    Some((sequences, [halves.0, halves.1]))
+    Some(Halves { sequences, shapes: [halves.0, halves.1] })
 }
 
 /// A parameter is never joined to a tensor of another shape, nor are two to one.
@@ -275,9 +283,9 @@ fn decay_and_no_decay(
     {
         return None;
     }
-    let (sequences, halves) = decay_halves(optimizer, shapes, candidates.list)?;
-    let parameters = parameters_of(candidates.list, &sequences);
-    let wanted = halves.map(known);
+    let halves = decay_halves(optimizer, shapes, candidates.list)?;
+    let parameters = parameters_of(candidates.list, &halves.sequences);
+    let wanted = halves.shapes.map(known);
     let possible =
         registration::arrangements(&parameters, [&wanted[0], &wanted[1]], &mut candidates.effort.states)?;
     Some(possible.into_iter().flatten().map(|set| sole(&set)).collect())

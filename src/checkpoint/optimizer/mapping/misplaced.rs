@@ -61,8 +61,8 @@ fn exchanged_states(
             (parameters_of(candidates.list, &sequences), [known(shapes), Vec::new()])
         }
         _ => {
-            let (sequences, halves) = decay_halves(optimizer, shapes, candidates.list)?;
-            (parameters_of(candidates.list, &sequences), halves.map(known))
+            let halves = decay_halves(optimizer, shapes, candidates.list)?;
+            (parameters_of(candidates.list, &halves.sequences), halves.shapes.map(known))
         }
     };
     let two = exchanged::find(&parameters, &wanted, &mut candidates.effort.states)?;
