@@ -55,15 +55,12 @@ fn exchanged_states(
     if candidates.in_order || !is_whole || !candidates.effort.allows(shapes.len()) {
         return None;
     }
-    let (parameters, wanted) = match optimizer.groups.len() {
-        1 => {
-            let sequences = vec![0; shapes.len()];
-            (parameters_of(candidates.list, &sequences), [known(shapes), Vec::new()])
-        }
-        _ => {
-            let halves = decay_halves(optimizer, shapes, candidates.list)?;
-            (parameters_of(candidates.list, &halves.sequences), halves.shapes.map(known))
-        }
+    let (parameters, wanted) = if optimizer.groups.len() == 1 {
+        let sequences = vec![0; shapes.len()];
+        (parameters_of(candidates.list, &sequences), [known(shapes), Vec::new()])
+    } else {
+        let halves = decay_halves(optimizer, shapes, candidates.list)?;
+        (parameters_of(candidates.list, &halves.sequences), halves.shapes.map(known))
     };
     let two = exchanged::find(&parameters, &wanted, &mut candidates.effort.states)?;
     let state = |one: exchanged::Exchanged| {
