@@ -15,7 +15,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::registration::{self, Parameter};
-use super::{Mapping, MappingSource, Misplaced, OptimizerState};
+use super::{Mapping, MappingSource, OptimizerState};
+
+mod misplaced;
+
+use self::misplaced::misplaced;
 
 /// A tensor of the model that an optimizer may hold the state of.
 #[derive(Debug, Clone)]
@@ -145,44 +149,44 @@ fn could_be_otherwise(
     })
 }
 
-/// The states whose shapes are those of one another's parameters, by names or, where one group has a state for each parameter of the
-/// model in its order, by that order. There, an optimizer may have been given its parameters in another order: then most places differ, and
-/// nothing is told.
-fn misplaced(
-    optimizer: &OptimizerState,
-    joined: &Joined,
-    shapes: &[Option<Vec<u64>>],
-    candidates: &Candidates<'_>,
-) -> Misplaced {
-    let by_name = matches!(joined.source, MappingSource::ParamNames | MappingSource::Fqn);
-    let is_whole = candidates.in_order
-        && optimizer.groups.len() == 1
-        && shapes.len() == candidates.list.len()
-        && shapes.iter().all(Option::is_some);
-    let owners: Vec<Option<usize>> = match (by_name, is_whole) {
-        (true, _) => joined.pairs.clone(),
-        (false, true) => (0..shapes.len()).map(Some).collect(),
-        (false, false) => return Misplaced::default(),
-    };
-    let mut states = Vec::new();
-    let (mut wanted, mut kept) = (Vec::new(), Vec::new());
-    for (owner, shape) in owners.iter().zip(shapes) {
-        let (Some(owner), Some(shape)) = (owner, shape) else { continue };
-        let candidate = &candidates.list[*owner];
-        if candidate.shape != *shape {
-            wanted.push(&candidate.shape);
-            kept.push(shape);
-            states.push((candidate.index, shape.clone()));
-        }
-    }
-    wanted.sort_unstable();
-    kept.sort_unstable();
-    let is_few = states.len() * FEW_MISPLACED <= shapes.len();
-    if wanted == kept && (by_name || is_few) { Misplaced { states, by_name } } else { Misplaced::default() }
+fn known(shapes: &[Option<Vec<u64>>]) -> Vec<Option<&[u64]>> {
+    shapes.iter().map(Option::as_deref).collect()
 }
 
-/// One state in so many may lie elsewhere than the order of parameters says. Where more do, it is the order that is another.
-const FEW_MISPLACED: usize = 8;
+fn parameters_of<'a>(list: &'a [Candidate], sequences: &[usize]) -> Vec<Parameter<'a>> {
+    let parameter = |(candidate, &sequence): (&'a Candidate, &usize)| Parameter {
+        name: &candidate.names[1],
+        shape: &candidate.shape,
+        sequence,
+    };
+    list.iter().zip(sequences).map(parameter).collect()
+}
+
+/// Two groups, one of all matrices and the other of all the rest.
+struct Halves<'a> {
+    /// In which of the two each candidate is.
+    sequences: Vec<usize>,
+    /// Shapes of both.
+    shapes: [&'a [Option<Vec<u64>>]; 2],
+}
+
+/// The two groups, where they are such.
+fn decay_halves<'a>(
+    optimizer: &OptimizerState,
+    shapes: &'a [Option<Vec<u64>>],
+    list: &[Candidate],
+) -> Option<Halves<'a>> {
+    let [first, _] = optimizer.groups.as_slice() else { return None };
+    let halves = shapes.split_at_checked(first.parameters as usize)?;
+    let rank = |half: &[Option<Vec<u64>>]| {
+        let ranks: BTreeSet<bool> = half.iter().flatten().map(|shape| is_matrix(shape)).collect();
+        if ranks.len() == 1 { ranks.first().copied() } else { None }
+    };
+    let of_first = rank(halves.0).filter(|&first| rank(halves.1) == Some(!first))?;
+    let sequences =
+        list.iter().map(|candidate| usize::from(is_matrix(&candidate.shape) != of_first)).collect();
+    Some(Halves { sequences, shapes: [halves.0, halves.1] })
+}
 
 /// A parameter is never joined to a tensor of another shape, nor are two to one.
 fn drop_contradictions(joined: &mut Joined, shapes: &[Option<Vec<u64>>], candidates: &[Candidate]) {
@@ -275,29 +279,13 @@ fn decay_and_no_decay(
     shapes: &[Option<Vec<u64>>],
     candidates: &mut Candidates<'_>,
 ) -> Option<Vec<Option<usize>>> {
-    let [first, _] = optimizer.groups.as_slice() else { return None };
     if candidates.in_order || shapes.len() != candidates.list.len() || !candidates.effort.allows(shapes.len())
     {
         return None;
     }
-    let halves = shapes.split_at_checked(first.parameters as usize)?;
-    let rank = |half: &[Option<Vec<u64>>]| {
-        let ranks: BTreeSet<bool> = half.iter().flatten().map(|shape| is_matrix(shape)).collect();
-        if ranks.len() == 1 { ranks.first().copied() } else { None }
-    };
-    let of_first = rank(halves.0).filter(|&first| rank(halves.1) == Some(!first))?;
-    let sequence = |candidate: &Candidate| usize::from(is_matrix(&candidate.shape) != of_first);
-    let list = candidates.list;
-    let parameters: Vec<Parameter<'_>> = list
-        .iter()
-        .map(|candidate| Parameter {
-            name: &candidate.names[1],
-            shape: &candidate.shape,
-            sequence: sequence(candidate),
-        })
-        .collect();
-    let wanted: [Vec<Option<&[u64]>>; 2] =
-        [halves.0, halves.1].map(|half| half.iter().map(Option::as_deref).collect());
+    let halves = decay_halves(optimizer, shapes, candidates.list)?;
+    let parameters = parameters_of(candidates.list, &halves.sequences);
+    let wanted = halves.shapes.map(known);
     let possible =
         registration::arrangements(&parameters, [&wanted[0], &wanted[1]], &mut candidates.effort.states)?;
     Some(possible.into_iter().flatten().map(|set| sole(&set)).collect())
@@ -394,7 +382,7 @@ fn by_sole_shapes(shapes: &[Option<Vec<u64>>], candidates: &Candidates<'_>) -> V
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Algorithm, ParameterGroup, ParameterState};
+    use super::super::{Algorithm, Misplaced, ParameterGroup, ParameterState};
     use super::*;
 
     /// One optimizer of `shapes` in one group, joined to tensors that stand in the order of their modules.

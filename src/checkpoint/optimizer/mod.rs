@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 mod algorithm;
+mod exchanged;
 mod impossible;
 mod mapping;
 mod named;
