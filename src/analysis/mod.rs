@@ -2,6 +2,7 @@
 
 mod architecture;
 mod checkpoint;
+mod device;
 pub mod diff;
 mod digests;
 pub mod jacobian;

@@ -97,7 +97,7 @@ pub struct Arguments {
     #[arg(long, value_name = "E", value_parser = rate, help_heading = "Training")]
     epsilon: Option<f64>,
     /// What forward and backward passes run on: cpu, cuda or cuda:N. The bits of a run depend on it
-    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = options::device, help_heading = "Training")]
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device, help_heading = "Training")]
     device: DeviceChoice,
     /// A directory of CUDA's libraries, looked into first; repeatable
     #[arg(long, value_name = "DIR", help_heading = "Training")]
@@ -147,6 +147,14 @@ enum ShapeName {
     Cosine,
     /// A tenth after half of the steps, a hundredth after three quarters
     Step,
+}
+
+/// Only what was asked for: what a run is computed on decides its bits.
+fn device(text: &str) -> std::result::Result<DeviceChoice, String> {
+    match options::device(text) {
+        Ok(DeviceChoice::Auto) | Err(_) => Err("a run is trained on cpu, cuda, or cuda:N".to_owned()),
+        chosen => chosen,
+    }
 }
 
 fn rate(text: &str) -> std::result::Result<f64, String> {
@@ -225,7 +233,6 @@ impl Arguments {
         (0..count).map(arm).collect()
     }
 
-    /// Only a GPU that was asked for: what a run computes on decides its bits.
     fn cuda(&self) -> Option<usize> {
         match self.device {
             DeviceChoice::Auto | DeviceChoice::Cpu => None,

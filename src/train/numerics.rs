@@ -14,7 +14,7 @@ pub struct Fingerprint {
     pub target: String,
     /// What the processor has that matrix products ask for.
     pub features: Vec<String>,
-    /// The GPU that passes ran on, and by which products; none: the processor.
+    /// The GPU that passes ran on, with the versions of its libraries; none: the processor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpu: Option<String>,
 }
@@ -22,12 +22,11 @@ pub struct Fingerprint {
 impl Fingerprint {
     /// That of this process, with passes on this GPU.
     pub fn here(gpu: Option<&Device>) -> Self {
-        let products = |gpu: &Device| if gpu.has_blas() { "cuBLAS" } else { "own kernel" };
         Self {
             flashpoint: env!("CARGO_PKG_VERSION").to_owned(),
             target: format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),
             features: features().into_iter().map(str::to_owned).collect(),
-            gpu: gpu.map(|gpu| format!("{}, {}", gpu.name(), products(gpu))),
+            gpu: gpu.map(Device::fingerprint),
         }
     }
 }

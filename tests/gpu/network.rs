@@ -139,7 +139,10 @@ fn a_training_on_the_gpu_is_that_of_the_processor_but_for_rounding_and_goes_on_b
     let states: Vec<&[u8]> =
         whole.iter().filter(|(name, _)| name.ends_with("state.json")).map(|(_, bytes)| &bytes[..]).collect();
     let state = String::from_utf8_lossy(states[0]);
-    assert!(state.contains("Fake GPU 0 (cuda:0), cuBLAS"), "what decides the bits is written down: {state}");
+    assert!(
+        state.contains("Fake GPU 0 (cuda:0), CUDA 13.0, cuBLAS 13.9.1"),
+        "what decides the bits is written down: {state}"
+    );
 }
 
 #[test]
@@ -180,6 +183,9 @@ fn a_training_whose_gpu_fails_ends_in_one_sentence_and_goes_on_from_its_last_che
     assert_eq!(failed.stderr.trim_end().lines().count(), 1, "{}", failed.stderr);
     assert_eq!(trained(&place("failed"), &data, &gpu, &[]).code, Some(0));
     assert_eq!(checkpoints(&place("whole")), checkpoints(&place("failed")));
+    let auto = flashpoint(&["train", "--save-path", "nowhere", "--device", "auto"], &[], &[]);
+    assert_eq!(auto.code, Some(2), "{}", auto.stderr);
+    assert!(auto.stderr.contains("a run is trained on cpu, cuda, or cuda:N"), "{}", auto.stderr);
     let none = flashpoint(&["train", "--save-path", "nowhere", "--device", "cuda"], &[], &[]);
     if !crate::command::has_real_driver() {
         assert_eq!(none.code, Some(2), "{}", none.stderr);

@@ -1,11 +1,9 @@
-//! Which device runs a network, and what happens when the GPU does not: everything is run again on the processor, and the ledger says
-//! so.
+//! Which device runs a network.
 
 use std::sync::Arc;
 
 use crate::compute::cuda::{self, Device};
 use crate::context::{Context, DeviceChoice};
-use crate::error::{ErrorKind, Result};
 
 /// Operations below which a network is not worth a GPU of its own accord: the processor is through within seconds, and the many short
 /// calls of the driver take as long.
@@ -25,25 +23,4 @@ pub(super) fn chosen(operations: impl FnOnce() -> u64, context: &Context) -> Opt
         context.device.ledger.unused(reason.to_string());
         None
     })
-}
-
-/// What the device found, or else what the processor finds.
-pub(super) fn or_processor<T>(
-    device: &Device,
-    found: Result<T>,
-    processor: impl FnOnce() -> Result<T>,
-    context: &Context,
-) -> Result<T> {
-    let ledger = &context.device.ledger;
-    match found {
-        Ok(found) => {
-            ledger.done(&device.name());
-            Ok(found)
-        }
-        Err(error) => {
-            let ErrorKind::Device { message } = error.kind else { return Err(error) };
-            ledger.redone(&device.name(), "the Jacobians", message);
-            processor()
-        }
-    }
 }

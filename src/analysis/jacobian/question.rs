@@ -7,6 +7,7 @@ use super::parameters::Parameters;
 use super::probe::{self, Probe, Wanted};
 use super::spectrum::Request;
 use super::{Precision, cost, device, measure, measure::planned, recurrences};
+use crate::analysis::device::or_processor;
 use crate::analysis::model::{
     DType, GradientSource, JacobianAnalysis, JacobianCost, JacobianSetting, ProbeKind, RecurrenceAnalysis,
 };
@@ -173,7 +174,6 @@ impl Prepared {
     /// # Errors
     /// A file that cannot be read.
     pub fn measure(&self, checkpoint: &Checkpoint, context: &Context) -> Result<Option<JacobianAnalysis>> {
-        planned(&self.built.network, self.probe.feeds.len(), &self.options, context);
         if self.precision == Precision::F64 {
             return self.measure_on::<_, f64>(&Cpu, checkpoint, context);
         }
@@ -183,7 +183,7 @@ impl Prepared {
         let Some(device) = device::chosen(operations, context) else { return on_processor() };
         let found = self.measure_on::<_, f32>(&device.backend(), checkpoint, context);
         let named = |found: JacobianAnalysis| JacobianAnalysis { device: Some(device.name()), ..found };
-        device::or_processor(&device, found.map(|found| found.map(named)), on_processor, context)
+        or_processor(&device, "the Jacobians", found.map(|found| found.map(named)), on_processor, context)
     }
 
     fn measure_on<B: Backend, T: Real>(
@@ -193,6 +193,8 @@ impl Prepared {
         context: &Context,
     ) -> Result<Option<JacobianAnalysis>> {
         let (network, feeds) = (&self.built.network, &self.probe.feeds);
+        // Anew where a GPU has failed on the way.
+        planned(network, feeds.len(), &self.options, context);
         let (tensors, config) = (self.built.tensors(checkpoint), checkpoint.config.as_ref());
         let parameters = Parameters::<B, T>::read(backend, network, &tensors)?;
         let Some((found, initial)) =

@@ -3,10 +3,11 @@
 
 use super::choice::{self, Route};
 use super::matrix;
+use crate::analysis::device::or_processor;
 use crate::analysis::model::{MeasureLevel, Measured, Spectrum};
 use crate::compute::{Cpu, Matrix, cuda};
 use crate::context::{Context, DeviceChoice};
-use crate::error::{ErrorKind, Result};
+use crate::error::Result;
 use crate::tensor::Kind;
 
 /// Elements below which a matrix is not worth a GPU of its own accord: the processor has its spectrum within a few
@@ -63,19 +64,7 @@ pub(super) fn measure(
     };
     let measured =
         device.holding(matrix).and_then(|backend| matrix::measure(&backend, matrix, route, context));
-    let ledger = &context.device.ledger;
-    match measured {
-        Ok(measured) => {
-            ledger.done(&device.name());
-            Ok(measured)
-        }
-        Err(error) if matches!(error.kind, ErrorKind::Device { .. }) => {
-            let ErrorKind::Device { message } = error.kind else { unreachable!("just matched") };
-            ledger.redone(&device.name(), name, message);
-            on_processor()
-        }
-        Err(error) => Err(error),
-    }
+    or_processor(&device, name, measured, on_processor, context)
 }
 
 #[cfg(test)]

@@ -42,15 +42,18 @@ pub(super) struct Driver {
 
 /// Memory that was let go of, for the next who asks for as much. The calls of the driver that it saves take longer than most kernels.
 /// On the one stream whoever is given it comes after whoever had it.
-#[derive(Default)]
 struct Spare {
     addresses: HashMap<usize, Vec<CUdeviceptr>>,
     bytes: usize,
+    /// No more than so many bytes in all.
+    most: usize,
 }
 
-/// Larger pieces are not kept, and no more than so many bytes in all.
+/// Larger pieces are not kept.
 const LARGEST_SPARE: usize = 64 << 20;
+/// No more is kept, and no more than one part in [`SHARE_OF_SPARE`] of what is left to others.
 const MOST_SPARE: usize = 1 << 30;
+const SHARE_OF_SPARE: usize = 2;
 
 impl Spare {
     fn take(&mut self, bytes: usize) -> Option<CUdeviceptr> {
@@ -59,9 +62,14 @@ impl Spare {
         Some(address)
     }
 
+    fn take_all(&mut self) -> Vec<CUdeviceptr> {
+        self.bytes = 0;
+        std::mem::take(&mut self.addresses).into_values().flatten().collect()
+    }
+
     /// False where it is too much.
     fn keep(&mut self, address: CUdeviceptr, bytes: usize) -> bool {
-        let keeps = bytes <= LARGEST_SPARE && self.bytes + bytes <= MOST_SPARE;
+        let keeps = bytes <= LARGEST_SPARE.min(self.most) && self.bytes + bytes <= self.most;
         if keeps {
             self.addresses.entry(bytes).or_default().push(address);
             self.bytes += bytes;
@@ -114,7 +122,11 @@ impl Driver {
             context,
             budget: free - free / LEFT_TO_OTHERS,
             used: AtomicUsize::new(0),
-            spare: Mutex::default(),
+            spare: Mutex::new(Spare {
+                addresses: HashMap::new(),
+                bytes: 0,
+                most: MOST_SPARE.min(free / LEFT_TO_OTHERS / SHARE_OF_SPARE),
+            }),
             lost: OnceLock::new(),
             modules: Mutex::default(),
             functions: Mutex::default(),
@@ -164,6 +176,11 @@ impl Driver {
             return Err(Fault::OverBudget { wanted: bytes, left: self.left() });
         }
         let spare = lock(&self.spare).take(bytes);
+        if cfg!(debug_assertions)
+            && let Some(address) = spare
+        {
+            self.spoil(address, bytes)?;
+        }
         let address = match spare.map_or_else(|| self.allocate_anew(bytes), Ok) {
             Err(Fault::OutOfMemory { .. }) => {
                 self.free_spare();
@@ -187,6 +204,13 @@ impl Driver {
         self.note(address)
     }
 
+    /// Makes NaN of memory that is given out again: in tests what is read before it is written shall be seen.
+    fn spoil(&self, address: CUdeviceptr, bytes: usize) -> Result<(), Fault> {
+        // SAFETY: all of an allocation that nobody else has.
+        let answer = unsafe { result::memset_d8_async(address, 0xff, bytes, self.stream()) };
+        self.note(checked("cuMemsetD8Async", 0, answer))
+    }
+
     fn free(&self, address: CUdeviceptr) {
         // SAFETY: allocated by the same call's counterpart, freed once, and in the order of the stream after everything that uses it.
         // What cannot be freed is lost to this process until it ends; the next call says what is wrong.
@@ -196,8 +220,10 @@ impl Driver {
     }
 
     fn free_spare(&self) {
-        let spare = std::mem::take(&mut *lock(&self.spare));
-        spare.addresses.into_values().flatten().for_each(|address| self.free(address));
+        let addresses = lock(&self.spare).take_all();
+        for address in addresses {
+            self.free(address);
+        }
     }
 
     /// Zeros all of `memory`.
@@ -399,8 +425,13 @@ impl Drop for Memory {
             // The device is gone, and its memory with it.
             return;
         }
-        let is_kept = lock(&self.driver.spare).keep(self.address, self.bytes);
-        if !is_kept {
+        let keep = || lock(&self.driver.spare).keep(self.address, self.bytes);
+        if keep() {
+            return;
+        }
+        // Sizes that do not come again make room for those of now.
+        self.driver.free_spare();
+        if !keep() {
             self.driver.free(self.address);
         }
     }

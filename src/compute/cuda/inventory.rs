@@ -86,10 +86,8 @@ pub fn inventory(named: &[PathBuf]) -> Inventory {
             ),
         ],
         directories: libraries::directories(named),
-        driver: present.map(|present| DriverFacts {
-            file: present.file,
-            version: format!("{}.{}", present.version / 1000, present.version % 1000 / 10),
-        }),
+        driver: present
+            .map(|present| DriverFacts { file: present.file, version: probe::version(present.version) }),
     }
 }
 

@@ -38,6 +38,8 @@ pub struct Device {
     driver: Arc<Driver>,
     blas: Option<Blas>,
     solver: Option<Solver>,
+    /// What decides the bits of products beside the device: `CUDA 13.0, cuBLAS 13.1.0`.
+    products: String,
 }
 
 /// A GPU as a backend, with the one stored matrix that is kept on it.
@@ -55,6 +57,11 @@ impl Device {
         format!("{} (cuda:{})", self.driver.name, self.driver.ordinal)
     }
 
+    /// The device and whose products it computes with: the same bits where it is the same.
+    pub fn fingerprint(&self) -> String {
+        format!("{}, {}", self.name(), self.products)
+    }
+
     /// Whether products are cuBLAS's, and not those of flashpoint's own kernel.
     pub fn has_blas(&self) -> bool {
         self.blas.is_some()
@@ -67,7 +74,12 @@ impl Device {
 
     /// The same device without the libraries: what computes where only the driver is.
     pub fn plain(&self) -> Arc<Self> {
-        Arc::new(Self { driver: self.driver.clone(), blas: None, solver: None })
+        Arc::new(Self {
+            driver: self.driver.clone(),
+            blas: None,
+            solver: None,
+            products: "own products".to_owned(),
+        })
     }
 
     /// The device as a backend.
@@ -117,12 +129,16 @@ fn open_anew(ordinal: usize, named: &[PathBuf]) -> std::result::Result<Arc<Devic
     let present = probe::driver(named)?;
     let driver = Arc::new(probe::open(&present, ordinal)?);
     // One small kernel: a driver that cannot compile it is of no use.
-    let compiled = Device { driver: driver.clone(), blas: None, solver: None }.tries();
+    let compiled =
+        Device { driver: driver.clone(), blas: None, solver: None, products: String::new() }.tries();
     compiled.map_err(|fault| Unavailable::Failed { reason: fault.to_string() })?;
-    let found = |library| math::find(library, named, present.version).is_ok();
-    let blas = if found(Library::Blas) { Blas::new(&driver).ok() } else { None };
-    let solver = if found(Library::Solver) { Solver::new(&driver).ok() } else { None };
-    Ok(Arc::new(Device { driver, blas, solver }))
+    let find = |library| math::find(library, named, present.version).ok();
+    let found = find(Library::Blas).and_then(|found| Some((Blas::new(&driver).ok()?, found.version)));
+    let (blas, version) = found.unzip();
+    let solver = find(Library::Solver).and_then(|_| Solver::new(&driver).ok());
+    let library = version.map_or_else(|| "own products".to_owned(), |version| format!("cuBLAS {version}"));
+    let products = format!("CUDA {}, {library}", probe::version(present.version));
+    Ok(Arc::new(Device { driver, blas, solver, products }))
 }
 
 impl Device {

@@ -140,6 +140,11 @@ pub(super) struct Present {
     pub devices: usize,
 }
 
+/// `13.0` of 13000.
+pub(super) fn version(number: i32) -> String {
+    format!("{}.{}", number / 1000, number % 1000 / 10)
+}
+
 /// Looks for the driver and its devices.
 pub(super) fn driver(named: &[PathBuf]) -> Result<Present, Unavailable> {
     // SAFETY: opens and closes the driver's library by its names, which runs its start-up code where it is there.

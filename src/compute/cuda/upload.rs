@@ -72,16 +72,15 @@ pub(super) fn upload(
         // Without page-locked memory copies are slower, and as good.
         **ring = Ring::new(driver).ok();
     }
-    match ring.as_mut().and_then(|ring| ring.as_mut()) {
-        Some(Ring(lanes)) => through(lanes, driver, matrix, &parts, &memory)?,
-        None => {
-            let mut staged = Vec::new();
-            for part in &parts {
-                staged.resize(part.bytes(size), 0);
-                fill(matrix, part, size, &mut staged)?;
-                driver.write(&memory, part.at, &staged).map_err(on)?;
-            }
-        }
+    if let Some(Ring(lanes)) = ring.as_mut().and_then(|ring| ring.as_mut()) {
+        through(lanes, driver, matrix, &parts, &memory)?;
+        return Ok(memory);
+    }
+    let mut staged = Vec::new();
+    for part in &parts {
+        staged.resize(part.bytes(size), 0);
+        fill(matrix, part, size, &mut staged)?;
+        driver.write(&memory, part.at, &staged).map_err(on)?;
     }
     Ok(memory)
 }
@@ -102,9 +101,16 @@ fn through(
         Ok(())
     };
     std::thread::scope(|scope| {
-        let threads: Vec<_> =
-            lanes.iter_mut().take(parts.len()).map(|lane| scope.spawn(|| copy(lane))).collect();
-        threads.into_iter().try_for_each(|thread| thread.join().expect("copying rows does not panic"))
+        let Some((own, others)) = lanes.split_first_mut() else { return Ok(()) };
+        let others = others.iter_mut().take(parts.len() - 1);
+        // Where the system gives no thread, this one does the work of it.
+        let threads: Vec<_> = others
+            .filter_map(|lane| std::thread::Builder::new().spawn_scoped(scope, || copy(lane)).ok())
+            .collect();
+        let copied = copy(own);
+        threads
+            .into_iter()
+            .fold(copied, |copied, thread| copied.and(thread.join().expect("copying rows does not panic")))
     })
 }
 

@@ -228,7 +228,8 @@ fn allocate(state: &mut State, address: *mut u64, bytes: usize) -> Answer {
     // Apart, so that what runs over one does not run into the next; and never given out again.
     let start = state.next;
     state.next = (start + bytes as u64 + 4096).next_multiple_of(512);
-    state.allocations.insert(start, vec![0xa5; bytes]);
+    // NaN in every float: what is read before it is written is seen in what comes of it.
+    state.allocations.insert(start, vec![0xff; bytes]);
     put(address, start);
     SUCCESS
 }
