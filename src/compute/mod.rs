@@ -79,9 +79,7 @@ pub trait Backend: Sync {
     fn zeros<T: Real>(&self, length: usize) -> Result<Self::Buffer<T>>;
 
     /// Room for `length` numbers, of any value: all are written before any is read.
-    fn room<T: Real>(&self, length: usize) -> Result<Self::Buffer<T>> {
-        self.zeros(length)
-    }
+    fn room<T: Real>(&self, length: usize) -> Result<Self::Buffer<T>>;
 
     /// A copy of `values` on the device.
     fn upload<T: Real>(&self, values: &[T]) -> Result<Self::Buffer<T>>;

@@ -32,6 +32,11 @@ impl Backend for Cpu {
         Ok(vec![T::zero(); length])
     }
 
+    /// NaN where assertions are on: what is read before it is written is seen in what comes of it.
+    fn room<T: Real>(&self, length: usize) -> Result<Vec<T>> {
+        if cfg!(debug_assertions) { Ok(vec![T::from_f64(f64::NAN); length]) } else { self.zeros(length) }
+    }
+
     fn upload<T: Real>(&self, values: &[T]) -> Result<Vec<T>> {
         Ok(values.to_vec())
     }
