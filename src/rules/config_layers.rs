@@ -23,7 +23,9 @@ type Stacks<'a> = BTreeMap<&'a str, BTreeSet<u64>>;
 /// Holds every stack that a key of the config is about against it.
 pub(super) fn judge(checkpoint: &CheckpointAnalysis, config: &Config<'_>, findings: &mut Findings) {
     let stacks = stacks(checkpoint);
-    let whole = is_whole(checkpoint) && !PRUNED.iter().any(|key| config.0.contains_key(*key));
+    let is_pruned =
+        config.model_type() == "nemotron-nas" || PRUNED.iter().any(|key| config.0.contains_key(*key));
+    let whole = is_whole(checkpoint) && !is_pruned;
     let mut tell = |stack: &str, key: &str, declared: u64| {
         let Some(blocks) = stacks.get(stack).filter(|blocks| blocks.len() as u64 != declared) else { return };
         tell_stack(stack, blocks, (key, declared), whole, findings);
@@ -248,6 +250,9 @@ mod tests {
             pruned[key] = json!([]);
             assert_eq!(told(stack("model.layers", [0, 1, 3, 4, 5]), pruned)[0].0, Severity::Warning);
         }
+        let mut named = config;
+        named["model_type"] = json!("nemotron-nas");
+        assert_eq!(told(stack("model.layers", [0, 1, 3, 4, 5]), named)[0].0, Severity::Warning);
     }
 
     #[test]

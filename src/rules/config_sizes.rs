@@ -66,7 +66,8 @@ impl<'a> Config<'a> {
     /// Why matrices may have other shapes than the config says, or other numbers of them.
     pub(super) fn recast(&self) -> Option<&'static str> {
         let is_set = |key: &str| self.0.get(key).is_some_and(|value| !value.is_null());
-        if is_set("quantization_config") {
+        // MLX calls it so, and packs tables into integers.
+        if is_set("quantization_config") || is_set("quantization") {
             return Some("its config says that it is quantised");
         }
         CUT.into_iter()

@@ -247,6 +247,9 @@ mod tests {
         let mut quantised = config("MambaForCausalLM", true);
         quantised["quantization_config"] = json!({"quant_method": "awq"});
         assert_eq!(judged(Vec::new(), quantised.clone()), 1);
+        let mut packed = config("MambaForCausalLM", true);
+        packed["quantization"] = json!({"group_size": 32, "bits": 4});
+        assert_eq!(judged(Vec::new(), packed), 1, "MLX");
         let table = |(name, role, shape): (&str, Role, &[u64])| tensor(name, role, shape);
         assert_eq!(judged(vec![table(EMBEDDING), table(HEAD).filled(0.3)], quantised), 2, "and the tie");
         let tables = |embedding: TensorAnalysis| vec![embedding, table(HEAD).filled(0.3)];
