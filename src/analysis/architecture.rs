@@ -1,6 +1,7 @@
 //! The parameters of a checkpoint against those of the network that its config describes. Reads no element.
 
 use super::model::{ArchitectureMatch, Measured, ReshapedParameter};
+use crate::checkpoint::names::is_of_adapter;
 use crate::checkpoint::{Checkpoint, Role};
 use crate::error::Error;
 use crate::network::builders::{self, Population};
@@ -24,6 +25,9 @@ pub fn compare(checkpoint: &Checkpoint) -> Measured<ArchitectureMatch> {
     }
     if checkpoint.tensors.iter().any(|tensor| matches!(tensor.role, Role::LoraA | Role::LoraB)) {
         return Measured::not("it holds low-rank adapters");
+    }
+    if checkpoint.tensors.iter().any(|tensor| is_of_adapter(&tensor.name)) {
+        return Measured::not("it holds adapters");
     }
     let population = match builders::population(checkpoint) {
         Ok(population) => population,

@@ -37,6 +37,7 @@ pub use spectrum::{
     MarchenkoPastur, SpectralNorm, Spectrum, SpectrumMethod, SpectrumOf, SpectrumPart, WeightWatcher,
 };
 
+use crate::checkpoint::names::is_of_adapter;
 pub use crate::checkpoint::{Layer, Layout, Role, Section};
 pub use crate::format::{Danger, Format};
 use crate::tensor::element_count;
@@ -551,6 +552,11 @@ impl TensorAnalysis {
         let impossible =
             |rows: &Rows| rows.duplicates.max(rows.zero) > rows.count || rows.count > self.elements;
         rows.is_some_and(impossible).then_some("it has fewer rows than it counts")
+    }
+
+    /// Whether it is a part of an adapter, which stands beside a base model that is elsewhere.
+    pub fn is_of_adapter(&self) -> bool {
+        matches!(self.role, Role::LoraA | Role::LoraB) || is_of_adapter(&self.name)
     }
 
     /// True for what training adjusts: a floating tensor of the model that is no buffer, counted once where tied.

@@ -2,11 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::config_sizes::{Config, HIDDEN, LAYERS, PARTS};
-use super::fp209_shape_error::contradict;
+use super::config_sizes::{Config, HIDDEN, LAYERS, PARTS, contradict, is_whole};
 use super::weights::is_in_transformer_block;
 use super::{Findings, Severity, Subject};
-use crate::analysis::model::{CheckpointAnalysis, Role, Section, TensorAnalysis};
+use crate::analysis::model::CheckpointAnalysis;
 
 const OTHER_LAYERS: [&str; 4] =
     ["encoder_layers", "decoder_layers", "num_decoder_layers", "num_hidden_groups"];
@@ -15,13 +14,18 @@ const OF_DECODER: [&str; 4] = ["decoder_layers", "num_decoder_layers", "num_laye
 /// What a stack is called, the last component of its path.
 const STACKS: [&str; 5] = ["layers", "layer", "blocks", "block", "h"];
 
+/// Keys of configs whose blocks were pruned away one by one: a block of which nothing is left is no loss.
+const PRUNED: [&str; 2] = ["block_configs", "no_op"];
+
 /// The numbers of the blocks of each stack, by the path before them.
 type Stacks<'a> = BTreeMap<&'a str, BTreeSet<u64>>;
 
 /// Holds every stack that a key of the config is about against it.
 pub(super) fn judge(checkpoint: &CheckpointAnalysis, config: &Config<'_>, findings: &mut Findings) {
     let stacks = stacks(checkpoint);
-    let whole = is_whole(checkpoint);
+    let is_pruned =
+        config.model_type() == "nemotron-nas" || PRUNED.iter().any(|key| config.0.contains_key(*key));
+    let whole = is_whole(checkpoint) && !is_pruned;
     let mut tell = |stack: &str, key: &str, declared: u64| {
         let Some(blocks) = stacks.get(stack).filter(|blocks| blocks.len() as u64 != declared) else { return };
         tell_stack(stack, blocks, (key, declared), whole, findings);
@@ -33,10 +37,8 @@ pub(super) fn judge(checkpoint: &CheckpointAnalysis, config: &Config<'_>, findin
     if config.flag("is_encoder_decoder") == Some(true) {
         for (side, keys) in [("encoder", OF_ENCODER), ("decoder", OF_DECODER)] {
             let Some((key, declared)) = config.size(&keys) else { continue };
-            stacks
-                .keys()
-                .filter(|stack| is_of_side(stack, side))
-                .for_each(|stack| tell(stack, key, declared));
+            let own = stacks.keys().filter(|stack| is_of_side(stack, side, &stacks));
+            own.for_each(|stack| tell(stack, key, declared));
         }
         return;
     }
@@ -61,8 +63,8 @@ fn judge_deepest(stacks: &Stacks<'_>, config: &Config<'_>, whole: bool, findings
     }
 }
 
-/// A stack that has another number of blocks than the config says. Where that is the number it would have without a gap in its numbers,
-/// blocks were lost: nobody numbers layers so.
+/// A stack that has another number of blocks than the config says. Where the first and the last of them are there and others between are
+/// not, blocks were lost: nobody numbers layers so. A stage of a pipeline or a renamed shard lacks one of the ends.
 fn tell_stack(
     stack: &str,
     blocks: &BTreeSet<u64>,
@@ -75,7 +77,7 @@ fn tell_stack(
         .take(NAMED + 1)
         .map(|number| number.to_string())
         .collect();
-    let is_gap = blocks.last().is_some_and(|last| last.saturating_add(1) == declared);
+    let is_gap = has_ends(blocks, declared);
     let found = blocks.len() as u64;
     let what = if is_gap {
         let more = if gap.len() > NAMED { ", …" } else { "" };
@@ -89,16 +91,21 @@ fn tell_stack(
     }
 }
 
+fn has_ends(blocks: &BTreeSet<u64>, declared: u64) -> bool {
+    blocks.first() == Some(&0) && blocks.last().is_some_and(|last| last.saturating_add(1) == declared)
+}
+
+/// Whether there is a stack with its first and its last block, so that what stands before and behind the blocks should be there too. Where
+/// the config says no number of layers, the first has to do.
+pub(super) fn has_stack_with_ends(checkpoint: &CheckpointAnalysis, declared: Option<u64>) -> bool {
+    stacks(checkpoint).values().any(|blocks| match declared {
+        Some(declared) => has_ends(blocks, declared),
+        None => blocks.first() == Some(&0),
+    })
+}
+
 /// So many lost blocks are named.
 const NAMED: usize = 3;
-
-/// Whether nothing says that it is a part of a model only: adapters are, and what could not be read leaves gaps of its own.
-pub(super) fn is_whole(checkpoint: &CheckpointAnalysis) -> bool {
-    let is_adapter = |tensor: &TensorAnalysis| matches!(tensor.role, Role::LoraA | Role::LoraB);
-    let is_unread = |tensor: &TensorAnalysis| tensor.section == Section::Model && tensor.dtype.is_none();
-    let is_lost = checkpoint.problems.iter().any(|problem| problem.damage || problem.kind == "other-model");
-    !is_lost && !checkpoint.tensors.iter().any(|tensor| is_adapter(tensor) || is_unread(tensor))
-}
 
 /// The stacks of a transformer that have its blocks; in a network without attention and feed-forward, all that are called stacks.
 fn stacks(checkpoint: &CheckpointAnalysis) -> Stacks<'_> {
@@ -125,10 +132,13 @@ fn last(path: &str) -> Option<&str> {
     path.rsplit('.').next()
 }
 
-/// Whether a stack is the encoder's or the decoder's own: `model.decoder.layers`, `encoder.block`.
-fn is_of_side(stack: &str, side: &str) -> bool {
-    let mut components = stack.rsplit('.');
-    components.next().is_some_and(is_stack) && components.next() == Some(side)
+/// Whether a stack is the encoder's or the decoder's own: `model.decoder.layers`, `encoder.block`. What stands before them may be nothing,
+/// `model`, or what stands before every stack: another network inside has sides of its own (`t2u_model.model.encoder.layers`).
+fn is_of_side(stack: &str, side: &str, stacks: &Stacks<'_>) -> bool {
+    let Some((path, name)) = stack.rsplit_once('.') else { return false };
+    let Some(before) = path.strip_suffix(side) else { return false };
+    let is_of_all = || before.ends_with('.') && stacks.keys().all(|other| other.starts_with(before));
+    is_stack(name) && (matches!(before, "" | "model.") || is_of_all())
 }
 
 /// Whether a stack is that of a part: `text_model.encoder.layers`, `model.vision_model.layers`.
@@ -160,6 +170,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::analysis::model::{Role, TensorAnalysis};
     use crate::rules::fp209_shape_error::RULE;
     use crate::rules::test_support::{checkpoint, judge, tensor};
 
@@ -224,6 +235,60 @@ mod tests {
         let mut adapter = lost();
         adapter.push(tensor("model.layers.0.q.lora_A.weight", Role::LoraA, &[8, 8]));
         assert_eq!(told(adapter, config)[0].0, Severity::Warning);
+    }
+
+    #[test]
+    fn a_stage_of_a_pipeline_and_a_pruned_network_are_a_warning() {
+        let config = json!({"hidden_size": 8, "num_hidden_layers": 6});
+        for blocks in [vec![4, 5], vec![2, 3]] {
+            let found = told(stack("model.layers", blocks.clone()), config.clone());
+            assert_eq!(found.len(), 1);
+            assert_eq!(found[0].0, Severity::Warning, "{blocks:?}");
+        }
+        for key in ["block_configs", "no_op"] {
+            let mut pruned = config.clone();
+            pruned[key] = json!([]);
+            assert_eq!(told(stack("model.layers", [0, 1, 3, 4, 5]), pruned)[0].0, Severity::Warning);
+        }
+        let mut named = config;
+        named["model_type"] = json!("nemotron-nas");
+        assert_eq!(told(stack("model.layers", [0, 1, 3, 4, 5]), named)[0].0, Severity::Warning);
+    }
+
+    #[test]
+    fn the_sides_of_a_network_inside_are_not_those_of_the_whole() {
+        let config = json!({"is_encoder_decoder": true, "encoder_layers": 4, "decoder_layers": 4});
+        let inside = |rest: &str| {
+            let mut tensors = stack("t2u_model.model.encoder.layers", 0..2);
+            tensors.extend(stack(rest, 0..4));
+            told(tensors, config.clone())
+        };
+        assert!(inside("text_encoder.layers").is_empty());
+        assert!(inside("model.encoder.layers").is_empty());
+        let before_all = |blocks: u64| {
+            let mut tensors = stack("module.model.encoder.layers", 0..4);
+            tensors.extend(stack("module.model.decoder.layers", 0..blocks));
+            told(tensors, config.clone())
+        };
+        assert!(before_all(4).is_empty());
+        assert_eq!(before_all(3).len(), 1);
+    }
+
+    #[test]
+    fn sizes_beside_the_config_of_another_tower_are_those_of_the_text() {
+        let sizes = json!({
+            "hidden_size": 8, "num_hidden_layers": 6, "vision_config": {"num_hidden_layers": 3},
+        });
+        let both = |blocks: &[u64], config: &Value| {
+            let mut tensors = stack("llm.model.layers", blocks.iter().copied());
+            tensors.extend(stack("vpm.encoder.layers", 0..3));
+            told(tensors, config.clone())
+        };
+        assert!(both(&[0, 1, 2, 3, 4, 5], &sizes).is_empty());
+        assert_eq!(both(&[0, 1, 4, 5], &sizes)[0].0, Severity::Critical);
+        let mut divided = sizes;
+        divided["text_config"] = json!({"hidden_size": 8});
+        assert!(both(&[0, 1, 4, 5], &divided).is_empty(), "the text has a config of its own");
     }
 
     #[test]

@@ -1,50 +1,110 @@
 //! The tables of a vocabulary, embedding and head, against what a config says of them.
 
-use super::config_layers::is_whole;
-use super::config_sizes::{Config, VOCABULARY};
-use super::weights::is_matrix;
+use super::config_layers::has_stack_with_ends;
+use super::config_sizes::{Config, EMBEDDING, HIDDEN, LAYERS, VOCABULARY, is_whole};
+use super::weights::{is_matrix, wanted};
 use super::{Findings, Severity, Subject};
-use crate::analysis::model::{CheckpointAnalysis, Measured, Role, TensorAnalysis};
+use crate::analysis::model::{CheckpointAnalysis, Role, TensorAnalysis};
 
 /// How the classes of transformers end that embed tokens and give them.
 const LANGUAGE_MODELS: [&str; 4] = ["ForCausalLM", "LMHeadModel", "ForMaskedLM", "ForConditionalGeneration"];
 
-/// Keys of configs whose vocabulary is cut into several tables.
-const CUT: [&str; 2] = ["cutoffs", "adaptive"];
-
 /// Judges whether the tables are there, and whether two of them are one.
 pub(super) fn judge(checkpoint: &CheckpointAnalysis, config: &Config<'_>, findings: &mut Findings) {
-    judge_tie(checkpoint, config, findings);
-    let is_quantised = config.0.get("quantization_config").is_some_and(|value| !value.is_null());
-    let is_cut = CUT.iter().any(|key| config.0.contains_key(*key));
+    let obstacle = config.recast().or_else(|| (!is_whole(checkpoint)).then_some(PART));
+    judge_tie(checkpoint, config, obstacle, findings);
     // Where the network is known, it says more than the vocabulary alone.
-    if !is_quantised && !is_cut && checkpoint.architecture.value().is_none() && is_whole(checkpoint) {
-        judge_presence(checkpoint, config, findings);
+    if checkpoint.architecture.value().is_some() {
+        return;
+    }
+    match (Vocabulary::of(checkpoint, config), obstacle) {
+        (Some(_), Some(reason)) => findings.not_evaluated(Subject::Checkpoint, reason),
+        (Some(vocabulary), None) => judge_presence(checkpoint, config, &vocabulary, findings),
+        (None, _) => {}
+    }
+}
+
+const PART: &str = "it is an adapter, or not all of it can be read: what a whole model has may be elsewhere";
+
+/// The tokens that a network embeds, as its config or that of its text says, and what that says beside them.
+struct Vocabulary {
+    key: String,
+    words: u64,
+    /// How wide a table of them may be, where that is said.
+    widths: Vec<u64>,
+    layers: Option<u64>,
+}
+
+impl Vocabulary {
+    fn of(checkpoint: &CheckpointAnalysis, config: &Config<'_>) -> Option<Self> {
+        let is_language_model = LANGUAGE_MODELS.iter().any(|end| config.class().ends_with(end));
+        let whole = config.size(&VOCABULARY).filter(|_| is_language_model);
+        let has_text =
+            || checkpoint.tensors.iter().any(|tensor| tensor.name.contains("text_model.encoder.layer"));
+        let of_text = || config.size_of_part("text", &VOCABULARY).filter(|_| is_language_model || has_text());
+        let (key, words) = whole.map(|(key, words)| (key.to_owned(), words)).or_else(of_text)?;
+        let size = |keys: &[&str]| {
+            let of_text = config.size_of_part("text", keys).map(|(_, size)| size);
+            of_text.or_else(|| keys.iter().find_map(|key| config.size(&[*key])).map(|(_, size)| size))
+        };
+        let widths = [size(&HIDDEN), size(&EMBEDDING)].into_iter().flatten().collect();
+        (words > 0).then(|| Self { key, words, widths, layers: size(&LAYERS) })
+    }
+
+    /// What may embed so many tokens, or give them.
+    fn tables<'a>(&self, checkpoint: &'a CheckpointAnalysis) -> Vec<&'a TensorAnalysis> {
+        let may_be = |tensor: &&TensorAnalysis| match tensor.role {
+            Role::TokenEmbedding | Role::OutputHead => tensor.shape.iter().any(|&size| size >= self.words),
+            // Under a name that is not known, but in no block.
+            Role::Linear | Role::Other => tensor.layer.index.is_none() && self.is_shaped_so(&tensor.shape),
+            _ => false,
+        };
+        checkpoint.tensors.iter().filter(|tensor| is_matrix(tensor)).filter(may_be).collect()
+    }
+
+    /// As many rows or columns as tokens, and the other side as wide as the stream or the embedding.
+    fn is_shaped_so(&self, shape: &[u64]) -> bool {
+        let is_width = |size: &u64| self.widths.is_empty() || self.widths.contains(size);
+        match shape {
+            [rows, columns] => {
+                (*rows >= self.words && is_width(columns)) || (*columns >= self.words && is_width(rows))
+            }
+            _ => false,
+        }
     }
 }
 
 /// A language model without any table of its vocabulary, or with one where its config says that embedding and head are two.
-fn judge_presence(checkpoint: &CheckpointAnalysis, config: &Config<'_>, findings: &mut Findings) {
+fn judge_presence(
+    checkpoint: &CheckpointAnalysis,
+    config: &Config<'_>,
+    vocabulary: &Vocabulary,
+    findings: &mut Findings,
+) {
     let class = config.class();
-    let is_language_model = LANGUAGE_MODELS.iter().any(|end| class.ends_with(end));
-    let whole = config.size(&VOCABULARY).filter(|_| is_language_model);
-    let whole = whole.map(|(key, size)| (key.to_owned(), size));
-    let has_text =
-        || checkpoint.tensors.iter().any(|tensor| tensor.name.contains("text_model.encoder.layer"));
-    let of_text = || config.size_of_part("text", &VOCABULARY).filter(|_| is_language_model || has_text());
-    let Some((key, words)) = whole.or_else(of_text).filter(|(_, words)| *words > 0) else { return };
-    let tables: Vec<&TensorAnalysis> = tables(checkpoint, words).collect();
-    let named = class.escape_debug();
-    match tables.as_slice() {
-        [] => {
+    let (named, key, words) = (class.escape_debug(), &vocabulary.key, vocabulary.words);
+    let has = |role| checkpoint.tensors.iter().any(|tensor| tensor.role == role && is_matrix(tensor));
+    match vocabulary.tables(checkpoint).as_slice() {
+        // One that has fewer rows is there, and is told by its rows.
+        [] if !has(Role::TokenEmbedding) && !has(Role::OutputHead) => {
             let message = format!(
                 "the config says {key} {words}, and no tensor has so many rows or columns: {named} has no token embedding"
             );
-            let finding = findings.push(Subject::Checkpoint, message, ADVICE).severity(Severity::Critical);
+            let finding = findings.push(Subject::Checkpoint, message, ADVICE);
             finding.short_of("tables of the vocabulary", 0.0, 1.0, "tensors");
+            // A stage of a pipeline or a renamed shard has its blocks alone.
+            if has_stack_with_ends(checkpoint, vocabulary.layers) {
+                finding.severity(Severity::Critical);
+            }
         }
         [sole] if class.ends_with("ForCausalLM") && config.flag(TIED) == Some(false) => {
-            let lost = if sole.role == Role::TokenEmbedding { "output head" } else { "token embedding" };
+            let (lost, role) = match sole.role {
+                Role::TokenEmbedding => ("output head", Role::OutputHead),
+                _ => ("token embedding", Role::TokenEmbedding),
+            };
+            if has(role) {
+                return;
+            }
             let message = format!(
                 "the config says {TIED} false, and {} is the only table of its {words} tokens: {named} has no {lost}",
                 sole.name,
@@ -60,21 +120,13 @@ const ADVICE: &str = "a loader leaves at random what it does not find: take the 
 
 const TIED: &str = "tie_word_embeddings";
 
-/// What may embed so many tokens, or give them.
-fn tables(checkpoint: &CheckpointAnalysis, words: u64) -> impl Iterator<Item = &TensorAnalysis> {
-    checkpoint.tensors.iter().filter(move |tensor| {
-        let may_be = match tensor.role {
-            Role::TokenEmbedding | Role::OutputHead => true,
-            // Under a name that is not known, but in no block.
-            Role::Linear | Role::Other | Role::PositionEmbedding => tensor.layer.index.is_none(),
-            _ => false,
-        };
-        may_be && is_matrix(tensor) && tensor.shape.iter().any(|&size| size >= words)
-    })
-}
-
 /// A head that differs from the embedding, beside a config that says they are one.
-fn judge_tie(checkpoint: &CheckpointAnalysis, config: &Config<'_>, findings: &mut Findings) {
+fn judge_tie(
+    checkpoint: &CheckpointAnalysis,
+    config: &Config<'_>,
+    obstacle: Option<&'static str>,
+    findings: &mut Findings,
+) {
     if config.flag(TIED) != Some(true) {
         return;
     }
@@ -90,18 +142,17 @@ fn judge_tie(checkpoint: &CheckpointAnalysis, config: &Config<'_>, findings: &mu
             .collect();
         let Some(first) = alike.first() else { continue };
         let subject = Subject::Tensor(head.name.clone());
-        let of_head = match &head.statistics {
-            Measured::Value(statistics) => statistics,
-            Measured::NotMeasured(reason) => {
-                findings.not_evaluated(subject, reason.clone());
-                continue;
-            }
-            Measured::Degenerate(_) => continue,
-        };
-        let differs = |table: &&TensorAnalysis| {
-            table.statistics.value().is_some_and(|statistics| statistics != of_head)
-        };
-        if alike.iter().all(differs) {
+        if let Some(reason) = obstacle {
+            findings.not_evaluated(subject, reason);
+            continue;
+        }
+        let Some(of_head) = wanted(&head.statistics, head, "statistics", findings) else { continue };
+        if alike.iter().any(|table| table.statistics.value() == Some(of_head)) {
+            continue;
+        }
+        let is_measured =
+            |table: &&TensorAnalysis| wanted(&table.statistics, table, "statistics", findings).is_some();
+        if alike.iter().all(is_measured) {
             let message = format!(
                 "the config says {TIED} true, and {} differs from {}, which it should be",
                 head.name, first.name,
@@ -148,6 +199,64 @@ mod tests {
         let mut quantised = config("MambaForCausalLM", true);
         quantised["quantization_config"] = json!({"quant_method": "awq"});
         assert!(told(&[], quantised).is_empty());
+    }
+
+    #[test]
+    fn a_model_without_its_last_block_and_without_any_table_is_a_warning() {
+        let mut config = config("MambaForCausalLM", true);
+        config["num_hidden_layers"] = json!(1);
+        assert_eq!(told(&[], config.clone())[0].0, Severity::Critical);
+        config["num_hidden_layers"] = json!(2);
+        let found = told(&[], config);
+        assert!(found.iter().all(|(severity, _)| *severity == Severity::Warning), "{found:?}");
+        assert_eq!(found.len(), 2, "the layers, and the embedding");
+    }
+
+    #[test]
+    fn tables_of_fewer_rows_than_tokens_are_there() {
+        let fewer: [(&str, Role, &[u64]); 2] = [
+            ("embed.weight", Role::TokenEmbedding, &[99, 8]),
+            ("lm_head.weight", Role::OutputHead, &[99, 8]),
+        ];
+        let found = told(&fewer, config("MixtralForCausalLM", false));
+        let message = "the config says vocab_size 100, embed.weight has rows 99";
+        assert_eq!(found, [(Severity::Warning, message.to_owned())]);
+        assert!(told(&[EMBEDDING, fewer[1]], config("MixtralForCausalLM", false)).is_empty());
+    }
+
+    #[test]
+    fn positions_and_maps_of_other_widths_are_no_table() {
+        let positions: (&str, Role, &[u64]) = ("wpe.weight", Role::PositionEmbedding, &[128, 8]);
+        let adapter: (&str, Role, &[u64]) = ("connector.weight", Role::Linear, &[400, 24]);
+        for beside in [positions, adapter] {
+            assert_eq!(told(&[beside], config("MambaForCausalLM", true)).len(), 1, "{}", beside.0);
+        }
+        let mut narrow = config("MambaForCausalLM", true);
+        narrow["embedding_size"] = json!(4);
+        let words: (&str, Role, &[u64]) = ("words.weight", Role::Linear, &[100, 4]);
+        assert!(told(&[words], narrow).is_empty());
+    }
+
+    #[test]
+    fn what_cannot_be_compared_is_not_evaluated() {
+        let judged = |tensors: Vec<TensorAnalysis>, config: Value| {
+            let found = judge(&RULE, &checkpoint(tensors).with_config(config));
+            assert!(found.found.is_empty(), "{:?}", found.told());
+            found.not_evaluated.len()
+        };
+        let mut quantised = config("MambaForCausalLM", true);
+        quantised["quantization_config"] = json!({"quant_method": "awq"});
+        assert_eq!(judged(Vec::new(), quantised.clone()), 1);
+        let mut packed = config("MambaForCausalLM", true);
+        packed["quantization"] = json!({"group_size": 32, "bits": 4});
+        assert_eq!(judged(Vec::new(), packed), 1, "MLX");
+        let table = |(name, role, shape): (&str, Role, &[u64])| tensor(name, role, shape);
+        assert_eq!(judged(vec![table(EMBEDDING), table(HEAD).filled(0.3)], quantised), 2, "and the tie");
+        let tables = |embedding: TensorAnalysis| vec![embedding, table(HEAD).filled(0.3)];
+        let tied = || config("LlamaForCausalLM", true);
+        assert_eq!(judged(tables(table(EMBEDDING).unmeasured()), tied()), 1);
+        let ia3 = tensor("layers.0.k_proj.ia3_l", Role::Other, &[8, 1]);
+        assert_eq!(judged(vec![ia3], tied()), 1, "an adapter has no table of its own");
     }
 
     #[test]

@@ -143,8 +143,8 @@ fn judge_maps(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings
 }
 
 /// The RMS and both gains must stand out: layers of one role differ in their fans, and some parametrisations keep the RMS
-/// equal over them, others the gain forward or that of gradients back. The smallest spread is the one that none explains. Where all layers of a
-/// part of the network stand out alike, that part is made so, and only the widest limit tells a fault.
+/// equal over them, others the gain forward. The smallest spread is the one that none explains. The gain of gradients back explains one only where
+/// the others of its role are most alike by it: else it would excuse any layer of few outputs. Where all layers of a part of the network stand out alike, that part is made so, and only the widest limit tells a fault.
 fn judge_among_peers(
     tensor: &TensorAnalysis,
     populations: &Populations,
@@ -163,8 +163,13 @@ fn judge_among_peers(
     let rms_spread = level.rms / usual.level.rms;
     let gain_spread = (level.gain / usual.level.gain).sqrt();
     let backward_spread = (level.backward_gain / usual.level.backward_gain).sqrt();
-    let spread = rms_spread.min(gain_spread).min(backward_spread);
     let spread_limit = thresholds.get("spread");
+    let forward_spread = rms_spread.min(gain_spread);
+    if forward_spread < spread_limit {
+        return;
+    }
+    let is_by_fan_out = usual.is_by_fan_out(&level);
+    let spread = if is_by_fan_out { forward_spread.min(backward_spread) } else { forward_spread };
     if spread < spread_limit {
         return;
     }
@@ -173,7 +178,7 @@ fn judge_among_peers(
         let reason = format!("the median gain of its role is {gain}: most of them pass nothing on");
         return findings.not_evaluated(Subject::Tensor(tensor.name.clone()), reason);
     }
-    let are_alike = kin.are_alike(tensor, spread_limit);
+    let are_alike = kin.are_alike(tensor, spread_limit, is_by_fan_out);
     let severe = thresholds.get(if are_alike { "severe-loose-spread" } else { "severe-spread" });
     let is_severe = spread >= severe;
     if are_alike && !is_severe {
@@ -199,7 +204,7 @@ fn judge_among_peers(
     if is_severe && !are_alike {
         finding.severity(Severity::Critical);
     }
-    if backward_spread < rms_spread.min(gain_spread) {
+    if is_by_fan_out && backward_spread < forward_spread {
         let label = "square root of its gain of gradients over the median of its role";
         finding.against(label, backward_spread, reached, "1");
     }
@@ -332,16 +337,32 @@ mod tests {
         // Of 4 outputs and of 256: He by fan-out draws both at sqrt(2 / outputs).
         let wide = layer("0.weight", 4, (2.0f64 / 4.0).sqrt());
         let usual = |name| layer(name, 256, (2.0f64 / 256.0).sqrt());
-        let narrow_reader =
-            |name| tensor(name, Role::Convolution, &[256, 4, 1, 1]).filled((2.0f64 / 256.0).sqrt());
+        let narrow_reader = |name, outputs: u64| {
+            tensor(name, Role::Convolution, &[outputs, 4, 1, 1]).filled((2.0 / outputs as f64).sqrt())
+        };
         let saved = checkpoint(vec![
             wide,
             usual("1.weight"),
-            narrow_reader("2.weight").with_role_spread(1.0),
-            narrow_reader("3.weight").with_role_spread(1.0),
-            narrow_reader("4.weight").with_role_spread(1.0),
+            narrow_reader("2.weight", 256).with_role_spread(1.0),
+            narrow_reader("3.weight", 128).with_role_spread(1.0),
+            narrow_reader("4.weight", 512).with_role_spread(1.0),
         ]);
         assert!(judge(&RULE, &saved).is_clean());
+    }
+
+    #[test]
+    fn a_head_of_one_output_is_not_excused_by_its_gain_of_gradients() {
+        let layer = |number: u64, outputs: u64, factor: f64| {
+            let name = format!("{number}.weight");
+            tensor(&name, Role::Linear, &[outputs, 256]).filled(0.036 * factor).with_role_spread(factor)
+        };
+        let with = |factor: f64| {
+            let hidden = (0..4).map(|number| layer(number, 256, 1.0));
+            judge(&RULE, &checkpoint(hidden.chain([layer(8, 1, factor)]).collect())).told()
+        };
+        assert_eq!(with(50.0), [(Severity::Critical, "8.weight".to_owned())]);
+        assert_eq!(with(6.0), [(Severity::Warning, "8.weight".to_owned())]);
+        assert!(with(3.0).is_empty());
     }
 
     #[test]

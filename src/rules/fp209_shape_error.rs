@@ -1,8 +1,8 @@
 //! B9: a config that the weights contradict, or an inner width that is likely a slip.
 
-use super::config_sizes::{Config, EMBEDDING, HEADS, HIDDEN, INNER, VOCABULARY};
+use super::config_sizes::{Config, EMBEDDING, HEADS, HIDDEN, INNER, VOCABULARY, contradict};
 use super::weights::{Fans, fans, is_matrix};
-use super::{Check, Confidence, Finding, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
+use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
 use super::{config_layers, config_tables};
 use crate::analysis::model::{CheckpointAnalysis, Role, TensorAnalysis};
 
@@ -45,27 +45,6 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
     judge_heads(checkpoint, &config, findings);
     judge_inputs(checkpoint, &config, findings);
     judge_inner(checkpoint, &config, thresholds.get("smallest-inner-ratio"), findings);
-}
-
-/// What the config says under `key` against what the weights have, as `what`.
-pub(super) fn contradict<'f>(
-    subject: Subject,
-    (key, declared): (&str, u64),
-    (what, found): (&str, u64),
-    findings: &'f mut Findings,
-) -> &'f mut Finding {
-    let message = format!("the config says {key} {declared}, {what} {found}");
-    let finding = findings.push(
-        subject,
-        message,
-        "load the weights with the config they were made with, or convert them again",
-    );
-    let (value, limit) = (found as f64, declared as f64);
-    if found > declared {
-        finding.against(what, value, limit, "elements")
-    } else {
-        finding.short_of(what, value, limit, "elements")
-    }
 }
 
 /// The largest token embedding: fewer rows than tokens is a contradiction, more are padding.

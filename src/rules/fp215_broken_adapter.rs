@@ -48,14 +48,18 @@ fn pairs(checkpoint: &CheckpointAnalysis) -> BTreeMap<String, Pair<'_>> {
     pairs
 }
 
+/// The name without what tells the halves apart: its last component that is called like a half, since modules have such names too.
 fn adapter(tensor: &TensorAnalysis) -> Option<String> {
     let name = tensor.canonical_name.to_ascii_lowercase();
-    let mark = |mark: &str| name.contains(mark).then(|| name.replacen(mark, "lora", 1));
-    match tensor.role {
-        Role::LoraA => MARKS.iter().find_map(|(first, _)| mark(first)),
-        Role::LoraB => MARKS.iter().find_map(|(_, second)| mark(second)),
-        _ => None,
-    }
+    let is_mark = |component: &str| match tensor.role {
+        Role::LoraA => MARKS.iter().any(|(first, _)| *first == component),
+        Role::LoraB => MARKS.iter().any(|(_, second)| *second == component),
+        _ => false,
+    };
+    let mut components: Vec<&str> = name.split('.').collect();
+    let place = components.iter().rposition(|component| is_mark(component))?;
+    components[place] = "lora";
+    Some(components.join("."))
 }
 
 fn tell_halves(checkpoint: &CheckpointAnalysis, pairs: &BTreeMap<String, Pair<'_>>, findings: &mut Findings) {
@@ -88,11 +92,17 @@ fn tell_halves(checkpoint: &CheckpointAnalysis, pairs: &BTreeMap<String, Pair<'_
     );
 }
 
-/// Whether there is anything that is called like a part of an adapter and is none that is known.
+/// Whether there is anything that is called like a half with something behind it: `lora_B0`, `lora_b_shared`. Scales (`alpha`) and
+/// magnitudes (`lora_magnitude_vector`) stand beside halves that are known.
 fn holds_others(checkpoint: &CheckpointAnalysis) -> bool {
+    let marks = || MARKS.iter().flat_map(|&(first, second)| [first, second]);
+    let is_numbered = |component: &str| {
+        let behind = |mark: &str| component.strip_prefix(mark).and_then(|rest| rest.chars().next());
+        marks().filter_map(behind).any(|character| character == '_' || character.is_ascii_digit())
+    };
     checkpoint.tensors.iter().any(|tensor| {
         let name = tensor.canonical_name.to_ascii_lowercase();
-        !matches!(tensor.role, Role::LoraA | Role::LoraB) && name.contains("lora_")
+        !matches!(tensor.role, Role::LoraA | Role::LoraB) && name.split('.').any(is_numbered)
     })
 }
 
@@ -132,7 +142,15 @@ fn fits_output_first((first, second): &(&TensorAnalysis, &TensorAnalysis)) -> bo
     // Of experts stacked in one tensor, the rank stands behind their number.
     let stacked =
         first.shape.len() == 3 && first.shape[0] == second.shape[0] && first.shape[1] == second.shape[2];
-    first.shape[0] == second.shape[1] || stacked
+    first.shape[0] == second.shape[1] || stacked || is_merged(first, second)
+}
+
+/// The adapter of a matrix that holds several maps, as loralib and `LitGPT` keep it: one first half for each of two or three of them, one
+/// above the other. There the halves are parameters, not modules that have a weight.
+fn is_merged(first: &TensorAnalysis, second: &TensorAnalysis) -> bool {
+    let is_parameter = first.canonical_name.to_ascii_lowercase().ends_with(".lora_a");
+    let fits = |maps: u64| second.shape[1].checked_mul(maps) == Some(first.shape[0]);
+    is_parameter && first.shape.len() == 2 && [2, 3].into_iter().any(fits)
 }
 
 fn fits_input_first((first, second): &(&TensorAnalysis, &TensorAnalysis)) -> bool {
@@ -202,6 +220,42 @@ mod tests {
         assert!(fit(&[8, 64, 3, 3], &[32, 8, 1, 1]));
         assert!(fit(&[16, 8, 64], &[16, 32, 8]));
         assert!(!fit(&[7, 64], &[32, 8]));
+    }
+
+    #[test]
+    fn one_first_half_for_each_map_of_a_merged_matrix_fits_where_the_halves_are_parameters() {
+        let fits = |leaf: &str, first: &[u64], second: &[u64]| {
+            let half = |letter: &str, role, shape: &[u64]| {
+                tensor(&format!("transformer.h.0.attn.attn.lora_{letter}{leaf}"), role, shape)
+            };
+            let halves = vec![half("A", Role::LoraA, first), half("B", Role::LoraB, second)];
+            judge(&RULE, &checkpoint(halves)).is_clean()
+        };
+        assert!(fits("", &[6, 32], &[96, 2]), "queries, keys and values");
+        assert!(fits("", &[4, 32], &[64, 2]), "queries and values");
+        assert!(!fits("", &[8, 32], &[96, 2]), "nothing has four maps");
+        assert!(!fits(".weight", &[6, 32], &[96, 2]), "halves of two ranks of peft");
+    }
+
+    #[test]
+    fn modules_that_are_called_like_a_half_are_not_one() {
+        let named = |prefix: &str| {
+            let first = tensor(&format!("{prefix}.q.lora_A.weight"), Role::LoraA, &[8, 64]);
+            let second = tensor(&format!("{prefix}.q.lora_B.weight"), Role::LoraB, &[32, 8]);
+            judge(&RULE, &checkpoint(vec![first, second]))
+        };
+        for prefix in ["layers.0.lora_adapter", "lora_attn_blocks.0", "lora_a.0"] {
+            assert!(named(prefix).is_clean(), "{prefix}: {:?}", named(prefix).found);
+        }
+    }
+
+    #[test]
+    fn scales_and_magnitudes_beside_first_halves_do_not_hide_that_the_others_are_lost() {
+        for beside in ["lora_unet_down_0.alpha", "layers.0.q_proj.lora_magnitude_vector"] {
+            let mut tensors: Vec<_> = (0..3).map(|layer| half(layer, false, &[8, 64])).collect();
+            tensors.push(tensor(beside, Role::Other, &[32]));
+            assert_eq!(judge(&RULE, &checkpoint(tensors)).told().len(), 1, "{beside}");
+        }
     }
 
     #[test]

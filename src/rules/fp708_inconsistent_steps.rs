@@ -35,7 +35,7 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
         };
         let behind: Vec<_> =
             counted().map(|(parameter, _, _)| parameter).filter(|parameter| step(parameter) < most).collect();
-        if let Some(&first) = behind.first().filter(|_| !were_added_later(checkpoint, index)) {
+        if let Some(&first) = behind.first() {
             let message = format!(
                 "{} of {} parameters, from {} on, have taken fewer steps ({}) than the others ({most})",
                 behind.len(),
@@ -44,19 +44,18 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
                 step(first),
             );
             let advice = "if these parameters were added or unfrozen later, or had no gradient in some steps, this is as it should be; if not, their state was lost and began again";
-            findings.push(subject(first), message, advice).short_of(
-                "steps",
-                step(first),
-                most,
-                "optimizer steps",
-            );
+            let finding = findings.push(subject(first), message, advice);
+            finding.short_of("steps", step(first), most, "optimizer steps");
+            if were_added_later(checkpoint, index) {
+                finding.severity(Severity::Note);
+            }
         }
         compare_with_checkpoint(checkpoint, most, thresholds.get("shortfall"), findings);
     }
 }
 
 /// Whether all parameters of a group have taken the same number of steps, and no group more than one before it: as where groups are
-/// added one after the other (`add_param_group`).
+/// added one after the other (`add_param_group`). A group whose state was lost and began again looks the same.
 fn were_added_later(checkpoint: &CheckpointAnalysis, optimizer: u64) -> bool {
     let mut groups: BTreeMap<u64, (f64, f64)> = BTreeMap::new();
     for (parameter, _, _) in
@@ -116,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn groups_that_were_added_later_are_silent_and_an_earlier_group_that_is_behind_is_not() {
+    fn groups_that_were_added_later_are_a_note_and_an_earlier_group_that_is_behind_is_a_warning() {
         let grouped = |steps: [f64; 3]| {
             let parameters = vec![moments("a.weight"), moments("b.weight"), moments("c.weight")];
             let mut saved = checkpoint(Vec::new()).with_moments(parameters, |_, _| {});
@@ -131,9 +130,14 @@ mod tests {
             }
             judge(&RULE, &saved).told()
         };
-        assert!(grouped([400.0, 200.0, 100.0]).is_empty(), "unfrozen from the top down");
+        let unfrozen = grouped([400.0, 200.0, 100.0]);
+        assert_eq!(unfrozen, [(Severity::Note, "b.weight".to_owned())], "from the top down, or lost");
         assert_eq!(grouped([400.0, 7.0, 400.0]), [(Severity::Warning, "b.weight".to_owned())]);
-        assert_eq!(grouped([400.0, 400.0, 0.0]).len(), 1, "a counter of zero was never stepped");
+        assert_eq!(
+            grouped([400.0, 400.0, 0.0])[0].0,
+            Severity::Warning,
+            "a counter of zero was never stepped"
+        );
     }
 
     #[test]

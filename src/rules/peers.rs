@@ -37,6 +37,28 @@ pub(super) fn gain(tensor: &TensorAnalysis) -> Option<f64> {
 pub(super) struct Usual {
     pub maps: usize,
     pub level: Level,
+    levels: Vec<Level>,
+}
+
+impl Usual {
+    /// Whether the maps other than one at `level` are more alike by their backward gains than by their RMS and than by their gains, so that
+    /// fan-outs set their levels.
+    pub(super) fn is_by_fan_out(&self, level: &Level) -> bool {
+        let own = self.levels.iter().position(|other| other.rms == level.rms);
+        let others = || self.levels.iter().enumerate().filter(|(index, _)| Some(*index) != own);
+        // Mean distance from the median, in factors of the RMS.
+        let unlikeness = |of: fn(&Level) -> f64| {
+            let logs: Vec<f64> = others().map(|(_, level)| of(level).ln()).collect();
+            let middle = median(logs.iter().copied())?;
+            Some(logs.iter().map(|log| (log - middle).abs()).sum::<f64>() / logs.len() as f64)
+        };
+        let rms = unlikeness(|level| level.rms);
+        let gain = unlikeness(|level| level.gain.sqrt());
+        let backward = unlikeness(|level| level.backward_gain.sqrt());
+        let Some(((rms, gain), backward)) = rms.zip(gain).zip(backward) else { return false };
+        // Equal fans leave equal distances but for rounding.
+        backward + 1e-9 < rms.min(gain)
+    }
 }
 
 /// The maps by role. Depthwise convolutions are a population of their own where there are enough of them: they sum over
@@ -56,13 +78,14 @@ impl Populations {
             let few = levels.remove(&key(true)).unwrap_or_default();
             levels.entry(key(false)).or_default().extend(few);
         }
-        let usual = |levels: &[Level]| {
+        let usual = |levels: Vec<Level>| {
             let rms = median(levels.iter().map(|level| level.rms))?;
             let gain = median(levels.iter().map(|level| level.gain))?;
             let backward_gain = median(levels.iter().map(|level| level.backward_gain))?;
-            Some(Usual { maps: levels.len(), level: Level { rms, gain, backward_gain } })
+            let level = Level { rms, gain, backward_gain };
+            Some(Usual { maps: levels.len(), level, levels })
         };
-        Self(levels.into_iter().filter_map(|(key, levels)| Some((key, usual(&levels)?))).collect())
+        Self(levels.into_iter().filter_map(|(key, levels)| Some((key, usual(levels)?))).collect())
     }
 
     pub(super) fn usual(&self, tensor: &TensorAnalysis) -> Option<&Usual> {
@@ -92,8 +115,9 @@ impl Kin {
         Self(kin)
     }
 
-    /// Whether the tensor has kin and all of them are at one level, by RMS or by either gain: within `factor` of one another.
-    pub(super) fn are_alike(&self, tensor: &TensorAnalysis, factor: f64) -> bool {
+    /// Whether the tensor has kin and all of them are at one level, by RMS or by gain, or by the gain of gradients where levels are set
+    /// `by_fan_out`: within `factor` of one another.
+    pub(super) fn are_alike(&self, tensor: &TensorAnalysis, factor: f64, by_fan_out: bool) -> bool {
         let Some(kin) = self.0.get(&without_numbers(&tensor.canonical_name)) else { return false };
         let is_within = |levels: &mut dyn Iterator<Item = f64>| {
             let (least, most) =
@@ -103,7 +127,7 @@ impl Kin {
         kin.len() > 1
             && (is_within(&mut kin.iter().map(|level| level.rms))
                 || is_within(&mut kin.iter().map(|level| level.gain.sqrt()))
-                || is_within(&mut kin.iter().map(|level| level.backward_gain.sqrt())))
+                || (by_fan_out && is_within(&mut kin.iter().map(|level| level.backward_gain.sqrt()))))
     }
 }
 
@@ -132,7 +156,7 @@ mod tests {
         ];
         let saved = checkpoint(tensors);
         let kin = Kin::of(&saved);
-        let alike: Vec<bool> = saved.tensors.iter().map(|tensor| kin.are_alike(tensor, 4.0)).collect();
+        let alike: Vec<bool> = saved.tensors.iter().map(|tensor| kin.are_alike(tensor, 4.0, false)).collect();
         assert_eq!(alike, [true, true, false, false, false]);
     }
 }

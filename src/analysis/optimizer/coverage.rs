@@ -42,13 +42,17 @@ fn of_one(optimizer: &OptimizerState, checkpoint: &Checkpoint) -> OptimizerCover
         orphans: optimizer.orphans.clone(),
         without_state: bare.map(|index| checkpoint.tensors[index].name.clone()).collect(),
         groupless: optimizer.groups.is_empty(),
-        uneven: once().filter_map(|(_, state)| uneven(state, checkpoint)).collect(),
+        uneven: once()
+            .filter(|_| optimizer.algorithm.is_adam())
+            .filter_map(|(_, state)| uneven(state, checkpoint))
+            .collect(),
         misplaced: misplaced(optimizer, checkpoint),
         misplaced_by_name: optimizer.misplaced.by_name,
     }
 }
 
-/// The two moments of a parameter, where they are numbers of different shapes. Codes of 8 bits are packed as their writer likes.
+/// The two moments of a parameter, where they are numbers of shapes that Adam and its like never keep. Codes of 8 bits are packed as their
+/// writer likes.
 fn uneven(state: &ParameterState, checkpoint: &Checkpoint) -> Option<UnevenMoments> {
     let shape = |index: Option<usize>| {
         let tensor = checkpoint.tensors[index?].tensor.as_ref().ok()?;
@@ -57,7 +61,15 @@ fn uneven(state: &ParameterState, checkpoint: &Checkpoint) -> Option<UnevenMomen
     let (first, second) = (shape(state.exp_avg)?, shape(state.exp_avg_sq)?);
     let named = state.parameter.map(|index| checkpoint.tensors[index].name.clone());
     let parameter = || named.or_else(|| state.name.clone()).unwrap_or_else(|| state.key.clone());
-    (first != second).then(|| UnevenMoments { parameter: parameter(), first, second })
+    contradict(&first, &second).then(|| UnevenMoments { parameter: parameter(), first, second })
+}
+
+/// Whether no optimizer under Adam's names keeps such moments. `NovoGrad` keeps one second moment for a whole layer, and `AdEMAMix` two first
+/// moments one above the other.
+fn contradict(first: &[u64], second: &[u64]) -> bool {
+    let is_of_layer = second.is_empty();
+    let is_doubled = first.split_first().is_some_and(|(&count, rest)| count == 2 && rest == second);
+    first != second && !is_of_layer && !is_doubled
 }
 
 fn misplaced(optimizer: &OptimizerState, checkpoint: &Checkpoint) -> Vec<MisplacedState> {
@@ -84,4 +96,19 @@ fn unlisted(checkpoint: &Checkpoint) -> Measured<Vec<String>> {
     let tensors = checkpoint.tensors.iter().enumerate();
     let rest = tensors.filter(|(index, tensor)| tensor.is_parameter() && !listed.contains(index));
     Measured::Value(rest.map(|(_, tensor)| tensor.name.clone()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::contradict;
+
+    #[test]
+    fn a_second_moment_of_a_whole_layer_and_two_first_moments_are_no_contradiction() {
+        assert!(!contradict(&[16, 8], &[16, 8]));
+        assert!(!contradict(&[16, 8], &[]), "NovoGrad");
+        assert!(!contradict(&[2, 16, 8], &[16, 8]), "AdEMAMix");
+        assert!(contradict(&[16, 8], &[8, 16]));
+        assert!(contradict(&[3, 16, 8], &[16, 8]));
+        assert!(contradict(&[], &[16, 8]));
+    }
 }

@@ -87,6 +87,14 @@ fn is_too_long(name: &str) -> bool {
         || (name.len() > MAX_COMPONENTS && name.split('.').nth(MAX_COMPONENTS).is_some())
 }
 
+/// How components of names begin that are of an adapter and of no base model: IA3, LoHa, LoKr, OFT, VeRA, prompts (peft).
+const ADAPTERS: [&str; 6] = ["ia3_", "hada_", "lokr_", "oft_", "vera_", "prompt_embeddings"];
+
+/// Whether `name` is of an adapter other than a low-rank one, whose halves have roles.
+pub fn is_of_adapter(name: &str) -> bool {
+    name.split('.').any(|component| ADAPTERS.iter().any(|start| component.starts_with(start)))
+}
+
 /// The path of the module that owns the parameter `name`: all but its last component.
 pub(in crate::checkpoint) fn module(name: &str) -> &str {
     name.rsplit_once('.').map_or("", |(module, _)| module)
