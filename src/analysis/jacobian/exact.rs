@@ -24,7 +24,7 @@ pub fn is_small(rows: usize, columns: usize) -> bool {
 /// The rows×columns matrix of `operator`, row-major; `None` when the user asked to stop.
 pub fn dense<B: Backend>(
     backend: &B,
-    operator: &impl Operator<B>,
+    operator: &dyn Operator<B>,
     context: &Context,
 ) -> Result<Option<Vec<f64>>> {
     let (rows, columns) = (operator.rows(), operator.columns());

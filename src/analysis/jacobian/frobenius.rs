@@ -20,7 +20,7 @@ const FIRST_STREAM: u64 = 100;
 /// to stop. The standard error is that of √Σσ².
 pub fn estimate<B: Backend>(
     backend: &B,
-    operator: &impl Operator<B>,
+    operator: &dyn Operator<B>,
     space: &Space<B::Buffer<f64>>,
     known: f64,
     probes: usize,

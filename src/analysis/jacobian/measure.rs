@@ -351,7 +351,7 @@ fn part_at_draw<'a, B: Backend + 'a, T: Real>(
 /// σ₁ alone, with half the pairs; NaN where a product is not finite.
 fn largest<B: Backend>(
     backend: &B,
-    operator: &impl Operator<B>,
+    operator: &dyn Operator<B>,
     request: &Request,
     context: &Context,
 ) -> Result<Option<f64>> {

@@ -55,9 +55,9 @@ const NEEDS_EXACT: &str = "needs --exact";
 ///
 /// # Errors
 /// Where the device fails.
-pub fn measure<B: Backend, O: Operator<B>>(
+pub fn measure<B: Backend>(
     backend: &B,
-    operator: &O,
+    operator: &dyn Operator<B>,
     request: &Request,
     context: &Context,
 ) -> Result<Option<Measured<JacobianSpectrum>>> {
@@ -89,7 +89,7 @@ fn is_finite(found: &JacobianSpectrum) -> bool {
 
 fn from_dense<B: Backend>(
     backend: &B,
-    operator: &impl Operator<B>,
+    operator: &dyn Operator<B>,
     request: &Request,
     context: &Context,
 ) -> Result<Option<Measured<JacobianSpectrum>>> {
@@ -119,9 +119,9 @@ fn from_dense<B: Backend>(
     })))
 }
 
-fn from_products<B: Backend, O: Operator<B>>(
+fn from_products<B: Backend>(
     backend: &B,
-    operator: &O,
+    operator: &dyn Operator<B>,
     request: &Request,
     context: &Context,
 ) -> Result<Option<Measured<JacobianSpectrum>>> {
@@ -193,7 +193,7 @@ fn bracketed<V>(ritz: &Ritz<V>, (rows, columns): (usize, usize), unit: f64) -> S
 
 fn norm<B: Backend>(
     backend: &B,
-    operator: &impl Operator<B>,
+    operator: &dyn Operator<B>,
     ritz: &Ritz<B::Buffer<f64>>,
     space: &Space<B::Buffer<f64>>,
     request: &Request,
@@ -208,11 +208,7 @@ fn norm<B: Backend>(
 }
 
 /// `‖A·V‖²_F` by the products themselves.
-fn images<B: Backend>(
-    backend: &B,
-    operator: &impl Operator<B>,
-    space: &Space<B::Buffer<f64>>,
-) -> Result<f64> {
+fn images<B: Backend>(backend: &B, operator: &dyn Operator<B>, space: &Space<B::Buffer<f64>>) -> Result<f64> {
     let mut image = backend.zeros(operator.rows().max(operator.columns()))?;
     let mut sum = 0.0;
     let vectors = space.basis.numbers(backend)?;

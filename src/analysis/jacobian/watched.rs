@@ -8,14 +8,14 @@ use crate::error::Result;
 
 /// An operator whose products are taken for zero once one is not finite: iterations end on numbers, and
 /// [`Watched::has_overflowed`] says what they are worth.
-pub struct Watched<'a, O> {
-    operator: &'a O,
+pub struct Watched<'a, B: Backend> {
+    operator: &'a dyn Operator<B>,
     overflowed: AtomicBool,
 }
 
-impl<'a, O> Watched<'a, O> {
+impl<'a, B: Backend> Watched<'a, B> {
     /// Watches `operator`.
-    pub fn new(operator: &'a O) -> Self {
+    pub fn new(operator: &'a dyn Operator<B>) -> Self {
         Self { operator, overflowed: AtomicBool::new(false) }
     }
 
@@ -25,7 +25,7 @@ impl<'a, O> Watched<'a, O> {
     }
 }
 
-impl<B: Backend, O: Operator<B>> Operator<B> for Watched<'_, O> {
+impl<B: Backend> Operator<B> for Watched<'_, B> {
     fn rows(&self) -> usize {
         self.operator.rows()
     }

@@ -73,7 +73,7 @@ where
 }
 
 /// The side that takes vectors of the shorter side.
-fn forward<B: Backend>(operator: &impl Operator<B>) -> Side {
+fn forward<B: Backend>(operator: &dyn Operator<B>) -> Side {
     if operator.rows() >= operator.columns() { Side::Plain } else { Side::Transposed }
 }
 

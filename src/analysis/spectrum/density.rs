@@ -38,7 +38,7 @@ pub fn quantiles(values: &[f64]) -> Vec<f64> {
 /// The density of an operator whose largest singular values are `top`; `None` when the user asked to stop.
 pub fn estimate<B: Backend>(
     backend: &B,
-    operator: &impl Operator<B>,
+    operator: &dyn Operator<B>,
     top: &Top<B::Buffer<f64>>,
     context: &Context,
 ) -> Result<Option<Density>> {
@@ -63,7 +63,7 @@ impl Quadrature {
 /// The quadrature behind [`estimate`]; `None` when the user asked to stop.
 pub(in crate::analysis) fn quadrature<B: Backend>(
     backend: &B,
-    operator: &impl Operator<B>,
+    operator: &dyn Operator<B>,
     top: &Top<B::Buffer<f64>>,
     context: &Context,
 ) -> Result<Option<Quadrature>> {
@@ -113,13 +113,13 @@ fn weighted_quantiles(nodes: &[(f64, f64)]) -> Vec<f64> {
 }
 
 /// An operator without the directions of its largest singular values.
-struct Deflated<'a, O, Vectors> {
-    operator: &'a O,
-    taken: &'a Basis<Vectors>,
+struct Deflated<'a, B: Backend> {
+    operator: &'a dyn Operator<B>,
+    taken: &'a Basis<B::Buffer<f64>>,
     forward: Side,
 }
 
-impl<B: Backend, O: Operator<B>> Operator<B> for Deflated<'_, O, B::Buffer<f64>> {
+impl<B: Backend> Operator<B> for Deflated<'_, B> {
     fn rows(&self) -> usize {
         self.operator.rows()
     }

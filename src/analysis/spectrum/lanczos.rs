@@ -38,7 +38,7 @@ const BREAKDOWN: f64 = 1e-14;
 /// Runs at most `steps` steps on `operator`; `None` when the user asked to stop.
 pub fn run<B: Backend>(
     backend: &B,
-    operator: &impl Operator<B>,
+    operator: &dyn Operator<B>,
     steps: usize,
     start: Stream,
     context: &Context,
@@ -49,7 +49,7 @@ pub fn run<B: Backend>(
 /// [`run`] from a start without the directions `taken`, of the shorter side, which the operator must not lead back to.
 pub(super) fn run_orthogonal_to<B: Backend>(
     backend: &B,
-    operator: &impl Operator<B>,
+    operator: &dyn Operator<B>,
     steps: usize,
     start: Stream,
     taken: Option<&Basis<B::Buffer<f64>>>,
@@ -77,7 +77,7 @@ type Found<Vectors> = (Ritz<Vectors>, Space<Vectors>);
 /// [`run_orthogonal_to`], and the space.
 pub(in crate::analysis) fn run_with_space<B: Backend>(
     backend: &B,
-    operator: &impl Operator<B>,
+    operator: &dyn Operator<B>,
     steps: usize,
     start: Stream,
     taken: Option<&Basis<B::Buffer<f64>>>,

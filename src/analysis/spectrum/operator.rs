@@ -3,7 +3,8 @@
 use crate::compute::{Backend, Matrix, Side};
 use crate::error::Result;
 
-/// A linear map from `columns` to `rows` numbers.
+/// A linear map from `columns` to `rows` numbers. Algorithms take it by reference to the trait: a product is thousands of times a call, and each
+/// of them is compiled once a backend.
 pub trait Operator<B: Backend>: Sync {
     /// Numbers it gives.
     fn rows(&self) -> usize;
