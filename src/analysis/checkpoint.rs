@@ -6,6 +6,7 @@ use std::path::Path;
 use rayon::prelude::*;
 
 use super::architecture;
+use super::device::or_processor;
 use super::jacobian;
 use super::masters;
 use super::model::{
@@ -331,19 +332,10 @@ fn on_device(
         return Ok(None);
     }
     let Ok(Some(device)) = cuda::chosen(&context.device) else { return Ok(None) };
-    let ledger = &context.device.ledger;
-    match statistics::measure_on_device(&device, tensor, pivot, context) {
-        Ok(Some(statistics)) => {
-            ledger.done(&device.name());
-            Ok(Some(statistics))
-        }
-        Ok(None) => Ok(None),
-        Err(Error { kind: ErrorKind::Device { message }, .. }) => {
-            ledger.redone(&device.name(), name, message);
-            Ok(None)
-        }
-        Err(error) => Err(error),
-    }
+    // Nothing where it has no kernel: then nothing was given to it.
+    let found = statistics::measure_on_device(&device, tensor, pivot, context).transpose();
+    let done = |found: Result<_, Error>| or_processor(&device, name, found.map(Some), || Ok(None), context);
+    found.map_or(Ok(None), done)
 }
 
 /// Says of which parameter a moment is, where the optimizer was joined to the model.

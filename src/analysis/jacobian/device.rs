@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::compute::cuda::{self, Device};
+use crate::analysis::device;
+use crate::compute::cuda::Device;
 use crate::context::{Context, DeviceChoice};
 
 /// Operations below which a network is not worth a GPU of its own accord: the processor is through within seconds, and the many short
@@ -16,11 +17,5 @@ pub(super) fn chosen(operations: impl FnOnce() -> u64, context: &Context) -> Opt
         DeviceChoice::Auto => operations() >= WORTH,
         DeviceChoice::Cuda(_) => true,
     };
-    if !takes {
-        return None;
-    }
-    cuda::chosen(&context.device).unwrap_or_else(|reason| {
-        context.device.ledger.unused(reason.to_string());
-        None
-    })
+    if takes { device::chosen(context) } else { None }
 }

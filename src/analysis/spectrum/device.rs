@@ -3,9 +3,9 @@
 
 use super::choice::{self, Route};
 use super::matrix;
-use crate::analysis::device::or_processor;
+use crate::analysis::device::{chosen, or_processor};
 use crate::analysis::model::{MeasureLevel, Measured, Spectrum};
-use crate::compute::{Cpu, Matrix, cuda};
+use crate::compute::{Cpu, Matrix};
 use crate::context::{Context, DeviceChoice};
 use crate::error::Result;
 use crate::tensor::Kind;
@@ -28,15 +28,9 @@ fn is_countable(rows: usize, columns: usize) -> bool {
     [rows, columns].iter().all(|count| u32::try_from(*count).is_ok())
 }
 
-/// Whether there is a GPU that is to be used. One that is there and cannot be used is noted in the ledger.
+/// Whether there is a GPU that is to be used.
 pub(super) fn is_there(context: &Context) -> bool {
-    match cuda::chosen(&context.device) {
-        Ok(device) => device.is_some(),
-        Err(reason) => {
-            context.device.ledger.unused(reason.to_string());
-            false
-        }
-    }
+    chosen(context).is_some()
 }
 
 /// The spectrum of `matrix`, which belongs to the tensor `name`, at this depth; `None` when the user asked to stop.
@@ -55,8 +49,7 @@ pub(super) fn measure(
     if !is_for_device || !has_kernels || !takes(rows * columns, context) {
         return on_processor();
     }
-    // Why there is none stands in the ledger.
-    let Ok(Some(device)) = cuda::chosen(&context.device) else { return on_processor() };
+    let Some(device) = chosen(context) else { return on_processor() };
     let route = if device.has_solver() {
         choice::route_with_solver(level, rows, columns).expect("there is a route")
     } else {
