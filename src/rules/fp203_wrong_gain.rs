@@ -1,6 +1,7 @@
 //! B3: a map that multiplies its input far more than its like, or a recurrence that grows by more than any activation
 //! takes back.
 
+use super::drawn::is_uniform_draw;
 use super::peers::{FEWEST_PEERS, Kin, Level, Populations, gain};
 use super::weights::{fans, is_matrix, maps, norm_gains, rms, wanted};
 use super::{Check, Confidence, Finding, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
@@ -144,7 +145,8 @@ fn judge_maps(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings
 
 /// The RMS and both gains must stand out: layers of one role differ in their fans, and some parametrisations keep the RMS
 /// equal over them, others the gain forward. The smallest spread is the one that none explains. The gain of gradients back explains one only where
-/// the others of its role are most alike by it: else it would excuse any layer of few outputs. Where all layers of a part of the network stand out alike, that part is made so, and only the widest limit tells a fault.
+/// the others of its role are most alike by it: else it would excuse any layer of few outputs. Where all layers of a part of the network stand out alike, that part is made so, and where a layer
+/// is a draw of a usual initialisation, it is: only the widest limit tells a fault.
 fn judge_among_peers(
     tensor: &TensorAnalysis,
     populations: &Populations,
@@ -178,10 +180,10 @@ fn judge_among_peers(
         let reason = format!("the median gain of its role is {gain}: most of them pass nothing on");
         return findings.not_evaluated(Subject::Tensor(tensor.name.clone()), reason);
     }
-    let are_alike = kin.are_alike(tensor, spread_limit, is_by_fan_out);
-    let severe = thresholds.get(if are_alike { "severe-loose-spread" } else { "severe-spread" });
+    let is_made_so = kin.are_alike(tensor, spread_limit) || is_uniform_draw(tensor);
+    let severe = thresholds.get(if is_made_so { "severe-loose-spread" } else { "severe-spread" });
     let is_severe = spread >= severe;
-    if are_alike && !is_severe {
+    if is_made_so && !is_severe {
         return;
     }
     let reached = if is_severe { severe } else { spread_limit };
@@ -201,7 +203,7 @@ fn judge_among_peers(
         reached,
         "1",
     );
-    if is_severe && !are_alike {
+    if is_severe && !is_made_so {
         finding.severity(Severity::Critical);
     }
     if is_by_fan_out && backward_spread < forward_spread {

@@ -8,6 +8,7 @@ mod collapse;
 mod config_layers;
 mod config_sizes;
 mod config_tables;
+mod drawn;
 mod finding;
 mod intervals;
 mod jacobians;

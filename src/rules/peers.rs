@@ -41,24 +41,30 @@ pub(super) struct Usual {
 }
 
 impl Usual {
-    /// Whether the maps other than one at `level` are more alike by their backward gains than by their RMS and than by their gains, so that
-    /// fan-outs set their levels.
+    /// Whether fan-outs set the levels of the maps other than one at `level`.
     pub(super) fn is_by_fan_out(&self, level: &Level) -> bool {
-        let own = self.levels.iter().position(|other| other.rms == level.rms);
-        let others = || self.levels.iter().enumerate().filter(|(index, _)| Some(*index) != own);
-        // Mean distance from the median, in factors of the RMS.
-        let unlikeness = |of: fn(&Level) -> f64| {
-            let logs: Vec<f64> = others().map(|(_, level)| of(level).ln()).collect();
-            let middle = median(logs.iter().copied())?;
-            Some(logs.iter().map(|log| (log - middle).abs()).sum::<f64>() / logs.len() as f64)
-        };
-        let rms = unlikeness(|level| level.rms);
-        let gain = unlikeness(|level| level.gain.sqrt());
-        let backward = unlikeness(|level| level.backward_gain.sqrt());
-        let Some(((rms, gain), backward)) = rms.zip(gain).zip(backward) else { return false };
-        // Equal fans leave equal distances but for rounding.
-        backward + 1e-9 < rms.min(gain)
+        is_by_fan_out(&self.levels, level)
     }
+}
+
+/// Whether the maps other than one at `level` are more alike by their backward gains than by their RMS and than by their gains, so that
+/// fan-outs set their levels.
+fn is_by_fan_out(levels: &[Level], level: &Level) -> bool {
+    let own = levels.iter().position(|other| other.rms == level.rms);
+    let others: Vec<&Level> =
+        levels.iter().enumerate().filter(|(index, _)| Some(*index) != own).map(|(_, other)| other).collect();
+    // Mean distance from the median, in factors of the RMS.
+    let unlikeness = |of: fn(&Level) -> f64| {
+        let logs: Vec<f64> = others.iter().map(|level| of(level).ln()).collect();
+        let middle = median(logs.iter().copied())?;
+        Some(logs.iter().map(|log| (log - middle).abs()).sum::<f64>() / logs.len() as f64)
+    };
+    let rms = unlikeness(|level| level.rms);
+    let gain = unlikeness(|level| level.gain.sqrt());
+    let backward = unlikeness(|level| level.backward_gain.sqrt());
+    let Some(((rms, gain), backward)) = rms.zip(gain).zip(backward) else { return false };
+    // Equal fans leave equal distances but for rounding.
+    backward + 1e-9 < rms.min(gain)
 }
 
 /// The maps by role. Depthwise convolutions are a population of their own where there are enough of them: they sum over
@@ -101,34 +107,74 @@ fn is_depthwise(tensor: &TensorAnalysis) -> bool {
 }
 
 /// The maps by what makes them: those whose names differ in the numbers of layers alone are made by one line of code, once
-/// a layer. A tower, a decoder or a fusion block has its own.
-pub(super) struct Kin(BTreeMap<String, Vec<Level>>);
+/// a layer. A tower, a decoder or a fusion block has its own, and a tower as a whole has its own law for the maps of a role.
+pub(super) struct Kin {
+    of_one_line: BTreeMap<String, Vec<Level>>,
+    of_tower: BTreeMap<(Role, bool, String), Vec<Level>>,
+    shared: BTreeMap<(Role, bool), usize>,
+}
+
+/// Fewer other maps of a tower tell no law: those of one block, of three kinds or four, are often alike by something.
+const FEWEST_OF_TOWER: usize = 8;
 
 impl Kin {
     pub(super) fn of(checkpoint: &CheckpointAnalysis) -> Self {
-        let mut kin: BTreeMap<String, Vec<Level>> = BTreeMap::new();
+        let shared = shared_components(checkpoint);
+        let mut kin = Self { of_one_line: BTreeMap::new(), of_tower: BTreeMap::new(), shared };
         for tensor in maps(checkpoint) {
-            if let Some(level) = Level::of(tensor) {
-                kin.entry(without_numbers(&tensor.canonical_name)).or_default().push(level);
-            }
+            let Some(level) = Level::of(tensor) else { continue };
+            kin.of_one_line.entry(without_numbers(&tensor.canonical_name)).or_default().push(level);
+            kin.of_tower.entry(kin.tower(tensor)).or_default().push(level);
         }
-        Self(kin)
+        kin
     }
 
-    /// Whether the tensor has kin and all of them are at one level, by RMS or by gain, or by the gain of gradients where levels are set
-    /// `by_fan_out`: within `factor` of one another.
-    pub(super) fn are_alike(&self, tensor: &TensorAnalysis, factor: f64, by_fan_out: bool) -> bool {
-        let Some(kin) = self.0.get(&without_numbers(&tensor.canonical_name)) else { return false };
-        let is_within = |levels: &mut dyn Iterator<Item = f64>| {
-            let (least, most) =
-                levels.fold((f64::INFINITY, 0.0f64), |(least, most), at| (least.min(at), most.max(at)));
-            least > 0.0 && most < factor * least
+    /// Whether the tensor has kin and all of them are at one level, by RMS or by gain, or by the gain of gradients where fan-outs set the
+    /// levels of the others: within `factor` of one another. Either those of one line of code, or those of its role in its tower.
+    pub(super) fn are_alike(&self, tensor: &TensorAnalysis, factor: f64) -> bool {
+        let Some(level) = Level::of(tensor) else { return false };
+        let are_alike = |kin: Option<&Vec<Level>>, fewest: usize| {
+            kin.is_some_and(|kin| kin.len() > fewest && are_within(kin, &level, factor))
         };
-        kin.len() > 1
-            && (is_within(&mut kin.iter().map(|level| level.rms))
-                || is_within(&mut kin.iter().map(|level| level.gain.sqrt()))
-                || (by_fan_out && is_within(&mut kin.iter().map(|level| level.backward_gain.sqrt()))))
+        are_alike(self.of_one_line.get(&without_numbers(&tensor.canonical_name)), 1)
+            || are_alike(self.of_tower.get(&self.tower(tensor)), FEWEST_OF_TOWER)
     }
+
+    /// The part of the network that the tensor stands in, where the names of the maps of its role part for the first time: `backbone`.
+    fn tower(&self, tensor: &TensorAnalysis) -> (Role, bool, String) {
+        let key = (tensor.role, is_depthwise(tensor));
+        let shared = self.shared.get(&key).copied().unwrap_or_default();
+        let parts: Vec<&str> = tensor.canonical_name.split('.').take(shared + 1).collect();
+        (key.0, key.1, parts.join("."))
+    }
+}
+
+fn are_within(kin: &[Level], level: &Level, factor: f64) -> bool {
+    let is_within = |of: fn(&Level) -> f64| {
+        let (least, most) = kin
+            .iter()
+            .map(of)
+            .fold((f64::INFINITY, 0.0f64), |(least, most), at| (least.min(at), most.max(at)));
+        least > 0.0 && most < factor * least
+    };
+    is_within(|level| level.rms)
+        || is_within(|level| level.gain.sqrt())
+        || (is_by_fan_out(kin, level) && is_within(|level| level.backward_gain.sqrt()))
+}
+
+/// With how many components the names of the maps of a role begin alike.
+fn shared_components(checkpoint: &CheckpointAnalysis) -> BTreeMap<(Role, bool), usize> {
+    let mut names: BTreeMap<(Role, bool), Vec<&str>> = BTreeMap::new();
+    for tensor in maps(checkpoint) {
+        names.entry((tensor.role, is_depthwise(tensor))).or_default().push(&tensor.canonical_name);
+    }
+    let shared = |names: &[&str]| {
+        let first = names[0].split('.');
+        let alike =
+            |name: &&str| first.clone().zip(name.split('.')).take_while(|(one, other)| one == other).count();
+        names.iter().map(alike).min().unwrap_or_default()
+    };
+    names.iter().map(|(&key, names)| (key, shared(names))).collect()
 }
 
 fn without_numbers(name: &str) -> String {
@@ -142,21 +188,63 @@ mod tests {
     use super::*;
     use crate::rules::test_support::{checkpoint, tensor};
 
-    #[test]
-    fn maps_are_kin_by_their_names_and_alike_by_rms_or_by_gain() {
-        let layer = |name: &str, inputs: u64, rms: f64| {
-            tensor(name, Role::Convolution, &[8, inputs, 3, 3]).filled(rms)
-        };
-        let tensors = vec![
-            layer("stages.0.layers.0.conv.weight", 64, 1.0),
-            layer("stages.1.layers.0.conv.weight", 6400, 0.1),
-            layer("stages.0.layers.0.wrong.weight", 64, 1.0),
-            layer("stages.0.layers.1.wrong.weight", 64, 0.2),
-            layer("sole.conv.weight", 64, 1.0),
-        ];
+    fn layer(name: &str, outputs: u64, inputs: u64, rms: f64) -> TensorAnalysis {
+        tensor(name, Role::Convolution, &[outputs, inputs, 3, 3]).filled(rms)
+    }
+
+    fn alike(tensors: Vec<TensorAnalysis>) -> Vec<bool> {
         let saved = checkpoint(tensors);
         let kin = Kin::of(&saved);
-        let alike: Vec<bool> = saved.tensors.iter().map(|tensor| kin.are_alike(tensor, 4.0, false)).collect();
-        assert_eq!(alike, [true, true, false, false, false]);
+        saved.tensors.iter().map(|tensor| kin.are_alike(tensor, 4.0)).collect()
+    }
+
+    #[test]
+    fn maps_are_kin_by_their_names_and_alike_by_rms_or_by_gain() {
+        let told = alike(vec![
+            layer("stages.0.layers.0.conv.weight", 8, 64, 1.0),
+            layer("stages.1.layers.0.conv.weight", 8, 6400, 0.1),
+            layer("stages.0.layers.0.wrong.weight", 8, 64, 1.0),
+            layer("stages.0.layers.1.wrong.weight", 8, 64, 0.2),
+            layer("sole.conv.weight", 8, 64, 1.0),
+        ]);
+        assert_eq!(told, [true, true, false, false, false]);
+    }
+
+    #[test]
+    fn kin_are_alike_by_the_gain_of_gradients_where_fan_outs_set_their_own_levels() {
+        let he = |name: &str, outputs: u64, inputs: u64, factor: f64| {
+            layer(name, outputs, inputs, factor * (2.0 / (9.0 * outputs as f64)).sqrt())
+        };
+        let bottlenecks = |factor: f64| {
+            alike(vec![
+                he("stages.0.layer.0.weight", 8, 512, factor),
+                he("stages.1.layer.0.weight", 16, 16, 1.0),
+                he("stages.2.layer.0.weight", 128, 128, 1.0),
+                he("stages.3.layer.0.weight", 256, 2048, 1.0),
+            ])
+        };
+        assert_eq!(bottlenecks(1.0), [true; 4]);
+        assert!(!bottlenecks(8.0)[0]);
+        // Fans that are equal tell no law, so that a layer of few outputs is no kin by its gradients.
+        let mut heads: Vec<_> =
+            (0..4).map(|number| layer(&format!("{number}.weight"), 256, 256, 0.01)).collect();
+        heads.push(layer("8.weight", 1, 256, 0.1));
+        assert!(!alike(heads)[4]);
+    }
+
+    #[test]
+    fn a_tower_of_eight_other_maps_has_a_law_of_its_own() {
+        let tower = |maps: usize, factor: f64| {
+            let of = |name: String, rms: f64| layer(&name, 8, 64, rms);
+            let names = ["a", "b", "c", "d", "e", "f", "g", "h"];
+            let mut tensors: Vec<_> =
+                names[..maps].iter().map(|name| of(format!("model.backbone.{name}.weight"), 0.1)).collect();
+            tensors.push(of("model.backbone.shortcut.weight".to_owned(), 0.1 * factor));
+            tensors.extend(names.map(|name| of(format!("model.encoder.{name}.weight"), 0.01)));
+            alike(tensors)[maps]
+        };
+        assert!(tower(8, 1.0));
+        assert!(!tower(7, 1.0), "too few to tell");
+        assert!(!tower(8, 8.0));
     }
 }

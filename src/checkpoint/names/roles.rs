@@ -78,6 +78,8 @@ const CONVENTIONS: &[(&str, Axes, Role)] = &[
     ("lm_head|embed_out|output_projection|proj_out_head|score.weight", Two, Role::OutputHead),
     ("predictions.decoder.weight", Two, Role::OutputHead),
     ("^head|heads|classifier|fc_out|output|decoder|fc|logits|generator|qa_outputs.weight", Two, Role::OutputHead),
+    // Logits over the words of a code book that speech is quantised with.
+    ("quantizer.weight_proj.weight", Two, Role::OutputHead),
     ("^heads|generator|transformer|model.head|proj|fc_out|classifier.weight", Two, Role::OutputHead),
 
     // Fused query, key and value: GPT-2, NeoX, BLOOM, Falcon, timm, MPT, Phi-3, Megatron, nn.MultiheadAttention.

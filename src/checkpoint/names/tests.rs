@@ -93,6 +93,16 @@ fn mixtures_of_experts() {
 }
 
 #[test]
+fn the_code_book_of_wav2vec() {
+    let rows: [Row<'_>; 3] = [
+        ("quantizer.weight_proj.weight", &[640, 512], Role::OutputHead),
+        ("quantizer.weight_proj.bias", &[640], Role::Bias),
+        ("project_q.weight", &[256, 256], Role::Linear),
+    ];
+    check("wav2vec 2.0", &rows);
+}
+
+#[test]
 fn bert_roberta_albert_and_minilm() {
     let rows: [Row<'_>; 16] = [
         ("embeddings.word_embeddings.weight", &[30522, 384], Role::TokenEmbedding),
