@@ -29,6 +29,18 @@ pub fn compare(checkpoint: &Checkpoint) -> Measured<ArchitectureMatch> {
     if checkpoint.tensors.iter().any(|tensor| is_of_adapter(&tensor.name)) {
         return Measured::not("it holds adapters");
     }
+    if let Some(class) = builders::class_of_its_own(checkpoint) {
+        let class = class.escape_debug();
+        return Measured::not(format!(
+            "its config names the class {class}, which transformers has for none of the architectures that are built: its parameters are its own"
+        ));
+    }
+    if let Some(fusion) = builders::fusion_of_states(checkpoint) {
+        let fusion = fusion.escape_debug();
+        return Measured::not(format!(
+            "{fusion} joins several hidden states of another model: a draft head, whose parameters no config tells"
+        ));
+    }
     let population = match builders::population(checkpoint) {
         Ok(population) => population,
         Err(Error { at: Some(at), kind, .. }) => return Measured::not(format!("{kind} ({at})")),
@@ -137,6 +149,57 @@ mod tests {
             let found = compared(&llama(kept, ""), &llama_config(all));
             assert_eq!((found.missing.len(), found.parameters), (9 * (all - kept), 9 * all as u64 + 3));
         }
+    }
+
+    #[test]
+    fn a_class_of_its_own_has_parameters_of_its_own() {
+        // EAGLE-3: queries, keys and values read the token and the hidden state side by side.
+        let eagle = |layer: &str| {
+            let reads_both =
+                |name: &str| ["q_proj", "k_proj", "v_proj"].iter().any(|part| name.contains(part));
+            let twice = |(name, mut shape): (String, Vec<usize>)| {
+                shape[1..].iter_mut().for_each(|inputs| *inputs *= if reads_both(&name) { 2 } else { 1 });
+                (name.replace("model.layers.0", layer).replace("model.", ""), shape)
+            };
+            llama(1, "").into_iter().map(twice).collect::<Shapes>()
+        };
+        let mut config = llama_config(1);
+        for layer in ["layers.0", "midlayer"] {
+            config["architectures"] = json!(["LlamaForCausalLMEagle3"]);
+            assert!(reason(&eagle(layer), &config).contains("the class LlamaForCausalLMEagle3"));
+        }
+        config["architectures"] = json!(["LlamaForCausalLM"]);
+        assert_eq!(
+            compared(&eagle("layers.0"), &config).reshaped.len(),
+            3,
+            "nothing says that it is a draft head"
+        );
+        let mut fused = eagle("layers.0");
+        fused.push(("fc.weight".to_owned(), vec![4, 12]));
+        assert!(reason(&fused, &config).starts_with("fc.weight joins several hidden states"));
+        // A layer of that name that joins nothing is a head like others.
+        fused.last_mut().unwrap().1 = vec![4, 10];
+        assert_eq!(compared(&fused, &config).reshaped.len(), 3);
+    }
+
+    #[test]
+    fn the_classes_of_transformers_are_compared_whatever_their_head() {
+        let mut lost = llama(2, "");
+        lost.retain(|(name, _)| !name.contains("layers.1.mlp.up_proj"));
+        for class in [
+            "LlamaForCausalLM",
+            "LLaMAForCausalLM",
+            "LlamaModel",
+            "LlamaForSequenceClassification",
+            "MistralForCausalLM",
+        ] {
+            let mut config = llama_config(2);
+            config["architectures"] = json!([class]);
+            assert_eq!(compared(&lost, &config).missing.len(), 1, "{class}");
+        }
+        let mut config = llama_config(2);
+        config.as_object_mut().unwrap().remove("architectures");
+        assert_eq!(compared(&lost, &config).missing.len(), 1);
     }
 
     #[test]

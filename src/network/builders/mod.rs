@@ -96,6 +96,51 @@ pub fn is_another(checkpoint: &Checkpoint) -> bool {
     FAMILIES.iter().any(|(end, kinds)| !kinds.contains(&kind) && is_there(end))
 }
 
+/// How transformers begins the names of the classes of the architectures that are built, in lower case.
+const CLASSES: [&str; 10] =
+    ["gpt2", "llama", "mistral", "qwen2", "qwen3", "bert", "roberta", "xlmroberta", "camembert", "albert"];
+/// What follows there: the model alone, or with a head that is known to stand beside the blocks.
+const HEADS: [&str; 11] = [
+    "model",
+    "lmheadmodel",
+    "doubleheadsmodel",
+    "forcausallm",
+    "formaskedlm",
+    "forpretraining",
+    "fornextsentenceprediction",
+    "forsequenceclassification",
+    "fortokenclassification",
+    "forquestionanswering",
+    "formultiplechoice",
+];
+
+/// The class that the config names, where it is none that transformers has for the architectures that are built: such as
+/// `LlamaForCausalLMEagle3`, whose `model_type` is "llama" and whose parameters are its own.
+pub fn class_of_its_own(checkpoint: &Checkpoint) -> Option<&str> {
+    let class = checkpoint.config.as_ref()?.get("architectures")?.get(0)?.as_str()?;
+    let lower = class.to_ascii_lowercase();
+    let of_framework = lower.strip_prefix("flax").or_else(|| lower.strip_prefix("tf"));
+    let named = of_framework.unwrap_or(&lower);
+    let is_known =
+        CLASSES.iter().any(|begin| named.strip_prefix(begin).is_some_and(|end| HEADS.contains(&end)));
+    (!is_known).then_some(class)
+}
+
+/// The weight outside the blocks that joins several hidden states into one, as the draft heads of EAGLE do: they guess the next words from
+/// the hidden states of another model, and keep a config like its own.
+pub fn fusion_of_states(checkpoint: &Checkpoint) -> Option<&str> {
+    let hidden = checkpoint.config.as_ref()?.get("hidden_size")?.as_u64().filter(|&hidden| hidden > 0)?;
+    let joins = |tensor: &&CheckpointTensor| {
+        let is_fusion =
+            tensor.section == Section::Model && tensor.canonical_name.rsplit('.').nth(1) == Some("fc");
+        let shape = tensor.tensor.as_ref().map(|tensor| tensor.shape.as_slice());
+        is_fusion
+            && tensor.layer.index.is_none()
+            && matches!(shape, Ok(&[outputs, inputs]) if outputs == hidden && inputs > hidden && inputs % hidden == 0)
+    };
+    checkpoint.tensors.iter().find(joins).map(|tensor| tensor.name.as_str())
+}
+
 /// So many missing parameters are named.
 const NAMED: usize = 3;
 
