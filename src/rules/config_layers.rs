@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::config_ends::lacks_its_end;
 use super::config_sizes::{Config, HIDDEN, LAYERS, PARTS, contradict, is_whole};
 use super::weights::is_in_transformer_block;
 use super::{Findings, Severity, Subject};
@@ -14,6 +15,9 @@ const OF_DECODER: [&str; 4] = ["decoder_layers", "num_decoder_layers", "num_laye
 /// What a stack is called, the last component of its path.
 const STACKS: [&str; 5] = ["layers", "layer", "blocks", "block", "h"];
 
+/// Blocks behind the last that predict the tokens after the next.
+const PREDICTION_LAYERS: &str = "num_nextn_predict_layers";
+
 /// Keys of configs whose blocks were pruned away one by one: a block of which nothing is left is no loss.
 const PRUNED: [&str; 2] = ["block_configs", "no_op"];
 
@@ -25,69 +29,91 @@ pub(super) fn judge(checkpoint: &CheckpointAnalysis, config: &Config<'_>, findin
     let stacks = stacks(checkpoint);
     let is_pruned =
         config.model_type() == "nemotron-nas" || PRUNED.iter().any(|key| config.0.contains_key(*key));
-    let whole = is_whole(checkpoint) && !is_pruned;
-    let mut tell = |stack: &str, key: &str, declared: u64| {
-        let Some(blocks) = stacks.get(stack).filter(|blocks| blocks.len() as u64 != declared) else { return };
-        tell_stack(stack, blocks, (key, declared), whole, findings);
-    };
+    let is_whole = is_whole(checkpoint) && !is_pruned;
+    let held = Held { checkpoint, config, stacks, is_whole };
     for part in PARTS {
         let Some((key, declared)) = config.size_of_part(part, &LAYERS) else { continue };
-        stacks.keys().filter(|stack| is_of_part(stack, part)).for_each(|stack| tell(stack, &key, declared));
+        let extra = config.size_of_part(part, &[PREDICTION_LAYERS]).map_or(0, |(_, extra)| extra);
+        for (stack, blocks) in held.stacks.iter().filter(|(stack, _)| is_of_part(stack, part)) {
+            if blocks.len() as u64 != declared.saturating_add(extra) {
+                held.tell(stack, blocks, (&key, declared), Some(part), findings);
+            }
+        }
     }
     if config.flag("is_encoder_decoder") == Some(true) {
         for (side, keys) in [("encoder", OF_ENCODER), ("decoder", OF_DECODER)] {
             let Some((key, declared)) = config.size(&keys) else { continue };
-            let own = stacks.keys().filter(|stack| is_of_side(stack, side, &stacks));
-            own.for_each(|stack| tell(stack, key, declared));
+            for (stack, blocks) in
+                held.stacks.iter().filter(|(stack, _)| is_of_side(stack, side, &held.stacks))
+            {
+                held.tell(stack, blocks, (key, declared), None, findings);
+            }
         }
         return;
     }
     // What stands beside the configs of the parts is about none of them.
     if config.divided().is_none() && config.size(&HIDDEN).is_some() {
-        judge_deepest(&stacks, config, whole, findings);
+        held.judge_deepest(findings);
     }
 }
 
-/// One stack of the declared size is enough: towers beside it count for themselves. Prediction layers behind the last count extra,
-/// a decoder and ALBERT's shared groups have their own keys.
-fn judge_deepest(stacks: &Stacks<'_>, config: &Config<'_>, whole: bool, findings: &mut Findings) {
-    let Some((key, declared)) = config.size(&LAYERS) else { return };
-    let extra = config.size(&["num_nextn_predict_layers"]).map_or(0, |(_, extra)| extra);
-    let others = OTHER_LAYERS.iter().filter_map(|key| Some(config.size(&[key])?.1));
-    let accepted: Vec<u64> = [declared, declared.saturating_add(extra)].into_iter().chain(others).collect();
-    if stacks.values().any(|blocks| accepted.contains(&(blocks.len() as u64))) {
-        return;
-    }
-    if let Some((stack, blocks)) = stacks.iter().max_by_key(|(_, blocks)| blocks.len()) {
-        tell_stack(stack, blocks, (key, declared), whole, findings);
-    }
+/// The stacks of a checkpoint and the config that they are held against.
+struct Held<'a> {
+    checkpoint: &'a CheckpointAnalysis,
+    config: &'a Config<'a>,
+    stacks: Stacks<'a>,
+    is_whole: bool,
 }
 
-/// A stack that has another number of blocks than the config says. Where the first and the last of them are there and others between are
-/// not, blocks were lost: nobody numbers layers so. A stage of a pipeline or a renamed shard lacks one of the ends.
-fn tell_stack(
-    stack: &str,
-    blocks: &BTreeSet<u64>,
-    (key, declared): (&str, u64),
-    whole: bool,
-    findings: &mut Findings,
-) {
-    let gap: Vec<String> = (0..declared)
-        .filter(|number| !blocks.contains(number))
-        .take(NAMED + 1)
-        .map(|number| number.to_string())
-        .collect();
-    let is_gap = has_ends(blocks, declared);
-    let found = blocks.len() as u64;
-    let what = if is_gap {
-        let more = if gap.len() > NAMED { ", …" } else { "" };
-        format!("without {}{more}, blocks of {stack}:", gap[..gap.len().min(NAMED)].join(", "))
-    } else {
-        format!("blocks of {stack}:")
-    };
-    let finding = contradict(Subject::Checkpoint, (key, declared), (&what, found), findings);
-    if is_gap && whole {
-        finding.severity(Severity::Critical);
+impl Held<'_> {
+    /// One stack of the declared size is enough: towers beside it count for themselves. Prediction layers behind the last count extra,
+    /// a decoder and ALBERT's shared groups have their own keys.
+    fn judge_deepest(&self, findings: &mut Findings) {
+        let Some((key, declared)) = self.config.size(&LAYERS) else { return };
+        let extra = self.config.size(&[PREDICTION_LAYERS]).map_or(0, |(_, extra)| extra);
+        let others = OTHER_LAYERS.iter().filter_map(|key| Some(self.config.size(&[key])?.1));
+        let accepted: Vec<u64> =
+            [declared, declared.saturating_add(extra)].into_iter().chain(others).collect();
+        if self.stacks.values().any(|blocks| accepted.contains(&(blocks.len() as u64))) {
+            return;
+        }
+        if let Some((stack, blocks)) = self.stacks.iter().max_by_key(|(_, blocks)| blocks.len()) {
+            self.tell(stack, blocks, (key, declared), None, findings);
+        }
+    }
+
+    /// A stack that has another number of blocks than the config says, for the whole or for a part. Where the first and the last of them are
+    /// there and others between are not, blocks were lost: nobody numbers layers so. A stage of a pipeline or a renamed shard lacks one of
+    /// the ends: where the last is not there, it is certain only beside what else a whole network has.
+    fn tell(
+        &self,
+        stack: &str,
+        blocks: &BTreeSet<u64>,
+        (key, declared): (&str, u64),
+        part: Option<&str>,
+        findings: &mut Findings,
+    ) {
+        let found = blocks.len() as u64;
+        if found == declared {
+            return;
+        }
+        let is_gap = has_ends(blocks, declared);
+        let is_begun = blocks.first() == Some(&0) && blocks.last() == found.checked_sub(1).as_ref();
+        let is_end = is_begun && found < declared;
+        let is_lost =
+            self.is_whole && (is_gap || (is_end && lacks_its_end(self.checkpoint, self.config, part, stack)));
+        let lost = (0..declared).filter(|number| !blocks.contains(number)).take(NAMED + 1);
+        let lost: Vec<String> = lost.map(|number| number.to_string()).collect();
+        let what = if is_gap || is_lost {
+            let more = if lost.len() > NAMED { ", …" } else { "" };
+            format!("without {}{more}, blocks of {stack}:", lost[..lost.len().min(NAMED)].join(", "))
+        } else {
+            format!("blocks of {stack}:")
+        };
+        let finding = contradict(Subject::Checkpoint, (key, declared), (&what, found), findings);
+        if is_lost {
+            finding.severity(Severity::Critical);
+        }
     }
 }
 
@@ -141,16 +167,18 @@ fn is_of_side(stack: &str, side: &str, stacks: &Stacks<'_>) -> bool {
     is_stack(name) && (matches!(before, "" | "model.") || is_of_all())
 }
 
-/// Whether a stack is that of a part: `text_model.encoder.layers`, `model.vision_model.layers`.
+/// Whether a stack is that of a part: `text_model.encoder.layers`, `model.vision_model.layers`. The text is also that of a `language_model`.
 fn is_of_part(stack: &str, part: &str) -> bool {
-    let mut components = stack.rsplit('.');
-    let is_model =
-        |component: Option<&str>| component.and_then(|model| model.strip_suffix("_model")) == Some(part);
-    components.next().is_some_and(is_stack)
-        && match components.next() {
-            Some("encoder") => is_model(components.next()),
-            model => is_model(model),
-        }
+    let components: Vec<&str> = stack.rsplit('.').collect();
+    let is_model = |component: &str| {
+        let named = component.strip_suffix("_model");
+        named == Some(part) || (part == "text" && named == Some("language"))
+    };
+    match components.as_slice() {
+        [name, "encoder" | "model", model, ..] if is_model(model) => is_stack(name),
+        [name, model, ..] => is_stack(name) && is_model(model),
+        _ => false,
+    }
 }
 
 /// The path before the component that is the block's number.
@@ -172,7 +200,7 @@ mod tests {
     use super::*;
     use crate::analysis::model::{Role, TensorAnalysis};
     use crate::rules::fp209_shape_error::RULE;
-    use crate::rules::test_support::{checkpoint, judge, tensor};
+    use crate::rules::test_support::{checkpoint, file, judge, tensor};
 
     fn stack(path: &str, blocks: impl IntoIterator<Item = u64>) -> Vec<TensorAnalysis> {
         let block = |number: u64| tensor(&format!("{path}.{number}.mlp.fc2.weight"), Role::MlpOut, &[8, 8]);
@@ -235,6 +263,70 @@ mod tests {
         let mut adapter = lost();
         adapter.push(tensor("model.layers.0.q.lora_A.weight", Role::LoraA, &[8, 8]));
         assert_eq!(told(adapter, config)[0].0, Severity::Warning);
+    }
+
+    #[test]
+    fn a_lost_last_block_is_critical_where_the_rest_of_a_known_network_is_there() {
+        let config = |kind: &str| json!({"model_type": kind, "hidden_size": 8, "num_hidden_layers": 6});
+        let norm = |name: &str| tensor(name, Role::NormGain, &[8]);
+        let with = |extra: &[&str], config: Value| {
+            let mut tensors = stack("model.layers", 0..5);
+            tensors.extend(extra.iter().map(|name| norm(name)));
+            told(tensors, config)
+        };
+        let message = "the config says num_hidden_layers 6, without 5, blocks of model.layers: 5";
+        let lost = [(Severity::Critical, message.to_owned())];
+        assert_eq!(with(&["model.norm.weight"], config("phi3")), lost);
+        let severity = |extra: &[&str], config: Value| with(extra, config)[0].0;
+        assert_eq!(severity(&[], config("phi3")), Severity::Warning, "the first stage of a pipeline");
+        assert_eq!(severity(&["model.embed_norm.weight"], config("phi3")), Severity::Warning);
+        assert_eq!(severity(&["model.norm.weight"], config("zamba")), Severity::Warning, "it shares blocks");
+        for (class, expected) in [
+            ("Phi3ForCausalLM", Severity::Critical),
+            ("Phi3ForSequenceClassification", Severity::Critical),
+            ("Phi3ForCausalLMEagle3", Severity::Warning),
+            ("EaglePhi3ForCausalLM", Severity::Warning),
+        ] {
+            let mut named = config("phi3");
+            named["architectures"] = json!([class]);
+            assert_eq!(severity(&["model.norm.weight"], named), expected, "{class}");
+        }
+        let mut pruned = config("phi3");
+        pruned["no_op"] = json!([]);
+        assert_eq!(severity(&["model.norm.weight"], pruned), Severity::Warning);
+    }
+
+    #[test]
+    fn more_blocks_than_the_config_says_and_a_lone_shard_are_a_warning() {
+        let config = json!({"model_type": "electra", "hidden_size": 8, "num_hidden_layers": 4});
+        let saved = |blocks, file_name: &str| {
+            let mut saved = checkpoint(stack("electra.encoder.layer", 0..blocks)).with_config(config.clone());
+            saved.files.push(file(file_name, 0));
+            judge(&RULE, &saved).told()
+        };
+        assert_eq!(saved(3, "model.safetensors")[0].0, Severity::Critical);
+        assert_eq!(saved(5, "model.safetensors")[0].0, Severity::Warning);
+        assert_eq!(saved(3, "model-00001-of-00002.safetensors")[0].0, Severity::Warning);
+        assert_eq!(saved(3, "model-00001-of-00001.safetensors")[0].0, Severity::Critical);
+    }
+
+    #[test]
+    fn the_text_of_a_network_of_parts_lost_its_last_block_and_a_tower_may_be_cut() {
+        let config = json!({
+            "text_config": {"model_type": "llama", "num_hidden_layers": 4},
+            "vision_config": {"model_type": "clip_vision_model", "num_hidden_layers": 3},
+        });
+        let parts = |path: &str, text: u64, vision: u64| {
+            let mut tensors = stack(&format!("{path}.layers"), 0..text);
+            tensors.push(tensor(&format!("{path}.norm.weight"), Role::NormGain, &[8]));
+            tensors.extend(stack("model.vision_model.encoder.layers", 0..vision));
+            told(tensors, config.clone())
+        };
+        for path in ["model.language_model", "language_model.model"] {
+            assert!(parts(path, 4, 3).is_empty());
+            assert_eq!(parts(path, 3, 3)[0].0, Severity::Critical);
+            assert_eq!(parts(path, 4, 2)[0].0, Severity::Warning, "layers behind the one that is read");
+        }
     }
 
     #[test]

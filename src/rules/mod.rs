@@ -5,6 +5,7 @@
 
 mod assumed_order;
 mod collapse;
+mod config_ends;
 mod config_layers;
 mod config_sizes;
 mod config_tables;

@@ -1,0 +1,156 @@
+//! Whether blocks that a config promises behind the last one of a stack were lost, or are another's.
+
+use super::config_sizes::Config;
+use crate::analysis::model::{CheckpointAnalysis, Role};
+
+/// Model types of transformers with one stack of blocks and a norm or a head behind it, whose number of layers counts that stack and nothing else.
+/// Networks that share blocks, that were pruned, or that are joined of several are not among them.
+const WITH_AN_END: [&str; 47] = [
+    "llama",
+    "mistral",
+    "ministral",
+    "mixtral",
+    "qwen2",
+    "qwen2_moe",
+    "qwen3",
+    "qwen3_moe",
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "phi",
+    "phi3",
+    "phimoe",
+    "gpt2",
+    "gpt_neo",
+    "gpt_neox",
+    "gptj",
+    "gpt_bigcode",
+    "bloom",
+    "falcon",
+    "opt",
+    "olmo",
+    "olmo2",
+    "olmo3",
+    "olmoe",
+    "starcoder2",
+    "stablelm",
+    "cohere",
+    "cohere2",
+    "granite",
+    "granitemoe",
+    "glm",
+    "glm4",
+    "persimmon",
+    "smollm3",
+    "mamba",
+    "mamba2",
+    "vit",
+    "deit",
+    "dinov2",
+    "yolos",
+    "codegen",
+    "xglm",
+    "deepseek_v2",
+    "deepseek_v3",
+    "glm4_moe",
+];
+
+/// Those of which no stage of a pipeline is saved: encoders, and networks of encoder and decoder.
+const WITHOUT: [&str; 36] = [
+    "bert",
+    "roberta",
+    "xlm-roberta",
+    "camembert",
+    "electra",
+    "deberta",
+    "deberta-v2",
+    "mpnet",
+    "esm",
+    "layoutlm",
+    "longformer",
+    "big_bird",
+    "roformer",
+    "ernie",
+    "nystromformer",
+    "modernbert",
+    "wav2vec2",
+    "hubert",
+    "wavlm",
+    "unispeech",
+    "audio-spectrogram-transformer",
+    "t5",
+    "mt5",
+    "umt5",
+    "longt5",
+    "bart",
+    "mbart",
+    "pegasus",
+    "marian",
+    "m2m_100",
+    "blenderbot",
+    "whisper",
+    "speech_to_text",
+    "plbart",
+    "clip_text_model",
+    "siglip_text_model",
+];
+
+/// Whether the checkpoint is the whole of a network whose config promises blocks behind the last of `stack`: of a model type that is known,
+/// of a class of transformers or of none, no adapter, shard, draft head or stage of a pipeline. Such blocks were lost, or the
+/// config is that of another network; a loader leaves them at random either way.
+pub(super) fn lacks_its_end(
+    checkpoint: &CheckpointAnalysis,
+    config: &Config<'_>,
+    part: Option<&str>,
+    stack: &str,
+) -> bool {
+    let of_part = |part: &str| config.part(part)?.get("model_type")?.as_str();
+    let kind = part.map_or(config.model_type(), |part| of_part(part).unwrap_or_default());
+    let is_known =
+        if WITH_AN_END.contains(&kind) { has_an_end(checkpoint, stack) } else { WITHOUT.contains(&kind) };
+    // The class beside several parts is that of the whole.
+    is_known && (part.is_some() || is_class_of_type(config)) && !is_lone_shard(checkpoint)
+}
+
+/// Whether fewer files were read than their names say that there are: a shard without the index that names the others.
+fn is_lone_shard(checkpoint: &CheckpointAnalysis) -> bool {
+    let of = |name: &str| {
+        let digits =
+            name.split_once("-of-")?.1.split(|character: char| !character.is_ascii_digit()).next()?;
+        digits.parse::<usize>().ok()
+    };
+    let counts: Vec<usize> = checkpoint.files.iter().filter_map(|file| of(&file.name)).collect();
+    counts.iter().any(|&count| counts.len() < count)
+}
+
+/// Whether a norm or a head of its own stands behind the blocks of the stack: the first stage of a pipeline has none. The norm of the
+/// embeddings is before them.
+fn has_an_end(checkpoint: &CheckpointAnalysis, stack: &str) -> bool {
+    let beside = stack.rsplit_once('.').map_or("", |(path, _)| path);
+    // Encoders of images keep their blocks a level deeper than what follows them: `vit.encoder.layer`, `vit.layernorm`.
+    let beside = beside.strip_suffix("encoder").map_or(beside, |path| path.trim_end_matches('.'));
+    checkpoint.tensors.iter().any(|tensor| {
+        let is_beside =
+            || tensor.canonical_name.strip_prefix(beside).is_some_and(|rest| !rest.contains("embed"));
+        let is_end = match tensor.role {
+            Role::NormGain => is_beside(),
+            role => role == Role::OutputHead,
+        };
+        tensor.is_parameter() && tensor.layer.index.is_none() && is_end
+    })
+}
+
+/// Whether the class, where one is named, is one that the model type has: `GPTNeoXForCausalLM` of `gpt_neox`, and not a draft head
+/// `LlamaForCausalLMEagle3` of `llama`.
+fn is_class_of_type(config: &Config<'_>) -> bool {
+    let class = config.class().to_ascii_lowercase();
+    let kind = config.model_type().trim_end_matches("_text").replace(['_', '-'], "");
+    let Some(rest) = class.strip_prefix(&kind) else {
+        // Types and classes of one network that are called differently.
+        return class.is_empty() || (kind == "audiospectrogramtransformer" && class.starts_with("ast"));
+    };
+    let heads =
+        ["causallm", "maskedlm", "pretraining", "generation", "classification", "answering", "choice"];
+    let others = ["model", "ctc", "detection", "modeling", "prediction", "xvector", "segmentation"];
+    heads.iter().chain(&others).any(|end| rest.ends_with(end))
+}
