@@ -21,9 +21,9 @@ pub use jacobian::{
 
 pub use optimizer::{
     Algorithm, Defects, FirstStep, ImpossibleNumber, MappedTensor, Mapping, MappingSource, MasterAnalysis,
-    MasterRounding, MisplacedState, OptimizerAnalysis, OptimizerCoverage, OptimizerSummary, ParameterGroup,
-    ParameterOptimizer, Range, RepeatedParameter, SecondMomentRows, Spike, SpikeAge, StateCoverage,
-    UnevenMoments,
+    MasterRounding, MisplacedState, Nothing, OptimizerAnalysis, OptimizerCoverage, OptimizerSummary,
+    ParameterGroup, ParameterOptimizer, Range, RepeatedParameter, SecondMomentRows, Spike, SpikeAge,
+    StateCoverage, UnevenMoments, UnfilledOptimizer,
 };
 
 pub use run::{

@@ -30,7 +30,7 @@ pub(crate) use layout::{MAX_STATE_BYTES, TRAINER_STATE};
 use layout::{Part, Parts};
 pub use names::NameRules;
 use names::{Named, Subject};
-use optimizer::{Candidate, Candidates, ImpossibleNumber, OptimizerState, Schedule};
+use optimizer::{Candidate, Candidates, ImpossibleNumber, OptimizerState, Schedule, UnfilledOptimizer};
 use section::Placed;
 use ties::tie;
 
@@ -59,6 +59,8 @@ pub struct Checkpoint {
     pub metadata: BTreeMap<String, String>,
     /// Every optimizer whose state is there.
     pub optimizers: Vec<OptimizerState>,
+    /// Places for the state of an optimizer that hold none.
+    pub unfilled: Vec<UnfilledOptimizer>,
     /// The learning rates that every scheduler whose state is there reads back.
     pub schedules: Vec<Schedule>,
     /// Their numbers that no training goes on from, and those of loss scalers; `None` where there is none of these.
@@ -219,6 +221,7 @@ impl Checkpoint {
         let mut globals = Vec::new();
         let mut metadata = BTreeMap::new();
         let mut optimizers = Vec::new();
+        let mut unfilled = Vec::new();
         let mut schedules = Vec::new();
         let mut budget = optimizer::Budget::default();
         let mut impossible: Option<Vec<ImpossibleNumber>> = None;
@@ -226,6 +229,7 @@ impl Checkpoint {
             let places = section::place(&container, section);
             let found = optimizer::read(&container, &name, index, drafts.len(), &mut budget);
             optimizers.extend(found.optimizers);
+            unfilled.extend(optimizer::unfilled(&container, &name, section == Some(Section::Optimizer)));
             problems.extend(found.problem.map(|kind| kind.in_file(input.path())));
             if section == Some(Section::Optimizer) && container.objects.is_none() {
                 let told = hyperparameters.as_ref();
@@ -292,6 +296,7 @@ impl Checkpoint {
             globals,
             metadata,
             optimizers,
+            unfilled,
             schedules,
             impossible,
             masters,

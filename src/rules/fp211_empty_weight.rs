@@ -105,6 +105,7 @@ mod tests {
                 optimizers: vec![OptimizerCoverage {
                     place: "a.pt: optimizer".to_owned(),
                     algorithm: Algorithm::AdamW,
+                    momentum: false,
                     listed,
                     stored: listed,
                     repeated: Vec::new(),
@@ -116,6 +117,7 @@ mod tests {
                     misplaced_by_name: false,
                 }],
                 unlisted: Measured::not("there is no model beside the optimizer"),
+                unfilled: Vec::new(),
             });
             saved
         };

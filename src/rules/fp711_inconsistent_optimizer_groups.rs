@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::lost_state;
 use super::weights::block;
 use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Thresholds};
 use crate::analysis::model::{
-    Algorithm, CheckpointAnalysis, Measured, OptimizerCoverage, RepeatedParameter, Role, StateCoverage,
-    TensorAnalysis,
+    CheckpointAnalysis, Measured, OptimizerCoverage, RepeatedParameter, Role, StateCoverage, TensorAnalysis,
 };
 use crate::number::counted;
 
@@ -36,7 +36,7 @@ fn check(checkpoint: &CheckpointAnalysis, _: &Thresholds, findings: &mut Finding
         tell_misplaced(optimizer, findings);
         tell_orphans(optimizer, findings);
     }
-    tell_lost(checkpoint, coverage, findings);
+    lost_state::judge(checkpoint, coverage, findings);
     tell_left_out(checkpoint, coverage, findings);
 }
 
@@ -165,48 +165,6 @@ fn tell_orphans(optimizer: &OptimizerCoverage, findings: &mut Findings) {
     );
 }
 
-/// Optimizers that must have had state by now, where none of the checkpoint has any.
-fn tell_lost(checkpoint: &CheckpointAnalysis, coverage: &StateCoverage, findings: &mut Findings) {
-    let keeps_nothing = |optimizer: &OptimizerCoverage| optimizer.stored == 0 && optimizer.orphans.is_empty();
-    let Some(&step) = checkpoint.step.value().filter(|step| **step > 0) else { return };
-    if !coverage.optimizers.iter().all(keeps_nothing) {
-        return;
-    }
-    for optimizer in coverage
-        .optimizers
-        .iter()
-        .filter(|optimizer| optimizer.listed > 0 && keeps_moments(&optimizer.algorithm))
-    {
-        let message = format!(
-            "{} lists {} and keeps state of none, at step {step}",
-            optimizer.place,
-            counted(optimizer.listed, "parameter"),
-        );
-        let advice = "if the optimizer was begun anew at this step, or everything it lists is frozen, this is as it should be; if not, its moments and counters are lost: take an earlier save, or warm the learning rate up again";
-        findings.push(Subject::Checkpoint, message, advice).short_of(
-            "parameters with state",
-            0.0,
-            1.0,
-            "parameters",
-        );
-    }
-}
-
-/// Whether the algorithm keeps state of every parameter from its first step on, whatever its settings.
-fn keeps_moments(algorithm: &Algorithm) -> bool {
-    match algorithm {
-        Algorithm::Adam
-        | Algorithm::AdamW
-        | Algorithm::AdamLike
-        | Algorithm::EightBit
-        | Algorithm::Adafactor
-        | Algorithm::Lion
-        | Algorithm::Adagrad
-        | Algorithm::RmsProp => true,
-        Algorithm::Sgd | Algorithm::Unknown { .. } => false,
-    }
-}
-
 /// Parameters of the model without state although the rest of their layer has some, and others of their kind.
 fn tell_left_out(checkpoint: &CheckpointAnalysis, coverage: &StateCoverage, findings: &mut Findings) {
     // Where none keeps state, there is nothing that a parameter could lack.
@@ -282,7 +240,7 @@ fn kind(tensor: &TensorAnalysis) -> (Role, &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::analysis::model::{MisplacedState, UnevenMoments};
+    use crate::analysis::model::{Algorithm, MisplacedState, UnevenMoments};
     use crate::rules::test_support::{checkpoint, judge, tensor};
 
     /// Three layers of weight and bias, and an Adam that has state of all but `without_state` and `unlisted`.
@@ -298,6 +256,7 @@ mod tests {
             optimizers: vec![OptimizerCoverage {
                 place: "optimizer.pt".to_owned(),
                 algorithm: Algorithm::AdamW,
+                momentum: false,
                 listed,
                 stored: listed - without_state.len() as u64,
                 repeated: Vec::new(),
@@ -309,6 +268,7 @@ mod tests {
                 misplaced_by_name: false,
             }],
             unlisted: Measured::Value(names(unlisted)),
+            unfilled: Vec::new(),
         });
         saved
     }
@@ -398,27 +358,6 @@ mod tests {
         assert_eq!(told(false).told(), [(Severity::Warning, "checkpoint".to_owned())]);
         let message = "optimizer.pt: by their names, 2 states lie under one another's parameters, such as moments of [4] for a.weight of [8]";
         assert_eq!(told(true).found[0].message, message);
-    }
-
-    #[test]
-    fn an_adam_without_any_state_is_told_once_it_has_taken_steps() {
-        let bare = || edited(|optimizer| optimizer.stored = 0);
-        assert!(judge(&RULE, &bare()).is_clean());
-        assert!(judge(&RULE, &bare().at_step(0)).is_clean());
-        let found = judge(&RULE, &bare().at_step(400));
-        assert_eq!(found.told(), [(Severity::Warning, "checkpoint".to_owned())]);
-        assert!(found.found[0].message.contains("keeps state of none, at step 400"));
-        let sgd = edited(|optimizer| (optimizer.stored, optimizer.algorithm) = (0, Algorithm::Sgd));
-        assert!(judge(&RULE, &sgd.at_step(400)).is_clean(), "SGD without momentum keeps none");
-    }
-
-    #[test]
-    fn a_second_optimizer_that_has_not_begun_is_silent() {
-        let mut saved = edited(|optimizer| optimizer.stored = 0).at_step(400);
-        let Measured::Value(coverage) = &mut saved.coverage else { panic!("it was given one") };
-        let stepped = OptimizerCoverage { stored: 6, ..coverage.optimizers[0].clone() };
-        coverage.optimizers.push(stepped);
-        assert!(judge(&RULE, &saved).is_clean());
     }
 
     #[test]

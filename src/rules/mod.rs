@@ -14,6 +14,7 @@ mod finding;
 mod intervals;
 mod jacobians;
 mod logs;
+mod lost_state;
 mod moments;
 mod peers;
 mod plan;

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{DType, Layer, Measured, Role};
 pub use crate::checkpoint::optimizer::{
-    Algorithm, ImpossibleNumber, Mapping, MappingSource, ParameterGroup, Range,
+    Algorithm, ImpossibleNumber, Mapping, MappingSource, Nothing, ParameterGroup, Range, UnfilledOptimizer,
 };
 
 /// Everything measured about the optimizers of one checkpoint.
@@ -26,6 +26,9 @@ pub struct StateCoverage {
     pub optimizers: Vec<OptimizerCoverage>,
     /// Tensors of the model that no optimizer lists; not measured where it is not known which tensors they list.
     pub unlisted: Measured<Vec<String>>,
+    /// Places for the state of an optimizer that hold none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unfilled: Vec<UnfilledOptimizer>,
 }
 
 /// What one optimizer lists, and what it keeps.
@@ -35,6 +38,9 @@ pub struct OptimizerCoverage {
     pub place: String,
     /// Its algorithm.
     pub algorithm: Algorithm,
+    /// Whether any of its groups has a momentum other than 0.
+    #[serde(default)]
+    pub momentum: bool,
     /// Parameters that its groups list, each counted once.
     pub listed: u64,
     /// Those of them that have state.

@@ -11,11 +11,15 @@ use crate::tensor::Kind;
 
 /// What the optimizers of `checkpoint` cover of its model.
 pub fn coverage(checkpoint: &Checkpoint) -> Measured<StateCoverage> {
-    if checkpoint.optimizers.is_empty() {
+    if checkpoint.optimizers.is_empty() && checkpoint.unfilled.is_empty() {
         return Measured::not("the checkpoint holds no optimizer state that is read");
     }
     let optimizers = checkpoint.optimizers.iter().map(|optimizer| of_one(optimizer, checkpoint)).collect();
-    Measured::Value(StateCoverage { optimizers, unlisted: unlisted(checkpoint) })
+    Measured::Value(StateCoverage {
+        optimizers,
+        unlisted: unlisted(checkpoint),
+        unfilled: checkpoint.unfilled.clone(),
+    })
 }
 
 fn of_one(optimizer: &OptimizerState, checkpoint: &Checkpoint) -> OptimizerCoverage {
@@ -36,6 +40,7 @@ fn of_one(optimizer: &OptimizerState, checkpoint: &Checkpoint) -> OptimizerCover
     OptimizerCoverage {
         place: optimizer.place.clone(),
         algorithm: optimizer.algorithm.clone(),
+        momentum: optimizer.groups.iter().any(|group| group.momentum.is_some_and(|momentum| momentum != 0.0)),
         listed: once().count() as u64,
         stored: once().filter(|(_, state)| state.stored).count() as u64,
         repeated: repeated.collect(),

@@ -43,7 +43,7 @@ pub(super) fn recognise(keys: &BTreeSet<&str>, configuration: &Configuration<'_>
         adam(configuration, marked(ADAM_MARKS)).unwrap_or_else(unknown)
     } else if has("exp_avg") {
         Algorithm::Lion
-    } else if has("square_avg") {
+    } else if has("square_avg") || keys.is_empty() && group("alpha") && group("centered") {
         Algorithm::RmsProp
     } else if has("sum") {
         Algorithm::Adagrad
@@ -87,6 +87,7 @@ mod tests {
         assert_eq!(of(&[], &["nesterov"], None), Algorithm::Sgd);
         assert_eq!(of(&[], &["betas", "amsgrad"], None), Algorithm::AdamLike);
         assert_eq!(of(&["step", "square_avg"], &["alpha"], None), Algorithm::RmsProp);
+        assert_eq!(of(&[], &["lr", "momentum", "alpha", "centered"], None), Algorithm::RmsProp);
         assert_eq!(of(&["step", "sum"], &["lr_decay"], None), Algorithm::Adagrad);
         assert_eq!(of(&["exp_avg"], &["betas"], None), Algorithm::Lion);
         assert_eq!(of(&["step", "row_var", "col_var"], &["beta2_decay"], None), Algorithm::Adafactor);

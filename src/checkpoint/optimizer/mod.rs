@@ -17,12 +17,15 @@ mod registration;
 pub(super) mod scalar;
 #[cfg(test)]
 mod tests;
+mod unfilled;
 
 pub use impossible::{ImpossibleNumber, Range};
 pub(super) use mapping::{Candidate, Candidates, map};
 pub(super) use named::{Hyperparameters, read as read_named};
 pub use place::{Hyperparameter, Place, Quantity, Schedule};
 pub(super) use read::{Budget, read};
+pub(super) use unfilled::unfilled;
+pub use unfilled::{Nothing, UnfilledOptimizer};
 
 /// One optimizer of a checkpoint.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,0 +1,159 @@
+//! The state of optimizers that is gone as a whole, in a checkpoint of a run that has begun.
+
+use super::{Findings, Severity, Subject};
+use crate::analysis::model::{
+    Algorithm, CheckpointAnalysis, Nothing, OptimizerCoverage, StateCoverage, UnfilledOptimizer,
+};
+use crate::number::counted;
+
+/// Optimizers that must have had state by now, where none of the checkpoint has any, and places for one that hold nothing.
+pub(super) fn judge(checkpoint: &CheckpointAnalysis, coverage: &StateCoverage, findings: &mut Findings) {
+    let keeps_nothing = |optimizer: &OptimizerCoverage| optimizer.stored == 0 && optimizer.orphans.is_empty();
+    if !coverage.optimizers.iter().all(keeps_nothing) {
+        return;
+    }
+    let emptied =
+        || coverage.optimizers.iter().filter(|optimizer| optimizer.listed > 0 && keeps_state(optimizer));
+    let Some(&step) = checkpoint.step.value() else {
+        if !coverage.unfilled.is_empty() || emptied().next().is_some() {
+            let reason = "an optimizer without state is as it should be before the first step, and the checkpoint says no step";
+            findings.not_evaluated(Subject::Checkpoint, reason);
+        }
+        return;
+    };
+    if step == 0 {
+        return;
+    }
+    for optimizer in emptied() {
+        let message = format!(
+            "{} lists {} and keeps state of none, at step {step}",
+            optimizer.place,
+            counted(optimizer.listed, "parameter"),
+        );
+        let advice = "its moments and counters are lost, and `load_state_dict` says nothing: a resume begins them anew with the learning rate of this step. Take an earlier save, or warm the learning rate up again; if the optimizer was begun anew at this very step, or everything it lists is frozen, this is as it should be";
+        let finding = findings.push(Subject::Checkpoint, message, advice);
+        finding.short_of("parameters with state", 0.0, 1.0, "parameters").severity(Severity::Critical);
+    }
+    for optimizer in coverage.optimizers.iter().filter(|optimizer| optimizer.groupless) {
+        let what = "neither state nor a group of parameters";
+        tell_unfilled((&optimizer.place, what, Severity::Warning), step, findings);
+    }
+    for UnfilledOptimizer { place, holds } in &coverage.unfilled {
+        let (what, severity) = match holds {
+            Nothing::None => ("None", Severity::Note),
+            Nothing::EmptyList => ("an empty list", Severity::Note),
+            Nothing::EmptyDict => ("an empty dict", Severity::Warning),
+        };
+        tell_unfilled((place, what, severity), step, findings);
+    }
+}
+
+/// `None` and no optimizer at all are written on purpose, where weights alone are saved or each process keeps its own state elsewhere. No optimizer gives
+/// an empty dict: that is what a process holds while another gathers the state.
+fn tell_unfilled((place, what, severity): (&str, &str, Severity), step: u64, findings: &mut Findings) {
+    let place = place.escape_debug();
+    let message = format!("{place} holds {what}, at step {step}: there is no optimizer to resume with");
+    let advice = "if these are weights to use, or the state is kept in files of its own, this is as it should be; if a run is to go on from here, its moments and counters are lost: save `optimizer.state_dict()`, with the state gathered where processes share it";
+    let finding = findings.push(Subject::Checkpoint, message, advice);
+    finding.short_of("optimizers with state", 0.0, 1.0, "optimizers").severity(severity);
+}
+
+/// Whether the algorithm keeps state of every parameter from its first step on. SGD does so for its momentum alone.
+fn keeps_state(optimizer: &OptimizerCoverage) -> bool {
+    match optimizer.algorithm {
+        Algorithm::Adam
+        | Algorithm::AdamW
+        | Algorithm::AdamLike
+        | Algorithm::EightBit
+        | Algorithm::Adafactor
+        | Algorithm::Lion
+        | Algorithm::Adagrad
+        | Algorithm::RmsProp => true,
+        Algorithm::Sgd => optimizer.momentum,
+        Algorithm::Unknown { .. } => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analysis::model::Measured;
+    use crate::rules::fp711_inconsistent_optimizer_groups::RULE;
+    use crate::rules::test_support::{checkpoint, judge};
+
+    /// An optimizer of six parameters that keeps state of `stored` of them.
+    fn optimizer(algorithm: Algorithm, stored: u64) -> OptimizerCoverage {
+        OptimizerCoverage {
+            place: "a.pt: optimizer".to_owned(),
+            algorithm,
+            momentum: false,
+            listed: 6,
+            stored,
+            repeated: Vec::new(),
+            orphans: Vec::new(),
+            without_state: Vec::new(),
+            groupless: false,
+            uneven: Vec::new(),
+            misplaced: Vec::new(),
+            misplaced_by_name: false,
+        }
+    }
+
+    fn saved(optimizers: Vec<OptimizerCoverage>, holds: Option<Nothing>) -> CheckpointAnalysis {
+        let place = "a.pt: optimizer".to_owned();
+        let mut saved = checkpoint(Vec::new());
+        saved.coverage = Measured::Value(StateCoverage {
+            optimizers,
+            unlisted: Measured::Value(Vec::new()),
+            unfilled: holds.map(|holds| UnfilledOptimizer { place, holds }).into_iter().collect(),
+        });
+        saved
+    }
+
+    #[test]
+    fn an_optimizer_without_any_state_is_critical_once_it_has_taken_steps() {
+        let bare = || saved(vec![optimizer(Algorithm::AdamW, 0)], None);
+        let unknown = judge(&RULE, &bare());
+        assert!(unknown.found.is_empty() && unknown.not_evaluated.len() == 1, "nobody says the step");
+        assert!(judge(&RULE, &bare().at_step(0)).is_clean());
+        let found = judge(&RULE, &bare().at_step(400));
+        assert_eq!(found.told(), [(Severity::Critical, "checkpoint".to_owned())]);
+        let message = "a.pt: optimizer lists 6 parameters and keeps state of none, at step 400";
+        assert_eq!(found.found[0].message, message);
+    }
+
+    #[test]
+    fn plain_sgd_keeps_none_and_sgd_with_momentum_must() {
+        let told = |momentum| {
+            let sgd = OptimizerCoverage { momentum, ..optimizer(Algorithm::Sgd, 0) };
+            judge(&RULE, &saved(vec![sgd], None).at_step(400)).told().len()
+        };
+        assert_eq!((told(false), told(true)), (0, 1));
+    }
+
+    #[test]
+    fn beside_an_optimizer_that_has_begun_one_without_state_is_silent() {
+        let both = vec![optimizer(Algorithm::AdamW, 0), optimizer(Algorithm::AdamW, 6)];
+        assert!(judge(&RULE, &saved(both, Some(Nothing::None)).at_step(400)).is_clean());
+    }
+
+    #[test]
+    fn a_place_for_an_optimizer_that_holds_nothing_is_told_once_steps_were_taken() {
+        let at_step = |holds| judge(&RULE, &saved(Vec::new(), Some(holds)).at_step(400)).told()[0].0;
+        assert_eq!(at_step(Nothing::EmptyDict), Severity::Warning);
+        assert_eq!(at_step(Nothing::None), Severity::Note, "weights alone are saved so on purpose");
+        assert_eq!(at_step(Nothing::EmptyList), Severity::Note);
+        assert!(judge(&RULE, &saved(Vec::new(), Some(Nothing::EmptyDict)).at_step(0)).is_clean());
+        let shell = OptimizerCoverage {
+            listed: 0,
+            groupless: true,
+            ..optimizer(Algorithm::Unknown { keys: Vec::new() }, 0)
+        };
+        assert_eq!(judge(&RULE, &saved(vec![shell], None).at_step(400)).told()[0].0, Severity::Warning);
+        let unknown = judge(&RULE, &saved(Vec::new(), Some(Nothing::None)));
+        assert!(unknown.found.is_empty() && unknown.not_evaluated.len() == 1);
+        let found = judge(&RULE, &saved(Vec::new(), Some(Nothing::None)).at_step(400)).found;
+        let message = "a.pt: optimizer holds None, at step 400: there is no optimizer to resume with";
+        assert_eq!(found[0].message, message);
+    }
+}
