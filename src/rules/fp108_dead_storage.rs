@@ -79,7 +79,7 @@ fn place(offset: Option<u64>) -> String {
     offset.map(|offset| format!(", the first at byte {offset} of the file")).unwrap_or_default()
 }
 
-/// All-zero matrices of roles that have others which are not.
+/// All-zero matrices, and gains of norms, of roles that have others which are not.
 fn report_zero_matrices(checkpoint: &CheckpointAnalysis, findings: &mut Findings) {
     let step = checkpoint.step.value().copied();
     if step == Some(0) {
@@ -87,16 +87,49 @@ fn report_zero_matrices(checkpoint: &CheckpointAnalysis, findings: &mut Findings
     }
     let is_of_zeros =
         |tensor: &TensorAnalysis| tensor.statistics.value().is_some_and(|statistics| is_zero(statistics));
-    let matrices =
-        || checkpoint.tensors.iter().filter(|tensor| is_matrix(tensor) && tensor.role != Role::Other);
+    let is_gain = |tensor: &TensorAnalysis| tensor.role == Role::NormGain && tensor.is_parameter();
+    let is_judged =
+        |tensor: &&TensorAnalysis| (is_matrix(tensor) && tensor.role != Role::Other) || is_gain(tensor);
+    let matrices = || checkpoint.tensors.iter().filter(is_judged);
     let live: BTreeSet<Role> = matrices()
         .filter(|tensor| tensor.statistics.value().is_some() && !is_of_zeros(tensor))
         .map(|tensor| tensor.role)
         .collect();
+    if !live.contains(&Role::TokenEmbedding) {
+        let zero_tables =
+            matrices().filter(|tensor| tensor.role == Role::TokenEmbedding && is_of_zeros(tensor));
+        if let Some(table) = zero_tables.max_by_key(|tensor| tensor.elements) {
+            report_zero_vocabulary(checkpoint, table, findings);
+        }
+    }
     for tensor in matrices() {
         if is_of_zeros(tensor) && live.contains(&tensor.role) && !is_meant_to_be_zero(tensor) {
             report_zero_matrix(tensor, step, findings);
         }
+    }
+}
+
+/// The only token embedding, or the largest of several, of zeros alone: nothing that is read makes any difference. Nobody begins with zeros there, and
+/// it is certain where the config says that so many tokens are embedded, and likely once steps were taken.
+fn report_zero_vocabulary(checkpoint: &CheckpointAnalysis, table: &TensorAnalysis, findings: &mut Findings) {
+    let words = checkpoint.config.value().and_then(|config| config.get("vocab_size")?.as_u64());
+    let is_vocabulary = words.is_some_and(|words| words > 1 && table.shape[0] >= words);
+    // A table of one column is a bias for each token, which may begin at zero.
+    let is_trained = checkpoint.step.value().is_some() && table.shape.iter().all(|&size| size > 1);
+    if !is_vocabulary && !is_trained {
+        return;
+    }
+    let message = format!(
+        "all {} elements of {} are zero: its {} tokens are all alike",
+        table.elements,
+        table.told(),
+        table.shape[0]
+    );
+    let advice = "the end of the file was not written, or the table was never filled: copy the file again, or roll back one checkpoint";
+    let finding = findings.push(Subject::Tensor(table.name.clone()), message, advice);
+    finding.evidence("zero elements", table.elements as f64, "elements");
+    if !is_vocabulary {
+        finding.severity(Severity::Warning);
     }
 }
 
@@ -139,6 +172,35 @@ mod tests {
     #[test]
     fn a_repeated_page_is_a_warning() {
         assert_eq!(told(vec![weight("a").with_pages(0, 1)]), [(Severity::Warning, "a".to_owned())]);
+    }
+
+    #[test]
+    fn a_norm_whose_gains_are_all_zero_is_told_beside_others() {
+        let gain = |name: &str, value| tensor(name, Role::NormGain, &[64]).filled(value);
+        let at = |value| {
+            let tensors = vec![gain("a.norm.weight", 1.0), gain("b.norm.weight", value)];
+            judge(&RULE, &checkpoint(tensors).at_step(1)).told()
+        };
+        assert_eq!(at(0.0), [(Severity::Warning, "b.norm.weight".to_owned())]);
+        assert!(at(1e-6).is_empty());
+        let of_gemma = vec![gain("a.norm.weight", 0.0), gain("b.norm.weight", 0.0)];
+        assert!(judge(&RULE, &checkpoint(of_gemma).at_step(1)).is_clean(), "gains that are added to 1");
+    }
+
+    #[test]
+    fn a_vocabulary_of_zeros_is_critical_where_the_config_says_that_it_is_one() {
+        let table = |rms| tensor("shared.weight", Role::TokenEmbedding, &[100, 8]).filled(rms);
+        let with = |rms, words: u64| {
+            let config = serde_json::json!({"vocab_size": words});
+            judge(&RULE, &checkpoint(vec![table(rms), weight("a")]).with_config(config)).told()
+        };
+        assert_eq!(with(0.0, 100), [(Severity::Critical, "shared.weight".to_owned())]);
+        assert!(with(0.02, 100).is_empty());
+        assert!(with(0.0, 101).is_empty(), "another table");
+        assert!(told(vec![table(0.0), weight("a")]).is_empty(), "nobody says that it is one of tokens");
+        let at = |step| judge(&RULE, &checkpoint(vec![table(0.0), weight("a")]).at_step(step)).told();
+        assert!(at(0).is_empty());
+        assert_eq!(at(1), [(Severity::Warning, "shared.weight".to_owned())]);
     }
 
     #[test]
