@@ -44,22 +44,75 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
         let whole: Layers<'_> = layers.iter().map(|(number, layer)| (*number, layer)).collect();
         // A first layer of its own, such as that of T5 with the biases of positions, hides none behind it.
         let stretches = [&whole[..], whole.get(1..).unwrap_or_default()];
+        if let Some((number, usual)) = sole_end(checkpoint, &whole).filter(|_| whole.len() as f64 >= fewest) {
+            tell(stack, &layers, (number, usual, whole.len()), thresholds, findings);
+            continue;
+        }
         let mut judged = stretches.into_iter().filter(|stretch| stretch.len() as f64 >= fewest);
         let Some((number, usual, count)) = judged
             .find_map(|stretch| sole_odd(stretch).map(|(number, usual)| (number, usual, stretch.len())))
         else {
             continue;
         };
-        let own = &layers[&number];
-        let names: BTreeSet<&str> = usual.keys().chain(own.keys()).copied().collect();
-        let differing: Vec<&str> =
-            names.into_iter().filter(|name| usual.get(name) != own.get(name)).collect();
-        let share = differing.len() as f64 / usual.len() as f64;
-        if share > thresholds.get("largest-difference") {
-            continue;
-        }
+        tell(stack, &layers, (number, usual, count), thresholds, findings);
+    }
+}
+
+fn tell<'a>(
+    stack: &'a str,
+    layers: &'a BTreeMap<u64, Population<'a>>,
+    (number, usual, count): (u64, &'a Population<'a>, usize),
+    thresholds: &Thresholds,
+    findings: &mut Findings,
+) {
+    let own = &layers[&number];
+    let names: BTreeSet<&str> = usual.keys().chain(own.keys()).copied().collect();
+    let differing: Vec<&str> = names.into_iter().filter(|name| usual.get(name) != own.get(name)).collect();
+    let share = differing.len() as f64 / usual.len() as f64;
+    if share <= thresholds.get("largest-difference") {
         report(&Odd { stack, number, layers: count, usual, own, differing }, findings);
     }
+}
+
+/// Model types of transformers all of whose layers are alike, the first and the last too.
+const LAYERS_ALIKE: [&str; 24] = [
+    "mixtral",
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "phi",
+    "phi3",
+    "gpt_neo",
+    "gpt_neox",
+    "gptj",
+    "gpt_bigcode",
+    "bloom",
+    "falcon",
+    "opt",
+    "olmo",
+    "olmo2",
+    "starcoder2",
+    "stablelm",
+    "cohere",
+    "granite",
+    "glm",
+    "glm4",
+    "vit",
+    "deit",
+    "electra",
+];
+
+/// The first or the last layer, where it alone is unlike the others in a network whose layers are all alike; and what the others are like.
+fn sole_end<'a>(
+    checkpoint: &CheckpointAnalysis,
+    layers: &[(u64, &'a Population<'a>)],
+) -> Option<(u64, &'a Population<'a>)> {
+    let kind = checkpoint.config.value()?.get("model_type")?.as_str()?;
+    let [(first, of_first), (_, usual), .., (last, of_last)] = layers else { return None };
+    let differing = layers.iter().filter(|(_, layer)| layer != usual).count();
+    let ends = [(*first, of_first), (*last, of_last)];
+    let sole = ends.into_iter().find(|(_, layer)| *layer != usual)?;
+    (LAYERS_ALIKE.contains(&kind) && differing == 1).then_some((sole.0, *usual))
 }
 
 /// The layer that differs from its neighbours.
@@ -184,6 +237,22 @@ mod tests {
         });
         let message = "layers.1.w0.weight has the shape [4, 8], [8, 4] in the other 3 layers";
         assert_eq!(judge(&RULE, &transposed).found[0].message, message);
+    }
+
+    #[test]
+    fn the_first_and_the_last_layer_are_compared_where_the_config_says_that_all_are_alike() {
+        let lost = |at: u64, kind: &str| {
+            let saved = stack(4, |number, layer| {
+                if number == at {
+                    layer.remove(3);
+                }
+            });
+            told(&saved.with_config(serde_json::json!({"model_type": kind})))
+        };
+        for at in 0..4 {
+            assert_eq!(lost(at, "gemma2"), [(Severity::Warning, format!("layers.{at}"))]);
+        }
+        assert!(lost(0, "t5").is_empty() && lost(3, "t5").is_empty());
     }
 
     #[test]
