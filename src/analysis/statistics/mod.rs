@@ -108,9 +108,9 @@ pub fn measure_beside<B: Beside>(
     }
 }
 
-/// Bytes that the searches among rows and pages hold while `tensor` is measured, besides a few buffers.
+/// Bytes that the searches among rows and pages, or tables of patterns, hold while `tensor` is measured, besides a few buffers.
 pub fn held_bytes(tensor: &Tensor) -> u64 {
-    rows::held_bytes(tensor).max(pages::held_bytes(tensor))
+    rows::held_bytes(tensor).max(pages::held_bytes(tensor)).max(words::held_bytes(tensor))
 }
 
 /// [`measure`], part by part: for benchmarks, and for tests that every instruction set gives the same bits.
@@ -166,8 +166,8 @@ fn measure_floats<B: Beside>(
     match tensor.dtype {
         DType::F64 => measure_elements::<F64, B>(tensor, repeats, plan, pivot, beside, context),
         DType::F32 => measure_elements::<F32, B>(tensor, repeats, plan, pivot, beside, context),
-        DType::F16 | DType::Bf16 if tensor.count() >= words::MANY && plan.exponents => {
-            // Counts of patterns cost the same whatever is asked; without binades, vectors cost less.
+        _ if words::are_many(tensor) && plan.moments => {
+            // Counts of patterns cost the same whatever is asked; for norms alone, the GPU has the same sums by vectors.
             measure_words(tensor, repeats, plan, pivot, beside, context)
         }
         DType::F16 => measure_elements::<F16, B>(tensor, repeats, plan, pivot, beside, context),
