@@ -177,3 +177,28 @@ impl Counted {
         whole
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analysis::statistics::patterns;
+
+    #[test]
+    fn full_tables_are_counted_in_no_more_and_walked_with_the_others() {
+        let one = half::bf16::ONE.to_le_bytes();
+        let counted = Counted::default();
+        let mut full = counted.tables();
+        full.count(&one);
+        full.blocks = FULL - 1;
+        counted.give_back(full);
+        for blocks in [0, 1] {
+            let mut tables = counted.tables();
+            assert_eq!(tables.blocks, blocks, "those with room are taken again");
+            tables.count(&one);
+            counted.give_back(tables);
+        }
+        let job = Job { moments: true, limits: None, binades: false, pivot: 0.0, scale: 1.0 };
+        let whole = counted.walk(&patterns::format(DType::Bf16).unwrap(), &job);
+        assert_eq!((whole.tally.count, whole.sums.square), (3, 3.0));
+    }
+}
