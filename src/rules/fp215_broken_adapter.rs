@@ -50,12 +50,13 @@ fn pairs(checkpoint: &CheckpointAnalysis) -> BTreeMap<String, Pair<'_>> {
 
 /// The name without what tells the halves apart: its last component that is called like a half, since modules have such names too.
 fn adapter(tensor: &TensorAnalysis) -> Option<String> {
-    let name = tensor.canonical_name.to_ascii_lowercase();
-    let is_mark = |component: &str| match tensor.role {
-        Role::LoraA => MARKS.iter().any(|(first, _)| *first == component),
-        Role::LoraB => MARKS.iter().any(|(_, second)| *second == component),
-        _ => false,
+    let half: fn(&(&'static str, &'static str)) -> &'static str = match tensor.role {
+        Role::LoraA => |(first, _)| first,
+        Role::LoraB => |(_, second)| second,
+        _ => return None,
     };
+    let name = tensor.canonical_name.to_ascii_lowercase();
+    let is_mark = |component: &str| MARKS.iter().map(half).any(|mark| mark == component);
     let mut components: Vec<&str> = name.split('.').collect();
     let place = components.iter().rposition(|component| is_mark(component))?;
     components[place] = "lora";

@@ -168,7 +168,7 @@ pub(super) fn place_of_number(name: &str, number: u64) -> Option<Range<usize>> {
     let mut start = 0;
     for component in name.split('.') {
         let end = start + component.len();
-        if component.parse() == Ok(number) {
+        if component.starts_with(|first: char| first.is_ascii_digit()) && component.parse() == Ok(number) {
             return Some(start..end);
         }
         start = end + 1;

@@ -102,13 +102,13 @@ pub(in crate::checkpoint) fn module(name: &str) -> &str {
 
 /// The names without wrappers; a name stays as it is where two would become one.
 fn canonical_names<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Vec<String> {
-    let unwrapped: Vec<Option<String>> = names.clone().map(without_wrappers).collect();
-    let any_unwrapped = unwrapped.iter().any(Option::is_some);
-    let stripped = unwrapped
-        .into_iter()
-        .zip(names.clone())
-        .map(|(shorter, name)| shorter.unwrap_or_else(|| name.to_owned()));
-    let stripped = without_shared_prefix(stripped.collect());
+    let mut any_unwrapped = false;
+    let mut strip = |name: &str| {
+        let shorter = without_wrappers(name);
+        any_unwrapped |= shorter.is_some();
+        shorter.unwrap_or_else(|| name.to_owned())
+    };
+    let stripped = without_shared_prefix(names.clone().map(&mut strip).collect());
     // A prefix that all have in common tells no two of them apart.
     if !any_unwrapped {
         return stripped;
@@ -123,7 +123,8 @@ fn canonical_names<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Vec<Stri
 
 /// The name without wrappers, where it has any, and something besides.
 fn without_wrappers(name: &str) -> Option<String> {
-    let is_wrapper = |component: &&str| WRAPPERS.contains(component);
+    // The comparison of one letter spares nearly all of the others.
+    let is_wrapper = |component: &&str| component.starts_with(['m', '_']) && WRAPPERS.contains(component);
     if !name.split('.').any(|component| is_wrapper(&component)) {
         return None;
     }

@@ -1,9 +1,11 @@
 //! The header judged entry by entry, for files that the reference reader refuses or would misread.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
 use serde::Deserialize;
 
 use super::container;
@@ -66,8 +68,9 @@ struct Claim<'a> {
 
 /// The value of a name, as the format prescribes it.
 #[derive(Deserialize)]
-struct Info {
-    dtype: String,
+struct Info<'a> {
+    #[serde(borrow)]
+    dtype: Cow<'a, str>,
     shape: Vec<u64>,
     data_offsets: (u64, u64),
 }
@@ -103,7 +106,7 @@ impl Audit<'_> {
     }
 
     fn claims<'a>(&self, tensors: &'a [Declared<'_>]) -> Vec<Claim<'a>> {
-        let last: HashMap<&str, u64> =
+        let last: HashMap<&str, u64, RandomState> =
             tensors.iter().map(|declared| (declared.name.as_str(), declared.at)).collect();
         tensors
             .iter()
@@ -132,7 +135,7 @@ impl Audit<'_> {
         }
     }
 
-    fn info(&self, declared: &Declared<'_>) -> Result<Info> {
+    fn info<'a>(&self, declared: &'a Declared<'_>) -> Result<Info<'a>> {
         let text = declared.value.get();
         if text.len() > MAX_ENTRY_BYTES {
             let (actual, limit) = (text.len() as u64, MAX_ENTRY_BYTES as u64);
@@ -141,7 +144,7 @@ impl Audit<'_> {
             );
         }
         let refuse = |message| self.refuse(declared, ErrorKind::HeaderEntry { message });
-        let info: Info = serde_json::from_str(text).map_err(|error| refuse(without_place(&error)))?;
+        let info: Info<'_> = serde_json::from_str(text).map_err(|error| refuse(without_place(&error)))?;
         if info.shape.len() > MAX_AXES {
             return Err(refuse(format!(
                 "its shape has {} axes, at most {MAX_AXES} are read",
@@ -158,11 +161,11 @@ impl Audit<'_> {
         }
         let available = self.file.len();
         let absolute = |offset: u64| self.header.end.checked_add(offset);
-        let past = ErrorKind::PastEndOfFile { needed: u64::MAX, available };
-        Ok(absolute(start).ok_or(past.clone())?..absolute(end).ok_or(past)?)
+        let past = || ErrorKind::PastEndOfFile { needed: u64::MAX, available };
+        Ok(absolute(start).ok_or_else(past)?..absolute(end).ok_or_else(past)?)
     }
 
-    fn tensor(&self, info: Info, bytes: Range<u64>) -> std::result::Result<Tensor, ErrorKind> {
+    fn tensor(&self, info: Info<'_>, bytes: Range<u64>) -> std::result::Result<Tensor, ErrorKind> {
         let Some(dtype) = DType::from_name(&info.dtype) else {
             return Err(ErrorKind::UnknownDtype { dtype: info.dtype.chars().take(40).collect() });
         };
