@@ -2,6 +2,10 @@
 
 use std::fmt::{self, Write};
 
+use super::terminal::name_of;
+use crate::analysis::model::{Remark, RemarkKind};
+use crate::number::grouped;
+
 /// Columns of a page.
 pub(super) const WIDTH: usize = 80;
 
@@ -24,6 +28,26 @@ pub fn safe(name: &str) -> String {
     let start = name.chars().take(half).map(shown).collect::<String>();
     let end = name.chars().skip(characters - half).map(shown).collect::<String>();
     format!("{start}…({characters} characters)…{end}")
+}
+
+/// What a remark says of which file and steps. That something was taken for something is the heading of remarks.
+pub(super) fn remarked(remark: &Remark) -> String {
+    let kind = match remark.kind {
+        RemarkKind::TakenFor => String::new(),
+        kind => format!("{}: ", name_of(&kind)),
+    };
+    let file = remark.file.as_ref().map_or_else(String::new, |file| format!("{file}: "));
+    let steps = match remark.steps {
+        Some([from, to]) if from == to => format!(" (step {})", grouped(from)),
+        Some([from, to]) => format!(" (steps {} to {})", grouped(from), grouped(to)),
+        None => String::new(),
+    };
+    format!("{kind}{file}{}{steps}", remark.message)
+}
+
+/// `reason` without what tells apart the same reason of two checkpoints.
+pub(super) fn without_digits(reason: &str) -> String {
+    reason.chars().filter(|character| !character.is_ascii_digit()).collect()
 }
 
 /// A sentence of ours that may hold names from a file, cut at its end when very long.

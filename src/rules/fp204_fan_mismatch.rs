@@ -38,8 +38,8 @@ struct Width {
 fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mut Findings) {
     match checkpoint.step.value() {
         Some(0) => {}
-        Some(step) => {
-            let reason = format!("needs an initial checkpoint, this one is from step {step}");
+        Some(_) => {
+            let reason = "needs a checkpoint of step 0, this one is of a later step";
             return findings.not_evaluated(Subject::Checkpoint, reason);
         }
         None => return findings.not_evaluated(Subject::Checkpoint, "the number of steps taken has no value"),
@@ -158,7 +158,7 @@ mod tests {
     fn a_trained_checkpoint_is_not_evaluated() {
         let findings = evaluate(&RULE, &network(|_, output| 1.0 / output.sqrt()).at_step(1));
         assert!(findings.told().is_empty());
-        assert_eq!(findings.not_evaluated[0].1, "needs an initial checkpoint, this one is from step 1");
+        assert_eq!(findings.not_evaluated[0].1, "needs a checkpoint of step 0, this one is of a later step");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use super::logs::{Spike, log, norm_spikes, norms_missing, rest};
 use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
 use crate::analysis::model::{Analysis, LogAnalysis, Number};
+use crate::number::short;
 
 pub(super) static RULE: Rule = Rule {
     code: "FP501",
@@ -78,9 +79,10 @@ fn tell(log: &LogAnalysis, spike: &Spike, count: usize, thresholds: &Thresholds,
         (None, _) => format!("{} of the steps around it", spike.points),
     };
     let message = format!(
-        "the gradient norm leaves its window at step {} ({:.3} times the median) and peaks with {norm:.4} at step {peak}: {after}",
+        "the gradient norm leaves its window at step {} ({} times the median) and peaks with {} at step {peak}: {after}",
         spike.onset,
-        ratio.unwrap_or(f64::NAN),
+        short(ratio.unwrap_or(f64::NAN)),
+        short(norm),
     );
     let advice = "clip below the peak (flashpoint clip), look at the batches of these steps, and if the loss followed go back to a checkpoint well before them";
     let rest = rest(log, spike, |point| point.grad_norm_ratio.map(f64::ln));

@@ -3,6 +3,7 @@
 use super::logs::{Placed, Spike, log, rest, spikes};
 use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
 use crate::analysis::model::{Analysis, LogAnalysis, Number};
+use crate::number::short;
 
 pub(super) static RULE: Rule = Rule {
     code: "FP502",
@@ -50,8 +51,10 @@ fn check(analysis: &Analysis, thresholds: &Thresholds, findings: &mut Findings) 
             .recovered
             .map_or("it does not come back".to_owned(), |step| format!("it is back at step {step}"));
         let message = format!(
-            "the loss jumps at step {} and peaks with {loss:.4} at step {peak}, {:.1} deviations above its window: {after}",
-            spike.onset, spike.z,
+            "the loss jumps at step {} and peaks with {} at step {peak}, {} deviations above its window: {after}",
+            spike.onset,
+            short(loss),
+            short(spike.z),
         );
         let advice = "look whether the gradient norm jumped before it (FP501); if the loss does not come back, go back to a checkpoint before it and skip its batches";
         findings

@@ -3,6 +3,7 @@
 use super::logs::log;
 use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
 use crate::analysis::model::{AccumulationChange, Analysis};
+use crate::number::short;
 
 pub(super) static RULE: Rule = Rule {
     code: "FP505",
@@ -96,7 +97,8 @@ fn tell(change: &AccumulationChange, what: &str, ratio: f64, factor: f64, findin
         None => format!("which is about {factor}"),
     };
     let message = format!(
-        "the {what} changes by a factor of {ratio:.3} at step {} and stays there; {cause}",
+        "the {what} changes by a factor of {} at step {} and stays there; {cause}",
+        short(ratio),
         change.step
     );
     let advice = "check that gradients are divided by accumulation times world size (a mean, not a sum), and rescale the clipping threshold with them";

@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::analysis::model::Remark;
 use crate::clip::Snippet;
-use crate::number::{grouped, short};
+use crate::number::short;
 use crate::report::Plot;
 use crate::report::items::{Item, rule, subject_name};
-use crate::report::terminal::{name_of, titled, unit};
-use crate::report::text::{safe, safe_sentence};
+use crate::report::terminal::{titled, unit};
+use crate::report::text::{remarked, safe, safe_sentence, without_digits};
 use crate::rules::{Evidence, NotEvaluated, Severity, Subject};
 
 /// What every page looks like.
@@ -193,12 +193,17 @@ pub(super) struct Unjudged {
 }
 
 /// What was not evaluated, by reason, most first.
+///
+/// Of several checkpoints, reasons that differ in a number alone, such as that of the checkpoint's file, are one.
 pub(super) fn unjudged(entries: &[NotEvaluated]) -> Vec<Unjudged> {
-    let mut reasons: BTreeMap<&str, Vec<&NotEvaluated>> = BTreeMap::new();
+    let are_of_several = entries.windows(2).any(|pair| pair[0].checkpoint != pair[1].checkpoint);
+    let mut reasons: BTreeMap<String, Vec<&NotEvaluated>> = BTreeMap::new();
     for entry in entries {
-        reasons.entry(&entry.reason).or_default().push(entry);
+        let key = if are_of_several { without_digits(&entry.reason) } else { entry.reason.clone() };
+        reasons.entry(key).or_default().push(entry);
     }
-    let mut reasons: Vec<_> = reasons.into_iter().collect();
+    let mut reasons: Vec<_> =
+        reasons.into_values().map(|entries| (entries[0].reason.as_str(), entries)).collect();
     reasons.sort_by_key(|(_, entries)| std::cmp::Reverse(entries.len()));
     let said = |(reason, entries): (&str, Vec<&NotEvaluated>)| {
         let rules: BTreeSet<&str> = entries.iter().filter_map(|entry| entry.rule.as_deref()).collect();
@@ -243,14 +248,5 @@ pub(super) fn snippets(all: &[Snippet]) -> Vec<Snippet> {
 
 /// What was taken for what, and what was left out.
 pub(super) fn remarks(all: &[Remark]) -> Vec<String> {
-    let said = |remark: &Remark| {
-        let file = remark.file.as_ref().map_or_else(String::new, |file| format!("{file}: "));
-        let steps = match remark.steps {
-            Some([from, to]) if from == to => format!(" (step {})", grouped(from)),
-            Some([from, to]) => format!(" (steps {} to {})", grouped(from), grouped(to)),
-            None => String::new(),
-        };
-        safe_sentence(&format!("{}: {file}{}{steps}", name_of(&remark.kind), remark.message))
-    };
-    all.iter().map(said).collect()
+    all.iter().map(|remark| safe_sentence(&remarked(remark))).collect()
 }

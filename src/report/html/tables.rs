@@ -49,7 +49,7 @@ impl TableView {
         self.rows.len() <= FEW_ROWS
     }
 
-    /// A table without notes; nothing where it has no row.
+    /// A table without notes and without columns in which no row says anything; nothing where it has no row.
     pub fn new(
         title: &str,
         words: usize,
@@ -57,8 +57,23 @@ impl TableView {
         rows: Vec<Row>,
     ) -> Option<Self> {
         let columns = columns.iter().map(|&(name, help)| Column { name, help }).collect();
-        let table = Self { title: title.to_owned(), columns, words, rows, note: String::new() };
+        let mut table = Self { title: title.to_owned(), columns, words, rows, note: String::new() };
+        for index in (0..table.columns.len()).rev() {
+            if table.rows.iter().all(|row| row.cells[index].is_empty()) {
+                table.remove(index);
+            }
+        }
         (!table.rows.is_empty()).then_some(table)
+    }
+
+    fn remove(&mut self, index: usize) {
+        self.columns.remove(index);
+        if index < self.words {
+            self.words -= 1;
+        }
+        for row in &mut self.rows {
+            row.cells.remove(index);
+        }
     }
 
     /// Leaves columns out, from the front of `least`, until the rest fits.
@@ -70,13 +85,7 @@ impl TableView {
                 break;
             }
             let Some(index) = self.columns.iter().position(|column| column.name == *name) else { continue };
-            self.columns.remove(index);
-            if index < self.words {
-                self.words -= 1;
-            }
-            for row in &mut self.rows {
-                row.cells.remove(index);
-            }
+            self.remove(index);
             left_out.push(*name);
         }
         if !left_out.is_empty() {

@@ -4,12 +4,14 @@ use std::collections::BTreeSet;
 
 use sha2::{Digest, Sha256};
 
-use super::parts::{SCRIPT, SCRIPT_DIGEST};
+use super::parts::{SCRIPT, SCRIPT_DIGEST, remarks, unjudged};
+use super::tables::{TableView, row};
 use crate::analysis::model::{
-    Analysis, CheckpointAnalysis, DType, Difference, Layer, Measured, Role, Section, TensorDifference,
+    Analysis, CheckpointAnalysis, DType, Difference, Layer, Measured, Remark, RemarkKind, Role, Section,
+    TensorDifference,
 };
 use crate::report::{DifferenceReport, Report, Style, checkpoints_html, difference_html};
-use crate::rules::{self, Overrides};
+use crate::rules::{self, NotEvaluated, Overrides, Subject};
 
 /// What a tensor may be called to do harm on a page.
 const HOSTILE: [&str; 7] = [
@@ -149,6 +151,48 @@ fn held_harmless(page: &str) {
     }
     assert!(page.contains("&#60;script&#62;") || page.contains("&lt;script&gt;"), "the name is shown");
     assert!(page.contains("default-src &#39;none&#39;") || page.contains("default-src 'none'"));
+}
+
+#[test]
+fn a_column_in_which_no_row_says_anything_is_left_out() {
+    let cells = |found: &str| ["a", found, "1"].map(str::to_owned).to_vec();
+    let columns = [("tensor", ""), ("found", ""), ("L2", "")];
+    let table = |rows| TableView::new("Tensors", 2, &columns, rows).unwrap();
+    let clean = table(vec![row(cells("")), row(cells(""))]);
+    assert_eq!(clean.columns.iter().map(|column| column.name).collect::<Vec<_>>(), ["tensor", "L2"]);
+    assert_eq!((clean.words, &clean.rows[1].cells[..]), (1, &["a".to_owned(), "1".to_owned()][..]));
+    let found = table(vec![row(cells("")), row(cells("FP101"))]);
+    assert_eq!((found.words, found.columns.len()), (2, 3));
+}
+
+#[test]
+fn reasons_that_differ_by_the_checkpoint_alone_are_one() {
+    let entry = |checkpoint: u64, reason: &str| NotEvaluated {
+        checkpoint: format!("ckpt_{checkpoint}.pt"),
+        rule: Some("FP702".to_owned()),
+        subject: Subject::Checkpoint,
+        reason: reason.to_owned(),
+    };
+    let of_two = unjudged(&[entry(10, "ckpt_10.pt: not Adam"), entry(20, "ckpt_20.pt: not Adam")]);
+    assert_eq!(of_two.len(), 1);
+    assert_eq!(
+        (of_two[0].reason.as_str(), of_two[0].subjects.as_str()),
+        ("ckpt_10.pt: not Adam", "in 2 checkpoints")
+    );
+    // Within one checkpoint the numbers are what tells them apart.
+    let of_one = unjudged(&[
+        entry(10, "takes 13 billion multiplications"),
+        entry(10, "takes 25 billion multiplications"),
+    ]);
+    assert_eq!(of_one.len(), 2);
+}
+
+#[test]
+fn a_remark_names_its_kind_unless_the_heading_does() {
+    let remark =
+        |kind, steps| Remark { kind, file: Some("log.csv".to_owned()), steps, message: "read".to_owned() };
+    let said = remarks(&[remark(RemarkKind::TakenFor, None), remark(RemarkKind::Gap, Some([10, 2000]))]);
+    assert_eq!(said, ["log.csv: read", "gap: log.csv: read (steps 10 to 2,000)"]);
 }
 
 #[test]

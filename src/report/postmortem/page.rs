@@ -9,8 +9,8 @@ use super::timeline;
 use crate::diagnosis::{Action, Mechanism, Suspect};
 use crate::number::{grouped as thousands, short};
 use crate::report::Style;
-use crate::report::terminal::{evidence, name_of, painted, safe_sentence, titled};
-use crate::report::text::{WIDTH, safe, wrapped};
+use crate::report::terminal::{evidence, painted, safe_sentence, titled};
+use crate::report::text::{WIDTH, remarked, safe, without_digits, wrapped};
 use crate::rules::{NotEvaluated, Severity};
 
 /// Findings that are shown before the rest is counted.
@@ -195,13 +195,7 @@ impl Page<'_> {
         writeln!(out, "what was taken for what")?;
         let shown = if self.style.all { remarks.len() } else { FOLDED_LINES };
         for remark in remarks.iter().take(shown) {
-            let file = remark.file.as_ref().map_or_else(String::new, |file| format!("{file}: "));
-            let steps = match remark.steps {
-                Some([from, to]) if from == to => format!(" (step {})", thousands(from)),
-                Some([from, to]) => format!(" (steps {} to {})", thousands(from), thousands(to)),
-                None => String::new(),
-            };
-            wrapped(out, "  ", &format!("{}: {file}{}{steps}", name_of(&remark.kind), remark.message))?;
+            wrapped(out, "  ", &remarked(remark))?;
         }
         if remarks.len() > shown {
             writeln!(out, "  … and {} more (--all shows every remark)", remarks.len() - shown)?;
@@ -218,7 +212,7 @@ impl Page<'_> {
         let mut reasons: BTreeMap<String, Vec<&NotEvaluated>> = BTreeMap::new();
         for entry in &self.report.not_evaluated {
             // Reasons that differ in a number alone, such as the step, are one.
-            let key = if self.style.all { entry.reason.clone() } else { without_numbers(&entry.reason) };
+            let key = if self.style.all { entry.reason.clone() } else { without_digits(&entry.reason) };
             reasons.entry(key).or_default().push(entry);
         }
         let mut reasons: Vec<_> =
@@ -246,10 +240,6 @@ impl Page<'_> {
         }
         writeln!(out)
     }
-}
-
-fn without_numbers(reason: &str) -> String {
-    reason.chars().filter(|character| !character.is_ascii_digit()).collect()
 }
 
 /// A count in words: `no checkpoint`, `1 checkpoint`, `6 checkpoints`.
