@@ -67,9 +67,14 @@ impl Spare {
         std::mem::take(&mut self.addresses).into_values().flatten().collect()
     }
 
+    /// Whether a piece of this size is kept at all.
+    fn keeps(&self, bytes: usize) -> bool {
+        bytes <= LARGEST_SPARE.min(self.most)
+    }
+
     /// False where it is too much.
     fn keep(&mut self, address: CUdeviceptr, bytes: usize) -> bool {
-        let keeps = bytes <= LARGEST_SPARE.min(self.most) && self.bytes + bytes <= self.most;
+        let keeps = self.keeps(bytes) && self.bytes + bytes <= self.most;
         if keeps {
             self.addresses.entry(bytes).or_default().push(address);
             self.bytes += bytes;
@@ -424,6 +429,9 @@ impl Drop for Memory {
         if self.driver.enter().is_err() {
             // The device is gone, and its memory with it.
             return;
+        }
+        if !lock(&self.driver.spare).keeps(self.bytes) {
+            return self.driver.free(self.address);
         }
         let keep = || lock(&self.driver.spare).keep(self.address, self.bytes);
         if keep() {
