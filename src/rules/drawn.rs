@@ -1,4 +1,5 @@
-//! Whether a map holds a uniform draw of a usual initialisation, as nobody has trained or scaled it since.
+//! Whether a map holds a draw of a usual initialisation: uniform, as nobody has trained or scaled it since, or standard normal, as tables
+//! stay in training.
 
 use super::weights::{Fans, fans};
 use crate::analysis::model::TensorAnalysis;
@@ -37,6 +38,26 @@ pub(super) fn is_uniform_draw(tensor: &TensorAnalysis) -> bool {
     usual_gains(fans).into_iter().any(|gain| is_of((3.0 * gain / fans.input as f64).sqrt()) == Some(true))
 }
 
+/// How far training takes the RMS of a table from that of its draw: tables move little, since few rows are met in a batch.
+const DRIFT: f64 = 1.25;
+/// How far the largest of n standard normal numbers is from `sqrt(2 ln n)`, by more than chance: five standard deviations for 64 elements, and less for more.
+const LARGEST_NORMAL: std::ops::Range<f64> = 0.7..1.7;
+
+/// Whether the elements are those of a standard normal draw, as `torch.nn.Embedding` and `torch.randn` begin: a map of another role that
+/// holds one is a table under a name that is not known. What scales a layer up to an RMS of 1 leaves a uniform draw short of so long a tail.
+pub(super) fn is_standard_normal(tensor: &TensorAnalysis) -> bool {
+    let is_one = || {
+        let statistics = tensor.statistics.value()?;
+        let (largest, rms, mean) =
+            (*statistics.max_abs.value()?, *statistics.rms.value()?, *statistics.mean.value()?);
+        let count = tensor.elements as f64;
+        let tail = largest / rms / (2.0 * count.ln()).sqrt();
+        let error = STANDARD_ERRORS / count.sqrt() + (DRIFT - 1.0);
+        Some((1.0 / DRIFT..DRIFT).contains(&rms) && LARGEST_NORMAL.contains(&tail) && mean.abs() < error)
+    };
+    tensor.elements >= FEWEST && is_one() == Some(true)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -73,6 +94,23 @@ mod tests {
         // The largest of 512 normal numbers is about three times their RMS.
         statistics.max_abs = Measured::Value(3.0 * rms);
         assert!(!is_uniform_draw(&normal));
+    }
+
+    #[test]
+    fn a_standard_normal_table_is_one_and_a_layer_scaled_up_to_its_width_is_none() {
+        let table = |rms: f64, largest: f64| {
+            let mut table = tensor("label_emb.weight", Role::Linear, &[10, 128]).filled(rms);
+            let Measured::Value(statistics) = &mut table.statistics else { panic!("it was filled") };
+            statistics.mean = Measured::Value(0.01);
+            statistics.max_abs = Measured::Value(largest);
+            is_standard_normal(&table)
+        };
+        // The largest of 1280 standard normal numbers is 3.4 in the mean.
+        assert!(table(1.0, 3.4) && table(1.1, 3.8));
+        assert!(!table(1.0, 3f64.sqrt()), "a uniform draw of the same RMS");
+        assert!(!table(8.0, 27.0) && !table(0.2, 0.7));
+        let shifted = tensor("a.weight", Role::Linear, &[10, 128]).filled(1.0);
+        assert!(!is_standard_normal(&shifted), "all ones");
     }
 
     #[test]

@@ -47,6 +47,7 @@ fn report_stack(mut stack: Vec<(&TensorAnalysis, bool)>, findings: &mut Findings
     for pair in stack.windows(2) {
         if let [(first, true), (second, true)] = pair
             && can_follow(first, second)
+            && are_of_one_chain(first, second)
         {
             report(first, second, findings);
         }
@@ -61,6 +62,19 @@ fn can_follow(first: &TensorAnalysis, second: &TensorAnalysis) -> bool {
     let (Some(outputs), Some(inputs)) = (outputs, inputs) else { return false };
     outputs == inputs || (second.role == Role::Linear && inputs.is_multiple_of(outputs))
 }
+
+/// Whether nothing can lead past the first of the two: they stand in one module, or near the root. Around the block of a residual network there is
+/// a shortcut, so that its last map and the head behind it may both begin at zero, as those of diffusion's U-Nets do.
+fn are_of_one_chain(first: &TensorAnalysis, second: &TensorAnalysis) -> bool {
+    let parent = |tensor: &TensorAnalysis| {
+        tensor.layer.path.rsplit_once('.').map_or("", |(parent, _)| parent).to_owned()
+    };
+    let is_near_root = |tensor: &TensorAnalysis| tensor.layer.path.split('.').count() <= NEAR_ROOT;
+    parent(first) == parent(second) || (is_near_root(first) && is_near_root(second))
+}
+
+/// Components of the path of a module that is in no block: `features.3`, `conv2`.
+const NEAR_ROOT: usize = 2;
 
 /// Roles of one block whose maps multiply: with both zero, the gradient of each is zero.
 const MULTIPLY: [(Role, Role); 6] = [
@@ -128,6 +142,16 @@ mod tests {
     fn maps_that_cannot_follow_one_another_are_not_a_pair() {
         let narrow = tensor("other.weight", Role::Linear, &[16, 7]).with_order(1).filled(0.0);
         assert!(told(vec![linear(0, 0.0), narrow]).is_empty());
+    }
+
+    #[test]
+    fn the_last_map_of_a_residual_block_and_the_head_behind_it_may_both_begin_at_zero() {
+        let map =
+            |name: &str, order| tensor(name, Role::Convolution, &[8, 8, 3, 3]).with_order(order).filled(0.0);
+        let last = || map("output_blocks.11.0.out_layers.3.weight", 0);
+        assert!(told(vec![last(), map("out.2.weight", 1)]).is_empty());
+        assert_eq!(told(vec![last(), map("output_blocks.11.0.out_layers.6.weight", 1)]).len(), 1);
+        assert_eq!(told(vec![map("features.3.weight", 0), map("classifier.0.weight", 1)]).len(), 1);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! B3: a map that multiplies its input far more than its like, or a recurrence that grows by more than any activation
 //! takes back.
 
-use super::drawn::is_uniform_draw;
+use super::drawn::{is_standard_normal, is_uniform_draw};
 use super::peers::{FEWEST_PEERS, Kin, Level, Populations, gain};
 use super::weights::{fans, is_matrix, maps, norm_gains, rms, wanted};
 use super::{Check, Confidence, Finding, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
@@ -180,7 +180,8 @@ fn judge_among_peers(
         let reason = format!("the median gain of its role is {gain}: most of them pass nothing on");
         return findings.not_evaluated(Subject::Tensor(tensor.name.clone()), reason);
     }
-    let is_made_so = kin.are_alike(tensor, spread_limit) || is_uniform_draw(tensor);
+    let is_table = tensor.role == Role::Linear && is_standard_normal(tensor);
+    let is_made_so = is_table || kin.are_alike(tensor, spread_limit) || is_uniform_draw(tensor);
     let severe = thresholds.get(if is_made_so { "severe-loose-spread" } else { "severe-spread" });
     let is_severe = spread >= severe;
     if is_made_so && !is_severe {

@@ -64,12 +64,13 @@ const CONVENTIONS: &[(&str, Axes, Role)] = &[
     ("wpe|pos|pos_embd|position_embedding_table|embed_positions|position_embedding|position_embeddings|position_embeds|pos_embedding|pos_emb|pos_embed|positional_embedding|position_emb.weight", Any, Role::PositionEmbedding),
     ("positional_embedding|position_embedding|position_embeddings|pos_embed|pos_embedding|pos_emb|position_emb|relative_position_bias_table", Any, Role::PositionEmbedding),
     ("relative_attention_bias.weight", Two, Role::PositionEmbedding),
+    // Which sentence a token is of: a row each, and no vocabulary.
+    ("token_type_embeddings|token_type_embedding|segment_embeddings|segment_embedding.weight", Two, Role::PositionEmbedding),
     // Learned queries, one for each place of an answer, and levels of a pyramid: DETR, Mask2Former and their like.
     ("query_embed|query_feat|query_position_embeddings|queries_embedder|queries_features|level_embed.weight", Two, Role::PositionEmbedding),
 
     // Tokens: GPT-2, LLaMA, BERT, T5, BLOOM, NeoX, native LLaMA, ESPnet, torchtext, llama.cpp, tutorials.
     ("wte|embed_tokens|word_embedding|word_embeddings|tok_embeddings|tok_embedding|token_embedding|token_embeddings|token_emb|tok_emb|tok_embd|token_embedding_table|tok|tokens|vocab|lut|embed_in|shared.weight", Two, Role::TokenEmbedding),
-    ("token_type_embeddings|token_type_embedding|segment_embeddings|segment_embedding.weight", Two, Role::TokenEmbedding),
     ("emb|embed|embedd*|embeddings|embedding_table|char_embedding.weight", Two, Role::TokenEmbedding),
     ("embedding|embeddings", Two, Role::TokenEmbedding),
     ("^encoder.weight", Two, Role::TokenEmbedding),

@@ -107,7 +107,7 @@ fn bert_roberta_albert_and_minilm() {
     let rows: [Row<'_>; 16] = [
         ("embeddings.word_embeddings.weight", &[30522, 384], Role::TokenEmbedding),
         ("embeddings.position_embeddings.weight", &[512, 384], Role::PositionEmbedding),
-        ("embeddings.token_type_embeddings.weight", &[2, 384], Role::TokenEmbedding),
+        ("embeddings.token_type_embeddings.weight", &[2, 384], Role::PositionEmbedding),
         ("embeddings.LayerNorm.weight", &[384], Role::NormGain),
         ("embeddings.position_ids", &[1, 512], Role::Buffer),
         ("encoder.layer.0.attention.self.query.weight", &[384, 384], Role::AttentionQuery),
