@@ -362,9 +362,9 @@ pub struct TensorAnalysis {
     /// Median of |x| over the finite elements, for small tensors.
     pub median_abs: Measured<f64>,
     /// What its rows look like, for matrices.
-    pub rows: Measured<Box<Rows>>,
+    pub rows: Measured<Rows>,
     /// Zeroed and repeated pages of the file under it.
-    pub pages: Measured<Box<Pages>>,
+    pub pages: Measured<Pages>,
     /// RMS divided by the median RMS of the tensors of its role.
     pub role_spread: Measured<f64>,
     /// Its singular values, for what maps.
@@ -550,7 +550,7 @@ impl TensorAnalysis {
         }
         let rows = self.rows.value();
         let impossible =
-            |rows: &Box<Rows>| rows.duplicates.max(rows.zero) > rows.count || rows.count > self.elements;
+            |rows: &Rows| rows.duplicates.max(rows.zero) > rows.count || rows.count > self.elements;
         rows.is_some_and(impossible).then_some("it has fewer rows than it counts")
     }
 

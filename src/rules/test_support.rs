@@ -191,14 +191,14 @@ impl TensorAnalysis {
 
     /// Rows of equal norm, `duplicates` of them equal to an earlier one and `zero` of them zero.
     pub(super) fn with_rows(mut self, duplicates: u64, zero: u64) -> Self {
-        self.rows = Measured::Value(Box::new(Rows {
+        self.rows = Measured::Value(Rows {
             count: self.shape[0],
             duplicates,
             zero,
             largest_norm: 1.0,
             largest_row: 0,
             median_norm: 1.0,
-        }));
+        });
         self
     }
 
@@ -212,13 +212,13 @@ impl TensorAnalysis {
     }
 
     pub(super) fn with_pages(mut self, lost: u64, repeated: u64) -> Self {
-        self.pages = Measured::Value(Box::new(Pages {
+        self.pages = Measured::Value(Pages {
             count: 16,
             lost,
             first_lost: (lost > 0).then_some(4096),
             repeated,
             first_repeated: (repeated > 0).then_some(8192),
-        }));
+        });
         self
     }
 
