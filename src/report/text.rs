@@ -45,11 +45,6 @@ pub(super) fn remarked(remark: &Remark) -> String {
     format!("{kind}{file}{}{steps}", remark.message)
 }
 
-/// `reason` without what tells apart the same reason of two checkpoints.
-pub(super) fn without_digits(reason: &str) -> String {
-    reason.chars().filter(|character| !character.is_ascii_digit()).collect()
-}
-
 /// A sentence of ours that may hold names from a file, cut at its end when very long.
 pub(super) fn safe_sentence(sentence: &str) -> String {
     words(sentence).join(" ")

@@ -106,8 +106,11 @@ pub(super) fn lacks_its_end(
 ) -> bool {
     let of_part = |part: &str| config.part(part)?.get("model_type")?.as_str();
     let kind = part.map_or(config.model_type(), |part| of_part(part).unwrap_or_default());
-    let is_known =
-        if WITH_AN_END.contains(&kind) { has_an_end(checkpoint, stack) } else { WITHOUT.contains(&kind) };
+    let is_known = if WITH_AN_END.contains(&kind) {
+        has_an_end(checkpoint, config, stack)
+    } else {
+        WITHOUT.contains(&kind)
+    };
     // The class beside several parts is that of the whole.
     is_known && (part.is_some() || is_class_of_type(config)) && !is_lone_shard(checkpoint)
 }
@@ -125,7 +128,9 @@ fn is_lone_shard(checkpoint: &CheckpointAnalysis) -> bool {
 
 /// Whether a norm or a head of its own stands behind the blocks of the stack: the first stage of a pipeline has none. The norm of the
 /// embeddings is before them.
-fn has_an_end(checkpoint: &CheckpointAnalysis, stack: &str) -> bool {
+fn has_an_end(checkpoint: &CheckpointAnalysis, config: &Config<'_>, stack: &str) -> bool {
+    // A head over the vocabulary: the map that joins hidden states before a draft head is called like one.
+    let words = config.size(&["vocab_size"]).map(|(_, words)| words);
     let beside = stack.rsplit_once('.').map_or("", |(path, _)| path);
     // Encoders of images keep their blocks a level deeper than what follows them: `vit.encoder.layer`, `vit.layernorm`.
     let beside = beside.strip_suffix("encoder").map_or(beside, |path| path.trim_end_matches('.'));
@@ -134,11 +139,14 @@ fn has_an_end(checkpoint: &CheckpointAnalysis, stack: &str) -> bool {
             || tensor.canonical_name.strip_prefix(beside).is_some_and(|rest| !rest.contains("embed"));
         let is_end = match tensor.role {
             Role::NormGain => is_beside(),
-            role => role == Role::OutputHead,
+            role => role == Role::OutputHead && tensor.shape.first().copied() == words,
         };
         tensor.is_parameter() && tensor.layer.index.is_none() && is_end
     })
 }
+
+/// Words in the classes of heads that draft for a network of the type and have a block or two of their own.
+const DRAFTS: [&str; 5] = ["eagle", "draft", "mtp", "medusa", "speculat"];
 
 /// Whether the class, where one is named, is one that the model type has: `GPTNeoXForCausalLM` of `gpt_neox`, and not a draft head
 /// `LlamaForCausalLMEagle3` of `llama`.
@@ -152,5 +160,6 @@ fn is_class_of_type(config: &Config<'_>) -> bool {
     let heads =
         ["causallm", "maskedlm", "pretraining", "generation", "classification", "answering", "choice"];
     let others = ["model", "ctc", "detection", "modeling", "prediction", "xvector", "segmentation"];
-    heads.iter().chain(&others).any(|end| rest.ends_with(end))
+    let is_draft = DRAFTS.iter().any(|word| rest.contains(word));
+    !is_draft && heads.iter().chain(&others).any(|end| rest.ends_with(end))
 }

@@ -180,7 +180,8 @@ fn judge_among_peers(
         let reason = format!("the median gain of its role is {gain}: most of them pass nothing on");
         return findings.not_evaluated(Subject::Tensor(tensor.name.clone()), reason);
     }
-    let is_table = tensor.role == Role::Linear && is_standard_normal(tensor);
+    // A layer of a stack that alone is so was drawn without its scale.
+    let is_table = tensor.role == Role::Linear && kin.has_none(tensor) && is_standard_normal(tensor);
     let is_made_so = is_table || kin.are_alike(tensor, spread_limit) || is_uniform_draw(tensor);
     let severe = thresholds.get(if is_made_so { "severe-loose-spread" } else { "severe-spread" });
     let is_severe = spread >= severe;
@@ -482,6 +483,25 @@ mod tests {
         assert!(findings.told().is_empty());
         assert_eq!(findings.not_evaluated.len(), 1);
         assert!(findings.not_evaluated[0].1.ends_with("most of them pass nothing on"));
+    }
+
+    #[test]
+    fn a_standard_normal_layer_of_a_stack_lacks_its_scale_and_a_table_of_its_own_is_one() {
+        let layer = |name: &str| tensor(name, Role::Linear, &[64, 64]).filled(0.02);
+        let drawn = |name: &str| {
+            let mut map = layer(name).filled(1.0);
+            let Measured::Value(statistics) = &mut map.statistics else { panic!("it was filled") };
+            statistics.mean = Measured::Value(0.0);
+            statistics.max_abs = Measured::Value((2.0 * 4096f64.ln()).sqrt());
+            map
+        };
+        let told = |odd: TensorAnalysis| {
+            let mut tensors: Vec<_> = (0..6).map(|number| layer(&format!("net.{number}.weight"))).collect();
+            tensors.push(odd);
+            judge(&RULE, &checkpoint(tensors)).told()
+        };
+        assert_eq!(told(drawn("net.6.weight")), [(Severity::Critical, "net.6.weight".to_owned())]);
+        assert!(told(drawn("label_emb.weight")).is_empty());
     }
 
     #[test]

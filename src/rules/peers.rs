@@ -140,6 +140,11 @@ impl Kin {
             || are_alike(self.of_tower.get(&self.tower(tensor)), FEWEST_OF_TOWER)
     }
 
+    /// Whether its line of code makes no other map: a layer of a stack has kin, and a table of its own has none.
+    pub(super) fn has_none(&self, tensor: &TensorAnalysis) -> bool {
+        self.of_one_line.get(&without_numbers(&tensor.canonical_name)).is_none_or(|kin| kin.len() <= 1)
+    }
+
     /// The part of the network that the tensor stands in, where the names of the maps of its role part for the first time: `backbone`.
     fn tower(&self, tensor: &TensorAnalysis) -> (Role, bool, String) {
         let key = (tensor.role, is_depthwise(tensor));

@@ -8,7 +8,7 @@ use crate::number::short;
 use crate::report::Plot;
 use crate::report::items::{Item, rule, subject_name};
 use crate::report::terminal::{titled, unit};
-use crate::report::text::{remarked, safe, safe_sentence, without_digits};
+use crate::report::text::{remarked, safe, safe_sentence};
 use crate::rules::{Evidence, NotEvaluated, Severity, Subject};
 
 /// What every page looks like.
@@ -194,13 +194,13 @@ pub(super) struct Unjudged {
 
 /// What was not evaluated, by reason, most first.
 ///
-/// Of several checkpoints, reasons that differ in a number alone, such as that of the checkpoint's file, are one.
+/// Reasons that differ in the name of the checkpoint's file alone are one.
 pub(super) fn unjudged(entries: &[NotEvaluated]) -> Vec<Unjudged> {
-    let are_of_several = entries.windows(2).any(|pair| pair[0].checkpoint != pair[1].checkpoint);
     let mut reasons: BTreeMap<String, Vec<&NotEvaluated>> = BTreeMap::new();
     for entry in entries {
-        let key = if are_of_several { without_digits(&entry.reason) } else { entry.reason.clone() };
-        reasons.entry(key).or_default().push(entry);
+        let file = entry.checkpoint.rsplit('/').next().unwrap_or_default();
+        let told_apart = entry.reason.strip_prefix(file).unwrap_or(&entry.reason);
+        reasons.entry(told_apart.to_owned()).or_default().push(entry);
     }
     let mut reasons: Vec<_> =
         reasons.into_values().map(|entries| (entries[0].reason.as_str(), entries)).collect();

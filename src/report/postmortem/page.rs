@@ -10,7 +10,7 @@ use crate::diagnosis::{Action, Mechanism, Suspect};
 use crate::number::{grouped as thousands, short};
 use crate::report::Style;
 use crate::report::terminal::{evidence, painted, safe_sentence, titled};
-use crate::report::text::{WIDTH, remarked, safe, without_digits, wrapped};
+use crate::report::text::{WIDTH, remarked, safe, wrapped};
 use crate::rules::{NotEvaluated, Severity};
 
 /// Findings that are shown before the rest is counted.
@@ -212,7 +212,7 @@ impl Page<'_> {
         let mut reasons: BTreeMap<String, Vec<&NotEvaluated>> = BTreeMap::new();
         for entry in &self.report.not_evaluated {
             // Reasons that differ in a number alone, such as the step, are one.
-            let key = if self.style.all { entry.reason.clone() } else { without_digits(&entry.reason) };
+            let key = if self.style.all { entry.reason.clone() } else { without_numbers(&entry.reason) };
             reasons.entry(key).or_default().push(entry);
         }
         let mut reasons: Vec<_> =
@@ -240,6 +240,10 @@ impl Page<'_> {
         }
         writeln!(out)
     }
+}
+
+fn without_numbers(reason: &str) -> String {
+    reason.chars().filter(|character| !character.is_ascii_digit()).collect()
 }
 
 /// A count in words: `no checkpoint`, `1 checkpoint`, `6 checkpoints`.
