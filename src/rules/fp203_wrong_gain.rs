@@ -487,7 +487,7 @@ mod tests {
 
     #[test]
     fn a_standard_normal_layer_of_a_stack_lacks_its_scale_and_a_table_of_its_own_is_one() {
-        let layer = |name: &str| tensor(name, Role::Linear, &[64, 64]).filled(0.02);
+        let layer = |name: &str| tensor(name, Role::Linear, &[64, 64]).filled(0.08);
         let drawn = |name: &str| {
             let mut map = layer(name).filled(1.0);
             let Measured::Value(statistics) = &mut map.statistics else { panic!("it was filled") };
