@@ -487,9 +487,9 @@ mod tests {
 
     #[test]
     fn a_standard_normal_layer_of_a_stack_lacks_its_scale_and_a_table_of_its_own_is_one() {
-        let layer = |name: &str| tensor(name, Role::Linear, &[64, 64]).filled(0.08);
+        let layer = |name: &str| tensor(name, Role::Linear, &[64, 64]).filled(0.08).with_role_spread(1.0);
         let drawn = |name: &str| {
-            let mut map = layer(name).filled(1.0);
+            let mut map = layer(name).filled(1.0).with_role_spread(12.5);
             let Measured::Value(statistics) = &mut map.statistics else { panic!("it was filled") };
             statistics.mean = Measured::Value(0.0);
             statistics.max_abs = Measured::Value((2.0 * 4096f64.ln()).sqrt());
