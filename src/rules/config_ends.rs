@@ -1,99 +1,8 @@
 //! Whether blocks that a config promises behind the last one of a stack were lost, or are another's.
 
-use super::config_sizes::Config;
+use super::config_sizes::{Config, VOCABULARY};
+use super::model_types::{self, Saved};
 use crate::analysis::model::{CheckpointAnalysis, Role};
-
-/// Model types of transformers with one stack of blocks and a norm or a head behind it, whose number of layers counts that stack and nothing else.
-/// Networks that share blocks, that were pruned, or that are joined of several are not among them.
-const WITH_AN_END: [&str; 47] = [
-    "llama",
-    "mistral",
-    "ministral",
-    "mixtral",
-    "qwen2",
-    "qwen2_moe",
-    "qwen3",
-    "qwen3_moe",
-    "gemma",
-    "gemma2",
-    "gemma3_text",
-    "phi",
-    "phi3",
-    "phimoe",
-    "gpt2",
-    "gpt_neo",
-    "gpt_neox",
-    "gptj",
-    "gpt_bigcode",
-    "bloom",
-    "falcon",
-    "opt",
-    "olmo",
-    "olmo2",
-    "olmo3",
-    "olmoe",
-    "starcoder2",
-    "stablelm",
-    "cohere",
-    "cohere2",
-    "granite",
-    "granitemoe",
-    "glm",
-    "glm4",
-    "persimmon",
-    "smollm3",
-    "mamba",
-    "mamba2",
-    "vit",
-    "deit",
-    "dinov2",
-    "yolos",
-    "codegen",
-    "xglm",
-    "deepseek_v2",
-    "deepseek_v3",
-    "glm4_moe",
-];
-
-/// Those of which no stage of a pipeline is saved: encoders, and networks of encoder and decoder.
-const WITHOUT: [&str; 36] = [
-    "bert",
-    "roberta",
-    "xlm-roberta",
-    "camembert",
-    "electra",
-    "deberta",
-    "deberta-v2",
-    "mpnet",
-    "esm",
-    "layoutlm",
-    "longformer",
-    "big_bird",
-    "roformer",
-    "ernie",
-    "nystromformer",
-    "modernbert",
-    "wav2vec2",
-    "hubert",
-    "wavlm",
-    "unispeech",
-    "audio-spectrogram-transformer",
-    "t5",
-    "mt5",
-    "umt5",
-    "longt5",
-    "bart",
-    "mbart",
-    "pegasus",
-    "marian",
-    "m2m_100",
-    "blenderbot",
-    "whisper",
-    "speech_to_text",
-    "plbart",
-    "clip_text_model",
-    "siglip_text_model",
-];
 
 /// Whether the checkpoint is the whole of a network whose config promises blocks behind the last of `stack`: of a model type that is known,
 /// of a class of transformers or of none, no adapter, shard, draft head or stage of a pipeline. Such blocks were lost, or the
@@ -106,13 +15,13 @@ pub(super) fn lacks_its_end(
 ) -> bool {
     let of_part = |part: &str| config.part(part)?.get("model_type")?.as_str();
     let kind = part.map_or(config.model_type(), |part| of_part(part).unwrap_or_default());
-    let is_known = if WITH_AN_END.contains(&kind) {
-        has_an_end(checkpoint, config, stack)
-    } else {
-        WITHOUT.contains(&kind)
+    let is_whole = match model_types::known(kind) {
+        Some((Saved::InStages, _)) => has_an_end(checkpoint, config, stack),
+        Some((Saved::Whole, _)) => true,
+        None => false,
     };
     // The class beside several parts is that of the whole.
-    is_known && (part.is_some() || is_class_of_type(config)) && !is_lone_shard(checkpoint)
+    is_whole && (part.is_some() || is_class_of_type(config)) && !is_lone_shard(checkpoint)
 }
 
 /// Whether fewer files were read than their names say that there are: a shard without the index that names the others.
@@ -130,7 +39,7 @@ fn is_lone_shard(checkpoint: &CheckpointAnalysis) -> bool {
 /// embeddings is before them.
 fn has_an_end(checkpoint: &CheckpointAnalysis, config: &Config<'_>, stack: &str) -> bool {
     // A head over the vocabulary: the map that joins hidden states before a draft head is called like one.
-    let words = config.size(&["vocab_size"]).map(|(_, words)| words);
+    let words = config.size(&VOCABULARY).map(|(_, words)| words);
     let beside = stack.rsplit_once('.').map_or("", |(path, _)| path);
     // Encoders of images keep their blocks a level deeper than what follows them: `vit.encoder.layer`, `vit.layernorm`.
     let beside = beside.strip_suffix("encoder").map_or(beside, |path| path.trim_end_matches('.'));

@@ -35,7 +35,7 @@ pub(super) fn judge(checkpoint: &CheckpointAnalysis, config: &Config<'_>, findin
         let Some((key, declared)) = config.size_of_part(part, &LAYERS) else { continue };
         let extra = config.size_of_part(part, &[PREDICTION_LAYERS]).map_or(0, |(_, extra)| extra);
         for (stack, blocks) in held.stacks.iter().filter(|(stack, _)| is_of_part(stack, part)) {
-            if blocks.len() as u64 != declared.saturating_add(extra) {
+            if ![declared, declared.saturating_add(extra)].contains(&(blocks.len() as u64)) {
                 held.tell(stack, blocks, (&key, declared), Some(part), findings);
             }
         }
@@ -43,10 +43,10 @@ pub(super) fn judge(checkpoint: &CheckpointAnalysis, config: &Config<'_>, findin
     if config.flag("is_encoder_decoder") == Some(true) {
         for (side, keys) in [("encoder", OF_ENCODER), ("decoder", OF_DECODER)] {
             let Some((key, declared)) = config.size(&keys) else { continue };
-            for (stack, blocks) in
-                held.stacks.iter().filter(|(stack, _)| is_of_side(stack, side, &held.stacks))
-            {
-                held.tell(stack, blocks, (key, declared), None, findings);
+            for (stack, blocks) in &held.stacks {
+                if is_of_side(stack, side, &held.stacks) && blocks.len() as u64 != declared {
+                    held.tell(stack, blocks, (key, declared), None, findings);
+                }
             }
         }
         return;
@@ -94,9 +94,6 @@ impl Held<'_> {
         findings: &mut Findings,
     ) {
         let found = blocks.len() as u64;
-        if found == declared {
-            return;
-        }
         let is_gap = has_ends(blocks, declared);
         let is_begun = blocks.first() == Some(&0) && blocks.last() == found.checked_sub(1).as_ref();
         let is_end = is_begun && found < declared;

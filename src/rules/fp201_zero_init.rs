@@ -66,11 +66,9 @@ fn can_follow(first: &TensorAnalysis, second: &TensorAnalysis) -> bool {
 /// Whether nothing can lead past the first of the two: they stand in one module, or near the root. Around the block of a residual network there is
 /// a shortcut, so that its last map and the head behind it may both begin at zero, as those of diffusion's U-Nets do.
 fn are_of_one_chain(first: &TensorAnalysis, second: &TensorAnalysis) -> bool {
-    let parent = |tensor: &TensorAnalysis| {
-        tensor.layer.path.rsplit_once('.').map_or("", |(parent, _)| parent).to_owned()
-    };
-    let is_near_root = |tensor: &TensorAnalysis| tensor.layer.path.split('.').count() <= NEAR_ROOT;
-    parent(first) == parent(second) || (is_near_root(first) && is_near_root(second))
+    let paths = [first, second].map(|tensor| tensor.layer.path.as_str());
+    let [of_first, of_second] = paths.map(|path| path.rsplit_once('.').map_or("", |(parent, _)| parent));
+    of_first == of_second || paths.iter().all(|path| path.split('.').count() <= NEAR_ROOT)
 }
 
 /// Components of the path of a module that is in no block: `features.3`, `conv2`.

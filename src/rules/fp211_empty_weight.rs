@@ -80,7 +80,7 @@ fn is_matrix_of_a_layer(tensor: &TensorAnalysis) -> bool {
 mod tests {
     use super::*;
     use crate::analysis::model::{Algorithm, Measured, StateCoverage};
-    use crate::rules::test_support::{checkpoint, judge, judge_with, tensor};
+    use crate::rules::test_support::{checkpoint, judge, judge_with, optimizer_coverage, tensor};
 
     #[test]
     fn weights_without_elements_are_one_critical_finding() {
@@ -102,20 +102,7 @@ mod tests {
             ]);
             saved.layout = layout;
             saved.coverage = Measured::Value(StateCoverage {
-                optimizers: vec![OptimizerCoverage {
-                    place: "a.pt: optimizer".to_owned(),
-                    algorithm: Algorithm::AdamW,
-                    momentum: false,
-                    listed,
-                    stored: listed,
-                    repeated: Vec::new(),
-                    orphans: Vec::new(),
-                    without_state: Vec::new(),
-                    groupless: false,
-                    uneven: Vec::new(),
-                    misplaced: Vec::new(),
-                    misplaced_by_name: false,
-                }],
+                optimizers: vec![optimizer_coverage(Algorithm::AdamW, listed, listed)],
                 unlisted: Measured::not("there is no model beside the optimizer"),
                 unfilled: Vec::new(),
             });

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::model_types;
 use super::weights::place_of_number;
 use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
 use crate::analysis::model::{CheckpointAnalysis, Kind, Role, Section, TensorAnalysis};
@@ -40,67 +41,37 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
         return;
     }
     for (stack, layers) in stacks(checkpoint) {
-        let fewest = thresholds.get("fewest-layers");
         let whole: Layers<'_> = layers.iter().map(|(number, layer)| (*number, layer)).collect();
-        // A first layer of its own, such as that of T5 with the biases of positions, hides none behind it.
-        let stretches = [&whole[..], whole.get(1..).unwrap_or_default()];
-        if let Some((number, usual)) = sole_end(checkpoint, &whole).filter(|_| whole.len() as f64 >= fewest) {
-            tell(stack, &layers, (number, usual, whole.len()), thresholds, findings);
-            continue;
-        }
-        let mut judged = stretches.into_iter().filter(|stretch| stretch.len() as f64 >= fewest);
-        let Some((number, usual, count)) = judged
-            .find_map(|stretch| sole_odd(stretch).map(|(number, usual)| (number, usual, stretch.len())))
+        let Some((number, usual, count)) = odd_one(checkpoint, &whole, thresholds.get("fewest-layers"))
         else {
             continue;
         };
-        tell(stack, &layers, (number, usual, count), thresholds, findings);
-    }
-}
-
-fn tell<'a>(
-    stack: &'a str,
-    layers: &'a BTreeMap<u64, Population<'a>>,
-    (number, usual, count): (u64, &'a Population<'a>, usize),
-    thresholds: &Thresholds,
-    findings: &mut Findings,
-) {
-    let own = &layers[&number];
-    let names: BTreeSet<&str> = usual.keys().chain(own.keys()).copied().collect();
-    let differing: Vec<&str> = names.into_iter().filter(|name| usual.get(name) != own.get(name)).collect();
-    let share = differing.len() as f64 / usual.len() as f64;
-    if share <= thresholds.get("largest-difference") {
+        let own = &layers[&number];
+        let names: BTreeSet<&str> = usual.keys().chain(own.keys()).copied().collect();
+        let differing: Vec<&str> =
+            names.into_iter().filter(|name| usual.get(name) != own.get(name)).collect();
+        let share = differing.len() as f64 / usual.len() as f64;
+        if share > thresholds.get("largest-difference") {
+            continue;
+        }
         report(&Odd { stack, number, layers: count, usual, own, differing }, findings);
     }
 }
 
-/// Model types of transformers all of whose layers are alike, the first and the last too.
-const LAYERS_ALIKE: [&str; 24] = [
-    "mixtral",
-    "gemma",
-    "gemma2",
-    "gemma3_text",
-    "phi",
-    "phi3",
-    "gpt_neo",
-    "gpt_neox",
-    "gptj",
-    "gpt_bigcode",
-    "bloom",
-    "falcon",
-    "opt",
-    "olmo",
-    "olmo2",
-    "starcoder2",
-    "stablelm",
-    "cohere",
-    "granite",
-    "glm",
-    "glm4",
-    "vit",
-    "deit",
-    "electra",
-];
+/// The layer that alone is unlike `fewest` or more that stand together with it; what those are like, and how many stand there.
+fn odd_one<'a>(
+    checkpoint: &CheckpointAnalysis,
+    whole: &[(u64, &'a Population<'a>)],
+    fewest: f64,
+) -> Option<(u64, &'a Population<'a>, usize)> {
+    // A first layer of its own, such as that of T5 with the biases of positions, hides none behind it.
+    let stretches = [whole, whole.get(1..).unwrap_or_default()];
+    let mut judged = stretches.into_iter().filter(|stretch| stretch.len() as f64 >= fewest);
+    judged.find_map(|stretch| {
+        let end = if stretch.len() == whole.len() { sole_end(checkpoint, stretch) } else { None };
+        end.or_else(|| sole_odd(stretch)).map(|(number, usual)| (number, usual, stretch.len()))
+    })
+}
 
 /// The first or the last layer, where it alone is unlike the others in a network whose layers are all alike; and what the others are like.
 fn sole_end<'a>(
@@ -112,7 +83,8 @@ fn sole_end<'a>(
     let differing = layers.iter().filter(|(_, layer)| layer != usual).count();
     let ends = [(*first, of_first), (*last, of_last)];
     let sole = ends.into_iter().find(|(_, layer)| *layer != usual)?;
-    (LAYERS_ALIKE.contains(&kind) && differing == 1).then_some((sole.0, *usual))
+    let are_alike = model_types::known(kind).is_some_and(|(_, layers)| layers == model_types::Layers::Alike);
+    (are_alike && differing == 1).then_some((sole.0, *usual))
 }
 
 /// The layer that differs from its neighbours.

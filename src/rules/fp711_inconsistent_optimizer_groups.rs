@@ -241,7 +241,7 @@ fn kind(tensor: &TensorAnalysis) -> (Role, &str) {
 mod tests {
     use super::*;
     use crate::analysis::model::{Algorithm, MisplacedState, UnevenMoments};
-    use crate::rules::test_support::{checkpoint, judge, tensor};
+    use crate::rules::test_support::{checkpoint, judge, optimizer_coverage, tensor};
 
     /// Three layers of weight and bias, and an Adam that has state of all but `without_state` and `unlisted`.
     fn trained(without_state: &[&str], unlisted: &[&str]) -> CheckpointAnalysis {
@@ -254,18 +254,8 @@ mod tests {
         let listed = 6 - unlisted.len() as u64;
         saved.coverage = Measured::Value(StateCoverage {
             optimizers: vec![OptimizerCoverage {
-                place: "optimizer.pt".to_owned(),
-                algorithm: Algorithm::AdamW,
-                momentum: false,
-                listed,
-                stored: listed - without_state.len() as u64,
-                repeated: Vec::new(),
-                orphans: Vec::new(),
                 without_state: names(without_state),
-                groupless: false,
-                uneven: Vec::new(),
-                misplaced: Vec::new(),
-                misplaced_by_name: false,
+                ..optimizer_coverage(Algorithm::AdamW, listed, listed - without_state.len() as u64)
             }],
             unlisted: Measured::Value(names(unlisted)),
             unfilled: Vec::new(),

@@ -79,24 +79,12 @@ mod tests {
     use super::*;
     use crate::analysis::model::Measured;
     use crate::rules::fp711_inconsistent_optimizer_groups::RULE;
-    use crate::rules::test_support::{checkpoint, judge};
+    use crate::rules::test_support::{checkpoint, judge, optimizer_coverage};
 
     /// An optimizer of six parameters that keeps state of `stored` of them.
     fn optimizer(algorithm: Algorithm, stored: u64) -> OptimizerCoverage {
-        OptimizerCoverage {
-            place: "a.pt: optimizer".to_owned(),
-            algorithm,
-            momentum: false,
-            listed: 6,
-            stored,
-            repeated: Vec::new(),
-            orphans: Vec::new(),
-            without_state: Vec::new(),
-            groupless: false,
-            uneven: Vec::new(),
-            misplaced: Vec::new(),
-            misplaced_by_name: false,
-        }
+        let place = "a.pt: optimizer".to_owned();
+        OptimizerCoverage { place, ..optimizer_coverage(algorithm, 6, stored) }
     }
 
     fn saved(optimizers: Vec<OptimizerCoverage>, holds: Option<Nothing>) -> CheckpointAnalysis {

@@ -15,6 +15,7 @@ mod intervals;
 mod jacobians;
 mod logs;
 mod lost_state;
+mod model_types;
 mod moments;
 mod peers;
 mod plan;

@@ -69,14 +69,21 @@ fn is_by_fan_out(levels: &[Level], level: &Level) -> bool {
 
 /// The maps by role. Depthwise convolutions are a population of their own where there are enough of them: they sum over
 /// one channel, so that no rule of initialisation makes them as wide as the others, by RMS or by gain.
-pub(super) struct Populations(BTreeMap<(Role, bool), Usual>);
+pub(super) struct Populations(BTreeMap<Population, Usual>);
+
+/// A role, and whether the maps are its depthwise convolutions.
+type Population = (Role, bool);
+
+fn population(tensor: &TensorAnalysis) -> Population {
+    (tensor.role, is_depthwise(tensor))
+}
 
 impl Populations {
     pub(super) fn of(checkpoint: &CheckpointAnalysis) -> Self {
-        let mut levels: BTreeMap<(Role, bool), Vec<Level>> = BTreeMap::new();
+        let mut levels: BTreeMap<Population, Vec<Level>> = BTreeMap::new();
         for tensor in maps(checkpoint) {
             if let Some(level) = Level::of(tensor).filter(|level| level.rms > 0.0) {
-                levels.entry((tensor.role, is_depthwise(tensor))).or_default().push(level);
+                levels.entry(population(tensor)).or_default().push(level);
             }
         }
         let key = |depthwise| (Role::Convolution, depthwise);
@@ -95,7 +102,7 @@ impl Populations {
     }
 
     pub(super) fn usual(&self, tensor: &TensorAnalysis) -> Option<&Usual> {
-        let own = self.0.get(&(tensor.role, is_depthwise(tensor)));
+        let own = self.0.get(&population(tensor));
         own.or_else(|| self.0.get(&(tensor.role, false)))
     }
 }
@@ -110,8 +117,8 @@ fn is_depthwise(tensor: &TensorAnalysis) -> bool {
 /// a layer. A tower, a decoder or a fusion block has its own, and a tower as a whole has its own law for the maps of a role.
 pub(super) struct Kin {
     of_one_line: BTreeMap<String, Vec<Level>>,
-    of_tower: BTreeMap<(Role, bool, String), Vec<Level>>,
-    shared: BTreeMap<(Role, bool), usize>,
+    of_tower: BTreeMap<(Population, String), Vec<Level>>,
+    shared: BTreeMap<Population, usize>,
 }
 
 /// Fewer other maps of a tower tell no law: those of one block, of three kinds or four, are often alike by something.
@@ -146,11 +153,11 @@ impl Kin {
     }
 
     /// The part of the network that the tensor stands in, where the names of the maps of its role part for the first time: `backbone`.
-    fn tower(&self, tensor: &TensorAnalysis) -> (Role, bool, String) {
-        let key = (tensor.role, is_depthwise(tensor));
-        let shared = self.shared.get(&key).copied().unwrap_or_default();
+    fn tower(&self, tensor: &TensorAnalysis) -> (Population, String) {
+        let population = population(tensor);
+        let shared = self.shared.get(&population).copied().unwrap_or_default();
         let parts: Vec<&str> = tensor.canonical_name.split('.').take(shared + 1).collect();
-        (key.0, key.1, parts.join("."))
+        (population, parts.join("."))
     }
 }
 
@@ -168,10 +175,10 @@ fn are_within(kin: &[Level], level: &Level, factor: f64) -> bool {
 }
 
 /// With how many components the names of the maps of a role begin alike.
-fn shared_components(checkpoint: &CheckpointAnalysis) -> BTreeMap<(Role, bool), usize> {
-    let mut names: BTreeMap<(Role, bool), Vec<&str>> = BTreeMap::new();
+fn shared_components(checkpoint: &CheckpointAnalysis) -> BTreeMap<Population, usize> {
+    let mut names: BTreeMap<Population, Vec<&str>> = BTreeMap::new();
     for tensor in maps(checkpoint) {
-        names.entry((tensor.role, is_depthwise(tensor))).or_default().push(&tensor.canonical_name);
+        names.entry(population(tensor)).or_default().push(&tensor.canonical_name);
     }
     let shared = |names: &[&str]| {
         let first = names[0].split('.');

@@ -7,9 +7,9 @@ use crate::analysis::model::{
     Algorithm, Analysis, AttentionAnalysis, CheckpointAnalysis, DType, Danger, Defects, Degenerate,
     DumpAnalysis, FileAnalysis, FirstStep, Format, GlobalAnalysis, HeadAnalysis, IntervalAnalysis, Layer,
     Layout, LogAnalysis, LogPoint, MappedTensor, Mapping, MappingSource, MeasureLevel, Measured, Number,
-    OptimizerAnalysis, OptimizerSummary, Pages, ParameterGroup, ParameterOptimizer, Problem, ReplicaAnalysis,
-    Role, Rows, Run, SecondMomentRows, Section, SpectralNorm, Spectrum, SpectrumMethod, SpectrumOf,
-    Statistics, TensorAnalysis, TensorDifference, TensorInterval,
+    OptimizerAnalysis, OptimizerCoverage, OptimizerSummary, Pages, ParameterGroup, ParameterOptimizer,
+    Problem, ReplicaAnalysis, Role, Rows, Run, SecondMomentRows, Section, SpectralNorm, Spectrum,
+    SpectrumMethod, SpectrumOf, Statistics, TensorAnalysis, TensorDifference, TensorInterval,
 };
 
 /// A checkpoint of these tensors, without files, step or config.
@@ -45,6 +45,24 @@ impl CheckpointAnalysis {
     pub(super) fn with_config(mut self, config: serde_json::Value) -> Self {
         self.config = Measured::Value(serde_json::from_value(config).expect("a config is an object"));
         self
+    }
+}
+
+/// What one optimizer covers that lists so many parameters and keeps state of `stored` of them.
+pub(super) fn optimizer_coverage(algorithm: Algorithm, listed: u64, stored: u64) -> OptimizerCoverage {
+    OptimizerCoverage {
+        place: "optimizer.pt".to_owned(),
+        algorithm,
+        momentum: false,
+        listed,
+        stored,
+        repeated: Vec::new(),
+        orphans: Vec::new(),
+        without_state: Vec::new(),
+        groupless: false,
+        uneven: Vec::new(),
+        misplaced: Vec::new(),
+        misplaced_by_name: false,
     }
 }
 

@@ -29,7 +29,7 @@ pub enum Nothing {
 /// Words of keys that hold the state of optimizers.
 const OPTIMIZERS: &[&str] = &["optimizer", "optimizers", "optimiser", "optimisers", "optim", "optims", "opt"];
 const STATES: &[&str] = &["state", "states", "dict", "dicts", "sd"];
-/// Those of several optimizers are told apart by.
+/// Words that tell several optimizers apart.
 const NAMES: &[&str] = &["generator", "discriminator", "gen", "disc", "actor", "critic", "policy", "value"];
 
 /// The keys of the root that are an optimizer's by their names and hold nothing; the root itself, where the whole file is an optimizer's.
