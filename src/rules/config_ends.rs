@@ -5,7 +5,7 @@ use super::model_types::{self, Saved};
 use crate::analysis::model::{CheckpointAnalysis, Role};
 
 /// Whether the checkpoint is the whole of a network whose config promises blocks behind the last of `stack`: of a model type that is known,
-/// of a class of transformers or of none, no adapter, shard, draft head or stage of a pipeline. Such blocks were lost, or the
+/// of a class of transformers or of none, no adapter, draft head or stage of a pipeline. Such blocks were lost, or the
 /// config is that of another network; a loader leaves them at random either way.
 pub(super) fn lacks_its_end(
     checkpoint: &CheckpointAnalysis,
@@ -21,18 +21,12 @@ pub(super) fn lacks_its_end(
         None => false,
     };
     // The class beside several parts is that of the whole.
-    is_whole && (part.is_some() || is_class_of_type(config)) && !is_lone_shard(checkpoint)
+    is_whole && (part.is_some() || is_class_of_type(config))
 }
 
-/// Whether fewer files were read than their names say that there are: a shard without the index that names the others.
-fn is_lone_shard(checkpoint: &CheckpointAnalysis) -> bool {
-    let of = |name: &str| {
-        let digits =
-            name.split_once("-of-")?.1.split(|character: char| !character.is_ascii_digit()).next()?;
-        digits.parse::<usize>().ok()
-    };
-    let counts: Vec<usize> = checkpoint.files.iter().filter_map(|file| of(&file.name)).collect();
-    counts.iter().any(|&count| counts.len() < count)
+/// Whether the config is of a model type whose blocks are known to be numbered, and of one of its classes or of none.
+pub(super) fn has_known_blocks(config: &Config<'_>) -> bool {
+    model_types::known(config.model_type()).is_some() && is_class_of_type(config)
 }
 
 /// Whether a norm or a head of its own stands behind the blocks of the stack: the first stage of a pipeline has none. The norm of the
@@ -70,5 +64,6 @@ fn is_class_of_type(config: &Config<'_>) -> bool {
         ["causallm", "maskedlm", "pretraining", "generation", "classification", "answering", "choice"];
     let others = ["model", "ctc", "detection", "modeling", "prediction", "xvector", "segmentation"];
     let is_draft = DRAFTS.iter().any(|word| rest.contains(word));
-    !is_draft && heads.iter().chain(&others).any(|end| rest.ends_with(end))
+    // `CLIPTextModel` of `clip_text_model`.
+    rest.is_empty() || !is_draft && heads.iter().chain(&others).any(|end| rest.ends_with(end))
 }

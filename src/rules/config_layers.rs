@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::config_ends::lacks_its_end;
-use super::config_sizes::{Config, HIDDEN, LAYERS, PARTS, contradict, is_whole};
+use super::config_ends::{has_known_blocks, lacks_its_end};
+use super::config_sizes::{Config, HIDDEN, LAYERS, PARTS, is_whole};
 use super::weights::is_in_transformer_block;
 use super::{Findings, Severity, Subject};
 use crate::analysis::model::CheckpointAnalysis;
@@ -34,18 +34,20 @@ pub(super) fn judge(checkpoint: &CheckpointAnalysis, config: &Config<'_>, findin
     for part in PARTS {
         let Some((key, declared)) = config.size_of_part(part, &LAYERS) else { continue };
         let extra = config.size_of_part(part, &[PREDICTION_LAYERS]).map_or(0, |(_, extra)| extra);
+        let promise = Promise { key: &key, declared, extra, part: Some(part) };
         for (stack, blocks) in held.stacks.iter().filter(|(stack, _)| is_of_part(stack, part)) {
-            if ![declared, declared.saturating_add(extra)].contains(&(blocks.len() as u64)) {
-                held.tell(stack, blocks, (&key, declared), Some(part), findings);
+            if !promise.is_kept(blocks) {
+                held.tell(stack, blocks, &promise, findings);
             }
         }
     }
     if config.flag("is_encoder_decoder") == Some(true) {
         for (side, keys) in [("encoder", OF_ENCODER), ("decoder", OF_DECODER)] {
             let Some((key, declared)) = config.size(&keys) else { continue };
+            let promise = Promise { key, declared, extra: 0, part: None };
             for (stack, blocks) in &held.stacks {
-                if is_of_side(stack, side, &held.stacks) && blocks.len() as u64 != declared {
-                    held.tell(stack, blocks, (key, declared), None, findings);
+                if is_of_side(stack, side, &held.stacks) && !promise.is_kept(blocks) {
+                    held.tell(stack, blocks, &promise, findings);
                 }
             }
         }
@@ -55,6 +57,35 @@ pub(super) fn judge(checkpoint: &CheckpointAnalysis, config: &Config<'_>, findin
     if config.divided().is_none() && config.size(&HIDDEN).is_some() {
         held.judge_deepest(findings);
     }
+}
+
+/// How many blocks a config says that a stack has.
+struct Promise<'a> {
+    key: &'a str,
+    declared: u64,
+    /// Prediction layers behind the last, which may be there or not.
+    extra: u64,
+    /// The part that has a config of its own.
+    part: Option<&'a str>,
+}
+
+impl Promise<'_> {
+    /// Whether the stack has as many blocks, and no gap between them.
+    fn is_kept(&self, blocks: &BTreeSet<u64>) -> bool {
+        let is_so_many = [0, self.extra].contains(&(blocks.len() as u64).wrapping_sub(self.declared));
+        is_so_many && !has_gap(blocks)
+    }
+
+    /// As many as the stack should have: with the prediction layers, where it goes on to the last of them.
+    fn blocks(&self, blocks: &BTreeSet<u64>) -> u64 {
+        let all = self.declared.saturating_add(self.extra);
+        if has_ends(blocks, all) { all } else { self.declared }
+    }
+}
+
+fn has_gap(blocks: &BTreeSet<u64>) -> bool {
+    let ends = blocks.first().zip(blocks.last());
+    ends.is_some_and(|(first, last)| last - first >= blocks.len() as u64)
 }
 
 /// The stacks of a checkpoint and the config that they are held against.
@@ -71,48 +102,76 @@ impl Held<'_> {
     fn judge_deepest(&self, findings: &mut Findings) {
         let Some((key, declared)) = self.config.size(&LAYERS) else { return };
         let extra = self.config.size(&[PREDICTION_LAYERS]).map_or(0, |(_, extra)| extra);
-        let others = OTHER_LAYERS.iter().filter_map(|key| Some(self.config.size(&[key])?.1));
-        let accepted: Vec<u64> =
-            [declared, declared.saturating_add(extra)].into_iter().chain(others).collect();
-        if self.stacks.values().any(|blocks| accepted.contains(&(blocks.len() as u64))) {
+        let promise = Promise { key, declared, extra, part: None };
+        let is_other = |blocks: &BTreeSet<u64>| {
+            let mut others = OTHER_LAYERS.iter().filter_map(|key| Some(self.config.size(&[key])?.1));
+            others.any(|other| other == blocks.len() as u64)
+        };
+        if self.stacks.values().any(|blocks| promise.is_kept(blocks) || is_other(blocks)) {
             return;
         }
-        if let Some((stack, blocks)) = self.stacks.iter().max_by_key(|(_, blocks)| blocks.len()) {
-            self.tell(stack, blocks, (key, declared), None, findings);
+        match self.stacks.iter().max_by_key(|(_, blocks)| blocks.len()) {
+            Some((stack, blocks)) => self.tell(stack, blocks, &promise, findings),
+            None if declared > 0 => self.tell_none(key, declared, findings),
+            None => {}
         }
+    }
+
+    /// No block at all under a name that is known, in a network whose blocks are known to be numbered.
+    fn tell_none(&self, key: &str, declared: u64, findings: &mut Findings) {
+        if !self.is_whole || self.config.recast().is_some() || !has_known_blocks(self.config) {
+            return;
+        }
+        let kind = self.config.model_type();
+        let message = format!(
+            "the config says {key} {declared} of {}, and no tensor is called as one of a block",
+            kind.escape_debug()
+        );
+        let finding = findings.push(Subject::Checkpoint, message, LOST);
+        finding.short_of("blocks", 0.0, declared as f64, "blocks").severity(Severity::Critical);
     }
 
     /// A stack that has another number of blocks than the config says, for the whole or for a part. Where the first and the last of them are
     /// there and others between are not, blocks were lost: nobody numbers layers so. A stage of a pipeline or a renamed shard lacks one of
     /// the ends: where the last is not there, it is certain only beside what else a whole network has.
-    fn tell(
-        &self,
-        stack: &str,
-        blocks: &BTreeSet<u64>,
-        (key, declared): (&str, u64),
-        part: Option<&str>,
-        findings: &mut Findings,
-    ) {
-        let found = blocks.len() as u64;
-        let is_gap = has_ends(blocks, declared);
-        let is_begun = blocks.first() == Some(&0) && blocks.last() == found.checked_sub(1).as_ref();
-        let is_end = is_begun && found < declared;
-        let is_lost =
-            self.is_whole && (is_gap || (is_end && lacks_its_end(self.checkpoint, self.config, part, stack)));
-        let lost = (0..declared).filter(|number| !blocks.contains(number)).take(NAMED + 1);
-        let lost: Vec<String> = lost.map(|number| number.to_string()).collect();
-        let what = if is_gap || is_lost {
-            let more = if lost.len() > NAMED { ", …" } else { "" };
-            format!("without {}{more}, blocks of {stack}:", lost[..lost.len().min(NAMED)].join(", "))
+    fn tell(&self, stack: &str, blocks: &BTreeSet<u64>, promise: &Promise<'_>, findings: &mut Findings) {
+        let promised = promise.blocks(blocks);
+        let is_gap = has_ends(blocks, promised) && has_gap(blocks);
+        let is_end = blocks.first() == Some(&0) && !has_gap(blocks) && (blocks.len() as u64) < promised;
+        let is_end = is_end && lacks_its_end(self.checkpoint, self.config, promise.part, stack);
+        let is_lost = self.is_whole && (is_gap || is_end);
+        let missing = (0..promised).filter(|number| !blocks.contains(number)).take(NAMED + 1);
+        let missing: Vec<String> = missing.map(|number| number.to_string()).collect();
+        let within = blocks.range(..promised).count();
+        let (found, which) = if is_lost || has_gap(blocks) {
+            let more = if missing.len() > NAMED { ", …" } else { "" };
+            (within, format!(", without {}{more}", missing[..missing.len().min(NAMED)].join(", ")))
         } else {
-            format!("blocks of {stack}:")
+            (blocks.len(), String::new())
         };
-        let finding = contradict(Subject::Checkpoint, (key, declared), (&what, found), findings);
+        let (key, declared) = (promise.key, promise.declared);
+        let and = if promised > declared {
+            format!(" and {PREDICTION_LAYERS} {}", promise.extra)
+        } else {
+            String::new()
+        };
+        let message = format!("the config says {key} {declared}{and}, blocks of {stack}: {found}{which}");
+        let advice = if is_lost { LOST } else { OTHERS };
+        let finding = findings.push(Subject::Checkpoint, message, advice);
+        let (value, limit) = (found as f64, promised as f64);
+        if value > limit {
+            finding.against("blocks", value, limit, "blocks");
+        } else {
+            finding.short_of("blocks", value, limit, "blocks");
+        }
         if is_lost {
             finding.severity(Severity::Critical);
         }
     }
 }
+
+const LOST: &str = "a loader leaves at random what it does not find: take the checkpoint that was written with this config, or write it again";
+const OTHERS: &str = "load the weights with the config they were made with, or convert them again";
 
 fn has_ends(blocks: &BTreeSet<u64>, declared: u64) -> bool {
     blocks.first() == Some(&0) && blocks.last().is_some_and(|last| last.saturating_add(1) == declared)
@@ -197,7 +256,7 @@ mod tests {
     use super::*;
     use crate::analysis::model::{Role, TensorAnalysis};
     use crate::rules::fp209_shape_error::RULE;
-    use crate::rules::test_support::{checkpoint, file, judge, tensor};
+    use crate::rules::test_support::{checkpoint, judge, tensor};
 
     fn stack(path: &str, blocks: impl IntoIterator<Item = u64>) -> Vec<TensorAnalysis> {
         let block = |number: u64| tensor(&format!("{path}.{number}.mlp.fc2.weight"), Role::MlpOut, &[8, 8]);
@@ -250,7 +309,7 @@ mod tests {
     fn a_gap_in_the_numbers_is_critical_unless_the_file_is_of_a_part_only() {
         let config = json!({"hidden_size": 8, "num_hidden_layers": 6});
         let lost = || stack("model.layers", [0, 1, 3, 4, 5]);
-        let message = "the config says num_hidden_layers 6, without 2, blocks of model.layers: 5";
+        let message = "the config says num_hidden_layers 6, blocks of model.layers: 5, without 2";
         assert_eq!(told(lost(), config.clone()), [(Severity::Critical, message.to_owned())]);
         let message = "the config says num_hidden_layers 6, blocks of model.layers: 5";
         assert_eq!(
@@ -271,7 +330,7 @@ mod tests {
             tensors.extend(extra.iter().map(|name| norm(name)));
             told(tensors, config)
         };
-        let message = "the config says num_hidden_layers 6, without 5, blocks of model.layers: 5";
+        let message = "the config says num_hidden_layers 6, blocks of model.layers: 5, without 5";
         let lost = [(Severity::Critical, message.to_owned())];
         assert_eq!(with(&["model.norm.weight"], config("phi3")), lost);
         let severity = |extra: &[&str], config: Value| with(extra, config)[0].0;
@@ -294,17 +353,40 @@ mod tests {
     }
 
     #[test]
-    fn more_blocks_than_the_config_says_and_a_lone_shard_are_a_warning() {
+    fn more_blocks_than_the_config_says_are_a_warning() {
         let config = json!({"model_type": "electra", "hidden_size": 8, "num_hidden_layers": 4});
-        let saved = |blocks, file_name: &str| {
-            let mut saved = checkpoint(stack("electra.encoder.layer", 0..blocks)).with_config(config.clone());
-            saved.files.push(file(file_name, 0));
-            judge(&RULE, &saved).told()
+        let severity = |blocks| told(stack("electra.encoder.layer", 0..blocks), config.clone())[0].0;
+        assert_eq!((severity(3), severity(5)), (Severity::Critical, Severity::Warning));
+    }
+
+    #[test]
+    fn a_gap_is_told_where_prediction_layers_or_a_wrong_number_make_up_for_it() {
+        let with = |blocks: &[u64], extra: u64| {
+            let config = json!({"hidden_size": 8, "num_hidden_layers": 4, "num_nextn_predict_layers": extra});
+            told(stack("model.layers", blocks.iter().copied()), config)
         };
-        assert_eq!(saved(3, "model.safetensors")[0].0, Severity::Critical);
-        assert_eq!(saved(5, "model.safetensors")[0].0, Severity::Warning);
-        assert_eq!(saved(3, "model-00001-of-00002.safetensors")[0].0, Severity::Warning);
-        assert_eq!(saved(3, "model-00001-of-00001.safetensors")[0].0, Severity::Critical);
+        assert!(with(&[0, 1, 2, 3], 1).is_empty() && with(&[0, 1, 2, 3, 4], 1).is_empty());
+        let message = "the config says num_hidden_layers 4 and num_nextn_predict_layers 1, blocks of model.layers: 4, without 3";
+        assert_eq!(with(&[0, 1, 2, 4], 1), [(Severity::Critical, message.to_owned())]);
+        let message = "the config says num_hidden_layers 4, blocks of model.layers: 3, without 3";
+        assert_eq!(with(&[0, 1, 2, 4], 0), [(Severity::Warning, message.to_owned())]);
+    }
+
+    #[test]
+    fn a_known_network_without_any_block_is_critical() {
+        let junk = |config: Value| told(vec![tensor("foo.bar", Role::Other, &[8, 8])], config);
+        let llama = json!({"model_type": "llama", "hidden_size": 8, "num_hidden_layers": 4});
+        let message =
+            "the config says num_hidden_layers 4 of llama, and no tensor is called as one of a block";
+        assert_eq!(junk(llama.clone()), [(Severity::Critical, message.to_owned())]);
+        let edited = |key: &str, value: Value| {
+            let mut config = llama.clone();
+            config[key] = value;
+            junk(config)
+        };
+        assert!(edited("model_type", json!("zamba")).is_empty());
+        assert!(edited("architectures", json!(["LlamaForCausalLMEagle3"])).is_empty());
+        assert!(edited("quantization_config", json!({"quant_method": "gptq"})).is_empty());
     }
 
     #[test]

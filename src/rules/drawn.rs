@@ -1,6 +1,8 @@
 //! Whether a map holds a draw of a usual initialisation: uniform, as nobody has trained or scaled it since, or standard normal, as tables
 //! stay in training.
 
+use std::f64::consts::FRAC_1_SQRT_2;
+
 use super::weights::{Fans, fans};
 use crate::analysis::model::TensorAnalysis;
 
@@ -38,30 +40,35 @@ pub(super) fn is_uniform_draw(tensor: &TensorAnalysis) -> bool {
     usual_gains(fans).into_iter().any(|gain| is_of((3.0 * gain / fans.input as f64).sqrt()) == Some(true))
 }
 
-/// How far training takes the RMS of a table from that of its draw: tables move little, since few rows are met in a batch.
-const DRIFT: f64 = 1.25;
-/// How far the largest of n standard normal numbers is from `sqrt(2 ln n)`, by more than chance: five standard deviations for 64 elements, and less for more.
-const LARGEST_NORMAL: std::ops::Range<f64> = 0.7..1.7;
+/// So many of n normal numbers are expected beyond the largest of them: more than the first with the probability `exp(-7)`, fewer than the
+/// second with 0.001.
+const BEYOND_LARGEST: std::ops::RangeInclusive<f64> = 0.001..=SHORT_OF_BOUND;
+/// Of so many uniform numbers the largest, which is `√3` times their RMS, is short of what [`BEYOND_LARGEST`] asks of normal ones: 8 % of those are beyond.
+const FEWEST_NORMAL: u64 = 128;
 
 /// Whether the elements are those of a standard normal draw, as `torch.nn.Embedding` and `torch.randn` begin: a map of another role that
-/// holds one is a table under a name that is not known. What scales a layer up to an RMS of 1 leaves a uniform draw short of so long a tail.
-pub(super) fn is_standard_normal(tensor: &TensorAnalysis) -> bool {
+/// holds one is a table under a name that is not known. `drift` is how far training may have taken its RMS from 1. What scales a layer up to an RMS of 1 leaves a uniform draw short of so long a tail.
+pub(super) fn is_standard_normal(tensor: &TensorAnalysis, drift: f64) -> bool {
     let is_one = || {
         let statistics = tensor.statistics.value()?;
         let (largest, rms, mean) =
             (*statistics.max_abs.value()?, *statistics.rms.value()?, *statistics.mean.value()?);
         let count = tensor.elements as f64;
-        let tail = largest / rms / (2.0 * count.ln()).sqrt();
-        let error = STANDARD_ERRORS / count.sqrt() + (DRIFT - 1.0);
-        Some((1.0 / DRIFT..DRIFT).contains(&rms) && LARGEST_NORMAL.contains(&tail) && mean.abs() < error)
+        let beyond = |largest: f64| count * libm::erfc(largest / rms * FRAC_1_SQRT_2);
+        // Rows that training has moved may be further out, by as much as the whole was.
+        let has_tail =
+            beyond(largest) <= *BEYOND_LARGEST.end() && beyond(largest / drift) >= *BEYOND_LARGEST.start();
+        let error = STANDARD_ERRORS / count.sqrt() + (drift - 1.0);
+        Some((1.0 / drift..drift).contains(&rms) && has_tail && mean.abs() < error)
     };
-    tensor.elements >= FEWEST && is_one() == Some(true)
+    tensor.elements >= FEWEST_NORMAL && is_one() == Some(true)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::analysis::model::{Measured, Role};
+    use crate::random::Stream;
     use crate::rules::test_support::tensor;
 
     /// A map of elements evenly spaced over `±bound`, without the bound itself, as a draw fills it.
@@ -103,14 +110,38 @@ mod tests {
             let Measured::Value(statistics) = &mut table.statistics else { panic!("it was filled") };
             statistics.mean = Measured::Value(0.01);
             statistics.max_abs = Measured::Value(largest);
-            is_standard_normal(&table)
+            is_standard_normal(&table, 1.25)
         };
         // The largest of 1280 standard normal numbers is 3.4 in the mean.
         assert!(table(1.0, 3.4) && table(1.1, 3.8));
         assert!(!table(1.0, 3f64.sqrt()), "a uniform draw of the same RMS");
         assert!(!table(8.0, 27.0) && !table(0.2, 0.7));
         let shifted = tensor("a.weight", Role::Linear, &[10, 128]).filled(1.0);
-        assert!(!is_standard_normal(&shifted), "all ones");
+        assert!(!is_standard_normal(&shifted, 1.25), "all ones");
+    }
+
+    #[test]
+    fn normal_draws_of_any_size_are_standard_normal_and_uniform_ones_of_their_width_are_not() {
+        for (size, stream) in [(128, 0), (1_000, 1_000), (100_000, 2_000)] {
+            let is_one = |values: &[f64]| {
+                let count = values.len() as f64;
+                let rms = (values.iter().map(|value| value * value).sum::<f64>() / count).sqrt();
+                let mut table = tensor("a.weight", Role::Linear, &[1, size]).filled(rms);
+                let Measured::Value(statistics) = &mut table.statistics else { panic!("it was filled") };
+                statistics.mean = Measured::Value(values.iter().sum::<f64>() / count);
+                let largest = values.iter().fold(0.0f64, |largest, value| largest.max(value.abs()));
+                statistics.max_abs = Measured::Value(largest);
+                is_standard_normal(&table, 1.25)
+            };
+            let draws = if size > 1_000 { 10 } else { 500 };
+            for draw in 0..draws {
+                let numbers = Stream::new(0, stream + draw);
+                assert!(is_one(&numbers.normals(size as usize)), "{size}, draw {draw}");
+                let uniform: Vec<f64> = numbers.uniforms(size as usize);
+                let uniform: Vec<f64> = uniform.iter().map(|at| (2.0 * at - 1.0) * 3f64.sqrt()).collect();
+                assert!(!is_one(&uniform), "{size}, draw {draw}");
+            }
+        }
     }
 
     #[test]

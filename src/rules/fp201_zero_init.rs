@@ -1,7 +1,8 @@
 //! B1: two maps of zeros in a row, neither of which ever gets a gradient.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
+use super::peers::without_numbers;
 use super::weights::{
     block, fans, is_in_transformer_block, is_meant_to_be_zero, is_zero, kernel, maps, wanted,
 };
@@ -44,10 +45,15 @@ fn is_plain(tensor: &TensorAnalysis) -> bool {
 /// Neighbours in forward order of which the second can read the first.
 fn report_stack(mut stack: Vec<(&TensorAnalysis, bool)>, findings: &mut Findings) {
     stack.sort_by_key(|(tensor, _)| tensor.layer.order);
+    let filled: BTreeSet<String> = stack
+        .iter()
+        .filter(|(_, zero)| !zero)
+        .map(|(tensor, _)| without_numbers(&tensor.canonical_name))
+        .collect();
     for pair in stack.windows(2) {
         if let [(first, true), (second, true)] = pair
             && can_follow(first, second)
-            && are_of_one_chain(first, second)
+            && (are_of_one_chain(first, second) || are_of_one_line(first, second, &filled))
         {
             report(first, second, findings);
         }
@@ -69,6 +75,13 @@ fn are_of_one_chain(first: &TensorAnalysis, second: &TensorAnalysis) -> bool {
     let paths = [first, second].map(|tensor| tensor.layer.path.as_str());
     let [of_first, of_second] = paths.map(|path| path.rsplit_once('.').map_or("", |(parent, _)| parent));
     of_first == of_second || paths.iter().all(|path| path.split('.').count() <= NEAR_ROOT)
+}
+
+/// Whether one line of code makes both, once a block, and others of it are not zero: `features.3.conv` and `features.4.conv`. Where maps begin at zero
+/// on purpose, as the last of every block, that line makes all of them so.
+fn are_of_one_line(first: &TensorAnalysis, second: &TensorAnalysis, filled: &BTreeSet<String>) -> bool {
+    let line = without_numbers(&first.canonical_name);
+    line == without_numbers(&second.canonical_name) && filled.contains(&line)
 }
 
 /// Components of the path of a module that is in no block: `features.3`, `conv2`.
@@ -150,6 +163,21 @@ mod tests {
         assert!(told(vec![last(), map("out.2.weight", 1)]).is_empty());
         assert_eq!(told(vec![last(), map("output_blocks.11.0.out_layers.6.weight", 1)]).len(), 1);
         assert_eq!(told(vec![map("features.3.weight", 0), map("classifier.0.weight", 1)]).len(), 1);
+    }
+
+    #[test]
+    fn two_blocks_of_a_chain_are_a_pair_unless_all_of_its_blocks_begin_at_zero() {
+        let block = |number: u64, value| {
+            let name = format!("model.features.{number}.conv.weight");
+            tensor(&name, Role::Convolution, &[8, 8, 3, 3]).with_order(number).filled(value)
+        };
+        let chain =
+            |values: [f64; 4]| values.iter().zip(0..).map(|(&value, number)| block(number, value)).collect();
+        assert_eq!(
+            told(chain([0.1, 0.0, 0.0, 0.1])),
+            [(Severity::Critical, "model.features.1.conv.weight".to_owned())]
+        );
+        assert!(told(chain([0.0; 4])).is_empty(), "around each of them there is a shortcut");
     }
 
     #[test]

@@ -66,6 +66,18 @@ pub(super) static RULE: Rule = Rule {
             source: "torch.nn.Embedding and torch.randn draw at 1, beside 0.02 of others of the same network (X-CLIP)",
         },
         Threshold {
+            name: "table-drift",
+            default: 1.25,
+            unit: "times RMS 1",
+            source: "design: tables move little in training, since few rows are met in a batch; not measured",
+        },
+        Threshold {
+            name: "fewest-of-tower",
+            default: 8.0,
+            unit: "other maps of the role in the tower",
+            source: "design: the three or four kinds of maps in one block are often alike by something; not measured",
+        },
+        Threshold {
             name: "vanished-gain",
             default: 1e-12,
             unit: "sigma_w^2 = fan_in * RMS^2",
@@ -129,7 +141,7 @@ fn is_as_drawn(tensor: &TensorAnalysis, factor: f64) -> bool {
 
 fn judge_maps(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mut Findings) {
     let populations = Populations::of(checkpoint);
-    let kin = Kin::of(checkpoint);
+    let kin = Kin::of(checkpoint, thresholds.get("table-drift"));
     let initial = checkpoint.step.value() == Some(&0);
     for tensor in maps(checkpoint) {
         // A recurrence is judged by itself, so that it needs no peers; with peers it is judged by them as well.
@@ -181,8 +193,11 @@ fn judge_among_peers(
         return findings.not_evaluated(Subject::Tensor(tensor.name.clone()), reason);
     }
     // A layer of a stack that alone is so was drawn without its scale.
-    let is_table = tensor.role == Role::Linear && kin.has_none(tensor) && is_standard_normal(tensor);
-    let is_made_so = is_table || kin.are_alike(tensor, spread_limit) || is_uniform_draw(tensor);
+    let is_table = tensor.role == Role::Linear
+        && is_standard_normal(tensor, thresholds.get("table-drift"))
+        && !kin.are_scaled(tensor);
+    let are_alike = kin.are_alike(tensor, spread_limit, thresholds.get("fewest-of-tower"));
+    let is_made_so = is_table || are_alike || is_uniform_draw(tensor);
     let severe = thresholds.get(if is_made_so { "severe-loose-spread" } else { "severe-spread" });
     let is_severe = spread >= severe;
     if is_made_so && !is_severe {
@@ -496,12 +511,18 @@ mod tests {
             map
         };
         let told = |odd: TensorAnalysis| {
-            let mut tensors: Vec<_> = (0..6).map(|number| layer(&format!("net.{number}.weight"))).collect();
-            tensors.push(odd);
+            let of_stack = |number| layer(&format!("net.{number}.weight"));
+            let mut tensors: Vec<_> = (0..6).map(of_stack).collect();
+            tensors.extend((1..3).map(|number| layer(&format!("net{number}.weight"))));
+            tensors.extend([drawn("emb1.weight"), odd]);
             judge(&RULE, &checkpoint(tensors)).told()
         };
-        assert_eq!(told(drawn("net.6.weight")), [(Severity::Critical, "net.6.weight".to_owned())]);
-        assert!(told(drawn("label_emb.weight")).is_empty());
+        for layer in ["net.6.weight", "net3.weight"] {
+            assert_eq!(told(drawn(layer)), [(Severity::Critical, layer.to_owned())]);
+        }
+        for table in ["label_emb.weight", "emb2.weight"] {
+            assert!(told(drawn(table)).is_empty());
+        }
     }
 
     #[test]

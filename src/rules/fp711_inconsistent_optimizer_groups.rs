@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::lost_state;
 use super::weights::block;
-use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Thresholds};
+use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
 use crate::analysis::model::{
     CheckpointAnalysis, Measured, OptimizerCoverage, RepeatedParameter, Role, StateCoverage, TensorAnalysis,
 };
@@ -18,11 +18,16 @@ pub(super) static RULE: Rule = Rule {
     severity: Severity::Warning,
     confidence: Confidence::Heuristic,
     needs: Needs::LIST,
-    thresholds: &[],
+    thresholds: &[Threshold {
+        name: "fewest-steps",
+        default: 17.0,
+        unit: "optimizer steps",
+        source: "torch.amp.GradScaler begins at 2^16 and halves for each step that it skips: 16 until the scale is 1",
+    }],
     check: Check::Checkpoint(check),
 };
 
-fn check(checkpoint: &CheckpointAnalysis, _: &Thresholds, findings: &mut Findings) {
+fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mut Findings) {
     let coverage = match &checkpoint.coverage {
         Measured::Value(coverage) => coverage,
         Measured::NotMeasured(reason) => {
@@ -36,7 +41,7 @@ fn check(checkpoint: &CheckpointAnalysis, _: &Thresholds, findings: &mut Finding
         tell_misplaced(optimizer, findings);
         tell_orphans(optimizer, findings);
     }
-    lost_state::judge(checkpoint, coverage, findings);
+    lost_state::judge(checkpoint, coverage, thresholds.get("fewest-steps"), findings);
     tell_left_out(checkpoint, coverage, findings);
 }
 

@@ -6,14 +6,24 @@ use crate::analysis::model::{
 };
 use crate::number::counted;
 
-/// Optimizers that must have had state by now, where none of the checkpoint has any, and places for one that hold nothing.
-pub(super) fn judge(checkpoint: &CheckpointAnalysis, coverage: &StateCoverage, findings: &mut Findings) {
+/// Optimizers that must have had state by now, where none of the checkpoint has any, and places for one that hold nothing. Before `fewest_steps`
+/// a loss scaler may have skipped every step.
+pub(super) fn judge(
+    checkpoint: &CheckpointAnalysis,
+    coverage: &StateCoverage,
+    fewest_steps: f64,
+    findings: &mut Findings,
+) {
     let keeps_nothing = |optimizer: &OptimizerCoverage| optimizer.stored == 0 && optimizer.orphans.is_empty();
     if !coverage.optimizers.iter().all(keeps_nothing) {
         return;
     }
-    let emptied =
-        || coverage.optimizers.iter().filter(|optimizer| optimizer.listed > 0 && keeps_state(optimizer));
+    let emptied = || {
+        let listing = coverage.optimizers.iter().filter(|optimizer| optimizer.listed > 0);
+        listing
+            .map(|optimizer| (optimizer, keeps_state(optimizer)))
+            .filter(|(_, keeps)| *keeps != Some(false))
+    };
     let Some(&step) = checkpoint.step.value() else {
         if !coverage.unfilled.is_empty() || emptied().next().is_some() {
             let reason = "an optimizer without state is as it should be before the first step, and the checkpoint says no step";
@@ -24,15 +34,21 @@ pub(super) fn judge(checkpoint: &CheckpointAnalysis, coverage: &StateCoverage, f
     if step == 0 {
         return;
     }
-    for optimizer in emptied() {
-        let message = format!(
+    for (optimizer, keeps) in emptied() {
+        let what = format!(
             "{} lists {} and keeps state of none, at step {step}",
             optimizer.place,
             counted(optimizer.listed, "parameter"),
         );
-        let advice = "its moments and counters are lost, and `load_state_dict` says nothing: a resume begins them anew with the learning rate of this step. Take an earlier save, or warm the learning rate up again; if the optimizer was begun anew at this very step, or everything it lists is frozen, this is as it should be";
-        let finding = findings.push(Subject::Checkpoint, message, advice);
-        finding.short_of("parameters with state", 0.0, 1.0, "parameters").severity(Severity::Critical);
+        if keeps.is_none() {
+            let reason = format!("{what}: its algorithm is not known, nor whether it keeps any");
+            findings.not_evaluated(Subject::Checkpoint, reason);
+        } else if (step as f64) < fewest_steps {
+            let reason = format!("{what}: a loss scaler may have skipped as many");
+            findings.not_evaluated(Subject::Checkpoint, reason);
+        } else {
+            tell_emptied(what, findings);
+        }
     }
     for optimizer in coverage.optimizers.iter().filter(|optimizer| optimizer.groupless) {
         let what = "neither state nor a group of parameters";
@@ -48,6 +64,12 @@ pub(super) fn judge(checkpoint: &CheckpointAnalysis, coverage: &StateCoverage, f
     }
 }
 
+fn tell_emptied(message: String, findings: &mut Findings) {
+    let advice = "its moments and counters are lost, and `load_state_dict` says nothing: a resume begins them anew with the learning rate of this step. Take an earlier save, or warm the learning rate up again; if the optimizer was begun anew at this very step, or everything it lists is frozen, this is as it should be";
+    let finding = findings.push(Subject::Checkpoint, message, advice);
+    finding.short_of("parameters with state", 0.0, 1.0, "parameters").severity(Severity::Critical);
+}
+
 /// `None` and no optimizer at all are written on purpose, where weights alone are saved or each process keeps its own state elsewhere. No optimizer gives
 /// an empty dict: that is what a process holds while another gathers the state.
 fn tell_unfilled((place, what, severity): (&str, &str, Severity), step: u64, findings: &mut Findings) {
@@ -58,19 +80,13 @@ fn tell_unfilled((place, what, severity): (&str, &str, Severity), step: u64, fin
     finding.short_of("optimizers with state", 0.0, 1.0, "optimizers").severity(severity);
 }
 
-/// Whether the algorithm keeps state of every parameter from its first step on. SGD does so for its momentum alone.
-fn keeps_state(optimizer: &OptimizerCoverage) -> bool {
+/// Whether the algorithm keeps state of every parameter from its first step on; `None` where that is not known. SGD does so for its momentum alone,
+/// and all that have decays of moving averages do: RAdam, Lion and those of 8 bits are told by their state alone, and there is none here.
+fn keeps_state(optimizer: &OptimizerCoverage) -> Option<bool> {
     match optimizer.algorithm {
-        Algorithm::Adam
-        | Algorithm::AdamW
-        | Algorithm::AdamLike
-        | Algorithm::EightBit
-        | Algorithm::Adafactor
-        | Algorithm::Lion
-        | Algorithm::Adagrad
-        | Algorithm::RmsProp => true,
-        Algorithm::Sgd => optimizer.momentum,
-        Algorithm::Unknown { .. } => false,
+        Algorithm::Sgd => Some(optimizer.momentum),
+        Algorithm::Unknown { .. } => optimizer.betas.then_some(true),
+        _ => Some(true),
     }
 }
 
@@ -108,6 +124,23 @@ mod tests {
         assert_eq!(found.told(), [(Severity::Critical, "checkpoint".to_owned())]);
         let message = "a.pt: optimizer lists 6 parameters and keeps state of none, at step 400";
         assert_eq!(found.found[0].message, message);
+    }
+
+    #[test]
+    fn in_the_first_steps_a_loss_scaler_may_have_skipped_all() {
+        let at = |step| judge(&RULE, &saved(vec![optimizer(Algorithm::AdamW, 0)], None).at_step(step));
+        assert_eq!((at(16).found.len(), at(16).not_evaluated.len()), (0, 1));
+        assert_eq!(at(17).found.len(), 1);
+    }
+
+    #[test]
+    fn an_algorithm_that_is_told_by_its_state_keeps_some_where_its_groups_have_betas() {
+        let told = |betas| {
+            let unknown = optimizer(Algorithm::Unknown { keys: Vec::new() }, 0);
+            judge(&RULE, &saved(vec![OptimizerCoverage { betas, ..unknown }], None).at_step(400))
+        };
+        assert_eq!(told(true).told()[0].0, Severity::Critical);
+        assert_eq!((told(false).found.len(), told(false).not_evaluated.len()), (0, 1));
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! What is usual for the maps of a role, and which of them one line of code makes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use super::drawn::is_standard_normal;
 use super::weights::{fans, maps};
 use crate::analysis::model::{CheckpointAnalysis, Role, TensorAnalysis};
 use crate::robust::median;
@@ -119,17 +120,21 @@ pub(super) struct Kin {
     of_one_line: BTreeMap<String, Vec<Level>>,
     of_tower: BTreeMap<(Population, String), Vec<Level>>,
     shared: BTreeMap<Population, usize>,
+    /// Lines of code that make a map which is no standard normal draw; `fc3` and `fc4` are of one.
+    scaled: BTreeSet<String>,
 }
 
-/// Fewer other maps of a tower tell no law: those of one block, of three kinds or four, are often alike by something.
-const FEWEST_OF_TOWER: usize = 8;
-
 impl Kin {
-    pub(super) fn of(checkpoint: &CheckpointAnalysis) -> Self {
+    /// `drift` is how far training takes the RMS of a table from that of its standard normal draw.
+    pub(super) fn of(checkpoint: &CheckpointAnalysis, drift: f64) -> Self {
         let shared = shared_components(checkpoint);
-        let mut kin = Self { of_one_line: BTreeMap::new(), of_tower: BTreeMap::new(), shared };
+        let (of_one_line, of_tower, scaled) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+        let mut kin = Self { of_one_line, of_tower, shared, scaled };
         for tensor in maps(checkpoint) {
             let Some(level) = Level::of(tensor) else { continue };
+            if !is_standard_normal(tensor, drift) {
+                kin.scaled.insert(without_endings(&tensor.canonical_name));
+            }
             kin.of_one_line.entry(without_numbers(&tensor.canonical_name)).or_default().push(level);
             kin.of_tower.entry(kin.tower(tensor)).or_default().push(level);
         }
@@ -137,27 +142,30 @@ impl Kin {
     }
 
     /// Whether the tensor has kin and all of them are at one level, by RMS or by gain, or by the gain of gradients where fan-outs set the
-    /// levels of the others: within `factor` of one another. Either those of one line of code, or those of its role in its tower.
-    pub(super) fn are_alike(&self, tensor: &TensorAnalysis, factor: f64) -> bool {
+    /// levels of the others: within `factor` of one another. Either those of one line of code, or those of its role in its tower, of which
+    /// there must be `fewest` others.
+    pub(super) fn are_alike(&self, tensor: &TensorAnalysis, factor: f64, fewest: f64) -> bool {
         let Some(level) = Level::of(tensor) else { return false };
-        let are_alike = |kin: Option<&Vec<Level>>, fewest: usize| {
-            kin.is_some_and(|kin| kin.len() > fewest && are_within(kin, &level, factor))
+        let are_alike = |kin: Option<&Vec<Level>>, fewest: f64| {
+            kin.is_some_and(|kin| kin.len() as f64 > fewest && are_within(kin, &level, factor))
         };
-        are_alike(self.of_one_line.get(&without_numbers(&tensor.canonical_name)), 1)
-            || are_alike(self.of_tower.get(&self.tower(tensor)), FEWEST_OF_TOWER)
+        are_alike(self.of_one_line.get(&without_numbers(&tensor.canonical_name)), 1.0)
+            || are_alike(self.of_tower.get(&self.tower(tensor)), fewest)
     }
 
-    /// Whether its line of code makes no other map: a layer of a stack has kin, and a table of its own has none.
-    pub(super) fn has_none(&self, tensor: &TensorAnalysis) -> bool {
-        self.of_one_line.get(&without_numbers(&tensor.canonical_name)).is_none_or(|kin| kin.len() <= 1)
+    /// Whether its line of code makes a map that is no standard normal draw: a layer of a stack then lacks the scale of the others, and a table
+    /// of its own has no such kin.
+    pub(super) fn are_scaled(&self, tensor: &TensorAnalysis) -> bool {
+        self.scaled.contains(&without_endings(&tensor.canonical_name))
     }
 
-    /// The part of the network that the tensor stands in, where the names of the maps of its role part for the first time: `backbone`.
+    /// The part of the network that the tensor stands in, where the names of the maps of its role part for the first time: `backbone`. Blocks
+    /// and stages that are numbered (`3`, `layer3`) are parts of one.
     fn tower(&self, tensor: &TensorAnalysis) -> (Population, String) {
         let population = population(tensor);
         let shared = self.shared.get(&population).copied().unwrap_or_default();
         let parts: Vec<&str> = tensor.canonical_name.split('.').take(shared + 1).collect();
-        (population, parts.join("."))
+        (population, without_endings(&parts.join(".")))
     }
 }
 
@@ -189,9 +197,17 @@ fn shared_components(checkpoint: &CheckpointAnalysis) -> BTreeMap<Population, us
     names.iter().map(|(&key, names)| (key, shared(names))).collect()
 }
 
-fn without_numbers(name: &str) -> String {
+/// The line of code that makes a tensor: its name without the numbers that tell layers apart.
+pub(super) fn without_numbers(name: &str) -> String {
     let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
     let parts: Vec<&str> = name.split('.').map(|part| if is_number(part) { "#" } else { part }).collect();
+    parts.join(".")
+}
+
+/// Without the numbers at the ends of components: `net.3.fc2.weight` is `net..fc.weight`.
+fn without_endings(name: &str) -> String {
+    let is_digit = |character: char| character.is_ascii_digit();
+    let parts: Vec<&str> = name.split('.').map(|part| part.trim_end_matches(is_digit)).collect();
     parts.join(".")
 }
 
@@ -206,8 +222,8 @@ mod tests {
 
     fn alike(tensors: Vec<TensorAnalysis>) -> Vec<bool> {
         let saved = checkpoint(tensors);
-        let kin = Kin::of(&saved);
-        saved.tensors.iter().map(|tensor| kin.are_alike(tensor, 4.0)).collect()
+        let kin = Kin::of(&saved, 1.25);
+        saved.tensors.iter().map(|tensor| kin.are_alike(tensor, 4.0, 8.0)).collect()
     }
 
     #[test]
@@ -258,5 +274,19 @@ mod tests {
         assert!(tower(8, 1.0));
         assert!(!tower(7, 1.0), "too few to tell");
         assert!(!tower(8, 8.0));
+    }
+
+    #[test]
+    fn a_numbered_block_or_stage_is_no_tower() {
+        let scaled = |stage: &str| {
+            let of = |number: u64, map: u64| {
+                let rms = if number == 2 { 10.0 } else { 0.1 };
+                layer(&format!("{stage}{number}.part{map}.weight"), 8, 64, rms)
+            };
+            let tensors = (0..4).flat_map(|number| (0..9).map(move |map| of(number, map)));
+            alike(tensors.collect())
+        };
+        assert!(scaled("blocks.").iter().all(|alike| !alike));
+        assert!(scaled("layer").iter().all(|alike| !alike));
     }
 }

@@ -54,6 +54,7 @@ pub(super) fn optimizer_coverage(algorithm: Algorithm, listed: u64, stored: u64)
         place: "optimizer.pt".to_owned(),
         algorithm,
         momentum: false,
+        betas: false,
         listed,
         stored,
         repeated: Vec::new(),

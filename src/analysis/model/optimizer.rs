@@ -41,6 +41,9 @@ pub struct OptimizerCoverage {
     /// Whether any of its groups has a momentum other than 0.
     #[serde(default)]
     pub momentum: bool,
+    /// Whether any of its groups has decays of moving averages (`betas`), which every algorithm that has them keeps for each parameter.
+    #[serde(default)]
+    pub betas: bool,
     /// Parameters that its groups list, each counted once.
     pub listed: u64,
     /// Those of them that have state.

@@ -41,6 +41,7 @@ fn of_one(optimizer: &OptimizerState, checkpoint: &Checkpoint) -> OptimizerCover
         place: optimizer.place.clone(),
         algorithm: optimizer.algorithm.clone(),
         momentum: optimizer.groups.iter().any(|group| group.momentum.is_some_and(|momentum| momentum != 0.0)),
+        betas: optimizer.groups.iter().any(|group| group.beta1.or(group.beta2).is_some()),
         listed: once().count() as u64,
         stored: once().filter(|(_, state)| state.stored).count() as u64,
         repeated: repeated.collect(),

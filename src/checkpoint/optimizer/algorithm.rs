@@ -30,7 +30,12 @@ pub(super) fn recognise(keys: &BTreeSet<&str>, configuration: &Configuration<'_>
     let unknown = || Algorithm::Unknown { keys: keys.iter().map(|&key| key.to_owned()).collect() };
     if has("state1") || has("absmax1") || has("qmap1") {
         Algorithm::EightBit
-    } else if has("exp_avg_sq_row") || has("variance") || has("row_var") || group("beta2_decay") {
+    } else if has("exp_avg_sq_row")
+        || has("variance")
+        || has("row_var")
+        || group("beta2_decay")
+        || keys.is_empty() && group("scale_parameter") && group("relative_step")
+    {
         Algorithm::Adafactor
     } else if has("mu_product")
         || has("acc_delta")
@@ -45,7 +50,7 @@ pub(super) fn recognise(keys: &BTreeSet<&str>, configuration: &Configuration<'_>
         Algorithm::Lion
     } else if has("square_avg") || keys.is_empty() && group("alpha") && group("centered") {
         Algorithm::RmsProp
-    } else if has("sum") {
+    } else if has("sum") || keys.is_empty() && group("lr_decay") && group("initial_accumulator_value") {
         Algorithm::Adagrad
     } else if has("momentum_buffer") || group("nesterov") {
         Algorithm::Sgd
@@ -89,8 +94,10 @@ mod tests {
         assert_eq!(of(&["step", "square_avg"], &["alpha"], None), Algorithm::RmsProp);
         assert_eq!(of(&[], &["lr", "momentum", "alpha", "centered"], None), Algorithm::RmsProp);
         assert_eq!(of(&["step", "sum"], &["lr_decay"], None), Algorithm::Adagrad);
+        assert_eq!(of(&[], &["lr_decay", "initial_accumulator_value"], None), Algorithm::Adagrad);
         assert_eq!(of(&["exp_avg"], &["betas"], None), Algorithm::Lion);
         assert_eq!(of(&["step", "row_var", "col_var"], &["beta2_decay"], None), Algorithm::Adafactor);
+        assert_eq!(of(&[], &["scale_parameter", "relative_step", "beta1"], None), Algorithm::Adafactor);
         assert_eq!(of(&["step", "state1", "qmap1"], &["betas"], None), Algorithm::EightBit);
     }
 
