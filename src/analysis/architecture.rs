@@ -29,23 +29,14 @@ pub fn compare(checkpoint: &Checkpoint) -> Measured<ArchitectureMatch> {
     if checkpoint.tensors.iter().any(|tensor| is_of_adapter(&tensor.name)) {
         return Measured::not("it holds adapters");
     }
-    if let Some(class) = builders::class_of_its_own(checkpoint) {
-        let class = class.escape_debug();
-        return Measured::not(format!(
-            "its config names the class {class}, which transformers has for none of the architectures that are built: its parameters are its own"
-        ));
-    }
-    if let Some(fusion) = builders::fusion_of_states(checkpoint) {
-        let fusion = fusion.escape_debug();
-        return Measured::not(format!(
-            "{fusion} joins several hidden states of another model: a draft head, whose parameters no config tells"
-        ));
-    }
     let population = match builders::population(checkpoint) {
         Ok(population) => population,
         Err(Error { at: Some(at), kind, .. }) => return Measured::not(format!("{kind} ({at})")),
         Err(error) => return Measured::not(error.kind.to_string()),
     };
+    if let Some(reason) = parameters_of_its_own(checkpoint).filter(|_| !population.is_whole()) {
+        return Measured::not(reason);
+    }
     // Names that another architecture has, and none that the config's has: then it is not the writer that is another.
     let is_another = population.missing.len() == population.expected && builders::is_another(checkpoint);
     let is_of_another_writer = !is_another && is_of_another_writer(&population);
@@ -69,6 +60,23 @@ pub fn compare(checkpoint: &Checkpoint) -> Measured<ArchitectureMatch> {
         reshaped: reshaped.collect(),
         unexpected,
     })
+}
+
+/// Why a network of a known architecture's config may have parameters of its own.
+fn parameters_of_its_own(checkpoint: &Checkpoint) -> Option<String> {
+    let of_class = builders::class_of_its_own(checkpoint).map(|class| {
+        let class = class.escape_debug();
+        format!(
+            "its config names the class {class}, which transformers has for none of the architectures that are built, and it has not all parameters of one: they may be its own"
+        )
+    });
+    let of_fusion = || {
+        let fusion = builders::fusion_of_states(checkpoint)?.escape_debug();
+        Some(format!(
+            "{fusion} joins several hidden states of another model: a draft head, whose parameters no config tells"
+        ))
+    };
+    of_class.or_else(of_fusion)
 }
 
 #[cfg(test)]
@@ -168,6 +176,13 @@ mod tests {
             config["architectures"] = json!(["LlamaForCausalLMEagle3"]);
             assert!(reason(&eagle(layer), &config).contains("the class LlamaForCausalLMEagle3"));
         }
+        let whole = compared(&llama(1, ""), &config);
+        assert!(whole.missing.is_empty(), "a class of one's own with all parameters of the known one");
+        let gemma = json!({"model_type": "gemma2", "architectures": ["Gemma2ForCausalLM"]});
+        assert!(
+            !reason(&llama(1, ""), &gemma).contains("class"),
+            "what is not built is not a class of its own"
+        );
         config["architectures"] = json!(["LlamaForCausalLM"]);
         assert_eq!(
             compared(&eagle("layers.0"), &config).reshaped.len(),

@@ -63,15 +63,22 @@ impl<'a> Config<'a> {
         PARTS.into_iter().find(|part| self.size_of_part(part, &LAYERS).is_some())
     }
 
+    fn is_set(&self, key: &str) -> bool {
+        self.0.get(key).is_some_and(|value| !value.is_null())
+    }
+
+    /// MLX calls it `quantization`, and packs tables into integers.
+    pub(super) fn is_quantised(&self) -> bool {
+        self.is_set("quantization_config") || self.is_set("quantization")
+    }
+
     /// Why matrices may have other shapes than the config says, or other numbers of them.
     pub(super) fn recast(&self) -> Option<&'static str> {
-        let is_set = |key: &str| self.0.get(key).is_some_and(|value| !value.is_null());
-        // MLX calls it so, and packs tables into integers.
-        if is_set("quantization_config") || is_set("quantization") {
+        if self.is_quantised() {
             return Some("its config says that it is quantised");
         }
         CUT.into_iter()
-            .any(is_set)
+            .any(|key| self.is_set(key))
             .then_some("its config says that the vocabulary is cut into several tables")
     }
 

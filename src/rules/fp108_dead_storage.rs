@@ -1,7 +1,8 @@
 //! A8: storage that was lost or written twice, and weights of zeros among weights that are not.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use super::config_sizes::{Config, VOCABULARY};
 use super::weights::{is_matrix, is_meant_to_be_zero, is_of_model, is_zero, wanted};
 use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Thresholds};
 use crate::analysis::model::{CheckpointAnalysis, Pages, Role, TensorAnalysis};
@@ -82,15 +83,8 @@ fn place(offset: Option<u64>) -> String {
 /// All-zero matrices, and gains of norms, of roles that have others which are not.
 fn report_zero_matrices(checkpoint: &CheckpointAnalysis, findings: &mut Findings) {
     let step = checkpoint.step.value().copied();
-    if step == Some(0) {
-        return;
-    }
-    let is_of_zeros =
-        |tensor: &TensorAnalysis| tensor.statistics.value().is_some_and(|statistics| is_zero(statistics));
-    let is_gain = |tensor: &TensorAnalysis| tensor.role == Role::NormGain && tensor.is_parameter();
-    let is_judged =
-        |tensor: &&TensorAnalysis| (is_matrix(tensor) && tensor.role != Role::Other) || is_gain(tensor);
-    let matrices = || checkpoint.tensors.iter().filter(is_judged);
+    let matrices =
+        || checkpoint.tensors.iter().filter(|tensor| is_matrix(tensor) && tensor.role != Role::Other);
     let live: BTreeSet<Role> = matrices()
         .filter(|tensor| tensor.statistics.value().is_some() && !is_of_zeros(tensor))
         .map(|tensor| tensor.role)
@@ -102,20 +96,59 @@ fn report_zero_matrices(checkpoint: &CheckpointAnalysis, findings: &mut Findings
             report_zero_vocabulary(checkpoint, table, findings);
         }
     }
+    if step == Some(0) {
+        return;
+    }
     for tensor in matrices() {
         if is_of_zeros(tensor) && live.contains(&tensor.role) && !is_meant_to_be_zero(tensor) {
             report_zero_matrix(tensor, step, findings);
         }
     }
+    for gain in odd_gains(checkpoint) {
+        report_zero_matrix(gain, step, findings);
+    }
+}
+
+fn is_of_zeros(tensor: &TensorAnalysis) -> bool {
+    tensor.statistics.value().is_some_and(|statistics| is_zero(statistics))
+}
+
+/// Gains of zeros among others that are not: of norms of one name, or where a norm has a name of its own, of all. Some norms add their gain to 1 and
+/// begin at zero, all of one name (Gemma, Qwen3-Next), beside others that do not.
+fn odd_gains(checkpoint: &CheckpointAnalysis) -> impl Iterator<Item = &TensorAnalysis> {
+    let is_gain = |tensor: &&TensorAnalysis| tensor.role == Role::NormGain && tensor.is_parameter();
+    let gains = move || checkpoint.tensors.iter().filter(is_gain);
+    let mut zero_and_all: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+    for gain in gains() {
+        let (zero, all) = zero_and_all.entry(name_of_norm(gain)).or_default();
+        *zero += usize::from(is_of_zeros(gain));
+        *all += 1;
+    }
+    let (of_zeros, of_all) =
+        zero_and_all.values().fold((0, 0), |(zero, all), own| (zero + own.0, all + own.1));
+    let is_odd = move |gain: &&TensorAnalysis| match zero_and_all[name_of_norm(gain)] {
+        (_, 1) => 2 * of_zeros < of_all,
+        (zero, all) => zero < all,
+    };
+    gains().filter(|gain| is_of_zeros(gain)).filter(is_odd)
+}
+
+/// What the module is called that has the gain: `input_layernorm`.
+fn name_of_norm(gain: &TensorAnalysis) -> &str {
+    gain.layer.path.rsplit('.').find(|part| part.parse::<u64>().is_err()).unwrap_or_default()
 }
 
 /// The only token embedding, or the largest of several, of zeros alone: nothing that is read makes any difference. Nobody begins with zeros there, and
-/// it is certain where the config says that so many tokens are embedded, and likely once steps were taken.
+/// it is certain where the config, or that of the text, says that so many tokens are embedded, and likely once steps were taken.
 fn report_zero_vocabulary(checkpoint: &CheckpointAnalysis, table: &TensorAnalysis, findings: &mut Findings) {
-    let words = checkpoint.config.value().and_then(|config| config.get("vocab_size")?.as_u64());
+    let words = checkpoint.config.value().and_then(|config| {
+        let of_text = || Config(config).size_of_part("text", &VOCABULARY).map(|(_, words)| words);
+        Config(config).size(&VOCABULARY).map(|(_, words)| words).or_else(of_text)
+    });
     let is_vocabulary = words.is_some_and(|words| words > 1 && table.shape[0] >= words);
     // A table of one column is a bias for each token, which may begin at zero.
-    let is_trained = checkpoint.step.value().is_some() && table.shape.iter().all(|&size| size > 1);
+    let is_trained =
+        checkpoint.step.value().is_some_and(|&step| step > 0) && table.shape.iter().all(|&size| size > 1);
     if !is_vocabulary && !is_trained {
         return;
     }
@@ -188,6 +221,28 @@ mod tests {
     }
 
     #[test]
+    fn norms_of_one_name_that_are_all_zero_are_built_so_and_one_of_its_own_is_held_against_most() {
+        let told = |gains: &[(&str, f64)]| {
+            let gain = |&(name, value): &(&str, f64)| tensor(name, Role::NormGain, &[64]).filled(value);
+            judge(&RULE, &checkpoint(gains.iter().map(gain).collect()).at_step(1)).told().len()
+        };
+        let layers = |one: f64, other: f64| {
+            [
+                ("h.0.norm1.weight", one),
+                ("h.1.norm1.weight", one),
+                ("h.0.mixer_norm.weight", other),
+                ("h.1.mixer_norm.weight", other),
+            ]
+        };
+        let with_last = |layers: [(&'static str, f64); 4], last| {
+            told(&[layers.as_slice(), &[("norm.weight", last)]].concat())
+        };
+        assert_eq!(with_last(layers(0.0, 1.0), 0.0), 0, "Qwen3-Next before its first step");
+        assert_eq!(with_last(layers(1.0, 1.0), 0.0), 1, "the last norm was lost");
+        assert_eq!(told(&[("h.0.norm1.weight", 1.0), ("h.1.norm1.weight", 0.0)]), 1);
+    }
+
+    #[test]
     fn a_vocabulary_of_zeros_is_critical_where_the_config_says_that_it_is_one() {
         let table = |rms| tensor("shared.weight", Role::TokenEmbedding, &[100, 8]).filled(rms);
         let with = |rms, words: u64| {
@@ -197,6 +252,9 @@ mod tests {
         assert_eq!(with(0.0, 100), [(Severity::Critical, "shared.weight".to_owned())]);
         assert!(with(0.02, 100).is_empty());
         assert!(with(0.0, 101).is_empty(), "another table");
+        let of_text = serde_json::json!({"text_config": {"vocab_size": 100}});
+        let drawn = checkpoint(vec![table(0.0), weight("a")]).with_config(of_text).at_step(0);
+        assert_eq!(judge(&RULE, &drawn).told(), [(Severity::Critical, "shared.weight".to_owned())]);
         assert!(told(vec![table(0.0), weight("a")]).is_empty(), "nobody says that it is one of tokens");
         let at = |step| judge(&RULE, &checkpoint(vec![table(0.0), weight("a")]).at_step(step)).told();
         assert!(at(0).is_empty());

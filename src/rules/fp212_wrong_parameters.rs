@@ -1,5 +1,7 @@
 //! Parameters that the network of the config has and the checkpoint lacks, has in another shape, or has beside them.
 
+use serde_json::Value;
+
 use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Thresholds};
 use crate::analysis::model::{ArchitectureMatch, CheckpointAnalysis, Layout, Measured, Section};
 use crate::number::counted;
@@ -20,6 +22,7 @@ pub(super) static RULE: Rule = Rule {
 const NAMED: usize = 3;
 
 fn check(checkpoint: &CheckpointAnalysis, _: &Thresholds, findings: &mut Findings) {
+    tell_wrapped(checkpoint, findings);
     let found = match &checkpoint.architecture {
         Measured::Value(found) => found,
         Measured::NotMeasured(reason) => {
@@ -69,6 +72,47 @@ fn tell_reshaped(found: &ArchitectureMatch, findings: &mut Findings) {
     );
     let finding = findings.push(Subject::Tensor(first.name.clone()), message, ADVICE);
     finding.against("parameters of another shape", found.reshaped.len() as f64, 0.0, "tensors");
+}
+
+/// What stands before every name in the state of a module that wraps the model: of data parallelism, of `torch.compile`, of FSDP.
+const WRAPPERS: [&str; 3] = ["module.", "_orig_mod.", "_fsdp_wrapped_module."];
+/// How the files begin that `from_pretrained` looks for.
+const PRETRAINED: [&str; 2] = ["model", "pytorch_model"];
+
+/// Names that all begin with what a wrapper puts before them, in a directory that transformers reads. It takes off nothing, finds no parameter, and
+/// goes on with a model at random.
+fn tell_wrapped(checkpoint: &CheckpointAnalysis, findings: &mut Findings) {
+    let is_of_transformers = checkpoint
+        .config
+        .value()
+        .is_some_and(|config| config.get("model_type").is_some_and(Value::is_string));
+    let is_pretrained = |name: &str| {
+        let stem = name.split(['.', '-']).next();
+        stem.is_some_and(|stem| PRETRAINED.contains(&stem)) && !name.ends_with(".pt")
+    };
+    if !is_of_transformers || !checkpoint.files.iter().any(|file| is_pretrained(&file.name)) {
+        return;
+    }
+    let names = || {
+        checkpoint.tensors.iter().filter(|tensor| tensor.section == Section::Model).map(|tensor| &tensor.name)
+    };
+    let Some(wrapper) = WRAPPERS.into_iter().find(|wrapper| names().all(|name| name.starts_with(wrapper)))
+    else {
+        return;
+    };
+    let count = names().count();
+    if count == 0 {
+        return;
+    }
+    let message = format!(
+        "the names of all {} begin with {wrapper}, as those of a wrapped model: from_pretrained takes nothing off, and finds no parameter",
+        counted(count as u64, "tensor"),
+    );
+    let advice = format!(
+        "it leaves the whole model at random: save the model inside the wrapper, or write the file again without `{wrapper}`; a loader of your own that takes it off reads it as it is"
+    );
+    let finding = findings.push(Subject::Checkpoint, message, &advice);
+    finding.against("wrapped names", count as f64, 0.0, "tensors");
 }
 
 /// GPT-2's matrices all output first, as PyTorch's own layers store them, beside a config that names the class of transformers, whose layers
@@ -128,7 +172,7 @@ mod tests {
 
     use super::*;
     use crate::analysis::model::{ReshapedParameter, Role};
-    use crate::rules::test_support::{checkpoint, judge, tensor};
+    use crate::rules::test_support::{checkpoint, file, judge, tensor};
 
     fn beside_a_config(edit: impl FnOnce(&mut ArchitectureMatch)) -> CheckpointAnalysis {
         let mut found = ArchitectureMatch {
@@ -147,6 +191,25 @@ mod tests {
     #[test]
     fn a_checkpoint_of_its_config_is_silent() {
         assert!(judge(&RULE, &beside_a_config(|_| ())).is_clean());
+    }
+
+    #[test]
+    fn names_of_a_wrapped_model_are_critical_where_transformers_reads_them() {
+        let named = |names: &[&str], file_name: &str, config: Value| {
+            let mut saved =
+                checkpoint(names.iter().map(|name| tensor(name, Role::Linear, &[8, 8])).collect());
+            saved.files.push(file(file_name, 0));
+            judge(&RULE, &saved.with_config(config)).told()
+        };
+        let (gemma, own) = (json!({"model_type": "gemma"}), json!({"width": 8}));
+        let wrapped = ["_orig_mod.a.weight", "_orig_mod.b.weight"];
+        let shard = "model-00001-of-00002.safetensors";
+        for file_name in ["model.safetensors", "pytorch_model.bin", shard] {
+            let told = named(&wrapped, file_name, gemma.clone());
+            assert_eq!(told, [(Severity::Critical, "checkpoint".to_owned())], "{file_name}");
+        }
+        assert!(named(&["_orig_mod.a.weight", "b.weight"], shard, gemma.clone()).is_empty());
+        assert!(named(&wrapped, "ckpt.pt", gemma).is_empty() && named(&wrapped, shard, own).is_empty());
     }
 
     #[test]

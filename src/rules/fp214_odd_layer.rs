@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::config_sizes::Config;
 use super::model_types;
 use super::weights::place_of_number;
 use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
@@ -52,6 +53,13 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
             names.into_iter().filter(|name| usual.get(name) != own.get(name)).collect();
         let share = differing.len() as f64 / usual.len() as f64;
         if share > thresholds.get("largest-difference") {
+            continue;
+        }
+        let has_more = differing.iter().any(|name| !usual.contains_key(name));
+        let is_quantised = checkpoint.config.value().is_some_and(|config| Config(config).is_quantised());
+        if is_quantised && has_more {
+            let reason = "its config says that it is quantised, and a layer that is left out of that is stored otherwise than the others";
+            findings.not_evaluated(Subject::Layer(format!("{stack}{number}")), reason);
             continue;
         }
         report(&Odd { stack, number, layers: count, usual, own, differing }, findings);
@@ -144,9 +152,10 @@ fn stacks(checkpoint: &CheckpointAnalysis) -> BTreeMap<&str, BTreeMap<u64, Popul
     stacks
 }
 
-/// A floating tensor of the model that is no buffer.
+/// A floating tensor of the model that is no buffer. Adapters sit in the layers that they are given to.
 fn is_weight(tensor: &TensorAnalysis) -> bool {
     tensor.section == Section::Model
+        && !tensor.is_of_adapter()
         && tensor.role != Role::Buffer
         && tensor.dtype.is_some_and(|dtype| dtype.kind() == Kind::Float)
 }
@@ -190,6 +199,29 @@ mod tests {
 
     fn told(saved: &CheckpointAnalysis) -> Vec<(Severity, String)> {
         judge(&RULE, saved).told()
+    }
+
+    #[test]
+    fn adapters_of_one_layer_and_one_that_is_not_quantised_are_meant() {
+        let with_extra = |role: Role, name: &str| {
+            stack(5, |number, layer| {
+                if number == 2 {
+                    layer.push(tensor(&format!("layers.2.{name}"), role, &[8, 2]));
+                }
+            })
+        };
+        assert!(told(&with_extra(Role::LoraA, "w0.lora_A.weight")).is_empty());
+        let extra = || with_extra(Role::Linear, "w8.weight");
+        assert_eq!(told(&extra()).len(), 1);
+        let quantised = || serde_json::json!({"quantization_config": {"ignore": ["layers.2.w8"]}});
+        let found = judge(&RULE, &extra().with_config(quantised()));
+        assert_eq!((found.told().len(), found.not_evaluated.len()), (0, 1));
+        let lacks = stack(5, |number, layer| {
+            if number == 2 {
+                layer.remove(3);
+            }
+        });
+        assert_eq!(told(&lacks.with_config(quantised())).len(), 1);
     }
 
     #[test]

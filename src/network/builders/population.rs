@@ -28,6 +28,13 @@ pub struct Population {
     pub unexpected: Vec<String>,
 }
 
+impl Population {
+    /// Whether the checkpoint has all parameters of the network in their shapes, and its stack of blocks none beside them.
+    pub fn is_whole(&self) -> bool {
+        self.missing.is_empty() && self.reshaped.is_empty() && self.unexpected.is_empty()
+    }
+}
+
 /// Compares `checkpoint` with its config.
 ///
 /// # Errors
