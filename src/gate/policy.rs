@@ -348,13 +348,18 @@ impl Reader<'_> {
         })
     }
 
-    fn date(&self, written: &Spanned<Datetime>) -> Result<Date> {
+    fn date(&self, written: &Spanned<toml::Value>) -> Result<Date> {
         let refused = || {
             let message =
                 format!("an exception expires on a day, such as 2027-06-30, not {}", written.get_ref());
             self.refuse(message, written.span().start)
         };
-        let Datetime { date: Some(date), time: None, offset: None } = *written.get_ref() else {
+        let day = match written.get_ref() {
+            toml::Value::Datetime(day) => *day,
+            toml::Value::String(day) => day.parse().map_err(|_| refused())?,
+            _ => return Err(refused()),
+        };
+        let Datetime { date: Some(date), time: None, offset: None } = day else {
             return Err(refused());
         };
         let month = Month::try_from(date.month).map_err(|_| refused())?;

@@ -6,7 +6,6 @@ use schemars::{JsonSchema, Schema, schema_for};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use toml::Spanned;
-use toml::value::Datetime;
 
 use crate::analysis::model::Format;
 use crate::checkpoint::Role;
@@ -104,9 +103,9 @@ pub(super) struct Skip {
     /// Why.
     #[schemars(with = "String")]
     pub reason: Spanned<String>,
-    /// The last day on which it holds, such as 2027-06-30.
+    /// The last day on which it holds, such as 2027-06-30, in quotes or not.
     #[schemars(with = "Option<String>")]
-    pub expires: Option<Spanned<Datetime>>,
+    pub expires: Option<Spanned<toml::Value>>,
 }
 
 /// One `[[limits]]`.

@@ -124,8 +124,12 @@ fn an_exception_needs_a_reason_and_may_have_a_last_day() {
     assert_eq!(exception.said(), "excepted by embed.*: old, until 2027-02-28");
     assert!(mistake("[[skip]]\ntensors = \"a\"\n").1.contains("reason"));
     assert!(mistake("[[skip]]\ntensors = \"a\"\nreason = \" \"\n").1.contains("needs a reason"));
-    let text = "[[skip]]\ntensors = \"a\"\nreason = \"r\"\nexpires = 2027-02-28T10:00:00Z\n";
-    assert!(mistake(text).1.contains("expires on a day"));
+    let quoted = "[[skip]]\ntensors = \"a\"\nreason = \"r\"\nexpires = \"2027-02-28\"\n";
+    assert!(!parse(quoted).unwrap().exceptions[0].holds(day(Month::March, 1)));
+    for last in ["2027-02-28T10:00:00Z", "\"in June\"", "7", "\"2027-02-30\""] {
+        let text = format!("[[skip]]\ntensors = \"a\"\nreason = \"r\"\nexpires = {last}\n");
+        assert!(mistake(&text).1.contains("expires on a day"), "{last}");
+    }
     assert!(mistake("[[skip]]\ntensors = \"a[\"\nreason = \"r\"\n").0 == At::Line(2, 11));
 }
 
