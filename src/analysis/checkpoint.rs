@@ -313,8 +313,8 @@ fn measure_elements<B: Beside>(
         && let Measured::Value(statistics) = &analysis.statistics
     {
         analysis.median_abs = statistics::measure_median_abs(tensor, context)?;
-        analysis.rows = statistics::measure_rows(tensor, context)?;
-        analysis.pages = statistics::measure_pages(tensor, statistics.zero, context)?;
+        analysis.rows = statistics::measure_rows(tensor, context)?.map(Box::new);
+        analysis.pages = statistics::measure_pages(tensor, statistics.zero, context)?.map(Box::new);
     }
     Ok(gathered)
 }

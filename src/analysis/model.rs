@@ -362,9 +362,9 @@ pub struct TensorAnalysis {
     /// Median of |x| over the finite elements, for small tensors.
     pub median_abs: Measured<f64>,
     /// What its rows look like, for matrices.
-    pub rows: Measured<Rows>,
+    pub rows: Measured<Box<Rows>>,
     /// Zeroed and repeated pages of the file under it.
-    pub pages: Measured<Pages>,
+    pub pages: Measured<Box<Pages>>,
     /// RMS divided by the median RMS of the tensors of its role.
     pub role_spread: Measured<f64>,
     /// Its singular values, for what maps.
@@ -551,7 +551,7 @@ impl TensorAnalysis {
         let rows = self.rows.value();
         let impossible =
             |rows: &Rows| rows.duplicates.max(rows.zero) > rows.count || rows.count > self.elements;
-        rows.is_some_and(impossible).then_some("it has fewer rows than it counts")
+        rows.is_some_and(|rows| impossible(rows)).then_some("it has fewer rows than it counts")
     }
 
     /// Whether it is a part of an adapter, which stands beside a base model that is elsewhere.

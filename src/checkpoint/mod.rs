@@ -15,7 +15,7 @@ use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::InputFile;
 use crate::format::{Danger, Format, GlobalUse, MAX_TENSORS};
-use crate::tensor::{Kind, Tensor};
+use crate::tensor::{Kind, Listed, Tensor};
 
 mod json;
 mod layout;
@@ -102,7 +102,7 @@ pub struct CheckpointTensor {
     /// What it does in its layer.
     pub role: Role,
     /// The tensor, or why it cannot be read.
-    pub tensor: Result<Tensor>,
+    pub tensor: Listed,
     /// Name of the first tensor with the same bytes and view, where this one is tied to it.
     pub tied_to: Option<String>,
 }
@@ -216,7 +216,8 @@ impl Checkpoint {
     pub fn read(path: &Path, names: &NameRules, context: &Context) -> Result<Self> {
         let Parts { layout, files, absent, mut claims, mut problems, config, hyperparameters } =
             layout::read(path, context)?;
-        let mut drafts: Vec<Draft> = Vec::new();
+        let mut tensors: Vec<CheckpointTensor> = Vec::new();
+        let mut labels = Vec::with_capacity(files.len());
         let mut read = Vec::with_capacity(files.len());
         let mut globals = Vec::new();
         let mut metadata = BTreeMap::new();
@@ -227,14 +228,21 @@ impl Checkpoint {
         let mut impossible: Option<Vec<ImpossibleNumber>> = None;
         for (index, Part { name, section, input, container, label }) in files.into_iter().enumerate() {
             let places = section::place(&container, section);
-            let found = optimizer::read(&container, &name, index, drafts.len(), &mut budget);
+            let found = optimizer::read(&container, &name, index, tensors.len(), &mut budget);
             optimizers.extend(found.optimizers);
             unfilled.extend(optimizer::unfilled(&container, &name, section == Some(Section::Optimizer)));
             problems.extend(found.problem.map(|kind| kind.in_file(input.path())));
             if section == Some(Section::Optimizer) && container.objects.is_none() {
                 let told = hyperparameters.as_ref();
                 let steps = claims.first().map(|claim| claim.step);
-                optimizers.extend(optimizer::read_named(&container, &name, index, drafts.len(), told, steps));
+                optimizers.extend(optimizer::read_named(
+                    &container,
+                    &name,
+                    index,
+                    tensors.len(),
+                    told,
+                    steps,
+                ));
             }
             schedules.extend(found.schedules);
             if let Some(numbers) = found.impossible {
@@ -243,27 +251,21 @@ impl Checkpoint {
             problems.extend(container.problems);
             metadata.extend(container.metadata);
             globals.extend(container.globals.into_iter().map(|global| (index, global)));
-            drafts.extend(container.entries.into_iter().zip(places).map(|(entry, place)| Draft {
-                name: entry.name,
-                label: label.clone(),
-                file: Some(index),
-                place,
-                tensor: entry.tensor,
-            }));
+            let entries = container.entries.into_iter().zip(places);
+            tensors
+                .extend(entries.map(|(entry, place)| unnamed(entry.name, place, Some(index), entry.tensor)));
+            labels.push(label);
             let (bytes, uncovered) = (input.len(), container.uncovered);
             read.push(CheckpointFile { name, format: container.format, bytes, uncovered, input });
         }
-        drafts.extend(absent.into_iter().map(|(name, error)| Draft {
-            place: Placed { section: Section::Model, name: name.clone() },
-            name,
-            label: None,
-            file: None,
-            tensor: Err(error),
+        tensors.extend(absent.into_iter().map(|(name, error)| {
+            let place = Placed { section: Section::Model, name: name.clone() };
+            unnamed(name, place, None, Err(Box::new(error)))
         }));
-        if drafts.len() as u64 > MAX_TENSORS {
+        if tensors.len() as u64 > MAX_TENSORS {
             return Err(ErrorKind::TooMany { what: "tensors", limit: MAX_TENSORS }.in_file(path));
         }
-        if drafts.is_empty() {
+        if tensors.is_empty() {
             // What a pickle would run is worth a report of its own, also where it holds nothing else.
             if !globals.iter().any(|(_, found)| found.danger == Danger::Dangerous) {
                 return Err(problems
@@ -275,7 +277,8 @@ impl Checkpoint {
                 problems.push(ErrorKind::NoTensors.in_file(path));
             }
         }
-        let tensors = tie(name_all(drafts, names));
+        name_all(&mut tensors, &labels, names);
+        tie(&mut tensors);
         claims.extend(step::in_optimizers(&optimizers));
         let (claim, disagreement) = step::settle(path, &claims);
         problems.extend(disagreement);
@@ -305,65 +308,52 @@ impl Checkpoint {
     }
 }
 
-/// A tensor that has its section but not yet its names.
-struct Draft {
-    name: String,
-    /// What tells it from tensors of the same name in other files.
-    label: Option<String>,
-    file: Option<usize>,
-    place: Placed,
-    tensor: Result<Tensor>,
+/// A tensor that has its section but not yet its names: until [`name_all`], its canonical name is the one in its section.
+fn unnamed(name: String, place: Placed, file: Option<usize>, tensor: Listed) -> CheckpointTensor {
+    CheckpointTensor {
+        name,
+        canonical_name: place.name,
+        file,
+        section: place.section,
+        layer: Layer { path: String::new(), index: None, order: 0 },
+        role: if place.section == Section::Optimizer { Role::OptimizerState } else { Role::Other },
+        tensor,
+        tied_to: None,
+    }
 }
 
 /// Gives every tensor its canonical name, layer and role. The model and its averaged copy are each named as a whole, and so
-/// is each of several parts that are told apart.
-fn name_all(drafts: Vec<Draft>, rules: &NameRules) -> Vec<CheckpointTensor> {
-    let mut named: Vec<Option<Named>> = drafts.iter().map(|_| None).collect();
+/// is each of several parts that are told apart, by the labels of their files.
+fn name_all(tensors: &mut [CheckpointTensor], labels: &[Option<String>], rules: &NameRules) {
+    let label_of = |file: Option<usize>| file.and_then(|file| labels[file].as_deref());
     let mut wholes: BTreeMap<(Section, Option<&str>), Vec<usize>> = BTreeMap::new();
-    for (index, draft) in drafts.iter().enumerate() {
-        if [Section::Model, Section::Average].contains(&draft.place.section) {
-            wholes.entry((draft.place.section, draft.label.as_deref())).or_default().push(index);
+    let mut others = Vec::new();
+    for (index, tensor) in tensors.iter().enumerate() {
+        if [Section::Model, Section::Average].contains(&tensor.section) {
+            wholes.entry((tensor.section, label_of(tensor.file))).or_default().push(index);
+        } else {
+            others.push(index);
         }
     }
+    let mut last = 0;
     for members in wholes.into_values() {
-        let subjects: Vec<Subject<'_>> = members.iter().map(|&index| drafts[index].subject()).collect();
-        for (&index, names) in members.iter().zip(names::assign(&subjects, rules)) {
-            named[index] = Some(names);
+        let subjects: Vec<Subject<'_>> = members.iter().map(|&index| tensors[index].subject()).collect();
+        let named = names::assign(&subjects, rules);
+        for (index, Named { canonical_name, layer, role }) in members.into_iter().zip(named) {
+            last = last.max(layer.order + 1);
+            let tensor = &mut tensors[index];
+            (tensor.canonical_name, tensor.layer, tensor.role) = (canonical_name, layer, role);
         }
     }
-    let last = named.iter().flatten().map(|names| names.layer.order + 1).max().unwrap_or(0);
-    drafts.into_iter().zip(named).map(|(draft, names)| draft.finish(names, last)).collect()
-}
-
-impl Draft {
-    fn subject(&self) -> Subject<'_> {
-        let tensor = self.tensor.as_ref().ok();
-        let shape = tensor.map(|tensor| tensor.shape.as_slice());
-        Subject { name: &self.place.name, shape, dtype: tensor.map(|tensor| tensor.dtype) }
+    // What is not of the model has no names to read: its layer is its path, after all layers of the model.
+    for index in others {
+        let path = names::module(&tensors[index].canonical_name).to_owned();
+        tensors[index].layer = Layer { path, index: None, order: last };
     }
-
-    /// What is not of the model has no names to read: its layer is its path, after all layers of the model.
-    fn finish(self, names: Option<Named>, last: u64) -> CheckpointTensor {
-        let Named { canonical_name, layer, role } = names.unwrap_or_else(|| Named {
-            layer: Layer { path: names::module(&self.place.name).to_owned(), index: None, order: last },
-            role: if self.place.section == Section::Optimizer { Role::OptimizerState } else { Role::Other },
-            canonical_name: self.place.name.clone(),
-        });
-        // Most tensors have no label, and keep the text they have.
-        let labelled = |text: String| match &self.label {
-            Some(label) => format!("{label}/{text}"),
-            None => text,
-        };
-        let layer = Layer { path: labelled(layer.path), ..layer };
-        CheckpointTensor {
-            name: labelled(self.name),
-            canonical_name: labelled(canonical_name),
-            file: self.file,
-            section: self.place.section,
-            layer,
-            role,
-            tensor: self.tensor,
-            tied_to: None,
+    for tensor in tensors {
+        let Some(label) = label_of(tensor.file) else { continue };
+        for text in [&mut tensor.name, &mut tensor.canonical_name, &mut tensor.layer.path] {
+            *text = format!("{label}/{text}");
         }
     }
 }
@@ -403,6 +393,20 @@ fn join_optimizers(
 }
 
 impl CheckpointTensor {
+    fn subject(&self) -> Subject<'_> {
+        let tensor = self.tensor.as_ref().ok();
+        let shape = tensor.map(|tensor| tensor.shape.as_slice());
+        Subject { name: &self.canonical_name, shape, dtype: tensor.map(|tensor| tensor.dtype) }
+    }
+
+    /// The tensor, unless it cannot be read.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn readable(&self) -> Result<&Tensor> {
+        self.tensor.as_ref().map_err(|error| Error::clone(error))
+    }
+
     /// Whether training adjusts it: a floating tensor of the model that is no buffer, counted once where tied.
     pub fn is_parameter(&self) -> bool {
         self.section == Section::Model

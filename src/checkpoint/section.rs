@@ -352,7 +352,7 @@ mod tests {
         objects.nodes.push(Node::Dict(entries));
         let entry = |name: &&str| Entry {
             name: (*name).to_owned(),
-            tensor: Err(ErrorKind::NoTensors.in_file(std::path::Path::new("x"))),
+            tensor: Err(Box::new(ErrorKind::NoTensors.in_file(std::path::Path::new("x")))),
             storage: None,
         };
         Container {

@@ -11,7 +11,7 @@ use crate::files::InputFile;
 use crate::tensor::{DType, Piece, Tensor};
 
 /// Marks every tensor whose bytes are those of an earlier one, seen in the same way.
-pub(super) fn tie(mut tensors: Vec<CheckpointTensor>) -> Vec<CheckpointTensor> {
+pub(super) fn tie(tensors: &mut [CheckpointTensor]) {
     let mut first: HashMap<View<'_>, usize, RandomState> =
         HashMap::with_capacity_and_hasher(tensors.len(), RandomState::default());
     let mut ties = Vec::new();
@@ -25,7 +25,6 @@ pub(super) fn tie(mut tensors: Vec<CheckpointTensor>) -> Vec<CheckpointTensor> {
     for (index, name) in ties {
         tensors[index].tied_to = Some(name);
     }
-    tensors
 }
 
 /// How a tensor sees the bytes of its file: equal for two names of the same elements.

@@ -38,8 +38,9 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
     arguments.outputs.check_for_report(&arguments.paths)?;
     let context = arguments.reading.context()?;
     let policy = arguments.reading.policy(&context)?;
-    let progress = Progress::start(&context, arguments.outputs.quiet);
     let level = arguments.reading.level_or(MeasureLevel::Spectra);
+    // Where only names are asked for, there is nothing to wait for.
+    let progress = Progress::start(&context, arguments.outputs.quiet || level == MeasureLevel::List);
     let read = read(&arguments.paths, level, false, &policy.names, &context);
     progress.finish();
     for error in &read.errors {

@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::tensor::Tensor;
+use crate::tensor::{Listed, Tensor};
 
 #[cfg(test)]
 mod craft;
@@ -88,9 +88,19 @@ pub struct Entry {
     /// Its name: the key, or the path of keys joined by dots.
     pub name: String,
     /// The tensor, or why it cannot be read.
-    pub tensor: Result<Tensor>,
+    pub tensor: Listed,
     /// Identity of the storage it views: equal for tied tensors. `None` where the format has no storages.
     pub storage: Option<u64>,
+}
+
+impl Entry {
+    /// The tensor, unless it cannot be read.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn readable(&self) -> Result<&Tensor> {
+        self.tensor.as_ref().map_err(|error| Error::clone(error))
+    }
 }
 
 /// A class or function that a pickle names.

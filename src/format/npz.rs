@@ -85,7 +85,8 @@ impl<'a> Reader<'a> {
             self.problems.extend(array.problem.map(|kind| self.refuse(member, kind)));
             array.tensor.map_err(|kind| self.refuse(member, kind))
         });
-        Entry { name: name.to_owned(), tensor: tensor.map_err(|error| error.for_tensor(name)), storage: None }
+        let tensor = tensor.map_err(|error| Box::new(error.for_tensor(name)));
+        Entry { name: name.to_owned(), tensor, storage: None }
     }
 
     fn array(&mut self, member: &Member) -> Result<Array> {

@@ -49,7 +49,8 @@ pub(super) fn bound(mut container: Container, file: &InputFile) -> Container {
             continue;
         };
         let kind = ErrorKind::TooMany { what: "bytes of tensors over the same bytes", limit };
-        entry.tensor = Err(kind.at_byte(file.path(), piece.bytes.start).for_tensor(&entry.name));
+        let error = kind.at_byte(file.path(), piece.bytes.start).for_tensor(&entry.name);
+        entry.tensor = Err(Box::new(error));
     }
     container
 }

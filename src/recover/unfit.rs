@@ -41,7 +41,8 @@ pub(super) fn refuse_dangerous(checkpoint: &Checkpoint) -> Result<()> {
 /// Refuses what reading alone showed to be damaged.
 pub(super) fn refuse_damaged(checkpoint: &Checkpoint) -> Result<()> {
     let own = checkpoint.problems.iter().find(|problem| problem.kind.is_damage());
-    let of_tensors = checkpoint.tensors.iter().filter_map(|tensor| tensor.tensor.as_ref().err());
+    let of_tensors =
+        checkpoint.tensors.iter().filter_map(|tensor| tensor.tensor.as_ref().err().map(AsRef::as_ref));
     let damage = own.or_else(|| of_tensors.into_iter().find(|error| error.kind.is_damage()));
     damage.map_or(Ok(()), |damage| Err(damage.clone()))
 }

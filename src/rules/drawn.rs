@@ -43,8 +43,8 @@ pub(super) fn is_uniform_draw(tensor: &TensorAnalysis) -> bool {
 /// So many of n normal numbers are expected beyond the largest of them: more than the first with the probability `exp(-7)`, fewer than the
 /// second with 0.001.
 const BEYOND_LARGEST: std::ops::RangeInclusive<f64> = 0.001..=SHORT_OF_BOUND;
-/// Of so many uniform numbers the largest, which is `√3` times their RMS, is short of what [`BEYOND_LARGEST`] asks of normal ones: 8 % of those are beyond.
-const FEWEST_NORMAL: u64 = 128;
+/// Of uniform draws of so many elements an eighth passes for normal, of 128 one in three hundred, of 256 none: their largest is `√3` times their RMS.
+const FEWEST_NORMAL: u64 = 100;
 
 /// Whether the elements are those of a standard normal draw, as `torch.nn.Embedding` and `torch.randn` begin: a map of another role that
 /// holds one is a table under a name that is not known. `drift` is how far training may have taken its RMS from 1. What scales a layer up to an RMS of 1 leaves a uniform draw short of so long a tail.
@@ -121,8 +121,8 @@ mod tests {
     }
 
     #[test]
-    fn normal_draws_of_any_size_are_standard_normal_and_uniform_ones_of_their_width_are_not() {
-        for (size, stream) in [(128, 0), (1_000, 1_000), (100_000, 2_000)] {
+    fn normal_draws_of_any_size_are_standard_normal_and_uniform_ones_of_256_elements_are_not() {
+        for (size, stream) in [(100, 0), (256, 1_000), (100_000, 2_000)] {
             let is_one = |values: &[f64]| {
                 let count = values.len() as f64;
                 let rms = (values.iter().map(|value| value * value).sum::<f64>() / count).sqrt();
@@ -133,13 +133,13 @@ mod tests {
                 statistics.max_abs = Measured::Value(largest);
                 is_standard_normal(&table, 1.25)
             };
-            let draws = if size > 1_000 { 10 } else { 500 };
+            let draws = if size > 256 { 10 } else { 500 };
             for draw in 0..draws {
                 let numbers = Stream::new(0, stream + draw);
                 assert!(is_one(&numbers.normals(size as usize)), "{size}, draw {draw}");
                 let uniform: Vec<f64> = numbers.uniforms(size as usize);
                 let uniform: Vec<f64> = uniform.iter().map(|at| (2.0 * at - 1.0) * 3f64.sqrt()).collect();
-                assert!(!is_one(&uniform), "{size}, draw {draw}");
+                assert!(!is_one(&uniform) || size < 256, "{size}, draw {draw}");
             }
         }
     }

@@ -76,8 +76,8 @@ fn tell_reshaped(found: &ArchitectureMatch, findings: &mut Findings) {
 
 /// What stands before every name in the state of a module that wraps the model: of data parallelism, of `torch.compile`, of FSDP.
 const WRAPPERS: [&str; 3] = ["module.", "_orig_mod.", "_fsdp_wrapped_module."];
-/// How the files begin that `from_pretrained` looks for.
-const PRETRAINED: [&str; 2] = ["model", "pytorch_model"];
+/// Files that `from_pretrained` looks for; shards have `-00001-of-00002` before the dot.
+const PRETRAINED: [(&str, &str); 2] = [("model", "safetensors"), ("pytorch_model", "bin")];
 
 /// Names that all begin with what a wrapper puts before them, in a directory that transformers reads. It takes off nothing, finds no parameter, and
 /// goes on with a model at random.
@@ -87,8 +87,9 @@ fn tell_wrapped(checkpoint: &CheckpointAnalysis, findings: &mut Findings) {
         .value()
         .is_some_and(|config| config.get("model_type").is_some_and(Value::is_string));
     let is_pretrained = |name: &str| {
-        let stem = name.split(['.', '-']).next();
-        stem.is_some_and(|stem| PRETRAINED.contains(&stem)) && !name.ends_with(".pt")
+        let parts =
+            name.split_once('.').map(|(stem, ending)| (stem.split('-').next().unwrap_or(stem), ending));
+        parts.is_some_and(|parts| PRETRAINED.contains(&parts))
     };
     if !is_of_transformers || !checkpoint.files.iter().any(|file| is_pretrained(&file.name)) {
         return;

@@ -80,12 +80,12 @@ fn tell_unfilled((place, what, severity): (&str, &str, Severity), step: u64, fin
     finding.short_of("optimizers with state", 0.0, 1.0, "optimizers").severity(severity);
 }
 
-/// Whether the algorithm keeps state of every parameter from its first step on; `None` where that is not known. SGD does so for its momentum alone,
-/// and all that have decays of moving averages do: RAdam, Lion and those of 8 bits are told by their state alone, and there is none here.
+/// Whether the algorithm keeps state of every parameter from its first step on; `None` where that is not known. SGD does so for its momentum alone.
+/// RAdam, Lion and those of 8 bits are told by their state, of which there is none here: that they average is what their groups say.
 fn keeps_state(optimizer: &OptimizerCoverage) -> Option<bool> {
     match optimizer.algorithm {
-        Algorithm::Sgd => Some(optimizer.momentum),
-        Algorithm::Unknown { .. } => optimizer.betas.then_some(true),
+        Algorithm::Sgd => Some(optimizer.averages),
+        Algorithm::Unknown { .. } => optimizer.averages.then_some(true),
         _ => Some(true),
     }
 }
@@ -134,10 +134,10 @@ mod tests {
     }
 
     #[test]
-    fn an_algorithm_that_is_told_by_its_state_keeps_some_where_its_groups_have_betas() {
-        let told = |betas| {
+    fn an_algorithm_that_is_told_by_its_state_keeps_some_where_its_groups_average() {
+        let told = |averages| {
             let unknown = optimizer(Algorithm::Unknown { keys: Vec::new() }, 0);
-            judge(&RULE, &saved(vec![OptimizerCoverage { betas, ..unknown }], None).at_step(400))
+            judge(&RULE, &saved(vec![OptimizerCoverage { averages, ..unknown }], None).at_step(400))
         };
         assert_eq!(told(true).told()[0].0, Severity::Critical);
         assert_eq!((told(false).found.len(), told(false).not_evaluated.len()), (0, 1));
@@ -145,8 +145,8 @@ mod tests {
 
     #[test]
     fn plain_sgd_keeps_none_and_sgd_with_momentum_must() {
-        let told = |momentum| {
-            let sgd = OptimizerCoverage { momentum, ..optimizer(Algorithm::Sgd, 0) };
+        let told = |averages| {
+            let sgd = OptimizerCoverage { averages, ..optimizer(Algorithm::Sgd, 0) };
             judge(&RULE, &saved(vec![sgd], None).at_step(400)).told().len()
         };
         assert_eq!((told(false), told(true)), (0, 1));

@@ -197,11 +197,18 @@ fn shared_components(checkpoint: &CheckpointAnalysis) -> BTreeMap<Population, us
     names.iter().map(|(&key, names)| (key, shared(names))).collect()
 }
 
-/// The line of code that makes a tensor: its name without the numbers that tell layers apart.
+/// The line of code that makes a tensor: its name without the numbers that tell layers apart, those of stages before them among them:
+/// `layer3.0.conv1.weight` is of the line `layer.#.conv1.weight`.
 pub(super) fn without_numbers(name: &str) -> String {
-    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
-    let parts: Vec<&str> = name.split('.').map(|part| if is_number(part) { "#" } else { part }).collect();
-    parts.join(".")
+    let is_digit = |character: char| character.is_ascii_digit();
+    let is_number = |part: &str| !part.is_empty() && part.chars().all(is_digit);
+    let parts: Vec<&str> = name.split('.').collect();
+    let unnumbered = parts.iter().enumerate().map(|(at, &part)| match parts.get(at + 1) {
+        _ if is_number(part) => "#",
+        Some(next) if is_number(next) => part.trim_end_matches(is_digit),
+        _ => part,
+    });
+    unnumbered.collect::<Vec<_>>().join(".")
 }
 
 /// Without the numbers at the ends of components: `net.3.fc2.weight` is `net..fc.weight`.
@@ -288,5 +295,10 @@ mod tests {
         };
         assert!(scaled("blocks.").iter().all(|alike| !alike));
         assert!(scaled("layer").iter().all(|alike| !alike));
+        let stage = |number: u64, block: u64| {
+            layer(&format!("layer{number}.{block}.conv1.weight"), 8, 64, if number == 2 { 10.0 } else { 0.1 })
+        };
+        let stages = (1..4).flat_map(|number| (0..4).map(move |block| stage(number, block)));
+        assert!(alike(stages.collect()).iter().all(|alike| !alike));
     }
 }

@@ -53,8 +53,7 @@ pub(super) fn optimizer_coverage(algorithm: Algorithm, listed: u64, stored: u64)
     OptimizerCoverage {
         place: "optimizer.pt".to_owned(),
         algorithm,
-        momentum: false,
-        betas: false,
+        averages: false,
         listed,
         stored,
         repeated: Vec::new(),
@@ -210,14 +209,14 @@ impl TensorAnalysis {
 
     /// Rows of equal norm, `duplicates` of them equal to an earlier one and `zero` of them zero.
     pub(super) fn with_rows(mut self, duplicates: u64, zero: u64) -> Self {
-        self.rows = Measured::Value(Rows {
+        self.rows = Measured::Value(Box::new(Rows {
             count: self.shape[0],
             duplicates,
             zero,
             largest_norm: 1.0,
             largest_row: 0,
             median_norm: 1.0,
-        });
+        }));
         self
     }
 
@@ -231,13 +230,13 @@ impl TensorAnalysis {
     }
 
     pub(super) fn with_pages(mut self, lost: u64, repeated: u64) -> Self {
-        self.pages = Measured::Value(Pages {
+        self.pages = Measured::Value(Box::new(Pages {
             count: 16,
             lost,
             first_lost: (lost > 0).then_some(4096),
             repeated,
             first_repeated: (repeated > 0).then_some(8192),
-        });
+        }));
         self
     }
 

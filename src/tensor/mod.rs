@@ -8,4 +8,4 @@ pub mod encode;
 mod piece;
 
 pub use dtype::{DType, Kind};
-pub use piece::{Axis, Piece, Tensor, element_count, saturating_count};
+pub use piece::{Axis, Listed, Piece, Tensor, element_count, saturating_count};

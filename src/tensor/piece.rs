@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::{DType, decode};
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::files::InputFile;
 
 /// A tensor in files, readable by logical (row-major) element index.
@@ -17,6 +17,9 @@ pub struct Tensor {
     /// The parts that hold the elements; together they cover every logical index exactly once.
     pub pieces: Vec<Piece>,
 }
+
+/// A tensor, or why it cannot be read. Ten thousand are held at once, and errors are large.
+pub type Listed = std::result::Result<Tensor, Box<Error>>;
 
 /// A box of elements of a tensor, and where they lie in one file.
 #[derive(Debug, Clone)]
@@ -72,7 +75,7 @@ impl Tensor {
         bytes: Range<u64>,
     ) -> Result<Self> {
         let strides = row_major_strides(&shape);
-        Self::strided(dtype, shape, &strides, file, bytes)
+        Self::seen_by(dtype, shape, (&strides, &strides), file, bytes)
     }
 
     /// A tensor whose element at index `i` lies `i · storage_strides` elements after the start of `bytes`.
@@ -87,6 +90,18 @@ impl Tensor {
         file: Arc<InputFile>,
         bytes: Range<u64>,
     ) -> Result<Self> {
+        let row_major = row_major_strides(&shape);
+        Self::seen_by(dtype, shape, (&row_major, storage_strides), file, bytes)
+    }
+
+    /// [`Tensor::strided`], with the strides that `shape` has in logical order and those in the file.
+    fn seen_by(
+        dtype: DType,
+        shape: Vec<u64>,
+        (row_major, storage_strides): (&[u64], &[u64]),
+        file: Arc<InputFile>,
+        bytes: Range<u64>,
+    ) -> Result<Self> {
         let refuse = |kind: ErrorKind| Err(kind.at_byte(file.path(), bytes.start));
         let Some(count) = element_count(&shape) else {
             return refuse(ErrorKind::ShapeOverflow { shape });
@@ -95,7 +110,6 @@ impl Tensor {
             return refuse(ErrorKind::PastEndOfFile { needed: bytes.end, available: file.len() });
         }
         let available = bytes.end - bytes.start;
-        let row_major = row_major_strides(&shape);
         let last = if count == 0 || storage_strides == row_major {
             Some(count.saturating_sub(1))
         } else {
@@ -114,7 +128,7 @@ impl Tensor {
             .iter()
             .zip(row_major)
             .zip(storage_strides)
-            .map(|((&size, logical_stride), &storage_stride)| Axis { size, logical_stride, storage_stride })
+            .map(|((&size, &logical_stride), &storage_stride)| Axis { size, logical_stride, storage_stride })
             .collect();
         let pieces =
             if count == 0 { Vec::new() } else { vec![Piece { file, bytes, logical_offset: 0, axes }] };

@@ -217,7 +217,7 @@ fn values(container: &Container, path: &Path, name: &str, shape: &[usize]) -> Re
     let Some(entry) = entry else {
         return Err(ErrorKind::MissingParameters { count: 1, first: vec![name.to_owned()] }.in_file(path));
     };
-    let tensor: &Tensor = entry.tensor.as_ref().map_err(Clone::clone)?;
+    let tensor: &Tensor = entry.readable()?;
     let expected: Vec<u64> = shape.iter().map(|&size| size as u64).collect();
     if tensor.shape != expected {
         let kind = ErrorKind::ParameterShape { expected, actual: tensor.shape.clone() };

@@ -72,7 +72,8 @@ const REPAIR: [&str; 3] = ["--reset-moments", "--lr-scale", "0.5"];
 fn is_unfit(path: &Path) -> bool {
     let read = Checkpoint::read(path, &NameRules::default(), &Context::default());
     let Ok(checkpoint) = read else { return true };
-    let of_tensors = checkpoint.tensors.iter().filter_map(|tensor| tensor.tensor.as_ref().err());
+    let of_tensors =
+        checkpoint.tensors.iter().filter_map(|tensor| tensor.tensor.as_ref().err().map(AsRef::as_ref));
     checkpoint.problems.iter().chain(of_tensors).any(|error| error.kind.is_damage())
 }
 

@@ -146,9 +146,9 @@ pub fn read(path: &Path, network: &Network, wanted: &Wanted, context: &Context) 
         let names: Vec<&str> = container.entries.iter().map(|entry| entry.name.as_str()).take(8).collect();
         refused(format!("none of its arrays is named {}: it has {}", INPUTS.join(", "), names.join(", ")))
     })?;
-    let tensor = inputs.tensor.as_ref().map_err(Clone::clone)?;
+    let tensor = inputs.readable()?;
     let labels = match container.entries.iter().find(|entry| LABELS.contains(&entry.name.as_str())) {
-        Some(entry) => Some(entry.tensor.as_ref().map_err(Clone::clone)?),
+        Some(entry) => Some(entry.readable()?),
         None => None,
     };
     let feeds = feeds(path, network, tensor, labels, wanted)?;

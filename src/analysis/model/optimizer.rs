@@ -38,12 +38,9 @@ pub struct OptimizerCoverage {
     pub place: String,
     /// Its algorithm.
     pub algorithm: Algorithm,
-    /// Whether any of its groups has a momentum other than 0.
+    /// Whether any of its groups has a momentum other than 0, or decays of averages (`betas`): it then keeps averages of each parameter.
     #[serde(default)]
-    pub momentum: bool,
-    /// Whether any of its groups has decays of moving averages (`betas`), which every algorithm that has them keeps for each parameter.
-    #[serde(default)]
-    pub betas: bool,
+    pub averages: bool,
     /// Parameters that its groups list, each counted once.
     pub listed: u64,
     /// Those of them that have state.

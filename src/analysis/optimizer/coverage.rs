@@ -6,7 +6,7 @@ use crate::analysis::model::{
     Measured, MisplacedState, OptimizerCoverage, RepeatedParameter, StateCoverage, UnevenMoments,
 };
 use crate::checkpoint::Checkpoint;
-use crate::checkpoint::optimizer::{OptimizerState, ParameterState};
+use crate::checkpoint::optimizer::{OptimizerState, ParameterGroup, ParameterState};
 use crate::tensor::Kind;
 
 /// What the optimizers of `checkpoint` cover of its model.
@@ -40,8 +40,7 @@ fn of_one(optimizer: &OptimizerState, checkpoint: &Checkpoint) -> OptimizerCover
     OptimizerCoverage {
         place: optimizer.place.clone(),
         algorithm: optimizer.algorithm.clone(),
-        momentum: optimizer.groups.iter().any(|group| group.momentum.is_some_and(|momentum| momentum != 0.0)),
-        betas: optimizer.groups.iter().any(|group| group.beta1.or(group.beta2).is_some()),
+        averages: optimizer.groups.iter().any(averages),
         listed: once().count() as u64,
         stored: once().filter(|(_, state)| state.stored).count() as u64,
         repeated: repeated.collect(),
@@ -55,6 +54,10 @@ fn of_one(optimizer: &OptimizerState, checkpoint: &Checkpoint) -> OptimizerCover
         misplaced: misplaced(optimizer, checkpoint),
         misplaced_by_name: optimizer.misplaced.by_name,
     }
+}
+
+fn averages(group: &ParameterGroup) -> bool {
+    group.beta1.or(group.beta2).is_some() || group.momentum.is_some_and(|momentum| momentum != 0.0)
 }
 
 /// The two moments of a parameter, where they are numbers of shapes that Adam and its like never keep. Codes of 8 bits are packed as their

@@ -148,7 +148,7 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn tensor(&self, index: usize) -> Result<&Tensor> {
-        self.checkpoint.tensors[index].tensor.as_ref().map_err(Clone::clone)
+        self.checkpoint.tensors[index].readable()
     }
 
     fn vector(&self, index: usize) -> Result<Vec<f64>> {

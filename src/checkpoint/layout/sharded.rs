@@ -194,7 +194,7 @@ fn judge_others(parts: &mut Parts, owners: &Owners, context: &Context) -> Result
         for (position, mut entry) in entries.into_iter().enumerate() {
             match others.remove(&position) {
                 Some(Other::Copy) => continue,
-                Some(Other::Different(error)) => entry.tensor = Err(error),
+                Some(Other::Different(error)) => entry.tensor = Err(Box::new(error)),
                 Some(Other::Unnamed(problem)) => parts.problems.push(problem),
                 None => {}
             }
@@ -264,7 +264,7 @@ fn judge_missing(parts: &mut Parts, weight_map: &BTreeMap<String, String>, owner
         let shard = shard.clone();
         match files.get(&shard) {
             Some(&file) => {
-                let tensor = Err(refuse(ErrorKind::NotInShard { shard }));
+                let tensor = Err(Box::new(refuse(ErrorKind::NotInShard { shard })));
                 parts.files[file].container.entries.push(Entry { name: name.clone(), tensor, storage: None });
             }
             None => parts.absent.push((name.clone(), refuse(ErrorKind::MissingShard { shard }))),

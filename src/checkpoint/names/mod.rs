@@ -58,20 +58,19 @@ const WRAPPERS: &[&str] = &[
 pub fn assign(subjects: &[Subject<'_>], rules: &NameRules) -> Vec<Named> {
     let names = canonical_names(subjects.iter().map(|subject| subject.name));
     let roles = roles::roles(&names, subjects);
-    // What a convention says of one name is no work for another thread; patterns of the user's are.
-    let least = if rules.is_empty() { names.len() } else { 1 };
-    let mut named: Vec<Named> = names
-        .into_par_iter()
-        .with_min_len(least)
-        .zip(roles)
-        .map(|(name, role)| {
-            let rule = rules.find(&name);
-            let role = rule.map_or(role, |rule| rule.role);
-            let path = rule.and_then(|rule| rule.layer.as_deref()).unwrap_or_else(|| module(&name));
-            let layer = Layer { path: path.to_owned(), index: order::block_index(&name), order: 0 };
-            Named { canonical_name: name, layer, role }
-        })
-        .collect();
+    let name_one = |(name, role): (String, Role)| {
+        let rule = rules.find(&name);
+        let role = rule.map_or(role, |rule| rule.role);
+        let path = rule.and_then(|rule| rule.layer.as_deref()).unwrap_or_else(|| module(&name));
+        let layer = Layer { path: path.to_owned(), index: order::block_index(&name), order: 0 };
+        Named { canonical_name: name, layer, role }
+    };
+    // What a convention says of one name is no work for another thread, nor worth starting any; patterns of the user's are.
+    let mut named: Vec<Named> = if rules.is_empty() {
+        names.into_iter().zip(roles).map(name_one).collect()
+    } else {
+        names.into_par_iter().zip(roles).map(name_one).collect()
+    };
     order::put_in_order(&mut named);
     named
 }
@@ -93,6 +92,17 @@ const ADAPTERS: [&str; 6] = ["ia3_", "hada_", "lokr_", "oft_", "vera_", "prompt_
 /// Whether `name` is of an adapter other than a low-rank one, whose halves have roles.
 pub fn is_of_adapter(name: &str) -> bool {
     name.split('.').any(|component| ADAPTERS.iter().any(|start| component.starts_with(start)))
+}
+
+/// The components of `name`, as `split('.')` has them: that is made for long texts, and a component has a dozen letters.
+pub fn components(name: &str) -> impl Iterator<Item = &str> + Clone {
+    let mut rest = Some(name);
+    std::iter::from_fn(move || {
+        let text = rest?;
+        let Some(dot) = text.bytes().position(|byte| byte == b'.') else { return rest.take() };
+        rest = Some(&text[dot + 1..]);
+        Some(&text[..dot])
+    })
 }
 
 /// The path of the module that owns the parameter `name`: all but its last component.
@@ -125,7 +135,7 @@ fn canonical_names<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Vec<Stri
 fn without_wrappers(name: &str) -> Option<String> {
     // The comparison of one letter spares nearly all of the others.
     let is_wrapper = |component: &&str| component.starts_with(['m', '_']) && WRAPPERS.contains(component);
-    if !name.split('.').any(|component| is_wrapper(&component)) {
+    if !components(name).any(|component| is_wrapper(&component)) {
         return None;
     }
     let kept: Vec<&str> = name.split('.').filter(|component| !is_wrapper(component)).collect();

@@ -1,11 +1,12 @@
 //! Where a layer stands: its index in the stack of blocks, and its position in forward order.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::LazyLock;
 
 use foldhash::fast::RandomState;
 
-use super::Named;
+use super::{Named, components};
 
 /// Modules that hold the blocks of a network under their numbers.
 const STACKS: &[&str] = &[
@@ -34,16 +35,15 @@ pub(super) fn block_index(name: &str) -> Option<u64> {
     if super::is_too_long(name) {
         return None;
     }
-    let components = || name.split('.');
-    let pairs = || components().zip(components().skip(1));
+    let pairs = || components(name).zip(components(name).skip(1));
     let stacked =
         pairs().find_map(|(stack, number)| if is_stack(stack) { number.parse().ok() } else { None });
-    let spelled = || components().find_map(spelled_index);
+    let spelled = || components(name).find_map(spelled_index);
     let numbered = || {
         let counts_depth = pairs().all(|(before, _)| !NOT_STACKS.contains(&before));
-        counts_depth.then(|| components().find_map(|component| component.parse().ok())).flatten()
+        counts_depth.then(|| components(name).find_map(|component| component.parse().ok())).flatten()
     };
-    stacked.or_else(spelled).or_else(|| recurrent_index(components().next_back()?)).or_else(numbered)
+    stacked.or_else(spelled).or_else(|| recurrent_index(name.rsplit('.').next()?)).or_else(numbered)
 }
 
 /// `layers`, and `layer3` of networks in stages.
@@ -125,11 +125,20 @@ const RANKS: &[(u8, &[&str])] = &[
 const UNTOLD: u8 = 50;
 
 /// Where one component of a path stands among its siblings: by what its name tells, then by when its word first
-/// occurs in the file, then by its number.
-type Place = (u8, usize, u64);
+/// occurs in the file, then by its number. One word for the three: there is one for each component of each layer.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Place(u64);
 
-/// The place of a layer whose name is none that a framework makes: behind all others.
-const NOWHERE: Place = (u8::MAX, 0, 0);
+impl Place {
+    /// The place of a layer whose name is none that a framework makes: behind all others.
+    const NOWHERE: Self = Self(u64::MAX);
+
+    /// Words are fewer than [`MAX_PLACES`] and a name's components, which takes 24 bits; numbers from 2³² on are as one.
+    fn new(rank: u8, first: u32, number: u64) -> Self {
+        debug_assert!(first < 1 << 24);
+        Self(u64::from(rank) << 56 | u64::from(first) << 32 | number.min(u32::MAX.into()))
+    }
+}
 
 /// Sets every layer's position in forward order. Layers that names do not tell apart keep the order of the file.
 pub(super) fn put_in_order(named: &mut [Named]) {
@@ -141,79 +150,95 @@ pub(super) fn put_in_order(named: &mut [Named]) {
 
 /// The position of every tensor's layer.
 fn positions(named: &[Named]) -> Vec<u64> {
-    let mut seen = Seen::default();
+    // There are about as many words as tensors.
+    let words = HashMap::with_capacity_and_hasher(named.len(), RandomState::default());
+    let mut seen = Seen { words, ..Seen::default() };
     let mut numbers: HashMap<&str, usize, RandomState> =
         HashMap::with_capacity_and_hasher(named.len(), RandomState::default());
-    let mut layers: Vec<(Vec<Place>, &str, usize)> = Vec::new();
+    let mut layers: Vec<(Range<usize>, &str)> = Vec::with_capacity(named.len());
     let mut layer_of: Vec<usize> = Vec::with_capacity(named.len());
     for tensor in named {
         let path = tensor.layer.path.as_str();
         let number = *numbers.entry(path).or_insert_with(|| {
-            layers.push((seen.places(path), path, layers.len()));
+            layers.push((seen.place(path), path));
             layers.len() - 1
         });
         layer_of.push(number);
     }
+    let key = |&layer: &usize| {
+        let (places, path) = &layers[layer];
+        (&seen.places[places.clone()], *path)
+    };
+    let mut in_order: Vec<usize> = (0..layers.len()).collect();
     // No two paths are equal, so that the sort need not be stable.
-    layers.sort_unstable();
+    in_order.sort_unstable_by(|one, other| key(one).cmp(&key(other)));
     let mut orders = vec![0; layers.len()];
-    for (order, &(_, _, number)) in (0..).zip(&layers) {
-        orders[number] = order;
+    for (order, layer) in (0..).zip(in_order) {
+        orders[layer] = order;
     }
-    layer_of.into_iter().map(|number| orders[number]).collect()
+    layer_of.into_iter().map(|layer| orders[layer]).collect()
 }
 
 /// Most components of all layers together that are given places: no checkpoint has half as many.
 const MAX_PLACES: usize = 1 << 22;
 
 /// What is known of the tree of modules. Each module is a number, so that a deep one does not cost the text of all
-/// modules above it.
+/// modules above it; one that nothing is below needs none.
 #[derive(Default)]
 struct Seen<'a> {
-    /// Parent and component to the number of the module and its place.
-    modules: HashMap<(usize, &'a str), (usize, Place), RandomState>,
+    /// Parent and component to the number of the module.
+    modules: HashMap<(u32, &'a str), u32, RandomState>,
     /// Parent and word to when the word first occurred.
-    words: HashMap<(usize, &'a str), usize, RandomState>,
-    /// The components of the path before, with their modules and places: neighbours have most of them in common.
-    before: Vec<(&'a str, usize, Place)>,
-    /// Components that were given places.
-    placed: usize,
+    words: HashMap<(u32, &'a str), u32, RandomState>,
+    /// The components of the path before, with their places: neighbours have most of them in common.
+    before: Vec<(&'a str, Place)>,
+    /// The numbers of the modules that these are of, as far as anything was below them.
+    parents: Vec<u32>,
+    /// The places of the components of all paths.
+    places: Vec<Place>,
 }
 
 impl<'a> Seen<'a> {
-    fn places(&mut self, path: &'a str) -> Vec<Place> {
-        if super::is_too_long(path) || self.placed > MAX_PLACES {
-            return vec![NOWHERE];
+    /// Where among the places those of `path` are.
+    fn place(&mut self, path: &'a str) -> Range<usize> {
+        let start = self.places.len();
+        if super::is_too_long(path) || start > MAX_PLACES {
+            self.places.push(Place::NOWHERE);
+            return start..start + 1;
         }
-        let components = path.split('.').filter(|component| !component.is_empty());
+        let components = components(path).filter(|component| !component.is_empty());
         let shared = self.before.iter().zip(components.clone());
-        let shared = shared.take_while(|((before, _, _), component)| before == component).count();
+        let shared = shared.take_while(|((before, _), component)| before == component).count();
         self.before.truncate(shared);
+        self.parents.truncate(shared);
         for component in components.skip(shared) {
-            // Numbers of modules begin at 1: the root is 0.
-            let parent = self.before.last().map_or(0, |&(_, module, _)| module);
-            let (module, place) = self.module(parent, component);
-            self.before.push((component, module, place));
+            let place = self.place_below(component);
+            self.before.push((component, place));
         }
-        self.placed += self.before.len();
-        self.before.iter().map(|&(_, _, place)| place).collect()
+        self.places.extend(self.before.iter().map(|&(_, place)| place));
+        start..self.places.len()
     }
 
-    /// The number and the place of a component under its parent.
-    fn module(&mut self, parent: usize, component: &'a str) -> (usize, Place) {
-        let next = self.modules.len() + 1;
-        let words = &mut self.words;
-        *self.modules.entry((parent, component)).or_insert_with(|| {
-            let (word, number) = stem(component);
-            let first = words.len();
-            let appearance = *words.entry((parent, word)).or_insert(first);
-            (next, (rank(component), appearance, number))
-        })
+    /// The place of `component` below the path before.
+    fn place_below(&mut self, component: &'a str) -> Place {
+        for &(above, _) in &self.before[self.parents.len()..] {
+            let parent = self.parents.last().copied().unwrap_or(ROOT);
+            let next = self.modules.len() as u32 + 1;
+            self.parents.push(*self.modules.entry((parent, above)).or_insert(next));
+        }
+        let parent = self.parents.last().copied().unwrap_or(ROOT);
+        let (word, number) = stem(component);
+        let next = self.words.len() as u32;
+        let first = *self.words.entry((parent, word)).or_insert(next);
+        Place::new(rank(component), first, number)
     }
 }
 
+/// The module that all are below; numbers of others begin behind it.
+const ROOT: u32 = 0;
+
 /// [`RANKS`] by name.
-static RANK_OF: LazyLock<HashMap<&str, u8>> = LazyLock::new(|| {
+static RANK_OF: LazyLock<HashMap<&str, u8, RandomState>> = LazyLock::new(|| {
     RANKS.iter().flat_map(|&(rank, names)| names.iter().map(move |&name| (name, rank))).collect()
 });
 

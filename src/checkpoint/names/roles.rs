@@ -7,7 +7,7 @@ use foldhash::fast::RandomState;
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 
 use super::pattern::Pattern;
-use super::{Role, Subject, module};
+use super::{Role, Subject, components, module};
 use crate::tensor::Kind;
 
 /// How many axes a convention has. Without it, a 1-D `gate.weight` would be a router.
@@ -138,6 +138,10 @@ static PATTERNS: LazyLock<Vec<(Pattern, Axes, Role)>> = LazyLock::new(|| {
     CONVENTIONS.iter().map(|&(pattern, axes, role)| (Pattern::new(pattern), axes, role)).collect()
 });
 
+/// Kinds of names from which on the table is looked into by all threads; fewer are not worth starting them. An architecture
+/// has some dozens.
+const MANY_KINDS: usize = 256;
+
 /// Lengths of the vectors of a model, by canonical name.
 type Lengths<'a> = HashMap<&'a str, u64, RandomState>;
 
@@ -164,7 +168,11 @@ pub(super) fn roles(names: &[String], subjects: &[Subject<'_>]) -> Vec<Role> {
     let kind_of: Vec<usize> = names.iter().zip(subjects).map(&mut kind_of).collect();
     let mut kinds: Vec<(Kindred, usize)> = kinds.into_iter().collect();
     kinds.sort_unstable_by_key(|&(_, number)| number);
-    let conventional: Vec<Role> = kinds.par_iter().map(|(kind, _)| kind.role()).collect();
+    let conventional: Vec<Role> = if kinds.len() < MANY_KINDS {
+        kinds.iter().map(|(kind, _)| kind.role()).collect()
+    } else {
+        kinds.par_iter().map(|(kind, _)| kind.role()).collect()
+    };
     let scaled: HashSet<&str> = names
         .iter()
         .flat_map(|name| SCALES.iter().filter_map(move |scale| name.strip_suffix(scale)))
@@ -201,7 +209,7 @@ struct Kindred {
 const ANY_NUMBER: &str = "#";
 
 /// The numbers that stand as components in [`CONVENTIONS`].
-static NUMBERS: LazyLock<HashSet<&str>> = LazyLock::new(|| {
+static NUMBERS: LazyLock<HashSet<&str, RandomState>> = LazyLock::new(|| {
     let components = CONVENTIONS.iter().flat_map(|(pattern, _, _)| pattern.split(['^', '.', '|']));
     components.filter(|component| is_number(component)).collect()
 });
@@ -215,7 +223,7 @@ impl Kindred {
         let mut kind = String::new();
         if !super::is_too_long(name) {
             kind.reserve(name.len());
-            for component in name.split('.') {
+            for component in components(name) {
                 let unnamed = is_number(component) && !NUMBERS.contains(component);
                 kind.push_str(if unnamed { ANY_NUMBER } else { component });
                 kind.push('.');

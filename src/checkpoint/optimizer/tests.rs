@@ -28,7 +28,7 @@ impl Pickle {
     }
 
     fn tensor(&mut self, name: &str) -> usize {
-        let tensor = Err(ErrorKind::NoTensors.in_file(std::path::Path::new("x")));
+        let tensor = Err(Box::new(ErrorKind::NoTensors.in_file(std::path::Path::new("x"))));
         self.entries.push(Entry { name: name.to_owned(), tensor, storage: None });
         self.push(Node::Tensor(self.entries.len() - 1))
     }

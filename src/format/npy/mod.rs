@@ -35,7 +35,7 @@ pub fn matches(start: &[u8]) -> bool {
 pub fn read(file: Arc<InputFile>, _context: &Context) -> error::Result<Container> {
     let array = array(&file, 0..file.len()).map_err(|kind| kind.at_byte(file.path(), 0))?;
     let name = file.path().file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    let tensor = array.tensor.map_err(|kind| kind.in_file(file.path()).for_tensor(&name));
+    let tensor = array.tensor.map_err(|kind| Box::new(kind.in_file(file.path()).for_tensor(&name)));
     let rest = array.end..file.len();
     Ok(Container {
         format: Format::Npy,

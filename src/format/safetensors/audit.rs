@@ -1,7 +1,7 @@
 //! The header judged entry by entry, for files that the reference reader refuses or would misread.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use super::outline::{Damage, Declared, Outline, without_place};
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::InputFile;
 use crate::format::{Container, Entry};
-use crate::tensor::{DType, Tensor, element_count};
+use crate::tensor::{DType, Listed, Tensor, element_count};
 
 /// Longest value of one name. A dtype, a shape of a few sizes and two offsets take about a hundred bytes.
 const MAX_ENTRY_BYTES: usize = 64 << 10;
@@ -28,7 +28,7 @@ const MAX_AXES: usize = 64;
 ///
 /// # Errors
 /// When the header breaks off before its first tensor.
-pub(super) fn read(file: &Arc<InputFile>, header: &Range<u64>, outline: &Outline<'_>) -> Result<Container> {
+pub(super) fn read(file: &Arc<InputFile>, header: &Range<u64>, outline: Outline<'_>) -> Result<Container> {
     let audit = Audit { file, header };
     let mut problems = Vec::new();
     if let Some(damage) = &outline.damage {
@@ -39,7 +39,7 @@ pub(super) fn read(file: &Arc<InputFile>, header: &Range<u64>, outline: &Outline
         problems.push(error);
     }
     let metadata = audit.metadata(&outline.metadata, &mut problems);
-    let mut claims = audit.claims(&outline.tensors);
+    let mut claims = audit.claims(outline.tensors);
     claims.sort_by_key(|claim| {
         claim.bytes.as_ref().map_or((u64::MAX, u64::MAX), |bytes| (bytes.start, bytes.end))
     });
@@ -48,7 +48,7 @@ pub(super) fn read(file: &Arc<InputFile>, header: &Range<u64>, outline: &Outline
     problems.extend(audit.hole(&uncovered));
     let entries = claims
         .into_iter()
-        .map(|claim| Entry { name: claim.name.to_owned(), tensor: claim.tensor, storage: None })
+        .map(|claim| Entry { name: claim.name, tensor: claim.tensor, storage: None })
         .collect();
     Ok(Container { uncovered, problems, ..container(entries, metadata) })
 }
@@ -59,11 +59,11 @@ struct Audit<'a> {
 }
 
 /// What the header says about one tensor, and what holds of it.
-struct Claim<'a> {
-    name: &'a str,
+struct Claim {
+    name: String,
     /// The bytes it claims, from the start of the file, where it says which.
     bytes: Option<Range<u64>>,
-    tensor: Result<Tensor>,
+    tensor: Listed,
 }
 
 /// The value of a name, as the format prescribes it.
@@ -105,34 +105,31 @@ impl Audit<'_> {
         }
     }
 
-    fn claims<'a>(&self, tensors: &'a [Declared<'_>]) -> Vec<Claim<'a>> {
-        let last: HashMap<&str, u64, RandomState> =
-            tensors.iter().map(|declared| (declared.name.as_str(), declared.at)).collect();
-        tensors
-            .iter()
-            .map(|declared| {
-                let mut claim = self.claim(declared);
-                if last.get(declared.name.as_str()) != Some(&declared.at) {
-                    claim.tensor = Err(self.refuse(declared, ErrorKind::RepeatedName));
-                }
-                claim
-            })
-            .collect()
+    fn claims(&self, tensors: Vec<Declared<'_>>) -> Vec<Claim> {
+        // Of a name that occurs twice, the last one holds.
+        let mut later: HashSet<&str, RandomState> =
+            HashSet::with_capacity_and_hasher(tensors.len(), RandomState::default());
+        let mut is_repeated: Vec<bool> =
+            tensors.iter().rev().map(|declared| !later.insert(&declared.name)).collect();
+        is_repeated.reverse();
+        let claim = |(declared, is_repeated)| self.claim(declared, is_repeated);
+        tensors.into_iter().zip(is_repeated).map(claim).collect()
     }
 
-    fn claim<'a>(&self, declared: &'a Declared<'_>) -> Claim<'a> {
-        let name = declared.name.as_str();
-        let info = match self.info(declared) {
-            Ok(info) => info,
-            Err(error) => return Claim { name, bytes: None, tensor: Err(error) },
-        };
-        match self.place(info.data_offsets) {
-            Ok(bytes) => {
-                let tensor = self.tensor(info, bytes.clone()).map_err(|kind| self.refuse(declared, kind));
-                Claim { name, bytes: Some(bytes), tensor }
+    fn claim(&self, declared: Declared<'_>, is_repeated: bool) -> Claim {
+        let claimed = self.info(&declared).and_then(|info| {
+            let place = self.place(info.data_offsets).map_err(|kind| self.refuse(&declared, kind))?;
+            Ok((info, place))
+        });
+        let (bytes, tensor) = match claimed {
+            Ok((info, bytes)) => {
+                let tensor = self.tensor(info, bytes.clone()).map_err(|kind| self.refuse(&declared, kind));
+                (Some(bytes), tensor)
             }
-            Err(kind) => Claim { name, bytes: None, tensor: Err(self.refuse(declared, kind)) },
-        }
+            Err(error) => (None, Err(error)),
+        };
+        let tensor = if is_repeated { Err(self.refuse(&declared, ErrorKind::RepeatedName)) } else { tensor };
+        Claim { name: declared.name, bytes, tensor: tensor.map_err(Box::new) }
     }
 
     fn info<'a>(&self, declared: &'a Declared<'_>) -> Result<Info<'a>> {
@@ -178,7 +175,7 @@ impl Audit<'_> {
     }
 
     /// One problem for each tensor that begins before an earlier one has ended.
-    fn overlaps(&self, claims: &[Claim<'_>]) -> Vec<Error> {
+    fn overlaps(&self, claims: &[Claim]) -> Vec<Error> {
         let mut furthest: Option<(&str, u64)> = None;
         let mut problems = Vec::new();
         for (name, bytes) in occupied(claims) {
@@ -196,7 +193,7 @@ impl Audit<'_> {
     }
 
     /// The data bytes of the file that no tensor claims.
-    fn uncovered(&self, claims: &[Claim<'_>]) -> Vec<Range<u64>> {
+    fn uncovered(&self, claims: &[Claim]) -> Vec<Range<u64>> {
         let mut reached = self.header.end;
         let mut holes = Vec::new();
         for (_, bytes) in occupied(claims) {
@@ -220,10 +217,10 @@ impl Audit<'_> {
 }
 
 /// The claims that stand for bytes, which are sorted by their start.
-fn occupied<'a>(claims: &'a [Claim<'_>]) -> impl Iterator<Item = (&'a str, &'a Range<u64>)> {
+fn occupied(claims: &[Claim]) -> impl Iterator<Item = (&str, &Range<u64>)> {
     claims
         .iter()
-        .filter_map(|claim| Some((claim.name, claim.bytes.as_ref()?)))
+        .filter_map(|claim| Some((claim.name.as_str(), claim.bytes.as_ref()?)))
         .filter(|(_, bytes)| !bytes.is_empty())
 }
 

@@ -57,7 +57,7 @@ pub fn read(file: &Arc<InputFile>) -> Result<Container> {
     if let Some((what, limit)) = outline.excess {
         return Err(ErrorKind::TooMany { what, limit }.in_file(file.path()));
     }
-    audit::read(file, &header, &outline)
+    audit::read(file, &header, outline)
 }
 
 /// Where the header's JSON lies.
@@ -118,7 +118,7 @@ fn by_reference(file: &Arc<InputFile>, header: &Range<u64>, text: &[u8]) -> Opti
             let shape = info.shape.iter().map(|&size| size as u64).collect();
             let bytes = header.end + info.data_offsets.0 as u64..header.end + info.data_offsets.1 as u64;
             let tensor = Tensor::contiguous(dtype, shape, file.clone(), bytes);
-            let tensor = tensor.map_err(|error| error.for_tensor(&name));
+            let tensor = tensor.map_err(|error| Box::new(error.for_tensor(&name)));
             Some(Entry { name, tensor, storage: None })
         })
         .collect::<Option<_>>()?;

@@ -50,18 +50,14 @@ pub(super) struct Damage {
 impl<'a> Outline<'a> {
     /// Reads `header` as far as it goes.
     pub fn of(header: &'a [u8]) -> Self {
-        let mut pairs = Pairs::default();
+        let mut pairs =
+            Pairs { start: header.as_ptr().addr(), tensors: Vec::new(), metadata: Vec::new(), name_bytes: 0 };
         let damage = match header.first() {
             Some(b'{') => collect(header, &mut pairs).err().map(|error| Damage::of(header, &error)),
             _ => Some(Damage { at: 0, message: "it does not begin with {".to_owned() }),
         };
         let excess = pairs.excess();
-        let declared = pairs.pairs.into_iter().map(|(name, value)| {
-            let at = (value.get().as_ptr().addr() - header.as_ptr().addr()) as u64;
-            Declared { name, at, value }
-        });
-        let (metadata, tensors) = declared.partition(|declared| declared.name == METADATA_KEY);
-        Self { tensors, metadata, excess, damage }
+        Self { tensors: pairs.tensors, metadata: pairs.metadata, excess, damage }
     }
 }
 
@@ -91,15 +87,17 @@ fn collect<'a>(header: &'a [u8], pairs: &mut Pairs<'a>) -> serde_json::Result<()
 }
 
 /// The pairs so far.
-#[derive(Default)]
 struct Pairs<'a> {
-    pairs: Vec<(String, &'a RawValue)>,
+    /// The address of the header.
+    start: usize,
+    tensors: Vec<Declared<'a>>,
+    metadata: Vec<Declared<'a>>,
     name_bytes: u64,
 }
 
 impl Pairs<'_> {
     fn excess(&self) -> Option<Excess> {
-        if self.pairs.len() as u64 > MAX_TENSORS {
+        if (self.tensors.len() + self.metadata.len()) as u64 > MAX_TENSORS {
             return Some(("tensors", MAX_TENSORS));
         }
         (self.name_bytes > MAX_NAME_BYTES).then_some(("bytes of names of tensors", MAX_NAME_BYTES))
@@ -114,9 +112,12 @@ impl<'a> Visitor<'a> for &mut Pairs<'a> {
     }
 
     fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some((Name { text, length }, value)) = map.next_entry()? {
+        while let Some((Name { text: name, length }, value)) = map.next_entry::<_, &RawValue>()? {
             self.name_bytes += length;
-            self.pairs.push((text, value));
+            let at = (value.get().as_ptr().addr() - self.start) as u64;
+            let of_file = name == METADATA_KEY;
+            let declared = if of_file { &mut self.metadata } else { &mut self.tensors };
+            declared.push(Declared { name, at, value });
             if self.excess().is_some() {
                 return Err(A::Error::custom("more than is read"));
             }

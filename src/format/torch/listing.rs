@@ -77,7 +77,7 @@ fn mark_tensors(objects: &mut Objects, tensors: &[NamedTensor]) {
 
 fn entry(path: &Path, named: NamedTensor) -> Entry {
     let NamedTensor { name, tensor, identity, .. } = named;
-    let tensor = tensor.map_err(|kind| kind.in_file(path).for_tensor(&name));
+    let tensor = tensor.map_err(|kind| Box::new(kind.in_file(path).for_tensor(&name)));
     Entry { name, tensor, storage: identity }
 }
 

@@ -166,7 +166,7 @@ impl Built {
         }
         for (parameter, &index) in network.parameters.iter().zip(&tensors) {
             let named = &checkpoint.tensors[index];
-            let tensor = named.tensor.as_ref().map_err(Clone::clone)?;
+            let tensor = named.readable()?;
             let expected: Vec<u64> = parameter.shape.iter().map(|&size| size as u64).collect();
             if tensor.shape != expected {
                 let kind = ErrorKind::ParameterShape { expected, actual: tensor.shape.clone() };

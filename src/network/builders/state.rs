@@ -42,7 +42,7 @@ impl<'c> State<'c> {
     pub fn shape(&self, name: &str) -> Result<Option<Vec<usize>>> {
         let Some(index) = self.places.find(name) else { return Ok(None) };
         let named = &self.checkpoint.tensors[index];
-        let tensor = named.tensor.as_ref().map_err(Clone::clone)?;
+        let tensor = named.readable()?;
         if tensor.shape.iter().any(|&size| size == 0 || size > LARGEST) {
             let message = format!("{name} has shape {:?}, which no layer has", tensor.shape);
             return Err(self.unknown(message).for_tensor(&named.name));

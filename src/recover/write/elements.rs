@@ -236,7 +236,7 @@ pub(in crate::recover) fn compare(one: &Tensor, other: &Tensor, context: &Contex
 
 /// Writes `value` over the one element of a tensor that holds a number.
 pub(super) fn write_number(named: &CheckpointTensor, value: f64, file: &File, target: &Path) -> Result<()> {
-    let tensor = named.tensor.as_ref().map_err(Clone::clone)?;
+    let tensor = named.readable()?;
     let refuse = || {
         let message = format!("{value} is not written in a tensor of {}", tensor.dtype);
         ErrorKind::NotEditable { message }.in_file(target).for_tensor(&named.name)

@@ -326,7 +326,7 @@ impl<'a> Work<'a> {
     /// What has to be done to the elements of one tensor.
     fn job(&self, tensor: usize) -> Result<Job<'_>> {
         let named = &self.checkpoint.tensors[tensor];
-        let stored = named.tensor.as_ref().map_err(Clone::clone)?;
+        let stored = named.readable()?;
         let (operations, copies) = self
             .operations
             .get(&tensor)

@@ -61,7 +61,7 @@ pub(super) fn copies<'a>(
     replicas: &'a [Checkpoint],
 ) -> Result<Vec<&'a Tensor>> {
     let own = &checkpoint.tensors[index];
-    let stored = own.tensor.as_ref().map_err(Clone::clone)?;
+    let stored = own.readable()?;
     let same = |replica: &'a Checkpoint| {
         let named = replica
             .tensors

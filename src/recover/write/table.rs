@@ -36,7 +36,7 @@ pub(super) fn write(
     };
     let mut plan: Vec<(Written, Option<(usize, &Tensor)>)> = Vec::new();
     for entry in &container.entries {
-        let tensor = entry.tensor.as_ref().map_err(Clone::clone)?;
+        let tensor = entry.readable()?;
         let edited = find(&entry.name).filter(|at| work.operations.contains_key(at));
         let dtype = edited.map_or(Ok(tensor.dtype), |at| work.job(at).map(|job| job.dtype))?;
         let written = Written { name: entry.name.clone(), dtype, shape: tensor.shape.clone() };

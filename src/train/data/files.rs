@@ -77,7 +77,7 @@ fn tensor<'c>(container: &'c Container, name: &str, path: &Path) -> Result<&'c T
         );
         return Err(refused(path, message));
     };
-    let tensor = entry.tensor.as_ref().map_err(Clone::clone)?;
+    let tensor = entry.readable()?;
     if tensor.count() > MOST_NUMBERS || tensor.dtype.size().is_none() {
         return Err(refused(
             path,

@@ -7,10 +7,6 @@
     clippy::inline_always,
     reason = "only inlined into an entry point is code compiled for its features"
 )]
-#![expect(
-    clippy::needless_range_loop,
-    reason = "an index is no call: iterators over small arrays are, where crates are not optimised together"
-)]
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;

@@ -3,8 +3,8 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::format::Danger;
 use crate::format::craft::*;
+use crate::format::{Danger, Entry};
 
 /// The five pickles and what follows them, true or not.
 #[derive(Clone)]
@@ -75,11 +75,11 @@ fn read_bytes(bytes: &[u8]) -> Container {
 }
 
 fn outcome(container: &Container) -> Vec<(&str, std::result::Result<u64, ErrorKind>)> {
-    let tensor = |tensor: &Result<crate::tensor::Tensor>| match tensor {
+    let tensor = |entry: &Entry| match &entry.tensor {
         Ok(tensor) => Ok(tensor.count()),
         Err(error) => Err(error.kind.clone()),
     };
-    container.entries.iter().map(|entry| (entry.name.as_str(), tensor(&entry.tensor))).collect()
+    container.entries.iter().map(|entry| (entry.name.as_str(), tensor(entry))).collect()
 }
 
 fn problems(container: &Container) -> Vec<ErrorKind> {
