@@ -108,11 +108,11 @@ const MISTAKES: &[Mistake] = &[
         &["line 4, column 11"],
     ),
     mistake(
-        "a date in quotes",
-        Some("[[skip]]\ntensors = \"head.*\"\nreason = \"r\"\nexpires = \"2027-02-28\"\n"),
+        "a day that is none",
+        Some("[[skip]]\ntensors = \"head.*\"\nreason = \"r\"\nexpires = \"next summer\"\n"),
         &["MODEL"],
         2,
-        &["line 4, column 11"],
+        &["line 4, column 11", "expires on a day"],
     ),
     mistake(
         "a glob that does not parse",
