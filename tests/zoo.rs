@@ -1,7 +1,7 @@
 //! The zoo: small real runs whose fault is known because it was put there, through rules and diagnosis.
 //!
 //! What is committed in `fixtures/zoo` is what was measured of each run, without the weights. A zoo elsewhere is
-//! measured and scored by `FLASHPOINT_ZOO=DIR cargo test --test zoo -- --nocapture scored`; with `FLASHPOINT_ZOO_KEEP=OUT`
+//! measured and scored by `FLASHPOINT_ZOO=DIR cargo test --test zoo -- --nocapture scored`, at the depth of `FLASHPOINT_ZOO_MEASURE`; with `FLASHPOINT_ZOO_KEEP=OUT`
 //! what was measured is written there as it is committed here.
 
 #[path = "common/kept.rs"]
@@ -16,7 +16,7 @@ use flashpoint::analysis::model::{Analysis, MeasureLevel, Measured, Section, Sta
 use flashpoint::analysis::run::{Request, measure};
 use flashpoint::checkpoint::NameRules;
 use flashpoint::context::Context;
-use flashpoint::diagnosis::{Diagnosis, diagnose};
+use flashpoint::diagnosis::{Diagnosis, Mechanism, diagnose};
 use flashpoint::history::{History, Options};
 use flashpoint::rules::{self, Overrides, Severity};
 use kept::KEPT;
@@ -119,6 +119,28 @@ fn share(scores: &[&Score]) -> f64 {
     right as f64 / scores.len().max(1) as f64
 }
 
+/// Spectra say more of a fault that is a map's own, and say the same.
+#[test]
+fn faults_of_geometry_are_told_alike_with_spectra() {
+    let told = |name: &str, level| diagnosed(&analysed(&Path::new("fixtures/runs").join(name), level)).0;
+    for (name, mechanism) in [
+        ("rnn-exploding", Mechanism::RecurrentGain),
+        ("gpt-init-gain", Mechanism::InitGain),
+        ("gpt-attention-logits", Mechanism::AttentionLogits),
+    ] {
+        let [by_statistics, by_spectra] =
+            [MeasureLevel::Stats, MeasureLevel::Spectra].map(|level| told(name, level));
+        assert_eq!((by_statistics.mechanism, by_spectra.mechanism), (mechanism, mechanism), "{name}");
+        assert_eq!(by_statistics.tensor, by_spectra.tensor, "{name}");
+        assert_eq!(by_statistics.onset_step, by_spectra.onset_step, "{name}");
+    }
+    let evidence = told("rnn-exploding", MeasureLevel::Spectra).evidence;
+    let radius = evidence.iter().find(|one| one.label == "spectral radius of the recurrence");
+    let radius = radius.expect("it was measured").value;
+    // numpy: abs(eigvals(w)).max() of rnn.weight_hh_l0 in checkpoint-0000, in f64.
+    assert!((radius / 2.841_658_125_702_590_4 - 1.0).abs() < 1e-6, "{radius}");
+}
+
 /// Three faults in three tensors with three seeds (T29).
 #[test]
 fn three_faults_are_traced_to_their_tensors() {
@@ -185,20 +207,33 @@ fn a_zoo_elsewhere_is_scored() {
     println!("{}", report(&scores));
 }
 
+/// How deep a zoo elsewhere is measured: what diagnosis says must not depend on how much it is told.
+fn level() -> MeasureLevel {
+    match std::env::var("FLASHPOINT_ZOO_MEASURE").as_deref() {
+        Err(_) | Ok("stats") => MeasureLevel::Stats,
+        Ok("norms") => MeasureLevel::Norms,
+        Ok("spectra") => MeasureLevel::Spectra,
+        Ok(other) => panic!("FLASHPOINT_ZOO_MEASURE is {other}, and not norms, stats or spectra"),
+    }
+}
+
 /// Measures `directory/name`.
 fn measured(directory: &Path, name: &str) -> Run {
-    let context = Context::default();
     let path = directory.join(name);
     let truth = truth_in(&path.join("truth.json"));
+    Run { name: name.to_owned(), truth, analysis: analysed(&path, level()) }
+}
+
+fn analysed(path: &Path, level: MeasureLevel) -> Analysis {
+    let (context, name) = (Context::default(), path.display());
     let history =
-        History::read(&path, &Options::default(), &context).unwrap_or_else(|error| panic!("{name}: {error}"));
+        History::read(path, &Options::default(), &context).unwrap_or_else(|error| panic!("{name}: {error}"));
     let names = NameRules::default();
-    let request = Request { level: MeasureLevel::Stats, names: &names };
-    let run = measure(&history, &request, &context);
+    let run = measure(&history, &Request { level, names: &names }, &context);
     for error in &run.errors {
         println!("{name}: {error}");
     }
-    Run { name: name.to_owned(), truth, analysis: run.analysis }
+    run.analysis
 }
 
 fn truth_in(path: &Path) -> Truth {

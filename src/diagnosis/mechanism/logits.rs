@@ -101,10 +101,22 @@ fn rated(facts: Facts, wanted: fn(Role) -> bool) -> Option<(u64, Vec<fast::Own>)
     fast.matrices.iter().all(|own| role(&own.name).is_some_and(wanted)).then_some((fast.step, fast.matrices))
 }
 
-/// Standard deviation of the logits of an attention layer for random tokens of RMS 1: d·RMS(W_q)·RMS(W_k) where queries
-/// and keys are independent maps of d inputs (D1 without its head-wise spectrum).
+/// Standard deviation of the logits of an attention layer for random tokens of RMS 1: that of its widest head (D1), where heads were measured.
 fn logit_spread(checkpoint: &CheckpointAnalysis, layer: &str) -> Option<f64> {
-    let block = |path: &str| path.rsplit_once('.').map_or("", |(block, _)| block).to_owned();
+    let own = checkpoint.attention.value().and_then(|layers| {
+        let own = layers.iter().find(|own| own.layer == layer || own.layer == block(layer))?;
+        own.heads.iter().map(|head| head.logit_std).reduce(f64::max)
+    });
+    own.or_else(|| spread_by_norms(checkpoint, layer))
+}
+
+/// The path of what holds a layer.
+fn block(path: &str) -> &str {
+    path.rsplit_once('.').map_or("", |(block, _)| block)
+}
+
+/// The same without heads: d·RMS(W_q)·RMS(W_k), where queries and keys are independent maps of d inputs.
+fn spread_by_norms(checkpoint: &CheckpointAnalysis, layer: &str) -> Option<f64> {
     let own = |role: Role| {
         checkpoint.tensors.iter().find(|tensor| {
             is_matrix(tensor)

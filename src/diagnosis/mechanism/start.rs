@@ -118,7 +118,11 @@ fn grown(facts: Facts, tensor: &TensorAnalysis) -> Option<f64> {
 /// A recurrence that multiplies what it carries at every step of time.
 pub(super) fn recurrent_gain(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
     let (step, checkpoint) = first(facts)?;
-    let (tensor, gain) = widest_recurrence(checkpoint).filter(|(_, gain)| *gain > CRITICAL_GAIN)?;
+    let (tensor, gain) = widest_recurrence(checkpoint)?;
+    let radius = spectral_radius(tensor);
+    if radius.map_or(gain, |radius| gain.max(radius * radius)) <= CRITICAL_GAIN {
+        return None;
+    }
     let case = Case::of(Mechanism::RecurrentGain)
         .with_confidence(Confidence::Calibrated)
         .in_tensor(Some(tensor.canonical_name.clone()))
@@ -131,8 +135,26 @@ pub(super) fn recurrent_gain(facts: Facts, onset: Option<&Onset>) -> Option<Case
             STRONG + SUPPORTING,
             format!("{what}: ten steps of time can grow more than a hundredfold"),
         )
-    } else {
+    } else if gain > CRITICAL_GAIN {
         case.because(SUPPORTING, format!("{what}, above the critical 1"))
+    } else {
+        case
+    };
+    let case = match radius {
+        Some(radius) if radius > 1.0 => case
+            .because(
+                SUPPORTING,
+                format!(
+                    "where nothing saturates, what it carries grows {}-fold a step (its spectral radius)",
+                    short(radius)
+                ),
+            )
+            .number("spectral radius of the recurrence", radius, Some(1.0), "1"),
+        Some(radius) => case.although(
+            SUPPORTING,
+            format!("its spectral radius is {}: what it carries dies out in the end", short(radius)),
+        ),
+        None => case,
     };
     Some(match onset {
         Some(onset) if !matches!(onset.sign, Sign::LossScale) => {
@@ -159,6 +181,11 @@ fn widest_recurrence(checkpoint: &CheckpointAnalysis) -> Option<(&TensorAnalysis
 /// Of one gate: a square matrix. The gates of LSTM and GRU hold theirs together.
 fn is_plain_recurrence(tensor: &TensorAnalysis) -> bool {
     tensor.role == Role::RecurrentHidden && tensor.shape.len() == 2 && tensor.shape[0] == tensor.shape[1]
+}
+
+/// Largest |eigenvalue|, where spectra were measured.
+fn spectral_radius(tensor: &TensorAnalysis) -> Option<f64> {
+    tensor.spectrum.value()?.spectral_radius.value().copied()
 }
 
 fn gain(tensor: &TensorAnalysis) -> Option<f64> {
