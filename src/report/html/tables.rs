@@ -49,7 +49,7 @@ impl TableView {
         self.rows.len() <= FEW_ROWS
     }
 
-    /// A table without notes and without columns in which no row says anything; nothing where it has no row.
+    /// A table without notes and without columns in which no row says anything, but for the first, which names its rows; nothing where it has no row.
     pub fn new(
         title: &str,
         words: usize,
@@ -58,7 +58,7 @@ impl TableView {
     ) -> Option<Self> {
         let columns = columns.iter().map(|&(name, help)| Column { name, help }).collect();
         let mut table = Self { title: title.to_owned(), columns, words, rows, note: String::new() };
-        for index in (0..table.columns.len()).rev() {
+        for index in (1..table.columns.len()).rev() {
             if table.rows.iter().all(|row| row.cells[index].is_empty()) {
                 table.remove(index);
             }
@@ -245,4 +245,25 @@ fn largest(
 /// A number, or a dash.
 pub(super) fn number(quantity: &Measured<f64>) -> String {
     quantity.value().map_or_else(|| "–".to_owned(), |value| short(*value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_column_in_which_nothing_stands_is_left_out_unless_it_names_the_rows() {
+        let columns = [("tensor", ""), ("found", ""), ("L2", "")];
+        let with = |name: &str| {
+            let cells = [name, "", "1.5"].map(str::to_owned).to_vec();
+            TableView::new("Tensors", 2, &columns, vec![row(cells)]).expect("it has a row")
+        };
+        for name in ["a.weight", ""] {
+            let table = with(name);
+            let left: Vec<&str> = table.columns.iter().map(|column| column.name).collect();
+            assert_eq!((left, table.words), (vec!["tensor", "L2"], 1), "{name:?}");
+            assert_eq!(table.rows[0].cells, [name, "1.5"]);
+        }
+        assert!(TableView::new("Tensors", 2, &columns, Vec::new()).is_none());
+    }
 }
