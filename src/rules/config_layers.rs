@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::config_ends::{has_known_blocks, lacks_its_end};
-use super::config_sizes::{Config, HIDDEN, LAYERS, PARTS, is_whole};
+use super::config_sizes::{ANOTHER_CONFIG, Config, HIDDEN, LAYERS, LEFT_AT_RANDOM, PARTS, is_whole};
 use super::weights::is_in_transformer_block;
 use super::{Findings, Severity, Subject};
 use crate::analysis::model::CheckpointAnalysis;
@@ -72,8 +72,8 @@ struct Promise<'a> {
 impl Promise<'_> {
     /// Whether the stack has as many blocks, and no gap between them.
     fn is_kept(&self, blocks: &BTreeSet<u64>) -> bool {
-        let is_so_many = [0, self.extra].contains(&(blocks.len() as u64).wrapping_sub(self.declared));
-        is_so_many && !has_gap(blocks)
+        let counts = [self.declared, self.declared.saturating_add(self.extra)];
+        counts.contains(&(blocks.len() as u64)) && !has_gap(blocks)
     }
 
     /// As many as the stack should have: with the prediction layers, where it goes on to the last of them.
@@ -127,36 +127,33 @@ impl Held<'_> {
             "the config says {key} {declared} of {}, and no tensor is called as one of a block",
             kind.escape_debug()
         );
-        let finding = findings.push(Subject::Checkpoint, message, LOST);
+        let finding = findings.push(Subject::Checkpoint, message, LEFT_AT_RANDOM);
         finding.short_of("blocks", 0.0, declared as f64, "blocks").severity(Severity::Critical);
     }
 
-    /// A stack that has another number of blocks than the config says, for the whole or for a part. Where the first and the last of them are
-    /// there and others between are not, blocks were lost: nobody numbers layers so. A stage of a pipeline or a renamed shard lacks one of
-    /// the ends: where the last is not there, it is certain only beside what else a whole network has.
+    /// A stack that has another number of blocks than the config says, for the whole or for a part, or a gap between them.
     fn tell(&self, stack: &str, blocks: &BTreeSet<u64>, promise: &Promise<'_>, findings: &mut Findings) {
         let promised = promise.blocks(blocks);
-        let is_gap = has_ends(blocks, promised) && has_gap(blocks);
-        let is_end = blocks.first() == Some(&0) && !has_gap(blocks) && (blocks.len() as u64) < promised;
-        let is_end = is_end && lacks_its_end(self.checkpoint, self.config, promise.part, stack);
-        let is_lost = self.is_whole && (is_gap || is_end);
         let missing = (0..promised).filter(|number| !blocks.contains(number)).take(NAMED + 1);
         let missing: Vec<String> = missing.map(|number| number.to_string()).collect();
-        let within = blocks.range(..promised).count();
-        let (found, which) = if is_lost || has_gap(blocks) {
+        let is_lost = self.are_lost(stack, blocks, promised, promise.part);
+        let (found, without) = if !missing.is_empty() && (is_lost || has_gap(blocks)) {
             let more = if missing.len() > NAMED { ", …" } else { "" };
-            (within, format!(", without {}{more}", missing[..missing.len().min(NAMED)].join(", ")))
+            let named = missing[..missing.len().min(NAMED)].join(", ");
+            (blocks.range(..promised).count(), format!(", without {named}{more}"))
         } else {
             (blocks.len(), String::new())
         };
-        let (key, declared) = (promise.key, promise.declared);
-        let and = if promised > declared {
+        let and = if promised > promise.declared {
             format!(" and {PREDICTION_LAYERS} {}", promise.extra)
         } else {
             String::new()
         };
-        let message = format!("the config says {key} {declared}{and}, blocks of {stack}: {found}{which}");
-        let advice = if is_lost { LOST } else { OTHERS };
+        let message = format!(
+            "the config says {} {}{and}, blocks of {stack}: {found}{without}",
+            promise.key, promise.declared
+        );
+        let advice = if is_lost { LEFT_AT_RANDOM } else { ANOTHER_CONFIG };
         let finding = findings.push(Subject::Checkpoint, message, advice);
         let (value, limit) = (found as f64, promised as f64);
         if value > limit {
@@ -168,10 +165,20 @@ impl Held<'_> {
             finding.severity(Severity::Critical);
         }
     }
-}
 
-const LOST: &str = "a loader leaves at random what it does not find: take the checkpoint that was written with this config, or write it again";
-const OTHERS: &str = "load the weights with the config they were made with, or convert them again";
+    /// Where the first and the last block are there and others between are not, blocks were lost: nobody numbers layers so. A stage of a pipeline
+    /// or a renamed shard lacks one of the ends: where the last is not there, it is certain only beside what else a whole network has.
+    fn are_lost(&self, stack: &str, blocks: &BTreeSet<u64>, promised: u64, part: Option<&str>) -> bool {
+        if !self.is_whole {
+            return false;
+        }
+        if has_gap(blocks) {
+            return has_ends(blocks, promised);
+        }
+        let is_short = blocks.first() == Some(&0) && (blocks.len() as u64) < promised;
+        is_short && lacks_its_end(self.checkpoint, self.config, part, stack)
+    }
+}
 
 fn has_ends(blocks: &BTreeSet<u64>, declared: u64) -> bool {
     blocks.first() == Some(&0) && blocks.last().is_some_and(|last| last.saturating_add(1) == declared)
@@ -370,6 +377,9 @@ mod tests {
         assert_eq!(with(&[0, 1, 2, 4], 1), [(Severity::Critical, message.to_owned())]);
         let message = "the config says num_hidden_layers 4, blocks of model.layers: 3, without 3";
         assert_eq!(with(&[0, 1, 2, 4], 0), [(Severity::Warning, message.to_owned())]);
+        let message = "the config says num_hidden_layers 4, blocks of model.layers: 5";
+        assert_eq!(with(&[0, 1, 2, 3, 9], 0), [(Severity::Warning, message.to_owned())]);
+        assert_eq!(with(&[0, 1, 2], u64::MAX).len(), 1);
     }
 
     #[test]

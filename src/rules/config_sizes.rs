@@ -23,6 +23,12 @@ pub(super) const PARTS: [&str; 3] = ["text", "vision", "audio"];
 /// Keys of configs whose vocabulary is cut into several tables.
 const CUT: [&str; 2] = ["cutoffs", "adaptive"];
 
+/// What to do where the config is that of other weights.
+pub(super) const ANOTHER_CONFIG: &str =
+    "load the weights with the config they were made with, or convert them again";
+/// What to do where parts that the config promises are not there.
+pub(super) const LEFT_AT_RANDOM: &str = "a loader leaves at random what it does not find: take the checkpoint that was written with this config, or write it again";
+
 /// A config as far as it holds sizes.
 pub(super) struct Config<'a>(pub &'a BTreeMap<String, Value>);
 
@@ -102,11 +108,7 @@ pub(super) fn contradict<'f>(
     findings: &'f mut Findings,
 ) -> &'f mut Finding {
     let message = format!("the config says {key} {declared}, {what} {found}");
-    let finding = findings.push(
-        subject,
-        message,
-        "load the weights with the config they were made with, or convert them again",
-    );
+    let finding = findings.push(subject, message, ANOTHER_CONFIG);
     let (value, limit) = (found as f64, declared as f64);
     if found > declared {
         finding.against(what, value, limit, "elements")

@@ -1,7 +1,7 @@
 //! The tables of a vocabulary, embedding and head, against what a config says of them.
 
 use super::config_layers::has_stack_with_ends;
-use super::config_sizes::{Config, EMBEDDING, HIDDEN, LAYERS, VOCABULARY, is_whole};
+use super::config_sizes::{Config, EMBEDDING, HIDDEN, LAYERS, LEFT_AT_RANDOM, VOCABULARY, is_whole};
 use super::weights::{is_matrix, wanted};
 use super::{Findings, Severity, Subject};
 use crate::analysis::model::{CheckpointAnalysis, Role, TensorAnalysis};
@@ -90,7 +90,7 @@ fn judge_presence(
             let message = format!(
                 "the config says {key} {words}, and no tensor has so many rows or columns: {named} has no token embedding"
             );
-            let finding = findings.push(Subject::Checkpoint, message, ADVICE);
+            let finding = findings.push(Subject::Checkpoint, message, LEFT_AT_RANDOM);
             finding.short_of("tables of the vocabulary", 0.0, 1.0, "tensors");
             // A stage of a pipeline or a renamed shard has its blocks alone.
             if has_stack_with_ends(checkpoint, vocabulary.layers) {
@@ -109,14 +109,12 @@ fn judge_presence(
                 "the config says {TIED} false, and {} is the only table of its {words} tokens: {named} has no {lost}",
                 sole.name,
             );
-            let finding = findings.push(Subject::Checkpoint, message, ADVICE);
+            let finding = findings.push(Subject::Checkpoint, message, LEFT_AT_RANDOM);
             finding.short_of("tables of the vocabulary", 1.0, 2.0, "tensors");
         }
         _ => {}
     }
 }
-
-const ADVICE: &str = "a loader leaves at random what it does not find: take the checkpoint that was written with this config, or write it again";
 
 const TIED: &str = "tie_word_embeddings";
 

@@ -82,7 +82,27 @@ const PRETRAINED: [(&str, &str); 2] = [("model", "safetensors"), ("pytorch_model
 /// Names that all begin with what a wrapper puts before them, in a directory that transformers reads. It takes off nothing, finds no parameter, and
 /// goes on with a model at random.
 fn tell_wrapped(checkpoint: &CheckpointAnalysis, findings: &mut Findings) {
-    let is_of_transformers = checkpoint
+    if !is_read_by_transformers(checkpoint) {
+        return;
+    }
+    let of_model = checkpoint.tensors.iter().filter(|tensor| tensor.section == Section::Model);
+    let names: Vec<&str> = of_model.map(|tensor| tensor.name.as_str()).collect();
+    let is_of_all = |wrapper: &&str| !names.is_empty() && names.iter().all(|name| name.starts_with(wrapper));
+    let Some(wrapper) = WRAPPERS.into_iter().find(is_of_all) else { return };
+    let message = format!(
+        "the names of all {} begin with {wrapper}, as those of a wrapped model: from_pretrained takes nothing off, and finds no parameter",
+        counted(names.len() as u64, "tensor"),
+    );
+    let advice = format!(
+        "it leaves the whole model at random: save the model inside the wrapper, or write the file again without `{wrapper}`; a loader of your own that takes it off reads it as it is"
+    );
+    let finding = findings.push(Subject::Checkpoint, message, &advice);
+    finding.against("wrapped names", names.len() as f64, 0.0, "tensors");
+}
+
+/// Whether its config has a model type, and its files the names that `from_pretrained` looks for.
+fn is_read_by_transformers(checkpoint: &CheckpointAnalysis) -> bool {
+    let has_type = checkpoint
         .config
         .value()
         .is_some_and(|config| config.get("model_type").is_some_and(Value::is_string));
@@ -91,29 +111,7 @@ fn tell_wrapped(checkpoint: &CheckpointAnalysis, findings: &mut Findings) {
             name.split_once('.').map(|(stem, ending)| (stem.split('-').next().unwrap_or(stem), ending));
         parts.is_some_and(|parts| PRETRAINED.contains(&parts))
     };
-    if !is_of_transformers || !checkpoint.files.iter().any(|file| is_pretrained(&file.name)) {
-        return;
-    }
-    let names = || {
-        checkpoint.tensors.iter().filter(|tensor| tensor.section == Section::Model).map(|tensor| &tensor.name)
-    };
-    let Some(wrapper) = WRAPPERS.into_iter().find(|wrapper| names().all(|name| name.starts_with(wrapper)))
-    else {
-        return;
-    };
-    let count = names().count();
-    if count == 0 {
-        return;
-    }
-    let message = format!(
-        "the names of all {} begin with {wrapper}, as those of a wrapped model: from_pretrained takes nothing off, and finds no parameter",
-        counted(count as u64, "tensor"),
-    );
-    let advice = format!(
-        "it leaves the whole model at random: save the model inside the wrapper, or write the file again without `{wrapper}`; a loader of your own that takes it off reads it as it is"
-    );
-    let finding = findings.push(Subject::Checkpoint, message, &advice);
-    finding.against("wrapped names", count as f64, 0.0, "tensors");
+    has_type && checkpoint.files.iter().any(|file| is_pretrained(&file.name))
 }
 
 /// GPT-2's matrices all output first, as PyTorch's own layers store them, beside a config that names the class of transformers, whose layers
