@@ -37,7 +37,7 @@ pub use spectrum::{
     MarchenkoPastur, SpectralNorm, Spectrum, SpectrumMethod, SpectrumOf, SpectrumPart, WeightWatcher,
 };
 
-use crate::checkpoint::names::is_of_adapter;
+use crate::checkpoint::names::{is_of_adapter, is_wrapped};
 pub use crate::checkpoint::{Layer, Layout, Role, Section};
 pub use crate::format::{Danger, Format};
 use crate::tensor::element_count;
@@ -557,6 +557,11 @@ impl TensorAnalysis {
     /// Whether it is a part of an adapter, which stands beside a base model that is elsewhere.
     pub fn is_of_adapter(&self) -> bool {
         matches!(self.role, Role::LoraA | Role::LoraB) || is_of_adapter(&self.name)
+    }
+
+    /// Whether its name is one that a wrapper around the model or a part of it gives.
+    pub fn is_wrapped(&self) -> bool {
+        is_wrapped(&self.name)
     }
 
     /// True for what training adjusts: a floating tensor of the model that is no buffer, counted once where tied.

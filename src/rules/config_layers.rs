@@ -26,17 +26,17 @@ type Stacks<'a> = BTreeMap<&'a str, BTreeSet<u64>>;
 
 /// Holds every stack that a key of the config is about against it.
 pub(super) fn judge(checkpoint: &CheckpointAnalysis, config: &Config<'_>, findings: &mut Findings) {
-    let stacks = stacks(checkpoint);
+    let (stacks, are_of_transformer) = stacks(checkpoint);
     let is_pruned =
         config.model_type() == "nemotron-nas" || PRUNED.iter().any(|key| config.0.contains_key(*key));
     let is_whole = is_whole(checkpoint) && !is_pruned;
-    let held = Held { checkpoint, config, stacks, is_whole };
+    let held = Held { checkpoint, config, stacks, are_of_transformer, is_whole };
     for part in PARTS {
         let Some((key, declared)) = config.size_of_part(part, &LAYERS) else { continue };
         let extra = config.size_of_part(part, &[PREDICTION_LAYERS]).map_or(0, |(_, extra)| extra);
         let promise = Promise { key: &key, declared, extra, part: Some(part) };
         for (stack, blocks) in held.stacks.iter().filter(|(stack, _)| is_of_part(stack, part)) {
-            if !promise.is_kept(blocks) {
+            if !held.keep(&promise, blocks) {
                 held.tell(stack, blocks, &promise, findings);
             }
         }
@@ -45,10 +45,12 @@ pub(super) fn judge(checkpoint: &CheckpointAnalysis, config: &Config<'_>, findin
         for (side, keys) in [("encoder", OF_ENCODER), ("decoder", OF_DECODER)] {
             let Some((key, declared)) = config.size(&keys) else { continue };
             let promise = Promise { key, declared, extra: 0, part: None };
-            for (stack, blocks) in &held.stacks {
-                if is_of_side(stack, side, &held.stacks) && !promise.is_kept(blocks) {
-                    held.tell(stack, blocks, &promise, findings);
-                }
+            let of_side = || held.stacks.iter().filter(|(stack, _)| is_of_side(stack, side, &held.stacks));
+            for (stack, blocks) in of_side().filter(|(_, blocks)| !held.keep(&promise, blocks)) {
+                held.tell(stack, blocks, &promise, findings);
+            }
+            if of_side().next().is_none() && (held.stacks.is_empty() || has_both_sides(config)) {
+                held.tell_none(key, declared, findings);
             }
         }
         return;
@@ -70,12 +72,6 @@ struct Promise<'a> {
 }
 
 impl Promise<'_> {
-    /// Whether the stack has as many blocks, and no gap between them.
-    fn is_kept(&self, blocks: &BTreeSet<u64>) -> bool {
-        let counts = [self.declared, self.declared.saturating_add(self.extra)];
-        counts.contains(&(blocks.len() as u64)) && !has_gap(blocks)
-    }
-
     /// As many as the stack should have: with the prediction layers, where it goes on to the last of them.
     fn blocks(&self, blocks: &BTreeSet<u64>) -> u64 {
         let all = self.declared.saturating_add(self.extra);
@@ -88,15 +84,30 @@ fn has_gap(blocks: &BTreeSet<u64>) -> bool {
     ends.is_some_and(|(first, last)| last - first >= blocks.len() as u64)
 }
 
+/// Whether the numbers of the blocks are evenly apart, as those of layers with activations between them are.
+fn are_even(blocks: &BTreeSet<u64>) -> bool {
+    let numbers: Vec<u64> = blocks.iter().copied().collect();
+    numbers.windows(3).all(|three| three[1] - three[0] == three[2] - three[1])
+}
+
 /// The stacks of a checkpoint and the config that they are held against.
 struct Held<'a> {
     checkpoint: &'a CheckpointAnalysis,
     config: &'a Config<'a>,
     stacks: Stacks<'a>,
+    /// Whether they are told by the blocks of a transformer in them, and not by what they are called.
+    are_of_transformer: bool,
     is_whole: bool,
 }
 
 impl Held<'_> {
+    /// Whether a stack has as many blocks as was promised, and is no transformer's with a gap between them.
+    fn keep(&self, promise: &Promise<'_>, blocks: &BTreeSet<u64>) -> bool {
+        let counts = [promise.declared, promise.declared.saturating_add(promise.extra)];
+        let is_gap = self.are_of_transformer && has_gap(blocks) && !are_even(blocks);
+        counts.contains(&(blocks.len() as u64)) && !is_gap
+    }
+
     /// One stack of the declared size is enough: towers beside it count for themselves. Prediction layers behind the last count extra,
     /// a decoder and ALBERT's shared groups have their own keys.
     fn judge_deepest(&self, findings: &mut Findings) {
@@ -105,21 +116,21 @@ impl Held<'_> {
         let promise = Promise { key, declared, extra, part: None };
         let is_other = |blocks: &BTreeSet<u64>| {
             let mut others = OTHER_LAYERS.iter().filter_map(|key| Some(self.config.size(&[key])?.1));
-            others.any(|other| other == blocks.len() as u64)
+            !has_gap(blocks) && others.any(|other| other == blocks.len() as u64)
         };
-        if self.stacks.values().any(|blocks| promise.is_kept(blocks) || is_other(blocks)) {
+        if self.stacks.values().any(|blocks| self.keep(&promise, blocks) || is_other(blocks)) {
             return;
         }
         match self.stacks.iter().max_by_key(|(_, blocks)| blocks.len()) {
             Some((stack, blocks)) => self.tell(stack, blocks, &promise, findings),
-            None if declared > 0 => self.tell_none(key, declared, findings),
-            None => {}
+            None => self.tell_none(key, declared, findings),
         }
     }
 
-    /// No block at all under a name that is known, in a network whose blocks are known to be numbered.
+    /// No block under a name that is known, in a network whose blocks are known to be numbered.
     fn tell_none(&self, key: &str, declared: u64, findings: &mut Findings) {
-        if !self.is_whole || self.config.recast().is_some() || !has_known_blocks(self.config) {
+        if declared == 0 || !self.is_whole || self.config.recast().is_some() || !has_known_blocks(self.config)
+        {
             return;
         }
         let kind = self.config.model_type();
@@ -187,7 +198,7 @@ fn has_ends(blocks: &BTreeSet<u64>, declared: u64) -> bool {
 /// Whether there is a stack with its first and its last block, so that what stands before and behind the blocks should be there too. Where
 /// the config says no number of layers, the first has to do.
 pub(super) fn has_stack_with_ends(checkpoint: &CheckpointAnalysis, declared: Option<u64>) -> bool {
-    stacks(checkpoint).values().any(|blocks| match declared {
+    stacks(checkpoint).0.values().any(|blocks| match declared {
         Some(declared) => has_ends(blocks, declared),
         None => blocks.first() == Some(&0),
     })
@@ -196,8 +207,8 @@ pub(super) fn has_stack_with_ends(checkpoint: &CheckpointAnalysis, declared: Opt
 /// So many lost blocks are named.
 const NAMED: usize = 3;
 
-/// The stacks of a transformer that have its blocks; in a network without attention and feed-forward, all that are called stacks.
-fn stacks(checkpoint: &CheckpointAnalysis) -> Stacks<'_> {
+/// The stacks of a transformer that have its blocks, and true; in a network without attention and feed-forward, all that are called stacks, and false.
+fn stacks(checkpoint: &CheckpointAnalysis) -> (Stacks<'_>, bool) {
     let parameters = || checkpoint.tensors.iter().filter(|tensor| tensor.is_parameter());
     let is_transformer = parameters().any(is_in_transformer_block);
     let (mut stacks, mut with_blocks) = (Stacks::new(), BTreeSet::new());
@@ -210,7 +221,7 @@ fn stacks(checkpoint: &CheckpointAnalysis) -> Stacks<'_> {
         }
     }
     stacks.retain(|stack, _| with_blocks.contains(stack));
-    stacks
+    (stacks, is_transformer)
 }
 
 fn is_stack(component: &str) -> bool {
@@ -228,6 +239,12 @@ fn is_of_side(stack: &str, side: &str, stacks: &Stacks<'_>) -> bool {
     let Some(before) = path.strip_suffix(side) else { return false };
     let is_of_all = || before.ends_with('.') && stacks.keys().all(|other| other.starts_with(before));
     is_stack(name) && (matches!(before, "" | "model.") || is_of_all())
+}
+
+/// Whether the class that the config names has an encoder and a decoder: half of a network is saved under a class of its own (`T5EncoderModel`), or none.
+fn has_both_sides(config: &Config<'_>) -> bool {
+    let class = config.class();
+    !class.is_empty() && !class.contains("Encoder") && !class.contains("Decoder")
 }
 
 /// Whether a stack is that of a part: `text_model.encoder.layers`, `model.vision_model.layers`. The text is also that of a `language_model`.
@@ -397,6 +414,34 @@ mod tests {
         assert!(edited("model_type", json!("zamba")).is_empty());
         assert!(edited("architectures", json!(["LlamaForCausalLMEagle3"])).is_empty());
         assert!(edited("quantization_config", json!({"quant_method": "gptq"})).is_empty());
+    }
+
+    #[test]
+    fn a_side_that_is_gone_is_critical_unless_its_class_has_one_side() {
+        let sides = |tensors: Vec<TensorAnalysis>, class: &str| {
+            let config = json!({
+                "model_type": "bart", "architectures": [class], "is_encoder_decoder": true, "encoder_layers": 4, "decoder_layers": 4,
+            });
+            let found = told(tensors, config);
+            found.into_iter().map(|(severity, _)| severity).collect::<Vec<_>>()
+        };
+        let encoder = || stack("model.encoder.layers", 0..4);
+        assert_eq!(sides(encoder(), "BartForConditionalGeneration"), [Severity::Critical]);
+        assert!(sides(encoder(), "BartEncoder").is_empty());
+        let junk = vec![tensor("foo.bar", Role::Other, &[8, 8])];
+        assert_eq!(sides(junk, "BartModel"), [Severity::Critical; 2]);
+    }
+
+    #[test]
+    fn layers_that_are_evenly_apart_or_of_no_transformer_have_no_gap() {
+        let config = json!({"hidden_size": 8, "num_layers": 3});
+        assert!(told(stack("layers", [0, 2, 4]), config.clone()).is_empty());
+        let plain = |number: u64| tensor(&format!("layers.{number}.weight"), Role::Linear, &[8, 8]);
+        assert!(told([0, 1, 5].map(plain).to_vec(), config.clone()).is_empty());
+        assert_eq!(told(stack("layers", [0, 1, 5]), config).len(), 1);
+        // A decoder of its own key has no gap either.
+        let config = json!({"hidden_size": 8, "num_hidden_layers": 5, "decoder_layers": 4});
+        assert_eq!(told(stack("model.layers", [0, 1, 3, 4]), config)[0].0, Severity::Critical);
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! A8: storage that was lost or written twice, and weights of zeros among weights that are not.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use super::config_sizes::{Config, VOCABULARY};
+use super::config_sizes::{Config, PARTS, VOCABULARY};
 use super::weights::{is_matrix, is_meant_to_be_zero, is_of_model, is_zero, wanted};
-use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Thresholds};
+use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
 use crate::analysis::model::{CheckpointAnalysis, Pages, Role, TensorAnalysis};
 
 pub(super) static RULE: Rule = Rule {
@@ -15,21 +15,26 @@ pub(super) static RULE: Rule = Rule {
     severity: Severity::Critical,
     confidence: Confidence::Heuristic,
     needs: Needs::STATS,
-    thresholds: &[],
+    thresholds: &[Threshold {
+        name: "fewest-steps",
+        default: 17.0,
+        unit: "optimizer steps",
+        source: "torch.amp.GradScaler begins at 2^16 and halves for each step that it skips: 16 until the scale is 1",
+    }],
     check: Check::Checkpoint(check),
 };
 
 /// Bytes of a page.
 const PAGE: u64 = 4096;
 
-fn check(checkpoint: &CheckpointAnalysis, _: &Thresholds, findings: &mut Findings) {
+fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mut Findings) {
     for tensor in checkpoint.tensors.iter().filter(|tensor| is_of_model(tensor) && bytes(tensor) >= PAGE) {
         if let Some(pages) = wanted(&tensor.pages, tensor, "pages", findings) {
             report_lost_pages(tensor, pages, findings);
             report_repeated_pages(tensor, pages, findings);
         }
     }
-    report_zero_matrices(checkpoint, findings);
+    report_zero_matrices(checkpoint, thresholds.get("fewest-steps"), findings);
 }
 
 /// Bytes of the elements, as stored.
@@ -81,7 +86,7 @@ fn place(offset: Option<u64>) -> String {
 }
 
 /// All-zero matrices, and gains of norms, of roles that have others which are not.
-fn report_zero_matrices(checkpoint: &CheckpointAnalysis, findings: &mut Findings) {
+fn report_zero_matrices(checkpoint: &CheckpointAnalysis, fewest_steps: f64, findings: &mut Findings) {
     let step = checkpoint.step.value().copied();
     let matrices =
         || checkpoint.tensors.iter().filter(|tensor| is_matrix(tensor) && tensor.role != Role::Other);
@@ -104,8 +109,8 @@ fn report_zero_matrices(checkpoint: &CheckpointAnalysis, findings: &mut Findings
             report_zero_matrix(tensor, step, findings);
         }
     }
-    for gain in odd_gains(checkpoint) {
-        report_zero_matrix(gain, step, findings);
+    if !may_begin_at_zero(checkpoint, fewest_steps) {
+        report_zero_gains(checkpoint, step, findings);
     }
 }
 
@@ -113,29 +118,45 @@ fn is_of_zeros(tensor: &TensorAnalysis) -> bool {
     tensor.statistics.value().is_some_and(|statistics| is_zero(statistics))
 }
 
-/// Gains of zeros among others that are not: of norms of one name, or where a norm has a name of its own, of all. Some norms add their gain to 1 and
-/// begin at zero, all of one name (Gemma, Qwen3-Next), beside others that do not.
-fn odd_gains(checkpoint: &CheckpointAnalysis) -> impl Iterator<Item = &TensorAnalysis> {
+/// Gains of norms that are all zero beside others that are not.
+fn report_zero_gains(checkpoint: &CheckpointAnalysis, step: Option<u64>, findings: &mut Findings) {
     let is_gain = |tensor: &&TensorAnalysis| tensor.role == Role::NormGain && tensor.is_parameter();
-    let gains = move || checkpoint.tensors.iter().filter(is_gain);
-    let mut zero_and_all: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
-    for gain in gains() {
-        let (zero, all) = zero_and_all.entry(name_of_norm(gain)).or_default();
-        *zero += usize::from(is_of_zeros(gain));
-        *all += 1;
+    let gains = || checkpoint.tensors.iter().filter(is_gain);
+    if gains().all(is_of_zeros) {
+        return;
     }
-    let (of_zeros, of_all) =
-        zero_and_all.values().fold((0, 0), |(zero, all), own| (zero + own.0, all + own.1));
-    let is_odd = move |gain: &&TensorAnalysis| match zero_and_all[name_of_norm(gain)] {
-        (_, 1) => 2 * of_zeros < of_all,
-        (zero, all) => zero < all,
-    };
-    gains().filter(|gain| is_of_zeros(gain)).filter(is_odd)
+    for gain in gains().filter(|gain| is_of_zeros(gain)) {
+        report_zero_matrix(gain, step, findings);
+    }
 }
 
-/// What the module is called that has the gain: `input_layernorm`.
-fn name_of_norm(gain: &TensorAnalysis) -> &str {
-    gain.layer.path.rsplit('.').find(|part| part.parse::<u64>().is_err()).unwrap_or_default()
+/// How model types of transformers begin whose norms add their gain to 1, so that it begins at zero, beside others in the same network that do not
+/// (`(1.0 + self.weight)` in their `modeling_*.py`, transformers 5.24).
+const ADDED_TO_ONE: [&str; 12] = [
+    "gemma",
+    "minimax_m3",
+    "muse_",
+    "nemotron",
+    "qwen3_5",
+    "qwen3_next",
+    "qwen4_exp",
+    "recurrent_gemma",
+    "step3p7",
+    "t5gemma",
+    "vaultgemma",
+    "videoprism",
+];
+
+/// Whether norms of the network, or of its text, add their gain to 1, and are as they began for all that is known.
+fn may_begin_at_zero(checkpoint: &CheckpointAnalysis, fewest_steps: f64) -> bool {
+    let is_early = checkpoint.step.value().is_none_or(|&step| (step as f64) < fewest_steps);
+    let of_parts = |config: Config<'_>| {
+        let parts = PARTS.iter().filter_map(|part| config.part(part)?.get("model_type")?.as_str());
+        parts
+            .chain([config.model_type()])
+            .any(|kind| ADDED_TO_ONE.iter().any(|begin| kind.starts_with(begin)))
+    };
+    is_early && checkpoint.config.value().is_some_and(|config| of_parts(Config(config)))
 }
 
 /// The only token embedding, or the largest of several, of zeros alone: nothing that is read makes any difference. Nobody begins with zeros there, and
@@ -221,25 +242,29 @@ mod tests {
     }
 
     #[test]
-    fn norms_of_one_name_that_are_all_zero_are_built_so_and_one_of_its_own_is_held_against_most() {
-        let told = |gains: &[(&str, f64)]| {
-            let gain = |&(name, value): &(&str, f64)| tensor(name, Role::NormGain, &[64]).filled(value);
-            judge(&RULE, &checkpoint(gains.iter().map(gain).collect()).at_step(1)).told().len()
+    fn norms_that_add_their_gain_to_one_begin_at_zero_beside_others_that_do_not() {
+        let gain = |name: &str, value| tensor(name, Role::NormGain, &[64]).filled(value);
+        // The norms of a fresh Qwen3NextForCausalLM.
+        let fresh = || {
+            let of_layer = |number: u64| {
+                let name = |norm: &str| format!("model.layers.{number}.{norm}.weight");
+                let gated = gain(&name("linear_attn.norm"), 1.0);
+                [gain(&name("input_layernorm"), 0.0), gain(&name("post_attention_layernorm"), 0.0), gated]
+            };
+            let layers = (0..2).flat_map(of_layer);
+            checkpoint(layers.chain([gain("model.norm.weight", 0.0)]).collect())
         };
-        let layers = |one: f64, other: f64| {
-            [
-                ("h.0.norm1.weight", one),
-                ("h.1.norm1.weight", one),
-                ("h.0.mixer_norm.weight", other),
-                ("h.1.mixer_norm.weight", other),
-            ]
+        let told = |saved: CheckpointAnalysis, config: serde_json::Value| {
+            judge(&RULE, &saved.with_config(config)).told().len()
         };
-        let with_last = |layers: [(&'static str, f64); 4], last| {
-            told(&[layers.as_slice(), &[("norm.weight", last)]].concat())
-        };
-        assert_eq!(with_last(layers(0.0, 1.0), 0.0), 0, "Qwen3-Next before its first step");
-        assert_eq!(with_last(layers(1.0, 1.0), 0.0), 1, "the last norm was lost");
-        assert_eq!(told(&[("h.0.norm1.weight", 1.0), ("h.1.norm1.weight", 0.0)]), 1);
+        let qwen = || serde_json::json!({"model_type": "qwen3_next"});
+        let of_text = serde_json::json!({"model_type": "paligemma", "text_config": {"model_type": "gemma"}});
+        assert_eq!(
+            (told(fresh(), qwen()), told(fresh().at_step(16), qwen()), told(fresh(), of_text)),
+            (0, 0, 0)
+        );
+        assert_eq!(told(fresh().at_step(17), qwen()), 5, "nothing has moved them");
+        assert_eq!(told(fresh(), serde_json::json!({"model_type": "llama"})), 5);
     }
 
     #[test]

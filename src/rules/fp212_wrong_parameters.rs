@@ -74,44 +74,46 @@ fn tell_reshaped(found: &ArchitectureMatch, findings: &mut Findings) {
     finding.against("parameters of another shape", found.reshaped.len() as f64, 0.0, "tensors");
 }
 
-/// What stands before every name in the state of a module that wraps the model: of data parallelism, of `torch.compile`, of FSDP.
-const WRAPPERS: [&str; 3] = ["module.", "_orig_mod.", "_fsdp_wrapped_module."];
-/// Files that `from_pretrained` looks for; shards have `-00001-of-00002` before the dot.
-const PRETRAINED: [(&str, &str); 2] = [("model", "safetensors"), ("pytorch_model", "bin")];
-
-/// Names that all begin with what a wrapper puts before them, in a directory that transformers reads. It takes off nothing, finds no parameter, and
-/// goes on with a model at random.
+/// Names that a wrapper around the model, or around a part of it, gave, in a directory that transformers reads. It takes off nothing, does not find those
+/// parameters, and goes on with them at random.
 fn tell_wrapped(checkpoint: &CheckpointAnalysis, findings: &mut Findings) {
     if !is_read_by_transformers(checkpoint) {
         return;
     }
-    let of_model = checkpoint.tensors.iter().filter(|tensor| tensor.section == Section::Model);
-    let names: Vec<&str> = of_model.map(|tensor| tensor.name.as_str()).collect();
-    let is_of_all = |wrapper: &&str| !names.is_empty() && names.iter().all(|name| name.starts_with(wrapper));
-    let Some(wrapper) = WRAPPERS.into_iter().find(is_of_all) else { return };
+    let parameters = || checkpoint.tensors.iter().filter(|tensor| tensor.section == Section::Model);
+    let wrapped: Vec<String> =
+        parameters().filter(|tensor| tensor.is_wrapped()).map(|tensor| tensor.name.clone()).collect();
+    if wrapped.is_empty() {
+        return;
+    }
     let message = format!(
-        "the names of all {} begin with {wrapper}, as those of a wrapped model: from_pretrained takes nothing off, and finds no parameter",
-        counted(names.len() as u64, "tensor"),
+        "{} of {} have the names of a wrapped model, which from_pretrained does not take apart: {}",
+        wrapped.len(),
+        counted(parameters().count() as u64, "tensor"),
+        listed(&wrapped),
     );
-    let advice = format!(
-        "it leaves the whole model at random: save the model inside the wrapper, or write the file again without `{wrapper}`; a loader of your own that takes it off reads it as it is"
-    );
-    let finding = findings.push(Subject::Checkpoint, message, &advice);
-    finding.against("wrapped names", names.len() as f64, 0.0, "tensors");
+    let advice = "it does not find them, and leaves what they are at random: save the model inside the wrapper, or write the file again without the wrapper's part of the names; a loader of your own that takes it off reads it as it is";
+    let finding = findings.push(Subject::Checkpoint, message, advice);
+    finding.against("wrapped names", wrapped.len() as f64, 0.0, "tensors");
 }
 
-/// Whether its config has a model type, and its files the names that `from_pretrained` looks for.
+/// Whether its config has a model type, and a file the name that `from_pretrained` looks for: `model.safetensors`, `model.fp16-00001-of-00002.safetensors`.
 fn is_read_by_transformers(checkpoint: &CheckpointAnalysis) -> bool {
     let has_type = checkpoint
         .config
         .value()
         .is_some_and(|config| config.get("model_type").is_some_and(Value::is_string));
-    let is_pretrained = |name: &str| {
-        let parts =
-            name.split_once('.').map(|(stem, ending)| (stem.split('-').next().unwrap_or(stem), ending));
-        parts.is_some_and(|parts| PRETRAINED.contains(&parts))
-    };
     has_type && checkpoint.files.iter().any(|file| is_pretrained(&file.name))
+}
+
+fn is_pretrained(name: &str) -> bool {
+    let stem = name.strip_suffix(".safetensors").and_then(|stem| stem.strip_prefix("model"));
+    let stem = stem.or_else(|| name.strip_suffix(".bin").and_then(|stem| stem.strip_prefix("pytorch_model")));
+    let Some(variant_and_shard) = stem else { return false };
+    let (variant, shard) = variant_and_shard.split_once('-').unwrap_or((variant_and_shard, ""));
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let is_shard = shard.split_once("-of-").is_some_and(|(own, all)| is_number(own) && is_number(all));
+    (variant.is_empty() || variant.starts_with('.')) && (is_shard || !variant_and_shard.contains('-'))
 }
 
 /// GPT-2's matrices all output first, as PyTorch's own layers store them, beside a config that names the class of transformers, whose layers
@@ -195,20 +197,35 @@ mod tests {
     #[test]
     fn names_of_a_wrapped_model_are_critical_where_transformers_reads_them() {
         let named = |names: &[&str], file_name: &str, config: Value| {
-            let mut saved =
-                checkpoint(names.iter().map(|name| tensor(name, Role::Linear, &[8, 8])).collect());
+            let linear = |name: &&str| tensor(name, Role::Linear, &[8, 8]);
+            let mut saved = checkpoint(names.iter().map(linear).collect());
             saved.files.push(file(file_name, 0));
             judge(&RULE, &saved.with_config(config)).told()
         };
-        let (gemma, own) = (json!({"model_type": "gemma"}), json!({"width": 8}));
-        let wrapped = ["_orig_mod.a.weight", "_orig_mod.b.weight"];
-        let shard = "model-00001-of-00002.safetensors";
-        for file_name in ["model.safetensors", "pytorch_model.bin", shard] {
-            let told = named(&wrapped, file_name, gemma.clone());
-            assert_eq!(told, [(Severity::Critical, "checkpoint".to_owned())], "{file_name}");
+        let (gemma, own) = (|| json!({"model_type": "gemma"}), json!({"width": 8}));
+        let critical = [(Severity::Critical, "checkpoint".to_owned())];
+        for wrapped in [
+            ["_orig_mod.a.weight", "_orig_mod.b.weight"],
+            ["module.a.weight", "b.weight"],
+            ["layers.0._fsdp_wrapped_module.a.weight", "b.weight"],
+            ["layers.0._checkpoint_wrapped_module.a.weight", "b.weight"],
+        ] {
+            assert_eq!(named(&wrapped, "model.safetensors", gemma()), critical, "{wrapped:?}");
         }
-        assert!(named(&["_orig_mod.a.weight", "b.weight"], shard, gemma.clone()).is_empty());
-        assert!(named(&wrapped, "ckpt.pt", gemma).is_empty() && named(&wrapped, shard, own).is_empty());
+        let wrapped = ["_orig_mod.a.weight"];
+        assert!(named(&["stages.0.module.a.weight"], "model.safetensors", gemma()).is_empty(), "LeViT");
+        assert!(named(&wrapped, "model.safetensors", own).is_empty(), "transformers does not read it");
+        let files = |names: &[&str]| {
+            names.iter().map(|name| named(&wrapped, name, gemma()).len()).collect::<Vec<_>>()
+        };
+        let read = [
+            "pytorch_model.bin",
+            "model-00001-of-00002.safetensors",
+            "model.fp16.safetensors",
+            "model.fp16-00001-of-00002.safetensors",
+        ];
+        assert_eq!(files(&read), [1; 4]);
+        assert_eq!(files(&["ckpt.pt", "model-ema.safetensors", "model.pt", "models.safetensors"]), [0; 4]);
     }
 
     #[test]

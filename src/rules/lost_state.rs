@@ -1,6 +1,6 @@
 //! The state of optimizers that is gone as a whole, in a checkpoint of a run that has begun.
 
-use super::{Findings, Severity, Subject};
+use super::{Finding, Findings, Severity, Subject};
 use crate::analysis::model::{
     Algorithm, CheckpointAnalysis, Nothing, OptimizerCoverage, StateCoverage, UnfilledOptimizer,
 };
@@ -43,11 +43,11 @@ pub(super) fn judge(
         if keeps.is_none() {
             let reason = format!("{what}: its algorithm is not known, nor whether it keeps any");
             findings.not_evaluated(Subject::Checkpoint, reason);
-        } else if (step as f64) < fewest_steps {
-            let reason = format!("{what}: a loss scaler may have skipped as many");
-            findings.not_evaluated(Subject::Checkpoint, reason);
-        } else {
-            tell_emptied(what, findings);
+            continue;
+        }
+        let finding = tell_emptied(what, findings);
+        if (step as f64) < fewest_steps {
+            finding.severity(Severity::Warning);
         }
     }
     for optimizer in coverage.optimizers.iter().filter(|optimizer| optimizer.groupless) {
@@ -64,10 +64,10 @@ pub(super) fn judge(
     }
 }
 
-fn tell_emptied(message: String, findings: &mut Findings) {
-    let advice = "its moments and counters are lost, and `load_state_dict` says nothing: a resume begins them anew with the learning rate of this step. Take an earlier save, or warm the learning rate up again; if the optimizer was begun anew at this very step, or everything it lists is frozen, this is as it should be";
+fn tell_emptied(message: String, findings: &mut Findings) -> &mut Finding {
+    let advice = "its moments and counters are lost, and `load_state_dict` says nothing: a resume begins them anew with the learning rate of this step. Take an earlier save, or warm the learning rate up again; if the optimizer was begun anew at this very step, a loss scaler has skipped every step so far, or everything it lists is frozen, this is as it should be";
     let finding = findings.push(Subject::Checkpoint, message, advice);
-    finding.short_of("parameters with state", 0.0, 1.0, "parameters").severity(Severity::Critical);
+    finding.short_of("parameters with state", 0.0, 1.0, "parameters").severity(Severity::Critical)
 }
 
 /// `None` and no optimizer at all are written on purpose, where weights alone are saved or each process keeps its own state elsewhere. No optimizer gives
@@ -86,7 +86,14 @@ fn keeps_state(optimizer: &OptimizerCoverage) -> Option<bool> {
     match optimizer.algorithm {
         Algorithm::Sgd => Some(optimizer.averages),
         Algorithm::Unknown { .. } => optimizer.averages.then_some(true),
-        _ => Some(true),
+        Algorithm::Adam
+        | Algorithm::AdamW
+        | Algorithm::AdamLike
+        | Algorithm::EightBit
+        | Algorithm::Adafactor
+        | Algorithm::Lion
+        | Algorithm::Adagrad
+        | Algorithm::RmsProp => Some(true),
     }
 }
 
@@ -129,8 +136,7 @@ mod tests {
     #[test]
     fn in_the_first_steps_a_loss_scaler_may_have_skipped_all() {
         let at = |step| judge(&RULE, &saved(vec![optimizer(Algorithm::AdamW, 0)], None).at_step(step));
-        assert_eq!((at(16).found.len(), at(16).not_evaluated.len()), (0, 1));
-        assert_eq!(at(17).found.len(), 1);
+        assert_eq!((at(16).told()[0].0, at(17).told()[0].0), (Severity::Warning, Severity::Critical));
     }
 
     #[test]

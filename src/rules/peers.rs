@@ -1,8 +1,8 @@
 //! What is usual for the maps of a role, and which of them one line of code makes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use super::drawn::is_standard_normal;
+use super::drawn::FEWEST_NORMAL;
 use super::weights::{fans, maps};
 use crate::analysis::model::{CheckpointAnalysis, Role, TensorAnalysis};
 use crate::robust::median;
@@ -120,20 +120,20 @@ pub(super) struct Kin {
     of_one_line: BTreeMap<String, Vec<Level>>,
     of_tower: BTreeMap<(Population, String), Vec<Level>>,
     shared: BTreeMap<Population, usize>,
-    /// Lines of code that make a map which is no standard normal draw; `fc3` and `fc4` are of one.
-    scaled: BTreeSet<String>,
+    /// The least RMS of the maps whose names differ by any numbers, `fc3` and `fc4`, as far as they are large enough to be told from a draw.
+    narrowest: BTreeMap<String, f64>,
 }
 
 impl Kin {
-    /// `drift` is how far training takes the RMS of a table from that of its standard normal draw.
-    pub(super) fn of(checkpoint: &CheckpointAnalysis, drift: f64) -> Self {
+    pub(super) fn of(checkpoint: &CheckpointAnalysis) -> Self {
         let shared = shared_components(checkpoint);
-        let (of_one_line, of_tower, scaled) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
-        let mut kin = Self { of_one_line, of_tower, shared, scaled };
+        let (of_one_line, of_tower, narrowest) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let mut kin = Self { of_one_line, of_tower, shared, narrowest };
         for tensor in maps(checkpoint) {
             let Some(level) = Level::of(tensor) else { continue };
-            if !is_standard_normal(tensor, drift) {
-                kin.scaled.insert(without_endings(&tensor.canonical_name));
+            if tensor.elements >= FEWEST_NORMAL {
+                let least = kin.narrowest.entry(without_digits(&tensor.canonical_name)).or_insert(level.rms);
+                *least = least.min(level.rms);
             }
             kin.of_one_line.entry(without_numbers(&tensor.canonical_name)).or_default().push(level);
             kin.of_tower.entry(kin.tower(tensor)).or_default().push(level);
@@ -153,10 +153,11 @@ impl Kin {
             || are_alike(self.of_tower.get(&self.tower(tensor)), fewest)
     }
 
-    /// Whether its line of code makes a map that is no standard normal draw: a layer of a stack then lacks the scale of the others, and a table
-    /// of its own has no such kin.
-    pub(super) fn are_scaled(&self, tensor: &TensorAnalysis) -> bool {
-        self.scaled.contains(&without_endings(&tensor.canonical_name))
+    /// Whether a map of its name but for numbers lies nearer the `usual` RMS of the role than the RMS 1 of a standard normal draw: a layer of a stack
+    /// that is such a draw then lacks the scale of the others. Tables lie at 1, trained or not.
+    pub(super) fn are_scaled(&self, tensor: &TensorAnalysis, usual: f64) -> bool {
+        let narrowest = self.narrowest.get(&without_digits(&tensor.canonical_name));
+        narrowest.is_some_and(|&rms| rms < usual.sqrt())
     }
 
     /// The part of the network that the tensor stands in, where the names of the maps of its role part for the first time: `backbone`. Blocks
@@ -165,7 +166,7 @@ impl Kin {
         let population = population(tensor);
         let shared = self.shared.get(&population).copied().unwrap_or_default();
         let parts: Vec<&str> = tensor.canonical_name.split('.').take(shared + 1).collect();
-        (population, without_endings(&parts.join(".")))
+        (population, without_numbers(&parts.join(".")))
     }
 }
 
@@ -197,25 +198,23 @@ fn shared_components(checkpoint: &CheckpointAnalysis) -> BTreeMap<Population, us
     names.iter().map(|(&key, names)| (key, shared(names))).collect()
 }
 
-/// The line of code that makes a tensor: its name without the numbers that tell layers apart, those of stages before them among them:
-/// `layer3.0.conv1.weight` is of the line `layer.#.conv1.weight`.
+/// What stages and blocks are called whose number is no component of its own: `layer3`, `denseblock2`.
+const NUMBERED: [&str; 4] = ["layer", "stage", "block", "res"];
+
+/// The line of code that makes a tensor: its name without the numbers that tell layers and stages apart. `layer3.0.conv1.weight` is of the line
+/// `layer..conv1.weight`, and `conv1` is another than `conv2`.
 pub(super) fn without_numbers(name: &str) -> String {
-    let is_digit = |character: char| character.is_ascii_digit();
-    let is_number = |part: &str| !part.is_empty() && part.chars().all(is_digit);
-    let parts: Vec<&str> = name.split('.').collect();
-    let unnumbered = parts.iter().enumerate().map(|(at, &part)| match parts.get(at + 1) {
-        _ if is_number(part) => "#",
-        Some(next) if is_number(next) => part.trim_end_matches(is_digit),
-        _ => part,
-    });
-    unnumbered.collect::<Vec<_>>().join(".")
+    let unnumbered = |part: &str| {
+        let stem = part.trim_end_matches(|character: char| character.is_ascii_digit());
+        let is_numbered = stem.is_empty() || NUMBERED.iter().any(|end| stem.ends_with(end));
+        if is_numbered { stem.to_owned() } else { part.to_owned() }
+    };
+    name.split('.').map(unnumbered).collect::<Vec<_>>().join(".")
 }
 
-/// Without the numbers at the ends of components: `net.3.fc2.weight` is `net..fc.weight`.
-fn without_endings(name: &str) -> String {
-    let is_digit = |character: char| character.is_ascii_digit();
-    let parts: Vec<&str> = name.split('.').map(|part| part.trim_end_matches(is_digit)).collect();
-    parts.join(".")
+/// The name without any digit: `fc3` and `fc4` are `fc`.
+fn without_digits(name: &str) -> String {
+    name.chars().filter(|character| !character.is_ascii_digit()).collect()
 }
 
 #[cfg(test)]
@@ -229,7 +228,7 @@ mod tests {
 
     fn alike(tensors: Vec<TensorAnalysis>) -> Vec<bool> {
         let saved = checkpoint(tensors);
-        let kin = Kin::of(&saved, 1.25);
+        let kin = Kin::of(&saved);
         saved.tensors.iter().map(|tensor| kin.are_alike(tensor, 4.0, 8.0)).collect()
     }
 
@@ -300,5 +299,6 @@ mod tests {
         };
         let stages = (1..4).flat_map(|number| (0..4).map(move |block| stage(number, block)));
         assert!(alike(stages.collect()).iter().all(|alike| !alike));
+        assert_eq!(scaled("encoder")[18..27], [true; 9], "a tower that is called by a number");
     }
 }

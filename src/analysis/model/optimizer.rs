@@ -39,7 +39,7 @@ pub struct OptimizerCoverage {
     /// Its algorithm.
     pub algorithm: Algorithm,
     /// Whether any of its groups has a momentum other than 0, or decays of averages (`betas`): it then keeps averages of each parameter.
-    #[serde(default)]
+    #[serde(default, alias = "momentum")]
     pub averages: bool,
     /// Parameters that its groups list, each counted once.
     pub listed: u64,

@@ -54,6 +54,12 @@ const WRAPPERS: &[&str] = &[
     "_checkpoint_wrapped",
 ];
 
+/// Whether `name` is that of a parameter inside a wrapper. `module` is a wrapper's where it stands first: deeper, it is a layer's own (`LeViT`).
+pub fn is_wrapped(name: &str) -> bool {
+    let is_wrapper = |component: &str| component.starts_with('_') && WRAPPERS.contains(&component);
+    name.starts_with("module.") || name.split('.').any(is_wrapper)
+}
+
 /// Names all tensors of one model. Siblings and the order of the list matter, so it must be the whole model.
 pub fn assign(subjects: &[Subject<'_>], rules: &NameRules) -> Vec<Named> {
     let names = canonical_names(subjects.iter().map(|subject| subject.name));

@@ -150,11 +150,11 @@ pub(super) fn recurrent_gain(facts: Facts, onset: Option<&Onset>) -> Option<Case
                 ),
             )
             .number("spectral radius of the recurrence", radius, Some(1.0), "1"),
-        Some(radius) => case.although(
+        Some(radius) if radius < 1.0 => case.although(
             SUPPORTING,
             format!("its spectral radius is {}: what it carries dies out in the end", short(radius)),
         ),
-        None => case,
+        _ => case,
     };
     Some(match onset {
         Some(onset) if !matches!(onset.sign, Sign::LossScale) => {
