@@ -31,6 +31,7 @@ pub(super) fn judge(checkpoint: &CheckpointAnalysis, config: &Config<'_>, findin
         config.model_type() == "nemotron-nas" || PRUNED.iter().any(|key| config.0.contains_key(*key));
     let is_whole = is_whole(checkpoint) && !is_pruned;
     let held = Held { checkpoint, config, stacks, are_of_transformer, is_whole };
+    let mut told: BTreeSet<&str> = BTreeSet::new();
     for part in PARTS {
         let Some((key, declared)) = config.size_of_part(part, &LAYERS) else { continue };
         let extra = config.size_of_part(part, &[PREDICTION_LAYERS]).map_or(0, |(_, extra)| extra);
@@ -38,6 +39,7 @@ pub(super) fn judge(checkpoint: &CheckpointAnalysis, config: &Config<'_>, findin
         for (stack, blocks) in held.stacks.iter().filter(|(stack, _)| is_of_part(stack, part)) {
             if !held.keep(&promise, blocks) {
                 held.tell(stack, blocks, &promise, findings);
+                told.insert(stack);
             }
         }
     }
@@ -48,16 +50,18 @@ pub(super) fn judge(checkpoint: &CheckpointAnalysis, config: &Config<'_>, findin
             let of_side = || held.stacks.iter().filter(|(stack, _)| is_of_side(stack, side, &held.stacks));
             for (stack, blocks) in of_side().filter(|(_, blocks)| !held.keep(&promise, blocks)) {
                 held.tell(stack, blocks, &promise, findings);
+                told.insert(stack);
             }
             if of_side().next().is_none() && (held.stacks.is_empty() || has_both_sides(config)) {
                 held.tell_none(key, declared, findings);
             }
         }
-        return;
+    } else if config.divided().is_none() && config.size(&HIDDEN).is_some() {
+        // What stands beside the configs of the parts is about none of them.
+        told.extend(held.judge_deepest(findings));
     }
-    // What stands beside the configs of the parts is about none of them.
-    if config.divided().is_none() && config.size(&HIDDEN).is_some() {
-        held.judge_deepest(findings);
+    for (stack, blocks) in held.stacks.iter().filter(|(stack, _)| !told.contains(*stack)) {
+        held.judge_gap(stack, blocks, findings);
     }
 }
 
@@ -84,10 +88,10 @@ fn has_gap(blocks: &BTreeSet<u64>) -> bool {
     ends.is_some_and(|(first, last)| last - first >= blocks.len() as u64)
 }
 
-/// Whether the numbers of the blocks are evenly apart, as those of layers with activations between them are.
+/// Whether the numbers of three blocks or more are evenly apart, as those of layers with activations between them are.
 fn are_even(blocks: &BTreeSet<u64>) -> bool {
     let numbers: Vec<u64> = blocks.iter().copied().collect();
-    numbers.windows(3).all(|three| three[1] - three[0] == three[2] - three[1])
+    numbers.len() > 2 && numbers.windows(3).all(|three| three[1] - three[0] == three[2] - three[1])
 }
 
 /// The stacks of a checkpoint and the config that they are held against.
@@ -110,8 +114,9 @@ impl Held<'_> {
 
     /// One stack of the declared size is enough: towers beside it count for themselves. Prediction layers behind the last count extra,
     /// a decoder and ALBERT's shared groups have their own keys.
-    fn judge_deepest(&self, findings: &mut Findings) {
-        let Some((key, declared)) = self.config.size(&LAYERS) else { return };
+    /// Gives the stack that it told.
+    fn judge_deepest(&self, findings: &mut Findings) -> Option<&str> {
+        let (key, declared) = self.config.size(&LAYERS)?;
         let extra = self.config.size(&[PREDICTION_LAYERS]).map_or(0, |(_, extra)| extra);
         let promise = Promise { key, declared, extra, part: None };
         let is_other = |blocks: &BTreeSet<u64>| {
@@ -119,18 +124,33 @@ impl Held<'_> {
             !has_gap(blocks) && others.any(|other| other == blocks.len() as u64)
         };
         if self.stacks.values().any(|blocks| self.keep(&promise, blocks) || is_other(blocks)) {
-            return;
+            return None;
         }
-        match self.stacks.iter().max_by_key(|(_, blocks)| blocks.len()) {
-            Some((stack, blocks)) => self.tell(stack, blocks, &promise, findings),
-            None => self.tell_none(key, declared, findings),
-        }
+        let Some((stack, blocks)) = self.stacks.iter().max_by_key(|(_, blocks)| blocks.len()) else {
+            self.tell_none(key, declared, findings);
+            return None;
+        };
+        self.tell(stack, blocks, &promise, findings);
+        Some(stack)
     }
 
-    /// No block under a name that is known, in a network whose blocks are known to be numbered.
+    /// A gap between the blocks of a transformer that no number of the config is known to count: a tower under a name of its own.
+    fn judge_gap(&self, stack: &str, blocks: &BTreeSet<u64>, findings: &mut Findings) {
+        let Some(&last) = blocks.last().filter(|_| blocks.first() == Some(&0)) else { return };
+        if !self.is_whole || !self.are_of_transformer || !has_gap(blocks) || are_even(blocks) {
+            return;
+        }
+        let numbers = last.saturating_add(1);
+        let message = format!("blocks of {stack} are numbered from 0 to {last}{}", without(blocks, numbers));
+        let finding = findings.push(Subject::Checkpoint, message, LEFT_AT_RANDOM);
+        finding
+            .short_of("blocks", blocks.len() as f64, numbers as f64, "blocks")
+            .severity(Severity::Critical);
+    }
+
+    /// No block under a name that is known: critical in a network whose blocks are known to be numbered.
     fn tell_none(&self, key: &str, declared: u64, findings: &mut Findings) {
-        if declared == 0 || !self.is_whole || self.config.recast().is_some() || !has_known_blocks(self.config)
-        {
+        if declared == 0 || !self.is_whole || self.config.recast().is_some() {
             return;
         }
         let kind = self.config.model_type();
@@ -139,19 +159,19 @@ impl Held<'_> {
             kind.escape_debug()
         );
         let finding = findings.push(Subject::Checkpoint, message, LEFT_AT_RANDOM);
-        finding.short_of("blocks", 0.0, declared as f64, "blocks").severity(Severity::Critical);
+        finding.short_of("blocks", 0.0, declared as f64, "blocks");
+        if has_known_blocks(self.config) {
+            finding.severity(Severity::Critical);
+        }
     }
 
     /// A stack that has another number of blocks than the config says, for the whole or for a part, or a gap between them.
     fn tell(&self, stack: &str, blocks: &BTreeSet<u64>, promise: &Promise<'_>, findings: &mut Findings) {
         let promised = promise.blocks(blocks);
-        let missing = (0..promised).filter(|number| !blocks.contains(number)).take(NAMED + 1);
-        let missing: Vec<String> = missing.map(|number| number.to_string()).collect();
         let is_lost = self.are_lost(stack, blocks, promised, promise.part);
-        let (found, without) = if !missing.is_empty() && (is_lost || has_gap(blocks)) {
-            let more = if missing.len() > NAMED { ", …" } else { "" };
-            let named = missing[..missing.len().min(NAMED)].join(", ");
-            (blocks.range(..promised).count(), format!(", without {named}{more}"))
+        let within = blocks.range(..promised).count();
+        let (found, without) = if (within as u64) < promised && (is_lost || has_gap(blocks)) {
+            (within, without(blocks, promised))
         } else {
             (blocks.len(), String::new())
         };
@@ -207,6 +227,14 @@ pub(super) fn has_stack_with_ends(checkpoint: &CheckpointAnalysis, declared: Opt
 /// So many lost blocks are named.
 const NAMED: usize = 3;
 
+/// `, without 2, 3`: the numbers below `promised` that no block has.
+fn without(blocks: &BTreeSet<u64>, promised: u64) -> String {
+    let missing = (0..promised).filter(|number| !blocks.contains(number)).take(NAMED + 1);
+    let missing: Vec<String> = missing.map(|number| number.to_string()).collect();
+    let more = if missing.len() > NAMED { ", …" } else { "" };
+    format!(", without {}{more}", missing[..missing.len().min(NAMED)].join(", "))
+}
+
 /// The stacks of a transformer that have its blocks, and true; in a network without attention and feed-forward, all that are called stacks, and false.
 fn stacks(checkpoint: &CheckpointAnalysis) -> (Stacks<'_>, bool) {
     let parameters = || checkpoint.tensors.iter().filter(|tensor| tensor.is_parameter());
@@ -251,7 +279,7 @@ fn has_both_sides(config: &Config<'_>) -> bool {
 fn is_of_part(stack: &str, part: &str) -> bool {
     let components: Vec<&str> = stack.rsplit('.').collect();
     let is_model = |component: &str| {
-        let named = component.strip_suffix("_model");
+        let named = component.strip_suffix("_model").or_else(|| component.strip_suffix("_tower"));
         named == Some(part) || (part == "text" && named == Some("language"))
     };
     match components.as_slice() {
@@ -411,8 +439,11 @@ mod tests {
             config[key] = value;
             junk(config)
         };
-        assert!(edited("model_type", json!("zamba")).is_empty());
-        assert!(edited("architectures", json!(["LlamaForCausalLMEagle3"])).is_empty());
+        for (key, value) in
+            [("model_type", json!("zamba")), ("architectures", json!(["LlamaForCausalLMEagle3"]))]
+        {
+            assert_eq!(edited(key, value)[0].0, Severity::Warning);
+        }
         assert!(edited("quantization_config", json!({"quant_method": "gptq"})).is_empty());
     }
 
@@ -430,6 +461,24 @@ mod tests {
         assert!(sides(encoder(), "BartEncoder").is_empty());
         let junk = vec![tensor("foo.bar", Role::Other, &[8, 8])];
         assert_eq!(sides(junk, "BartModel"), [Severity::Critical; 2]);
+    }
+
+    #[test]
+    fn a_gap_in_a_tower_that_no_number_is_known_to_count_is_critical() {
+        let towers = |numbers: &[u64]| {
+            let mut tensors = stack("git.encoder.layer", numbers.iter().copied());
+            tensors.extend(stack("git.image_encoder.vision_model.encoder.layers", 0..4));
+            told(tensors, json!({"vision_config": {"num_hidden_layers": 4}}))
+        };
+        let message = "blocks of git.encoder.layer are numbered from 0 to 3, without 1";
+        assert_eq!(towers(&[0, 2, 3]), [(Severity::Critical, message.to_owned())]);
+        assert_eq!(towers(&[0, 2])[0].0, Severity::Critical);
+        for whole in [&[0, 1, 2, 3][..], &[0, 2, 4], &[2, 4, 5]] {
+            assert!(towers(whole).is_empty(), "{whole:?}");
+        }
+        let config =
+            json!({"text_config": {"num_hidden_layers": 2}, "vision_config": {"num_hidden_layers": 4}});
+        assert_eq!(told(stack("vision_tower.encoder.layers", 0..3), config).len(), 1);
     }
 
     #[test]
@@ -514,7 +563,9 @@ mod tests {
         assert_eq!(both(&[0, 1, 4, 5], &sizes)[0].0, Severity::Critical);
         let mut divided = sizes;
         divided["text_config"] = json!({"hidden_size": 8});
-        assert!(both(&[0, 1, 4, 5], &divided).is_empty(), "the text has a config of its own");
+        let message = "blocks of llm.model.layers are numbered from 0 to 5, without 2, 3";
+        let found = both(&[0, 1, 4, 5], &divided);
+        assert_eq!(found, [(Severity::Critical, message.to_owned())], "the text has a config of its own");
     }
 
     #[test]

@@ -8,8 +8,8 @@ use super::{Finding, Findings, Subject};
 use crate::analysis::model::{CheckpointAnalysis, Section, TensorAnalysis};
 
 pub(super) const HIDDEN: [&str; 3] = ["hidden_size", "n_embd", "d_model"];
-/// Where embeddings are narrower than the hidden states: ALBERT and ELECTRA, OPT.
-pub(super) const EMBEDDING: [&str; 2] = ["embedding_size", "word_embed_proj_dim"];
+/// Where embeddings are narrower than the hidden states, or wider: ALBERT and ELECTRA, OPT, `RemBERT`.
+pub(super) const EMBEDDING: [&str; 3] = ["embedding_size", "word_embed_proj_dim", "input_embedding_size"];
 pub(super) const INNER: [&str; 4] = ["intermediate_size", "n_inner", "ffn_dim", "d_ff"];
 pub(super) const LAYERS: [&str; 3] = ["num_hidden_layers", "n_layer", "num_layers"];
 pub(super) const HEADS: [&str; 2] = ["num_attention_heads", "n_head"];

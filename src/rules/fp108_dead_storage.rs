@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::config_sizes::{Config, PARTS, VOCABULARY};
+use super::config_sizes::{Config, VOCABULARY};
+use super::model_types::adds_gains_to_one;
 use super::weights::{is_matrix, is_meant_to_be_zero, is_of_model, is_zero, wanted};
 use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
 use crate::analysis::model::{CheckpointAnalysis, Pages, Role, TensorAnalysis};
@@ -130,33 +131,10 @@ fn report_zero_gains(checkpoint: &CheckpointAnalysis, step: Option<u64>, finding
     }
 }
 
-/// How model types of transformers begin whose norms add their gain to 1, so that it begins at zero, beside others in the same network that do not
-/// (`(1.0 + self.weight)` in their `modeling_*.py`, transformers 5.24).
-const ADDED_TO_ONE: [&str; 12] = [
-    "gemma",
-    "minimax_m3",
-    "muse_",
-    "nemotron",
-    "qwen3_5",
-    "qwen3_next",
-    "qwen4_exp",
-    "recurrent_gemma",
-    "step3p7",
-    "t5gemma",
-    "vaultgemma",
-    "videoprism",
-];
-
 /// Whether norms of the network, or of its text, add their gain to 1, and are as they began for all that is known.
 fn may_begin_at_zero(checkpoint: &CheckpointAnalysis, fewest_steps: f64) -> bool {
     let is_early = checkpoint.step.value().is_none_or(|&step| (step as f64) < fewest_steps);
-    let of_parts = |config: Config<'_>| {
-        let parts = PARTS.iter().filter_map(|part| config.part(part)?.get("model_type")?.as_str());
-        parts
-            .chain([config.model_type()])
-            .any(|kind| ADDED_TO_ONE.iter().any(|begin| kind.starts_with(begin)))
-    };
-    is_early && checkpoint.config.value().is_some_and(|config| of_parts(Config(config)))
+    is_early && checkpoint.config.value().is_some_and(|config| adds_gains_to_one(&Config(config)))
 }
 
 /// The only token embedding, or the largest of several, of zeros alone: nothing that is read makes any difference. Nobody begins with zeros there, and

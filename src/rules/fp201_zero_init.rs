@@ -53,7 +53,7 @@ fn report_stack(mut stack: Vec<(&TensorAnalysis, bool)>, findings: &mut Findings
     for pair in stack.windows(2) {
         if let [(first, true), (second, true)] = pair
             && can_follow(first, second)
-            && (are_of_one_chain(first, second) || are_of_one_line(first, second, &filled))
+            && are_of_one_chain(first, second, &filled)
         {
             report(first, second, findings);
         }
@@ -69,19 +69,22 @@ fn can_follow(first: &TensorAnalysis, second: &TensorAnalysis) -> bool {
     outputs == inputs || (second.role == Role::Linear && inputs.is_multiple_of(outputs))
 }
 
-/// Whether nothing can lead past the first of the two: they stand in one module, or near the root. Around the block of a residual network there is
-/// a shortcut, so that its last map and the head behind it may both begin at zero, as those of diffusion's U-Nets do.
-fn are_of_one_chain(first: &TensorAnalysis, second: &TensorAnalysis) -> bool {
+/// Whether nothing can lead past the first of the two. Around a numbered block there may be a shortcut, so that its last map and what follows may both begin at
+/// zero, as those of diffusion's U-Nets do; but two blocks of one line of code are a chain where others of that line are not zero.
+fn are_of_one_chain(first: &TensorAnalysis, second: &TensorAnalysis, filled: &BTreeSet<String>) -> bool {
     let paths = [first, second].map(|tensor| tensor.layer.path.as_str());
     let [of_first, of_second] = paths.map(|path| path.rsplit_once('.').map_or("", |(parent, _)| parent));
-    of_first == of_second || paths.iter().all(|path| path.split('.').count() <= NEAR_ROOT)
+    let line = without_numbers(&first.canonical_name);
+    let are_of_one_line = line == without_numbers(&second.canonical_name) && filled.contains(&line);
+    let are_near_root =
+        paths.iter().all(|path| path.split('.').count() <= NEAR_ROOT && !is_in_numbered_block(path));
+    of_first == of_second || are_near_root || are_of_one_line
 }
 
-/// Whether one line of code makes both, once a block, and others of it are not zero: `features.3.conv` and `features.4.conv`. Where maps begin at zero
-/// on purpose, as the last of every block, that line makes all of them so.
-fn are_of_one_line(first: &TensorAnalysis, second: &TensorAnalysis, filled: &BTreeSet<String>) -> bool {
-    let line = without_numbers(&first.canonical_name);
-    line == without_numbers(&second.canonical_name) && filled.contains(&line)
+/// `8.conv2`, and neither `features.3` nor `conv2`.
+fn is_in_numbered_block(path: &str) -> bool {
+    let parent = path.rsplit_once('.').map_or("", |(parent, _)| parent);
+    parent.split('.').any(|component| component.parse::<u64>().is_ok())
 }
 
 /// Components of the path of a module that is in no block: `features.3`, `conv2`.
@@ -163,6 +166,11 @@ mod tests {
         assert!(told(vec![last(), map("out.2.weight", 1)]).is_empty());
         assert_eq!(told(vec![last(), map("output_blocks.11.0.out_layers.6.weight", 1)]).len(), 1);
         assert_eq!(told(vec![map("features.3.weight", 0), map("classifier.0.weight", 1)]).len(), 1);
+        assert!(told(vec![map("8.conv2.weight", 0), map("11.weight", 1)]).is_empty(), "Fixup in a sequence");
+        let blocks = (0..4).map(|number| map(&format!("{number}.fc.weight"), number));
+        assert!(told(blocks.collect()).is_empty(), "around each map there is a shortcut");
+        let parallel = ["attn.sampling_offsets.weight", "attn.attention_weights.weight"];
+        assert!(told(parallel.iter().zip(0..).map(|(name, order)| map(name, order)).collect()).is_empty());
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! B3: a map that multiplies its input far more than its like, or a recurrence that grows by more than any activation
 //! takes back.
 
+use super::config_sizes::Config;
 use super::drawn::{is_standard_normal, is_uniform_draw};
+use super::model_types::adds_gains_to_one;
 use super::peers::{FEWEST_PEERS, Kin, Level, Populations, gain};
 use super::weights::{fans, is_matrix, maps, norm_gains, rms, wanted};
 use super::{Check, Confidence, Finding, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
@@ -78,6 +80,12 @@ pub(super) static RULE: Rule = Rule {
             source: "design: the three or four kinds of maps in one block are often alike by something; not measured",
         },
         Threshold {
+            name: "small-gain",
+            default: 1e-3,
+            unit: "sigma_w^2 = fan_in * RMS^2",
+            source: "a three-hundredth of the narrowest usual initialisation, 1/3: what began at zero and has taken a few steps",
+        },
+        Threshold {
             name: "vanished-gain",
             default: 1e-12,
             unit: "sigma_w^2 = fan_in * RMS^2",
@@ -91,6 +99,10 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
     judge_maps(checkpoint, thresholds, findings);
     for tensor in checkpoint.tensors.iter().filter(|tensor| is_matrix(tensor) && is_loose(tensor.role)) {
         judge_level(tensor, thresholds, "loose-spread", findings);
+    }
+    // Gains around zero and gains around one have no level in common.
+    if checkpoint.config.value().is_some_and(|config| adds_gains_to_one(&Config(config))) {
+        return;
     }
     for tensor in norm_gains(checkpoint).filter(|tensor| tensor.tied_to.is_none()) {
         judge_level(tensor, thresholds, "norm-gain-spread", findings);
@@ -132,11 +144,13 @@ fn judge_level(tensor: &TensorAnalysis, thresholds: &Thresholds, name: &str, fin
     }
 }
 
-/// Whether it is an embedding at the level at which PyTorch draws them, whatever the others of its network are drawn at.
+/// Whether it is an embedding, or the half of an adapter that is one (`lora_embedding_B`), at the level at which PyTorch draws them, whatever the others of
+/// its network are drawn at.
 fn is_as_drawn(tensor: &TensorAnalysis, factor: f64) -> bool {
     let rms = tensor.statistics.value().and_then(|statistics| statistics.rms.value());
-    matches!(tensor.role, Role::TokenEmbedding | Role::PositionEmbedding)
-        && rms.is_some_and(|&rms| rms <= factor && rms * factor >= 1.0)
+    let is_embedding = matches!(tensor.role, Role::TokenEmbedding | Role::PositionEmbedding)
+        || tensor.canonical_name.contains("lora_embedding_");
+    is_embedding && rms.is_some_and(|&rms| rms <= factor && rms * factor >= 1.0)
 }
 
 fn judge_maps(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mut Findings) {
@@ -195,9 +209,11 @@ fn judge_among_peers(
     // A layer of a stack that alone is so was drawn without its scale.
     let is_table = tensor.role == Role::Linear
         && is_standard_normal(tensor, thresholds.get("table-drift"))
-        && !kin.are_scaled(tensor, usual.level.rms);
+        && (kin.begins_with(tensor) || !kin.are_scaled(tensor, usual.level.rms));
     let are_alike = kin.are_alike(tensor, spread_limit, thresholds.get("fewest-of-tower"));
-    let is_made_so = is_table || are_alike || is_uniform_draw(tensor);
+    // Beside maps that began at zero and have hardly moved, one that was drawn as usual stands out.
+    let is_usual = USUAL_GAINS.contains(&level.gain) && usual.level.gain < thresholds.get("small-gain");
+    let is_made_so = is_table || are_alike || is_usual || is_uniform_draw(tensor);
     let severe = thresholds.get(if is_made_so { "severe-loose-spread" } else { "severe-spread" });
     let is_severe = spread >= severe;
     if is_made_so && !is_severe {
@@ -229,6 +245,9 @@ fn judge_among_peers(
     }
     add_reference_gains(finding, tensor, level.gain);
 }
+
+/// `σ_w²` from half of that of `torch.nn.Linear` to that of He, the narrowest and the widest of the usual initialisations.
+const USUAL_GAINS: std::ops::RangeInclusive<f64> = 1.0 / 6.0..=2.0;
 
 /// The gain beside those of the usual initialisations at this shape.
 fn add_reference_gains(finding: &mut Finding, tensor: &TensorAnalysis, gain: f64) {
@@ -528,6 +547,44 @@ mod tests {
         for table in ["label_emb.weight", "emb2.weight"] {
             assert_eq!(severity(drawn(table)), None, "{table}");
         }
+    }
+
+    #[test]
+    fn an_embedding_that_begins_a_sequence_is_a_table_by_what_reads_its_columns() {
+        let layer = |number: u64, shape: &[u64], rms: f64| {
+            tensor(&format!("{number}.weight"), Role::Linear, shape)
+                .filled(rms)
+                .with_role_spread(rms / 0.08)
+                .with_order(number)
+        };
+        let told = |first: &[u64]| {
+            let mut drawn = layer(0, first, 1.0);
+            let Measured::Value(statistics) = &mut drawn.statistics else { panic!("it was filled") };
+            statistics.mean = Measured::Value(0.0);
+            statistics.max_abs = Measured::Value((2.0 * (drawn.elements as f64).ln()).sqrt());
+            let layers = (2..6).map(|number| layer(number, &[64, 64], 0.08));
+            judge(&RULE, &checkpoint([drawn].into_iter().chain(layers).collect())).told().len()
+        };
+        assert_eq!(told(&[500, 64]), 0, "500 tokens of width 64, and what follows reads 64");
+        assert_eq!(told(&[64, 500]), 1, "a layer that gives 64");
+        assert_eq!(told(&[64, 64]), 1, "which of both cannot be told");
+    }
+
+    #[test]
+    fn beside_maps_that_began_at_zero_one_drawn_as_usual_is_none_too_wide() {
+        let told = |others: f64, gain: f64| {
+            let layer = |number: u64, rms: f64| {
+                tensor(&format!("{number}.fc.weight"), Role::Linear, &[64, 64])
+                    .filled(rms)
+                    .with_role_spread(rms / others)
+            };
+            let first = tensor("inp.weight", Role::Linear, &[64, 64]).filled((gain / 64.0f64).sqrt());
+            let first = first.with_role_spread((gain / 64.0f64).sqrt() / others);
+            judge(&RULE, &checkpoint((0..4).map(|number| layer(number, others)).chain([first]).collect()))
+                .told()
+                .len()
+        };
+        assert_eq!((told(0.002, 0.33), told(0.002, 2.1), told(0.005, 0.33)), (0, 1, 1));
     }
 
     #[test]

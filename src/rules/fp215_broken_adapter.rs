@@ -56,6 +56,10 @@ fn adapter(tensor: &TensorAnalysis) -> Option<String> {
         _ => return None,
     };
     let name = tensor.canonical_name.to_ascii_lowercase();
+    // The bias of a half (`lora_bias`) is none.
+    if name.ends_with(".bias") {
+        return None;
+    }
     let is_mark = |component: &str| MARKS.iter().map(half).any(|mark| mark == component);
     let mut components: Vec<&str> = name.split('.').collect();
     let place = components.iter().rposition(|component| is_mark(component))?;

@@ -27,6 +27,12 @@ pub(super) static RULE: Rule = Rule {
             unit: "times epsilon",
             source: "a tenth: steps shrink tenfold",
         },
+        Threshold {
+            name: "fewest-steps",
+            default: 10.0,
+            unit: "optimizer steps",
+            source: "design: behind gates and maps that begin at zero, the first gradients are next to zero; not measured",
+        },
     ],
     check: Check::Checkpoint(check),
 };
@@ -52,6 +58,12 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
         }
         let Some(&rms) = wanted(&parameter.denominator_rms, parameter, findings) else { continue };
         if rms >= limit * epsilon {
+            continue;
+        }
+        if let Some(step) = parameter.step.filter(|&step| step < thresholds.get("fewest-steps")) {
+            let reason =
+                format!("{step:.0} steps: behind gates and maps that begin at zero, gradients do too");
+            findings.not_evaluated(subject(parameter), reason);
             continue;
         }
         let message =
@@ -85,6 +97,10 @@ mod tests {
         );
         assert_eq!(judge(&RULE, &with_denominator(5e-10)).told()[0].0, Severity::Critical);
         assert!(judge(&RULE, &with_denominator(2.4e-8)).is_clean());
+        let mut first = with_denominator(5e-10);
+        first.edit_moments(|parameter| parameter.step = Some(9.0));
+        let found = judge(&RULE, &first);
+        assert_eq!((found.told().len(), found.not_evaluated.len()), (0, 1), "behind gates of zeros");
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub(super) enum Layers {
     Various,
 }
 
+use super::config_sizes::{Config, PARTS};
 use Layers::{Alike, Various};
 use Saved::{InStages, Whole};
 
@@ -112,4 +113,28 @@ const MODEL_TYPES: [(&str, Saved, Layers); 83] = [
 /// What is known of `model_type`.
 pub(super) fn known(model_type: &str) -> Option<(Saved, Layers)> {
     MODEL_TYPES.iter().find(|(name, ..)| *name == model_type).map(|&(_, saved, layers)| (saved, layers))
+}
+
+/// How model types of transformers begin whose norms add their gain to 1, so that it begins at zero, beside others in the same network that do not
+/// (`(1.0 + self.weight)` in their `modeling_*.py`, transformers 5.24).
+const ADDED_TO_ONE: [&str; 12] = [
+    "gemma",
+    "minimax_m3",
+    "muse_",
+    "nemotron",
+    "qwen3_5",
+    "qwen3_next",
+    "qwen4_exp",
+    "recurrent_gemma",
+    "step3p7",
+    "t5gemma",
+    "vaultgemma",
+    "videoprism",
+];
+
+/// Whether norms of the network, or of a part of it, add their gain to 1.
+pub(super) fn adds_gains_to_one(config: &Config<'_>) -> bool {
+    let of_parts = PARTS.iter().filter_map(|part| config.part(part)?.get("model_type")?.as_str());
+    let mut kinds = of_parts.chain([config.model_type()]);
+    kinds.any(|kind| ADDED_TO_ONE.iter().any(|begin| kind.starts_with(begin)))
 }

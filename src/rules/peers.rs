@@ -122,13 +122,21 @@ pub(super) struct Kin {
     shared: BTreeMap<Population, usize>,
     /// The least RMS of the maps whose names differ by any numbers, `fc3` and `fc4`, as far as they are large enough to be told from a draw.
     narrowest: BTreeMap<String, f64>,
+    /// The first map in forward order, and the inputs of the second.
+    beginning: Option<(String, u64)>,
 }
 
 impl Kin {
     pub(super) fn of(checkpoint: &CheckpointAnalysis) -> Self {
         let shared = shared_components(checkpoint);
         let (of_one_line, of_tower, narrowest) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        let mut kin = Self { of_one_line, of_tower, shared, narrowest };
+        let mut in_order: Vec<&TensorAnalysis> = maps(checkpoint).collect();
+        in_order.sort_by_key(|tensor| tensor.layer.order);
+        let beginning = match in_order[..] {
+            [first, second, ..] => fans(second).map(|fans| (first.canonical_name.clone(), fans.input)),
+            _ => None,
+        };
+        let mut kin = Self { of_one_line, of_tower, shared, narrowest, beginning };
         for tensor in maps(checkpoint) {
             let Some(level) = Level::of(tensor) else { continue };
             if tensor.elements >= FEWEST_NORMAL {
@@ -158,6 +166,14 @@ impl Kin {
     pub(super) fn are_scaled(&self, tensor: &TensorAnalysis, usual: f64) -> bool {
         let narrowest = self.narrowest.get(&without_digits(&tensor.canonical_name));
         narrowest.is_some_and(|&rms| rms < usual.sqrt())
+    }
+
+    /// Whether it is the first map of the network, and the next one takes as many numbers as it has columns and not as many as it has rows: a table, as an
+    /// embedding that begins a sequence is (`0.weight`).
+    pub(super) fn begins_with(&self, tensor: &TensorAnalysis) -> bool {
+        let Some((first, reader_inputs)) = &self.beginning else { return false };
+        let [rows, columns] = tensor.shape[..] else { return false };
+        *first == tensor.canonical_name && columns == *reader_inputs && rows != columns
     }
 
     /// The part of the network that the tensor stands in, where the names of the maps of its role part for the first time: `backbone`. Blocks

@@ -85,9 +85,10 @@ pub(super) fn is_zero(statistics: &Statistics) -> bool {
 }
 
 /// Whether the tensor is one that people set to zero on purpose, by its name: the second half of a low-rank adapter,
-/// the modulation of adaLN-zero, the zero convolutions of `ControlNet`.
+/// the modulation of adaLN-zero, the zero convolutions of `ControlNet`, what places and weighs the samples of deformable attention side by side.
 pub(super) fn is_meant_to_be_zero(tensor: &TensorAnalysis) -> bool {
-    const MARKS: [&str; 4] = ["adaln", "modulation", "zero_conv", "controlnet"];
+    const MARKS: [&str; 6] =
+        ["adaln", "modulation", "zero_conv", "controlnet", "sampling_offsets", "attention_weights"];
     let name = tensor.canonical_name.to_ascii_lowercase();
     tensor.role == Role::LoraB || MARKS.iter().any(|mark| name.contains(mark))
 }

@@ -18,9 +18,25 @@ pub(super) struct Configuration<'a> {
 /// Keys of groups that only ever belong to Adam or `AdamW`: torch, transformers before 5, apex and DeepSpeed.
 const ADAM_MARKS: &[&str] = &["amsgrad", "correct_bias", "bias_correction"];
 
-/// Keys of groups whose optimizer keeps Adam's names for moments of another kind: NAdam, LAMB, Muon, RAdam.
-const OTHER_MARKS: &[&str] =
-    &["momentum_decay", "grad_averaging", "ns_steps", "max_coeff", "trust_clip", "max_grad_norm"];
+/// Keys of groups whose optimizer keeps Adam's names for moments of another kind, or steps of another size: NAdam, LAMB, Muon, D-adaptation and
+/// Prodigy (`d_coef`, `growth_rate`), SOAP, and those of the package `pytorch_optimizer` (`weight_decouple`), Yogi, ADOPT, `LaProp` and others.
+const OTHER_MARKS: &[&str] = &[
+    "momentum_decay",
+    "grad_averaging",
+    "ns_steps",
+    "max_coeff",
+    "trust_clip",
+    "max_grad_norm",
+    "d_coef",
+    "growth_rate",
+    "precondition_frequency",
+    "weight_decouple",
+];
+
+/// Keys of states that Adam has not, beside moments that are called like its own: `AdEMAMix`, Adan and `DiffGrad`, MARS, Ranger, SOAP, Prodigy,
+/// `StableSPAM`.
+const OTHER_STATE: &[&str] =
+    &["exp_avg_slow", "previous_grad", "last_grad", "slow_buffer", "GG", "p0", "m_norm_t"];
 
 /// The algorithm whose state has `keys` for its parameters.
 pub(super) fn recognise(keys: &BTreeSet<&str>, configuration: &Configuration<'_>) -> Algorithm {
@@ -41,6 +57,7 @@ pub(super) fn recognise(keys: &BTreeSet<&str>, configuration: &Configuration<'_>
         || has("acc_delta")
         || has("exp_inf")
         || has("exp_avg_diff")
+        || OTHER_STATE.iter().any(|key| has(key))
         || marked(OTHER_MARKS)
     {
         unknown()
@@ -112,5 +129,13 @@ mod tests {
         );
         assert!(is_unknown(of(&adam, &["betas", "bias_correction", "grad_averaging"], None)), "LAMB");
         assert!(is_unknown(of(&["momentum_buffer"], &["nesterov", "ns_steps"], None)), "Muon");
+        let prodigy = of(&["step", "s", "p0", "exp_avg", "exp_avg_sq"], &["betas", "d", "d_coef"], None);
+        assert!(is_unknown(prodigy));
+        assert!(is_unknown(of(&["exp_avg", "exp_avg_sq"], &["betas", "weight_decouple"], None)), "ADOPT");
+        assert!(is_unknown(of(&["exp_avg", "exp_avg_sq", "exp_avg_slow"], &["betas"], None)), "AdEMAMix");
+        assert!(
+            is_unknown(of(&["exp_avg", "exp_avg_sq", "GG", "Q"], &["betas", "correct_bias"], None)),
+            "SOAP"
+        );
     }
 }

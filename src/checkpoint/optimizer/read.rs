@@ -349,8 +349,11 @@ impl<'a> Reader<'a> {
     fn impossible_in_group(&self, group: NodeId, path: &str, index: usize) -> Vec<ImpossibleNumber> {
         let fields = self.fields(group);
         let place = |key: &str| format!("{path}: param_groups[{index}].{key}");
+        // RMSprop's; those of `AdEMAMix` and Ranger are other numbers.
+        let has_decay = fields.contains_key("centered");
         let named = OF_GROUPS
             .iter()
+            .filter(|&&(key, _)| key != "alpha" || has_decay)
             .filter_map(|&(key, range)| range.violated(place(key), self.any_scalar(*fields.get(key)?)?));
         let betas = fields.get("betas").and_then(|&id| self.objects.sequence(id)).unwrap_or_default();
         let decays = betas.iter().take(MAX_KEYS).enumerate().filter_map(|(beta, &id)| {
