@@ -96,17 +96,19 @@ pub fn run<B: Backend>(
     let most = (steps * width).min(short);
     let mut space = Space { basis: Basis::new(backend, most, short)?, columns: Vec::new(), largest: 0.0 };
     let first = Block { vectors: backend.upload(&side_by_side(&start[..width], short))?, width };
-    let Some(mut block) = space.orthonormalised(backend, first)? else { return Ok(Outcome::Failed) };
+    let gram = products_of(backend, &first, short)?;
+    let gram = backend.download::<f64>(&gram)?;
+    let Some(mut block) = space.orthonormalised(backend, first, gram)? else { return Ok(Outcome::Failed) };
     while block.width > 0 && space.columns.len() < steps {
         if context.cancelled() {
             return Ok(Outcome::Stopped);
         }
         let image = image(backend, matrix, forward, &block)?;
-        let Some(rest) = space.step(backend, image)? else { return Ok(Outcome::Failed) };
+        let Some((rest, gram)) = space.step(backend, image)? else { return Ok(Outcome::Failed) };
         if space.columns.len() == steps || space.basis.count() == most {
             break;
         }
-        let Some(next) = space.orthonormalised(backend, rest)? else { return Ok(Outcome::Failed) };
+        let Some(next) = space.orthonormalised(backend, rest, gram)? else { return Ok(Outcome::Failed) };
         block = next;
     }
     let is_complete = block.width == 0 || space.basis.count() == short;
@@ -155,22 +157,25 @@ fn image<B: Backend>(
 }
 
 impl<Vectors> Space<Vectors> {
-    /// Takes the space out of what `AᵀA` made of its last block, and notes what that was; `None` where it is no number.
+    /// Takes the space out of what `AᵀA` made of its last block, and notes what that was. What is left, and its Gram matrix; `None` where
+    /// something is no number.
     fn step<B: Backend<Buffer<f64> = Vectors>>(
         &mut self,
         backend: &B,
         mut image: Block<Vectors>,
-    ) -> Result<Option<Block<Vectors>>> {
+    ) -> Result<Option<(Block<Vectors>, Vec<f64>)>> {
         let shares = self.basis.remove_from_block(backend, image.width, &mut image.vectors)?;
         // Twice: once leaves what rounding put in (Parlett: "twice is enough").
         self.basis.remove_from_block(backend, image.width, &mut image.vectors)?;
-        let shares = backend.download::<f64>(&shares)?;
+        // Everything is asked for before anything is waited for.
+        let gram = products_of(backend, &image, self.basis.length())?;
+        let (shares, gram) = (backend.download::<f64>(&shares)?, backend.download::<f64>(&gram)?);
         if !shares.iter().all(|x| x.is_finite()) {
             return Ok(None);
         }
         self.largest = shares.iter().fold(self.largest, |most, x| most.max(x.abs()));
         self.columns.push((self.basis.count() - image.width, image.width, shares));
-        Ok(Some(image))
+        Ok(Some((image, gram)))
     }
 
     /// An orthonormal block of the same span, which is added to the basis; narrower by what is no direction of its own. `None` where
@@ -182,16 +187,13 @@ impl<Vectors> Space<Vectors> {
         &mut self,
         backend: &B,
         mut block: Block<Vectors>,
+        mut gram: Vec<f64>,
     ) -> Result<Option<Block<Vectors>>> {
+        let length = self.basis.length();
         // The squared length that each vector had before it was divided.
         let mut squares = vec![1.0; block.width];
         let shortest = (DEPENDENT * self.largest).powi(2);
-        let room = self.basis.room();
-        for pass in 0..MOST_PASSES {
-            if pass > 0 && self.basis.count() > 0 {
-                self.basis.remove_from_block(backend, block.width, &mut block.vectors)?;
-            }
-            let gram = gram(backend, &block, self.basis.length())?;
+        for pass in 1..=MOST_PASSES {
             if !gram.iter().all(|x| x.is_finite()) {
                 return Ok(None);
             }
@@ -206,22 +208,28 @@ impl<Vectors> Space<Vectors> {
                     kept.push((value, value * before, vector));
                 }
             }
-            kept.truncate(room);
+            kept.truncate(self.basis.room());
             let Some(&(least, ..)) = kept.last() else {
                 return Ok(Some(Block { vectors: block.vectors, width: 0 }));
             };
             let factors: Vec<f64> = (0..width)
                 .flat_map(|row| kept.iter().map(move |(value, _, vector)| vector[row] / value.sqrt()))
                 .collect();
-            block = combined(backend, &block, &factors, kept.len(), self.basis.length())?;
-            squares = kept.iter().map(|(_, square, _)| *square).collect();
-            if least >= WELL_CONDITIONED * most {
+            let factors = backend.upload(&factors)?;
+            let (before, narrow) = (block, kept.len());
+            block = Block { vectors: backend.room::<f64>(length * narrow)?, width: narrow };
+            add(backend, &before, &factors, (1.0, 0.0), length, &mut block)?;
+            if least >= WELL_CONDITIONED * most || pass == MOST_PASSES {
+                let rows = as_rows(backend, &before, &factors, narrow, length)?;
+                self.basis.push_rows(backend, &rows, narrow)?;
                 break;
             }
+            squares = kept.iter().map(|(_, square, _)| *square).collect();
+            if self.basis.count() > 0 {
+                self.basis.remove_from_block(backend, narrow, &mut block.vectors)?;
+            }
+            gram = backend.download(&products_of(backend, &block, length)?)?;
         }
-        let mut rows = backend.room::<f64>(block.width * self.basis.length())?;
-        backend.permute::<f64>(&[self.basis.length(), block.width], &[1, 0], &block.vectors, &mut rows)?;
-        self.basis.push_rows(backend, &rows, block.width)?;
         Ok(Some(block))
     }
 
@@ -242,57 +250,48 @@ impl<Vectors> Space<Vectors> {
     }
 }
 
-/// The Gram matrix of a block.
-fn gram<B: Backend>(backend: &B, block: &Block<B::Buffer<f64>>, length: usize) -> Result<Vec<f64>> {
-    let width = block.width;
-    let gemm = Gemm {
-        batch: 1,
-        m: width,
-        n: width,
-        k: length,
-        transpose_a: true,
-        transpose_b: false,
-        alpha: 1.0,
-        beta: 0.0,
-    };
-    let mut products = backend.room::<f64>(width * width)?;
-    backend.gemm::<f64>(&gemm, &block.vectors, &block.vectors, &mut products)?;
-    backend.download(&products)
-}
-
-fn combined<B: Backend>(
+/// The inner products of the vectors of a block: its Gram matrix, on the device.
+fn products_of<B: Backend>(
     backend: &B,
     block: &Block<B::Buffer<f64>>,
-    factors: &[f64],
-    width: usize,
     length: usize,
-) -> Result<Block<B::Buffer<f64>>> {
-    let mut vectors = backend.room(length * width)?;
-    add(backend, block, factors, (1.0, 0.0), width, length, &mut vectors)?;
-    Ok(Block { vectors, width })
+) -> Result<B::Buffer<f64>> {
+    let width = block.width;
+    let mut products = backend.room::<f64>(width * width)?;
+    let gemm = Gemm { transpose_a: true, ..product(width, width, length) };
+    backend.gemm::<f64>(&gemm, &block.vectors, &block.vectors, &mut products)?;
+    Ok(products)
+}
+
+fn product(m: usize, n: usize, k: usize) -> Gemm<f64> {
+    Gemm { batch: 1, m, n, k, transpose_a: false, transpose_b: false, alpha: 1.0, beta: 0.0 }
 }
 
 /// `to ← α·block·factors + β·to`.
 fn add<B: Backend>(
     backend: &B,
     block: &Block<B::Buffer<f64>>,
-    factors: &[f64],
+    factors: &B::Buffer<f64>,
     (alpha, beta): (f64, f64),
-    width: usize,
     length: usize,
-    to: &mut B::Buffer<f64>,
+    to: &mut Block<B::Buffer<f64>>,
 ) -> Result<()> {
-    let gemm = Gemm {
-        batch: 1,
-        m: length,
-        n: width,
-        k: block.width,
-        transpose_a: false,
-        transpose_b: false,
-        alpha,
-        beta,
-    };
-    backend.gemm::<f64>(&gemm, &block.vectors, &backend.upload(factors)?, to)
+    let gemm = Gemm { alpha, beta, ..product(length, to.width, block.width) };
+    backend.gemm::<f64>(&gemm, &block.vectors, factors, &mut to.vectors)
+}
+
+/// `(block·factors)ᵀ`: `narrow` vectors, one a row.
+fn as_rows<B: Backend>(
+    backend: &B,
+    block: &Block<B::Buffer<f64>>,
+    factors: &B::Buffer<f64>,
+    narrow: usize,
+    length: usize,
+) -> Result<B::Buffer<f64>> {
+    let mut rows = backend.room(narrow * length)?;
+    let gemm = Gemm { transpose_a: true, transpose_b: true, ..product(narrow, length, block.width) };
+    backend.gemm::<f64>(&gemm, factors, &block.vectors, &mut rows)?;
+    Ok(rows)
 }
 
 /// The value and residual of each of some vectors of the basis, by products with the matrix.
@@ -312,14 +311,14 @@ fn anew<B: Backend>(
     backend.multiply(matrix, forward, width, &x.vectors, &mut y.vectors)?;
     let mut rest = Block { vectors: backend.room(short * width)?, width };
     backend.multiply(matrix, flip(forward), width, &y.vectors, &mut rest.vectors)?;
-    let lengths = gram(backend, &x, short)?;
-    let images = gram(backend, &y, long)?;
+    let (lengths, images) = (products_of(backend, &x, short)?, products_of(backend, &y, long)?);
+    let (lengths, images) = (backend.download::<f64>(&lengths)?, backend.download::<f64>(&images)?);
     let square = |index: usize| images[index * (width + 1)] / lengths[index * (width + 1)];
     let diagonal: Vec<f64> = (0..width * width)
         .map(|at| if at / width == at % width { square(at / width) } else { 0.0 })
         .collect();
-    add(backend, &x, &diagonal, (-1.0, 1.0), width, short, &mut rest.vectors)?;
-    let rests = gram(backend, &rest, short)?;
+    add(backend, &x, &backend.upload(&diagonal)?, (-1.0, 1.0), short, &mut rest)?;
+    let rests = backend.download::<f64>(&products_of(backend, &rest, short)?)?;
     let pair = |index: usize| {
         let value = square(index).sqrt();
         let rest = (rests[index * (width + 1)] / lengths[index * (width + 1)]).sqrt();
