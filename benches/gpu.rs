@@ -41,11 +41,6 @@ fn main() {
     let side: u64 =
         std::env::var("FLASHPOINT_BENCH_SIDE").ok().and_then(|text| text.parse().ok()).unwrap_or(4096);
     check(&device);
-    products::<f64>(&device, "f64", 2 * side as usize);
-    products::<f32>(&device, "f32", 2 * side as usize);
-    for (dtype, name) in [(DType::Bf16, "bf16"), (DType::F32, "f32"), (DType::F8E4M3, "fp8 e4m3")] {
-        norms(&device, dtype, name, 4 * side, 4 * side);
-    }
     for dtype in [DType::Bf16, DType::F32, DType::F8E4M3] {
         blocks(&device, dtype, side);
     }
@@ -54,6 +49,11 @@ fn main() {
     }
     for (rows, columns) in [(side, side), (side * 43 / 16, side)] {
         spectra(&device, rows, columns);
+    }
+    products::<f64>(&device, "f64", 2 * side as usize);
+    products::<f32>(&device, "f32", 2 * side as usize);
+    for (dtype, name) in [(DType::Bf16, "bf16"), (DType::F32, "f32"), (DType::F8E4M3, "fp8 e4m3")] {
+        norms(&device, dtype, name, 4 * side, 4 * side);
     }
 }
 
