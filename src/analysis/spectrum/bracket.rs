@@ -71,7 +71,9 @@ pub fn block_gap(n: usize, width: usize, steps: usize) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::symmetric;
     use super::*;
+    use crate::random::Stream;
 
     /// The table of the paper's bound worked out by hand for 1 % on σ.
     #[test]
@@ -117,5 +119,51 @@ mod tests {
                 assert!(taken <= steps(n));
             }
         }
+    }
+
+    /// The spectrum that leaves the bound the least room: all others where the Chebyshev polynomial of its proof is 1 in size. At a
+    /// probability of a tenth, so that failures can be counted.
+    #[test]
+    fn the_worst_spectrum_fails_nearly_as_often_as_the_bound_for_pairs_says() {
+        let (n, width, steps, probability, draws) = (100, 2, 4, 0.1, 1000);
+        let logarithm = logarithm(n, width) + (FAILURE_PROBABILITY / probability).ln() / width as f64;
+        let degree = 2 * steps - 1;
+        let gap = (logarithm.exp().asinh() / degree as f64).tanh().powi(2);
+        let extremum = |index: usize| (std::f64::consts::PI * (index % steps) as f64 / degree as f64).cos();
+        let spectrum: Vec<f64> = (0..n)
+            .map(|index| if index == 0 { 1.0 } else { (1.0 - gap) * (1.0 - extremum(index).powi(2)) })
+            .collect();
+        let failures =
+            (0..draws).filter(|draw| 1.0 - largest_ritz(&spectrum, width, steps, *draw) > gap).count();
+        let share = failures as f64 / draws as f64;
+        // Four standard deviations above it; below it by what e^(−t/2) and the moments leave.
+        assert!(share < probability + 0.038 && share > 0.5 * probability, "{share}");
+    }
+
+    /// The largest eigenvalue of a diagonal matrix in its Krylov space of a random block, written out.
+    fn largest_ritz(spectrum: &[f64], width: usize, steps: usize, draw: u64) -> f64 {
+        let n = spectrum.len();
+        let inner = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(x, y)| x * y).sum::<f64>();
+        let mut basis: Vec<Vec<f64>> = Vec::new();
+        for at in 0..width * steps {
+            let mut vector = if at < width {
+                Stream::new(draw, at as u64).normals(n)
+            } else {
+                spectrum.iter().zip(&basis[at - width]).map(|(value, x)| value * x).collect()
+            };
+            for before in basis.iter().chain(&basis) {
+                let share = inner(&vector, before);
+                for (x, y) in vector.iter_mut().zip(before) {
+                    *x -= share * y;
+                }
+            }
+            let norm = inner(&vector, &vector).sqrt();
+            basis.push(vector.iter().map(|x| x / norm).collect());
+        }
+        let image = |x: &[f64]| spectrum.iter().zip(x).map(|(value, x)| value * x).collect::<Vec<f64>>();
+        let projected =
+            basis.iter().flat_map(|x| basis.iter().map(|y| inner(&image(x), y)).collect::<Vec<_>>());
+        let values = symmetric::eigenvalues(projected.collect(), basis.len()).expect("it converges");
+        values[basis.len() - 1]
     }
 }
