@@ -18,7 +18,7 @@ use flashpoint::analysis::spectrum::choice::Route;
 use flashpoint::analysis::spectrum::matrix;
 use flashpoint::analysis::statistics::{self, Pivot};
 use flashpoint::compute::cuda::{self, Device};
-use flashpoint::compute::{Backend, Cpu, Gemm, Matrix, Real};
+use flashpoint::compute::{Backend, Cpu, Gemm, Matrix, Real, Side};
 use flashpoint::context::Context;
 use flashpoint::files::InputFile;
 use flashpoint::random::Stream;
@@ -41,13 +41,19 @@ fn main() {
     let side: u64 =
         std::env::var("FLASHPOINT_BENCH_SIDE").ok().and_then(|text| text.parse().ok()).unwrap_or(4096);
     check(&device);
+    for dtype in [DType::Bf16, DType::F32, DType::F8E4M3] {
+        blocks(&device, dtype, side);
+    }
+    for part in [8, 4, 2] {
+        routes(&device, side / part, side / part);
+    }
+    for (rows, columns) in [(side, side), (side * 43 / 16, side)] {
+        spectra(&device, rows, columns);
+    }
     products::<f64>(&device, "f64", 2 * side as usize);
     products::<f32>(&device, "f32", 2 * side as usize);
     for (dtype, name) in [(DType::Bf16, "bf16"), (DType::F32, "f32"), (DType::F8E4M3, "fp8 e4m3")] {
         norms(&device, dtype, name, 4 * side, 4 * side);
-    }
-    for (rows, columns) in [(side, side), (side * 43 / 16, side)] {
-        spectra(&device, rows, columns);
     }
 }
 
@@ -135,31 +141,71 @@ fn spectra(device: &Arc<Device>, rows: u64, columns: u64) {
         black_box(backend.download::<f64>(&one).expect("a number"));
     });
     println!("{rows}×{columns} bf16: uploaded at {:.2} GB/s", bytes / upload * 1e-9);
-    for (route, name) in [(Route::Lanczos, "σ₁ with its bracket"), (Route::Gram, "all singular values")] {
-        let mut found = None;
-        let seconds = best(3, || {
-            let backend = device.holding(&whole).expect("the device has room");
-            found = matrix::measure(&backend, &whole, route, &Context::default()).expect("a spectrum");
-        });
-        // As PyTorch has it below: the matrix is there.
-        let backend = device.holding(&whole).expect("the device has room");
-        let without = best(3, || {
-            let found = matrix::measure(&backend, &whole, route, &Context::default());
-            black_box(found.expect("a spectrum"));
-        });
-        let Some(Measured::Value(spectrum)) = &found else { panic!("the matrix has a spectrum") };
-        println!(
-            "{rows}×{columns} bf16, {name}: {seconds:.4} s with the upload, {without:.4} s without, σ₁ {}, at most {}",
-            spectrum.spectral_norm.value,
-            spectrum.spectral_norm.upper.value().copied().unwrap_or(f64::NAN)
-        );
-    }
+    routes(device, rows, columns);
     let start = Instant::now();
     let lanczos = matrix::measure(&Cpu, &whole, Route::Lanczos, &Context::default());
     black_box(lanczos.expect("a spectrum"));
     println!("{rows}×{columns} bf16, σ₁ on the processor: {:.4} s", start.elapsed().as_secs_f64());
     let path = file(DType::Bf16, rows, columns);
     pytorch(&path, rows, columns);
+}
+
+/// What a device does for a spectrum, which the table of routes chooses from: with the upload, and as PyTorch has it below, where the
+/// matrix is there.
+fn routes(device: &Arc<Device>, rows: u64, columns: u64) {
+    let tensor = tensor(DType::Bf16, rows, columns);
+    let whole = Matrix::new(&tensor);
+    for (route, name) in [
+        (Route::Lanczos, "σ₁ with its bracket, one vector at a time"),
+        (Route::BlockLanczos, "σ₁ with its bracket and the next, by blocks"),
+        (Route::Gram, "all singular values"),
+    ] {
+        let mut found = None;
+        let seconds = best(5, || {
+            let backend = device.holding(&whole).expect("the device has room");
+            found = matrix::measure(&backend, &whole, route, &Context::default()).expect("a spectrum");
+        });
+        let backend = device.holding(&whole).expect("the device has room");
+        let without = best(5, || {
+            let found = matrix::measure(&backend, &whole, route, &Context::default());
+            black_box(found.expect("a spectrum"));
+        });
+        let Some(Measured::Value(spectrum)) = &found else { panic!("the matrix has a spectrum") };
+        let norm = &spectrum.spectral_norm;
+        println!(
+            "{rows}×{columns} bf16, {name}: {seconds:.5} s with the upload, {without:.5} s without, {} steps, σ₁ {}, at most {}, {} values",
+            norm.steps,
+            norm.value,
+            norm.upper.value().copied().unwrap_or(f64::NAN),
+            spectrum.largest.len()
+        );
+    }
+}
+
+/// Products with blocks of eight vectors, of a square matrix that is there: bytes of the matrix a second.
+fn blocks(device: &Arc<Device>, dtype: DType, side: u64) {
+    let tensor = tensor(dtype, side, side);
+    let whole = Matrix::new(&tensor);
+    let backend = device.holding(&whole).expect("the device has room");
+    let n = side as usize;
+    for vectors in [1, 8] {
+        let x = backend.upload::<f64>(&Stream::new(1, 1).normals(vectors * n)).expect("the device has room");
+        let mut y = backend.zeros::<f64>(vectors * n).expect("the device has room");
+        for side in [Side::Plain, Side::Transposed] {
+            const TIMES: usize = 50;
+            let seconds = best(3, || {
+                for _ in 0..TIMES {
+                    backend.multiply(&whole, side, vectors, &x, &mut y).expect("a product");
+                }
+                black_box(backend.download::<f64>(&y).expect("numbers"));
+            });
+            println!(
+                "{n}×{n} {dtype}, {side:?}, {vectors} vectors: {:.1} us, {:.0} GB/s",
+                seconds / TIMES as f64 * 1e6,
+                tensor.byte_count() as f64 * TIMES as f64 / seconds * 1e-9
+            );
+        }
+    }
 }
 
 /// What a user of PyTorch runs on the same matrix.

@@ -1,6 +1,7 @@
 //! The GPU without a GPU: the committed PTX runs in an interpreter, behind a driver that is none. Nothing here has seen a GPU;
 //! `flashpoint devices --self-test` is for where there is one.
 
+mod blocks;
 mod command;
 mod fake;
 mod interpreter;

@@ -207,6 +207,50 @@ fn combined(dense: &[f64], columns: usize, column: usize, x: &[f64]) -> f64 {
     parts.fold(0.0, |sum, part| sum + part) * 4.0
 }
 
+#[test]
+fn products_with_blocks_add_in_the_order_that_is_written_down() {
+    let directory = tempfile::tempdir().unwrap();
+    let device = device();
+    for (rows, columns, vectors) in [(3u64, 5u64, 2), (9, 64, 8), (300, 70, 3), (2, 700, 8), (700, 6, 5)] {
+        for dtype in [DType::F64, DType::F32, DType::F16, DType::Bf16, DType::F8E4M3, DType::F8E5M2] {
+            let bytes = bytes_of(dtype, &numbers(4, (rows * columns) as usize));
+            let tensor = tensor(directory.path(), dtype, &[rows, columns], &bytes);
+            let matrix = Matrix::new(&tensor).scaled(4.0);
+            let dense = Matrix::new(&tensor).to_dense().unwrap();
+            let (rows, columns) = (rows as usize, columns as usize);
+            let transposed: Vec<f64> =
+                (0..rows * columns).map(|at| dense[at % rows * columns + at / rows]).collect();
+            for (side, lines, inputs) in
+                [(Side::Plain, &dense, columns), (Side::Transposed, &transposed, rows)]
+            {
+                let x = numbers::<f64>(5, inputs * vectors);
+                let expected = in_parts(lines, inputs, &x, vectors);
+                for backend in [&device.holding(&matrix).unwrap(), &device.backend()] {
+                    let mut y = backend.zeros::<f64>(expected.len()).unwrap();
+                    backend.multiply(&matrix, side, vectors, &backend.upload(&x).unwrap(), &mut y).unwrap();
+                    let found = backend.download(&y).unwrap();
+                    assert_eq!(found, expected, "{dtype} {rows}x{columns} {side:?}");
+                }
+            }
+        }
+    }
+}
+
+/// Each line of `inputs` numbers with each vector, in parts of 64, each in order, and these in order; times 4, the matrix's scale.
+fn in_parts(lines: &[f64], inputs: usize, x: &[f64], vectors: usize) -> Vec<f64> {
+    let mut sums = Vec::new();
+    for line in lines.chunks(inputs) {
+        for vector in 0..vectors {
+            let product = |part: usize| {
+                let places = part * 64..(part * 64 + 64).min(inputs);
+                places.fold(0.0f64, |sum, at| line[at].mul_add(x[at * vectors + vector], sum))
+            };
+            sums.push((0..inputs.div_ceil(64)).map(product).fold(0.0, |sum, part| sum + part) * 4.0);
+        }
+    }
+    sums
+}
+
 /// Bytes of a dtype in ways that norms are afraid of.
 fn patterns(dtype: DType, count: usize, mode: &str) -> Vec<u8> {
     let size = dtype.size().unwrap() as usize;

@@ -97,7 +97,7 @@ pub enum SpectrumMethod {
     Gram,
     /// Householder's bidiagonalisation: all of them, the smallest too.
     Bidiagonal,
-    /// Golub–Kahan–Lanczos: the largest.
+    /// Golub–Kahan–Lanczos, or on a GPU Lanczos with blocks of eight vectors: the largest.
     Lanczos,
     /// One row or one column: its norm.
     Direct,
@@ -114,7 +114,7 @@ pub struct SpectralNorm {
     pub failure_probability: f64,
     /// There is a singular value within this distance of `value`.
     pub residual: f64,
-    /// Pairs of products with the map and its transpose.
+    /// Pairs of products with the map and its transpose, of a vector each, or on a GPU of a block of eight.
     pub steps: u64,
 }
 

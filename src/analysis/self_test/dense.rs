@@ -12,6 +12,7 @@ use crate::error::Result;
 enum Case {
     Gemm(bool, bool),
     Gemv(bool),
+    GemmOfFewColumns(bool),
     Dot,
     Axpy,
     Scale,
@@ -73,6 +74,10 @@ pub(super) fn check<T: Real>(device: &Arc<Device>, plain: &Arc<Device>, checks: 
     for turn in [false, true] {
         cases.push((format!("gemv {}·x", turned('A', turn)), Case::Gemv(turn), product));
     }
+    for turn in [false, true] {
+        let name = format!("gemm {}·B of few columns", turned('A', turn));
+        cases.push((name, Case::GemmOfFewColumns(turn), product));
+    }
     cases.push(("dot".to_owned(), Case::Dot, Allowed::OfEach(1e-13)));
     for (name, case) in [("axpy", Case::Axpy), ("scale", Case::Scale), ("place", Case::Place)] {
         cases.push((name.to_owned(), case, Allowed::SameBits));
@@ -120,7 +125,7 @@ pub(super) fn check<T: Real>(device: &Arc<Device>, plain: &Arc<Device>, checks: 
     let number = if is_wide { "f64" } else { "f32" };
     for (name, case, allowed) in cases {
         let expected = result::<Cpu, T>(&Cpu, case);
-        if matches!(case, Case::Gemm(..) | Case::Gemv(_)) && device.has_blas() {
+        if matches!(case, Case::Gemm(..) | Case::Gemv(_) | Case::GemmOfFewColumns(_)) && device.has_blas() {
             let found = result::<_, T>(&device.backend(), case);
             super::check(format!("{number} {name}, cuBLAS"), found, expected.clone(), allowed, checks);
         }
@@ -179,6 +184,14 @@ fn result<B: Backend, T: Real>(backend: &B, case: Case) -> Result<Vec<f64>> {
             let mut c = backend.upload::<T>(&numbers(5, M))?;
             let (alpha, beta) = (T::from_f64(0.75), T::from_f64(-0.5));
             let gemm = Gemm { batch: 1, m: M, n: 1, k: K, transpose_a, transpose_b: false, alpha, beta };
+            backend.gemm(&gemm, &a, &b, &mut c)?;
+            return Ok(wide(backend.download::<T>(&c)?));
+        }
+        Case::GemmOfFewColumns(transpose_a) => {
+            let (a, b) = (backend.upload::<T>(&numbers(3, M * K))?, backend.upload::<T>(&numbers(4, 7 * K))?);
+            let mut c = backend.upload::<T>(&numbers(5, 7 * M))?;
+            let (alpha, beta) = (T::from_f64(-1.0), T::from_f64(1.0));
+            let gemm = Gemm { batch: 1, m: M, n: 7, k: K, transpose_a, transpose_b: false, alpha, beta };
             backend.gemm(&gemm, &a, &b, &mut c)?;
             return Ok(wide(backend.download::<T>(&c)?));
         }

@@ -4,6 +4,7 @@
 //! order of a sum, or the rounding of a function, makes of it.
 
 mod dense;
+mod largest;
 mod stored;
 
 use std::path::Path;
@@ -67,6 +68,7 @@ pub fn run(device: &Arc<Device>, directory: &Path, extent: Extent) -> Result<Vec
         let tensor = stored::written(directory, DType::F32, rows, columns, Content::Normals)?;
         stored::spectra(device, &tensor, name, &mut checks);
     }
+    largest::check(device, &plain, directory, extent, &mut checks)?;
     Ok(checks)
 }
 

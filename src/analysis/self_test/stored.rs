@@ -25,10 +25,44 @@ pub(super) enum Content {
     Normals,
     /// Any bits: NaN and infinities as often as they come, and zeros of both signs and the smallest subnormal numbers.
     Bits,
+    /// Twelve largest singular values that differ by a hundredth at most, above noise.
+    NearTies,
+    /// Integers of rank three.
+    ThreeRanks,
+    /// Zeros.
+    Zeros,
+    /// Standard normal numbers, one NaN and one infinity.
+    NotFinite,
 }
 
-fn normals(dtype: DType, count: usize, stream: Stream) -> Vec<u8> {
-    let values = stream.normals(count);
+fn numbers_of(content: Content, rows: usize, columns: usize, stream: Stream) -> Vec<f64> {
+    let mut values = stream.normals(rows * columns);
+    match content {
+        Content::NearTies => {
+            for x in &mut values {
+                *x *= 0.001;
+            }
+            for at in 0..12.min(rows).min(columns) {
+                values[at * columns + at] = if at % 2 == 0 { 1.0 } else { 1.0 + 1.0 / 128.0 };
+            }
+        }
+        Content::ThreeRanks => {
+            let factor = |index: usize, term: usize| ((index * (term + 2) + index / 7) % 5) as f64 - 2.0;
+            for (at, value) in values.iter_mut().enumerate() {
+                *value = (0..3).map(|term| factor(at / columns, term) * factor(at % columns, term + 1)).sum();
+            }
+        }
+        Content::Zeros => values.fill(0.0),
+        Content::NotFinite => {
+            values[rows * columns / 3] = f64::NAN;
+            values[rows * columns / 2] = f64::INFINITY;
+        }
+        Content::Normals | Content::Bits => {}
+    }
+    values
+}
+
+fn stored_as(dtype: DType, values: &[f64]) -> Vec<u8> {
     match dtype {
         DType::F64 => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
         DType::F32 => values.iter().flat_map(|x| (*x as f32).to_le_bytes()).collect(),
@@ -66,8 +100,8 @@ pub(super) fn written(
 ) -> Result<Tensor> {
     let (count, stream) = ((rows * columns) as usize, Stream::new(0x5e1f, dtype.bits() + rows));
     let bytes = match content {
-        Content::Normals => normals(dtype, count, stream),
         Content::Bits => bits(dtype, count, stream),
+        content => stored_as(dtype, &numbers_of(content, rows as usize, columns as usize, stream)),
     };
     let path = directory.join(format!("self-test-{}-{dtype}-{rows}", std::process::id()));
     let failed = |error: std::io::Error| Error::io(&path, "write it", &error);
@@ -121,10 +155,10 @@ pub(super) fn check(
     Ok(())
 }
 
-/// Products with one vector and with three, of a matrix that is kept and of one that is not.
+/// Products with one vector, with blocks of a few and with more than a block has, of a matrix that is kept and of one that is not.
 fn products(plain: &Arc<Device>, matrix: &Matrix<'_>, what: &str, checks: &mut Vec<Check>) {
     let bound = Allowed::OfLargest(1e-12);
-    for vectors in [1, 3] {
+    for vectors in [1, 3, 8, 9] {
         for (side, way) in [(Side::Plain, "·x"), (Side::Transposed, "ᵀ·x")] {
             let expected = applied(&Cpu, matrix, side, vectors);
             let name = format!("{what}{way}, {vectors} vectors");
@@ -166,10 +200,12 @@ pub(super) fn wide(
 ) -> Result<()> {
     let tensor = written(directory, dtype, 3, 4166, Content::Normals)?;
     let matrix = Matrix::new(&tensor);
-    let expected = applied(&Cpu, &matrix, Side::Plain, 1);
-    let found = plain.holding(&matrix).and_then(|cuda| applied(&cuda, &matrix, Side::Plain, 1));
-    let name = format!("{dtype} rows of several parts·x");
-    super::check(name, found, expected, Allowed::OfLargest(1e-12), checks);
+    for vectors in [1, 5] {
+        let expected = applied(&Cpu, &matrix, Side::Plain, vectors);
+        let found = plain.holding(&matrix).and_then(|cuda| applied(&cuda, &matrix, Side::Plain, vectors));
+        let name = format!("{dtype} rows of several parts·x, {vectors} vectors");
+        super::check(name, found, expected, Allowed::OfLargest(1e-12), checks);
+    }
     Ok(())
 }
 
@@ -228,7 +264,13 @@ fn norms(device: &Device, tensor: &Tensor, name: &str) -> Option<Check> {
 pub(super) fn spectra(device: &Arc<Device>, tensor: &Tensor, shape: &str, checks: &mut Vec<Check>) {
     let context = Context::default();
     let whole = Matrix::new(tensor);
-    for route in [Route::Gram, Route::GramThenBidiagonal, Route::Lanczos, Route::LanczosAndDensity] {
+    for route in [
+        Route::Gram,
+        Route::GramThenBidiagonal,
+        Route::Lanczos,
+        Route::BlockLanczos,
+        Route::LanczosAndDensity,
+    ] {
         let of = |measured: Result<Option<Measured<Spectrum>>>| -> Result<Vec<f64>> {
             let Ok(Some(Measured::Value(spectrum))) = &measured else {
                 // Nothing that compares as equal.

@@ -17,6 +17,11 @@ use crate::error::Error;
 /// The spectrum of a tensor, and the file that failed on the way.
 type Outcome = (Measured<Spectrum>, Option<Error>);
 
+/// Matrices that are measured on a GPU at once where only their largest values are: while one waits for a few numbers to come back, or is
+/// copied into page-locked buffers, the device has another's kernels. All singular values take memory that is better not shared. Threads;
+/// enough to cover a wait of as long as the kernels, not yet measured.
+const LANES: usize = 3;
+
 const NEEDS_SPECTRA: &str = "needs --measure spectra";
 
 /// What layers of several tensors do, and what could not be read.
@@ -84,7 +89,7 @@ pub fn measure_all(
     let sizes = analyses.iter().enumerate().filter_map(is_measured);
     context.progress.expect_tensors(sizes.clone().count());
     context.progress.expect(sizes.fold(0, u64::saturating_add));
-    // What goes to a GPU goes there one after the other, from one thread: there is one device, and one stream to it.
+    // What goes to a GPU goes there from a few threads: there is one device, and one stream to it.
     let is_large = |index: &usize| {
         tensor::reason(&analyses[*index]).is_none()
             && device::takes(analyses[*index].elements as usize, context)
@@ -93,9 +98,16 @@ pub fn measure_all(
     let has_device = (0..analyses.len()).any(|index| is_large(&index)) && device::is_there(context);
     let (given, kept): (Vec<usize>, Vec<usize>) =
         (0..analyses.len()).partition(|index| has_device && is_large(index));
+    let lanes = if level == MeasureLevel::Spectra { LANES } else { 1 };
+    let lane = |first: usize| given.iter().copied().skip(first).step_by(lanes);
     let all = &*analyses;
     let (given, kept): (Vec<_>, Vec<_>) = rayon::join(
-        || given.into_iter().map(|index| (index, spectrum_of((index, &all[index])))).collect(),
+        || {
+            let lanes = (0..lanes).into_par_iter().with_max_len(1);
+            lanes
+                .flat_map_iter(|first| lane(first).map(|index| (index, spectrum_of((index, &all[index])))))
+                .collect()
+        },
         || kept.into_par_iter().map(|index| (index, spectrum_of((index, &all[index])))).collect(),
     );
     let mut measured: Vec<(usize, Outcome)> = given;

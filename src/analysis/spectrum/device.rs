@@ -1,7 +1,7 @@
 //! Which device measures a matrix, and what happens when the GPU does not: the matrix is measured on the processor, and the ledger
 //! says so.
 
-use super::choice::{self, Route};
+use super::choice::{self, On, Route};
 use super::matrix;
 use crate::analysis::device::{chosen, or_processor};
 use crate::analysis::model::{MeasureLevel, Measured, Spectrum};
@@ -41,7 +41,8 @@ pub(super) fn measure(
     context: &Context,
 ) -> Result<Option<Measured<Spectrum>>> {
     let (rows, columns) = (matrix.row_count(), matrix.column_count());
-    let route = choice::route(level, rows, columns).expect("asked for where there is one");
+    let route_on = |on| choice::route(on, level, rows, columns).expect("asked for where there is one");
+    let route = route_on(On::Processor);
     let on_processor = || matrix::measure(&Cpu, matrix, route, context);
     // A norm is read off on the way: nothing of it is the device's.
     let is_for_device = route != Route::Direct && is_countable(rows, columns);
@@ -50,11 +51,7 @@ pub(super) fn measure(
         return on_processor();
     }
     let Some(device) = chosen(context) else { return on_processor() };
-    let route = if device.has_solver() {
-        choice::route_with_solver(level, rows, columns).expect("there is a route")
-    } else {
-        route
-    };
+    let route = route_on(On::Gpu { has_solver: device.has_solver() });
     let measured =
         device.holding(matrix).and_then(|backend| matrix::measure(&backend, matrix, route, context));
     or_processor(&device, name, measured, on_processor, context)

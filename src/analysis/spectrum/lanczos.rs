@@ -156,13 +156,14 @@ pub(in crate::analysis) fn run_with_space<B: Backend>(
 pub struct Basis<Vectors> {
     vectors: Vectors,
     count: usize,
+    most: usize,
     length: usize,
 }
 
 impl<Vectors> Basis<Vectors> {
     /// Room for `most` vectors of `length` numbers.
     pub fn new<B: Backend<Buffer<f64> = Vectors>>(backend: &B, most: usize, length: usize) -> Result<Self> {
-        Ok(Self { vectors: backend.zeros::<f64>(most * length)?, count: 0, length })
+        Ok(Self { vectors: backend.zeros::<f64>(most * length)?, count: 0, most, length })
     }
 
     /// Adds a vector, which is a unit vector orthogonal to the others.
@@ -170,6 +171,23 @@ impl<Vectors> Basis<Vectors> {
         backend.place::<f64>(vector, &mut self.vectors, self.count * self.length)?;
         self.count += 1;
         Ok(())
+    }
+
+    /// Adds `count` vectors, one a row, which are orthonormal and orthogonal to the others.
+    pub fn push_rows<B: Backend<Buffer<f64> = Vectors>>(
+        &mut self,
+        backend: &B,
+        rows: &Vectors,
+        count: usize,
+    ) -> Result<()> {
+        backend.place::<f64>(rows, &mut self.vectors, self.count * self.length)?;
+        self.count += count;
+        Ok(())
+    }
+
+    /// How many more vectors it has room for.
+    pub fn room(&self) -> usize {
+        self.most - self.count
     }
 
     /// Numbers of a vector.
@@ -234,6 +252,32 @@ impl<Vectors> Basis<Vectors> {
         Ok(())
     }
 
+    /// Takes the span of the basis out of `width` vectors that lie side by side, once, and returns their inner products with its
+    /// vectors.
+    pub fn remove_from_block<B: Backend<Buffer<f64> = Vectors>>(
+        &self,
+        backend: &B,
+        width: usize,
+        block: &mut Vectors,
+    ) -> Result<Vectors> {
+        let mut shares = backend.room::<f64>(self.count * width)?;
+        backend.gemm::<f64>(&self.times_block(false, width, 1.0, 0.0), &self.vectors, block, &mut shares)?;
+        backend.gemm::<f64>(&self.times_block(true, width, -1.0, 1.0), &self.vectors, &shares, block)?;
+        Ok(shares)
+    }
+
+    /// The combinations of the vectors with `width` columns of factors, side by side.
+    pub fn combine_block<B: Backend<Buffer<f64> = Vectors>>(
+        &self,
+        backend: &B,
+        width: usize,
+        factors: &Vectors,
+    ) -> Result<Vectors> {
+        let mut block = backend.room::<f64>(self.length * width)?;
+        backend.gemm::<f64>(&self.times_block(true, width, 1.0, 0.0), &self.vectors, factors, &mut block)?;
+        Ok(block)
+    }
+
     /// The combination of the vectors with these factors.
     pub fn combine<B: Backend<Buffer<f64> = Vectors>>(
         &self,
@@ -246,8 +290,12 @@ impl<Vectors> Basis<Vectors> {
     }
 
     fn times(&self, transposed: bool, alpha: f64, beta: f64) -> Gemm<f64> {
+        self.times_block(transposed, 1, alpha, beta)
+    }
+
+    fn times_block(&self, transposed: bool, n: usize, alpha: f64, beta: f64) -> Gemm<f64> {
         let (m, k) = if transposed { (self.length, self.count) } else { (self.count, self.length) };
-        Gemm { batch: 1, m, n: 1, k, transpose_a: transposed, transpose_b: false, alpha, beta }
+        Gemm { batch: 1, m, n, k, transpose_a: transposed, transpose_b: false, alpha, beta }
     }
 }
 

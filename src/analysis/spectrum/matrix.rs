@@ -1,5 +1,6 @@
 //! The spectrum of one stored matrix.
 
+use super::block_lanczos::{self, Outcome};
 use super::bracket;
 use super::choice::{LARGEST_BIDIAGONAL, Route};
 use super::lanczos::{self, Ritz};
@@ -21,6 +22,11 @@ pub(super) const CONVERGED: f64 = 1e-2;
 
 /// The seed of all random starts: the same input gives the same numbers.
 pub(in crate::analysis) const SEED: u64 = 0x5EED_F1A5;
+
+/// The stream of the first vector of a block: what comes before are the starts of other algorithms.
+const FIRST_OF_BLOCK: u64 = 1 << 32;
+
+const NOT_CONVERGED: &str = "the eigenvalue iteration did not converge";
 
 const NEEDS_FULL: &str = "needs --measure full";
 
@@ -49,11 +55,15 @@ pub fn measure<B: Backend>(
             let Some(spectrum) = largest(backend, matrix, route, context)? else { return Ok(None) };
             Some(spectrum)
         }
+        Route::BlockLanczos => match largest_in_blocks(backend, matrix, context)? {
+            Some(Measured::Value(spectrum)) => Some(spectrum),
+            other => return Ok(other),
+        },
     };
     Ok(Some(match spectrum {
         Some(spectrum) if spectrum.spectral_norm.value == 0.0 => Measured::Degenerate(Degenerate::AllZero),
         Some(spectrum) => Measured::Value(spectrum.scaled(1.0 / matrix.scale())),
-        None => Measured::not("the eigenvalue iteration did not converge"),
+        None => Measured::not(NOT_CONVERGED),
     }))
 }
 
@@ -200,7 +210,65 @@ fn largest<B: Backend>(
         values[0] = spectral_norm.value.max(values[0]);
     }
     let reason = if route == Route::Lanczos { NEEDS_FULL } else { "the shorter side is more than 4096" };
-    Ok(Some(Spectrum {
+    Ok(Some(of_largest((rows, columns), spectral_norm, frobenius_norm, values, density, reason)))
+}
+
+/// Frobenius norms whose fourth powers, which lengths of images are the squares of, are safe in f64.
+const SAFE: std::ops::Range<f64> = 1e-60..1e60;
+
+/// σ₁ with its bracket, and those of the next that converged, by blocks; `None` when the user asked to stop.
+fn largest_in_blocks<B: Backend>(
+    backend: &B,
+    matrix: &Matrix<'_>,
+    context: &Context,
+) -> Result<Option<Measured<Spectrum>>> {
+    let (rows, columns) = (matrix.row_count(), matrix.column_count());
+    let frobenius_norm = frobenius_norm(backend, matrix)?;
+    if !frobenius_norm.is_finite() {
+        return Ok(Some(Measured::not("an element is not finite")));
+    }
+    if !SAFE.contains(&frobenius_norm) {
+        return Ok(largest(backend, matrix, Route::Lanczos, context)?.map(Measured::Value));
+    }
+    let start = std::array::from_fn(|vector| Stream::new(SEED, FIRST_OF_BLOCK + vector as u64));
+    let found = match block_lanczos::run(backend, matrix, REPORTED, start, context)? {
+        Outcome::Found(found) => found,
+        Outcome::Failed => return Ok(Some(Measured::not(NOT_CONVERGED))),
+        Outcome::Stopped => return Ok(None),
+    };
+    let shorter = rows.min(columns);
+    let value = found.values[0];
+    let spectral_norm = bracketed(&Bracketed {
+        value,
+        residual: found.residuals[0],
+        others: found.squares - value * value,
+        gap: (found.width >= 2).then(|| bracket::block_gap(shorter, found.width, found.steps)),
+        is_complete: found.is_complete,
+        steps: found.steps,
+        frobenius_norm,
+    });
+    let near = found.values.iter().zip(&found.residuals).take_while(|(near, residual)| {
+        **residual <= CONVERGED * **near && **near > block_lanczos::DEPENDENT.sqrt() * value
+    });
+    let mut values: Vec<f64> = near.map(|(value, _)| *value).take(REPORTED).collect();
+    if values.is_empty() {
+        values.push(value);
+    }
+    let density = Measured::not(NEEDS_FULL);
+    let spectrum = of_largest((rows, columns), spectral_norm, frobenius_norm, values, density, NEEDS_FULL);
+    Ok(Some(Measured::Value(spectrum)))
+}
+
+/// A spectrum of which only the largest values are known; `reason` says why of the rest.
+fn of_largest(
+    (rows, columns): (usize, usize),
+    spectral_norm: SpectralNorm,
+    frobenius_norm: f64,
+    largest: Vec<f64>,
+    density: Measured<Density>,
+    reason: &'static str,
+) -> Spectrum {
+    Spectrum {
         of: SpectrumOf::Matrix,
         rows: rows as u64,
         columns: columns as u64,
@@ -208,7 +276,7 @@ fn largest<B: Backend>(
         stable_rank: (frobenius_norm / spectral_norm.value).powi(2),
         spectral_norm,
         frobenius_norm,
-        largest: values,
+        largest,
         values: Measured::not(reason),
         rounding: Measured::not(reason),
         smallest: Measured::not(reason),
@@ -220,7 +288,7 @@ fn largest<B: Backend>(
         weight_watcher: Measured::<WeightWatcher>::not(reason),
         spectral_radius: Measured::not("no square recurrence"),
         parts: Vec::new(),
-    }))
+    }
 }
 
 /// √Σx².
@@ -228,17 +296,42 @@ pub(super) fn frobenius_norm<B: Backend>(backend: &B, matrix: &Matrix<'_>) -> Re
     Ok(backend.sum_of_squares(matrix)?.sqrt())
 }
 
+/// What a bracket is made of.
+struct Bracketed {
+    /// The largest Ritz value.
+    value: f64,
+    residual: f64,
+    /// The sum of the squares of the others.
+    others: f64,
+    /// The gap in σ² of [`bracket`], where it has one.
+    gap: Option<f64>,
+    is_complete: bool,
+    steps: usize,
+    frobenius_norm: f64,
+}
+
+/// The bracket of what Lanczos found on a map with this Frobenius norm.
+pub(super) fn norm_of<V>(ritz: &Ritz<V>, shorter: usize, frobenius_norm: f64) -> SpectralNorm {
+    bracketed(&Bracketed {
+        value: ritz.values.first().copied().unwrap_or(0.0),
+        residual: ritz.residuals.first().copied().unwrap_or(0.0),
+        others: ritz.values.iter().skip(1).map(|x| x * x).sum(),
+        gap: bracket::gap(shorter, ritz.steps),
+        is_complete: ritz.is_complete,
+        steps: ritz.steps,
+        frobenius_norm,
+    })
+}
+
 /// The largest Ritz value as a lower bound of σ₁, and the least of three upper bounds: the one of [`bracket`], and two that hold for
 /// certain. Ritz values interlace, so that σ₁² ≤ ‖A‖²_F − θ₂² − θ₃² − ….
-pub(super) fn norm_of<V>(ritz: &Ritz<V>, shorter: usize, frobenius_norm: f64) -> SpectralNorm {
-    let value = ritz.values.first().copied().unwrap_or(0.0);
-    let residual = ritz.residuals.first().copied().unwrap_or(0.0);
+fn bracketed(found: &Bracketed) -> SpectralNorm {
+    let &Bracketed { value, residual, others, frobenius_norm, .. } = found;
     let rounding = 1.0 + 1e-12;
-    let others: f64 = ritz.values.iter().skip(1).map(|x| x * x).sum();
     let certain = (frobenius_norm.powi(2) * rounding - others).max(0.0).sqrt().max(value) * rounding;
-    let likely = bracket::gap(shorter, ritz.steps).map(|gap| value / (1.0 - gap).sqrt() * rounding);
+    let likely = found.gap.map(|gap| value / (1.0 - gap).sqrt() * rounding);
     let (upper, failure_probability) = match likely {
-        _ if ritz.is_complete => (value * rounding, 0.0),
+        _ if found.is_complete => (value * rounding, 0.0),
         Some(likely) if likely < certain => (likely, bracket::FAILURE_PROBABILITY),
         _ => (certain, 0.0),
     };
@@ -247,7 +340,7 @@ pub(super) fn norm_of<V>(ritz: &Ritz<V>, shorter: usize, frobenius_norm: f64) ->
         upper: Measured::Value(upper),
         failure_probability,
         residual,
-        steps: ritz.steps as u64,
+        steps: found.steps as u64,
     }
 }
 

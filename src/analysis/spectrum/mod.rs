@@ -7,6 +7,7 @@
 mod adapter;
 mod attention;
 pub mod bidiagonal;
+pub mod block_lanczos;
 pub mod bracket;
 pub mod change;
 mod checkpoint;

@@ -21,12 +21,32 @@ const LANES: usize = 4;
 /// `None` where the algorithm did not converge.
 pub fn eigenvalues(mut values: Vec<f64>, n: usize) -> Option<Vec<f64>> {
     assert_eq!(values.len(), n * n);
-    let (diagonal, below) = tridiagonalise(&mut values, n);
+    let (diagonal, below) = tridiagonalise(&mut values, n, |_, _| {});
     tridiagonal::eigenvalues(diagonal, below)
 }
 
-/// Diagonal and subdiagonal of the tridiagonal matrix.
-fn tridiagonalise(values: &mut [f64], n: usize) -> (Vec<f64>, Vec<f64>) {
+/// Unit vectors of the `wanted` largest eigenvalues, largest first, of the same matrix as for [`eigenvalues`], or of all where it has
+/// fewer. Their residuals are within a small multiple of rounding; `None` where the algorithm did not converge.
+pub fn largest_vectors(mut values: Vec<f64>, n: usize, wanted: usize) -> Option<Vec<Vec<f64>>> {
+    assert_eq!(values.len(), n * n);
+    let mut reflectors = Vec::with_capacity(n);
+    let (diagonal, below) =
+        tridiagonalise(&mut values, n, |reflector, factor| reflectors.push((reflector.to_vec(), factor)));
+    let mut vectors = tridiagonal::largest_vectors(&diagonal, &below, wanted)?;
+    for vector in &mut vectors {
+        // H₁H₂…A…H₂H₁ is tridiagonal: the last reflector is the first to be undone.
+        for (reflector, factor) in reflectors.iter().rev() {
+            let inner: f64 = reflector.iter().zip(&*vector).map(|(u, x)| u * x).sum();
+            for (x, u) in vector.iter_mut().zip(reflector) {
+                *x -= factor * inner * u;
+            }
+        }
+    }
+    Some(vectors)
+}
+
+/// Diagonal and subdiagonal of the tridiagonal matrix; `keep` is given each reflector u and its factor f, in order.
+fn tridiagonalise(values: &mut [f64], n: usize, mut keep: impl FnMut(&[f64], f64)) -> (Vec<f64>, Vec<f64>) {
     let (mut diagonal, mut below) = (vec![0.0; n], vec![0.0; n.saturating_sub(1)]);
     // The update that is still to be made: A ← A − v·wᵀ − w·vᵀ.
     let (mut v, mut w) = (vec![0.0; n], vec![0.0; n]);
@@ -39,6 +59,7 @@ fn tridiagonalise(values: &mut [f64], n: usize) -> (Vec<f64>, Vec<f64>) {
         }
         let (reflector, length, factor) = reflect(&last[..row]);
         below[row - 1] = length;
+        keep(&reflector, factor);
         let mut product = update_and_multiply(&mut values[..row * n], n, row, (&v, &w), &reflector);
         // With H = I − f·u·uᵀ: HAH = A − u·wᵀ − w·uᵀ where w = f·A·u − (f²/2)(uᵀA·u)·u.
         for x in &mut product {
@@ -201,6 +222,50 @@ mod tests {
         for (found, expected) in eigenvalues(values, n).unwrap().iter().zip(&d) {
             assert!((found - expected).abs() < 1e-13 * d[n - 1], "{found} {expected}");
         }
+    }
+
+    /// Diagonal matrices turned by a reflector, with ties, and random ones.
+    #[test]
+    fn the_largest_vectors_are_orthonormal_and_have_residuals_of_rounding() {
+        let n = 60;
+        let diagonal = |tie: bool| -> Vec<f64> {
+            (0..n * n)
+                .map(|at| match (at / n == at % n, tie) {
+                    (false, _) => 0.0,
+                    (true, true) => [7.0, 7.0, 7.0, 3.0][at % n % 4],
+                    (true, false) => (at % n) as f64,
+                })
+                .collect()
+        };
+        let mut turned = diagonal(true);
+        let u = Stream::new(9, 1).normals(n);
+        let square: f64 = u.iter().map(|x| x * x).sum();
+        for _ in 0..2 {
+            // (I − 2uuᵀ)·D, and again from the other side.
+            let product: Vec<f64> =
+                (0..n).map(|j| (0..n).map(|i| u[i] * turned[i * n + j]).sum::<f64>()).collect();
+            turned = (0..n * n)
+                .map(|at| turned[at % n * n + at / n] - 2.0 * u[at % n] * product[at / n] / square)
+                .collect();
+        }
+        for matrix in [random(n), turned, diagonal(true), diagonal(false), vec![0.0; n * n]] {
+            let values = eigenvalues(matrix.clone(), n).unwrap();
+            let norm = values.iter().fold(0.0f64, |most, x| most.max(x.abs()));
+            let vectors = largest_vectors(matrix.clone(), n, 16).unwrap();
+            assert_eq!(vectors.len(), 16);
+            for (index, vector) in vectors.iter().enumerate() {
+                let value = values[n - 1 - index];
+                for row in 0..n {
+                    let product: f64 = (0..n).map(|column| matrix[row * n + column] * vector[column]).sum();
+                    assert!((product - value * vector[row]).abs() <= 1e-12 * norm, "{index}");
+                }
+                for (other, before) in vectors[..=index].iter().enumerate() {
+                    let inner: f64 = vector.iter().zip(before).map(|(a, b)| a * b).sum();
+                    assert!((inner - f64::from(u8::from(other == index))).abs() < 1e-12, "{index} {other}");
+                }
+            }
+        }
+        assert_eq!(largest_vectors(vec![4.0], 1, 16).unwrap().len(), 1);
     }
 
     #[test]

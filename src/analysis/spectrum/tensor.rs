@@ -1,6 +1,6 @@
 //! The spectrum of one tensor: what kind of map it is, and which measurement that takes.
 
-use super::choice;
+use super::choice::{self, On};
 use super::convolution::{Convolution, Geometry};
 use super::matrix::{self, SEED};
 use super::{bracket, device, lanczos, recurrence};
@@ -130,7 +130,7 @@ fn of_matrix(
     level: MeasureLevel,
     context: &Context,
 ) -> Result<Measured<Spectrum>> {
-    if choice::route(level, matrix.row_count(), matrix.column_count()).is_none() {
+    if choice::route(On::Processor, level, matrix.row_count(), matrix.column_count()).is_none() {
         return Ok(Measured::not("needs --measure spectra"));
     }
     let measured = device::measure(name, matrix, level, context)?;

@@ -1,6 +1,8 @@
 //! Eigenvalues of symmetric tridiagonal matrices by the implicit QL algorithm (Dubrulle, Martin and Wilkinson 1968;
 //! EISPACK's `imtql1`).
 
+use crate::random::Stream;
+
 /// Rotational sweeps for one eigenvalue after which the algorithm has failed. Two are usual.
 const MOST_SWEEPS: usize = 60;
 
@@ -64,6 +66,74 @@ fn sweep(diagonal: &mut [f64], below: &mut [f64], first: usize, last: usize) {
     diagonal[first] -= carried;
     below[first] = shifted;
     below[last] = 0.0;
+}
+
+/// Inverse iterations for one vector: the first has rounding to come from, the second is there, the third is for ties.
+const ITERATIONS: usize = 3;
+
+/// Unit vectors of the `wanted` largest eigenvalues, largest first, orthogonal to each other: by inverse iteration from random starts
+/// (Jessup and Ipsen 1992). `None` where the eigenvalues did not converge.
+pub fn largest_vectors(diagonal: &[f64], below: &[f64], wanted: usize) -> Option<Vec<Vec<f64>>> {
+    let n = diagonal.len();
+    let values = eigenvalues(diagonal.to_vec(), below.to_vec())?;
+    let norm = diagonal.iter().chain(below).fold(0.0f64, |most, x| most.max(x.abs()));
+    let least = f64::EPSILON * if norm > 0.0 { norm } else { 1.0 };
+    let mut vectors: Vec<Vec<f64>> = Vec::new();
+    for (index, value) in values.iter().rev().take(wanted).enumerate() {
+        let mut vector = Stream::new(0, index as u64).normals(n);
+        for _ in 0..ITERATIONS {
+            solve(diagonal, below, *value, least, &mut vector);
+            // Divided before it is squared: it may be 1e16 times as long as it was.
+            let most = vector.iter().fold(0.0f64, |most, x| most.max(x.abs()));
+            for x in &mut vector {
+                *x /= most;
+            }
+            for _ in 0..2 {
+                for before in &vectors {
+                    let inner: f64 = vector.iter().zip(before).map(|(x, y)| x * y).sum();
+                    for (x, y) in vector.iter_mut().zip(before) {
+                        *x -= inner * y;
+                    }
+                }
+            }
+            let length = vector.iter().map(|x| x * x).sum::<f64>().sqrt();
+            for x in &mut vector {
+                *x /= length;
+            }
+        }
+        vectors.push(vector);
+    }
+    Some(vectors)
+}
+
+/// `x ← (T − shift)⁻¹·x` by elimination with partial pivoting; a pivot of less than `least` is that.
+fn solve(diagonal: &[f64], below: &[f64], shift: f64, least: f64, x: &mut [f64]) {
+    let n = diagonal.len();
+    // Rows of the upper triangle: the pivot and the two beside it.
+    let mut upper: Vec<[f64; 3]> = Vec::with_capacity(n);
+    let row = |index: usize| {
+        let beside = below.get(index).copied().unwrap_or(0.0);
+        [diagonal[index] - shift, beside, 0.0]
+    };
+    let mut own = row(0);
+    for index in 0..n - 1 {
+        let mut next = [below[index], row(index + 1)[0], row(index + 1)[1]];
+        if next[0].abs() > own[0].abs() {
+            std::mem::swap(&mut own, &mut next);
+            x.swap(index, index + 1);
+        }
+        let factor = if own[0] == 0.0 { 0.0 } else { next[0] / own[0] };
+        x[index + 1] -= factor * x[index];
+        upper.push(own);
+        own = [next[1] - factor * own[1], next[2] - factor * own[2], 0.0];
+    }
+    upper.push(own);
+    for index in (0..n).rev() {
+        let [pivot, beside, beyond] = upper[index];
+        let after = |far: usize| x.get(index + far).copied().unwrap_or(0.0);
+        let pivot = if pivot.abs() < least { least } else { pivot };
+        x[index] = (x[index] - beside * after(1) - beyond * after(2)) / pivot;
+    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::any::TypeId;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
+use super::block::{MOST_VECTORS, Stored, Target};
 use super::driver::{Argument, Driver, MOST_BLOCKS, Memory};
 use super::fault::Fault;
 use super::kernels::{self, Module};
@@ -81,6 +82,15 @@ pub(super) fn blocks(count: usize) -> [usize; 3] {
     [count.div_ceil(256).clamp(1, 1 << 16), 1, 1]
 }
 
+/// Whether a product is one of a whole matrix with a block of a few columns, in f64.
+fn is_for_block<T: Real>(gemm: &Gemm<T>, from: usize) -> bool {
+    let Gemm { batch, n, k, transpose_b, beta, .. } = *gemm;
+    let is_alone = batch == 1 && !transpose_b && from == 0 && k > 0;
+    // One column is a product of its own in cuBLAS, and there it is quick.
+    let is_block = (2..=MOST_VECTORS).contains(&n);
+    is_wide::<T>() && is_alone && is_block && (beta == T::zero() || beta == T::one())
+}
+
 /// A buffer of a device from element `at` on.
 pub(super) type Part<'b, T> = (&'b Buffer<T>, usize);
 
@@ -99,6 +109,14 @@ impl Device {
         assert!(c.0.length >= c.1 + batch * m * n);
         if batch == 0 || m == 0 || n == 0 {
             return Ok(());
+        }
+        if is_for_block(gemm, a.1) {
+            let (side, rows, columns) =
+                if gemm.transpose_a { (Side::Transposed, k, m) } else { (Side::Plain, m, k) };
+            let matrix = Stored { module: Module::StoredF64, memory: &a.0.memory, rows, columns };
+            let target =
+                Target { y: &c.0.memory, at: c.1, factor: gemm.alpha.into(), adds: gemm.beta == T::one() };
+            return self.block_product(matrix, side, n, (&b.0.memory, b.1), &target);
         }
         let at = |at: usize| at * size_of::<T>();
         if let Some(blas) = &self.blas

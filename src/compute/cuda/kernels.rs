@@ -90,6 +90,8 @@ pub(super) const HISTOGRAM: Kernel = kernel("histogram", "plp");
 pub(super) const WIDEN: Kernel = kernel("widen", "pluuudp");
 pub(super) const ROWS_DOT: Kernel = kernel("rows_dot", "puupp");
 pub(super) const COLUMNS_COMBINE: Kernel = kernel("columns_combine", "puuupp");
+pub(super) const ROWS_BLOCK: Kernel = kernel("rows_block", "puuuupp");
+pub(super) const COLUMNS_BLOCK: Kernel = kernel("columns_block", "puuuupp");
 pub(super) const GEMM: Kernel = kernel("gemm", "uuuuurpprp");
 pub(super) const AXPY: Kernel = kernel("axpy", "lrpp");
 pub(super) const SCALE: Kernel = kernel("scale", "lrp");
@@ -121,6 +123,14 @@ pub(super) const NORM_BLOCK: u64 = 1 << 20;
 pub(super) const DOT_ROWS: usize = 16;
 /// Columns of a part of [`ROWS_DOT`].
 pub(super) const DOT_COLUMNS: usize = 4096;
+/// Vectors that [`ROWS_BLOCK`] and [`COLUMNS_BLOCK`] have room for.
+pub(super) const BLOCK_VECTORS: usize = 8;
+/// Rows of a block of [`ROWS_BLOCK`].
+pub(super) const BLOCK_ROWS: usize = 256;
+/// Columns of a block of [`COLUMNS_BLOCK`].
+pub(super) const BLOCK_COLUMNS: usize = 512;
+/// Columns of [`ROWS_BLOCK`], and rows of [`COLUMNS_BLOCK`], that are held at a time: parts are whole multiples.
+pub(super) const BLOCK_STRIP: usize = 32;
 /// Elements of a part of [`DOT`].
 pub(super) const DOT_PART: usize = 4096;
 /// Rows and columns of a tile of [`GEMM`].
@@ -130,12 +140,14 @@ pub(super) const GEMM_TILE: usize = 32;
 mod tests {
     use super::*;
 
-    const ALL: [Kernel; 28] = [
+    const ALL: [Kernel; 30] = [
         NORMS,
         HISTOGRAM,
         WIDEN,
         ROWS_DOT,
         COLUMNS_COMBINE,
+        ROWS_BLOCK,
+        COLUMNS_BLOCK,
         GEMM,
         AXPY,
         SCALE,

@@ -5,6 +5,7 @@
 //! says which piece of work was not done, and that piece is done on the processor.
 
 mod backend;
+mod block;
 mod driver;
 mod fault;
 mod inventory;

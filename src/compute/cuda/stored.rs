@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use super::Cuda;
 use super::backend::{Buffer, blocks};
+use super::block::{MOST_VECTORS, Stored, Target, fold};
 use super::driver::{Argument, Memory};
 use super::fault::Fault;
 use super::kernels::{self, Module};
@@ -81,27 +82,6 @@ impl Cuda<'_> {
         Ok(wide)
     }
 
-    /// `y ← scale·Σ partials`, added to what y holds from element `at` on where `adds`.
-    fn fold(
-        &self,
-        partials: &Buffer<f64>,
-        parts: usize,
-        scale: f64,
-        adds: bool,
-        y: &Buffer<f64>,
-        (at, count): (usize, usize),
-    ) -> std::result::Result<(), Fault> {
-        let arguments = [
-            Argument::U64(count as u64),
-            Argument::Count(parts),
-            Argument::F64(scale),
-            Argument::U32(u32::from(adds)),
-            partials.all(),
-            y.memory.at(at * size_of::<f64>()),
-        ];
-        self.device.driver.launch(Module::DenseF64, kernels::FOLD, blocks(count), 256, &arguments)
-    }
-
     /// One vector times these rows, which `memory` holds.
     fn apply_rows(
         &self,
@@ -121,7 +101,8 @@ impl Cuda<'_> {
                     [memory.at(0), Argument::Count(count), Argument::Count(columns), x.all(), partials.all()];
                 let grid = [count.div_ceil(kernels::DOT_ROWS), parts, 1];
                 driver.launch(module(matrix), kernels::ROWS_DOT, grid, 128, &arguments)?;
-                self.fold(&partials, parts, matrix.scale(), false, y, (rows.start, count))
+                let target = Target { y: &y.memory, at: rows.start, factor: matrix.scale(), adds: false };
+                fold(driver, &partials, parts, count, &target)
             }
             Side::Transposed => {
                 let step = count.div_ceil(MOST_PARTS).max(LEAST_ROWS);
@@ -137,9 +118,32 @@ impl Cuda<'_> {
                 ];
                 let grid = [columns.div_ceil(512), parts, 1];
                 driver.launch(module(matrix), kernels::COLUMNS_COMBINE, grid, 128, &arguments)?;
-                self.fold(&partials, parts, matrix.scale(), rows.start > 0, y, (0, columns))
+                let target = Target { y: &y.memory, at: 0, factor: matrix.scale(), adds: rows.start > 0 };
+                fold(driver, &partials, parts, columns, &target)
             }
         }
+    }
+}
+
+impl Cuda<'_> {
+    /// A few vectors times these rows, which `memory` holds.
+    fn apply_block(
+        &self,
+        matrix: &Matrix<'_>,
+        side: Side,
+        vectors: usize,
+        rows: Range<usize>,
+        memory: &Memory,
+        (x, y): (&Buffer<f64>, &Buffer<f64>),
+    ) -> std::result::Result<(), Fault> {
+        let part =
+            Stored { module: module(matrix), memory, rows: rows.len(), columns: matrix.column_count() };
+        let (from, at, adds) = match side {
+            Side::Plain => (0, rows.start * vectors, false),
+            Side::Transposed => (rows.start * vectors, 0, rows.start > 0),
+        };
+        let target = Target { y: &y.memory, at, factor: matrix.scale(), adds };
+        self.device.block_product(part, side, vectors, (&x.memory, from), &target)
     }
 }
 
@@ -163,13 +167,18 @@ pub(super) fn multiply(
     if rows == 0 || columns == 0 || vectors == 0 {
         return cuda.told(cuda.device.driver.zero(&mut y.memory));
     }
-    if vectors == 1 && columns <= MOST_COLUMNS {
+    if vectors <= MOST_VECTORS && (vectors > 1 || columns <= MOST_COLUMNS) {
+        let y = &*y;
+        let apply = |rows: Range<usize>, memory: &Memory| match vectors {
+            1 => cuda.apply_rows(matrix, side, rows, memory, (x, y)),
+            _ => cuda.apply_block(matrix, side, vectors, rows, memory, (x, y)),
+        };
         if let Some(memory) = cuda.resident(matrix) {
-            return cuda.told(cuda.apply_rows(matrix, side, 0..rows, memory, (x, y)));
+            return cuda.told(apply(0..rows, memory));
         }
         for part in panels(rows, columns, cuda.panel_elements()) {
             let memory = upload(&cuda.device.driver, matrix, part.clone(), 0..columns)?;
-            cuda.told(cuda.apply_rows(matrix, side, part, &memory, (x, y)))?;
+            cuda.told(apply(part, &memory))?;
         }
         return Ok(());
     }

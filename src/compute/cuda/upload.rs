@@ -6,8 +6,8 @@
 #![expect(unsafe_code, reason = "page-locked memory from the CUDA driver")]
 
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError};
 
 use cudarc::driver::{CudaEvent, PinnedHostSlice};
 
@@ -25,6 +25,9 @@ const THREADS: usize = 8;
 
 /// Buffers of a thread: it fills one while the other is on its way.
 const BUFFERS: usize = 2;
+
+/// Parts from which on an upload waits for the ring: 16 MB, which take half a millisecond with it and some three without.
+const WORTH_WAITING: usize = 16;
 
 /// Page-locked buffers, some for each thread.
 pub(super) struct Ring(Vec<Lane>);
@@ -64,8 +67,12 @@ pub(super) fn upload(
     let total = rows.len() * columns.len() * size;
     let memory = driver.allocate(total).map_err(on)?;
     let parts = parts(rows, columns, size);
-    // Another upload has the ring: this one does without.
-    let mut ring = driver.ring.try_lock().ok().filter(|_| parts.len() > 1);
+    let mut ring = match parts.len() {
+        0 | 1 => None,
+        // Another upload has the ring: this one does without, unless it is so large that it is quicker to wait.
+        2..WORTH_WAITING => driver.ring.try_lock().ok(),
+        _ => Some(driver.ring.lock().unwrap_or_else(PoisonError::into_inner)),
+    };
     if let Some(ring) = ring.as_mut()
         && ring.is_none()
     {

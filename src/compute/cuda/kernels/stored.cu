@@ -254,3 +254,121 @@ columns_combine(const word *__restrict__ matrix, u32 rows, u32 columns, u32 step
     for (u32 i = 0; i < 4u; i++)
         if (i < present) partials[(u64)blockIdx.y * columns + column + i] = sums[i];
 }
+
+// Vectors that a block kernel has room for. The matrix is read once for all of them.
+#define VECTORS 8u
+
+// Rows of a block of `rows_block`, two for each thread, and the columns that it holds at a time.
+#define LINES 256u
+#define STRIP (sizeof(word) == 8u ? 16u : 32u)
+
+// Partial products of rows with `vectors` vectors, which lie side by side: part p of row r and vector v, of columns step·p on, goes to
+// partials[(p·rows + r)·vectors + v]. A thread for a row, its products in the order of the columns.
+extern "C" __global__ void __launch_bounds__(128)
+rows_block(const word *__restrict__ matrix, u32 rows, u32 columns, u32 step, u32 vectors, const double *__restrict__ x,
+           double *__restrict__ partials) {
+    // Neighbouring threads read neighbouring columns; a row has one group more than it needs, so that rows lie in different banks.
+    __shared__ Quad tile[LINES][STRIP / 4u + 1u];
+    __shared__ double factors[STRIP][VECTORS];
+    bool aligned = (columns & 3u) == 0u;
+    u32 first_row = blockIdx.x * LINES;
+    u32 first = blockIdx.y * step;
+    u32 last = columns - first < step ? columns : first + step;
+    double sums[2][VECTORS] = {};
+    for (u32 at = first; at < last; at += STRIP) {
+        for (u32 i = threadIdx.x; i < STRIP * VECTORS; i += 128u) {
+            u32 column = i / VECTORS, v = i % VECTORS;
+            factors[column][v] = at + column < last && v < vectors ? x[(u64)(at + column) * vectors + v] : 0.0;
+        }
+#pragma unroll 8
+        for (u32 i = threadIdx.x; i < LINES * (STRIP / 4u); i += 128u) {
+            u32 row = i / (STRIP / 4u), group = i % (STRIP / 4u), column = at + 4u * group;
+            Quad q = {{0, 0, 0, 0}};
+            if (first_row + row < rows && column < last)
+                q = quad(matrix, (u64)(first_row + row) * columns + column, aligned, last - column < 4u ? last - column : 4u);
+            tile[row][group] = q;
+        }
+        __syncthreads();
+#pragma unroll 1
+        for (u32 group = 0u; group < STRIP / 4u; group++) {
+            Quad upper = tile[threadIdx.x][group], lower = tile[threadIdx.x + 128u][group];
+#pragma unroll
+            for (u32 i = 0u; i < 4u; i++) {
+                double a = value(upper.of[i]), b = value(lower.of[i]);
+#pragma unroll
+                for (u32 v = 0u; v < VECTORS; v++) {
+                    double factor = factors[4u * group + i][v];
+                    sums[0][v] = __fma_rn(a, factor, sums[0][v]);
+                    sums[1][v] = __fma_rn(b, factor, sums[1][v]);
+                }
+            }
+        }
+        __syncthreads();
+    }
+#pragma unroll
+    for (u32 half = 0u; half < 2u; half++) {
+        u32 row = first_row + threadIdx.x + 128u * half;
+#pragma unroll
+        for (u32 v = 0u; v < VECTORS; v++)
+            if (row < rows && v < vectors) partials[((u64)blockIdx.y * rows + row) * vectors + v] = sums[half][v];
+    }
+}
+
+// Rows whose factors a block of `columns_block` holds at a time.
+#define HELD 32u
+
+// Partial combinations of rows with `vectors` factors each: part p of column c and vector v, of rows step·p on, goes to
+// partials[(p·columns + c)·vectors + v]. A thread for four columns, rows in order.
+extern "C" __global__ void __launch_bounds__(128)
+columns_block(const word *__restrict__ matrix, u32 rows, u32 columns, u32 step, u32 vectors, const double *__restrict__ x,
+              double *__restrict__ partials) {
+    __shared__ double factors[HELD][VECTORS];
+    bool aligned = (columns & 3u) == 0u;
+    u32 column = (blockIdx.x * 128u + threadIdx.x) * 4u;
+    u32 present = column < columns ? (columns - column < 4u ? columns - column : 4u) : 0u;
+    u32 first = blockIdx.y * step;
+    u32 last = rows - first < step ? rows : first + step;
+    double sums[4][VECTORS] = {};
+    for (u32 at = first; at < last; at += HELD) {
+        u32 count = last - at < HELD ? last - at : HELD;
+        for (u32 i = threadIdx.x; i < HELD * VECTORS; i += 128u) {
+            u32 row = i / VECTORS, v = i % VECTORS;
+            factors[row][v] = row < count && v < vectors ? x[(u64)(at + row) * vectors + v] : 0.0;
+        }
+        __syncthreads();
+        if (present > 0u) {
+            u32 row = 0u;
+            // Four loads on their way at once.
+#pragma unroll 1
+            for (; row + 4u <= count; row += 4u) {
+                Quad q[4];
+#pragma unroll
+                for (u32 k = 0u; k < 4u; k++) q[k] = quad(matrix, (u64)(at + row + k) * columns + column, aligned, present);
+#pragma unroll
+                for (u32 k = 0u; k < 4u; k++)
+#pragma unroll
+                    for (u32 i = 0u; i < 4u; i++) {
+                        double a = value(q[k].of[i]);
+#pragma unroll
+                        for (u32 v = 0u; v < VECTORS; v++) sums[i][v] = __fma_rn(a, factors[row + k][v], sums[i][v]);
+                    }
+            }
+#pragma unroll 1
+            for (; row < count; row++) {
+                Quad q = quad(matrix, (u64)(at + row) * columns + column, aligned, present);
+#pragma unroll
+                for (u32 i = 0u; i < 4u; i++) {
+                    double a = value(q.of[i]);
+#pragma unroll
+                    for (u32 v = 0u; v < VECTORS; v++) sums[i][v] = __fma_rn(a, factors[row][v], sums[i][v]);
+                }
+            }
+        }
+        __syncthreads();
+    }
+#pragma unroll
+    for (u32 i = 0u; i < 4u; i++)
+#pragma unroll
+        for (u32 v = 0u; v < VECTORS; v++)
+            if (i < present && v < vectors) partials[((u64)blockIdx.y * columns + column + i) * vectors + v] = sums[i][v];
+}
