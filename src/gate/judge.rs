@@ -141,7 +141,7 @@ fn unchecked(not_evaluated: &[NotEvaluated]) -> String {
     let level = |entry: &NotEvaluated| rules::level_needed(&entry.reason);
     let too_shallow = not_evaluated.iter().filter_map(level).collect::<Vec<_>>();
     let Some(deepest) = too_shallow.iter().copied().max() else { return all };
-    format!("{all}, {} of them for want of at least --measure {}", too_shallow.len(), deepest.name())
+    format!("{all}, {} of them only with --measure {}", too_shallow.len(), deepest.name())
 }
 
 /// Where claims become decisions.

@@ -19,7 +19,7 @@ type Outcome = (Measured<Spectrum>, Option<Error>);
 
 /// Matrices that are measured on a GPU at once where only their largest values are: while one waits for a few numbers to come back, or is
 /// copied into page-locked buffers, the device has another's kernels. All singular values take memory that is better not shared. Threads;
-/// enough to cover a wait of as long as the kernels, not yet measured.
+/// enough to cover a wait of as long as the kernels; other numbers were not tried.
 const LANES: usize = 3;
 
 const NEEDS_SPECTRA: &str = "needs --measure spectra";

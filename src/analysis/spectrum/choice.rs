@@ -38,8 +38,13 @@ const TABLE: &[Line] = &[
 
 /// The same on a GPU with cuSOLVER, where the Gram matrix costs a thousandth of what it does on one core.
 ///
-/// Seconds on an H200 for bf16: σ₁ of 4096×4096 by Lanczos one vector at a time 0.0103, of 11008×4096 0.0106; all singular values 0.146 and
-/// 0.165 (docs/benchmarks.md, "On a GPU"). By blocks: not yet measured; `cargo bench --bench gpu` measures both.
+/// Milliseconds on an H200 for bf16 that is there already (`cargo bench --bench gpu`; docs/benchmarks.md, "On a GPU"):
+///
+/// | | 512² | 1024² | 2048² | 4096² | 11008×4096 |
+/// |---|---|---|---|---|---|
+/// | Lanczos, one vector at a time | 7.6 | 7.5 | 9.5 | 11.1 | 9.3 |
+/// | Lanczos by blocks | 5.3 | 6.1 | 6.0 | 8.6 | 12.0 |
+/// | all singular values | 6.0 | 15.0 | 44 | 163 | 144 |
 const TABLE_WITH_SOLVER: &[Line] = &[
     (MeasureLevel::Spectra, 1, Route::Direct),
     (MeasureLevel::Spectra, 256, Route::Gram),
@@ -60,6 +65,10 @@ const TABLE_OF_DRIVER: &[Line] = &[
     (MeasureLevel::Full, 4096, Route::Gram),
     (MeasureLevel::Full, usize::MAX, Route::LanczosAndDensity),
 ];
+
+/// Elements of the largest matrix that blocks of vectors are worth on a GPU: 4096². A product with eight vectors takes three to four times as long as with one,
+/// and of larger matrices the products are what counts, not the calls of the driver.
+const LARGEST_BY_BLOCKS: usize = 1 << 24;
 
 /// Up to which shorter side all singular values are computed on a device with a solver of its own: 2 GB for the Gram matrix.
 const LARGEST_ON_DEVICE: usize = 1 << 14;
@@ -88,7 +97,9 @@ pub fn route(on: On, level: MeasureLevel, rows: usize, columns: usize) -> Option
     };
     let shorter = rows.min(columns);
     let level = level.min(MeasureLevel::Full);
-    table.iter().find(|(depth, most, _)| *depth == level && shorter <= *most).map(|(_, _, route)| *route)
+    let (_, _, route) = *table.iter().find(|(depth, most, _)| *depth == level && shorter <= *most)?;
+    let is_large = rows.saturating_mul(columns) > LARGEST_BY_BLOCKS;
+    Some(if route == Route::BlockLanczos && is_large { Route::Lanczos } else { route })
 }
 
 #[cfg(test)]
@@ -113,7 +124,12 @@ mod tests {
         let at = |on, level, shorter| route(on, level, shorter, 20_000).unwrap();
         let (processor, gpu) = (On::Processor, On::Gpu { has_solver: true });
         assert_eq!(at(processor, MeasureLevel::Spectra, 4096), Route::Lanczos);
-        assert_eq!(at(gpu, MeasureLevel::Spectra, 4096), Route::BlockLanczos);
+        assert_eq!(route(gpu, MeasureLevel::Spectra, 4096, 4096), Some(Route::BlockLanczos));
+        assert_eq!(
+            at(gpu, MeasureLevel::Spectra, 4096),
+            Route::Lanczos,
+            "the products are what it waits for"
+        );
         assert_eq!(at(processor, MeasureLevel::Full, 8192), Route::LanczosAndDensity);
         assert_eq!(at(On::Gpu { has_solver: false }, MeasureLevel::Full, 8192), Route::LanczosAndDensity);
         assert_eq!(at(gpu, MeasureLevel::Full, 8192), Route::Gram);
