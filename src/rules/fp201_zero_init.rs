@@ -6,7 +6,7 @@ use super::peers::without_numbers;
 use super::weights::{
     block, fans, is_in_transformer_block, is_meant_to_be_zero, is_zero, kernel, maps, wanted,
 };
-use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Thresholds};
+use super::{Check, Confidence, Finding, Findings, Needs, Rule, Severity, Subject, Thresholds};
 use crate::analysis::model::{CheckpointAnalysis, Role, TensorAnalysis};
 
 pub(super) static RULE: Rule = Rule {
@@ -55,7 +55,14 @@ fn report_stack(mut stack: Vec<(&TensorAnalysis, bool)>, findings: &mut Findings
             && can_follow(first, second)
             && are_of_one_chain(first, second, &filled)
         {
-            report(first, second, findings);
+            let finding = report(first, second, findings);
+            // In a list of maps around each of which there is a shortcut, all begin so beside others that do not.
+            if !filled.is_empty()
+                && !filled.contains(&without_numbers(&first.canonical_name))
+                && are_of_one_line(first, second)
+            {
+                finding.severity(Severity::Warning);
+            }
         }
     }
 }
@@ -74,11 +81,14 @@ fn can_follow(first: &TensorAnalysis, second: &TensorAnalysis) -> bool {
 fn are_of_one_chain(first: &TensorAnalysis, second: &TensorAnalysis, filled: &BTreeSet<String>) -> bool {
     let paths = [first, second].map(|tensor| tensor.layer.path.as_str());
     let [of_first, of_second] = paths.map(|path| path.rsplit_once('.').map_or("", |(parent, _)| parent));
-    let line = without_numbers(&first.canonical_name);
-    let are_of_one_line = line == without_numbers(&second.canonical_name) && filled.contains(&line);
+    let is_filled = filled.contains(&without_numbers(&first.canonical_name));
     let are_near_root =
         paths.iter().all(|path| path.split('.').count() <= NEAR_ROOT && !is_in_numbered_block(path));
-    of_first == of_second || are_near_root || are_of_one_line
+    of_first == of_second || are_near_root || (is_filled && are_of_one_line(first, second))
+}
+
+fn are_of_one_line(first: &TensorAnalysis, second: &TensorAnalysis) -> bool {
+    without_numbers(&first.canonical_name) == without_numbers(&second.canonical_name)
 }
 
 /// `8.conv2`, and neither `features.3` nor `conv2`.
@@ -114,7 +124,11 @@ fn report_blocks(zeros: &[&TensorAnalysis], findings: &mut Findings) {
     }
 }
 
-fn report(first: &TensorAnalysis, second: &TensorAnalysis, findings: &mut Findings) {
+fn report<'f>(
+    first: &TensorAnalysis,
+    second: &TensorAnalysis,
+    findings: &'f mut Findings,
+) -> &'f mut Finding {
     let message = format!(
         "{} and {} follow one another and are both all zero: the gradient of either is exactly zero",
         first.name, second.name,
@@ -123,7 +137,7 @@ fn report(first: &TensorAnalysis, second: &TensorAnalysis, findings: &mut Findin
     findings
         .push(Subject::Tensor(first.name.clone()), message, advice)
         .evidence("zero elements of the first", first.elements as f64, "elements")
-        .evidence("zero elements of the second", second.elements as f64, "elements");
+        .evidence("zero elements of the second", second.elements as f64, "elements")
 }
 
 #[cfg(test)]
@@ -169,6 +183,12 @@ mod tests {
         assert!(told(vec![map("8.conv2.weight", 0), map("11.weight", 1)]).is_empty(), "Fixup in a sequence");
         let blocks = (0..4).map(|number| map(&format!("{number}.fc.weight"), number));
         assert!(told(blocks.collect()).is_empty(), "around each map there is a shortcut");
+        let list = |others: f64| {
+            let first = tensor("inp.weight", Role::Convolution, &[8, 8, 3, 3]).with_order(0).filled(others);
+            let maps = (0..3).map(|number| map(&format!("res.{number}.weight"), number + 1));
+            told([first].into_iter().chain(maps).collect())[0].0
+        };
+        assert_eq!((list(0.1), list(0.0)), (Severity::Warning, Severity::Critical));
         let parallel = ["attn.sampling_offsets.weight", "attn.attention_weights.weight"];
         assert!(told(parallel.iter().zip(0..).map(|(name, order)| map(name, order)).collect()).is_empty());
     }

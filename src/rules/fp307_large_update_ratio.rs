@@ -42,7 +42,8 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
         if ratio <= limit {
             continue;
         }
-        if let Some(reason) = why_legitimate(parameter, thresholds.get("steps")) {
+        let step = parameter.step.or_else(|| Some(*checkpoint.step.value()? as f64));
+        if let Some(reason) = why_legitimate(parameter, step, thresholds.get("steps")) {
             findings.not_evaluated(subject(parameter), reason);
             continue;
         }
@@ -57,12 +58,12 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
     }
 }
 
-/// What begins at zero has large steps for its size until it has grown.
-fn why_legitimate(parameter: &ParameterOptimizer, steps: f64) -> Option<&'static str> {
+/// What begins at zero has large steps for its size until it has grown. Where the optimizer counts no steps, as SGD does not, those of the checkpoint count.
+fn why_legitimate(parameter: &ParameterOptimizer, step: Option<f64>, steps: f64) -> Option<&'static str> {
     let begins_at_zero = parameter.tensor.as_ref().is_some_and(|tensor| tensor.role == Role::LoraB);
     if begins_at_zero {
         Some("it begins at zero")
-    } else if parameter.step.is_some_and(|step| step < steps) {
+    } else if step.is_some_and(|step| step < steps) {
         Some("weights that begin at zero are small in the first steps")
     } else {
         None

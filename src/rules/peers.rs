@@ -168,12 +168,13 @@ impl Kin {
         narrowest.is_some_and(|&rms| rms < usual.sqrt())
     }
 
-    /// Whether it is the first map of the network, and the next one takes as many numbers as it has columns and not as many as it has rows: a table, as an
-    /// embedding that begins a sequence is (`0.weight`).
+    /// Whether it is the first map of the network, and the next one takes as many numbers as it has columns, or a multiple where words are laid side by side, and
+    /// not as many as it has rows: a table, as an embedding that begins a sequence is (`0.weight`).
     pub(super) fn begins_with(&self, tensor: &TensorAnalysis) -> bool {
         let Some((first, reader_inputs)) = &self.beginning else { return false };
         let [rows, columns] = tensor.shape[..] else { return false };
-        *first == tensor.canonical_name && columns == *reader_inputs && rows != columns
+        let may_give = |numbers: u64| numbers > 0 && reader_inputs.is_multiple_of(numbers);
+        *first == tensor.canonical_name && may_give(columns) && !may_give(rows)
     }
 
     /// The part of the network that the tensor stands in, where the names of the maps of its role part for the first time: `backbone`. Blocks
