@@ -57,7 +57,7 @@ fn adapter(tensor: &TensorAnalysis) -> Option<String> {
     };
     let name = tensor.canonical_name.to_ascii_lowercase();
     // The bias of a half (`lora_bias`) is none.
-    if name.ends_with(".bias") {
+    if name.rsplit_once('.').is_some_and(|(_, leaf)| leaf == "bias") {
         return None;
     }
     let is_mark = |component: &str| MARKS.iter().map(half).any(|mark| mark == component);
