@@ -13,8 +13,7 @@ pub(super) fn lacks_its_end(
     part: Option<&str>,
     stack: &str,
 ) -> bool {
-    let of_part = |part: &str| config.part(part)?.get("model_type")?.as_str();
-    let kind = part.map_or(config.model_type(), |part| of_part(part).unwrap_or_default());
+    let kind = part.map_or(config.model_type(), |part| config.type_of_part(part).unwrap_or_default());
     let is_whole = match model_types::known(kind) {
         Some((Saved::InStages, _)) => has_an_end(checkpoint, config, stack),
         Some((Saved::Whole, _)) => true,

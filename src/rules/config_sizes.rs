@@ -56,6 +56,11 @@ impl<'a> Config<'a> {
         self.0.get(&format!("{part}_config")).and_then(Value::as_object)
     }
 
+    /// The model type of a part.
+    pub(super) fn type_of_part(&self, part: &str) -> Option<&'a str> {
+        self.part(part)?.get("model_type")?.as_str()
+    }
+
     /// The first of `keys` that holds a size in the config of a part, as `text_config.num_hidden_layers`, with its value.
     pub(super) fn size_of_part(&self, part: &str, keys: &[&str]) -> Option<(String, u64)> {
         let values = self.part(part)?;

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 
 use super::config_sizes::{Config, VOCABULARY};
 use super::model_types::adds_gains_to_one;
+use super::threshold::FEWEST_STEPS;
 use super::weights::{is_matrix, is_meant_to_be_zero, is_of_model, is_zero, wanted};
-use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
+use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Thresholds};
 use crate::analysis::model::{CheckpointAnalysis, Pages, Role, TensorAnalysis};
 
 pub(super) static RULE: Rule = Rule {
@@ -16,12 +17,7 @@ pub(super) static RULE: Rule = Rule {
     severity: Severity::Critical,
     confidence: Confidence::Heuristic,
     needs: Needs::STATS,
-    thresholds: &[Threshold {
-        name: "fewest-steps",
-        default: 17.0,
-        unit: "optimizer steps",
-        source: "torch.amp.GradScaler begins at 2^16 and halves for each step that it skips: 16 until the scale is 1",
-    }],
+    thresholds: &[FEWEST_STEPS],
     check: Check::Checkpoint(check),
 };
 
@@ -35,7 +31,7 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
             report_repeated_pages(tensor, pages, findings);
         }
     }
-    report_zero_matrices(checkpoint, thresholds.get("fewest-steps"), findings);
+    report_zero_matrices(checkpoint, thresholds.get(FEWEST_STEPS.name), findings);
 }
 
 /// Bytes of the elements, as stored.
@@ -134,7 +130,7 @@ fn report_zero_gains(checkpoint: &CheckpointAnalysis, step: Option<u64>, finding
 /// Whether norms of the network, or of its text, add their gain to 1, and are as they began for all that is known.
 fn may_begin_at_zero(checkpoint: &CheckpointAnalysis, fewest_steps: f64) -> bool {
     let is_early = checkpoint.step.value().is_none_or(|&step| (step as f64) < fewest_steps);
-    is_early && checkpoint.config.value().is_some_and(|config| adds_gains_to_one(&Config(config)))
+    is_early && adds_gains_to_one(checkpoint)
 }
 
 /// The only token embedding, or the largest of several, of zeros alone: nothing that is read makes any difference. Nobody begins with zeros there, and

@@ -80,11 +80,10 @@ fn can_follow(first: &TensorAnalysis, second: &TensorAnalysis) -> bool {
 /// zero, as those of diffusion's U-Nets do; but two blocks of one line of code are a chain where others of that line are not zero.
 fn are_of_one_chain(first: &TensorAnalysis, second: &TensorAnalysis, filled: &BTreeSet<String>) -> bool {
     let paths = [first, second].map(|tensor| tensor.layer.path.as_str());
-    let [of_first, of_second] = paths.map(|path| path.rsplit_once('.').map_or("", |(parent, _)| parent));
     let is_filled = filled.contains(&without_numbers(&first.canonical_name));
     let are_near_root =
         paths.iter().all(|path| path.split('.').count() <= NEAR_ROOT && !is_in_numbered_block(path));
-    of_first == of_second || are_near_root || (is_filled && are_of_one_line(first, second))
+    parent(paths[0]) == parent(paths[1]) || are_near_root || (is_filled && are_of_one_line(first, second))
 }
 
 fn are_of_one_line(first: &TensorAnalysis, second: &TensorAnalysis) -> bool {
@@ -93,8 +92,12 @@ fn are_of_one_line(first: &TensorAnalysis, second: &TensorAnalysis) -> bool {
 
 /// `8.conv2`, and neither `features.3` nor `conv2`.
 fn is_in_numbered_block(path: &str) -> bool {
-    let parent = path.rsplit_once('.').map_or("", |(parent, _)| parent);
-    parent.split('.').any(|component| component.parse::<u64>().is_ok())
+    parent(path).split('.').any(|component| component.parse::<u64>().is_ok())
+}
+
+/// The path of what holds a module.
+fn parent(path: &str) -> &str {
+    path.rsplit_once('.').map_or("", |(parent, _)| parent)
 }
 
 /// Components of the path of a module that is in no block: `features.3`, `conv2`.

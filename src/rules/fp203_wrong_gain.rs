@@ -1,7 +1,6 @@
 //! B3: a map that multiplies its input far more than its like, or a recurrence that grows by more than any activation
 //! takes back.
 
-use super::config_sizes::Config;
 use super::drawn::{is_standard_normal, is_uniform_draw};
 use super::model_types::adds_gains_to_one;
 use super::peers::{FEWEST_PEERS, Kin, Level, Populations, gain};
@@ -101,7 +100,7 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
         judge_level(tensor, thresholds, "loose-spread", findings);
     }
     // Gains around zero and gains around one have no level in common.
-    if checkpoint.config.value().is_some_and(|config| adds_gains_to_one(&Config(config))) {
+    if adds_gains_to_one(checkpoint) {
         return;
     }
     for tensor in norm_gains(checkpoint).filter(|tensor| tensor.tied_to.is_none()) {

@@ -1,7 +1,6 @@
 //! Parameters that the network of the config has and the checkpoint lacks, has in another shape, or has beside them.
 
-use serde_json::Value;
-
+use super::config_sizes::Config;
 use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Thresholds};
 use crate::analysis::model::{ArchitectureMatch, CheckpointAnalysis, Layout, Measured, Section};
 use crate::number::counted;
@@ -99,10 +98,7 @@ fn tell_wrapped(checkpoint: &CheckpointAnalysis, findings: &mut Findings) {
 
 /// Whether its config has a model type, and a file the name that `from_pretrained` looks for: `model.safetensors`, `model.fp16-00001-of-00002.safetensors`.
 fn is_read_by_transformers(checkpoint: &CheckpointAnalysis) -> bool {
-    let has_type = checkpoint
-        .config
-        .value()
-        .is_some_and(|config| config.get("model_type").is_some_and(Value::is_string));
+    let has_type = checkpoint.config.value().is_some_and(|config| !Config(config).model_type().is_empty());
     has_type && checkpoint.files.iter().any(|file| is_pretrained(&file.name))
 }
 
@@ -169,7 +165,7 @@ fn listed(names: &[String]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::analysis::model::{ReshapedParameter, Role};

@@ -86,7 +86,7 @@ fn sole_end<'a>(
     checkpoint: &CheckpointAnalysis,
     layers: &[(u64, &'a Population<'a>)],
 ) -> Option<(u64, &'a Population<'a>)> {
-    let kind = checkpoint.config.value()?.get("model_type")?.as_str()?;
+    let kind = Config(checkpoint.config.value()?).model_type();
     let [(first, of_first), (_, usual), .., (last, of_last)] = layers else { return None };
     let differing = layers.iter().filter(|(_, layer)| layer != usual).count();
     let ends = [(*first, of_first), (*last, of_last)];

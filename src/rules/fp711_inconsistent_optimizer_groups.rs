@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::lost_state;
+use super::threshold::FEWEST_STEPS;
 use super::weights::block;
-use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
+use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Thresholds};
 use crate::analysis::model::{
     CheckpointAnalysis, Measured, OptimizerCoverage, RepeatedParameter, Role, StateCoverage, TensorAnalysis,
 };
@@ -18,12 +19,7 @@ pub(super) static RULE: Rule = Rule {
     severity: Severity::Warning,
     confidence: Confidence::Heuristic,
     needs: Needs::LIST,
-    thresholds: &[Threshold {
-        name: "fewest-steps",
-        default: 17.0,
-        unit: "optimizer steps",
-        source: "torch.amp.GradScaler begins at 2^16 and halves for each step that it skips: 16 until the scale is 1",
-    }],
+    thresholds: &[FEWEST_STEPS],
     check: Check::Checkpoint(check),
 };
 
@@ -41,7 +37,7 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
         tell_misplaced(optimizer, findings);
         tell_orphans(optimizer, findings);
     }
-    lost_state::judge(checkpoint, coverage, thresholds.get("fewest-steps"), findings);
+    lost_state::judge(checkpoint, coverage, thresholds.get(FEWEST_STEPS.name), findings);
     tell_left_out(checkpoint, coverage, findings);
 }
 

@@ -20,6 +20,7 @@ pub(super) enum Layers {
 }
 
 use super::config_sizes::{Config, PARTS};
+use crate::analysis::model::CheckpointAnalysis;
 use Layers::{Alike, Various};
 use Saved::{InStages, Whole};
 
@@ -133,8 +134,9 @@ const ADDED_TO_ONE: [&str; 12] = [
 ];
 
 /// Whether norms of the network, or of a part of it, add their gain to 1.
-pub(super) fn adds_gains_to_one(config: &Config<'_>) -> bool {
-    let of_parts = PARTS.iter().filter_map(|part| config.part(part)?.get("model_type")?.as_str());
+pub(super) fn adds_gains_to_one(checkpoint: &CheckpointAnalysis) -> bool {
+    let Some(config) = checkpoint.config.value().map(Config) else { return false };
+    let of_parts = PARTS.iter().filter_map(|part| config.type_of_part(part));
     let mut kinds = of_parts.chain([config.model_type()]);
     kinds.any(|kind| ADDED_TO_ONE.iter().any(|begin| kind.starts_with(begin)))
 }

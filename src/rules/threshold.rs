@@ -17,6 +17,14 @@ pub struct Threshold {
     pub source: &'static str,
 }
 
+/// Before so many steps nothing need have moved: of rules on what has not.
+pub(super) const FEWEST_STEPS: Threshold = Threshold {
+    name: "fewest-steps",
+    default: 17.0,
+    unit: "optimizer steps",
+    source: "torch.amp.GradScaler begins at 2^16 and halves for each step that it skips: 16 until the scale is 1",
+};
+
 /// Values that replace defaults, by rule code and threshold name.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Overrides(pub BTreeMap<(String, String), f64>);

@@ -152,6 +152,12 @@ fn bytes_of(dtype: DType, values: &[f64]) -> Vec<u8> {
     }
 }
 
+/// A stored matrix of the numbers of stream 4.
+fn numbered(directory: &Path, dtype: DType, rows: u64, columns: u64) -> Tensor {
+    let bytes = bytes_of(dtype, &numbers(4, (rows * columns) as usize));
+    tensor(directory, dtype, &[rows, columns], &bytes)
+}
+
 #[test]
 fn products_with_stored_matrices_have_the_shape_that_is_written_down() {
     let directory = tempfile::tempdir().unwrap();
@@ -159,8 +165,7 @@ fn products_with_stored_matrices_have_the_shape_that_is_written_down() {
     // Columns that four divide are read four at a time, the others one by one: the sums are the same.
     for (rows, columns) in [(3u64, 5u64), (9, 64), (2, 4100), (600, 6)] {
         for dtype in [DType::F64, DType::F32, DType::F16, DType::Bf16, DType::F8E4M3, DType::F8E5M2] {
-            let bytes = bytes_of(dtype, &numbers(4, (rows * columns) as usize));
-            let tensor = tensor(directory.path(), dtype, &[rows, columns], &bytes);
+            let tensor = numbered(directory.path(), dtype, rows, columns);
             let matrix = Matrix::new(&tensor).scaled(4.0);
             let dense = Matrix::new(&tensor).to_dense().unwrap();
             let (rows, columns) = (rows as usize, columns as usize);
@@ -213,8 +218,7 @@ fn products_with_blocks_add_in_the_order_that_is_written_down() {
     let device = device();
     for (rows, columns, vectors) in [(3u64, 5u64, 2), (9, 64, 8), (300, 70, 3), (2, 700, 8), (700, 6, 5)] {
         for dtype in [DType::F64, DType::F32, DType::F16, DType::Bf16, DType::F8E4M3, DType::F8E5M2] {
-            let bytes = bytes_of(dtype, &numbers(4, (rows * columns) as usize));
-            let tensor = tensor(directory.path(), dtype, &[rows, columns], &bytes);
+            let tensor = numbered(directory.path(), dtype, rows, columns);
             let matrix = Matrix::new(&tensor).scaled(4.0);
             let dense = Matrix::new(&tensor).to_dense().unwrap();
             let (rows, columns) = (rows as usize, columns as usize);

@@ -10,9 +10,9 @@
 use super::jacobi;
 use super::lanczos::Basis;
 use super::matrix::CONVERGED;
-use super::operator::flip;
+use super::operator::{flip, forward};
 use super::{bracket, symmetric};
-use crate::compute::{Backend, Gemm, Matrix, Side};
+use crate::compute::{Backend, Gemm, Matrix};
 use crate::context::Context;
 use crate::error::Result;
 use crate::random::Stream;
@@ -89,8 +89,7 @@ pub fn run<B: Backend>(
     start: [Stream; WIDTH],
     context: &Context,
 ) -> Result<Outcome> {
-    let (rows, columns) = (matrix.row_count(), matrix.column_count());
-    let (forward, short) = if rows >= columns { (Side::Plain, columns) } else { (Side::Transposed, rows) };
+    let short = matrix.row_count().min(matrix.column_count());
     let width = WIDTH.min(short);
     let steps = if width < 2 { 1 } else { bracket::block_steps(short, width) };
     let most = (steps * width).min(short);
@@ -103,7 +102,7 @@ pub fn run<B: Backend>(
         if context.cancelled() {
             return Ok(Outcome::Stopped);
         }
-        let image = image(backend, matrix, forward, &block)?;
+        let [_, image] = images(backend, matrix, &block)?;
         let Some((rest, gram)) = space.step(backend, image)? else { return Ok(Outcome::Failed) };
         if space.columns.len() == steps || space.basis.count() == most {
             break;
@@ -120,7 +119,7 @@ pub fn run<B: Backend>(
     };
     let mut pairs = Vec::with_capacity(vectors.len());
     for some in vectors.chunks(WIDTH) {
-        pairs.extend(anew(backend, matrix, forward, &space.basis, some)?);
+        pairs.extend(anew(backend, matrix, &space.basis, some)?);
         // What comes after one that is near to nothing is nearer to nothing still.
         if pairs.iter().any(|(value, residual)| *residual > CONVERGED * value) {
             break;
@@ -138,22 +137,19 @@ fn side_by_side(start: &[Stream], length: usize) -> Vec<f64> {
     (0..length).flat_map(|row| vectors.iter().map(move |vector| vector[row])).collect()
 }
 
-/// `AᵀA` times a block, A on the shorter side.
-fn image<B: Backend>(
+/// `A` and `AᵀA` times a block of vectors of the shorter side.
+fn images<B: Backend>(
     backend: &B,
     matrix: &Matrix<'_>,
-    forward: Side,
     block: &Block<B::Buffer<f64>>,
-) -> Result<Block<B::Buffer<f64>>> {
-    let (short, long) = match forward {
-        Side::Plain => (matrix.column_count(), matrix.row_count()),
-        Side::Transposed => (matrix.row_count(), matrix.column_count()),
-    };
-    let width = block.width;
-    let (mut y, mut vectors) = (backend.room(long * width)?, backend.room(short * width)?);
-    backend.multiply(matrix, forward, width, &block.vectors, &mut y)?;
-    backend.multiply(matrix, flip(forward), width, &y, &mut vectors)?;
-    Ok(Block { vectors, width })
+) -> Result<[Block<B::Buffer<f64>>; 2]> {
+    let (rows, columns) = (matrix.row_count(), matrix.column_count());
+    let (forward, width) = (forward::<B>(matrix), block.width);
+    let mut once = Block { vectors: backend.room(rows.max(columns) * width)?, width };
+    let mut twice = Block { vectors: backend.room(rows.min(columns) * width)?, width };
+    backend.multiply(matrix, forward, width, &block.vectors, &mut once.vectors)?;
+    backend.multiply(matrix, flip(forward), width, &once.vectors, &mut twice.vectors)?;
+    Ok([once, twice])
 }
 
 impl<Vectors> Space<Vectors> {
@@ -298,7 +294,6 @@ fn as_rows<B: Backend>(
 fn anew<B: Backend>(
     backend: &B,
     matrix: &Matrix<'_>,
-    forward: Side,
     basis: &Basis<B::Buffer<f64>>,
     vectors: &[Vec<f64>],
 ) -> Result<Vec<(f64, f64)>> {
@@ -307,10 +302,7 @@ fn anew<B: Backend>(
         (0..basis.count()).flat_map(|row| vectors.iter().map(move |vector| vector[row])).collect();
     let x = Block { vectors: basis.combine_block(backend, width, &backend.upload(&factors)?)?, width };
     let long = matrix.row_count().max(matrix.column_count());
-    let mut y = Block { vectors: backend.room(long * width)?, width };
-    backend.multiply(matrix, forward, width, &x.vectors, &mut y.vectors)?;
-    let mut rest = Block { vectors: backend.room(short * width)?, width };
-    backend.multiply(matrix, flip(forward), width, &y.vectors, &mut rest.vectors)?;
+    let [y, mut rest] = images(backend, matrix, &x)?;
     let (lengths, images) = (products_of(backend, &x, short)?, products_of(backend, &y, long)?);
     let (lengths, images) = (backend.download::<f64>(&lengths)?, backend.download::<f64>(&images)?);
     let square = |index: usize| images[index * (width + 1)] / lengths[index * (width + 1)];

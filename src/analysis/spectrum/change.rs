@@ -7,7 +7,7 @@
 use super::bracket;
 use super::lanczos::{self, Basis, Ritz};
 use super::matrix::{CONVERGED, SEED, norm_of, rounding};
-use super::operator::{Operator, flip};
+use super::operator::{Operator, flip, forward};
 use crate::analysis::model::{ChangeSpectrum, Degenerate, Measured};
 use crate::compute::{Backend, Matrix, Side};
 use crate::context::Context;
@@ -70,11 +70,6 @@ where
         self.direction.remove_from(backend, &mut rest)?;
         self.operator.apply(backend, side, &rest, y)
     }
-}
-
-/// The side that takes vectors of the shorter side.
-fn forward<B: Backend>(operator: &dyn Operator<B>) -> Side {
-    if operator.rows() >= operator.columns() { Side::Plain } else { Side::Transposed }
 }
 
 /// What the second singular value is at most, as far as it can be told: the second Ritz value, and the largest of the map without

@@ -19,21 +19,24 @@ pub enum Route {
     LanczosAndDensity,
 }
 
-/// A depth, the longest shorter side, and the route up to there.
-type Line = (MeasureLevel, usize, Route);
+/// A depth, the longest shorter side, the most elements, and the route up to there.
+type Line = (MeasureLevel, usize, usize, Route);
 
-/// Up to which shorter side, at which depth: the first line that holds decides.
+/// However many.
+const ANY: usize = usize::MAX;
+
+/// Up to which shorter side and how many elements, at which depth: the first line that holds decides.
 ///
 /// The costs are those of one core for a square matrix: 256: 2 ms. 1024: 0.3 s, by bidiagonalisation 1.5 s. 4096: 20 s and
 /// 130 MB. Lanczos takes some 80 times as long as reading the matrix at any size.
 const TABLE: &[Line] = &[
-    (MeasureLevel::Spectra, 1, Route::Direct),
-    (MeasureLevel::Spectra, 256, Route::Gram),
-    (MeasureLevel::Spectra, usize::MAX, Route::Lanczos),
-    (MeasureLevel::Full, 1, Route::Direct),
-    (MeasureLevel::Full, 1024, Route::GramThenBidiagonal),
-    (MeasureLevel::Full, 4096, Route::Gram),
-    (MeasureLevel::Full, usize::MAX, Route::LanczosAndDensity),
+    (MeasureLevel::Spectra, 1, ANY, Route::Direct),
+    (MeasureLevel::Spectra, 256, ANY, Route::Gram),
+    (MeasureLevel::Spectra, ANY, ANY, Route::Lanczos),
+    (MeasureLevel::Full, 1, ANY, Route::Direct),
+    (MeasureLevel::Full, 1024, ANY, Route::GramThenBidiagonal),
+    (MeasureLevel::Full, 4096, ANY, Route::Gram),
+    (MeasureLevel::Full, ANY, ANY, Route::LanczosAndDensity),
 ];
 
 /// The same on a GPU with cuSOLVER, where the Gram matrix costs a thousandth of what it does on one core.
@@ -46,24 +49,26 @@ const TABLE: &[Line] = &[
 /// | Lanczos by blocks | 5.3 | 6.1 | 6.0 | 8.6 | 12.0 |
 /// | all singular values | 6.0 | 15.0 | 44 | 163 | 144 |
 const TABLE_WITH_SOLVER: &[Line] = &[
-    (MeasureLevel::Spectra, 1, Route::Direct),
-    (MeasureLevel::Spectra, 256, Route::Gram),
-    (MeasureLevel::Spectra, usize::MAX, Route::BlockLanczos),
-    (MeasureLevel::Full, 1, Route::Direct),
-    (MeasureLevel::Full, 1024, Route::GramThenBidiagonal),
-    (MeasureLevel::Full, LARGEST_ON_DEVICE, Route::Gram),
-    (MeasureLevel::Full, usize::MAX, Route::LanczosAndDensity),
+    (MeasureLevel::Spectra, 1, ANY, Route::Direct),
+    (MeasureLevel::Spectra, 256, ANY, Route::Gram),
+    (MeasureLevel::Spectra, ANY, LARGEST_BY_BLOCKS, Route::BlockLanczos),
+    (MeasureLevel::Spectra, ANY, ANY, Route::Lanczos),
+    (MeasureLevel::Full, 1, ANY, Route::Direct),
+    (MeasureLevel::Full, 1024, ANY, Route::GramThenBidiagonal),
+    (MeasureLevel::Full, LARGEST_ON_DEVICE, ANY, Route::Gram),
+    (MeasureLevel::Full, ANY, ANY, Route::LanczosAndDensity),
 ];
 
 /// The same on a GPU whose driver is alone: the processor has the eigenvalues of Gram matrices.
 const TABLE_OF_DRIVER: &[Line] = &[
-    (MeasureLevel::Spectra, 1, Route::Direct),
-    (MeasureLevel::Spectra, 256, Route::Gram),
-    (MeasureLevel::Spectra, usize::MAX, Route::BlockLanczos),
-    (MeasureLevel::Full, 1, Route::Direct),
-    (MeasureLevel::Full, 1024, Route::GramThenBidiagonal),
-    (MeasureLevel::Full, 4096, Route::Gram),
-    (MeasureLevel::Full, usize::MAX, Route::LanczosAndDensity),
+    (MeasureLevel::Spectra, 1, ANY, Route::Direct),
+    (MeasureLevel::Spectra, 256, ANY, Route::Gram),
+    (MeasureLevel::Spectra, ANY, LARGEST_BY_BLOCKS, Route::BlockLanczos),
+    (MeasureLevel::Spectra, ANY, ANY, Route::Lanczos),
+    (MeasureLevel::Full, 1, ANY, Route::Direct),
+    (MeasureLevel::Full, 1024, ANY, Route::GramThenBidiagonal),
+    (MeasureLevel::Full, 4096, ANY, Route::Gram),
+    (MeasureLevel::Full, ANY, ANY, Route::LanczosAndDensity),
 ];
 
 /// Elements of the largest matrix that blocks of vectors are worth on a GPU: 4096². A product with eight vectors takes three to four times as long as with one,
@@ -97,9 +102,10 @@ pub fn route(on: On, level: MeasureLevel, rows: usize, columns: usize) -> Option
     };
     let shorter = rows.min(columns);
     let level = level.min(MeasureLevel::Full);
-    let (_, _, route) = *table.iter().find(|(depth, most, _)| *depth == level && shorter <= *most)?;
-    let is_large = rows.saturating_mul(columns) > LARGEST_BY_BLOCKS;
-    Some(if route == Route::BlockLanczos && is_large { Route::Lanczos } else { route })
+    let holds = |&&(depth, longest, most, _): &&Line| {
+        depth == level && shorter <= longest && rows.saturating_mul(columns) <= most
+    };
+    table.iter().find(holds).map(|&(.., route)| route)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 
 use super::jacobi;
 use super::lanczos::Basis;
-use super::operator::flip;
+use super::operator::{flip, forward};
 use crate::compute::{Backend, Gemm, Matrix, Side};
 use crate::context::Context;
 use crate::error::Result;
@@ -38,8 +38,7 @@ pub fn run<B: Backend>(
     context: &Context,
 ) -> Result<Option<Top<B::Buffer<f64>>>> {
     let (rows, columns) = (matrix.row_count(), matrix.column_count());
-    let (forward, short, long) =
-        if rows >= columns { (Side::Plain, columns, rows) } else { (Side::Transposed, rows, columns) };
+    let (forward, short, long) = (forward::<B>(matrix), rows.min(columns), rows.max(columns));
     let block = (wanted + 4).min(short);
     let most = (block * (PASSES + 1)).min(short);
     // The basis, and AᵀA times each of its vectors.

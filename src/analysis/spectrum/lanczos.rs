@@ -5,7 +5,7 @@
 //! vectors that the spectrum of B is about, are those of the shorter side.
 
 use super::jacobi::{self, Triplets};
-use super::operator::{Operator, flip};
+use super::operator::{Operator, flip, forward};
 use crate::compute::{Backend, Gemm, Side};
 use crate::context::Context;
 use crate::error::Result;
@@ -83,7 +83,7 @@ pub(in crate::analysis) fn run_with_space<B: Backend>(
     taken: Option<&Basis<B::Buffer<f64>>>,
     context: &Context,
 ) -> Result<Option<Found<B::Buffer<f64>>>> {
-    let forward = if operator.rows() >= operator.columns() { Side::Plain } else { Side::Transposed };
+    let forward = forward(operator);
     let (short, long) = match forward {
         Side::Plain => (operator.columns(), operator.rows()),
         Side::Transposed => (operator.rows(), operator.columns()),

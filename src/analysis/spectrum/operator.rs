@@ -37,3 +37,8 @@ pub(super) fn flip(side: Side) -> Side {
         Side::Transposed => Side::Plain,
     }
 }
+
+/// The side that takes vectors of the shorter side.
+pub(super) fn forward<B: Backend>(operator: &dyn Operator<B>) -> Side {
+    if operator.rows() >= operator.columns() { Side::Plain } else { Side::Transposed }
+}

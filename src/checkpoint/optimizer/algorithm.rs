@@ -33,10 +33,21 @@ const OTHER_MARKS: &[&str] = &[
     "weight_decouple",
 ];
 
-/// Keys of states that Adam has not, beside moments that are called like its own: `AdEMAMix`, Adan and `DiffGrad`, MARS, Ranger, SOAP, Prodigy,
-/// `StableSPAM`.
-const OTHER_STATE: &[&str] =
-    &["exp_avg_slow", "previous_grad", "last_grad", "slow_buffer", "GG", "p0", "m_norm_t"];
+/// Keys of states that Adam has not, beside moments that may be called like its own: NAdam, Adadelta, Adamax, Adan and `DiffGrad`, `AdEMAMix`, MARS,
+/// Ranger, SOAP, Prodigy, `StableSPAM`.
+const OTHER_STATE: &[&str] = &[
+    "mu_product",
+    "acc_delta",
+    "exp_inf",
+    "exp_avg_diff",
+    "previous_grad",
+    "exp_avg_slow",
+    "last_grad",
+    "slow_buffer",
+    "GG",
+    "p0",
+    "m_norm_t",
+];
 
 /// The algorithm whose state has `keys` for its parameters.
 pub(super) fn recognise(keys: &BTreeSet<&str>, configuration: &Configuration<'_>) -> Algorithm {
@@ -53,13 +64,7 @@ pub(super) fn recognise(keys: &BTreeSet<&str>, configuration: &Configuration<'_>
         || keys.is_empty() && group("scale_parameter") && group("relative_step")
     {
         Algorithm::Adafactor
-    } else if has("mu_product")
-        || has("acc_delta")
-        || has("exp_inf")
-        || has("exp_avg_diff")
-        || OTHER_STATE.iter().any(|key| has(key))
-        || marked(OTHER_MARKS)
-    {
+    } else if OTHER_STATE.iter().any(|key| has(key)) || marked(OTHER_MARKS) {
         unknown()
     } else if has("exp_avg") && has("exp_avg_sq") || keys.is_empty() && group("betas") && marked(ADAM_MARKS) {
         adam(configuration, marked(ADAM_MARKS)).unwrap_or_else(unknown)
