@@ -5,7 +5,6 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 mod jacobian;
@@ -47,7 +46,8 @@ pub use crate::tensor::{DType, Kind};
 pub const SCHEMA_VERSION: &str = "1.0";
 
 /// Everything measured about one or more checkpoints, or about a run.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Analysis {
     /// Version of this format, `major.minor`.
     pub schema_version: String,
@@ -78,7 +78,8 @@ pub struct Analysis {
 }
 
 /// How deep to measure. Each level includes the ones before it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum MeasureLevel {
     /// Names, shapes, dtypes: no element is read.
@@ -117,7 +118,8 @@ impl MeasureLevel {
 pub type Reason = Cow<'static, str>;
 
 /// A quantity, or why there is none. A check that could not run is never a pass.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Measured<T> {
     /// The value.
@@ -129,7 +131,8 @@ pub enum Measured<T> {
 }
 
 /// Why a measured quantity has no value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Degenerate {
     /// The tensor has no elements.
@@ -171,7 +174,8 @@ impl<T> Measured<T> {
 }
 
 /// Everything measured about one checkpoint.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct CheckpointAnalysis {
     /// The path's last components, never absolute.
     pub name: String,
@@ -222,7 +226,8 @@ pub struct CheckpointAnalysis {
 }
 
 /// The parameters of a checkpoint against those of the network that its config describes, by names and shapes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ArchitectureMatch {
     /// The architecture.
     pub architecture: String,
@@ -237,7 +242,8 @@ pub struct ArchitectureMatch {
 }
 
 /// A parameter of another shape than the config says.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ReshapedParameter {
     /// The tensor, by its name as stored.
     pub name: String,
@@ -248,7 +254,8 @@ pub struct ReshapedParameter {
 }
 
 /// What a GPU did of a measurement. What is not counted here the processor computed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct DeviceUse {
     /// The device, `NVIDIA H200 (cuda:0)`; empty where it could not be used.
     pub name: String,
@@ -263,7 +270,8 @@ pub struct DeviceUse {
 }
 
 /// A piece of work that a GPU did not do.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RedonePiece {
     /// The tensor, or `the Jacobians`.
     pub tensor: String,
@@ -272,7 +280,8 @@ pub struct RedonePiece {
 }
 
 /// One file of a checkpoint.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct FileAnalysis {
     /// Its name in the checkpoint.
     pub name: String,
@@ -288,7 +297,8 @@ pub struct FileAnalysis {
 }
 
 /// What is wrong with a file, or with one tensor in it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Problem {
     /// The file's name in the checkpoint.
     pub file: String,
@@ -315,7 +325,8 @@ impl Problem {
 }
 
 /// A global outside the allow-list.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct GlobalAnalysis {
     /// The file's name in the checkpoint.
     pub file: String,
@@ -330,7 +341,8 @@ pub struct GlobalAnalysis {
 }
 
 /// Everything measured about one tensor.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct TensorAnalysis {
     /// Its name as stored.
     pub name: String,
@@ -373,7 +385,8 @@ pub struct TensorAnalysis {
 }
 
 /// Statistics over the finite elements of a tensor; counts over all.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Statistics {
     /// Elements.
     pub count: u64,
@@ -420,7 +433,8 @@ pub struct Statistics {
 }
 
 /// Counts of finite, non-zero elements by ⌊log2|x|⌋.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Exponents {
     /// ⌊log2|x|⌋ of the first count.
     pub lowest: i32,
@@ -437,7 +451,8 @@ impl Exponents {
 }
 
 /// What rounding to nearest-even in a narrower dtype would do to the elements.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Headroom {
     /// In IEEE half.
     pub f16: Cast,
@@ -450,7 +465,8 @@ pub struct Headroom {
 }
 
 /// The elements one cast would lose.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Cast {
     /// Finite elements that become infinite (E4M3: exceed 448 after rounding).
     pub overflow: u64,
@@ -461,7 +477,8 @@ pub struct Cast {
 }
 
 /// What the rows of a matrix look like (dimension 0 against the rest).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Rows {
     /// Number of rows.
     pub count: u64,
@@ -478,7 +495,8 @@ pub struct Rows {
 }
 
 /// What the file's 4 KiB pages under a tensor look like.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Pages {
     /// Whole pages under the tensor.
     pub count: u64,

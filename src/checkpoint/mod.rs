@@ -8,7 +8,6 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::context::Context;
@@ -28,7 +27,7 @@ mod ties;
 
 pub(crate) use layout::{MAX_STATE_BYTES, TRAINER_STATE};
 use layout::{Part, Parts};
-pub use names::NameRules;
+pub use names::{Glob, NameRules};
 use names::{Named, Subject};
 use optimizer::{Candidate, Candidates, ImpossibleNumber, OptimizerState, Schedule, UnfilledOptimizer};
 use section::Placed;
@@ -108,7 +107,8 @@ pub struct CheckpointTensor {
 }
 
 /// How the files of a checkpoint are laid out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Layout {
     /// One file of tensors.
@@ -136,7 +136,8 @@ pub enum Layout {
 }
 
 /// What part of the training state a tensor is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Section {
     /// The model itself.
@@ -150,7 +151,8 @@ pub enum Section {
 }
 
 /// What a tensor does in its layer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 #[allow(missing_docs, reason = "each variant is its own name")]
 pub enum Role {
@@ -182,7 +184,8 @@ pub enum Role {
 }
 
 /// The layer a tensor belongs to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Layer {
     /// The module's path: the canonical name without its last component.
     pub path: String,

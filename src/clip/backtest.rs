@@ -5,7 +5,6 @@
 //! step the share that is lost, 1 − min(1, τ/n); of a spike ln of how far above the usual it is let through. Intervals are of
 //! 90 %, for as many independent steps as the norms are worth.
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::estimate::{Estimate, mean, share};
@@ -17,7 +16,8 @@ use crate::analysis::series::clip::cosine;
 use crate::robust::median;
 
 /// A method held against the record.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Candidate {
     /// Its name on the command line.
     pub method: String,
@@ -32,7 +32,8 @@ pub struct Candidate {
 }
 
 /// What a method would have done.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Backtest {
     /// Median over the steps that were looked at of what a step is limited to; `None` where it mostly is not.
     pub threshold: Option<f64>,

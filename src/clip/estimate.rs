@@ -4,7 +4,6 @@
 //! values the series is worth, IACT = 1 + 2Σρₖ summed until k ≥ 5·IACT (Sokal 1997, "Monte Carlo methods in statistical
 //! mechanics"). Bootstraps of such series, by blocks or one by one, cover too seldom (risk catalogue, section 2.4).
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Standard normal quantile of a two-sided interval of 90 %.
@@ -14,7 +13,8 @@ pub const Z: f64 = 1.645;
 const SOKAL_WINDOW: f64 = 5.0;
 
 /// A number with the ends of its 90 % interval.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Estimate {
     /// The number.
     pub value: f64,

@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::series::Series;
@@ -22,7 +21,8 @@ pub const FEW: usize = 2;
 const INTERVAL_SPIKE: f64 = 3.0;
 
 /// Where the energy of spikes is.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Concentration {
     /// What it was measured on: spikes in the series, or intervals between checkpoints.
     pub measured_on: String,
@@ -33,7 +33,8 @@ pub struct Concentration {
 }
 
 /// One tensor.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct TensorEnergy {
     /// Its name.
     pub name: String,

@@ -1,7 +1,6 @@
 //! From what a run kept to a threshold, or to why there is none (risk catalogue, section 2.4).
 
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::backtest::{self, Candidate};
@@ -25,7 +24,8 @@ pub const TREND: f64 = 2.0;
 pub const STATE_MULTIPLE: f64 = 2.0;
 
 /// What a run's clipping should be.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Advice {
     /// The threshold, and how sure it is.
     pub recommendation: Recommendation,
@@ -40,7 +40,8 @@ pub struct Advice {
 }
 
 /// How sure a recommendation is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Status {
     /// The norms carry it.
@@ -52,7 +53,8 @@ pub enum Status {
 }
 
 /// A threshold for the norm of the whole gradient.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Recommendation {
     /// How sure it is.
     pub status: Status,

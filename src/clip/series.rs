@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::analysis::model::{Analysis, DumpAnalysis, LogAnalysis, LogPoint, Measured, Number};
@@ -20,7 +19,8 @@ pub const SPIKE_RATIO: f64 = 2.5;
 const SAME_NORM: f64 = 0.01;
 
 /// Where norms come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Source {
     /// The log.

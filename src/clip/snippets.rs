@@ -1,12 +1,12 @@
 //! Lines of configuration that clip, for each framework: the one home of them.
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::number::short;
 
 /// Text to copy.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Snippet {
     /// Where it goes: `shell`, `PyTorch`, `Hugging Face Trainer`, …
     pub place: String,

@@ -16,7 +16,6 @@ mod tests;
 
 use std::fmt;
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::analysis::model::Analysis;
@@ -26,7 +25,8 @@ use facts::Facts;
 use mechanism::Case;
 
 /// What happened to a run.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Diagnosis {
     /// The kind of failure.
     pub mechanism: Mechanism,
@@ -59,7 +59,8 @@ pub struct Diagnosis {
 }
 
 /// Kinds of failure: a closed list.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 #[expect(missing_docs, reason = "each variant is its own name; docs/postmortem.md explains them")]
 pub enum Mechanism {
@@ -89,7 +90,8 @@ pub enum Mechanism {
 }
 
 /// A mechanism that was considered and not chosen.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RunnerUp {
     /// Which.
     pub mechanism: Mechanism,
@@ -102,7 +104,8 @@ pub struct RunnerUp {
 }
 
 /// How suspect one parameter is, on each side.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Suspect {
     /// Its canonical name.
     pub tensor: String,
@@ -115,7 +118,8 @@ pub struct Suspect {
 }
 
 /// One thing to do.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Action {
     /// What, in one sentence.
     pub what: String,

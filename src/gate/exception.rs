@@ -1,14 +1,15 @@
 //! `[[skip]]`: tensors that rules and limits leave alone, each with a reason, some until a date.
 
-use globset::GlobMatcher;
 use time::Date;
+
+use crate::checkpoint::Glob;
 
 /// One exception.
 #[derive(Debug, Clone)]
 pub struct Exception {
     /// The pattern as written.
     pub pattern: String,
-    pub(super) glob: GlobMatcher,
+    pub(super) glob: Glob,
     /// Codes of the rules that leave its tensors alone; every check where empty.
     pub rules: Vec<&'static str>,
     /// Why.

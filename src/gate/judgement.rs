@@ -2,13 +2,13 @@
 
 use std::fmt;
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::rules::{Evidence, Severity, Subject};
 
 /// What the gate says about checkpoints, each decision with its reason.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Judgement {
     /// Pass, fail, or neither.
     pub outcome: Outcome,
@@ -25,7 +25,8 @@ pub struct Judgement {
 }
 
 /// How the gate ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
     /// Everything that is required was judged, and nothing fails.
@@ -47,7 +48,8 @@ impl fmt::Display for Outcome {
 }
 
 /// The accepted checkpoint that this one was held against.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct BaselineSummary {
     /// Name of the accepted checkpoint.
     pub checkpoint: String,
@@ -62,7 +64,8 @@ pub struct BaselineSummary {
 }
 
 /// One thing that was weighed.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Decision {
     /// What it does to the outcome.
     pub effect: Effect,
@@ -90,7 +93,8 @@ pub struct Decision {
 }
 
 /// How something relates to the accepted checkpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum BaselineState {
     /// The accepted checkpoint does not have it.
@@ -102,7 +106,8 @@ pub enum BaselineState {
 }
 
 /// What one decision does to the outcome.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Effect {
     /// Neither pass nor fail can be said: takes precedence over a failure.

@@ -1,16 +1,16 @@
 //! `[[limits]]`: the largest value of a measured quantity, and its largest growth since the baseline.
 
-use globset::GlobMatcher;
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::analysis::model::{
     CheckpointAnalysis, Degenerate, Measured, Role, Section, Statistics, TensorAnalysis,
 };
+use crate::checkpoint::Glob;
 use crate::rules::{Bound, Severity};
 
 /// What a limit is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Quantity {
     /// √Σx² over all parameters.
@@ -43,7 +43,7 @@ pub struct Limit {
     /// What is limited.
     pub quantity: Quantity,
     /// The pattern as written, and ready to match; every tensor of the model without one.
-    pub tensors: Option<(String, GlobMatcher)>,
+    pub tensors: Option<(String, Glob)>,
     /// The largest value.
     pub largest: Option<f64>,
     /// The largest ratio to the baseline.

@@ -24,7 +24,9 @@ pub use judge::{Case, Unreadable, judge};
 pub use judgement::{BaselineState, BaselineSummary, Decision, Effect, Judgement, Outcome};
 pub use limit::{Limit, Quantity};
 pub use policy::{Comparison, Policy};
-pub use written::{Level, policy_schema};
+pub use written::Level;
+#[cfg(test)]
+pub(crate) use written::policy_schema;
 
 /// The commented policy that `flashpoint gate --init` writes.
 pub const TEMPLATE: &str = include_str!("../../docs/flashpoint.toml");

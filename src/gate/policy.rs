@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use globset::{GlobBuilder, GlobMatcher};
 use time::{Date, Month};
 use toml::Spanned;
 use toml::value::Datetime;
@@ -12,7 +11,7 @@ use super::exception::Exception;
 use super::limit::{Limit, QUANTITIES, Quantity};
 use super::written::{self, File, Level};
 use crate::analysis::model::Format;
-use crate::checkpoint::NameRules;
+use crate::checkpoint::{Glob, NameRules};
 use crate::context::Context;
 use crate::error::{At, Error, ErrorKind, Result};
 use crate::files::InputFile;
@@ -320,10 +319,11 @@ impl Reader<'_> {
         Ok(number)
     }
 
-    fn glob(&self, pattern: &Spanned<String>) -> Result<GlobMatcher> {
-        let glob = GlobBuilder::new(pattern.get_ref()).build();
-        glob.map(|glob| glob.compile_matcher())
-            .map_err(|error| self.refuse(error.to_string(), pattern.span().start))
+    fn glob(&self, pattern: &Spanned<String>) -> Result<Glob> {
+        Glob::new(pattern.get_ref()).map_err(|error| {
+            let message = format!("{} is no glob: {error}", pattern.get_ref().escape_debug());
+            self.refuse(message, pattern.span().start)
+        })
     }
 
     fn exception(&self, skip: &written::Skip) -> Result<Exception> {

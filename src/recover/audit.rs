@@ -7,7 +7,6 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
 
-use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -23,7 +22,8 @@ use crate::number::counted;
 use crate::tensor::DType;
 
 /// What a resume from a checkpoint has and lacks.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Audit {
     /// How its files are laid out.
     pub layout: Layout,
@@ -36,7 +36,8 @@ pub struct Audit {
 }
 
 /// One part of a resumable state.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Component {
     /// Which.
     pub part: Part,
@@ -49,7 +50,8 @@ pub struct Component {
 }
 
 /// Parts of a resumable state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Part {
     /// The weights.
@@ -73,7 +75,8 @@ pub enum Part {
 }
 
 /// Whether a part is there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Presence {
     /// It is.
@@ -87,7 +90,8 @@ pub enum Presence {
 }
 
 /// How exactly training can go on, the most exact first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Exactness {
     /// The same numbers as if it had never stopped, on the same machine with the same software.

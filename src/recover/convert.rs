@@ -6,7 +6,6 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
-use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::unfit;
@@ -30,7 +29,8 @@ const LEAST_LIMIT: u64 = 1 << 20;
 const MOST_NODES: usize = 1 << 22;
 
 /// What came of a conversion.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Conversion {
     /// The checkpoint's name.
     pub checkpoint: String,
@@ -47,7 +47,8 @@ pub struct Conversion {
 }
 
 /// What became of one tensor.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Fate {
     /// It is tied to another, which stands for both.
@@ -79,7 +80,8 @@ pub enum Fate {
 }
 
 /// Something that does not go over.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Lost {
     /// What: a file, a key, a tensor.
     pub what: String,

@@ -1,12 +1,12 @@
 //! What a repair changes, tensor by tensor and number by number.
 
-use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::tensor::DType;
 
 /// Kinds of edits: a closed list (section 4 of the risk catalogue).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Action {
     /// Optimizer state that is not finite, or that no gradients give, is treated as never having been.
@@ -30,7 +30,8 @@ pub enum Action {
 }
 
 /// One edit of one kind.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Edit {
     /// Its kind.
     pub action: Action,
@@ -49,7 +50,8 @@ pub struct Edit {
 }
 
 /// One tensor changed.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct TensorEdit {
     /// Its name as stored.
     pub tensor: String,
@@ -63,7 +65,8 @@ pub struct TensorEdit {
 }
 
 /// What becomes of the elements of a tensor; each result is rounded once, to nearest and even, in the dtype stored.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Operation {
     /// Every element is 0.
@@ -95,7 +98,8 @@ pub enum Operation {
 }
 
 /// A range along an axis and its factor.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ScaledRange {
     /// First index.
     pub from: u64,
@@ -106,7 +110,8 @@ pub struct ScaledRange {
 }
 
 /// One number changed.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct NumberEdit {
     /// Where it stands: `param_groups[0].lr`.
     pub name: String,
@@ -143,7 +148,8 @@ pub enum NumberAt {
 }
 
 /// A step counter that the state did not have.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct AddedTensor {
     /// Its name: one F32 element, 0.
     pub tensor: String,
@@ -155,7 +161,8 @@ pub struct AddedTensor {
 }
 
 /// What would help and is not done unasked.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Proposal {
     /// What, in one sentence.
     pub what: String,

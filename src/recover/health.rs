@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
-use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::edit::{Action, Edit, NumberAt, NumberEdit};
@@ -19,7 +18,8 @@ use crate::number::{counted, short};
 use crate::rules::{self, Assessment, NotEvaluated, Severity, Subject};
 
 /// One thing that was looked at.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Check {
     /// What.
     pub name: String,
@@ -30,7 +30,8 @@ pub struct Check {
 }
 
 /// How a check came out. One that could not run is no pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
     /// As it should be.

@@ -3,7 +3,6 @@
 use std::io::Write;
 use std::path::Path;
 
-use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::audit::Exactness;
@@ -20,7 +19,8 @@ use crate::json::to_lines;
 pub const MANIFEST: &str = "repair.json";
 
 /// What was done to a checkpoint.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Manifest {
     /// `flashpoint` and its version.
     pub tool: String,
@@ -43,7 +43,8 @@ pub struct Manifest {
 }
 
 /// A file before and after.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct SourceFile {
     /// Its name in the checkpoint.
     pub name: String,

@@ -6,8 +6,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use globset::{Glob, GlobMatcher};
-use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::audit::{Audit, Exactness};
@@ -18,7 +16,7 @@ use super::write::{replicas, state};
 use super::{audit, qk_clip, spectral_clip};
 use crate::analysis::model::{CheckpointAnalysis, Section, TensorAnalysis};
 use crate::checkpoint::optimizer::{Algorithm, Place, Quantity};
-use crate::checkpoint::{Checkpoint, NameRules};
+use crate::checkpoint::{Checkpoint, Glob, NameRules};
 use crate::context::Context;
 use crate::error::{ErrorKind, Result};
 use crate::format::Format;
@@ -63,7 +61,8 @@ pub enum QkLimit {
 }
 
 /// What a repair does, before it does it.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Plan {
     /// The checkpoint's name.
     pub checkpoint: String,
@@ -535,7 +534,7 @@ impl Planner<'_> {
 
     /// The tensors that a cast by this glob is about: never step counters, which a dtype of few digits would make other numbers,
     /// and optimizer state only where the glob names nothing else.
-    fn castable(&self, glob: &GlobMatcher) -> Vec<usize> {
+    fn castable(&self, glob: &Glob) -> Vec<usize> {
         let counters: BTreeSet<usize> = self
             .checkpoint
             .optimizers
@@ -567,9 +566,9 @@ impl Planner<'_> {
         TensorEdit { tensor: tensor.name.clone(), file, operation, index }
     }
 
-    fn glob(&self, pattern: &str) -> Result<GlobMatcher> {
+    fn glob(&self, pattern: &str) -> Result<Glob> {
         match Glob::new(pattern) {
-            Ok(glob) => Ok(glob.compile_matcher()),
+            Ok(glob) => Ok(glob),
             Err(error) => {
                 self.refuse(format!("{pattern} is no glob: {error}"), "quote it: 'layers.*.weight'")
             }

@@ -4,7 +4,6 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::write::state;
@@ -42,7 +41,8 @@ impl FromStr for From {
 }
 
 /// The checkpoint to go on from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Chosen {
     /// Where it is.
     #[serde(skip)]
@@ -128,7 +128,8 @@ pub struct Settings {
 }
 
 /// A placeholder and what it became.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Substitution {
     /// `{checkpoint}`, …
     pub placeholder: String,

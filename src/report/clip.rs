@@ -4,7 +4,6 @@ use std::fmt::{self, Write};
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Style;
@@ -20,7 +19,8 @@ const FOLDED_ROWS: usize = 10;
 const FOLDED_TENSORS: usize = 8;
 
 /// Everything there is to say about clipping in a run.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ClipReport {
     /// Name of the run.
     pub run: String,

@@ -4,7 +4,6 @@ use std::fmt::Write;
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Style;
@@ -17,7 +16,8 @@ use crate::rules::Severity;
 const FOLDED_ROWS: usize = 24;
 
 /// Everything there is to say about two checkpoints.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct DifferenceReport {
     /// What differs.
     #[serde(flatten)]

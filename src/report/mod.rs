@@ -16,13 +16,14 @@ mod postmortem;
 mod recover;
 mod rule_page;
 mod sarif;
+#[cfg(test)]
+mod schema;
 mod terminal;
 mod text;
 mod train;
 
 use std::collections::BTreeMap;
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::analysis::model::{Analysis, CheckpointAnalysis, Problem};
@@ -49,7 +50,8 @@ pub use text::safe;
 pub use train::train_page;
 
 /// Everything one command has to say about checkpoints.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Report {
     /// What was measured.
     #[serde(flatten)]
@@ -78,7 +80,8 @@ pub struct Report {
 }
 
 /// The verdict on one checkpoint of several.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct CheckpointVerdict {
     /// The checkpoint's name.
     pub checkpoint: String,
@@ -87,7 +90,8 @@ pub struct CheckpointVerdict {
 }
 
 /// The findings in one line.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Verdict {
     /// Critical findings.
     pub critical: u64,

@@ -1,6 +1,5 @@
 //! Which rules can be evaluated on which checkpoint, and what the others lack.
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Check, Finding, Findings, Overrides, RULES, Rule, Severity, Subject, Thresholds, find};
@@ -140,7 +139,8 @@ pub fn level_needed(reason: &str) -> Option<MeasureLevel> {
 }
 
 /// What the rules say about an analysis.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Assessment {
     /// Worst first, then by rule and subject.
     pub findings: Vec<Finding>,
@@ -149,7 +149,8 @@ pub struct Assessment {
 }
 
 /// A check that could not run: never a pass.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct NotEvaluated {
     /// The checkpoint's name, or the run's.
     pub checkpoint: String,

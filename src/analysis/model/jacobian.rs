@@ -3,13 +3,13 @@
 //! Every number here belongs to a probe, a length and a precision, which stand beside it: values of other settings are not
 //! comparable.
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{DType, Density, Measured, SpectralNorm};
 
 /// Everything measured about the Jacobians of one checkpoint's network.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct JacobianAnalysis {
     /// What the network was built as: `gpt2`, `llama`, `sequential`.
     pub architecture: String,
@@ -36,7 +36,8 @@ pub struct JacobianAnalysis {
 }
 
 /// The probe, the length and the precision that Jacobians belong to.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct JacobianSetting {
     /// What the network was run on.
     pub probe: ProbeKind,
@@ -62,7 +63,8 @@ pub struct JacobianSetting {
 }
 
 /// Which gradients of the last state go back through the depths of a network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum GradientSource {
     /// Random ones.
@@ -72,7 +74,8 @@ pub enum GradientSource {
 }
 
 /// What a network was run on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum ProbeKind {
     /// Token ids at random, through the model's own embedding: a synthetic probe.
@@ -91,7 +94,8 @@ impl ProbeKind {
 }
 
 /// A quantity over the draws of a probe.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Spread {
     /// Its mean.
     pub mean: f64,
@@ -123,7 +127,8 @@ impl Spread {
 }
 
 /// What a part of a network is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum PartKind {
     /// One operation.
@@ -141,7 +146,8 @@ pub enum PartKind {
 }
 
 /// The Jacobian of one part of a network.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PartJacobian {
     /// Its name: `block 3`, `block 3 attention`, `h.3.attn.c_proj`.
     pub name: String,
@@ -171,7 +177,8 @@ pub struct PartJacobian {
 }
 
 /// The Jacobian of an attention branch taken apart: with the softmax held still, and through the softmax alone.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct AttentionPaths {
     /// σ₁ through the values, the weights of the softmax held still; mean of the draws.
     pub value: f64,
@@ -180,7 +187,8 @@ pub struct AttentionPaths {
 }
 
 /// The singular values of a Jacobian at one input.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct JacobianSpectrum {
     /// σ₁.
     pub spectral_norm: SpectralNorm,
@@ -201,7 +209,8 @@ pub struct JacobianSpectrum {
 }
 
 /// A value and the standard error of its estimate.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Estimated {
     /// The value.
     pub value: f64,
@@ -210,7 +219,8 @@ pub struct Estimated {
 }
 
 /// The end-to-end Jacobian of the architecture with weights as it is initialised.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct InitialGain {
     /// How the weights were drawn.
     pub scheme: String,
@@ -221,7 +231,8 @@ pub struct InitialGain {
 }
 
 /// What a small change of the first hidden state has become at one depth, and a small gradient of the last one's.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct DepthGain {
     /// The block before this depth.
     pub name: String,
@@ -238,7 +249,8 @@ pub struct DepthGain {
 }
 
 /// A recurrence over the steps it is unrolled.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RecurrenceAnalysis {
     /// Its layer: `lstm layer 0`.
     pub name: String,
@@ -249,7 +261,8 @@ pub struct RecurrenceAnalysis {
 }
 
 /// A recurrence driven by inputs of one scale.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RecurrenceAtScale {
     /// Factor of the probe.
     pub scale: f64,
@@ -264,7 +277,8 @@ pub struct RecurrenceAtScale {
 }
 
 /// What measuring Jacobians takes, before it starts.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct JacobianCost {
     /// Blocks, or layers where there are none.
     pub blocks: u64,

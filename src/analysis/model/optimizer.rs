@@ -1,6 +1,5 @@
 //! What was measured about optimizer state.
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{DType, Layer, Measured, Role};
@@ -9,7 +8,8 @@ pub use crate::checkpoint::optimizer::{
 };
 
 /// Everything measured about the optimizers of one checkpoint.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct OptimizerAnalysis {
     /// The optimizers, in the order in which they were found.
     pub optimizers: Vec<OptimizerSummary>,
@@ -20,7 +20,8 @@ pub struct OptimizerAnalysis {
 }
 
 /// Which parameters the optimizers of one checkpoint list, and of which of them they keep state.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct StateCoverage {
     /// The optimizers, in the order in which they were found.
     pub optimizers: Vec<OptimizerCoverage>,
@@ -32,7 +33,8 @@ pub struct StateCoverage {
 }
 
 /// What one optimizer lists, and what it keeps.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct OptimizerCoverage {
     /// Where it was found.
     pub place: String,
@@ -66,7 +68,8 @@ pub struct OptimizerCoverage {
 }
 
 /// A parameter whose two moments have different shapes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct UnevenMoments {
     /// Its tensor's name, or its key in the state.
     pub parameter: String,
@@ -77,7 +80,8 @@ pub struct UnevenMoments {
 }
 
 /// The state of one parameter in the shape of another.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct MisplacedState {
     /// The model's tensor.
     pub parameter: String,
@@ -88,7 +92,8 @@ pub struct MisplacedState {
 }
 
 /// A parameter that stands more than once in the groups of one optimizer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RepeatedParameter {
     /// Its key in the state, or its name where the groups list names.
     pub key: String,
@@ -97,7 +102,8 @@ pub struct RepeatedParameter {
 }
 
 /// One optimizer.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct OptimizerSummary {
     /// Where it was found.
     pub place: String,
@@ -116,7 +122,8 @@ pub struct OptimizerSummary {
 }
 
 /// The state of one parameter.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ParameterOptimizer {
     /// Index of its optimizer.
     pub optimizer: u64,
@@ -182,7 +189,8 @@ pub struct ParameterOptimizer {
 }
 
 /// The model's tensor that a state belongs to.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct MappedTensor {
     /// Its canonical name.
     pub canonical_name: String,
@@ -195,7 +203,8 @@ pub struct MappedTensor {
 }
 
 /// Elements of moments that no history of gradients gives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Defects {
     /// Non-finite elements of first moments and momentum buffers.
     pub non_finite_first: u64,
@@ -212,7 +221,8 @@ pub struct Defects {
 }
 
 /// What the state says about being at its first step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum FirstStep {
     /// No contradiction.
@@ -226,7 +236,8 @@ pub enum FirstStep {
 }
 
 /// Rows of a matrix of second moments.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct SecondMomentRows {
     /// Rows.
     pub count: u64,
@@ -235,7 +246,8 @@ pub struct SecondMomentRows {
 }
 
 /// A dominant gradient of the past, dated by the coordinates with the largest v.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct SpikeAge {
     /// Steps since.
     pub age: f64,
@@ -248,7 +260,8 @@ pub struct SpikeAge {
 }
 
 /// A spike that parameters agree on.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Spike {
     /// Steps since: the median of the parameters' ages.
     pub age: f64,
@@ -261,7 +274,8 @@ pub struct Spike {
 }
 
 /// A tensor of the model, and the master weights that it is the rounding of.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct MasterAnalysis {
     /// Name of the model's tensor.
     pub tensor: String,
@@ -274,7 +288,8 @@ pub struct MasterAnalysis {
 }
 
 /// |w − master|, in spacings of the dtype of w at the master.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct MasterRounding {
     /// Elements.
     pub elements: u64,

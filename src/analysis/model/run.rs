@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{ChangeSpectrum, DType, Layer, Measured, Role, Section};
 pub use crate::history::{LogSemantics, LogSource, Number, Remark, RemarkKind};
 
 /// The run that checkpoints, dumps and logs belong to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Run {
     /// The path's last component, never absolute.
     pub name: String,
@@ -20,7 +20,8 @@ pub struct Run {
 }
 
 /// What happened to the tensors between two checkpoints.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct IntervalAnalysis {
     /// Name of the earlier checkpoint.
     pub from: String,
@@ -37,7 +38,8 @@ pub struct IntervalAnalysis {
 }
 
 /// What happened to one parameter between two checkpoints, k optimizer steps apart.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct TensorInterval {
     /// Its name in the later checkpoint.
     pub name: String,
@@ -80,7 +82,8 @@ pub struct TensorInterval {
 }
 
 /// A replica of a checkpoint, by another rank, against the lowest rank's.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ReplicaAnalysis {
     /// Its name.
     pub name: String,
@@ -97,7 +100,8 @@ pub struct ReplicaAnalysis {
 }
 
 /// One tensor at two places: two checkpoints, two ranks.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct TensorDifference {
     /// Its name in the second.
     pub name: String,
@@ -134,7 +138,8 @@ pub struct TensorDifference {
 }
 
 /// Two checkpoints compared.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Difference {
     /// Name of the first.
     pub before: String,
@@ -155,7 +160,8 @@ pub struct Difference {
 }
 
 /// A tensor of another shape.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Reshaped {
     /// Its canonical name.
     pub name: String,
@@ -164,7 +170,8 @@ pub struct Reshaped {
 }
 
 /// One gradient dump.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct DumpAnalysis {
     /// Its file or directory, in the run.
     pub name: String,
@@ -200,7 +207,8 @@ pub struct DumpAnalysis {
 }
 
 /// Curvature along the line between two dumps, in the metric of Adam's denominators P = √v̂ + ε.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Sharpness {
     /// (Δgᵀ Δw)/(Δwᵀ P Δw): at most the largest eigenvalue of P⁻¹H, where both gradients are of one batch.
     pub value: f64,
@@ -211,7 +219,8 @@ pub struct Sharpness {
 }
 
 /// What clipping to the run's threshold does to the mean of the gradients that were dumped.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ClippingAnalysis {
     /// The threshold, by the run's config or log.
     pub threshold: f64,
@@ -224,7 +233,8 @@ pub struct ClippingAnalysis {
 }
 
 /// One parameter's mean gradient, clipped and not.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ClippedTensor {
     /// Its name in the dumps.
     pub name: String,
@@ -235,7 +245,8 @@ pub struct ClippedTensor {
 }
 
 /// The gradient of one parameter.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct DumpTensor {
     /// Its name in the dump.
     pub name: String,
@@ -256,7 +267,8 @@ pub struct DumpTensor {
 }
 
 /// Everything the logs of a run say, by step, read with their semantics.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct LogAnalysis {
     /// Where it was read.
     pub sources: Vec<LogSource>,
@@ -276,7 +288,8 @@ pub struct LogAnalysis {
 }
 
 /// A stretch of falls of the loss scale without a rise between.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ScaleFall {
     /// The last logged step before the first fall.
     pub since: u64,
@@ -296,7 +309,8 @@ pub struct ScaleFall {
 
 /// A step at which accumulation, world size or batch changed, another attempt or log began, or norm or loss went to another
 /// level from one point to the next and stayed there.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct AccumulationChange {
     /// The step.
     pub step: u64,
@@ -313,7 +327,8 @@ pub struct AccumulationChange {
 }
 
 /// What was logged at one step, and how it stands against the steps before it.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct LogPoint {
     /// The step.
     pub step: u64,

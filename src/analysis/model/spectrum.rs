@@ -1,12 +1,12 @@
 //! Singular values: of weights as matrices, of convolutions as operators, of attention heads as the forms they are.
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Measured;
 
 /// The singular values of one tensor's map.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Spectrum {
     /// What the singular values are of.
     pub of: SpectrumOf,
@@ -50,7 +50,8 @@ pub struct Spectrum {
 }
 
 /// The spectrum of a change ΔW, against the leading singular vectors u and v of the W that changed.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ChangeSpectrum {
     /// σ₁(ΔW).
     pub spectral_norm: SpectralNorm,
@@ -65,7 +66,8 @@ pub struct ChangeSpectrum {
 }
 
 /// What singular values are of.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum SpectrumOf {
     /// The matrix as stored.
@@ -77,7 +79,8 @@ pub enum SpectrumOf {
 }
 
 /// What a convolution's weight does not say of its operator.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ConvolutionSetting {
     /// Sizes of the input.
     pub input: Vec<u64>,
@@ -90,7 +93,8 @@ pub struct ConvolutionSetting {
 }
 
 /// How singular values were computed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum SpectrumMethod {
     /// Eigenvalues of the Gram matrix in f64: all of them.
@@ -104,7 +108,8 @@ pub enum SpectrumMethod {
 }
 
 /// The largest singular value and what is certain of it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct SpectralNorm {
     /// The best value, and the lower end of the bracket.
     pub value: f64,
@@ -119,7 +124,8 @@ pub struct SpectralNorm {
 }
 
 /// A matrix within a tensor.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct SpectrumPart {
     /// `query`, `key`, `value`.
     pub name: String,
@@ -136,7 +142,8 @@ pub struct SpectrumPart {
 }
 
 /// Where singular values lie.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Density {
     /// Quantiles of σ at 0, 1/(n−1), …, 1 of the singular values.
     pub quantiles: Vec<f64>,
@@ -145,7 +152,8 @@ pub struct Density {
 }
 
 /// A spectrum held against that of noise (Marchenko and Pastur 1967).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct MarchenkoPastur {
     /// Standard deviation of the elements of the noise that fits the bulk.
     pub sigma: f64,
@@ -161,7 +169,8 @@ pub struct MarchenkoPastur {
 ///
 /// A power law fits most tails somehow: `alpha` means nothing without `D`, `num_pl_spikes` and `sigma`, and below 50 values in the tail
 /// it is mostly noise.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct WeightWatcher {
     /// Exponent of the power law of the tail.
     pub alpha: Measured<f64>,
@@ -193,7 +202,8 @@ pub struct WeightWatcher {
 }
 
 /// Attention of one layer, head by head, from its weights alone.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct AttentionAnalysis {
     /// The layer's path: that of the module that holds the projections.
     pub layer: String,
@@ -216,7 +226,8 @@ pub struct AttentionAnalysis {
 }
 
 /// One head's form `x·W_qᵀ·W_k·y/√d`, norm gains included, for inputs of a norm layer: |x| = √width.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct HeadAnalysis {
     /// Standard deviation of the logits of independent inputs: ‖M‖_F/√d.
     pub logit_std: f64,
@@ -229,7 +240,8 @@ pub struct HeadAnalysis {
 }
 
 /// A low-rank adapter: the product of its two halves.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct AdapterAnalysis {
     /// The layer that it adapts.
     pub layer: String,

@@ -11,6 +11,7 @@ use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterato
 use super::{Layer, Role};
 use crate::tensor::DType;
 
+mod glob;
 mod order;
 mod pattern;
 mod roles;
@@ -18,6 +19,7 @@ mod rules;
 #[cfg(test)]
 mod tests;
 
+pub use self::glob::Glob;
 pub use rules::NameRules;
 
 /// What is known of a tensor besides its elements.

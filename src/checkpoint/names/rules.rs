@@ -2,18 +2,17 @@
 
 use std::path::Path;
 
-use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::Glob;
 use crate::checkpoint::Role;
 use crate::error::{At, ErrorKind, Result};
 
 /// Patterns over canonical names, tried before the built-in conventions. The first that matches holds.
 #[derive(Debug, Clone, Default)]
 pub struct NameRules {
-    globs: GlobSet,
-    rules: Vec<NameRule>,
+    rules: Vec<(Glob, NameRule)>,
 }
 
 /// What one pattern says.
@@ -52,15 +51,18 @@ impl NameRules {
         };
         let file: File = toml::from_str(text)
             .map_err(|error| refuse(error.message(), error.span().map_or(0, |span| span.start)))?;
-        let mut globs = GlobSetBuilder::new();
         let mut rules = Vec::with_capacity(file.names.len());
         for written in file.names {
-            let glob = GlobBuilder::new(written.pattern.get_ref()).build();
-            globs.add(glob.map_err(|error| refuse(&error.to_string(), written.pattern.span().start))?);
-            rules.push(NameRule { role: written.role, layer: written.layer });
+            let pattern = written.pattern.get_ref();
+            let glob = Glob::new(pattern).map_err(|error| {
+                refuse(
+                    &format!("{} is no glob: {error}", pattern.escape_debug()),
+                    written.pattern.span().start,
+                )
+            })?;
+            rules.push((glob, NameRule { role: written.role, layer: written.layer }));
         }
-        let globs = globs.build().map_err(|error| refuse(&error.to_string(), 0))?;
-        Ok(Self { globs, rules })
+        Ok(Self { rules })
     }
 
     /// Whether names mean what they conventionally mean.
@@ -70,11 +72,7 @@ impl NameRules {
 
     /// The first rule that matches the canonical `name`.
     pub fn find(&self, name: &str) -> Option<&NameRule> {
-        // Without a single glob, preparing the name for them would be all there is to do.
-        if self.is_empty() {
-            return None;
-        }
-        self.rules.get(*self.globs.matches(name).first()?)
+        self.rules.iter().find(|(glob, _)| glob.is_match(name)).map(|(_, rule)| rule)
     }
 }
 

@@ -3,7 +3,6 @@
 //! Plain data. What torch's `Optimizer.state_dict()` holds is found and read in `read.rs`, named in `algorithm.rs`,
 //! and joined to the model's tensors in `mapping.rs`: the state itself only numbers its parameters.
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 mod algorithm;
@@ -53,7 +52,8 @@ pub struct OptimizerState {
 }
 
 /// The optimizers whose state is recognised.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Algorithm {
     /// Adam: a weight decay is an L2 penalty and goes through the moments.
@@ -82,7 +82,8 @@ pub enum Algorithm {
 }
 
 /// Hyperparameters of one group. `None` is what the group does not say, or says in no finite number.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ParameterGroup {
     /// Learning rate of the next step.
     pub learning_rate: Option<f64>,
@@ -158,7 +159,8 @@ pub struct Misplaced {
 }
 
 /// How an optimizer's parameters were joined to the model's tensors.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Mapping {
     /// What the joining stands on.
     pub source: MappingSource,
@@ -172,7 +174,8 @@ pub struct Mapping {
 }
 
 /// What a mapping stands on, the most trustworthy first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum MappingSource {
     /// The groups list their parameters' names.

@@ -1,12 +1,12 @@
 //! Places of a checkpoint that are called an optimizer's and hold nothing.
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::format::{Container, Node, NodeId, Objects};
 
 /// A place for an optimizer's state that holds none.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct UnfilledOptimizer {
     /// The file, and the key in it.
     pub place: String,
@@ -15,7 +15,8 @@ pub struct UnfilledOptimizer {
 }
 
 /// What stands where nothing is kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Nothing {
     /// `None`, which somebody wrote on purpose.

@@ -6,7 +6,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{History, Options, Remark, RemarkKind};
@@ -80,7 +79,8 @@ pub struct Record {
 }
 
 /// One log file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct LogSource {
     /// Its name in the run.
     pub file: String,
@@ -93,7 +93,8 @@ pub struct LogSource {
 }
 
 /// What the numbers of a log mean, as far as it can be told.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct LogSemantics {
     /// Steps from one point to the next: the most common distance.
     pub stride: Option<u64>,

@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use schemars::JsonSchema;
 use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -65,7 +64,8 @@ impl Visitor<'_> for NumberVisitor {
     }
 }
 
-impl JsonSchema for Number {
+#[cfg(test)]
+impl schemars::JsonSchema for Number {
     fn schema_name() -> std::borrow::Cow<'static, str> {
         "Number".into()
     }

@@ -1,8 +1,9 @@
 //! What all plots share: sizes, text, the two ways to draw them, a panel with axes, a legend, lines and points.
 
+use std::io;
 use std::sync::Once;
 
-use plotters::backend::{BitMapBackend, DrawingBackend, SVGBackend};
+use plotters::backend::{BitMapBackend, SVGBackend};
 use plotters::chart::{ChartBuilder, ChartContext};
 use plotters::coord::Shift;
 use plotters::coord::cartesian::Cartesian2d;
@@ -17,6 +18,7 @@ use plotters::style::{
 use super::notes::Notes;
 use super::palette::{AXIS, GRID, INK, TROUBLE};
 use super::scale::Scale;
+use super::surface::Surface;
 
 /// Width of every plot. A page shows it at half of that or less.
 pub(super) const WIDTH: u32 = 960;
@@ -45,28 +47,29 @@ static FONT: &[u8] = include_bytes!("font/DejaVuSans-subset.ttf");
 static REGISTERED: Once = Once::new();
 
 /// What drawing returns.
-pub(super) type Drawn<B, T = ()> = Result<T, DrawingAreaErrorKind<<B as DrawingBackend>::ErrorType>>;
+pub(super) type Drawn<T = ()> = Result<T, DrawingAreaErrorKind<io::Error>>;
 
 /// A stretch of canvas in pixels.
-pub(super) type Area<B> = DrawingArea<B, Shift>;
+pub(super) type Area<'s> = DrawingArea<Surface<'s>, Shift>;
 
 /// A stretch of canvas with axes.
-pub(super) type Chart<'a, B> = ChartContext<'a, B, Cartesian2d<Scale, Scale>>;
+pub(super) type Chart<'a, 's> = ChartContext<'a, Surface<'s>, Cartesian2d<Scale, Scale>>;
 
 /// What can be drawn.
 pub(super) trait Draw {
     /// Pixels from top to bottom.
     fn height(&self) -> u32;
     /// Draws it on an area of [`WIDTH`] by its height, and notes what to say to who points at it.
-    fn draw<B: DrawingBackend>(&self, area: &Area<B>, notes: &Notes) -> Drawn<B>;
+    fn draw(&self, area: &Area<'_>, notes: &Notes) -> Drawn;
 }
 
 /// As SVG without a ground, for a page.
-pub(super) fn to_svg(drawing: &impl Draw) -> String {
+pub(super) fn to_svg(drawing: &dyn Draw) -> String {
     register();
     let mut text = String::new();
     let notes = Notes::default();
-    let area = SVGBackend::with_string(&mut text, (WIDTH, drawing.height())).into_drawing_area();
+    let area =
+        Surface::Svg(SVGBackend::with_string(&mut text, (WIDTH, drawing.height()))).into_drawing_area();
     drawing.draw(&area, &notes).and_then(|()| area.present()).expect("drawing into a string does not fail");
     drop(area);
     // Every element ends in a line break, which nothing needs.
@@ -80,32 +83,32 @@ fn noted(svg: &str, notes: &Notes) -> String {
 }
 
 /// As SVG with a white ground and a title, for a file.
-pub(super) fn to_svg_file(title: &str, drawing: &impl Draw) -> String {
+pub(super) fn to_svg_file(title: &str, drawing: &dyn Draw) -> String {
     register();
     let mut text = String::new();
     let notes = Notes::default();
-    let area = SVGBackend::with_string(&mut text, file_size(drawing)).into_drawing_area();
+    let area = Surface::Svg(SVGBackend::with_string(&mut text, file_size(drawing))).into_drawing_area();
     titled(title, drawing, &area, &notes).expect("drawing into a string does not fail");
     drop(area);
     noted(&text, &notes)
 }
 
 /// As rows of red, green and blue, with their number and width, for a file.
-pub(super) fn to_pixels(title: &str, drawing: &impl Draw) -> (Vec<u8>, u32, u32) {
+pub(super) fn to_pixels(title: &str, drawing: &dyn Draw) -> (Vec<u8>, u32, u32) {
     register();
     let (width, height) = file_size(drawing);
     let mut pixels = vec![0; (width * height * 3) as usize];
-    let area = BitMapBackend::with_buffer(&mut pixels, (width, height)).into_drawing_area();
+    let area = Surface::Pixels(BitMapBackend::with_buffer(&mut pixels, (width, height))).into_drawing_area();
     titled(title, drawing, &area, &Notes::default()).expect("drawing into memory does not fail");
     drop(area);
     (pixels, width, height)
 }
 
-fn file_size(drawing: &impl Draw) -> (u32, u32) {
+fn file_size(drawing: &dyn Draw) -> (u32, u32) {
     (WIDTH, drawing.height() + 2 * LINE)
 }
 
-fn titled<B: DrawingBackend>(title: &str, drawing: &impl Draw, area: &Area<B>, notes: &Notes) -> Drawn<B> {
+fn titled(title: &str, drawing: &dyn Draw, area: &Area<'_>, notes: &Notes) -> Drawn {
     area.fill(&WHITE)?;
     let (head, body) = area.split_vertically(2 * LINE);
     head.draw(&Text::new(title.to_owned(), (24, LINE as i32 / 2), text(INK)))?;
@@ -198,7 +201,7 @@ pub(super) fn legend_height(entries: &[Entry]) -> u32 {
 }
 
 /// Draws a legend on top of an area, and gives the area below.
-pub(super) fn legend<B: DrawingBackend>(entries: &[Entry], area: &Area<B>) -> Drawn<B, Area<B>> {
+pub(super) fn legend<'s>(entries: &[Entry], area: &Area<'s>) -> Drawn<Area<'s>> {
     let (head, body) = area.split_vertically(legend_height(entries));
     for (row, line) in legend_lines(entries).into_iter().enumerate() {
         let mut x = 24;
@@ -212,7 +215,7 @@ pub(super) fn legend<B: DrawingBackend>(entries: &[Entry], area: &Area<B>) -> Dr
     Ok(body)
 }
 
-fn swatch<B: DrawingBackend>(entry: &Entry, (x, y): (i32, i32), area: &Area<B>) -> Drawn<B> {
+fn swatch(entry: &Entry, (x, y): (i32, i32), area: &Area<'_>) -> Drawn {
     match entry.mark {
         Mark::Line => {
             area.draw(&PathElement::new([(x, y), (x + 36, y)], stroke(entry.color).stroke_width(6)))
@@ -231,13 +234,13 @@ fn swatch<B: DrawingBackend>(entry: &Entry, (x, y): (i32, i32), area: &Area<B>) 
 }
 
 /// A cross in pixels.
-pub(super) fn cross<B: DrawingBackend>(area: &Area<B>, (x, y): (i32, i32), color: RGBColor) -> Drawn<B> {
+pub(super) fn cross(area: &Area<'_>, (x, y): (i32, i32), color: RGBColor) -> Drawn {
     area.draw(&PathElement::new([(x - 9, y - 9), (x + 9, y + 9)], stroke(color)))?;
     area.draw(&PathElement::new([(x - 9, y + 9), (x + 9, y - 9)], stroke(color)))
 }
 
 /// A triangle that points up, in pixels.
-pub(super) fn triangle<B: DrawingBackend>(area: &Area<B>, (x, y): (i32, i32), color: RGBColor) -> Drawn<B> {
+pub(super) fn triangle(area: &Area<'_>, (x, y): (i32, i32), color: RGBColor) -> Drawn {
     let corners = vec![(x - 11, y + 10), (x + 11, y + 10), (x, y - 11)];
     area.draw(&Polygon::new(corners, color.filled()))
 }
@@ -255,7 +258,7 @@ pub(super) struct Axes<'a> {
 }
 
 /// Draws axes, and gives what to draw between them.
-pub(super) fn panel<'a, B: DrawingBackend>(area: &'a Area<B>, axes: &Axes<'_>) -> Drawn<B, Chart<'a, B>> {
+pub(super) fn panel<'a, 's>(area: &'a Area<'s>, axes: &Axes<'_>) -> Drawn<Chart<'a, 's>> {
     let mut chart = ChartBuilder::on(area)
         .margin_top(16)
         .margin_right(30)
@@ -280,44 +283,34 @@ pub(super) fn panel<'a, B: DrawingBackend>(area: &'a Area<B>, axes: &Axes<'_>) -
 }
 
 /// The name of the upright axis, along it.
-fn upright<B: DrawingBackend>(area: &Area<B>, name: &str) -> Drawn<B> {
+fn upright(area: &Area<'_>, name: &str) -> Drawn {
     let (_, height) = area.dim_in_pixel();
     let style = text(INK).transform(FontTransform::Rotate270).pos(Pos::new(HPos::Center, VPos::Top));
     area.draw(&Text::new(name.to_owned(), (18, (height / 2) as i32 - 20), style))
 }
 
 /// A dashed line across a panel at one value of the level axis.
-pub(super) fn vertical<B: DrawingBackend>(
-    chart: &mut Chart<'_, B>,
-    scales: &Axes<'_>,
-    value: f64,
-    color: RGBColor,
-) -> Drawn<B> {
+pub(super) fn vertical(chart: &mut Chart<'_, '_>, scales: &Axes<'_>, value: f64, color: RGBColor) -> Drawn {
     dashes(chart, [(value, scales.y.low), (value, scales.y.high)], color)
 }
 
 /// A dashed line across a panel at one value of the upright axis.
-pub(super) fn horizontal<B: DrawingBackend>(
-    chart: &mut Chart<'_, B>,
-    scales: &Axes<'_>,
-    value: f64,
-    color: RGBColor,
-) -> Drawn<B> {
+pub(super) fn horizontal(chart: &mut Chart<'_, '_>, scales: &Axes<'_>, value: f64, color: RGBColor) -> Drawn {
     dashes(chart, [(scales.x.low, value), (scales.x.high, value)], color)
 }
 
-fn dashes<B: DrawingBackend>(chart: &mut Chart<'_, B>, ends: [(f64, f64); 2], color: RGBColor) -> Drawn<B> {
+fn dashes(chart: &mut Chart<'_, '_>, ends: [(f64, f64); 2], color: RGBColor) -> Drawn {
     chart.draw_series([DashedPathElement::new(ends, 12, 9, stroke(color))]).map(drop)
 }
 
 /// A series: its line where it has enough points, its points where they are few, and a cross at the top for what is not finite.
-pub(super) fn series<B: DrawingBackend>(
-    area: &Area<B>,
-    chart: &mut Chart<'_, B>,
+pub(super) fn series(
+    area: &Area<'_>,
+    chart: &mut Chart<'_, '_>,
     scales: &Axes<'_>,
     points: &[(f64, f64)],
     color: RGBColor,
-) -> Drawn<B> {
+) -> Drawn {
     let finite: Vec<(f64, f64)> = points.iter().copied().filter(|point| point.1.is_finite()).collect();
     let drawn = thinned(&finite, scales.x);
     if drawn.len() > 1 {
@@ -331,23 +324,18 @@ pub(super) fn series<B: DrawingBackend>(
 }
 
 /// Points without a line, for what is no series.
-pub(super) fn dots<B: DrawingBackend>(
-    chart: &mut Chart<'_, B>,
+pub(super) fn dots(
+    chart: &mut Chart<'_, '_>,
     scales: &Axes<'_>,
     points: &[(f64, f64)],
     color: RGBColor,
-) -> Drawn<B> {
+) -> Drawn {
     let drawn = thinned(points, scales.x);
     chart.draw_series(drawn.iter().map(|point| Circle::new(*point, 6, color.filled()))).map(drop)
 }
 
 /// Crosses at the top of a panel, for what has no place on its axis.
-pub(super) fn crosses<B: DrawingBackend>(
-    area: &Area<B>,
-    chart: &Chart<'_, B>,
-    scales: &Axes<'_>,
-    places: &[f64],
-) -> Drawn<B> {
+pub(super) fn crosses(area: &Area<'_>, chart: &Chart<'_, '_>, scales: &Axes<'_>, places: &[f64]) -> Drawn {
     let places: Vec<(f64, f64)> = places.iter().map(|place| (*place, scales.y.high)).collect();
     let (left, top) = area.get_base_pixel();
     for place in thinned(&places, scales.x) {
@@ -358,12 +346,12 @@ pub(super) fn crosses<B: DrawingBackend>(
 }
 
 /// From the least to the most at each place, pale behind the line of a series.
-pub(super) fn band<B: DrawingBackend>(
-    chart: &mut Chart<'_, B>,
+pub(super) fn band(
+    chart: &mut Chart<'_, '_>,
     scales: &Axes<'_>,
     ends: &[(f64, [f64; 2])],
     color: RGBColor,
-) -> Drawn<B> {
+) -> Drawn {
     let is_drawn = |(_, ends): &(f64, [f64; 2])| ends.iter().all(|end| end.is_finite() && *end > 0.0);
     // Where it is not finite a band ends, and begins anew behind it.
     for run in ends.split(|one| !is_drawn(one)) {

@@ -1,6 +1,5 @@
 //! How the norms of a run's gradients are distributed, and where a threshold cuts them.
 
-use plotters::backend::DrawingBackend;
 use plotters::element::Rectangle;
 use plotters::style::Color;
 
@@ -59,7 +58,7 @@ impl Draw for Clipping {
         legend_height(&self.entries()) + PANEL
     }
 
-    fn draw<B: DrawingBackend>(&self, area: &Area<B>, notes: &Notes) -> Drawn<B> {
+    fn draw(&self, area: &Area<'_>, notes: &Notes) -> Drawn {
         let body = legend(&self.entries(), area)?;
         let lines = self.marks().into_iter().filter_map(|(value, _, _)| value);
         let x = Scale::positive(self.norms.iter().copied().chain(lines));

@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use plotters::backend::DrawingBackend;
-
 use super::canvas::{
     Area, Axes, Chart, Draw, Drawn, Entry, Mark, PANEL, crosses, dots, horizontal, legend, legend_height,
     panel, series,
@@ -109,7 +107,7 @@ impl Draw for Depth {
         legend_height(&self.entries()) + PANEL
     }
 
-    fn draw<B: DrawingBackend>(&self, area: &Area<B>, notes: &Notes) -> Drawn<B> {
+    fn draw(&self, area: &Area<'_>, notes: &Notes) -> Drawn {
         let body = legend(&self.entries(), area)?;
         let points = self.kinds.iter().flat_map(|(_, values)| values);
         let layers = points.clone().map(|point| point.0).chain(self.broken.iter().copied());
@@ -137,7 +135,7 @@ impl Draw for Depth {
 
 impl Depth {
     /// Every kind of every layer, and what the layer is called.
-    fn note<B: DrawingBackend>(&self, chart: &Chart<'_, B>, axes: &Axes<'_>, notes: &Notes) {
+    fn note(&self, chart: &Chart<'_, '_>, axes: &Axes<'_>, notes: &Notes) {
         let broken: Vec<(f64, f64)> = self.broken.iter().map(|order| (*order, f64::NAN)).collect();
         let kinds = self.kinds.iter().map(|(name, values)| Named { name, values });
         let others = (!broken.is_empty()).then_some(Named { name: "in it", values: &broken });

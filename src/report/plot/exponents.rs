@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use plotters::backend::DrawingBackend;
 use plotters::element::{Rectangle, Text};
 use plotters::style::Color;
 use plotters::style::text_anchor::HPos;
@@ -65,7 +64,7 @@ impl Draw for Exponents {
         PANEL + FORMATS.len() as u32 * BAR
     }
 
-    fn draw<B: DrawingBackend>(&self, area: &Area<B>, notes: &Notes) -> Drawn<B> {
+    fn draw(&self, area: &Area<'_>, notes: &Notes) -> Drawn {
         let (head, body) = area.split_vertically(FORMATS.len() as u32 * BAR);
         let total = self.counts.values().fold(0, |sum: u64, count| sum.saturating_add(*count)) as f64;
         let shares: Vec<(f64, f64)> =

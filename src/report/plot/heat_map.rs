@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use plotters::backend::DrawingBackend;
 use plotters::element::{PathElement, Rectangle, Text};
 use plotters::style::Color;
 use plotters::style::text_anchor::HPos;
@@ -145,7 +144,7 @@ impl Draw for HeatMap {
         legend_height(&self.entries()) + PANEL + (self.rows.len() as u32 * 8).min(240)
     }
 
-    fn draw<B: DrawingBackend>(&self, area: &Area<B>, notes: &Notes) -> Drawn<B> {
+    fn draw(&self, area: &Area<'_>, notes: &Notes) -> Drawn {
         let body = legend(&self.entries(), area)?;
         let first = self.steps.first().map_or(0.0, |step| step[0]);
         let last = self.steps.last().map_or(1.0, |step| step[1]);
@@ -185,7 +184,7 @@ impl Draw for HeatMap {
 
 impl HeatMap {
     /// The layer that stands out most in each interval.
-    fn note<B: DrawingBackend>(&self, chart: &Chart<'_, B>, axes: &Axes<'_>, notes: &Notes) {
+    fn note(&self, chart: &Chart<'_, '_>, axes: &Axes<'_>, notes: &Notes) {
         let largest = |column: usize| {
             let cells = self.rows.iter().filter_map(|row| Some((row, row.cells[column]?)));
             cells.max_by(|one, other| one.1.total_cmp(&other.1))

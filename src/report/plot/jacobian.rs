@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use plotters::backend::DrawingBackend;
 use plotters::style::RGBColor;
 
 use super::canvas::{
@@ -154,7 +153,7 @@ impl Draw for Gains {
         legend_height(&self.entries()) + self.panels.len() as u32 * (PANEL - 90) + 90
     }
 
-    fn draw<B: DrawingBackend>(&self, area: &Area<B>, notes: &Notes) -> Drawn<B> {
+    fn draw(&self, area: &Area<'_>, notes: &Notes) -> Drawn {
         let mut rest = legend(&self.entries(), area)?;
         let blocks = self.panels.iter().flat_map(|panel| &panel.curves).flat_map(|curve| &curve.values);
         let (first, last) =

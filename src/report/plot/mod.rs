@@ -19,6 +19,7 @@ mod notes;
 mod palette;
 mod scale;
 mod spectrum;
+mod surface;
 #[cfg(test)]
 mod tests;
 mod training;
@@ -26,7 +27,7 @@ mod updates;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use canvas::{to_pixels, to_svg, to_svg_file};
+use canvas::{Draw, to_pixels, to_svg, to_svg_file};
 
 use super::text::safe;
 use super::{DifferenceReport, PostMortem, Report};
@@ -70,44 +71,17 @@ impl Plot {
 
     /// As an SVG element without a ground, for a page.
     pub fn svg(&self) -> String {
-        match &self.kind {
-            Kind::Training(one) => to_svg(one),
-            Kind::HeatMap(one) => to_svg(one),
-            Kind::Depth(one) => to_svg(one),
-            Kind::Jacobian(one) => to_svg(one),
-            Kind::Spectrum(one) => to_svg(one),
-            Kind::Exponents(one) => to_svg(one),
-            Kind::Clipping(one) => to_svg(one),
-        }
+        to_svg(self.drawing())
     }
 
     /// As a file of SVG, with its title on a white ground.
     pub fn svg_file(&self) -> Vec<u8> {
-        let title = &self.title;
-        match &self.kind {
-            Kind::Training(one) => to_svg_file(title, one),
-            Kind::HeatMap(one) => to_svg_file(title, one),
-            Kind::Depth(one) => to_svg_file(title, one),
-            Kind::Jacobian(one) => to_svg_file(title, one),
-            Kind::Spectrum(one) => to_svg_file(title, one),
-            Kind::Exponents(one) => to_svg_file(title, one),
-            Kind::Clipping(one) => to_svg_file(title, one),
-        }
-        .into_bytes()
+        to_svg_file(&self.title, self.drawing()).into_bytes()
     }
 
     /// As a file of PNG, with its title on a white ground.
     pub fn png_file(&self) -> Vec<u8> {
-        let title = &self.title;
-        let (pixels, width, height) = match &self.kind {
-            Kind::Training(one) => to_pixels(title, one),
-            Kind::HeatMap(one) => to_pixels(title, one),
-            Kind::Depth(one) => to_pixels(title, one),
-            Kind::Jacobian(one) => to_pixels(title, one),
-            Kind::Spectrum(one) => to_pixels(title, one),
-            Kind::Exponents(one) => to_pixels(title, one),
-            Kind::Clipping(one) => to_pixels(title, one),
-        };
+        let (pixels, width, height) = to_pixels(&self.title, self.drawing());
         let mut file = Vec::new();
         let mut encoder = png::Encoder::new(&mut file, width, height);
         encoder.set_color(png::ColorType::Rgb);
@@ -116,6 +90,18 @@ impl Plot {
         writer.write_image_data(&pixels).expect("there are as many bytes as the header says");
         writer.finish().expect("writing to memory does not fail");
         file
+    }
+
+    fn drawing(&self) -> &dyn Draw {
+        match &self.kind {
+            Kind::Training(one) => one,
+            Kind::HeatMap(one) => one,
+            Kind::Depth(one) => one,
+            Kind::Jacobian(one) => one,
+            Kind::Spectrum(one) => one,
+            Kind::Exponents(one) => one,
+            Kind::Clipping(one) => one,
+        }
     }
 }
 

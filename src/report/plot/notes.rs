@@ -5,8 +5,6 @@
 use std::cell::RefCell;
 use std::fmt::Write;
 
-use plotters::backend::DrawingBackend;
-
 use super::canvas::{Axes, Chart};
 use crate::number::{grouped, short};
 use crate::report::text::safe;
@@ -36,9 +34,9 @@ pub(super) struct Named<'a> {
 
 impl Notes {
     /// The values of every column of a panel. `place` says what stands at one place, or from one to another.
-    pub fn columns<B: DrawingBackend>(
+    pub fn columns(
         &self,
-        chart: &Chart<'_, B>,
+        chart: &Chart<'_, '_>,
         axes: &Axes<'_>,
         series: &[Named<'_>],
         place: impl Fn(f64, f64) -> String,
@@ -75,13 +73,7 @@ impl Notes {
     }
 
     /// What to say about a panel from one place to another.
-    pub fn stretch<B: DrawingBackend>(
-        &self,
-        chart: &Chart<'_, B>,
-        axes: &Axes<'_>,
-        [first, last]: [f64; 2],
-        text: String,
-    ) {
+    pub fn stretch(&self, chart: &Chart<'_, '_>, axes: &Axes<'_>, [first, last]: [f64; 2], text: String) {
         let (left, bottom) = chart.backend_coord(&(first, axes.y.low));
         let (right, top) = chart.backend_coord(&(last, axes.y.high));
         self.0.borrow_mut().push(Note { left, top, right, bottom, text });

@@ -1,7 +1,5 @@
 //! The singular values of one map by rank, with the largest that noise of its size has (Marchenko and Pastur 1967).
 
-use plotters::backend::DrawingBackend;
-
 use super::canvas::{
     Area, Axes, Draw, Drawn, Entry, Mark, PANEL, horizontal, legend, legend_height, panel, series,
 };
@@ -64,7 +62,7 @@ impl Draw for Singular {
         legend_height(&self.entries()) + PANEL
     }
 
-    fn draw<B: DrawingBackend>(&self, area: &Area<B>, notes: &Notes) -> Drawn<B> {
+    fn draw(&self, area: &Area<'_>, notes: &Notes) -> Drawn {
         let body = legend(&self.entries(), area)?;
         let x = Scale::of(self.values.iter().map(|value| value.0));
         let y = Scale::positive(self.values.iter().map(|value| value.1).chain(self.edge));

@@ -1,6 +1,5 @@
 //! Loss and gradient norm by step, with the onset, the checkpoints, the one to go back to, and the threshold that clips.
 
-use plotters::backend::DrawingBackend;
 use plotters::style::RGBColor;
 
 use super::canvas::{
@@ -103,7 +102,7 @@ impl Draw for Training {
         legend_height(&self.entries()) + self.panels().len() as u32 * (PANEL - 90) + 90
     }
 
-    fn draw<B: DrawingBackend>(&self, area: &Area<B>, notes: &Notes) -> Drawn<B> {
+    fn draw(&self, area: &Area<'_>, notes: &Notes) -> Drawn {
         let mut rest = legend(&self.entries(), area)?;
         let panels = self.panels();
         let steps = self.steps();
@@ -134,7 +133,7 @@ impl Draw for Training {
 
 impl Training {
     /// The checkpoints, along the bottom of a panel.
-    fn saved<B: DrawingBackend>(&self, area: &Area<B>, chart: &Chart<'_, B>, axes: &Axes<'_>) -> Drawn<B> {
+    fn saved(&self, area: &Area<'_>, chart: &Chart<'_, '_>, axes: &Axes<'_>) -> Drawn {
         let (left, top) = area.get_base_pixel();
         for step in &self.checkpoints {
             let (x, y) = chart.backend_coord(&(*step, axes.y.low));

@@ -6,7 +6,6 @@ mod timeline;
 
 use std::collections::BTreeMap;
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Report, Verdict};
@@ -20,7 +19,8 @@ pub use page::postmortem_page;
 pub(super) use timeline::draw as draw_timeline;
 
 /// Everything a post-mortem has to say about a run; enough to draw its timeline again.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PostMortem {
     /// What happened.
     pub diagnosis: Diagnosis,

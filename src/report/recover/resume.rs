@@ -2,7 +2,6 @@
 
 use std::fmt::{self, Write};
 
-use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::plan::{write_audit, write_edits, write_manifest};
@@ -12,7 +11,8 @@ use crate::report::Style;
 use crate::report::text::{safe, wrapped};
 
 /// Everything there is to say about a resume before its command is started.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ResumeReport {
     /// The state to go on from.
     pub chosen: Chosen,

@@ -1,9 +1,9 @@
-//! The published JSON Schemas are those of the types. `UPDATE_SCHEMAS=1 cargo test --test schema` writes them.
+//! The published JSON Schemas are those of the types. `UPDATE_SCHEMAS=1 cargo test --lib schema` writes them.
 
-use flashpoint::analysis::model::Analysis;
-use flashpoint::gate::policy_schema;
-use flashpoint::recover::{Conversion, Manifest};
-use flashpoint::report::{ClipReport, PostMortem, Report, ResumeReport};
+use crate::analysis::model::Analysis;
+use crate::gate::policy_schema;
+use crate::recover::{Conversion, Manifest};
+use crate::report::{ClipReport, PostMortem, Report, ResumeReport};
 use schemars::schema_for;
 
 #[test]
@@ -24,6 +24,6 @@ fn the_published_schemas_are_those_of_the_types() {
             std::fs::write(path, &text).unwrap_or_else(|error| panic!("{path}: {error}"));
         }
         let published = std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{path}: {error}"));
-        assert_eq!(published, text, "{path} is stale: run UPDATE_SCHEMAS=1 cargo test --test schema");
+        assert_eq!(published, text, "{path} is stale: run UPDATE_SCHEMAS=1 cargo test --lib schema");
     }
 }
