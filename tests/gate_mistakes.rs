@@ -119,7 +119,7 @@ const MISTAKES: &[Mistake] = &[
         Some("[[skip]]\ntensors = \"head[\"\nreason = \"r\"\n"),
         &["MODEL"],
         2,
-        &["line 2, column 11", "unclosed character class"],
+        &["line 2, column 11", "head[ is no glob: a bracket is not closed"],
     ),
     mistake(
         "a quantity that is none",

@@ -25,7 +25,8 @@ impl Glob {
             while one_star.contains("**") {
                 one_star = one_star.replace("**", "*");
             }
-            Pattern::new(&one_star).map_err(|error| error.msg.to_owned())
+            // Without two stars, nothing else can be wrong with it.
+            Pattern::new(&one_star).map_err(|_| "a bracket is not closed, or is empty".to_owned())
         });
         Ok(Self { alternatives: compiled.collect::<Result<_, _>>()? })
     }
