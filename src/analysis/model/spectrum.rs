@@ -196,7 +196,7 @@ pub struct WeightWatcher {
     /// Σλ/λ_max.
     pub stable_rank: f64,
     /// Singular values above σ₁·N·ε, N the longer side and ε that of f64.
-    pub matrix_rank: u64,
+    pub matrix_rank: Measured<u64>,
     /// −Σ p ln p / ln rank with p = λ/Σλ.
     pub entropy: Measured<f64>,
 }

@@ -124,6 +124,14 @@ pub(in crate::analysis) fn of_all(
     } else {
         Measured::not(format!("below the rounding error {:.1e}", error_of(last)))
     };
+    let mut weight_watcher = power_law::metrics(&values, rows.max(columns));
+    if let (Some(metrics), SpectrumMethod::Gram, None) = (&mut weight_watcher, method, smallest.value()) {
+        // What the Gram matrix makes of zeros is its rounding, far above the tolerance of the rank.
+        let reason =
+            format!("singular values below the rounding error {:.1e} cannot be counted", error_of(last));
+        metrics.matrix_rank = Measured::not(reason.clone());
+        metrics.entropy = Measured::not(reason);
+    }
     Spectrum {
         of: SpectrumOf::Matrix,
         rows: rows as u64,
@@ -145,7 +153,7 @@ pub(in crate::analysis) fn of_all(
         density: Measured::Value(Density { quantiles: density::quantiles(&values), is_exact: true }),
         marchenko_pastur: marchenko_pastur::fit(&values, rows, columns)
             .map_or_else(|| Measured::not("no width of noise fits the bulk"), Measured::Value),
-        weight_watcher: power_law::metrics(&values, rows.max(columns))
+        weight_watcher: weight_watcher
             .map_or_else(|| Measured::not("every singular value is zero"), Measured::Value),
         rounding: Measured::Value(error),
         largest: values.iter().copied().take(REPORTED).collect(),

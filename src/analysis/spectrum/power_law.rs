@@ -109,7 +109,7 @@ pub fn metrics(singular_values: &[f64], longer: usize) -> Option<WeightWatcher> 
         spectral_norm: largest,
         log_spectral_norm: largest.log10(),
         stable_rank: norm / largest,
-        matrix_rank: rank as u64,
+        matrix_rank: Measured::Value(rank as u64),
         entropy: entropy(&eigenvalues, norm, rank),
     })
 }
