@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::head::{self, Head, NormalLogits};
+use super::head::{self, Head, HeadNorms, NormalLogits};
 use super::layout::{Attention, Heads, Order, Projections};
 use crate::analysis::model::{AttentionAnalysis, HeadAnalysis, Measured, TensorAnalysis};
 use crate::checkpoint::Checkpoint;
@@ -96,7 +96,13 @@ fn is_finite(layer: &Attention, analyses: &[TensorAnalysis]) -> bool {
             .value()
             .is_some_and(|statistics| statistics.count > 0 && statistics.non_finite() == 0)
     };
-    let norms = [layer.norm, layer.head_norms.map(|norms| norms.0), layer.head_norms.map(|norms| norms.1)];
+    let norms = [
+        layer.norm,
+        layer.norm_bias,
+        layer.head_norms.map(|norms| norms.0),
+        layer.head_norms.map(|norms| norms.1),
+        layer.query_norm_bias,
+    ];
     let projections = match &layer.projections {
         Projections::Apart { query, key, bias } => [Some(*query), Some(*key), *bias],
         Projections::Fused { tensor, bias, .. } => [Some(*tensor), *bias, None],
@@ -110,7 +116,11 @@ fn measure(
     context: &Context,
 ) -> Result<Option<AttentionAnalysis>> {
     let reader = Reader { checkpoint, layer };
-    let gains = reader.norm_gains()?;
+    let gains = match layer.norm {
+        Some(norm) => reader.gains(norm)?,
+        None => Vec::new(),
+    };
+    let bias = reader.bias(layer.norm_bias)?;
     let logits = layer.context.map(|context| NormalLogits::new((context as usize).min(MOST_KEYS), ROWS));
     let heads: Vec<Option<HeadAnalysis>> = (0..layer.heads.query)
         .into_par_iter()
@@ -118,7 +128,7 @@ fn measure(
             if context.cancelled() {
                 return Ok(None);
             }
-            let mut measured = head::measure(&Cpu, &reader.head(number, &gains)?)?;
+            let mut measured = head::measure(&Cpu, &reader.head(number, &gains, &bias)?)?;
             if let (Some(head), Some(logits)) = (&mut measured, &logits) {
                 head.predicted_entropy = Measured::Value(logits.entropy_share(head.logit_std));
             }
@@ -155,13 +165,42 @@ impl Reader<'_> {
         Matrix::new(self.tensor(index)?).to_dense()
     }
 
-    fn norm_gains(&self) -> Result<Vec<f64>> {
-        let Some(norm) = self.layer.norm else { return Ok(Vec::new()) };
+    fn bias(&self, index: Option<usize>) -> Result<Vec<f64>> {
+        index.map_or_else(|| Ok(Vec::new()), |index| self.vector(index))
+    }
+
+    /// What a norm multiplies by.
+    fn gains(&self, norm: usize) -> Result<Vec<f64>> {
         let offset = f64::from(u8::from(self.layer.gain_is_offset));
         Ok(self.vector(norm)?.into_iter().map(|gain| gain + offset).collect())
     }
 
-    fn head(&self, number: u64, gains: &[f64]) -> Result<Head> {
+    /// The norms of the queries and keys whose rows these are.
+    fn norms(
+        &self,
+        query_rows: &std::ops::Range<u64>,
+        key_rows: &std::ops::Range<u64>,
+    ) -> Result<Option<HeadNorms>> {
+        let Some((query, key)) = self.layer.head_norms else { return Ok(None) };
+        let width = self.layer.heads.width as usize;
+        let slice = |values: &[f64], rows: &std::ops::Range<u64>| {
+            let rows = if values.len() == width { 0..width } else { rows.start as usize..rows.end as usize };
+            values.get(rows).map(<[f64]>::to_vec)
+        };
+        let (query_gains, key_gains) = (self.gains(query)?, self.gains(key)?);
+        let bias = self.bias(self.layer.query_norm_bias)?;
+        // Gains in rows of a head each are of heads that are normalised one by one.
+        let together = |norm: usize, gains: &[f64]| -> Result<usize> {
+            Ok(if self.tensor(norm)?.shape.len() > 1 { width } else { gains.len() })
+        };
+        let together = (together(query, &query_gains)?, together(key, &key_gains)?);
+        Ok(slice(&query_gains, query_rows).zip(slice(&key_gains, key_rows)).map(|(query, key)| {
+            let query_bias = slice(&bias, query_rows).unwrap_or_default();
+            HeadNorms { query, key, query_bias, together }
+        }))
+    }
+
+    fn head(&self, number: u64, gains: &[f64], norm_bias: &[f64]) -> Result<Head> {
         let (query_rows, key_rows) = self.layer.rows(number);
         let width = self.layer.heads.width as usize;
         let (query, key, bias) = match &self.layer.projections {
@@ -176,13 +215,9 @@ impl Reader<'_> {
                 (rows(&query_rows)?, rows(&key_rows)?, *bias)
             }
         };
-        let query_bias = match bias {
-            Some(bias) => {
-                let bias = self.vector(bias)?;
-                bias.get(query_rows.start as usize..query_rows.end as usize).unwrap_or_default().to_vec()
-            }
-            None => Vec::new(),
-        };
+        let query_bias = self.bias(bias)?;
+        let own = query_bias.get(query_rows.start as usize..query_rows.end as usize).unwrap_or_default();
+        let query_bias = common(own, &query, norm_bias, width);
         let multiplied = |mut rows: Vec<f64>| {
             let stream = rows.len() / width;
             if gains.len() == stream {
@@ -190,23 +225,12 @@ impl Reader<'_> {
             }
             rows
         };
-        let head_gains = match self.layer.head_norms {
-            Some((query, key)) => {
-                let slice = |gains: Vec<f64>, rows: &std::ops::Range<u64>| {
-                    let shared = gains.len() == width;
-                    let rows = if shared { 0..width } else { rows.start as usize..rows.end as usize };
-                    gains.get(rows).map(<[f64]>::to_vec)
-                };
-                slice(self.vector(query)?, &query_rows).zip(slice(self.vector(key)?, &key_rows))
-            }
-            None => None,
-        };
         Ok(Head {
             query: multiplied(query),
             key: multiplied(key),
             width,
             query_bias,
-            gains: head_gains,
+            norms: self.norms(&query_rows, &key_rows)?,
             rotates: self.layer.rotates,
         })
     }
@@ -222,4 +246,14 @@ impl Reader<'_> {
         let values = matrix.to_dense()?;
         Ok((0..values.len()).map(|at| values[at % stream * width + at / stream]).collect())
     }
+}
+
+/// What the queries of a head, `width` rows, have in common: their own bias, and what the bias of the norm before them makes of them.
+fn common(own: &[f64], query: &[f64], norm_bias: &[f64], width: usize) -> Vec<f64> {
+    if norm_bias.len() * width != query.len() {
+        return own.to_vec();
+    }
+    let rows = query.chunks_exact(norm_bias.len().max(1));
+    let moved = rows.map(|row| row.iter().zip(norm_bias).map(|(weight, bias)| weight * bias).sum::<f64>());
+    moved.enumerate().map(|(at, moved)| own.get(at).copied().unwrap_or(0.0) + moved).collect()
 }

@@ -19,12 +19,48 @@ pub struct Head {
     pub key: Vec<f64>,
     /// Numbers per head.
     pub width: usize,
-    /// Bias of the queries; empty where there is none. That of the keys adds the same to all logits of a row.
+    /// What the queries of all inputs have in common, by their own bias and that of the norm before; empty where there is nothing. What keys
+    /// have in common adds the same to all logits of a row.
     pub query_bias: Vec<f64>,
-    /// Gains of queries and keys where these are normalised in each head.
-    pub gains: Option<(Vec<f64>, Vec<f64>)>,
+    /// How queries and keys are normalised, where they are.
+    pub norms: Option<HeadNorms>,
     /// Queries and keys are turned by their positions.
     pub rotates: bool,
+}
+
+/// The norms of the queries and keys of one head.
+#[derive(Debug, Clone)]
+pub struct HeadNorms {
+    /// Gains of the queries.
+    pub query: Vec<f64>,
+    /// Gains of the keys.
+    pub key: Vec<f64>,
+    /// Bias of the queries; empty where there is none.
+    pub query_bias: Vec<f64>,
+    /// Numbers that are normalised together: those of a head, or of all heads, whose whole length one head may have.
+    pub together: (usize, usize),
+}
+
+impl HeadNorms {
+    /// Standard deviation of the logits of independent inputs, and what no logit exceeds, for heads of `d` numbers.
+    fn logits(&self, d: usize, rotates: bool) -> (f64, f64) {
+        let products: Vec<f64> = self.query.iter().zip(&self.key).map(|(query, key)| query * key).collect();
+        let largest = |values: &[f64]| values.iter().fold(0.0f64, |most, x| most.max(x.abs()));
+        // A rotation brings the largest of the queries before the largest of the keys.
+        let most = if rotates { largest(&self.query) * largest(&self.key) } else { largest(&products) };
+        let bias = if rotates {
+            length(self.query_bias.iter().copied()) * largest(&self.key)
+        } else {
+            length(self.query_bias.iter().zip(&self.key).map(|(bias, key)| bias * key))
+        };
+        let (query, key) = ((self.together.0 as f64).sqrt(), (self.together.1 as f64).sqrt());
+        let root = (d as f64).sqrt();
+        (length(products.into_iter()) / root, (most * query + bias) * key / root)
+    }
+}
+
+fn length(values: impl Iterator<Item = f64>) -> f64 {
+    values.map(|x| x * x).sum::<f64>().sqrt()
 }
 
 /// What the form does to inputs of a norm layer, |x|² = the width of the stream; `None` where an iteration did not converge.
@@ -45,10 +81,8 @@ pub fn measure<B: Backend>(backend: &B, head: &Head) -> Result<Option<HeadAnalys
     let largest = |values: &[f64]| values.last().copied().unwrap_or(0.0).max(0.0).sqrt();
     let total: f64 = squares.iter().sum();
     let root = (d as f64).sqrt();
-    let (logit_std, logit_bound) = if let Some((query, key)) = &head.gains {
-        let pairs: Vec<f64> = query.iter().zip(key).map(|(q, k)| (q * k).powi(2)).collect();
-        let most = pairs.iter().fold(0.0f64, |most, x| most.max(*x)).sqrt();
-        (pairs.iter().sum::<f64>().sqrt() / root, root * most)
+    let (logit_std, logit_bound) = if let Some(norms) = &head.norms {
+        norms.logits(d, head.rotates)
     } else {
         // Turned by positions, the form is W_qᵀ·R·W_k: no R makes it larger than the product of the norms.
         let norm = if head.rotates { largest(&queries) * largest(&keys) } else { largest(&form) };
@@ -114,7 +148,7 @@ fn bias_norm(bias: &[f64], key_gram: &[f64], d: usize, key_norm: Option<f64>) ->
         return 0.0;
     }
     if let Some(norm) = key_norm {
-        return norm * bias.iter().map(|x| x * x).sum::<f64>().sqrt();
+        return norm * length(bias.iter().copied());
     }
     let form: f64 = (0..d)
         .map(|row| bias[row] * (0..d).map(|column| key_gram[row * d + column] * bias[column]).sum::<f64>())
@@ -179,7 +213,7 @@ mod tests {
             key: numbers(1),
             width: d,
             query_bias: Vec::new(),
-            gains: None,
+            norms: None,
             rotates: false,
         }
     }
@@ -256,12 +290,37 @@ mod tests {
         }
     }
 
+    fn norms(query: [f64; 4], key: [f64; 4]) -> HeadNorms {
+        HeadNorms { query: query.to_vec(), key: key.to_vec(), query_bias: Vec::new(), together: (4, 4) }
+    }
+
     #[test]
     fn normalised_queries_and_keys_are_bounded_by_their_gains() {
         let mut head = head(4, 12);
-        head.gains = Some((vec![1.0, 2.0, 1.0, 1.0], vec![1.0, 3.0, 1.0, 1.0]));
+        head.norms = Some(norms([1.0, 2.0, 1.0, 1.0], [1.0, 3.0, 1.0, 1.0]));
         let found = measure(&Cpu, &head).unwrap().unwrap();
         assert_eq!(found.logit_bound, 12.0);
         assert!((found.logit_std - 39f64.sqrt() / 2.0).abs() < 1e-15);
+    }
+
+    /// Turned by a right angle, as a position may, the largest number of a query meets the largest of a key.
+    #[test]
+    fn a_rotation_brings_the_largest_gains_together() {
+        let mut apart = norms([5.0, 0.1, 0.1, 0.1], [0.1, 0.1, 7.0, 0.1]);
+        assert!((apart.logits(4, false).1 - 0.7 * 2.0).abs() < 1e-15);
+        // All of the length √4 of both in these numbers: 5·√4·7·√4/√4.
+        assert!((apart.logits(4, true).1 - 70.0).abs() < 1e-12);
+        apart.query_bias = vec![0.0, 3.0, 0.0, 4.0];
+        assert!((apart.logits(4, true).1 - (70.0 + 5.0 * 7.0)).abs() < 1e-12);
+        assert!((apart.logits(4, false).1 - (0.7 * 2.0 + 0.5)).abs() < 1e-15);
+    }
+
+    /// Of eight heads normalised together one may have the whole length √(8·4).
+    #[test]
+    fn one_head_may_have_the_length_of_all_that_are_normalised_together() {
+        let mut all = norms([1.0; 4], [1.0; 4]);
+        all.together = (32, 8);
+        assert!((all.logits(4, false).1 - (32.0f64 * 8.0).sqrt() / 2.0).abs() < 1e-12);
+        assert_eq!(all.logits(4, false).0, 1.0);
     }
 }

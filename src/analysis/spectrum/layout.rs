@@ -20,10 +20,14 @@ pub(super) struct Attention {
     pub heads: Heads,
     /// Gains of the norm before the layer.
     pub norm: Option<usize>,
-    /// The norm adds its gain to 1.
+    /// Bias of that norm.
+    pub norm_bias: Option<usize>,
+    /// Norms add their gain to 1.
     pub gain_is_offset: bool,
     /// Gains of the norms of queries and keys.
     pub head_norms: Option<(usize, usize)>,
+    /// Bias of the norm of queries.
+    pub query_norm_bias: Option<usize>,
     /// Queries and keys are turned by their positions.
     pub rotates: bool,
     /// Longest context.
@@ -97,6 +101,25 @@ const ROTARY: [&str; 6] = [
     "partial_rotary_factor",
     "rope_parameters",
 ];
+/// Model types whose norms multiply by 1 + gain, as their modules in transformers 5 do; those of gemma3n and gemma4 do not.
+const OFFSET_GAINS: [&str; 14] = [
+    "gemma",
+    "gemma2",
+    "gemma3",
+    "gemma3_text",
+    "paligemma",
+    "recurrent_gemma",
+    "shieldgemma2",
+    "t5gemma",
+    "vaultgemma",
+    "qwen3_next",
+    "qwen3_5",
+    "qwen3_5_text",
+    "qwen3_5_moe",
+    "qwen3_5_moe_text",
+];
+/// Modules of attention whose keys come from another stack than its queries: no norm stands before both.
+const CROSS: [&str; 4] = ["encoder_attn", "crossattention", "cross_attn", "EncDecAttention"];
 /// Fused matrices whose heads are interleaved.
 const GROUPED: [&str; 2] = ["query_key_value", "linear_qkv"];
 
@@ -243,10 +266,14 @@ impl<'a> Model<'a> {
     ) -> Option<Attention> {
         let heads = count_heads(checkpoint, config, heads, &projections)?;
         let head_norm = |names: &[&str]| self.find(&layer, names, "weight");
+        let is_cross = layer.split('.').any(|module| CROSS.contains(&module));
+        let norm = if is_cross { None } else { self.norm_before(&layer, index) };
         Some(Attention {
-            norm: self.norm_before(&layer, index),
-            gain_is_offset: config.model_type().starts_with("gemma"),
+            norm,
+            norm_bias: norm.and_then(|norm| self.bias_of(checkpoint, norm)),
+            gain_is_offset: OFFSET_GAINS.contains(&config.model_type()),
             head_norms: head_norm(&QUERY_NORMS).zip(head_norm(&KEY_NORMS)),
+            query_norm_bias: self.find(&layer, &QUERY_NORMS, "bias"),
             rotates: config.rotates(),
             context: config.number(&CONTEXTS).filter(|context| *context > 1),
             index,
@@ -254,6 +281,12 @@ impl<'a> Model<'a> {
             projections,
             heads,
         })
+    }
+
+    /// The bias beside a norm's gains.
+    fn bias_of(&self, checkpoint: &Checkpoint, norm: usize) -> Option<usize> {
+        let module = checkpoint.tensors[norm].canonical_name.strip_suffix("weight")?;
+        self.by_name.get(format!("{module}bias").as_str()).copied()
     }
 
     /// The norm that a layer's input comes from: one before it in its block, or, where norms stand behind, that of the block before.
