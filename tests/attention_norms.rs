@@ -138,3 +138,18 @@ fn no_norm_stands_before_the_queries_and_the_keys_of_another_stack() {
     let of_encoder = measured("whisper", "model.decoder.layers.0.encoder_attn", &others);
     assert_eq!(of_encoder.norm, None);
 }
+
+#[test]
+fn a_norm_behind_attention_is_none_that_its_queries_come_from() {
+    let gains: &[f64] = &[2.0; STREAM];
+    let norm = |model_type| {
+        measured(model_type, "model.encoder.layers.0.self_attn", &[("self_attn_layer_norm.weight", gains)])
+            .norm
+    };
+    for before in ["mbart", "whisper", "opt"] {
+        assert!(norm(before).is_some_and(|name| name.ends_with("self_attn_layer_norm.weight")), "{before}");
+    }
+    for behind in ["bart", "marian", "detr"] {
+        assert_eq!(norm(behind), None, "{behind}");
+    }
+}

@@ -77,7 +77,7 @@ const WIDTHS: [&str; 2] = ["head_dim", "attention_head_dim"];
 const CONTEXTS: [&str; 5] = ["max_position_embeddings", "n_positions", "n_ctx", "block_size", "max_seq_len"];
 
 /// Norms that stand before attention in a block, by the end of their path.
-const NORMS_BEFORE: [&str; 12] = [
+const NORMS_BEFORE: [&str; 11] = [
     "input_layernorm",
     "ln_1",
     "ln1",
@@ -86,10 +86,29 @@ const NORMS_BEFORE: [&str; 12] = [
     "attention_norm",
     "attn_norm",
     "layernorm_before",
-    "self_attn_layer_norm",
     "layer_norm1",
     "pre_attention_layernorm",
     "input_norm",
+];
+/// The norm that BART and DETR have behind attention, and these model types before it, as their modules in transformers 5 do.
+const NORM_OF_BART: &str = "self_attn_layer_norm";
+const PRE_NORM_TYPES: [&str; 16] = [
+    "bigbird_pegasus",
+    "biogpt",
+    "blenderbot",
+    "m2m_100",
+    "mbart",
+    "musicgen_decoder",
+    "nllb-moe",
+    "opt",
+    "pegasus",
+    "pegasus_x",
+    "seamless_m4t",
+    "seamless_m4t_v2",
+    "speech_to_text",
+    "table-transformer",
+    "whisper",
+    "xglm",
 ];
 const QUERY_NORMS: [&str; 4] = ["q_norm", "query_norm", "q_layernorm", "query_layernorm"];
 const KEY_NORMS: [&str; 4] = ["k_norm", "key_norm", "k_layernorm", "key_layernorm"];
@@ -137,6 +156,12 @@ impl Config<'_> {
 
     fn model_type(&self) -> &str {
         self.0.get("model_type").and_then(Value::as_str).unwrap_or_default()
+    }
+
+    /// Whether a norm called as in BART stands before attention; OPT has it behind where its config says so.
+    fn has_norm_of_bart_before(&self) -> bool {
+        PRE_NORM_TYPES.contains(&self.model_type())
+            && self.0.get("do_layer_norm_before").and_then(Value::as_bool).unwrap_or(true)
     }
 
     fn rotates(&self) -> bool {
@@ -267,7 +292,7 @@ impl<'a> Model<'a> {
         let heads = count_heads(checkpoint, config, heads, &projections)?;
         let head_norm = |names: &[&str]| self.find(&layer, names, "weight");
         let is_cross = layer.split('.').any(|module| CROSS.contains(&module));
-        let norm = if is_cross { None } else { self.norm_before(&layer, index) };
+        let norm = if is_cross { None } else { self.norm_before(config, &layer, index) };
         Some(Attention {
             norm,
             norm_bias: norm.and_then(|norm| self.bias_of(checkpoint, norm)),
@@ -290,11 +315,13 @@ impl<'a> Model<'a> {
     }
 
     /// The norm that a layer's input comes from: one before it in its block, or, where norms stand behind, that of the block before.
-    fn norm_before(&self, layer: &str, index: Option<u64>) -> Option<usize> {
+    fn norm_before(&self, config: &Config<'_>, layer: &str, index: Option<u64>) -> Option<usize> {
+        let of_bart = config.has_norm_of_bart_before().then_some(NORM_OF_BART);
+        let names: Vec<&str> = NORMS_BEFORE.into_iter().chain(of_bart).collect();
         let mut block = layer;
         while !block.is_empty() {
             block = parent(block);
-            if let Some(norm) = self.find(block, &NORMS_BEFORE, "weight") {
+            if let Some(norm) = self.find(block, &names, "weight") {
                 return Some(norm);
             }
         }
