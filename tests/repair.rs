@@ -15,6 +15,7 @@ use flashpoint::context::Context;
 use flashpoint::format::torch::verify_checksums;
 use flashpoint::tensor::{DType, decode};
 use half::bf16;
+use safetensors::tensor::{Dtype, TensorView};
 use serde_json::Value;
 
 const NANO_GPT: &str = "fixtures/layouts/nanogpt.pt";
@@ -163,6 +164,76 @@ fn a_reset_takes_the_step_with_it_also_where_it_is_shared() {
     assert_eq!(state["optimizer"]["groups"][1]["lr"], 0.002);
     assert_eq!(state["optimizer"]["groups"][1]["betas"][1], 0.999);
     assert_eq!(state["step"], 400);
+}
+
+/// √(v − mean²) of a centered RMSprop is NaN where v alone is 0.
+#[test]
+fn a_reset_of_a_centered_rmsprop_takes_the_mean_gradient_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, target) = (folder.path().join("checkpoint-6"), folder.path().join("repaired"));
+    std::fs::create_dir(&source).unwrap();
+    let write = |file: &str, tensors: &[(&str, Vec<usize>, f32)]| {
+        let bytes: Vec<Vec<u8>> = tensors
+            .iter()
+            .map(|(_, shape, value)| value.to_le_bytes().repeat(shape.iter().product()))
+            .collect();
+        let views = tensors.iter().zip(&bytes).map(|((name, shape, _), bytes)| {
+            (*name, TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap())
+        });
+        std::fs::write(source.join(file), safetensors::serialize(views, None).unwrap()).unwrap();
+    };
+    write("model.safetensors", &[("fc.weight", vec![4, 4], 0.1)]);
+    let state = ["square_avg", "grad_avg", "momentum_buffer"];
+    let names = state.map(|leaf| format!("fc.weight.{leaf}"));
+    let mut tensors: Vec<_> = names.iter().map(|name| (name.as_str(), vec![4, 4], 0.01)).collect();
+    tensors.push(("fc.weight.step", vec![], 6.0));
+    write("optimizer.safetensors", &tensors);
+    let told = r#"{"step": 6, "optimizer": {"algorithm": "rmsprop", "groups": [{"lr": 0.01, "alpha": 0.99, "momentum": 0.9}]}}"#;
+    std::fs::write(source.join("state.json"), told).unwrap();
+    repair(text(&source), &target, &["--reset-moments"]);
+    let after = read(&target);
+    for leaf in ["square_avg", "grad_avg", "momentum_buffer", "step"] {
+        let of_leaf = || after.tensors.iter().filter(|tensor| tensor.name.ends_with(&format!(".{leaf}")));
+        assert!(of_leaf().next().is_some(), "{leaf}");
+        for tensor in of_leaf() {
+            assert!(elements(&after, &tensor.name).iter().all(|value| *value == 0.0), "{}", tensor.name);
+        }
+    }
+}
+
+#[test]
+fn a_reset_says_whose_state_it_could_not_tell() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("checkpoint-6");
+    std::fs::create_dir(&source).unwrap();
+    std::fs::copy("fixtures/layouts/optimizer-state.pt", source.join("optimizer.pt")).unwrap();
+    std::fs::write(source.join("trainer_state.json"), "{\"global_step\": 6}").unwrap();
+    // Shapes of the six states. Three are of eight numbers, and nothing says in which order they were given.
+    let shapes: [(&str, &[usize]); 6] = [
+        ("fc.weight", &[8, 6]),
+        ("first.gain", &[8]),
+        ("head.bias", &[3]),
+        ("head.weight", &[3, 8]),
+        ("second.gain", &[8]),
+        ("third.gain", &[8]),
+    ];
+    let ones = 1f32.to_le_bytes().repeat(48);
+    let tensors = shapes.map(|(name, shape)| {
+        let bytes = &ones[..4 * shape.iter().product::<usize>()];
+        (name, TensorView::new(Dtype::F32, shape.to_vec(), bytes).unwrap())
+    });
+    std::fs::write(source.join("model.safetensors"), safetensors::serialize(tensors, None).unwrap()).unwrap();
+    let why = |glob: &str| {
+        let output =
+            flashpoint(&["repair", text(&source), "--plan", "--format", "json", "--reset-moments", glob]);
+        let plan: Value =
+            serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", told(&output)));
+        plan["edits"][0]["why"].clone()
+    };
+    assert_eq!(why("*"), serde_json::json!(["asked for: --reset-moments *"]));
+    assert_eq!(why("head.*"), serde_json::json!(["asked for: --reset-moments head.*"]));
+    let part = why("f*");
+    assert!(part[1].as_str().is_some_and(|left| left.contains("the state of first.gain, which")), "{part}");
 }
 
 /// Copies our own checkpoint and changes one element of one tensor of one of its files.

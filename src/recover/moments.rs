@@ -1,9 +1,11 @@
 //! The parameters of a checkpoint's optimizers, and what resetting one of them takes.
 
+use std::collections::BTreeSet;
+
 use super::edit::{AddedTensor, NumberAt, NumberEdit, Operation, TensorEdit};
 use crate::analysis::model::CheckpointAnalysis;
-use crate::checkpoint::Checkpoint;
 use crate::checkpoint::optimizer::{OptimizerState, ParameterState, Place, Quantity};
+use crate::checkpoint::{Checkpoint, Section};
 use crate::error::{ErrorKind, Result};
 use crate::format::Format;
 
@@ -45,13 +47,55 @@ pub(super) fn all<'a>(checkpoint: &'a Checkpoint, analysis: &'a CheckpointAnalys
         .collect()
 }
 
+/// Parameters of the model that `named` names, and whose state could not be told from that of others of their shape: that they are
+/// left as they are. `None` where there is none.
+pub(super) fn untold(
+    checkpoint: &Checkpoint,
+    parameters: &[Stateful<'_>],
+    named: impl Fn(&str) -> bool,
+) -> Option<String> {
+    let shape = |index: usize| checkpoint.tensors[index].tensor.as_ref().ok().map(|tensor| &tensor.shape);
+    let ownerless: BTreeSet<_> = parameters
+        .iter()
+        .filter(|parameter| parameter.state.parameter.is_none() && !named(parameter.name))
+        .filter_map(|parameter| shape(parameter.moments().next()?))
+        .collect();
+    let owners: BTreeSet<usize> =
+        parameters.iter().filter_map(|parameter| parameter.state.parameter).collect();
+    let left: Vec<&str> = (0..checkpoint.tensors.len())
+        .filter(|index| {
+            !owners.contains(index) && shape(*index).is_some_and(|shape| ownerless.contains(shape))
+        })
+        .map(|index| &checkpoint.tensors[index])
+        .filter(|tensor| tensor.section == Section::Model)
+        .filter(|tensor| named(&tensor.name) || named(&tensor.canonical_name))
+        .map(|tensor| tensor.name.as_str())
+        .collect();
+    let first = left.first()?;
+    let others = match left.len() {
+        1 => String::new(),
+        count => format!(" and {} more", count - 1),
+    };
+    Some(format!(
+        "left as it is: the state of {first}{others}, which nothing tells from that of others of its shape; name it by its place, as \
+         flashpoint inspect --all lists it, or reset all"
+    ))
+}
+
 impl Stateful<'_> {
-    /// Its moments, by index among the checkpoint's tensors.
+    /// Its moments, by index among the checkpoint's tensors. The mean gradient of a centered `RMSprop` is one: its square is taken from the
+    /// mean square, and the root of what is left is of a negative number where only the latter is 0.
     pub fn moments(&self) -> impl Iterator<Item = usize> {
         let state = self.state;
-        [state.exp_avg, state.exp_avg_sq, state.max_exp_avg_sq, state.momentum_buffer, state.square_avg]
-            .into_iter()
-            .flatten()
+        let own = [
+            state.exp_avg,
+            state.exp_avg_sq,
+            state.max_exp_avg_sq,
+            state.momentum_buffer,
+            state.square_avg,
+            state.grad_avg,
+        ];
+        own.into_iter().flatten()
     }
 
     /// The tensor of that index as an edit.

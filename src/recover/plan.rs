@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::audit::{Audit, Exactness};
 use super::edit::{Action, Edit, NumberAt, NumberEdit, Operation, Proposal, TensorEdit};
-use super::moments::{Reset, Stateful, all, number_edit};
+use super::moments::{Reset, Stateful, all, number_edit, untold};
 use super::repair::Repaired;
 use super::write::{replicas, state};
 use super::{audit, qk_clip, spectral_clip};
@@ -280,8 +280,11 @@ impl Planner<'_> {
                     "flashpoint inspect --all lists them",
                 );
             }
+            let left = untold(self.checkpoint, &self.parameters, |name| glob.is_match(name));
             for index in matched {
-                chosen.entry(index).or_default().push(format!("asked for: --reset-moments {pattern}"));
+                let why = chosen.entry(index).or_default();
+                why.push(format!("asked for: --reset-moments {pattern}"));
+                why.extend(left.clone());
             }
         }
         let dropped = self.wanted.from_findings || self.wanted.drop_non_finite;

@@ -134,6 +134,8 @@ pub struct ParameterState {
     pub momentum_buffer: Option<usize>,
     /// `RMSprop`'s mean square, Adagrad's sum of squares.
     pub square_avg: Option<usize>,
+    /// The mean gradient of a centered `RMSprop`.
+    pub grad_avg: Option<usize>,
     /// The f32 master weights, where the model holds roundings of them.
     pub master: Option<usize>,
     /// What decodes 8-bit codes in `exp_avg` and `exp_avg_sq`: a codebook and the scales of the blocks, of each.

@@ -43,6 +43,7 @@ const LEAVES: &[&str] = &[
     "max_exp_avg_sq",
     "momentum_buffer",
     "square_avg",
+    "grad_avg",
     "sum",
     "step",
     "master_param",
@@ -102,6 +103,7 @@ pub(in crate::checkpoint) fn read(
             max_exp_avg_sq: tensor("max_exp_avg_sq"),
             momentum_buffer: tensor("momentum_buffer"),
             square_avg: tensor("square_avg").or_else(|| tensor("sum")),
+            grad_avg: tensor("grad_avg"),
             master: tensor("master_param"),
             ..ParameterState::default()
         });

@@ -285,6 +285,7 @@ impl<'a> Reader<'a> {
             max_exp_avg_sq: tensor("max_exp_avg_sq"),
             momentum_buffer: tensor("momentum_buffer"),
             square_avg: tensor("square_avg").or_else(|| tensor("sum")),
+            grad_avg: tensor("grad_avg"),
             master: MASTERS.iter().find_map(|key| tensor(key)),
             ..ParameterState::default()
         }
