@@ -76,9 +76,22 @@ fn number_after(name: &str, word: &str) -> Option<u64> {
     })
 }
 
+/// Whether a name is that of a step and of nothing else, so that files of another step in it are misplaced: `checkpoint-400`,
+/// `global_step400`, `iter_0000400`, `epoch=3-step=400.ckpt`. In `two-stage-step2` the number counts the experiment's own steps.
+fn is_of_a_step(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_ascii_lowercase();
+    let name = name.strip_prefix("global_").or(name.strip_prefix("global-")).unwrap_or(&name);
+    let words = || CERTAIN_WORDS.iter().chain(UNCERTAIN_WORDS);
+    words().any(|word| name.starts_with(word)) || words().any(|word| name.contains(&format!("{word}=")))
+}
+
 /// The claim to believe: the first certain one of `claims` and the path, or else the first. And a problem where they disagree.
 pub(super) fn settle(path: &Path, claims: &[Claim]) -> (Option<Claim>, Option<Error>) {
-    let by_name = in_name(path).or_else(|| in_name(path.parent().filter(|_| path.is_file())?));
+    let around = path.parent().filter(|_| path.is_file());
+    let named = [Some(path), around].into_iter().flatten().find_map(|path| Some((path, in_name(path)?)));
+    // A name that may mean something else than a step is only listened to where the files say nothing certain.
+    let own_word = claims.iter().any(|claim| claim.certain);
+    let by_name = named.filter(|(path, _)| !own_word || is_of_a_step(path)).map(|(_, claim)| claim);
     let claims: Vec<&Claim> = claims.iter().chain(&by_name).collect();
     let certain: Vec<&Claim> = claims.iter().copied().filter(|claim| claim.certain).collect();
     let believed = certain.first().or(claims.first()).map(|&claim| claim.clone());
@@ -133,5 +146,19 @@ mod tests {
         assert_eq!(settled("ckpt_3.pt", &[claim(120, false)]), (Some(120), None));
         assert_eq!(settled("step-400.pt", &[claim(390, false)]), (Some(400), None));
         assert_eq!(settled("model.pt", &[]), (None, None));
+        for misplaced in ["global_step400", "iter_0000400", "step-400.pt", "last-epoch=3-step=400.ckpt"] {
+            assert!(settled(misplaced, &[claim(60, true)]).1.is_some(), "{misplaced}");
+        }
+    }
+
+    #[test]
+    fn a_step_of_an_experiment_is_no_optimizer_step() {
+        let claim = Claim { place: "iter_num".to_owned(), step: 60, certain: true };
+        for name in ["two-stage-step2", "sweep-step0", "recipe_step_1.pt", "rlhf-step3-ppo"] {
+            let (believed, problem) = settle(Path::new(name), std::slice::from_ref(&claim));
+            assert_eq!((believed, problem), (Some(claim.clone()), None), "{name}");
+        }
+        // Where nothing else says one, it is believed.
+        assert_eq!(settle(Path::new("gpt-step-400.pt"), &[]).0.map(|claim| claim.step), Some(400));
     }
 }
