@@ -1,8 +1,10 @@
 //! The parameters of a checkpoint against those of the network that its config describes. Reads no element.
 
+use std::collections::BTreeMap;
+
 use super::model::{ArchitectureMatch, Measured, ReshapedParameter};
 use crate::checkpoint::names::is_of_adapter;
-use crate::checkpoint::{Checkpoint, Role};
+use crate::checkpoint::{Checkpoint, Layout, Role};
 use crate::error::Error;
 use crate::network::builders::{self, Population};
 
@@ -35,6 +37,9 @@ pub fn compare(checkpoint: &Checkpoint) -> Measured<ArchitectureMatch> {
         Err(error) => return Measured::not(error.kind.to_string()),
     };
     if let Some(reason) = parameters_of_its_own(checkpoint).filter(|_| !population.is_whole()) {
+        return Measured::not(reason);
+    }
+    if let Some(reason) = class_of_its_own(checkpoint, &population) {
         return Measured::not(reason);
     }
     // Names that another architecture has, and none that the config's has: then it is not the writer that is another.
@@ -77,6 +82,46 @@ fn parameters_of_its_own(checkpoint: &Checkpoint) -> Option<String> {
         ))
     };
     of_class.or_else(of_fusion)
+}
+
+/// Positions, which a class with rotary or relative ones of its own has no table of.
+const POSITIONS: &str = "wpe.weight";
+
+/// Why parameters in a file of nanoGPT's kind are a matter of its class: `model_args` are the arguments of a class in the trainer's own
+/// code and name none. They are where every block differs from GPT-2's in the same parameters, with others in the place of those that
+/// are not there. What one block alone lacks was lost.
+fn class_of_its_own(checkpoint: &Checkpoint, population: &Population) -> Option<String> {
+    if checkpoint.layout != Layout::NanoGpt {
+        return None;
+    }
+    let blocks = checkpoint.config.as_ref()?.get("n_layer")?.as_u64().filter(|blocks| *blocks > 1)?;
+    let reshaped: Vec<&str> =
+        population.reshaped.iter().map(|(index, _)| checkpoint.tensors[*index].name.as_str()).collect();
+    let in_blocks: Vec<&str> =
+        population.missing.iter().map(String::as_str).filter(|name| !name.ends_with(POSITIONS)).collect();
+    let unexpected: Vec<&str> = population.unexpected.iter().map(String::as_str).collect();
+    let differ_alike =
+        [&reshaped, &in_blocks, &unexpected].iter().all(|names| is_in_every_block(names, blocks));
+    let stand_in = in_blocks.is_empty() || !unexpected.is_empty();
+    let first = population.missing.first().map(String::as_str).or(reshaped.first().copied());
+    let first = first.or(unexpected.first().copied())?;
+    (differ_alike && stand_in).then(|| {
+        format!(
+            "model_args names no class, and all blocks differ from GPT-2's alike, as in {}: the class may be one of the trainer's own",
+            first.escape_debug()
+        )
+    })
+}
+
+/// Whether each of the names is that of a parameter of a block, and stands there once for each of so many blocks.
+fn is_in_every_block(names: &[&str], blocks: u64) -> bool {
+    let is_number = |part: &&str| part.parse::<u64>().is_ok();
+    let mut counts: BTreeMap<Vec<&str>, u64> = BTreeMap::new();
+    for name in names {
+        let of_block = |part| if is_number(&part) { "#" } else { part };
+        *counts.entry(name.split('.').map(of_block).collect()).or_default() += 1;
+    }
+    counts.iter().all(|(parts, count)| parts.contains(&"#") && *count == blocks)
 }
 
 #[cfg(test)]
@@ -215,6 +260,61 @@ mod tests {
         let mut config = llama_config(2);
         config.as_object_mut().unwrap().remove("architectures");
         assert_eq!(compared(&lost, &config).missing.len(), 1);
+    }
+
+    /// What comes of parameters as nanoGPT has them, in two blocks, where `change` gives each another name and shape, or leaves it out.
+    fn of_nano_gpt(change: impl Fn(&str) -> Option<(&str, &[usize])>) -> Measured<ArchitectureMatch> {
+        let mut shapes: Shapes = Vec::new();
+        let mut add = |place: &str, name: &str, shape: &[usize]| {
+            let full = format!("transformer.{place}{name}.weight");
+            match change(&full) {
+                Some((other, shape)) => {
+                    shapes.extend((!other.is_empty()).then(|| (full.replace(name, other), shape.to_vec())));
+                }
+                None => shapes.push((full, shape.to_vec())),
+            }
+        };
+        [("wte", [10, 4]), ("wpe", [8, 4])].iter().for_each(|(name, shape)| add("", name, shape));
+        add("", "ln_f", &[4]);
+        for block in ["h.0.", "h.1."] {
+            add(block, "ln_1", &[4]);
+            add(block, "attn.c_attn", &[12, 4]);
+            add(block, "attn.c_proj", &[4, 4]);
+            add(block, "ln_2", &[4]);
+            add(block, "mlp.c_fc", &[16, 4]);
+            add(block, "mlp.c_proj", &[4, 16]);
+        }
+        let config = json!({
+            "n_layer": 2, "n_head": 2, "n_embd": 4, "block_size": 8, "vocab_size": 10, "bias": false, "dropout": 0.0,
+        });
+        let mut checkpoint = saved(&shapes, &config);
+        checkpoint.layout = Layout::NanoGpt;
+        compare(&checkpoint)
+    }
+
+    #[test]
+    fn a_class_of_ones_own_in_a_file_of_nano_gpt_differs_in_every_block() {
+        let whole = of_nano_gpt(|_| None);
+        assert!(matches!(&whole, Measured::Value(found) if found.missing.is_empty()), "{whole:?}");
+        const GONE: (&str, &[usize]) = ("", &[]);
+        let rotary = of_nano_gpt(|name| name.contains("wpe").then_some(GONE));
+        let gated = of_nano_gpt(|name| name.contains("c_fc").then_some(("mlp.w1", &[16, 4])));
+        let grouped = of_nano_gpt(|name| name.contains("c_attn").then_some(("attn.c_attn", &[8, 4])));
+        for own in [rotary, gated, grouped] {
+            let is_told = |reason: &str| reason.contains("model_args names no class");
+            assert!(matches!(&own, Measured::NotMeasured(reason) if is_told(&reason.to_string())), "{own:?}");
+        }
+        let lost = [
+            of_nano_gpt(|name| name.contains("h.1.mlp.c_fc").then_some(GONE)),
+            of_nano_gpt(|name| name.contains("h.1.mlp.c_fc").then_some(("mlp.w1", &[16, 4]))),
+            of_nano_gpt(|name| name.contains("c_fc").then_some(GONE)),
+            of_nano_gpt(|name| name.contains("ln_f").then_some(GONE)),
+        ];
+        for lost in lost {
+            assert!(matches!(&lost, Measured::Value(found) if !found.missing.is_empty()), "{lost:?}");
+        }
+        let cut = of_nano_gpt(|name| name.contains("h.1.attn.c_attn").then_some(("attn.c_attn", &[8, 4])));
+        assert!(matches!(&cut, Measured::Value(found) if found.reshaped.len() == 1), "{cut:?}");
     }
 
     #[test]
