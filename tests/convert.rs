@@ -103,6 +103,21 @@ fn tensors_without_plain_elements_are_refused_by_name_and_the_rest_is_written() 
 }
 
 #[test]
+fn an_archive_that_is_not_what_its_checksums_say_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let (damaged, target) = (folder.path().join("w.npz"), folder.path().join("x.safetensors"));
+    let mut bytes = std::fs::read("fixtures/formats/arrays.npz").unwrap();
+    // The first array begins with its magic number and a header that ends at 128 bytes.
+    let array = bytes.windows(6).position(|window| window == b"\x93NUMPY").expect("there is an array");
+    bytes[array + 128] ^= 0x01;
+    std::fs::write(&damaged, bytes).unwrap();
+    let output = flashpoint(&["convert", text(&damaged), "--to", text(&target)]);
+    assert_eq!(output.status.code(), Some(2), "{}", told(&output));
+    assert!(told(&output).contains("checksum"), "{}", told(&output));
+    assert!(!target.exists());
+}
+
+#[test]
 fn nothing_is_overwritten_and_the_name_must_say_what_it_is() {
     let folder = tempfile::tempdir().unwrap();
     let target = folder.path().join("x.safetensors");

@@ -22,7 +22,7 @@ use crate::checkpoint::{Checkpoint, CheckpointTensor, Role};
 use crate::compute::cuda;
 use crate::context::{Context, DeviceChoice, Pieces};
 use crate::error::{Error, ErrorKind};
-use crate::format::{Format, torch};
+use crate::format::torch;
 use crate::tensor::{Kind, Tensor, element_count};
 
 /// Measures every tensor of `checkpoint` as deep as `level`. Tensors and their blocks are spread over all threads;
@@ -233,11 +233,10 @@ fn measure_tensor<B: Beside>(
 
 /// Members of archives whose bytes are not those that were written: PyTorch itself does not compare them.
 fn failed_checksums(checkpoint: &Checkpoint, context: &Context) -> Vec<Problem> {
-    let is_archive = |format| matches!(format, Format::TorchZip | Format::TorchScript | Format::Npz);
     // Of a model beside the one that was read, only the pickle was looked at.
     let read: BTreeSet<usize> = checkpoint.tensors.iter().filter_map(|tensor| tensor.file).collect();
     let files = checkpoint.files.iter().enumerate();
-    let archives = files.filter(|(index, file)| is_archive(file.format) && read.contains(index));
+    let archives = files.filter(|(index, file)| file.format.is_archive() && read.contains(index));
     let failed = archives.flat_map(|(_, file)| {
         torch::verify_checksums(&file.input, context).unwrap_or_else(|error| vec![error])
     });

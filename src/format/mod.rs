@@ -48,6 +48,13 @@ pub enum Format {
     Npz,
 }
 
+impl Format {
+    /// Whether it is an archive, whose members have checksums.
+    pub const fn is_archive(self) -> bool {
+        matches!(self, Self::TorchZip | Self::TorchScript | Self::Npz)
+    }
+}
+
 /// What one file holds.
 #[derive(Debug)]
 pub struct Container {

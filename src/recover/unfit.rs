@@ -6,7 +6,7 @@ use super::plan::Plan;
 use crate::checkpoint::Checkpoint;
 use crate::context::Context;
 use crate::error::{ErrorKind, Result};
-use crate::format::{Danger, Format, torch};
+use crate::format::{Danger, torch};
 
 /// Refuses a checkpoint that would run code when it is loaded, and one that is damaged, checksums included.
 ///
@@ -50,8 +50,9 @@ pub(super) fn refuse_damaged(checkpoint: &Checkpoint) -> Result<()> {
 /// Refuses archives whose bytes are not those that their checksums are of.
 pub(super) fn refuse_wrong_checksums(checkpoint: &Checkpoint, context: &Context) -> Result<()> {
     for file in &checkpoint.files {
-        let is_archive = matches!(file.format, Format::TorchZip | Format::TorchScript);
-        if is_archive && let Some(damage) = torch::verify_checksums(&file.input, context)?.pop() {
+        if file.format.is_archive()
+            && let Some(damage) = torch::verify_checksums(&file.input, context)?.pop()
+        {
             return Err(damage);
         }
     }

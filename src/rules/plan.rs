@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Check, Finding, Findings, Overrides, RULES, Rule, Severity, Subject, Thresholds, find};
-use crate::analysis::model::{Analysis, CheckpointAnalysis, Format, MeasureLevel, Measured};
+use crate::analysis::model::{Analysis, CheckpointAnalysis, MeasureLevel, Measured};
 
 /// A set of measurements that a rule cannot do without.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -215,9 +215,8 @@ fn unread_tensors(checkpoint: &CheckpointAnalysis, measured: MeasureLevel) -> Ve
 
 /// Archives whose checksums nobody held against their bytes: those are read as a whole only where pages are.
 fn unchecked_archives(checkpoint: &CheckpointAnalysis, measured: MeasureLevel) -> Option<NotEvaluated> {
-    let is_archive = |format| matches!(format, Format::TorchZip | Format::TorchScript | Format::Npz);
     let unchecked =
-        measured < MeasureLevel::Stats && checkpoint.files.iter().any(|file| is_archive(file.format));
+        measured < MeasureLevel::Stats && checkpoint.files.iter().any(|file| file.format.is_archive());
     unchecked.then(|| NotEvaluated {
         checkpoint: checkpoint.name.clone(),
         rule: Some("FP903".to_owned()),

@@ -4,11 +4,13 @@
 //! axis counts the examples.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::{Examples, idx};
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{Container, detect};
+use crate::files::InputFile;
+use crate::format::{Container, detect, torch};
 use crate::tensor::Tensor;
 
 /// Numbers that are held at once. A set is trained on from memory.
@@ -21,7 +23,7 @@ pub(super) fn read(path: &Path, context: &Context) -> Result<Examples> {
     if idx::is_one(path) {
         return idx::read(path);
     }
-    let container = detect::read(path, context)?;
+    let container = open(path, context)?;
     let has = |name: &str| container.entries.iter().any(|entry| entry.name == name);
     if !has("x_train") {
         let (features, shape) = samples(&container, "x", path)?;
@@ -41,6 +43,18 @@ pub(super) fn read(path: &Path, context: &Context) -> Result<Examples> {
     all.extend(&test_labels);
     let shape = [&[shape[0] + test_shape[0]], &shape[1..]].concat();
     joined(path, &shape, features, all, Some(test_labels.len()))
+}
+
+/// The arrays of a file. What is not what its checksum says is not trained on.
+fn open(path: &Path, context: &Context) -> Result<Container> {
+    let input = Arc::new(InputFile::open(path, context)?);
+    let container = detect::read_file(&input, context)?;
+    if container.format.is_archive()
+        && let Some(damage) = torch::verify_checksums(&input, context)?.into_iter().next()
+    {
+        return Err(damage);
+    }
+    Ok(container)
 }
 
 /// Samples and labels of one shape and number.
