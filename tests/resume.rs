@@ -39,6 +39,9 @@ fn the_exit_code_is_that_of_the_command_and_2_where_it_was_not_started() {
     let nothing = flashpoint(&["resume", SPIKE]);
     assert_eq!(nothing.status.code(), Some(2));
     assert!(told(&nothing).contains("only the program that trained it can go on"), "{}", told(&nothing));
+    let misspelt = flashpoint(&["resume", "fixtures/runs/gpt-spkie"]);
+    assert_eq!(misspelt.status.code(), Some(2));
+    assert!(told(&misspelt).contains("no such file or directory"), "{}", told(&misspelt));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use flashpoint::checkpoint::{Checkpoint, Layout};
 use flashpoint::clip::advise;
 use flashpoint::context::Context;
 use flashpoint::diagnosis::{Diagnosis, diagnose};
-use flashpoint::error::{ErrorKind, Result};
+use flashpoint::error::{Error, ErrorKind, Result};
 use flashpoint::gate::Policy;
 use flashpoint::history::{History, Options};
 use flashpoint::recover::{
@@ -101,13 +101,14 @@ fn clip(text: &str) -> std::result::Result<Clip, String> {
 
 pub fn run(arguments: &Arguments) -> Result<Outcome> {
     arguments.outputs.check_for_text(&arguments.flags.inputs(&arguments.run))?;
+    std::fs::metadata(&arguments.run).map_err(|error| Error::io(&arguments.run, "look at it", &error))?;
     let goes_on_here =
         arguments.command.is_empty() && !arguments.dry_run && flashpoint::train::is_run(&arguments.run);
     if goes_on_here {
         arguments.refuse_what_is_for_commands()?;
-    } else if arguments.what_if {
-        let message = "several settings are tried only on a run of flashpoint train".to_owned();
-        return Err(ErrorKind::NotDone { message, advice: "leave --what-if out" }.in_file(&arguments.run));
+    }
+    if arguments.what_if {
+        arguments.refuse_what_is_for_one(goes_on_here)?;
     }
     if arguments.command.is_empty() && !arguments.dry_run && !goes_on_here {
         let message =

@@ -29,6 +29,32 @@ impl Arguments {
         Err(ErrorKind::NotDone { message, advice: "leave --repair and --watch out" }.in_file(&self.run))
     }
 
+    /// Refuses beside `--what-if` what only one way to go on could use.
+    pub(super) fn refuse_what_is_for_one(&self, goes_on_here: bool) -> Result<()> {
+        let refuse = |message: &str, advice| {
+            Err(ErrorKind::NotDone { message: message.to_owned(), advice }.in_file(&self.run))
+        };
+        if !flashpoint::train::is_run(&self.run) {
+            return refuse(
+                "several settings are tried only on a run of flashpoint train",
+                "leave --what-if out",
+            );
+        }
+        if !goes_on_here {
+            return refuse(
+                "several settings are tried here, each to its end, and neither in another program nor as a dry run",
+                "leave --what-if out, or the command and --dry-run",
+            );
+        }
+        if matches!(self.clip, Some(Clip::Norm(_))) {
+            return refuse(
+                "--what-if tries its own thresholds, and --clip with a number would be without effect",
+                "leave one of them out; --clip recommended may stand beside --what-if",
+            );
+        }
+        Ok(())
+    }
+
     /// Goes on from the chosen state with the settings that are asked for, or with several of them.
     pub(super) fn go_on(&self, looked: &Looked, chosen: &Chosen, context: &Context) -> Result<Outcome> {
         let to = match &self.to {
