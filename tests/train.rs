@@ -124,7 +124,7 @@ fn a_run_has_what_the_run_directory_promises_and_is_read_by_the_other_commands()
 
 #[test]
 fn a_run_that_stops_and_goes_on_in_another_process_has_the_bits_of_one_that_does_not() {
-    let cases: [(&[&str], [&str; 2]); 12] = [
+    let cases: [(&[&str], [&str; 2]); 13] = [
         (&["--optimizer", "torch.sgd", "--momentum", "0.9"], ["1", "2"]),
         (&["--optimizer", "torch.adam", "--schedule", "cosine", "--warmup", "3"], ["1", "5"]),
         (&["--optimizer", "torch.adamw", "--schedule", "linear", "--dtype", "bf16"], ["2", "1"]),
@@ -137,6 +137,7 @@ fn a_run_that_stops_and_goes_on_in_another_process_has_the_bits_of_one_that_does
         (&["--optimizer", "torch.sgd", "--clip", "0.1", "--loss", "torch.mse"], ["1", "2"]),
         (&["--optimizer", "torch.rmsprop", "--dtype", "bf16", "--clip", "spam"], ["2", "1"]),
         (&["--weight-update", "gradient-descent", "--loss", "tensorflow.mse"], ["1", "5"]),
+        (&["--optimizer", "torch.sgd", "--gradient-interval", "1"], ["1", "2"]),
     ];
     for (arguments, threads) in cases {
         let folder = tempfile::tempdir().unwrap();
@@ -194,6 +195,97 @@ fn a_run_of_other_settings_is_not_gone_on_with_and_weight_reset_sets_it_aside() 
     assert!(run.join("checkpoint-3").is_dir());
 }
 
+/// What the small training says of arguments that it refuses; nothing is written to `place`.
+fn refused(place: &Path, arguments: &[&str]) -> String {
+    let output = flashpoint(&small(place.to_str().unwrap(), arguments));
+    assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn what_cannot_be_trained_leaves_the_earlier_run_where_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    train(&run, &["--num-epochs", "1"]);
+    let before = files(folder.path());
+    for wrong in [
+        &["--weight-reset", "True", "--normalization", "none", "--train-load-size", "5000"][..],
+        &["--weight-reset", "True", "--model-name", "resnet"],
+        &["--optimizer", "torch.adam", "--optimizer", "torch.sgd"],
+        &["--momentum", "0.9"],
+    ] {
+        refused(&run, wrong);
+        assert!(files(folder.path()) == before, "{wrong:?}");
+    }
+}
+
+#[test]
+fn a_run_that_is_through_is_tested_once_and_its_epochs_only_grow() {
+    let folder = tempfile::tempdir().unwrap();
+    let (run, whole) = (folder.path().join("run"), folder.path().join("whole"));
+    train(&run, &[]);
+    let before = files(&run);
+    train(&run, &[]);
+    assert!(files(&run) == before, "the same command changed a run that was through");
+    let text = refused(&run, &["--num-epochs", "1"]);
+    assert!(text.contains("num_epochs was 2 and is now 1"), "{text}");
+    train(&run, &["--num-epochs", "3"]);
+    train(&whole, &["--num-epochs", "3"]);
+    for file in ["validation.jsonl", "metrics.jsonl", "checkpoint-9/model.safetensors"] {
+        assert!(files(&run)[file] == files(&whole)[file], "{file}");
+    }
+}
+
+#[test]
+fn a_setting_that_no_arm_has_a_use_for_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("run");
+    for (flag, arguments) in [
+        ("--momentum", &["--momentum", "0.9"][..]),
+        ("--beta2", &["--optimizer", "torch.sgd", "--beta2", "0.9"]),
+        ("--epsilon", &["--optimizer", "tensorflow.sgd", "--epsilon", "1e-3"]),
+        ("--weight-decay", &["--weight-update", "gradient-descent", "--weight-decay", "0.1"]),
+        ("--master", &["--master"]),
+    ] {
+        let text = refused(&place, arguments);
+        assert!(text.starts_with(&format!("flashpoint: {flag}: it would be without effect")), "{text}");
+        assert!(!place.exists());
+    }
+    // One arm of two has momentum.
+    let arms = ["--optimizer", "torch.adam", "--optimizer", "torch.sgd", "--momentum", "0.9"];
+    train(&place, &[&arms[..], &["--max-steps", "1"]].concat());
+    let text = refused(&folder.path().join("other"), &["--lr", "-1"]);
+    assert!(text.contains("-1 is not above 0"), "{text}");
+}
+
+#[test]
+fn examples_that_are_damaged_or_of_another_size_are_refused_by_the_name_of_their_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let damaged = folder.path().join("damaged.npz");
+    let mut bytes = std::fs::read("fixtures/formats/arrays.npz").unwrap();
+    // The first array begins with its magic number and a header that ends at 128 bytes.
+    let array = bytes.windows(6).position(|window| window == b"\x93NUMPY").expect("there is an array");
+    bytes[array + 128] ^= 0x01;
+    std::fs::write(&damaged, bytes).unwrap();
+    let large = folder.path().join("large.safetensors");
+    let zeros = vec![0; 40 * 28 * 28 * 4];
+    let labels = vec![0; 40 * 8];
+    let tensors = [
+        ("x", TensorView::new(Dtype::F32, vec![40, 28, 28], &zeros).unwrap()),
+        ("y", TensorView::new(Dtype::I64, vec![40], &labels).unwrap()),
+    ];
+    std::fs::write(&large, safetensors::serialize(tensors, None).unwrap()).unwrap();
+    for (path, why) in [(&damaged, "checksum"), (&large, "it cannot be trained on: nn: an input of shape")] {
+        let place = path.to_str().unwrap();
+        let output = flashpoint(&["train", "--quiet", "--save-path", run.to_str().unwrap(), "--data", place]);
+        assert_eq!(output.status.code(), Some(2));
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(text.starts_with(&format!("flashpoint: {place}")) && text.contains(why), "{text}");
+        assert!(!run.exists());
+    }
+}
+
 #[test]
 fn a_flag_that_is_given_for_some_arms_only_is_refused() {
     let folder = tempfile::tempdir().unwrap();
@@ -234,6 +326,16 @@ fn a_run_goes_on_from_a_step_with_other_settings_in_a_new_directory_that_names_i
     }
     let output = flashpoint(&["resume", run.to_str().unwrap(), "--from", "2", "--repair"]);
     assert_eq!(output.status.code(), Some(2));
+    // Batch 2 comes next, and batch 5 is the last.
+    for (batches, to_come) in [("0..1", "2 to 5"), ("6..9", "2 to 5")] {
+        let new = folder.path().join("new");
+        let arguments = ["resume", run.to_str().unwrap(), "--from", "2", "--to", new.to_str().unwrap()];
+        let output = flashpoint(&[&arguments[..], &["--skip-batches", batches]].concat());
+        assert_eq!(output.status.code(), Some(2), "{batches}");
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(text.contains(&format!("those to come are {to_come}")), "{text}");
+        assert!(!new.exists());
+    }
 }
 
 #[test]
@@ -254,6 +356,17 @@ fn what_if_goes_on_from_one_state_in_several_ways_and_without_a_change_as_the_ru
     let [whole, branch] = [&run, &to.join("no-clip")]
         .map(|run| std::fs::read(run.join("checkpoint-6/model.safetensors")).unwrap());
     assert!(whole == branch, "nothing was changed, and the weights differ");
+    let place = run.to_str().unwrap();
+    for (beside, why) in [
+        (&["--clip", "0.5"][..], "--clip with a number would be without effect"),
+        (&["--dry-run"], "neither in another program nor as a dry run"),
+        (&["--", "train", "{checkpoint}"], "neither in another program nor as a dry run"),
+    ] {
+        let output = flashpoint(&[&["resume", place, "--from", "2", "--what-if"], beside].concat());
+        assert_eq!(output.status.code(), Some(2), "{beside:?}");
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(text.contains(why), "{text}");
+    }
 }
 
 fn resume(run: &Path, arguments: &[&str]) -> Output {

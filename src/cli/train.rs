@@ -37,13 +37,31 @@ pub struct Arguments {
     #[arg(long, value_enum, default_value_t = NormalizationName::SumToOne, help_heading = "Model and data")]
     normalization: NormalizationName,
     /// How much of the training examples to use: a share (with a point, or 1), or a count
-    #[arg(long, default_value = "1", value_name = "SHARE|COUNT", help_heading = "Model and data")]
+    #[arg(
+        long,
+        default_value = "1",
+        value_name = "SHARE|COUNT",
+        allow_negative_numbers = true,
+        help_heading = "Model and data"
+    )]
     train_load_size: LoadSize,
     /// The same of the validation examples
-    #[arg(long, default_value = "1", value_name = "SHARE|COUNT", help_heading = "Model and data")]
+    #[arg(
+        long,
+        default_value = "1",
+        value_name = "SHARE|COUNT",
+        allow_negative_numbers = true,
+        help_heading = "Model and data"
+    )]
     validation_load_size: LoadSize,
     /// The same of the test examples
-    #[arg(long, default_value = "1", value_name = "SHARE|COUNT", help_heading = "Model and data")]
+    #[arg(
+        long,
+        default_value = "1",
+        value_name = "SHARE|COUNT",
+        allow_negative_numbers = true,
+        help_heading = "Model and data"
+    )]
     test_load_size: LoadSize,
     /// Passes over the training examples
     #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000), help_heading = "Training")]
@@ -58,7 +76,7 @@ pub struct Arguments {
     #[arg(long, default_value = "torch.cross-entropy", value_name = "NAME", help_heading = "Training")]
     loss: Vec<Loss>,
     /// Learning rate; repeatable
-    #[arg(long, default_value = "0.001", value_name = "RATE", value_parser = rate, help_heading = "Training")]
+    #[arg(long, default_value = "0.001", value_name = "RATE", value_parser = rate, allow_negative_numbers = true, help_heading = "Training")]
     lr: Vec<f64>,
     /// How weights start: zeros, normal, xavier, he or orthogonal
     #[arg(long, default_value = "he", value_name = "NAME", help_heading = "Training")]
@@ -76,7 +94,12 @@ pub struct Arguments {
     #[arg(long, default_value_t = 0, value_name = "STEPS", help_heading = "Training")]
     warmup: u64,
     /// Clip gradients: a method of `flashpoint clip`, a number for their norm, or `recommended`
-    #[arg(long, value_name = "METHOD|N|recommended", help_heading = "Training")]
+    #[arg(
+        long,
+        value_name = "METHOD|N|recommended",
+        allow_negative_numbers = true,
+        help_heading = "Training"
+    )]
     clip: Option<Clip>,
     /// In what parameters are kept: f32 or bf16
     #[arg(long, default_value = "f32", value_name = "DTYPE", help_heading = "Training")]
@@ -85,16 +108,16 @@ pub struct Arguments {
     #[arg(long, help_heading = "Training")]
     master: bool,
     /// Of SGD and RMSprop [default: 0]
-    #[arg(long, value_name = "M", value_parser = share, help_heading = "Training")]
+    #[arg(long, value_name = "M", value_parser = share, allow_negative_numbers = true, help_heading = "Training")]
     momentum: Option<f64>,
-    /// An L2 penalty or decoupled, as the framework has it [default: the framework's]
-    #[arg(long, value_name = "W", value_parser = share, help_heading = "Training")]
+    /// Of all optimizers: an L2 penalty or decoupled, as the framework has it [default: the framework's]
+    #[arg(long, value_name = "W", value_parser = share, allow_negative_numbers = true, help_heading = "Training")]
     weight_decay: Option<f64>,
     /// Of Adam and AdamW [default: 0.999]
-    #[arg(long, value_name = "B", value_parser = share, help_heading = "Training")]
+    #[arg(long, value_name = "B", value_parser = share, allow_negative_numbers = true, help_heading = "Training")]
     beta2: Option<f64>,
     /// Of Adam, AdamW and RMSprop [default: the framework's]
-    #[arg(long, value_name = "E", value_parser = rate, help_heading = "Training")]
+    #[arg(long, value_name = "E", value_parser = rate, allow_negative_numbers = true, help_heading = "Training")]
     epsilon: Option<f64>,
     /// What forward and backward passes run on: cpu, cuda or cuda:N. The bits of a run depend on it
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device, help_heading = "Training")]
@@ -196,8 +219,29 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
 }
 
 impl Arguments {
+    /// Refuses a setting that no arm has a use for: what came of the run would be taken for its effect.
+    fn refuse_what_is_without_effect(&self) -> Result<()> {
+        let any = |uses: fn(optimizer::Name) -> bool| {
+            self.weight_update == WeightUpdate::OptimizerStep && self.optimizer.iter().any(|&name| uses(name))
+        };
+        let settings = [
+            ("--momentum", self.momentum.is_some(), any(optimizer::Name::has_momentum)),
+            ("--weight-decay", self.weight_decay.is_some(), any(|_| true)),
+            ("--beta2", self.beta2.is_some(), any(optimizer::Name::has_beta2)),
+            ("--epsilon", self.epsilon.is_some(), any(optimizer::Name::has_epsilon)),
+            ("--master", self.master, self.dtype == Precision::Bf16),
+        ];
+        let Some((flag, ..)) = settings.iter().find(|(_, is_given, is_used)| *is_given && !is_used) else {
+            return Ok(());
+        };
+        let message = "it would be without effect: no arm has a use for it".to_owned();
+        let advice = "leave it out, or choose what uses it: flashpoint help train says what does";
+        Err(ErrorKind::NotDone { message, advice }.in_file(std::path::Path::new(flag)))
+    }
+
     /// One configuration for each arm: what is given once is for all of them.
     fn arms(&self) -> Result<Vec<Config>> {
+        self.refuse_what_is_without_effect()?;
         let count = self.optimizer.len().max(self.loss.len()).max(self.lr.len());
         let arm = |index: usize| -> Result<Config> {
             let arm = ArmConfig {

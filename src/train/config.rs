@@ -205,9 +205,14 @@ impl Config {
         self.skip_batches.iter().any(|[first, last]| (*first..=*last).contains(&batch))
     }
 
+    /// Batches of all epochs together.
+    pub fn batches(&self, examples: usize) -> u64 {
+        self.num_epochs.saturating_mul(self.batches_of_an_epoch(examples))
+    }
+
     /// Batches that are trained on in all epochs together.
     pub fn steps(&self, examples: usize) -> u64 {
-        let batches = self.num_epochs.saturating_mul(self.batches_of_an_epoch(examples));
+        let batches = self.batches(examples);
         // Ranges may overlap, and end behind the last batch.
         let mut ranges = self.skip_batches.clone();
         ranges.sort_unstable();

@@ -16,11 +16,11 @@ pub(super) struct Lines {
 }
 
 impl Lines {
-    /// Opens the file; lines of steps behind `step` are those of a process that did not come to write their checkpoint, and go.
-    pub(super) fn open(path: &Path, step: u64) -> Result<Self> {
+    /// Opens the file, and drops the lines that are not to be kept.
+    pub(super) fn open(path: &Path, keeps: impl Fn(&str) -> bool) -> Result<Self> {
         if path.exists() {
             let text = std::fs::read_to_string(path).map_err(|error| Error::io(path, "read it", &error))?;
-            let kept: String = text.split_inclusive('\n').filter(|line| is_up_to(line, step)).collect();
+            let kept: String = text.split_inclusive('\n').filter(|line| keeps(line)).collect();
             if kept != text {
                 write_atomically(path, kept.as_bytes())?;
             }
@@ -36,11 +36,17 @@ impl Lines {
     }
 }
 
-/// Whether a line, which begins with its step, is of one up to `step`; a line that was cut off is not.
-fn is_up_to(line: &str, step: u64) -> bool {
+/// Whether a line, which begins with its step, is of one up to `step`: those behind it are of a process that did not come to write
+/// their checkpoint. A line that was cut off is not.
+pub(super) fn is_up_to(line: &str, step: u64) -> bool {
     let rest = line.strip_prefix("{\"step\": ").filter(|_| line.ends_with("}\n")).unwrap_or_default();
     let digits = rest.split(|character: char| !character.is_ascii_digit()).next().unwrap_or_default();
     digits.parse::<u64>().is_ok_and(|own| own <= step)
+}
+
+/// Whether a line is of a look at the test examples. A run that goes on takes it again at its end.
+pub(super) fn is_of_test(line: &str) -> bool {
+    line.contains("\"split\": \"test\"")
 }
 
 /// The line of a step.
@@ -97,7 +103,7 @@ mod tests {
             "{\"step\": 1, \"loss\": NaN}\n{\"step\": 12, \"loss\": 2}\n{\"step\": 2, \"lo",
         )
         .unwrap();
-        Lines::open(&path, 11).unwrap().add("{\"step\": 2}").unwrap();
+        Lines::open(&path, |line| is_up_to(line, 11)).unwrap().add("{\"step\": 2}").unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"step\": 1, \"loss\": NaN}\n{\"step\": 2}\n");
     }
 }

@@ -39,7 +39,10 @@ impl Model {
             );
         }
         let model = Self::new(nn(), config.arm.loss, data);
-        model.map_err(|message| ErrorKind::NetworkInput { message }.in_file(path))
+        model.map_err(|message| {
+            let examples = config.source.data.as_deref().unwrap_or(Path::new("the built-in set"));
+            ErrorKind::TrainingData { message: format!("{}: {message}", config.model_name) }.in_file(examples)
+        })
     }
 
     fn new(mut network: Network, loss: Loss, data: &Data) -> std::result::Result<Self, String> {

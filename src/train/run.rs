@@ -227,8 +227,10 @@ impl Run {
             epoch_steps: position.map_or(0, |position| position.epoch_steps),
             epoch_loss: position.map_or(0.0, |position| f64::from_bits(position.epoch_loss_bits)),
             saved: None,
-            metrics: Lines::open(&directory.join(METRICS), step)?,
-            validation: Lines::open(&directory.join(VALIDATION), step)?,
+            metrics: Lines::open(&directory.join(METRICS), |line| log::is_up_to(line, step))?,
+            validation: Lines::open(&directory.join(VALIDATION), |line| {
+                log::is_up_to(line, step) && !log::is_of_test(line)
+            })?,
             record: Record::default(),
         })
     }
@@ -244,7 +246,7 @@ impl Run {
     }
 
     fn batches(&self, data: &Data) -> u64 {
-        self.config.num_epochs * self.config.batches_of_an_epoch(data.train.len())
+        self.config.batches(data.train.len())
     }
 
     fn epoch(&self, data: &Data) -> u64 {
@@ -382,15 +384,16 @@ fn gpu(config: &Config, context: &Context) -> Result<Option<Arc<Device>>> {
 
 /// Refuses to go on with other settings than those of the checkpoint; only the number of epochs may grow.
 fn check_same(saved: &Config, asked: &Config, directory: &Path) -> Result<()> {
-    let same_length = Config { num_epochs: asked.num_epochs, ..saved.clone() };
+    let same_length = Config { num_epochs: asked.num_epochs.max(saved.num_epochs), ..saved.clone() };
     if same_length == *asked {
         return Ok(());
     }
     let as_json = |config: &Config| serde_json::to_value(config).expect("a config is plain data");
-    let (before, now) = (as_json(&same_length), as_json(asked));
+    let (before, now) = (as_json(saved), as_json(asked));
     let keys = before.as_object().into_iter().chain(now.as_object()).flat_map(serde_json::Map::keys);
     let mut keys = keys;
-    let changed = keys.find(|key| before.get(key.as_str()) != now.get(key.as_str()));
+    let may_differ = |key: &String| key == "num_epochs" && asked.num_epochs > saved.num_epochs;
+    let changed = keys.find(|key| !may_differ(key) && before.get(key.as_str()) != now.get(key.as_str()));
     let key = changed.map_or("config", String::as_str);
     let of = |config: &serde_json::Value| config.get(key).map_or("none".to_owned(), ToString::to_string);
     let message = format!("{key} was {} and is now {}", of(&before), of(&now));

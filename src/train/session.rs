@@ -11,6 +11,7 @@ use super::config::{Clip, Config};
 use super::data::Data;
 use super::model::Model;
 use super::run::{self, Record, Run, RunFile, batch_of};
+use super::storage;
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -127,24 +128,28 @@ pub fn train(
     observe: &mut dyn FnMut(&Event<'_>),
 ) -> Result<Vec<Trained>> {
     let first = request.arms.first().expect("there is at least one arm");
-    if request.weight_reset {
-        set_aside(&request.save_path)?;
-    }
     let data = Data::prepare(&first.source, first.seed, context)?;
     let names = names(&request.arms);
     let directory = |name: &str| match request.arms.len() {
         1 => request.save_path.clone(),
         _ => request.save_path.join(name),
     };
+    let models: Vec<Model> =
+        request.arms.iter().map(|config| Model::load(config, &data)).collect::<Result<_>>()?;
+    // Only now: what cannot be trained leaves the earlier run where it is.
+    if request.weight_reset {
+        set_aside(&request.save_path)?;
+    } else {
+        check_number_of_arms(&request.save_path, &names)?;
+    }
     let mut runs = Vec::new();
-    for (config, name) in request.arms.iter().zip(&names) {
-        let model = Model::load(config, &data)?;
+    for ((config, name), model) in request.arms.iter().zip(&names).zip(&models) {
         let directory = directory(name);
         let run = if run::is_one(&directory) {
-            Run::go_on(name, &directory, config, &model, &data, context)?
+            Run::go_on(name, &directory, config, model, &data, context)?
         } else {
             check_empty(&directory)?;
-            Run::begin(name, &directory, config, &model, &data, context)?
+            Run::begin(name, &directory, config, model, &data, context)?
         };
         runs.push(run);
     }
@@ -165,6 +170,12 @@ pub fn resume(
     let mut runs = Vec::new();
     for settings in &resumption.settings {
         let config = settings.applied(&file.config);
+        let state = storage::read_state(&storage::checkpoint_path(&resumption.run, resumption.step))?;
+        settings.check_skipped(
+            state.position.next,
+            file.config.batches(data.train.len()),
+            &resumption.run,
+        )?;
         let model = Model::load(&config, &data)?;
         let directory = match resumption.settings.len() {
             1 => resumption.to.clone(),
@@ -177,6 +188,24 @@ pub fn resume(
 }
 
 impl Settings {
+    /// Refuses to leave out batches none of which is still to come.
+    fn check_skipped(&self, next: u64, batches: u64, run: &Path) -> Result<()> {
+        let in_vain = |[first, last]: &&[u64; 2]| *last < next || *first >= batches;
+        let Some([first, last]) = self.skip_batches.iter().find(in_vain) else { return Ok(()) };
+        let to_come = match batches.checked_sub(next + 1) {
+            Some(_) => format!("those to come are {next} to {}", batches - 1),
+            None => "none is to come".to_owned(),
+        };
+        let message = format!(
+            "none of the batches {first} to {last} is still to come: {to_come}, counted from 0 over all epochs"
+        );
+        Err(ErrorKind::NotDone {
+            message,
+            advice: "mend --skip-batches, or go on from another step: --from STEP",
+        }
+        .in_file(run))
+    }
+
     fn applied(&self, config: &Config) -> Config {
         let mut config = config.clone();
         match self.clip {
@@ -267,6 +296,15 @@ fn check_empty(directory: &Path) -> Result<()> {
         return Ok(());
     }
     let message = "the directory is not empty, and holds no run of flashpoint train".to_owned();
+    Err(ErrorKind::CannotGoOn { message }.in_file(directory))
+}
+
+/// Several arms are not written into the directory of one run: what reads it would take them for a part of it.
+fn check_number_of_arms(directory: &Path, names: &[String]) -> Result<()> {
+    if names.len() == 1 || !run::is_one(directory) {
+        return Ok(());
+    }
+    let message = format!("one run is there, and {} arms are asked for", names.len());
     Err(ErrorKind::CannotGoOn { message }.in_file(directory))
 }
 

@@ -1,6 +1,6 @@
 //! Checkpoints of the trainer on disk: `checkpoint-N/{model,optimizer}.safetensors` and `state.json`, whole or not there.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use half::bf16;
@@ -13,6 +13,7 @@ use super::state::State;
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::NewDirectory;
+use crate::format::safetensors::{Written, written_header};
 use crate::format::{Container, detect};
 use crate::network::Network;
 use crate::tensor::{DType, Tensor};
@@ -48,14 +49,21 @@ impl Stored {
         let bytes = values.iter().flat_map(|&value| bf16::from_f32(value).to_le_bytes()).collect();
         Self { name, dtype: Dtype::BF16, shape: shape.to_vec(), bytes }
     }
+
+    /// As the header of a file lists it.
+    fn written(&self) -> Written {
+        let dtype = if self.dtype == Dtype::BF16 { DType::Bf16 } else { DType::F32 };
+        let shape = self.shape.iter().map(|&size| size as u64).collect();
+        Written { name: self.name.clone(), dtype, shape }
+    }
 }
 
-fn serialised(tensors: &[Stored], metadata: Option<HashMap<String, String>>) -> Vec<u8> {
+fn serialised(tensors: &[Stored]) -> Vec<u8> {
     let views = tensors.iter().map(|tensor| {
         let view = TensorView::new(tensor.dtype, tensor.shape.clone(), &tensor.bytes);
         (&tensor.name, view.expect("as many bytes as shape and dtype need"))
     });
-    safetensors::serialize(views, metadata).expect("the tensors were made for it")
+    safetensors::serialize(views, None).expect("the tensors were made for it")
 }
 
 /// Where the checkpoint of a step is.
@@ -84,7 +92,7 @@ pub(super) fn save(run: &Path, arm: &Arm, precision: Precision, state: &mut Stat
             optimizer.push(Stored::f32(named(MASTER), &parameter.shape, master));
         }
     }
-    let (model, optimizer) = (serialised(&model, None), serialised(&optimizer, None));
+    let (model, optimizer) = (serialised(&model), serialised(&optimizer));
     let digest = |bytes: &[u8]| blake3::Hasher::new().update_rayon(bytes).finalize().to_hex().to_string();
     state.digests =
         BTreeMap::from([(MODEL.to_owned(), digest(&model)), (OPTIMIZER.to_owned(), digest(&optimizer))]);
@@ -128,8 +136,13 @@ pub(super) fn dump(run: &Path, step: u64, arm: &Arm) -> Result<()> {
     let told =
         [("step", step_text.as_str()), ("unscaled", "true"), ("clipped", "false"), ("accumulation", "1")];
     let metadata = told.map(|(key, value)| (key.to_owned(), value.to_owned()));
-    let bytes = serialised(&tensors, Some(HashMap::from(metadata)));
-    crate::files::write_atomically(&folder.join(format!("step-{step}.safetensors")), &bytes)
+    let path = folder.join(format!("step-{step}.safetensors"));
+    // The crate's writer takes metadata in the order of a hash map, which is another in every process.
+    let list: Vec<Written> = tensors.iter().map(Stored::written).collect();
+    let header = written_header(&list, &BTreeMap::from(metadata)).map_err(|kind| kind.in_file(&path))?;
+    let elements = tensors.iter().flat_map(|tensor| &tensor.bytes).copied();
+    let bytes: Vec<u8> = header.into_iter().chain(elements).collect();
+    crate::files::write_atomically(&path, &bytes)
 }
 
 /// The steps of the checkpoints of a run, ascending. What a process that was killed left half written is none.

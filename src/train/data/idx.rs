@@ -9,6 +9,9 @@ use std::path::{Path, PathBuf};
 use super::{Examples, files::joined};
 use crate::error::{Error, ErrorKind, Result};
 
+/// What files begin with that gzip compressed, as MNIST's are published.
+const GZIP: [u8; 2] = [0x1f, 0x8b];
+
 const BYTE: u8 = 8;
 const MOST_BYTES: usize = 1 << 30;
 const IMAGES: &str = "images-idx";
@@ -70,6 +73,9 @@ fn array(path: &Path) -> Result<(Vec<usize>, Vec<u8>)> {
     let mut bytes = Vec::new();
     let most = (MOST_BYTES + 1) as u64;
     file.by_ref().take(most).read_to_end(&mut bytes).map_err(|error| Error::io(path, "read it", &error))?;
+    if bytes.starts_with(&GZIP) {
+        return Err(refused(path, "it is compressed by gzip: gunzip it first".to_owned()));
+    }
     let [0, 0, BYTE, axes, rest @ ..] = bytes.as_slice() else {
         return Err(refused(path, "it does not begin as an IDX file of bytes does".to_owned()));
     };

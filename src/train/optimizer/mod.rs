@@ -75,6 +75,21 @@ impl Name {
         Self::TensorFlowRmsProp,
     ];
 
+    /// Whether it has momentum that can be set.
+    pub const fn has_momentum(self) -> bool {
+        !self.has_beta2()
+    }
+
+    /// Whether it has a decay of second moments called beta2.
+    pub const fn has_beta2(self) -> bool {
+        matches!(self, Self::TorchAdam | Self::TorchAdamW | Self::TensorFlowAdam | Self::TensorFlowAdamW)
+    }
+
+    /// Whether it divides by something that an epsilon is added to.
+    pub const fn has_epsilon(self) -> bool {
+        !matches!(self, Self::TorchSgd | Self::TensorFlowSgd)
+    }
+
     /// As the command line and `run.json` have it.
     pub const fn as_str(self) -> &'static str {
         match self {
