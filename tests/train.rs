@@ -269,10 +269,10 @@ fn examples_that_are_damaged_or_of_another_size_are_refused_by_the_name_of_their
     bytes[array + 128] ^= 0x01;
     std::fs::write(&damaged, bytes).unwrap();
     let large = folder.path().join("large.safetensors");
-    let zeros = vec![0; 40 * 28 * 28 * 4];
+    let ones = 1f32.to_le_bytes().repeat(40 * 28 * 28);
     let labels = vec![0; 40 * 8];
     let tensors = [
-        ("x", TensorView::new(Dtype::F32, vec![40, 28, 28], &zeros).unwrap()),
+        ("x", TensorView::new(Dtype::F32, vec![40, 28, 28], &ones).unwrap()),
         ("y", TensorView::new(Dtype::I64, vec![40], &labels).unwrap()),
     ];
     std::fs::write(&large, safetensors::serialize(tensors, None).unwrap()).unwrap();

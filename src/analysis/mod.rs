@@ -11,6 +11,7 @@ mod masters;
 pub mod measurement;
 pub mod model;
 pub mod optimizer;
+mod own_class;
 mod population;
 pub mod run;
 pub mod self_test;
