@@ -1,6 +1,6 @@
 //! Singular values: of weights as matrices, of convolutions as operators, of attention heads as the forms they are.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::Measured;
 
@@ -196,9 +196,24 @@ pub struct WeightWatcher {
     /// Σλ/λ_max.
     pub stable_rank: f64,
     /// Singular values above σ₁·N·ε, N the longer side and ε that of f64.
+    #[serde(deserialize_with = "rank_of_any_age")]
     pub matrix_rank: Measured<u64>,
     /// −Σ p ln p / ln rank with p = λ/Σλ.
     pub entropy: Measured<f64>,
+}
+
+/// A rank, which measurement files of earlier builds hold as a plain number.
+fn rank_of_any_age<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Measured<u64>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Rank {
+        Plain(u64),
+        Measured(Measured<u64>),
+    }
+    Ok(match Rank::deserialize(deserializer)? {
+        Rank::Plain(rank) => Measured::Value(rank),
+        Rank::Measured(rank) => rank,
+    })
 }
 
 /// Attention of one layer, head by head, from its weights alone.
