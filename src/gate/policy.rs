@@ -320,10 +320,7 @@ impl Reader<'_> {
     }
 
     fn glob(&self, pattern: &Spanned<String>) -> Result<Glob> {
-        Glob::new(pattern.get_ref()).map_err(|error| {
-            let message = format!("{} is no glob: {error}", pattern.get_ref().escape_debug());
-            self.refuse(message, pattern.span().start)
-        })
+        Glob::new(pattern.get_ref()).map_err(|error| self.refuse(error, pattern.span().start))
     }
 
     fn exception(&self, skip: &written::Skip) -> Result<Exception> {

@@ -570,12 +570,7 @@ impl Planner<'_> {
     }
 
     fn glob(&self, pattern: &str) -> Result<Glob> {
-        match Glob::new(pattern) {
-            Ok(glob) => Ok(glob),
-            Err(error) => {
-                self.refuse(format!("{pattern} is no glob: {error}"), "quote it: 'layers.*.weight'")
-            }
-        }
+        Glob::new(pattern).or_else(|error| self.refuse(error, "quote it: 'layers.*.weight'"))
     }
 
     /// How exactly training goes on after the edits.

@@ -16,8 +16,12 @@ impl Glob {
     /// `*`, `?`, `[a-z]`, `[!a-z]` and braces that are not nested.
     ///
     /// # Errors
-    /// What is wrong with `text`, in words.
+    /// That `text` is no glob, and why.
     pub fn new(text: &str) -> Result<Self, String> {
+        Self::compiled(text).map_err(|why| format!("{} is no glob: {why}", text.escape_debug()))
+    }
+
+    fn compiled(text: &str) -> Result<Self, String> {
         let alternatives = expanded(text)?;
         let compiled = alternatives.iter().map(|alternative| {
             // Of a file's path two stars are more than one; a name is no path.

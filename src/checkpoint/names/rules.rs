@@ -53,13 +53,8 @@ impl NameRules {
             .map_err(|error| refuse(error.message(), error.span().map_or(0, |span| span.start)))?;
         let mut rules = Vec::with_capacity(file.names.len());
         for written in file.names {
-            let pattern = written.pattern.get_ref();
-            let glob = Glob::new(pattern).map_err(|error| {
-                refuse(
-                    &format!("{} is no glob: {error}", pattern.escape_debug()),
-                    written.pattern.span().start,
-                )
-            })?;
+            let pattern = &written.pattern;
+            let glob = Glob::new(pattern.get_ref()).map_err(|error| refuse(&error, pattern.span().start))?;
             rules.push((glob, NameRule { role: written.role, layer: written.layer }));
         }
         Ok(Self { rules })
