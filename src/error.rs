@@ -796,7 +796,7 @@ impl ErrorKind {
             Self::Probe { .. } => {
                 "give .npy, .npz or safetensors with an array `input` whose first axis is the batch; leave --input out for a synthetic probe"
             }
-            Self::AlreadyThere => "edit it, or move it away first",
+            Self::AlreadyThere => "name another place, or move it away first",
             Self::NotEditable { .. } => {
                 "flashpoint convert CHECKPOINT --to FILE.safetensors writes its tensors anew"
             }

@@ -102,9 +102,9 @@ fn clip(text: &str) -> std::result::Result<Clip, String> {
 pub fn run(arguments: &Arguments) -> Result<Outcome> {
     arguments.outputs.check_for_text(&arguments.flags.inputs(&arguments.run))?;
     std::fs::metadata(&arguments.run).map_err(|error| Error::io(&arguments.run, "look at it", &error))?;
-    let goes_on_here =
-        arguments.command.is_empty() && !arguments.dry_run && flashpoint::train::is_run(&arguments.run);
-    if goes_on_here {
+    let is_own = arguments.command.is_empty() && flashpoint::train::is_run(&arguments.run);
+    let goes_on_here = is_own && !arguments.dry_run;
+    if is_own {
         arguments.refuse_what_is_for_commands()?;
     }
     if arguments.what_if {
@@ -126,6 +126,9 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
     let chosen = choose(&arguments.run, &history, arguments.from, looked.diagnosis.as_ref())?;
     if goes_on_here {
         return arguments.go_on(&looked, &chosen, &context);
+    }
+    if is_own {
+        return arguments.tell(&looked, &chosen, &policy, &context);
     }
     let mut prepared = arguments.prepare(&chosen, &policy, &context)?;
     let settings = Settings {
@@ -233,16 +236,7 @@ impl Arguments {
         let mut prepared = Prepared {
             checkpoint: chosen.path.clone(),
             rate,
-            report: ResumeReport {
-                chosen: chosen.clone(),
-                audit: audit(&checkpoint, context),
-                plan: None,
-                repaired: None,
-                manifest: None,
-                clipping: None,
-                substitutions: Vec::new(),
-                command: Vec::new(),
-            },
+            report: ResumeReport::of(chosen, audit(&checkpoint, context)),
             repair: None,
         };
         if !self.repair && self.lr_scale.is_none() {

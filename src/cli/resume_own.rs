@@ -1,11 +1,15 @@
 //! `flashpoint resume RUN` of a run that `flashpoint train` wrote: it goes on here, in a new directory.
 
+use std::path::PathBuf;
+
+use flashpoint::checkpoint::Checkpoint;
 use flashpoint::clip::{FixedNorm, Method};
 use flashpoint::context::{Context, DeviceChoice};
 use flashpoint::error::{ErrorKind, Result};
+use flashpoint::gate::Policy;
 use flashpoint::number::short;
-use flashpoint::recover::{Chosen, new_run};
-use flashpoint::report::train_page;
+use flashpoint::recover::{Chosen, audit, new_run};
+use flashpoint::report::{Continuation, ResumeReport, clipping, resume_page, train_page};
 use flashpoint::train::{self, Clipping, Resumption, RunsOn, Settings};
 
 use super::Outcome;
@@ -55,16 +59,42 @@ impl Arguments {
         Ok(())
     }
 
+    /// Says how it would go on.
+    pub(super) fn tell(
+        &self,
+        looked: &Looked,
+        chosen: &Chosen,
+        policy: &Policy,
+        context: &Context,
+    ) -> Result<Outcome> {
+        let checkpoint = Checkpoint::read(&chosen.path, &policy.names, context)?;
+        let config = self.one(looked.clip).applied(&train::RunFile::read(&self.run)?.config);
+        let continuation = Continuation {
+            to: self.new_place()?.display().to_string(),
+            learning_rate: config.arm.lr,
+            clipping: clipping(config.arm.clip),
+            skip_batches: config.skip_batches,
+        };
+        let report = ResumeReport {
+            clipping: looked.clipping.clone(),
+            continuation: Some(continuation),
+            ..ResumeReport::of(chosen, audit(&checkpoint, context))
+        };
+        self.outputs.write_text(&report, |style| resume_page(&report, style))?;
+        Ok(Outcome::Answered)
+    }
+
+    /// Where the new run goes.
+    fn new_place(&self) -> Result<PathBuf> {
+        self.to.clone().map_or_else(|| new_run(&self.run), Ok)
+    }
+
     /// Goes on from the chosen state with the settings that are asked for, or with several of them.
     pub(super) fn go_on(&self, looked: &Looked, chosen: &Chosen, context: &Context) -> Result<Outcome> {
-        let to = match &self.to {
-            Some(to) => to.clone(),
-            None => new_run(&self.run)?,
-        };
         let resumption = Resumption {
             run: self.run.clone(),
             step: chosen.step,
-            to,
+            to: self.new_place()?,
             settings: if self.what_if { self.several(looked.clip) } else { vec![self.one(looked.clip)] },
             max_steps: None,
         };

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, ValueEnum};
-use flashpoint::context::DeviceChoice;
+use flashpoint::context::{Context, DeviceChoice};
 use flashpoint::error::{ErrorKind, Result};
 use flashpoint::report::train_page;
 use flashpoint::train::{
@@ -20,15 +20,15 @@ use super::training::Watch;
 Examples:
   flashpoint train --save-path runs/nn
   flashpoint train --save-path runs/nn --optimizer torch.adam --optimizer tensorflow.adam --lr 0.001
-  flashpoint train --save-path runs/own --data examples.npz --clip 1.0 --save-interval 500steps
+  flashpoint train --save-path runs/own --data examples.npz --model-name model.toml --clip 1.0 --save-interval 500steps
   flashpoint postmortem runs/nn
   flashpoint resume runs/nn --from last-healthy --clip recommended
 
 A run that is there already goes on from its last checkpoint. What is repeated (--optimizer, --loss, --lr) makes arms that are
 trained side by side, from the same weights and on the same batches.")]
 pub struct Arguments {
-    /// The network: nn, two convolutions and two linear maps
-    #[arg(long, default_value = train::BUILT_IN, value_name = "NAME", help_heading = "Model and data")]
+    /// The network: nn, two convolutions and two linear maps; or the path of a model.toml that states its sizes
+    #[arg(long, default_value = train::BUILT_IN, value_name = "NAME|PATH", help_heading = "Model and data")]
     model_name: String,
     /// Examples: .npz or safetensors with arrays x and y, or IDX files [default: the built-in set]
     #[arg(long, value_name = "PATH", help_heading = "Model and data")]
@@ -207,7 +207,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
     context.device.libraries = directories(&arguments.cuda_libs)?;
     let request = Request {
         save_path: arguments.save_path.clone(),
-        arms: arguments.arms()?,
+        arms: arguments.arms(&context)?,
         weight_reset: arguments.weight_reset,
         max_steps: arguments.max_steps,
     };
@@ -240,8 +240,9 @@ impl Arguments {
     }
 
     /// One configuration for each arm: what is given once is for all of them.
-    fn arms(&self) -> Result<Vec<Config>> {
+    fn arms(&self, context: &Context) -> Result<Vec<Config>> {
         self.refuse_what_is_without_effect()?;
+        let model = train::read_model(&self.model_name, context)?;
         let count = self.optimizer.len().max(self.loss.len()).max(self.lr.len());
         let arm = |index: usize| -> Result<Config> {
             let arm = ArmConfig {
@@ -262,6 +263,7 @@ impl Arguments {
             };
             Ok(Config {
                 model_name: self.model_name.clone(),
+                model: model.clone(),
                 source: self.source(),
                 num_epochs: self.num_epochs,
                 batch_size: self.batch_size as usize,

@@ -8,9 +8,11 @@ mod digest;
 mod directory;
 mod input;
 mod map;
+mod text;
 
 pub use atomic::write_atomically;
 pub use containment::{lies_within, open_sibling, refuse_outside};
 pub use digest::digest;
 pub use directory::{NewDirectory, NewFile, refuse_existing};
 pub use input::InputFile;
+pub use text::read_text;

@@ -14,7 +14,7 @@ use crate::analysis::model::Format;
 use crate::checkpoint::{Glob, NameRules};
 use crate::context::Context;
 use crate::error::{At, Error, ErrorKind, Result};
-use crate::files::InputFile;
+use crate::files::read_text;
 use crate::rules::{self, Check, Overrides, RULES, Rule, Severity, did_you_mean};
 
 /// What a project decided about its checkpoints; by default, what the gate judges by without a file.
@@ -107,23 +107,11 @@ impl Policy {
     /// Not TOML, an unknown section, rule, limit, quantity or role, a glob that does not parse, an exception without a
     /// reason; with line and column, and the nearest name that is known.
     pub fn read(path: &Path, context: &Context) -> Result<Self> {
-        let file = match InputFile::open(path, context) {
+        match read_text(path, "the policy", LARGEST, context) {
             // Of a checkpoint an empty file is half a write; of a policy it is one that changes nothing.
-            Err(error) if error.kind == ErrorKind::EmptyFile => return Self::parse("", path),
-            other => other?,
-        };
-        if file.len() > LARGEST {
-            let kind = ErrorKind::TooLarge { what: "the policy", actual: file.len(), limit: LARGEST };
-            return Err(kind.in_file(path));
+            Err(error) if error.kind == ErrorKind::EmptyFile => Self::parse("", path),
+            text => Self::parse(&text?, path),
         }
-        let mut buffer = Vec::new();
-        let bytes = file.bytes(0..file.len(), &mut buffer)?;
-        let text = std::str::from_utf8(bytes).map_err(|error| {
-            let message = "it is not UTF-8".to_owned();
-            let kind = ErrorKind::SideFile { what: "the policy", message };
-            kind.at_byte(path, error.valid_up_to() as u64)
-        })?;
-        Self::parse(text, path)
     }
 
     /// Parses the text of the file at `path`.

@@ -71,6 +71,21 @@ impl Input {
 }
 
 impl InputKind {
+    /// The same, with the sizes that it leaves open as samples of this shape have them.
+    ///
+    /// # Errors
+    /// A sentence, when it takes no numbers, or samples have another number of axes.
+    pub fn filled(self, sample: &[usize]) -> Result<Self, String> {
+        let Self::Features { shape } = self else {
+            return Err("the network takes token ids, and examples are numbers".to_owned());
+        };
+        if shape.contains(&None) && shape.len() != sample.len() {
+            return Err(format!("the sizes left open here are not told by samples of shape {sample:?}"));
+        }
+        let filled = shape.iter().enumerate().map(|(axis, size)| size.or_else(|| sample.get(axis).copied()));
+        Ok(Self::Features { shape: filled.collect() })
+    }
+
     /// # Errors
     /// A sentence that says what is wrong with this shape.
     pub fn check(&self, shape: &[usize]) -> Result<(), String> {

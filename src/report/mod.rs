@@ -42,12 +42,14 @@ pub use junit::to_junit;
 pub use markdown::{clip_markdown, difference_markdown, postmortem_markdown, to_markdown};
 pub use plot::{Plot, checkpoint_plots, clip_plots, difference_plots, postmortem_plots};
 pub use postmortem::{PostMortem, postmortem_page};
-pub use recover::{ResumeReport, audit_page, conversion_page, manifest_page, repair_plan_page, resume_page};
+pub use recover::{
+    Continuation, ResumeReport, audit_page, conversion_page, manifest_page, repair_plan_page, resume_page,
+};
 pub use rule_page::rule_page;
 pub use sarif::to_sarif;
 pub use terminal::{Style, checkpoint_reports};
 pub use text::safe;
-pub use train::train_page;
+pub use train::{clipping, train_page};
 
 /// Everything one command has to say about checkpoints.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -23,7 +23,7 @@ pub fn train_page(runs: &[Trained]) -> String {
     table.add_row(cells("", &|run| run.name.clone()));
     table.add_row(cells("learning rate", &|run| short(run.config.arm.lr)));
     table.add_row(cells("loss", &|run| run.config.arm.loss.to_string()));
-    table.add_row(cells("clipping", &clipping));
+    table.add_row(cells("clipping", &|run| clipping(run.config.arm.clip)));
     if runs.iter().any(|run| run.config.arm.dtype != Precision::F32) {
         table.add_row(cells("parameters", &|run| {
             match (run.config.arm.dtype, run.config.arm.master) {
@@ -62,8 +62,9 @@ pub fn train_page(runs: &[Trained]) -> String {
     page
 }
 
-fn clipping(run: &Trained) -> String {
-    match run.config.arm.clip {
+/// What gradients are clipped by, in words.
+pub fn clipping(clip: Option<Clip>) -> String {
+    match clip {
         None => "none".to_owned(),
         Some(Clip::Method(method)) => method.to_string(),
         Some(clip @ Clip::Recommended) => format!("recommended: {}", clip.method()),

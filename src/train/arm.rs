@@ -266,7 +266,7 @@ impl Arm {
         let second_moment = self.rule.second_moment();
         let clipper = self.clipper.as_mut().expect("asked for where there is one");
         let parameters = &self.model.network.parameters;
-        let is_head = |index: usize| index + HEAD_PARAMETERS >= parameters.len();
+        let head = self.model.head();
         let mut ids = Vec::new();
         let mut limited = Vec::new();
         for (id, gradient) in self.gradients.met_mut() {
@@ -277,7 +277,7 @@ impl Arm {
                 weights: &self.weights.get(id).buffer,
                 units: if shape.len() > 1 { shape[0] } else { 1 },
                 second_moment: second_moment.map(|leaf| self.slots[id.0][leaf].as_slice()),
-                is_head: is_head(id.0),
+                is_head: head.contains(&id),
             });
         }
         let mut applied = clipper.apply(&mut limited);
@@ -315,9 +315,6 @@ impl Arm {
         }
     }
 }
-
-/// Weight and bias of the last layer, which AGC leaves alone.
-const HEAD_PARAMETERS: usize = 2;
 
 /// To the nearest bf16, ties to even.
 fn rounded(value: f32) -> f32 {

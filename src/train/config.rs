@@ -14,8 +14,11 @@ use crate::clip::{AutoClip, Method};
 /// What is trained, on what, for how long, and how.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Config {
-    /// `nn`.
+    /// `nn`, or the path of a `model.toml`.
     pub model_name: String,
+    /// The text of that file: a run goes on with the network that it began with. None of `nn`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
     /// Examples.
     #[serde(flatten)]
     pub source: Source,

@@ -1,6 +1,7 @@
 //! Weights before the first step, a function of seed and parameter alone.
 //!
-//! Maps are of shape outputs × inputs × kernel. Biases are zero and gains of norms one, whatever the scheme.
+//! Maps are of shape outputs × inputs × kernel; the gates of a recurrence are so many outputs more, and a table of positions is a map
+//! whose outputs are the positions. Biases are zero and gains of norms one, whatever the scheme.
 
 use std::str::FromStr;
 
@@ -52,13 +53,18 @@ impl FromStr for Initialization {
 impl Initialization {
     /// The weights of every parameter of the network, in their order.
     pub fn weights(self, network: &Network, seed: u64) -> Vec<Vec<f32>> {
-        let gains = gains(network);
+        let (gains, transposed) = (gains(network), transposed(network));
         let one = |index: usize| {
             let shape = &network.parameters[index].shape;
             let count = shape.iter().product();
             match shape.as_slice() {
                 _ if gains.contains(&ParameterId(index)) => vec![1.0; count],
                 [] | [_] => vec![0.0; count],
+                &[inputs, outputs] if transposed.contains(&ParameterId(index)) => {
+                    let stream = Stream::new(seed, STREAMS + index as u64);
+                    let map = self.map(stream, outputs, inputs, 1);
+                    (0..count).map(|at| map[at % outputs * inputs + at / outputs]).collect()
+                }
                 [outputs, rest @ ..] => {
                     let stream = Stream::new(seed, STREAMS + index as u64);
                     self.map(stream, *outputs, rest[0], rest[1..].iter().product())
@@ -93,9 +99,19 @@ impl Initialization {
 fn gains(network: &Network) -> Vec<ParameterId> {
     let gain = |operation: &Operation| match operation {
         Operation::LayerNorm(norm) => norm.gain,
+        Operation::GroupNorm(norm) => norm.gain,
         _ => None,
     };
     network.nodes.iter().filter_map(|node| gain(&node.operation)).collect()
+}
+
+/// Weights that are stored inputs × outputs.
+fn transposed(network: &Network) -> Vec<ParameterId> {
+    let weight = |operation: &Operation| match operation {
+        Operation::Linear(linear) if linear.transposed => Some(linear.weight),
+        _ => None,
+    };
+    network.nodes.iter().filter_map(|node| weight(&node.operation)).collect()
 }
 
 /// A matrix whose rows, or columns where there are fewer of them, are orthonormal: normal vectors, each made orthogonal to

@@ -30,7 +30,7 @@ pub use config::{ArmConfig, Clip, Config, Interval, Precision, WeightUpdate};
 pub use data::{Batch, Data, LoadSize, Normalization, Source};
 pub use initialization::Initialization;
 pub use loss::Loss;
-pub use model::{BUILT_IN, Model};
+pub use model::{BUILT_IN, Model, read_model};
 pub use numerics::Fingerprint;
 pub use run::{Parent, Record, RunFile, is_run};
 pub use schedule::{Schedule, Shape};

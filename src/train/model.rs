@@ -1,16 +1,23 @@
-//! The network that is trained, with a loss behind it: `nn`.
+//! The network that is trained, with a loss behind it: `nn`, or what a `model.toml` states.
 
 use std::path::Path;
 
 use super::config::Config;
 use super::data::Data;
 use super::loss::Loss;
-use crate::compute::Unary;
+use crate::context::Context;
 use crate::error::{ErrorKind, Result};
-use crate::network::{Activation, Assembly, Conv2d, InputKind, Linear, Network, Node, Reshape, ValueId};
+use crate::files::read_text;
+use crate::network::{InputKind, Network, Node, ParameterId, ValueId, builders};
 
 /// The name of the built-in network.
 pub const BUILT_IN: &str = "nn";
+
+/// Its file.
+const NN: &str = include_str!("nn.toml");
+
+/// Parameters above it are not trained here: 16 GiB with gradients and Adam's moments.
+const MOST_PARAMETERS: usize = 1 << 30;
 
 /// A network that ends in a loss.
 #[derive(Debug, Clone)]
@@ -25,31 +32,65 @@ pub struct Model {
     pub classes: usize,
 }
 
+/// The text of the file that says what the network of a name is; none for the built-in one.
+///
+/// # Errors
+/// When the name is neither that of the built-in network nor the path of a file of text.
+pub fn read_model(name: &str, context: &Context) -> Result<Option<String>> {
+    if name == BUILT_IN {
+        return Ok(None);
+    }
+    let path = Path::new(name);
+    if !path.exists() && path.extension().is_none_or(|extension| extension != "toml") {
+        let message = format!("there is no network called {name}");
+        let advice = "nn is the one that is built in; another is given by the path of its model.toml (docs/model-toml.md)";
+        return Err(ErrorKind::NotDone { message, advice }.in_file(Path::new("--model-name")));
+    }
+    read_text(path, builders::MODEL_FILE, builders::LARGEST_MODEL_FILE, context).map(Some)
+}
+
+/// The text of the file that says what the network of a configuration is.
+pub(super) fn file_of(config: &Config) -> &str {
+    config.model.as_deref().unwrap_or(NN)
+}
+
 impl Model {
-    /// The network that a configuration names, for these examples.
+    /// The network of a configuration, for these examples.
     ///
     /// # Errors
-    /// When there is no network of this name, or it does not take the examples or give a logit for each of their classes.
+    /// When its file does not say one, or it does not take the examples or give a logit for each of their classes.
     pub(super) fn load(config: &Config, data: &Data) -> Result<Self> {
-        let path = Path::new("--model-name");
-        if config.model_name != BUILT_IN {
-            let message = format!("there is no network called {}", config.model_name);
-            return Err(
-                ErrorKind::NotDone { message, advice: "nn is the one that is built in" }.in_file(path)
-            );
-        }
-        let model = Self::new(nn(), config.arm.loss, data);
-        model.map_err(|message| {
+        let network =
+            builders::stated_by_model_toml(file_of(config), Path::new(&config.model_name), &data.shape)?;
+        Self::new(network, config.arm.loss, data).map_err(|message| {
             let examples = config.source.data.as_deref().unwrap_or(Path::new("the built-in set"));
             ErrorKind::TrainingData { message: format!("{}: {message}", config.model_name) }.in_file(examples)
         })
+    }
+
+    /// The parameters of the last layer that has some, which AGC leaves alone.
+    pub(super) fn head(&self) -> Vec<ParameterId> {
+        let nodes = self.network.nodes.iter().rev();
+        let mut parameters = nodes.map(|node| node.operation.shaped().parameters());
+        parameters.find(|own| !own.is_empty()).unwrap_or_default()
     }
 
     fn new(mut network: Network, loss: Loss, data: &Data) -> std::result::Result<Self, String> {
         let InputKind::Features { shape } = &network.input else {
             return Err("the network takes token ids, and examples are numbers".to_owned());
         };
-        let sample = sample_shape(shape, &data.shape);
+        let sizes = network.parameters.iter().map(|parameter| parameter.shape.iter().product::<usize>());
+        let count = sizes.fold(0, usize::saturating_add);
+        if count == 0 || count > MOST_PARAMETERS {
+            return Err(format!("it has {count} parameters, and 1 to {MOST_PARAMETERS} are trained"));
+        }
+        let sample: Vec<usize> = shape.iter().copied().flatten().collect();
+        if sample.iter().product::<usize>() != data.shape.iter().product::<usize>() {
+            return Err(format!(
+                "it takes samples of shape {sample:?}, the examples are of shape {:?}",
+                data.shape
+            ));
+        }
         let shapes = network.shapes(&[&[1], sample.as_slice()].concat())?;
         let logits = network.output;
         let classes = match shapes[logits.0].as_slice() {
@@ -72,49 +113,4 @@ impl Model {
         network.output = ValueId(network.nodes.len() - 1);
         Ok(Self { network, logits, sample, classes })
     }
-}
-
-/// The shape in which samples go in: that of the network where it says all sizes and samples have as many numbers.
-fn sample_shape(wanted: &[Option<usize>], given: &[usize]) -> Vec<usize> {
-    let whole: Option<Vec<usize>> = wanted.iter().copied().collect();
-    let fits = |shape: &Vec<usize>| shape.iter().product::<usize>() == given.iter().product::<usize>();
-    whole.filter(fits).unwrap_or_else(|| given.to_vec())
-}
-
-/// 1×10×10; convolutions 1→10 and 10→100, kernel 1, stride 1, padding 1; linear maps 19,600→128→100; ReLU between them.
-fn nn() -> Network {
-    let mut build = Assembly::new(BUILT_IN, InputKind::Features { shape: [1, 10, 10].map(Some).to_vec() });
-    let x = build.input();
-    let x = convolution(&mut build, "conv1", 1, 10, x);
-    let x = build.push("relu1", Activation { function: Unary::Relu }, &[x]);
-    let x = convolution(&mut build, "conv2", 10, 100, x);
-    let x = build.push("relu2", Activation { function: Unary::Relu }, &[x]);
-    let x = build.push("flatten", Reshape { shape: vec![None] }, &[x]);
-    let x = linear(&mut build, "fc1", 100 * 14 * 14, 128, x);
-    let x = build.push("relu3", Activation { function: Unary::Relu }, &[x]);
-    let x = linear(&mut build, "fc2", 128, 100, x);
-    build.finish(x)
-}
-
-fn convolution(build: &mut Assembly, name: &str, inputs: usize, outputs: usize, x: ValueId) -> ValueId {
-    let weight = build.parameter(&format!("{name}.weight"), &[outputs, inputs, 1, 1]);
-    let bias = Some(build.parameter(&format!("{name}.bias"), &[outputs]));
-    let convolution = Conv2d {
-        inputs,
-        outputs,
-        groups: 1,
-        kernel: [1, 1],
-        stride: [1, 1],
-        padding: [[1, 1], [1, 1]],
-        dilation: [1, 1],
-        weight,
-        bias,
-    };
-    build.push(name, convolution, &[x])
-}
-
-fn linear(build: &mut Assembly, name: &str, inputs: usize, outputs: usize, x: ValueId) -> ValueId {
-    let weight = build.parameter(&format!("{name}.weight"), &[outputs, inputs]);
-    let bias = Some(build.parameter(&format!("{name}.bias"), &[outputs]));
-    build.push(name, Linear { inputs, outputs, weight, bias, transposed: false }, &[x])
 }

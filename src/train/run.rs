@@ -1,5 +1,6 @@
 //! One run on disk: an arm, where it stands in the data, its record, its checkpoints.
 
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,9 +10,10 @@ use super::arm::{Arm, Measured, Stepped};
 use super::config::{Clip, Config, Interval};
 use super::data::{Batch, Data, batch_range};
 use super::log::{self, Lines};
-use super::model::Model;
+use super::model::{Model, file_of};
 use super::numerics::Fingerprint;
 use super::passes;
+use super::schedule::Shape;
 use super::state::{Position, Random, ScheduleState, State};
 use super::storage;
 use crate::clip::Method;
@@ -21,6 +23,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::files::write_atomically;
 
 const RUN: &str = "run.json";
+const MODEL: &str = "model.toml";
 const METRICS: &str = "metrics.jsonl";
 const VALIDATION: &str = "validation.jsonl";
 
@@ -72,6 +75,8 @@ pub(super) struct Run {
     metrics: Lines,
     validation: Lines,
     pub record: Record,
+    /// Held to the end, so that no other process writes there.
+    _lock: Option<File>,
 }
 
 /// What is told of a run.
@@ -119,7 +124,9 @@ impl RunFile {
             .map_err(|error| ErrorKind::SideFile { what: RUN, message: error.to_string() }.in_file(&path))
     }
 
+    /// Writes it, and beside it what network it is, for `flashpoint jacobian`.
     fn write(&self, run: &Path) -> Result<()> {
+        write_atomically(&run.join(MODEL), file_of(&self.config).as_bytes())?;
         let mut text = serde_json::to_string_pretty(self).expect("a run file is plain data");
         text.push('\n');
         write_atomically(&run.join(RUN), text.as_bytes())
@@ -149,8 +156,9 @@ impl Run {
         let weights = config.weight_initialization.weights(&model.network, config.seed);
         let arm = Arm::begin(&config.arm, model.clone(), weights).on(gpu(config, context)?);
         std::fs::create_dir_all(directory).map_err(|error| Error::io(directory, "make it", &error))?;
+        let lock = lock(directory)?;
         RunFile::new(config, None).write(directory)?;
-        let mut run = Self::assemble(name, directory, config, arm, None)?;
+        let mut run = Self::assemble(name, directory, config, arm, None, lock)?;
         run.pass_over_skipped(data);
         run.save(data)?;
         Ok(run)
@@ -165,8 +173,10 @@ impl Run {
         data: &Data,
         context: &Context,
     ) -> Result<Self> {
+        let lock = lock(directory)?;
         storage::remove_unfinished(directory)?;
         let Some(step) = storage::checkpoints(directory)?.pop() else {
+            drop(lock);
             return Self::begin(name, directory, config, model, data, context);
         };
         let path = storage::checkpoint_path(directory, step);
@@ -175,7 +185,7 @@ impl Run {
         let arm = arm_of(&path, &state, config, model, data, true, context)?;
         RunFile { parent: RunFile::read(directory)?.parent, ..RunFile::new(config, None) }
             .write(directory)?;
-        let mut run = Self::assemble(name, directory, config, arm, Some(&state))?;
+        let mut run = Self::assemble(name, directory, config, arm, Some(&state), lock)?;
         run.saved = Some(step);
         run.pass_over_skipped(data);
         Ok(run)
@@ -200,9 +210,10 @@ impl Run {
             return Err(ErrorKind::AlreadyThere.in_file(directory));
         }
         std::fs::create_dir_all(directory).map_err(|error| Error::io(directory, "make it", &error))?;
+        let lock = lock(directory)?;
         let parent = Parent { run: parent.to_owned(), step, digests: state.digests.clone() };
         RunFile::new(config, Some(parent)).write(directory)?;
-        let mut run = Self::assemble(name, directory, config, arm, Some(&state))?;
+        let mut run = Self::assemble(name, directory, config, arm, Some(&state), lock)?;
         run.pass_over_skipped(data);
         run.save(data)?;
         Ok(run)
@@ -214,6 +225,7 @@ impl Run {
         config: &Config,
         arm: Arm,
         state: Option<&State>,
+        lock: Option<File>,
     ) -> Result<Self> {
         let step = state.map_or(0, |state| state.step);
         let position = state.map(|state| state.position);
@@ -232,6 +244,7 @@ impl Run {
                 log::is_up_to(line, step) && !log::is_of_test(line)
             })?,
             record: Record::default(),
+            _lock: lock,
         })
     }
 
@@ -353,6 +366,23 @@ impl Run {
     }
 }
 
+/// Locks a run's directory; none where directories cannot be locked.
+///
+/// # Errors
+/// When another process trains there.
+pub(super) fn lock(directory: &Path) -> Result<Option<File>> {
+    let Ok(file) = File::open(directory) else { return Ok(None) };
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => {
+            let message = "another process is training in this directory".to_owned();
+            let advice = "wait for it, or give another --save-path";
+            Err(ErrorKind::NotDone { message, advice }.in_file(directory))
+        }
+        Err(TryLockError::Error(_)) => Ok(None),
+    }
+}
+
 /// The examples of a batch, for whoever trains on it.
 pub(super) fn batch_of(order: &[u32], batch: u64, size: usize, data: &Data) -> Batch {
     data.batch(&order[batch_range(batch, size, order.len())])
@@ -382,11 +412,19 @@ fn gpu(config: &Config, context: &Context) -> Result<Option<Arc<Device>>> {
     config.cuda.map(|ordinal| passes::open(ordinal, &context.device.libraries)).transpose()
 }
 
-/// Refuses to go on with other settings than those of the checkpoint; only the number of epochs may grow.
+/// Refuses to go on with other settings than those of the checkpoint; only the number of epochs may grow, where the learning rate stays.
 fn check_same(saved: &Config, asked: &Config, directory: &Path) -> Result<()> {
-    let same_length = Config { num_epochs: asked.num_epochs.max(saved.num_epochs), ..saved.clone() };
-    if same_length == *asked {
+    let may_grow = saved.arm.schedule.shape == Shape::Constant;
+    let most = if may_grow { asked.num_epochs.max(saved.num_epochs) } else { saved.num_epochs };
+    if (Config { num_epochs: most, ..saved.clone() }) == *asked {
         return Ok(());
+    }
+    if asked.num_epochs > saved.num_epochs && !may_grow {
+        let message = format!(
+            "num_epochs was {} and is now {}: the course of the learning rate, which ends with the epochs, would be another from the first step on",
+            saved.num_epochs, asked.num_epochs
+        );
+        return Err(ErrorKind::CannotGoOn { message }.in_file(directory));
     }
     let as_json = |config: &Config| serde_json::to_value(config).expect("a config is plain data");
     let (before, now) = (as_json(saved), as_json(asked));
@@ -395,6 +433,10 @@ fn check_same(saved: &Config, asked: &Config, directory: &Path) -> Result<()> {
     let may_differ = |key: &String| key == "num_epochs" && asked.num_epochs > saved.num_epochs;
     let changed = keys.find(|key| !may_differ(key) && before.get(key.as_str()) != now.get(key.as_str()));
     let key = changed.map_or("config", String::as_str);
+    if key == "model" {
+        let message = format!("{} is not what it was when the run began", asked.model_name);
+        return Err(ErrorKind::CannotGoOn { message }.in_file(directory));
+    }
     let of = |config: &serde_json::Value| config.get(key).map_or("none".to_owned(), ToString::to_string);
     let message = format!("{key} was {} and is now {}", of(&before), of(&now));
     Err(ErrorKind::CannotGoOn { message }.in_file(directory))

@@ -170,12 +170,14 @@ pub fn resume(
     let mut runs = Vec::new();
     for settings in &resumption.settings {
         let config = settings.applied(&file.config);
-        let state = storage::read_state(&storage::checkpoint_path(&resumption.run, resumption.step))?;
-        settings.check_skipped(
-            state.position.next,
-            file.config.batches(data.train.len()),
-            &resumption.run,
-        )?;
+        let from = storage::checkpoint_path(&resumption.run, resumption.step);
+        let (state, batches) = (storage::read_state(&from)?, file.config.batches(data.train.len()));
+        if state.position.next >= batches {
+            let message = "the run is through there: no batch is still to come".to_owned();
+            let advice = "go on from an earlier step: --from STEP; or train it for more epochs: flashpoint train --num-epochs";
+            return Err(ErrorKind::NotDone { message, advice }.in_file(&from));
+        }
+        settings.check_skipped(state.position.next, batches, &resumption.run)?;
         let model = Model::load(&config, &data)?;
         let directory = match resumption.settings.len() {
             1 => resumption.to.clone(),
@@ -192,10 +194,7 @@ impl Settings {
     fn check_skipped(&self, next: u64, batches: u64, run: &Path) -> Result<()> {
         let in_vain = |[first, last]: &&[u64; 2]| *last < next || *first >= batches;
         let Some([first, last]) = self.skip_batches.iter().find(in_vain) else { return Ok(()) };
-        let to_come = match batches.checked_sub(next + 1) {
-            Some(_) => format!("those to come are {next} to {}", batches - 1),
-            None => "none is to come".to_owned(),
-        };
+        let to_come = format!("those to come are {next} to {}", batches - 1);
         let message = format!(
             "none of the batches {first} to {last} is still to come: {to_come}, counted from 0 over all epochs"
         );
@@ -206,7 +205,8 @@ impl Settings {
         .in_file(run))
     }
 
-    fn applied(&self, config: &Config) -> Config {
+    /// The configuration with what is done otherwise.
+    pub fn applied(&self, config: &Config) -> Config {
         let mut config = config.clone();
         match self.clip {
             Clipping::AsBefore => {}
@@ -312,6 +312,10 @@ fn check_number_of_arms(directory: &Path, names: &[String]) -> Result<()> {
 fn set_aside(path: &Path) -> Result<()> {
     if !path.exists() {
         return Ok(());
+    }
+    let entries = std::fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+    for directory in entries.filter(|entry| entry.is_dir()).chain([path.to_owned()]) {
+        run::lock(&directory)?;
     }
     let numbered = |number: u64| {
         let mut name = path.file_name().unwrap_or_default().to_owned();

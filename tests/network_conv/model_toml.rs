@@ -155,7 +155,7 @@ fn a_file_can_say_every_operation_there_is() {
 fn no_change_of_a_few_characters_takes_it_down() {
     let (_folder, checkpoint) = saved(&tensors());
     let mut refused = 0;
-    for (at, text) in [TRANSFORMER, IMAGE, SEQUENCE].into_iter().enumerate() {
+    for (at, text) in [TRANSFORMER, IMAGE, SEQUENCE, STATED].into_iter().enumerate() {
         let mut bits = 88_172_645_463_325_252 + at as u64;
         let mut below = |count: usize| {
             // Marsaglia's xorshift: any numbers will do here.
@@ -169,11 +169,15 @@ fn no_change_of_a_few_characters_takes_it_down() {
             let end = (place + below(4)).min(text.len());
             let part = PARTS[below(PARTS.len())];
             let changed = format!("{}{part}{}", &text[..place], &text[end..]);
-            match from_model_toml(&changed, Path::new("model.toml"), &checkpoint) {
-                Ok(built) => drop(built.network.shapes(&[1, 3])),
-                Err(error) => {
-                    refused += 1;
-                    assert!(!error.to_string().is_empty());
+            let stored = from_model_toml(&changed, Path::new("model.toml"), &checkpoint);
+            let stated = stated_by_model_toml(&changed, Path::new("model.toml"), &[2, 12]);
+            for network in [stored.map(|built| built.network), stated] {
+                match network {
+                    Ok(network) => drop(network.shapes(&[1, 3])),
+                    Err(error) => {
+                        refused += 1;
+                        assert!(!error.to_string().is_empty());
+                    }
                 }
             }
         }
@@ -425,4 +429,120 @@ fn more_numbers_than_are_computed_are_refused_where_the_input_leaves_its_sizes_o
     let context = Context { input_size: vec![4096, 4096], ..Context::default() };
     let error = prepare(&checkpoint, &question, &context).err().expect("it is refused").to_string();
     assert!(error.contains("takes more memory than is used"), "{error}");
+}
+
+/// Every layer that has parameters, with their sizes.
+const STATED: &str = r#"
+input = { shape = [2, 12] }
+
+[[layer]]
+op = "conv1d"
+name = "signal"
+outputs = 6
+kernel = 3
+stride = 2
+padding = 1
+groups = 2
+
+[[layer]]
+op = "group_norm"
+name = "groups"
+groups = 3
+
+[[layer]]
+op = "position_embedding"
+name = "positions"
+rows = 6
+
+[[layer]]
+op = "gru"
+name = "gru"
+hidden = 5
+layers = 2
+bidirectional = true
+bias = false
+
+[[layer]]
+op = "rms_norm"
+name = "norm"
+block = "last"
+
+[[layer]]
+op = "linear"
+name = "fc"
+outputs = 4
+bias = false
+block = "last"
+
+[[layer]]
+op = "flatten"
+
+[[layer]]
+op = "linear"
+name = "head"
+outputs = 3
+transposed = true
+"#;
+
+/// The tensors that PyTorch's layers of these sizes have.
+fn stated_tensors() -> Vec<(&'static str, Vec<usize>)> {
+    vec![
+        ("signal.weight", vec![6, 1, 3]),
+        ("signal.bias", vec![6]),
+        ("groups.weight", vec![6]),
+        ("groups.bias", vec![6]),
+        ("positions.weight", vec![6, 6]),
+        ("gru.weight_ih_l0", vec![15, 6]),
+        ("gru.weight_hh_l0", vec![15, 5]),
+        ("gru.weight_ih_l0_reverse", vec![15, 6]),
+        ("gru.weight_hh_l0_reverse", vec![15, 5]),
+        ("gru.weight_ih_l1", vec![15, 10]),
+        ("gru.weight_hh_l1", vec![15, 5]),
+        ("gru.weight_ih_l1_reverse", vec![15, 10]),
+        ("gru.weight_hh_l1_reverse", vec![15, 5]),
+        ("norm.weight", vec![10]),
+        ("fc.weight", vec![4, 10]),
+        ("head.weight", vec![24, 3]),
+        ("head.bias", vec![3]),
+    ]
+}
+
+#[test]
+fn a_file_that_states_its_sizes_says_the_network_that_a_checkpoint_of_these_sizes_has() {
+    let (_folder, checkpoint) = saved(&stated_tensors());
+    let stored = from_model_toml(STATED, Path::new("model.toml"), &checkpoint).unwrap();
+    assert_eq!((stored.tensors.len(), stored.unused.len()), (stated_tensors().len(), 0));
+    let stated = stated_by_model_toml(STATED, Path::new("model.toml"), &[2, 12]).unwrap();
+    assert_eq!(format!("{stated:?}"), format!("{:?}", stored.network));
+    // The block that the file ends its last parameters in, and the two of the recurrence.
+    assert_eq!(stated.blocks.last().unwrap().name, "last");
+    let open = STATED.replace("[2, 12]", "[2, \"any\"]");
+    let filled = stated_by_model_toml(&open, Path::new("model.toml"), &[2, 12]).unwrap();
+    assert_eq!(format!("{filled:?}"), format!("{stated:?}"));
+}
+
+#[test]
+fn a_block_that_ends_with_the_file_is_one() {
+    let text = format!("{IMAGES}[[layer]]\nop = \"conv2d\"\nname = \"conv\"\nblock = \"only\"");
+    let (_folder, checkpoint) = saved(&tensors());
+    let built = from_model_toml(&text, Path::new("model.toml"), &checkpoint).unwrap();
+    assert_eq!(built.network.blocks.iter().map(|block| block.name.as_str()).collect::<Vec<_>>(), ["only"]);
+}
+
+#[test]
+fn a_size_that_is_not_the_checkpoints_is_named_with_its_line_and_column() {
+    let (_folder, checkpoint) = saved(&stated_tensors());
+    for (size, other, line, words) in [
+        ("outputs = 6", "outputs = 7", 7, "outputs is 7, by its parameters it is 6"),
+        ("kernel = 3", "kernel = [5]", 8, "kernel is [5], by its parameters it is [3]"),
+        ("rows = 6", "rows = 8", 21, "rows is 8, by its parameters it is 6"),
+        ("hidden = 5", "hidden = 6", 26, "hidden is 6, by its parameters it is 5"),
+        ("layers = 2", "layers = 3", 27, "layers is 3, by its parameters it is 2"),
+        ("bidirectional = true", "bidirectional = false", 28, "its parameters are of two directions"),
+    ] {
+        let text = STATED.replacen(size, other, 1);
+        let error = from_model_toml(&text, Path::new("model.toml"), &checkpoint).expect_err(other);
+        assert!(error.to_string().contains(words), "{error}");
+        assert!(matches!(error.at, Some(At::Line(at, _)) if at == line), "{error}");
+    }
 }

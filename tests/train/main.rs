@@ -1,5 +1,7 @@
 //! `flashpoint train` as it is used: what it writes, what the other commands make of it, and going on bit for bit.
 
+mod own_model;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -98,7 +100,7 @@ fn a_run_has_what_the_run_directory_promises_and_is_read_by_the_other_commands()
             expected.push(format!("checkpoint-{step}/{file}"));
         }
     }
-    expected.extend(["metrics.jsonl", "run.json", "validation.jsonl"].map(str::to_owned));
+    expected.extend(["metrics.jsonl", "model.toml", "run.json", "validation.jsonl"].map(str::to_owned));
     expected.sort();
     assert_eq!(names, expected);
     let steps = lines(&run.join("metrics.jsonl"));
@@ -276,7 +278,10 @@ fn examples_that_are_damaged_or_of_another_size_are_refused_by_the_name_of_their
         ("y", TensorView::new(Dtype::I64, vec![40], &labels).unwrap()),
     ];
     std::fs::write(&large, safetensors::serialize(tensors, None).unwrap()).unwrap();
-    for (path, why) in [(&damaged, "checksum"), (&large, "it cannot be trained on: nn: an input of shape")] {
+    for (path, why) in [
+        (&damaged, "checksum"),
+        (&large, "it cannot be trained on: nn: it takes samples of shape [1, 10, 10]"),
+    ] {
         let place = path.to_str().unwrap();
         let output = flashpoint(&["train", "--quiet", "--save-path", run.to_str().unwrap(), "--data", place]);
         assert_eq!(output.status.code(), Some(2));
@@ -284,6 +289,34 @@ fn examples_that_are_damaged_or_of_another_size_are_refused_by_the_name_of_their
         assert!(text.starts_with(&format!("flashpoint: {place}")) && text.contains(why), "{text}");
         assert!(!run.exists());
     }
+}
+
+#[test]
+fn epochs_do_not_grow_where_the_learning_rate_ends_with_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    train(&run, &["--schedule", "cosine"]);
+    let before = files(&run);
+    let text = refused(&run, &["--schedule", "cosine", "--num-epochs", "3"]);
+    assert!(text.contains("num_epochs was 2 and is now 3: the course of the learning rate"), "{text}");
+    assert!(files(&run) == before);
+}
+
+#[test]
+fn a_directory_in_which_another_process_trains_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    train(&run, &["--max-steps", "2"]);
+    let before = files(folder.path());
+    let other = std::fs::File::open(&run).unwrap();
+    other.lock().unwrap();
+    for arguments in [&[][..], &["--weight-reset", "True"]] {
+        let text = refused(&run, arguments);
+        assert!(text.contains("another process is training in this directory"), "{text}");
+        assert!(files(folder.path()) == before, "{arguments:?}");
+    }
+    drop(other);
+    train(&run, &[]);
 }
 
 #[test]
@@ -324,8 +357,28 @@ fn a_run_goes_on_from_a_step_with_other_settings_in_a_new_directory_that_names_i
         assert_eq!(line["lr"], 0.0005);
         assert!(line["clipped_grad_norm"].as_f64().unwrap() <= 0.5 * (1.0 + 1e-6), "{line}");
     }
-    let output = flashpoint(&["resume", run.to_str().unwrap(), "--from", "2", "--repair"]);
-    assert_eq!(output.status.code(), Some(2));
+    for beside in [&["--repair"][..], &["--repair", "--dry-run"]] {
+        let output = flashpoint(&[&["resume", run.to_str().unwrap(), "--from", "2"], beside].concat());
+        assert_eq!(output.status.code(), Some(2));
+    }
+    // What would be done is what was done, and nothing is written.
+    let dry = [&settings[..], &["--dry-run"]].concat();
+    let output = resume(&run, &dry);
+    let text = String::from_utf8_lossy(&output.stdout).split_whitespace().collect::<Vec<_>>().join(" ");
+    let told = "learning rate 5.00e-4, clipping global norm 0.5000, without the batches 3 to 3";
+    assert!(text.contains(told) && text.contains("run-resumed"), "{text}");
+    let output = resume(&run, &[&dry[..], &["--format", "json"]].concat());
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["continuation"]["learning_rate"], 0.0005);
+    assert!(report["plan"].is_null() && !folder.path().join("run-resumed").exists());
+    // From its end there is nothing to train on.
+    for beside in [&[][..], &["--what-if"]] {
+        let output = flashpoint(&[&["resume", run.to_str().unwrap(), "--from", "6"], beside].concat());
+        assert_eq!(output.status.code(), Some(2));
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(text.contains("no batch is still to come") && text.contains("--from STEP"), "{text}");
+        assert!(!folder.path().join("run-resumed").exists());
+    }
     // Batch 2 comes next, and batch 5 is the last.
     for (batches, to_come) in [("0..1", "2 to 5"), ("6..9", "2 to 5")] {
         let new = folder.path().join("new");

@@ -15,7 +15,7 @@ use crate::checkpoint::Checkpoint;
 use crate::compute::{Backend, Cpu, Real};
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
-use crate::files::InputFile;
+use crate::files::read_text;
 use crate::network::builders::{self, Built};
 use crate::tensor::Tensor;
 
@@ -119,25 +119,12 @@ fn refused(path: &Path, message: String) -> Error {
     ErrorKind::Probe { message }.in_file(path)
 }
 
-/// The largest `model.toml`.
-const LARGEST_MODEL: u64 = 1 << 20;
-
-/// The network that the file says; without one that of the config beside the checkpoint, or of the parameters' shapes.
+/// The network that the file says; without one that of a file beside the checkpoint or its run, of the config beside it, or of the
+/// parameters' shapes.
 fn build(checkpoint: &Checkpoint, model: Option<&Path>, context: &Context) -> Result<Built> {
-    if let Some(path) = model {
-        let file = InputFile::open(path, context)?;
-        if file.len() > LARGEST_MODEL {
-            let kind =
-                ErrorKind::TooLarge { what: "the model file", actual: file.len(), limit: LARGEST_MODEL };
-            return Err(kind.in_file(path));
-        }
-        let mut buffer = Vec::new();
-        let bytes = file.bytes(0..file.len(), &mut buffer)?;
-        let text = std::str::from_utf8(bytes).map_err(|_| {
-            ErrorKind::SideFile { what: "the model file", message: "it is not UTF-8".to_owned() }
-                .in_file(path)
-        })?;
-        return builders::from_model_toml(text, path, checkpoint);
+    if let Some(path) = model.map(Path::to_owned).or_else(|| model_file_of(&checkpoint.path)) {
+        let text = read_text(&path, builders::MODEL_FILE, builders::LARGEST_MODEL_FILE, context)?;
+        return builders::from_model_toml(&text, &path, checkpoint);
     }
     match builders::from_config(checkpoint) {
         Err(error) if matches!(error.kind, ErrorKind::UnknownArchitecture { .. }) => {
@@ -147,6 +134,12 @@ fn build(checkpoint: &Checkpoint, model: Option<&Path>, context: &Context) -> Re
         }
         built => built,
     }
+}
+
+/// The `model.toml` in a checkpoint's directory, or in that of its run, where `flashpoint train` puts it.
+fn model_file_of(checkpoint: &Path) -> Option<PathBuf> {
+    let directories = checkpoint.ancestors().skip(usize::from(checkpoint.is_file())).take(2);
+    directories.map(|directory| directory.join("model.toml")).find(|path| path.is_file())
 }
 
 impl Prepared {

@@ -17,7 +17,7 @@ mod rope;
 mod shapes;
 mod state;
 
-pub use model_toml::from_model_toml;
+pub use model_toml::{LARGEST_MODEL_FILE, MODEL_FILE, from_model_toml, stated_by_model_toml};
 pub use population::{Population, population};
 pub use shapes::{from_shapes, recurrences};
 

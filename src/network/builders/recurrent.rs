@@ -3,7 +3,7 @@
 //!
 //! Rows of W_hh over its columns are the gates: 4 in an LSTM, 3 in a GRU, 1 in a plain cell.
 
-use super::state::{State, below};
+use super::state::{Sizes, State, below};
 use crate::error::{Error, Result};
 use crate::network::recurrence::step_network;
 use crate::network::{
@@ -46,11 +46,13 @@ pub(super) fn kind_of(shape: &[usize], plain: CellKind) -> std::result::Result<C
 
 /// Recurrent layers under one name.
 pub(super) struct Stack<'a> {
-    pub state: &'a State<'a>,
+    pub sizes: Sizes<'a>,
     /// What their parameters' names begin with.
     pub prefix: &'a str,
     /// What a cell with one gate is.
     pub plain: CellKind,
+    /// Its biases are used, where there are some.
+    pub has_bias: bool,
     /// That they cannot be built.
     pub refuse: &'a dyn Fn(String) -> Error,
 }
@@ -62,11 +64,11 @@ impl Stack<'_> {
     /// When parameters are missing or of no cell.
     pub fn cell(&self, assembly: &mut Assembly, suffix: &str) -> Result<RecurrentCell> {
         let name = |leaf: &str| below(self.prefix, &format!("{leaf}{suffix}"));
-        let shapes = [self.state.shape(&name("weight_ih"))?, self.state.shape(&name("weight_hh"))?];
+        let shapes = [self.sizes.shape(&name("weight_ih"))?, self.sizes.shape(&name("weight_hh"))?];
         let [Some(input), Some(own)] = shapes else {
             return self.fail(format!("{} and {} are needed", name("weight_ih"), name("weight_hh")));
         };
-        if self.state.has(&name("weight_hr")) {
+        if self.sizes.has(&name("weight_hr")) {
             return self.fail(format!("{}: LSTMs that project their state are not built", name("weight_hr")));
         }
         let kind = kind_of(&own, self.plain)
@@ -84,7 +86,10 @@ impl Stack<'_> {
             assembly.shared_parameter(&name(leaf), shape).ok_or_else(|| (self.refuse)(message()))
         };
         let [input_weight, state_weight] = [parameter("weight_ih", &input)?, parameter("weight_hh", &own)?];
-        let mut bias = |leaf: &str| self.state.has(&name(leaf)).then(|| parameter(leaf, &[rows])).transpose();
+        let mut bias = |leaf: &str| {
+            let is_there = self.has_bias && self.sizes.has(&name(leaf));
+            is_there.then(|| parameter(leaf, &[rows])).transpose()
+        };
         Ok(RecurrentCell {
             kind,
             inputs,
@@ -104,13 +109,13 @@ impl Stack<'_> {
     pub fn layers(&self, assembly: &mut Assembly, mut x: ValueId) -> Result<ValueId> {
         for layer in 0.. {
             let suffix = format!("_l{layer}");
-            if layer > 0 && !self.state.has(&below(self.prefix, &format!("weight_hh{suffix}"))) {
+            if layer > 0 && !self.sizes.has(&below(self.prefix, &format!("weight_hh{suffix}"))) {
                 break;
             }
             let (name, input) = (below(self.prefix, &format!("l{layer}")), x);
             let cell = self.cell(assembly, &suffix)?;
             let reverse = format!("{suffix}_reverse");
-            x = if self.state.has(&below(self.prefix, &format!("weight_hh{reverse}"))) {
+            x = if self.sizes.has(&below(self.prefix, &format!("weight_hh{reverse}"))) {
                 let back = self.cell(assembly, &reverse)?;
                 let mut push = |name: &str, cell, reversed| {
                     assembly.push(name, RecurrentLayer { cell, reversed }, &[input])
@@ -129,6 +134,11 @@ impl Stack<'_> {
     }
 }
 
+/// A recurrence of a checkpoint whose kind of plain cell nobody tells.
+fn alone<'a>(state: &'a State<'a>, prefix: &'a str, refuse: &'a dyn Fn(String) -> Error) -> Stack<'a> {
+    Stack { sizes: Sizes::Stored(state), prefix, plain: CellKind::Tanh, has_bias: true, refuse }
+}
+
 /// The network that is a stack and nothing else: from `[batch, steps, inputs]` to the h of its last layer.
 pub(super) fn stack_alone(state: &State<'_>, prefix: &str) -> Result<Network> {
     let name = below(prefix, "weight_ih_l0");
@@ -139,8 +149,7 @@ pub(super) fn stack_alone(state: &State<'_>, prefix: &str) -> Result<Network> {
     let input = InputKind::Features { shape: vec![None, Some(inputs)] };
     let mut assembly = Assembly::new("recurrent", input);
     let x = assembly.input();
-    let stack = Stack { state, prefix, plain: CellKind::Tanh, refuse: &|message| state.unknown(message) };
-    let output = stack.layers(&mut assembly, x)?;
+    let output = alone(state, prefix, &|message| state.unknown(message)).layers(&mut assembly, x)?;
     Ok(assembly.finish(output))
 }
 
@@ -148,7 +157,6 @@ pub(super) fn stack_alone(state: &State<'_>, prefix: &str) -> Result<Network> {
 pub(super) fn cell_alone(state: &State<'_>, prefix: &str) -> Result<Network> {
     // The sizes of the input are those of the cell, which is known only when it is built.
     let mut assembly = Assembly::new("recurrent cell", InputKind::Features { shape: Vec::new() });
-    let stack = Stack { state, prefix, plain: CellKind::Tanh, refuse: &|message| state.unknown(message) };
-    let cell = stack.cell(&mut assembly, "")?;
+    let cell = alone(state, prefix, &|message| state.unknown(message)).cell(&mut assembly, "")?;
     Ok(step_network(assembly, cell, prefix))
 }

@@ -51,6 +51,49 @@ impl<'c> State<'c> {
     }
 }
 
+/// Where the shapes of parameters are looked up.
+#[derive(Clone, Copy)]
+pub(super) enum Sizes<'s> {
+    /// The tensors of a checkpoint.
+    Stored(&'s State<'s>),
+    /// What a layer of a model file states of its own parameters.
+    Stated(&'s [(String, Vec<usize>)]),
+}
+
+impl<'s> Sizes<'s> {
+    /// Those of a checkpoint where there is one.
+    pub fn of(state: Option<&'s State<'s>>, stated: &'s [(String, Vec<usize>)]) -> Self {
+        state.map_or(Self::Stated(stated), Self::Stored)
+    }
+
+    pub fn has(self, name: &str) -> bool {
+        match self {
+            Self::Stored(state) => state.has(name),
+            Self::Stated(shapes) => shapes.iter().any(|(own, _)| own == name),
+        }
+    }
+
+    /// The shape of a parameter; `None` where there is none of this name.
+    ///
+    /// # Errors
+    /// As [`State::shape`].
+    pub fn shape(self, name: &str) -> Result<Option<Vec<usize>>> {
+        match self {
+            Self::Stored(state) => state.shape(name),
+            Self::Stated(shapes) => {
+                Ok(shapes.iter().find(|(own, _)| own == name).map(|(_, shape)| shape.clone()))
+            }
+        }
+    }
+
+    pub fn names(self) -> Vec<&'s str> {
+        match self {
+            Self::Stored(state) => state.names(),
+            Self::Stated(shapes) => shapes.iter().map(|(name, _)| name.as_str()).collect(),
+        }
+    }
+}
+
 /// A name below another, which may be that of the whole.
 pub(super) fn below(prefix: &str, leaf: &str) -> String {
     if prefix.is_empty() { leaf.to_owned() } else { format!("{prefix}.{leaf}") }

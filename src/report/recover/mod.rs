@@ -6,4 +6,4 @@ mod resume;
 
 pub use convert::conversion_page;
 pub use plan::{audit_page, manifest_page, repair_plan_page};
-pub use resume::{ResumeReport, resume_page};
+pub use resume::{Continuation, ResumeReport, resume_page};

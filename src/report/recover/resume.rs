@@ -5,7 +5,7 @@ use std::fmt::{self, Write};
 use serde::Serialize;
 
 use super::plan::{write_audit, write_edits, write_manifest};
-use crate::number::grouped;
+use crate::number::{grouped, short};
 use crate::recover::{Audit, Chosen, Manifest, Plan, Substitution};
 use crate::report::Style;
 use crate::report::text::{safe, wrapped};
@@ -30,6 +30,40 @@ pub struct ResumeReport {
     pub substitutions: Vec<Substitution>,
     /// The command, word by word.
     pub command: Vec<String>,
+    /// How a run of `flashpoint train` would go on, which needs no command.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub continuation: Option<Continuation>,
+}
+
+impl ResumeReport {
+    /// Of a state that is used as it is.
+    pub fn of(chosen: &Chosen, audit: Audit) -> Self {
+        Self {
+            chosen: chosen.clone(),
+            audit,
+            plan: None,
+            repaired: None,
+            manifest: None,
+            clipping: None,
+            substitutions: Vec::new(),
+            command: Vec::new(),
+            continuation: None,
+        }
+    }
+}
+
+/// How a run of `flashpoint train` would go on.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Continuation {
+    /// Where the new run would be written.
+    pub to: String,
+    /// The learning rate, before its schedule.
+    pub learning_rate: f64,
+    /// What gradients would be clipped by; `none` where nothing clips.
+    pub clipping: String,
+    /// Batches that would be left out, first and last, counted from 0 over all epochs.
+    pub skip_batches: Vec<[u64; 2]>,
 }
 
 /// The report as text.
@@ -73,10 +107,23 @@ fn write(out: &mut String, report: &ResumeReport, style: Style) -> fmt::Result {
     for substitution in &report.substitutions {
         wrapped(out, "", &substitution.to_string())?;
     }
+    if let Some(continuation) = &report.continuation {
+        write_continuation(out, continuation)?;
+    }
     if report.command.is_empty() {
         return Ok(());
     }
     writeln!(out, "command: {}", report.command.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" "))
+}
+
+fn write_continuation(out: &mut String, continuation: &Continuation) -> fmt::Result {
+    let Continuation { to, learning_rate, clipping, skip_batches } = continuation;
+    let rate = short(*learning_rate);
+    let mut line = format!("it would go on here, in {}: learning rate {rate}, clipping {clipping}", safe(to));
+    for [first, last] in skip_batches {
+        write!(line, ", without the batches {first} to {last}")?;
+    }
+    wrapped(out, "", &line)
 }
 
 /// A word as a shell takes it.

@@ -53,6 +53,7 @@ impl Layer<'_> {
             self.placing([kernel], outputs)?;
         let weight = self.parameter(writing, &name, &shape)?;
         let bias = self.optional(writing, "bias", &[outputs])?;
+        self.check_convolution(outputs, &[kernel])?;
         let inputs = own * groups;
         Ok(Conv1d { inputs, outputs, groups, kernel, stride, padding, dilation, weight, bias }.into())
     }
@@ -63,8 +64,21 @@ impl Layer<'_> {
         let Placing { stride, dilation, padding, groups } = self.placing(kernel, outputs)?;
         let weight = self.parameter(writing, &name, &shape)?;
         let bias = self.optional(writing, "bias", &[outputs])?;
+        self.check_convolution(outputs, &kernel)?;
         let inputs = own * groups;
         Ok(Conv2d { inputs, outputs, groups, kernel, stride, padding, dilation, weight, bias }.into())
+    }
+
+    /// That outputs and kernel, where they are stated, are those that the weight has.
+    fn check_convolution(&self, outputs: usize, kernel: &[usize]) -> Result<()> {
+        self.table.check_size("outputs", outputs)?;
+        match self.table.sizes("kernel", kernel.len(), 1)? {
+            Some(stated) if stated != kernel => {
+                let message = format!("kernel is {stated:?}, by its parameters it is {kernel:?}");
+                Err(self.table.refuse_at("kernel", &message))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Axes of a pool: as many as `key` lists, or as what it is given has behind the channels.

@@ -3,11 +3,11 @@
 use super::super::WIDEST_HEAD;
 use super::super::perceptron::DEFAULT_EPSILON;
 use super::super::recurrent::Stack;
-use super::super::state::below;
+use super::super::state::{Sizes, below};
 use super::table::Table;
 use super::{Writing, is_too_large};
 use crate::compute::Unary;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::nearest::did_you_mean;
 use crate::network::{
     Activation, Add, Attention, BatchNorm, CellKind, Concat, CrossEntropy, Embedding, GroupNorm, LastStep,
@@ -86,6 +86,9 @@ pub(super) fn push(
 ) -> Result<ValueId> {
     let op = table.op();
     let layer = Layer { table, node, inputs };
+    if writing.state.is_none() {
+        writing.stated = layer.stated(writing)?;
+    }
     let operation: Operation = match op {
         "linear" => layer.linear(writing)?,
         "embedding" => return layer.embedding(writing),
@@ -191,14 +194,17 @@ impl Layer<'_> {
     }
 
     /// The name that its parameters begin with.
-    fn name(&self) -> Result<&str> {
+    pub fn name(&self) -> Result<&str> {
         self.table.text("name")?.ok_or_else(|| self.table.missing("name"))
     }
 
     /// What a parameter is called: as the key of its leaf says, or by the layer's name.
-    fn parameter_name(&self, leaf: &'static str) -> Result<Option<String>> {
-        if let Some(name) = self.table.text(leaf)? {
+    pub fn parameter_name(&self, leaf: &'static str) -> Result<Option<String>> {
+        if let Some(name) = self.table.parameter(leaf)? {
             return Ok(Some(name.to_owned()));
+        }
+        if self.table.leaves_out(leaf) {
+            return Ok(None);
         }
         Ok(self.table.text("name")?.map(|name| below(name, leaf)))
     }
@@ -211,9 +217,9 @@ impl Layer<'_> {
     ) -> Result<(String, [usize; N])> {
         let name = self.parameter_name(leaf)?.ok_or_else(|| self.table.missing("name"))?;
         let key = if self.table.has(leaf) { leaf } else { "name" };
-        let Some(shape) = writing.state.shape(&name)? else {
-            let names = writing.state.names();
-            let near = did_you_mean(&name, names);
+        let sizes = writing.sizes();
+        let Some(shape) = sizes.shape(&name)? else {
+            let near = did_you_mean(&name, sizes.names());
             let message = format!("the checkpoint has no {}{near}", name.escape_debug());
             return Err(self.table.refuse_at(key, &message));
         };
@@ -234,7 +240,7 @@ impl Layer<'_> {
         shape: &[usize],
     ) -> Result<Option<ParameterId>> {
         let named = self.table.has(leaf);
-        let name = self.parameter_name(leaf)?.filter(|name| named || writing.state.has(name));
+        let name = self.parameter_name(leaf)?.filter(|name| named || writing.sizes().has(name));
         name.map(|name| self.parameter(writing, &name, shape)).transpose()
     }
 
@@ -250,6 +256,7 @@ impl Layer<'_> {
         let (name, shape) = self.shape::<2>(writing, "weight")?;
         let weight = self.parameter(writing, &name, &shape)?;
         let [outputs, inputs] = if transposed { [shape[1], shape[0]] } else { shape };
+        self.table.check_size("outputs", outputs)?;
         let bias = self.optional(writing, "bias", &[outputs])?;
         Ok(Linear { inputs, outputs, weight, bias, transposed }.into())
     }
@@ -270,6 +277,7 @@ impl Layer<'_> {
     fn position_embedding(&self, writing: &mut Writing<'_>) -> Result<Operation> {
         let (name, [count, width]) = self.shape::<2>(writing, "weight")?;
         let table = self.parameter(writing, &name, &[count, width])?;
+        self.table.check_size("rows", count)?;
         let rows = match self.table.count("always")? {
             Some(row) => Rows::Always(row),
             None => Rows::From(self.table.count("first")?.unwrap_or(0)),
@@ -352,23 +360,44 @@ impl Layer<'_> {
 
     fn recurrent(&self, writing: &mut Writing<'_>) -> Result<ValueId> {
         self.check_inputs(&(1..=1))?;
-        let (first, state) = (writing.assembly.count(), writing.state);
+        let first = writing.assembly.count();
         let refuse = |message: String| self.table.refuse_at("name", &message);
-        let stack = Stack { state, prefix: self.name()?, plain: self.plain()?, refuse: &refuse };
+        let stack = self.stack(Sizes::of(writing.state, &writing.stated), &refuse)?;
         let output = stack.layers(&mut writing.assembly, self.inputs[0])?;
+        self.check_depth(writing)?;
         if let Operation::RecurrentLayer(layer) = writing.assembly.operation(ValueId(first)) {
             self.check_kind(layer.cell.kind)?;
+            self.table.check_size("hidden", layer.cell.hidden)?;
         }
         Ok(output)
+    }
+
+    fn stack<'a>(&'a self, sizes: Sizes<'a>, refuse: &'a dyn Fn(String) -> Error) -> Result<Stack<'a>> {
+        let has_bias = self.table.flag("bias", true)?;
+        Ok(Stack { sizes, prefix: self.name()?, plain: self.plain()?, has_bias, refuse })
+    }
+
+    /// That the parameters are of as many layers and directions as the file says.
+    fn check_depth(&self, writing: &Writing<'_>) -> Result<()> {
+        let (sizes, name) = (writing.sizes(), self.name()?);
+        let has = |suffix: &str| sizes.has(&below(name, &format!("weight_hh{suffix}")));
+        let layers = (1..).find(|layer| !has(&format!("_l{layer}"))).expect("names end");
+        self.table.check_size("layers", layers)?;
+        let both = has("_l0_reverse");
+        if self.table.flag("bidirectional", both)? == both {
+            return Ok(());
+        }
+        let directions = if both { "two directions" } else { "one direction" };
+        Err(self.table.refuse_at("bidirectional", &format!("its parameters are of {directions}")))
     }
 
     fn cell(&self, writing: &mut Writing<'_>) -> Result<ValueId> {
         self.check_inputs(&(2..=2))?;
         let refuse = |message: String| self.table.refuse_at("name", &message);
-        let stack =
-            Stack { state: writing.state, prefix: self.name()?, plain: self.plain()?, refuse: &refuse };
+        let stack = self.stack(Sizes::of(writing.state, &writing.stated), &refuse)?;
         let cell = stack.cell(&mut writing.assembly, "")?;
         self.check_kind(cell.kind)?;
+        self.table.check_size("hidden", cell.hidden)?;
         Ok(writing.push(self.node, cell, self.inputs))
     }
 

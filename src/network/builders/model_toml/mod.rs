@@ -1,9 +1,11 @@
 //! Networks as a `model.toml` writes them down: layers one after the other, with labels for what goes around them.
 //!
-//! `docs/model-toml.md` describes the format. Sizes come from the checkpoint's own tensors; the file says what no shape tells.
+//! `docs/model-toml.md` describes the format. Sizes come from the checkpoint's own tensors, and the file says what no shape tells; where there
+//! is no checkpoint yet, the file states them too (`stated.rs`).
 
 mod images;
 mod layers;
+mod stated;
 mod table;
 
 use std::collections::BTreeMap;
@@ -12,13 +14,14 @@ use std::path::Path;
 use serde::Deserialize;
 use toml::Spanned;
 
+use self::stated::Stated;
 use self::table::{Source, Table};
 use super::Built;
-use super::state::State;
+use super::state::{Sizes, State};
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 use crate::nearest::did_you_mean;
-use crate::network::{Assembly, Block, InputKind, MOST_NUMBERS, Operation, ValueId};
+use crate::network::{Assembly, Block, InputKind, MOST_NUMBERS, Network, Operation, ValueId};
 
 /// Keys and values of a table, with their places.
 type Keys = BTreeMap<Spanned<String>, Spanned<toml::Value>>;
@@ -35,6 +38,12 @@ struct File {
     layer: Vec<Keys>,
 }
 
+/// What the file is called in errors.
+pub const MODEL_FILE: &str = "the model file";
+
+/// Bytes above it are those of no such file.
+pub const LARGEST_MODEL_FILE: u64 = 1 << 20;
+
 /// Layers above it are those of no network.
 const MOST_LAYERS: usize = 4096;
 
@@ -48,28 +57,50 @@ const INPUT: &str = "input";
 /// layer cannot take what it is given, or the checkpoint has no such parameters.
 pub fn from_model_toml(text: &str, path: &Path, checkpoint: &Checkpoint) -> Result<Built> {
     let source = Source { text, path };
-    let file: File = toml::from_str(text)
-        .map_err(|error| source.refuse(error.message(), error.span().map_or(0, |span| span.start)))?;
-    let state = State::of(checkpoint);
-    let mut writing = Writing::new(&source, &state, &file)?;
+    let file = source.file()?;
+    let kind = input(&Table::of_input(&source, &file.input)?)?;
+    let network = network(&source, &file, kind, Some(&State::of(checkpoint)))?;
+    Built::join(network, checkpoint)
+}
+
+/// The network that `text`, the file at `path`, states with all its sizes, for samples of this shape. A loss at its end is left out.
+///
+/// # Errors
+/// As [`from_model_toml`]; and when a size is missing, or the network takes token ids.
+pub fn stated_by_model_toml(text: &str, path: &Path, sample: &[usize]) -> Result<Network> {
+    let source = Source { text, path };
+    let file = source.file()?;
+    let table = Table::of_input(&source, &file.input)?;
+    let kind = input(&table)?.filled(sample).map_err(|message| table.refuse_at("shape", &message))?;
+    Ok(network(&source, &file, kind, None)?.without_loss())
+}
+
+fn network(source: &Source<'_>, file: &File, input: InputKind, state: Option<&State<'_>>) -> Result<Network> {
+    let mut writing = Writing::new(file, input, state);
     if file.layer.is_empty() || file.layer.len() > MOST_LAYERS {
         let message = format!("1 to {MOST_LAYERS} layers are needed, there are {}", file.layer.len());
         return Err(source.refuse(&message, 0));
     }
     for (index, keys) in file.layer.iter().enumerate() {
-        let table = Table::new(&source, keys, "op")?;
+        let table = Table::new(source, keys, "op")?;
         if layers::LOSSES.contains(&table.op()) {
             writing.check_loss(&table, index + 1 == file.layer.len())?;
         }
         writing.layer(&table)?;
     }
+    if let Some(block) = writing.block.take() {
+        writing.assembly.block(block);
+    }
     let output = writing.last.expect("there is a layer");
-    Built::join(writing.assembly.finish(output), checkpoint)
+    Ok(writing.assembly.finish(output))
 }
 
 /// A network while its layers are read.
 struct Writing<'w> {
-    state: &'w State<'w>,
+    /// A checkpoint's tensors; without one, layers state the shapes of their parameters.
+    state: Option<&'w State<'w>>,
+    /// Those of the layer that is being read.
+    stated: Stated,
     assembly: Assembly,
     /// Values by their labels.
     labels: BTreeMap<String, ValueId>,
@@ -84,8 +115,7 @@ struct Writing<'w> {
 }
 
 impl<'w> Writing<'w> {
-    fn new(source: &'w Source<'w>, state: &'w State<'w>, file: &'w File) -> Result<Self> {
-        let kind = input(&Table::of_input(source, &file.input)?)?;
+    fn new(file: &File, kind: InputKind, state: Option<&'w State<'w>>) -> Self {
         let known = match &kind {
             InputKind::Features { shape } => {
                 let sizes: Option<Vec<usize>> = shape.iter().copied().collect();
@@ -96,6 +126,7 @@ impl<'w> Writing<'w> {
         let is_features = matches!(kind, InputKind::Features { .. });
         let mut writing = Self {
             state,
+            stated: Vec::new(),
             assembly: Assembly::new(file.name.as_deref().unwrap_or("model.toml"), kind),
             labels: BTreeMap::new(),
             last: None,
@@ -109,7 +140,12 @@ impl<'w> Writing<'w> {
             writing.labels.insert(INPUT.to_owned(), input);
             writing.last = Some(input);
         }
-        Ok(writing)
+        writing
+    }
+
+    /// Where shapes of parameters are looked up.
+    fn sizes(&self) -> Sizes<'_> {
+        Sizes::of(self.state, &self.stated)
     }
 
     /// Reads one layer.

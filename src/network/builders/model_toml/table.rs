@@ -7,7 +7,7 @@ use std::path::Path;
 use toml::{Spanned, Value};
 
 use super::super::LARGEST;
-use super::Keys;
+use super::{File, Keys, MODEL_FILE};
 use crate::error::{At, Error, ErrorKind, Result};
 use crate::nearest::did_you_mean;
 
@@ -18,8 +18,14 @@ pub(super) struct Source<'s> {
 }
 
 impl Source<'_> {
+    /// The file that the text is of.
+    pub fn file(&self) -> Result<File> {
+        toml::from_str(self.text)
+            .map_err(|error| self.refuse(error.message(), error.span().map_or(0, |span| span.start)))
+    }
+
     pub fn refuse(&self, message: &str, byte: usize) -> Error {
-        let kind = ErrorKind::SideFile { what: "the model file", message: message.to_owned() };
+        let kind = ErrorKind::SideFile { what: MODEL_FILE, message: message.to_owned() };
         kind.in_file(self.path).at(At::in_text(self.text, byte))
     }
 }
@@ -94,6 +100,30 @@ impl<'t> Table<'t> {
                 let message = format!("{} has no key {}{near}", self.op, key.get_ref().escape_debug());
                 Err(self.source.refuse(&message, key.span().start))
             }
+        }
+    }
+
+    /// What a parameter is called; `None` where no key says it, or the key is `false` and there is none.
+    pub fn parameter(&self, key: &'static str) -> Result<Option<&'t str>> {
+        match self.ask(key).map(Spanned::get_ref) {
+            None | Some(Value::Boolean(false)) => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(_) => Err(self.wrong(key, "the name of a parameter, or false where there is none")),
+        }
+    }
+
+    /// Whether the file says that there is no such parameter.
+    pub fn leaves_out(&self, key: &str) -> bool {
+        matches!(self.value(key).map(Spanned::get_ref), Some(Value::Boolean(false)))
+    }
+
+    /// That a size is the one that parameters have, where it is stated.
+    pub fn check_size(&self, key: &'static str, actual: usize) -> Result<()> {
+        match self.size(key)? {
+            Some(stated) if stated != actual => {
+                Err(self.refuse_at(key, &format!("{key} is {stated}, by its parameters it is {actual}")))
+            }
+            _ => Ok(()),
         }
     }
 
