@@ -13,7 +13,7 @@ use super::scale::Scale;
 use crate::analysis::model::{Degenerate, DepthGain, JacobianAnalysis, Measured, PartKind, Spread};
 use crate::number::short;
 use crate::report::text::safe;
-use crate::rules::outlier_above;
+use crate::rules::{outlier_above, warned_above};
 
 /// Names of the upright axes.
 const OF_PARTS: &str = "σ₁ of each part";
@@ -117,8 +117,10 @@ fn of_depths(jacobian: &JacobianAnalysis, depths: &[DepthGain], replaced: &BTree
     };
     let last = depths.last().map(|depth| depth.block as f64);
     let whole = jacobian.end_to_end.value().and_then(|whole| ends(&whole.spectral_norm));
-    let initial = jacobian.initial.value().map(|initial| initial.spectral_norm.mean);
-    let ratio = super::limit("FP801", "ratio", replaced);
+    let limit = |name| super::limit("FP801", name, replaced);
+    let warned = limit("ratio")
+        .zip(limit("gain_per_step"))
+        .and_then(|(ratio, gain_per_step)| warned_above(jacobian, ratio, gain_per_step));
     let gain = super::limit("FP803", "gain", replaced).filter(|_| !depths.is_empty());
     let curves = [
         by_depth("gain from the start", KINDS[3], |depth| ends(&depth.from_input)),
@@ -126,10 +128,8 @@ fn of_depths(jacobian: &JacobianAnalysis, depths: &[DepthGain], replaced: &BTree
         by_depth("σ₁ from the start", KINDS[5], |depth| ends(&depth.spectral_norm)),
         Curve::new("σ₁ end to end", INK, last.zip(whole)),
     ];
-    let limits = [
-        gain.map(|gain| told("FP803", gain, KINDS[3])),
-        ratio.zip(initial).map(|(ratio, initial)| told("FP801", ratio * initial, INK)),
-    ];
+    let limits =
+        [gain.map(|gain| told("FP803", gain, KINDS[3])), warned.map(|limit| told("FP801", limit, INK))];
     let limits = limits.into_iter().flatten().filter(|(_, limit, _)| limit.is_finite() && *limit > 0.0);
     Panel { name: OF_DEPTHS, curves: curves.into_iter().flatten().collect(), limits: limits.collect() }
 }
