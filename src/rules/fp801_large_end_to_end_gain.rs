@@ -27,7 +27,7 @@ pub(super) static RULE: Rule = Rule {
             source: "design choice: above the 18.8 that healthy runs reach (docs/jacobian.md, runs of the zoo)",
         },
         Threshold {
-            name: "gain_per_step",
+            name: "gain-per-step",
             default: 10.0,
             unit: "sigma_1 over the steps of a recurrence",
             source: "design choice: thrice the 3.6 of a published LSTM (Resemblyzer, docs/jacobian.md)",
@@ -51,7 +51,7 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
     let Some(norm) = wanted(&whole.spectral_norm, &subject, "end-to-end sigma_1", findings) else { return };
     let Some(initial) = wanted(&jacobian.initial, &subject, "gain as initialised", findings) else { return };
     let ratio = norm.mean / initial.spectral_norm.mean;
-    let warned_above = warned_above(jacobian, thresholds.get("ratio"), thresholds.get("gain_per_step"));
+    let warned_above = warned_above(jacobian, thresholds.get("ratio"), thresholds.get("gain-per-step"));
     let is_warned = warned_above.is_some_and(|limit| norm.mean > limit);
     let (severity, limit) = if is_warned {
         (Severity::Warning, thresholds.get("ratio"))

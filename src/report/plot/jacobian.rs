@@ -119,7 +119,7 @@ fn of_depths(jacobian: &JacobianAnalysis, depths: &[DepthGain], replaced: &BTree
     let whole = jacobian.end_to_end.value().and_then(|whole| ends(&whole.spectral_norm));
     let limit = |name| super::limit("FP801", name, replaced);
     let warned = limit("ratio")
-        .zip(limit("gain_per_step"))
+        .zip(limit("gain-per-step"))
         .and_then(|(ratio, gain_per_step)| warned_above(jacobian, ratio, gain_per_step));
     let gain = super::limit("FP803", "gain", replaced).filter(|_| !depths.is_empty());
     let curves = [
