@@ -13,6 +13,8 @@ pub struct Context {
     pub progress: Arc<Progress>,
     /// Sizes of the input that convolutions are measured at; empty where it is not known (`--input-size`).
     pub input_size: Vec<u64>,
+    /// What the user says of convolutions (`--convolution`); of several that match one, the last holds.
+    pub convolutions: Vec<StatedConvolution>,
     /// Set by Ctrl-C: finish the block at hand and return what is known.
     pub cancel: Arc<AtomicBool>,
     /// Where to compute what can be computed on a GPU.
@@ -25,6 +27,7 @@ impl Default for Context {
             mmap: true,
             progress: Arc::default(),
             input_size: Vec::new(),
+            convolutions: Vec::new(),
             cancel: Arc::default(),
             device: DeviceSettings::default(),
         }
@@ -36,6 +39,23 @@ impl Context {
     pub fn cancelled(&self) -> bool {
         self.cancel.load(Ordering::Relaxed)
     }
+}
+
+/// What the user says of the convolutions whose names match; what is empty is not said. A single number is that of every axis.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StatedConvolution {
+    /// A glob over names.
+    pub names: String,
+    /// Distance between neighbouring outputs.
+    pub stride: Vec<u64>,
+    /// Zeros before and after the input.
+    pub padding: Vec<u64>,
+    /// Distance between neighbouring taps.
+    pub dilation: Vec<u64>,
+    /// Groups of channels that do not meet.
+    pub groups: Option<u64>,
+    /// Sizes of the input.
+    pub input: Vec<u64>,
 }
 
 /// Which device computes (`--device`).

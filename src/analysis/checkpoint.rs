@@ -76,7 +76,7 @@ pub(super) fn measure_checkpoint_beside<B: Beside>(
     copy_ties(&mut tensors);
     name_state(checkpoint, &mut tensors);
     fill_role_spread(&mut tensors);
-    let layers = spectrum::measure_all(checkpoint, &mut tensors, level, &context.input_size, context);
+    let layers = spectrum::measure_all(checkpoint, &mut tensors, level, context);
     for found in layers.errors.iter().map(|error| problem(checkpoint, error)) {
         if !problems.contains(&found) {
             problems.push(found);

@@ -32,8 +32,9 @@ pub use run::{
 };
 
 pub use spectrum::{
-    AdapterAnalysis, AttentionAnalysis, ChangeSpectrum, ConvolutionSetting, Density, HeadAnalysis,
-    MarchenkoPastur, SpectralNorm, Spectrum, SpectrumMethod, SpectrumOf, SpectrumPart, WeightWatcher,
+    AdapterAnalysis, AttentionAnalysis, ChangeSpectrum, ConvolutionSetting, Density, GeometrySource,
+    GeometrySources, HeadAnalysis, MarchenkoPastur, SpectralNorm, Spectrum, SpectrumMethod, SpectrumOf,
+    SpectrumPart, WeightWatcher,
 };
 
 use crate::checkpoint::names::{is_of_adapter, is_wrapped};

@@ -6,8 +6,9 @@ use std::sync::atomic::Ordering;
 
 use clap::{Args, ValueEnum, value_parser};
 use flashpoint::analysis::model::MeasureLevel;
+use flashpoint::checkpoint::names::Glob;
 use flashpoint::compute::cuda::{self, Unavailable};
-use flashpoint::context::{Context, DeviceChoice, DeviceSettings};
+use flashpoint::context::{Context, DeviceChoice, DeviceSettings, StatedConvolution};
 use flashpoint::error::{Error, ErrorKind, Result};
 use flashpoint::gate::Policy;
 use flashpoint::rules::Severity;
@@ -25,9 +26,13 @@ pub struct Reading {
     /// but of a run's directory; otherwise stats]
     #[arg(long, value_enum, help_heading = "Reading")]
     pub measure: Option<Level>,
-    /// Sizes of the input that convolutions are measured at, such as 32x32; they are measured as if each had stride 1
+    /// Sizes of the input that convolutions are measured at, such as 32x32
     #[arg(long, value_name = "SIZES", value_parser = input_size, help_heading = "Reading")]
     pub input_size: Option<InputSize>,
+    /// What neither the config nor the shapes say of convolutions: names, and any of stride, padding, dilation, groups and input, such
+    /// as 'layer?.0.conv2=stride:2,padding:1'; repeatable
+    #[arg(long, value_name = "GLOB=KEY:SIZE,…", value_parser = convolution, help_heading = "Reading")]
+    pub convolution: Vec<StatedConvolution>,
     /// Threads to use [default: one per core]; results do not depend on it
     #[arg(long, value_name = "N", help_heading = "Reading", value_parser = value_parser!(u16).range(1..=MOST_THREADS))]
     pub threads: Option<u16>,
@@ -133,6 +138,40 @@ fn input_size(text: &str) -> std::result::Result<InputSize, String> {
     }
 }
 
+/// A glob over names of weights or of their modules, and what is said of these convolutions.
+fn convolution(text: &str) -> std::result::Result<StatedConvolution, String> {
+    let (names, said) = text.rsplit_once('=').ok_or("names and sizes have an = between them")?;
+    // Who names the module means its weight.
+    let names = if names.ends_with('*') || names.ends_with("weight") {
+        names.to_owned()
+    } else {
+        format!("{names}.weight")
+    };
+    Glob::new(&names)?;
+    let mut stated = StatedConvolution { names, ..StatedConvolution::default() };
+    for one in said.split(',') {
+        let (key, sizes) = one.split_once(':').ok_or("a key and its sizes have a : between them")?;
+        let sizes: Option<Vec<u64>> = sizes.split('x').map(|size| size.parse().ok()).collect();
+        let sizes = sizes.filter(|sizes| sizes.iter().all(|size| *size <= LARGEST_INPUT));
+        let sizes = sizes.ok_or_else(|| format!("sizes of {key} are numbers of at most {LARGEST_INPUT}"))?;
+        if key != "padding" && sizes.contains(&0) {
+            return Err(format!("{key} is at least 1"));
+        }
+        match key {
+            "stride" => stated.stride = sizes,
+            "padding" => stated.padding = sizes,
+            "dilation" => stated.dilation = sizes,
+            "input" => stated.input = sizes,
+            "groups" => match sizes[..] {
+                [groups] => stated.groups = Some(groups),
+                _ => return Err("groups is one number".to_owned()),
+            },
+            _ => return Err("the keys are stride, padding, dilation, groups and input".to_owned()),
+        }
+    }
+    Ok(stated)
+}
+
 /// More threads than any machine has cores only take each other's time.
 const MOST_THREADS: i64 = 1024;
 
@@ -171,7 +210,8 @@ impl Reading {
         let device = self.device.settings()?;
         let shared = context(self.threads)?;
         let input_size = self.input_size.clone().map(|size| size.0).unwrap_or_default();
-        Ok(Context { mmap: !self.no_mmap, input_size, device, ..shared })
+        let convolutions = self.convolution.clone();
+        Ok(Context { mmap: !self.no_mmap, input_size, convolutions, device, ..shared })
     }
 
     /// The policy named by `--config`, or the one in the current directory, or none.

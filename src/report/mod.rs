@@ -9,6 +9,7 @@ mod items;
 mod jacobian;
 mod json;
 mod junit;
+mod maps;
 mod markdown;
 mod moments;
 mod plot;

@@ -7,12 +7,10 @@ use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 
 use super::Report;
-use super::moments;
 pub(super) use super::text::safe_sentence;
 use super::text::{flowing, safe};
-use crate::analysis::model::{
-    CheckpointAnalysis, DType, DeviceUse, Measured, Spectrum, SpectrumOf, Statistics, TensorAnalysis,
-};
+use super::{maps, moments};
+use crate::analysis::model::{CheckpointAnalysis, DType, DeviceUse, Measured, Statistics, TensorAnalysis};
 use crate::number::{bytes, counted, grouped, share, short};
 use crate::rules::{Evidence, Finding, NotEvaluated, RULES, Severity, Subject};
 
@@ -91,6 +89,7 @@ impl Page<'_> {
     fn write(&self, out: &mut String) -> fmt::Result {
         self.heading(out)?;
         self.table(out)?;
+        self.maps(out)?;
         if let Measured::Value(state) = &self.checkpoint.optimizer {
             moments::write(state, self.style.all, out)?;
         }
@@ -190,6 +189,19 @@ impl Page<'_> {
         }
         if shown.len() < tensors.len() {
             self.folded(out, &shown)?;
+        }
+        writeln!(out)
+    }
+
+    /// What the convolutions and the gates were measured as.
+    fn maps(&self, out: &mut String) -> fmt::Result {
+        let lines = maps::lines(self.checkpoint, self.style.all);
+        if lines.is_empty() {
+            return Ok(());
+        }
+        writeln!(out, "  maps that are not one matrix, as they were measured:")?;
+        for line in lines {
+            flowing(out, "    ", &line, self.style.width)?;
         }
         writeln!(out)
     }
@@ -419,7 +431,7 @@ pub(super) fn tensor_cells(tensor: &TensorAnalysis) -> Vec<String> {
         number(|s| &s.l2),
         number(|s| &s.rms),
         number(|s| &s.max_abs),
-        tensor.spectrum.value().map_or_else(|| "–".to_owned(), |spectrum| sigma(spectrum)),
+        tensor.spectrum.value().map_or_else(|| "–".to_owned(), |spectrum| maps::sigma(spectrum)),
         tensor.spectrum.value().map_or_else(|| "–".to_owned(), |spectrum| short(spectrum.stable_rank)),
         statistics.map_or_else(|| "–".to_owned(), non_finite),
         statistics.map_or_else(|| "–".to_owned(), |s| share(s.zero, s.count)),
@@ -428,16 +440,6 @@ pub(super) fn tensor_cells(tensor: &TensorAnalysis) -> Vec<String> {
             _ => "–".to_owned(),
         },
     ]
-}
-
-/// σ₁; with a mark where it is the bound of a large input and not of this one.
-fn sigma(spectrum: &Spectrum) -> String {
-    match &spectrum.of {
-        SpectrumOf::Convolution(setting) if setting.circular => {
-            format!("{} ○", short(spectrum.spectral_norm.value))
-        }
-        _ => short(spectrum.spectral_norm.value),
-    }
 }
 
 fn shape(sizes: &[u64]) -> String {

@@ -57,18 +57,23 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
     }
 }
 
-/// `RMS·(√(inputs·taps) + √(outputs·taps))`: the largest singular value over all frequencies, for large kernels.
+/// `RMS·(√(inputs·taps) + √(outputs·taps/strides))`: the largest singular value over all frequencies, for large kernels. An output reads
+/// inputs·taps numbers, and an input goes into outputs·taps/strides.
 fn norm_of_noise(tensor: &TensorAnalysis, setting: &ConvolutionSetting) -> Option<f64> {
     let rms = *tensor.statistics.value()?.rms.value()?;
     let taps = kernel(tensor);
-    let (outputs, inputs) = if setting.depthwise { (1, 1) } else { (tensor.shape[0], tensor.shape[1]) };
-    let side = |channels: u64| (channels.saturating_mul(taps) as f64).sqrt();
-    Some(rms * (side(inputs) + side(outputs))).filter(|norm| *norm > 0.0)
+    let groups = if setting.depthwise { tensor.shape[0] } else { setting.groups.max(1) };
+    let (outputs, inputs) = (tensor.shape[0] as f64 / groups as f64, tensor.shape[1] as f64);
+    let strides: f64 = setting.stride.iter().map(|stride| *stride as f64).product();
+    // A stride beyond the kernel leaves inputs out.
+    let uses = (taps as f64 / strides).max(1.0);
+    Some(rms * ((inputs * taps as f64).sqrt() + (outputs * uses).sqrt())).filter(|norm| *norm > 0.0)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::analysis::model::GeometrySources;
     use crate::rules::test_support::{checkpoint, judge, judge_with, spectrum, tensor};
 
     /// Noise of RMS 0.1 would have 0.1·2·√(16·9) = 2.4.
@@ -80,6 +85,13 @@ mod tests {
             circular: true,
             depthwise: false,
             unfolded: 1.0,
+            stride: vec![1, 1],
+            padding: vec![1, 1],
+            dilation: vec![1, 1],
+            groups: 1,
+            sources: GeometrySources::default(),
+            blocks: None,
+            fourier_bound: Measured::not("not in this test"),
         });
         weight.spectrum = Measured::Value(own.into());
         checkpoint(vec![weight])

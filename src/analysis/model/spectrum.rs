@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::Measured;
+use super::{Measured, not_in_the_file};
 
 /// The singular values of one tensor's map.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -45,7 +45,7 @@ pub struct Spectrum {
     pub weight_watcher: Measured<WeightWatcher>,
     /// Largest |eigenvalue| of a square recurrence: the growth of each step where nothing saturates.
     pub spectral_radius: Measured<f64>,
-    /// The matrices that are stored as one: query, key and value.
+    /// The matrices that are stored as one: query, key and value, experts, gates.
     pub parts: Vec<SpectrumPart>,
 }
 
@@ -90,6 +90,61 @@ pub struct ConvolutionSetting {
     pub depthwise: bool,
     /// σ₁ of the matrix that the kernel is when it is unfolded: below that of the operator.
     pub unfolded: f64,
+    /// Distance between neighbouring outputs, for each axis; empty in files of earlier builds, which took 1.
+    #[serde(default)]
+    pub stride: Vec<u64>,
+    /// Zeros before and after the input, for each axis; round the edge nothing depends on it.
+    #[serde(default)]
+    pub padding: Vec<u64>,
+    /// Distance between neighbouring taps, for each axis.
+    #[serde(default)]
+    pub dilation: Vec<u64>,
+    /// Groups of channels that do not meet; 0 in files of earlier builds.
+    #[serde(default)]
+    pub groups: u64,
+    /// Where each of these comes from.
+    #[serde(default)]
+    pub sources: GeometrySources,
+    /// Outputs that share no input, where there are none that do: the map is so many times the same one, and what is reported is of one.
+    #[serde(default)]
+    pub blocks: Option<u64>,
+    /// The largest singular value over all frequencies with the opposite edge beyond inputs that are larger by the reach of the kernel: σ₁
+    /// with zeros beyond the edge is not above it.
+    #[serde(default = "not_in_the_file::<f64>")]
+    pub fourier_bound: Measured<f64>,
+}
+
+/// Where the geometry of a convolution comes from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct GeometrySources {
+    /// The sizes of the input.
+    pub input: GeometrySource,
+    /// The stride.
+    pub stride: GeometrySource,
+    /// The padding.
+    pub padding: GeometrySource,
+    /// The dilation.
+    pub dilation: GeometrySource,
+    /// The groups.
+    pub groups: GeometrySource,
+}
+
+/// Where a number of a convolution's geometry comes from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum GeometrySource {
+    /// Nothing says it: stride 1, outputs of the size of the input, no dilation, one group, or one filter a channel of a kernel with one
+    /// input channel that is not the first convolution.
+    #[default]
+    Assumed,
+    /// The config of the network.
+    Config,
+    /// The shapes of the layers around it.
+    Shapes,
+    /// The command line.
+    Flag,
 }
 
 /// How singular values were computed.
@@ -123,11 +178,11 @@ pub struct SpectralNorm {
     pub steps: u64,
 }
 
-/// A matrix within a tensor.
+/// A matrix within a tensor: queries, keys and values, an expert, or a gate of a recurrence.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct SpectrumPart {
-    /// `query`, `key`, `value`.
+    /// `query`, `key`, `value`; `expert 0`; `i`, `f`, `g`, `o` or `r`, `z`, `n` of the gates of LSTM and GRU in the order of PyTorch.
     pub name: String,
     /// Its rows, as stored.
     pub rows: u64,
@@ -139,6 +194,9 @@ pub struct SpectrumPart {
     pub frobenius_norm: f64,
     /// Σσ²/σ₁².
     pub stable_rank: f64,
+    /// Largest |eigenvalue| of a gate.
+    #[serde(default = "not_in_the_file::<f64>")]
+    pub spectral_radius: Measured<f64>,
 }
 
 /// Where singular values lie.

@@ -4,11 +4,12 @@ use rayon::prelude::*;
 
 use super::attention;
 use super::device;
+use super::geometry::Evidence;
 use super::layout::Attention;
 use super::tensor::{self, Subject};
 use super::{adapter, tensor::measure};
 use crate::analysis::model::{
-    AdapterAnalysis, AttentionAnalysis, MeasureLevel, Measured, Role, Spectrum, TensorAnalysis,
+    AdapterAnalysis, AttentionAnalysis, MeasureLevel, Measured, Spectrum, TensorAnalysis,
 };
 use crate::checkpoint::Checkpoint;
 use crate::context::Context;
@@ -39,7 +40,6 @@ pub fn measure_all(
     checkpoint: &Checkpoint,
     analyses: &mut [TensorAnalysis],
     level: MeasureLevel,
-    input: &[u64],
     context: &Context,
 ) -> Layers {
     if level < MeasureLevel::Spectra {
@@ -50,11 +50,7 @@ pub fn measure_all(
         return Layers { attention, adapters: Measured::not(NEEDS_SPECTRA), errors: Vec::new() };
     }
     let layers = Attention::find(checkpoint);
-    let first_convolution = analyses
-        .iter()
-        .filter(|analysis| analysis.role == Role::Convolution && analysis.shape.len() > 2)
-        .min_by_key(|analysis| analysis.layer.order)
-        .map(|analysis| analysis.name.clone());
+    let evidence = Evidence::of(checkpoint.config.as_ref(), analyses, context);
     let spectrum_of = |(index, analysis): (usize, &TensorAnalysis)| {
         let Ok(stored) = &checkpoint.tensors[index].tensor else {
             let reason =
@@ -71,10 +67,10 @@ pub fn measure_all(
             analysis,
             tensor: stored,
             parts: attention::parts(layers.as_deref().unwrap_or_default(), index, stored),
-            is_depthwise: first_convolution.as_ref().is_some_and(|first| *first != analysis.name),
+            geometry: evidence.stated(analysis),
         };
         context.progress.begin(&analysis.name);
-        let measured = measure(&subject, level, input, context);
+        let measured = measure(&subject, level, context);
         context.progress.advance(stored.byte_count());
         match measured {
             Ok(spectrum) => (spectrum, None),

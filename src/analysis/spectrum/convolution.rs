@@ -3,11 +3,7 @@
 //! The unfolded kernel, a matrix of `out × in·k²`, understates them: a smooth kernel adds its taps up. Here the value of record is
 //! Lanczos on the convolution and its transpose, with zeros or the opposite edge beyond the edge, any stride, padding,
 //! dilation and groups, in any number of spatial axes.
-//!
-//! With the opposite edge and stride 1 the map falls apart into one small matrix a frequency (Sedghi, Gupta and Long 2019), which gives all
-//! singular values; at the size `n + k − 1` its largest is an upper bound for zeros at size n, as that map is a piece of this one.
 
-use super::bidiagonal;
 use super::operator::Operator;
 use crate::compute::{Backend, Cpu, Gemm, Side};
 use crate::error::Result;
@@ -16,16 +12,16 @@ use crate::error::Result;
 #[derive(Debug, Clone)]
 pub struct Convolution {
     /// out × in/groups × taps, row-major.
-    weights: Vec<f64>,
-    inputs: usize,
-    outputs: usize,
-    groups: usize,
+    pub(super) weights: Vec<f64>,
+    pub(super) inputs: usize,
+    pub(super) outputs: usize,
+    pub(super) groups: usize,
     /// Sizes of the kernel.
-    kernel: Vec<usize>,
-    geometry: Geometry,
+    pub(super) kernel: Vec<usize>,
+    pub(super) geometry: Geometry,
     /// For each output place and tap the input place, `NOWHERE` beyond the edge.
     places: Vec<usize>,
-    in_places: usize,
+    pub(super) in_places: usize,
     out_places: usize,
 }
 
@@ -51,6 +47,7 @@ const UNFOLDED: usize = 1 << 19;
 
 impl Geometry {
     /// Stride 1, and outputs of the size of the input, for a kernel of these sizes.
+    /// Padding such as `same` of even kernels is one-sided: what stands here is the nearest symmetric one.
     pub fn same(input: &[usize], kernel: &[usize], circular: bool) -> Self {
         Self {
             input: input.to_vec(),
@@ -61,7 +58,8 @@ impl Geometry {
         }
     }
 
-    fn output(&self, kernel: &[usize]) -> Option<Vec<usize>> {
+    /// Sizes of the output; `None` where the kernel does not fit in the input.
+    pub fn output(&self, kernel: &[usize]) -> Option<Vec<usize>> {
         (0..kernel.len())
             .map(|axis| {
                 if self.circular {
@@ -124,7 +122,7 @@ impl Convolution {
         (self.outputs * self.out_places, self.inputs * self.in_places)
     }
 
-    fn taps(&self) -> usize {
+    pub(super) fn taps(&self) -> usize {
         self.kernel.iter().product()
     }
 
@@ -136,57 +134,6 @@ impl Convolution {
             uses[at % taps] += f64::from(u8::from(*place != NOWHERE));
         }
         self.weights.iter().enumerate().map(|(at, w)| w * w * uses[at % taps]).sum::<f64>().sqrt()
-    }
-
-    /// All singular values of a circular convolution of stride 1, largest first: those of the kernel's transform at every
-    /// frequency. `None` for other convolutions, or where an iteration did not converge.
-    pub fn circular_singular_values(&self) -> Option<Vec<f64>> {
-        if !self.geometry.circular || self.geometry.stride.iter().any(|stride| *stride != 1) {
-            return None;
-        }
-        let mut values: Vec<f64> = Vec::with_capacity(self.in_places * self.inputs.min(self.outputs));
-        for frequency in 0..self.in_places {
-            for group in 0..self.groups {
-                let (symbol, rows, columns) = self.symbol(group, &index_of(frequency, &self.geometry.input));
-                let pairs = bidiagonal::singular_values(symbol, rows, columns)?;
-                values.extend(pairs.iter().step_by(2));
-            }
-        }
-        values.sort_by(|a, b| b.total_cmp(a));
-        Some(values)
-    }
-
-    /// The transform of a group's kernel at one frequency, [Re −Im; Im Re]: each singular value comes twice.
-    fn symbol(&self, group: usize, frequency: &[usize]) -> (Vec<f64>, usize, usize) {
-        let (outputs, inputs, taps) = (self.outputs / self.groups, self.inputs / self.groups, self.taps());
-        let waves: Vec<(f64, f64)> = (0..taps)
-            .map(|tap| {
-                let offset = index_of(tap, &self.kernel);
-                let turns: f64 = (0..offset.len())
-                    .map(|axis| {
-                        let size = self.geometry.input[axis];
-                        let steps = offset[axis] * self.geometry.dilation[axis] * frequency[axis] % size;
-                        steps as f64 / size as f64
-                    })
-                    .sum();
-                let (sine, cosine) = (std::f64::consts::TAU * turns).sin_cos();
-                (cosine, sine)
-            })
-            .collect();
-        let width = 2 * inputs;
-        let mut symbol = vec![0.0; 2 * outputs * width];
-        for output in 0..outputs {
-            for input in 0..inputs {
-                let kernel = &self.weights[((group * outputs + output) * inputs + input) * taps..][..taps];
-                let real: f64 = kernel.iter().zip(&waves).map(|(w, wave)| w * wave.0).sum();
-                let imaginary: f64 = kernel.iter().zip(&waves).map(|(w, wave)| w * wave.1).sum();
-                symbol[output * width + input] = real;
-                symbol[output * width + inputs + input] = -imaginary;
-                symbol[(outputs + output) * width + input] = imaginary;
-                symbol[(outputs + output) * width + inputs + input] = real;
-            }
-        }
-        (symbol, 2 * outputs, width)
     }
 
     /// Calls `use_part` with every group and run of output places whose unfolded input is held at once.
@@ -282,7 +229,7 @@ fn dense(m: usize, n: usize, k: usize, transpose_a: bool) -> Gemm<f64> {
 }
 
 /// The index along each axis of a row-major place.
-fn index_of(mut place: usize, sizes: &[usize]) -> Vec<usize> {
+pub(super) fn index_of(mut place: usize, sizes: &[usize]) -> Vec<usize> {
     let mut index = vec![0; sizes.len()];
     for (axis, size) in sizes.iter().enumerate().rev() {
         index[axis] = place % size;
@@ -292,13 +239,13 @@ fn index_of(mut place: usize, sizes: &[usize]) -> Vec<usize> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::random::Stream;
 
     #[expect(clippy::cast_possible_wrap, clippy::cast_sign_loss, reason = "indices of a few places")]
     /// The operator written out from the definition, element by element.
-    fn written_out(
+    pub fn written_out(
         weights: &[f64],
         channels: (usize, usize),
         groups: usize,
@@ -343,89 +290,69 @@ mod tests {
         (dense, rows, columns)
     }
 
-    #[test]
-    fn it_is_the_operator_written_out_for_every_stride_padding_dilation_and_group() {
+    /// A small convolution, and what it is made of.
+    pub struct Case {
+        pub convolution: Convolution,
+        pub geometry: Geometry,
+        /// The operator written out, its rows and its columns.
+        pub dense: (Vec<f64>, usize, usize),
+    }
+
+    /// Convolutions of every stride, padding, dilation and group that fit into an input of 6×5.
+    pub fn every(circular: bool) -> Vec<Case> {
         let (outputs, inputs) = (4, 2);
+        let mut cases = Vec::new();
         for kernel in [[1, 1], [2, 3], [3, 3]] {
-            for (stride, padding, dilation) in every(3, 3, 2) {
-                for groups in [1, 2] {
-                    for circular in [false, true] {
-                        let geometry = Geometry {
-                            input: vec![6, 5],
-                            stride: vec![stride, 1],
-                            padding: vec![padding, padding / 2],
-                            dilation: vec![dilation, 1],
-                            circular,
-                        };
-                        let weights =
-                            Stream::new(2, 7).normals(outputs * inputs / groups * kernel[0] * kernel[1]);
-                        let made = Convolution::new(
-                            weights.clone(),
-                            outputs,
-                            groups,
-                            kernel.to_vec(),
-                            geometry.clone(),
-                        );
-                        let Some(convolution) = made else {
-                            assert!(geometry.output(&kernel).is_none());
-                            continue;
-                        };
-                        let (dense, rows, columns) =
-                            written_out(&weights, (outputs, inputs), groups, &kernel, &geometry);
-                        assert_eq!(
-                            (Operator::<Cpu>::rows(&convolution), Operator::<Cpu>::columns(&convolution)),
-                            (rows, columns)
-                        );
-                        let x = Stream::new(8, 1).normals(columns);
-                        let mut y = vec![0.0; rows];
-                        convolution.apply(&Cpu, Side::Plain, &x, &mut y).unwrap();
-                        let z = Stream::new(8, 2).normals(rows);
-                        let mut w = vec![0.0; columns];
-                        convolution.apply(&Cpu, Side::Transposed, &z, &mut w).unwrap();
-                        for row in 0..rows {
-                            let expected: f64 =
-                                (0..columns).map(|column| dense[row * columns + column] * x[column]).sum();
-                            assert!((y[row] - expected).abs() < 1e-12, "{geometry:?} {kernel:?} {groups}");
-                        }
-                        for column in 0..columns {
-                            let expected: f64 =
-                                (0..rows).map(|row| dense[row * columns + column] * z[row]).sum();
-                            assert!((w[column] - expected).abs() < 1e-12, "{geometry:?} {kernel:?} {groups}");
-                        }
-                        let squares: f64 = dense.iter().map(|x| x * x).sum();
-                        // Taps that meet at one place round a small input add up in the operator.
-                        if !circular {
-                            assert!((convolution.frobenius_norm() / squares.sqrt() - 1.0).abs() < 1e-12);
-                        }
-                    }
-                }
+            for at in 0..48 {
+                let (stride, padding, dilation, groups) =
+                    (1 + at % 3, at / 3 % 4, 1 + at / 12 % 2, 1 + at / 24);
+                let geometry = Geometry {
+                    input: vec![6, 5],
+                    stride: vec![stride, 1],
+                    padding: vec![padding, padding / 2],
+                    dilation: vec![dilation, 1],
+                    circular,
+                };
+                let weights = Stream::new(2, 7).normals(outputs * inputs / groups * kernel[0] * kernel[1]);
+                let made =
+                    Convolution::new(weights.clone(), outputs, groups, kernel.to_vec(), geometry.clone());
+                let Some(convolution) = made else {
+                    assert!(geometry.output(&kernel).is_none());
+                    continue;
+                };
+                let dense = written_out(&weights, (outputs, inputs), groups, &kernel, &geometry);
+                cases.push(Case { convolution, geometry, dense });
             }
         }
-    }
-
-    fn every(
-        strides: usize,
-        paddings: usize,
-        dilations: usize,
-    ) -> impl Iterator<Item = (usize, usize, usize)> {
-        (1..=strides).flat_map(move |stride| {
-            (0..=paddings)
-                .flat_map(move |padding| (1..=dilations).map(move |dilation| (stride, padding, dilation)))
-        })
+        cases
     }
 
     #[test]
-    fn the_values_by_frequency_are_those_of_the_circular_operator_written_out() {
-        for groups in [1, 2] {
-            let geometry = Geometry::same(&[5, 4], &[3, 3], true);
-            let weights = Stream::new(3, 7).normals(4 * 2 / groups * 9);
-            let (dense, rows, columns) = written_out(&weights, (4, 2), groups, &[3, 3], &geometry);
-            let expected = bidiagonal::singular_values(dense, rows, columns).unwrap();
-            let convolution = Convolution::new(weights, 4, groups, vec![3, 3], geometry).unwrap();
-            let found = convolution.circular_singular_values().unwrap();
-            assert_eq!(found.len(), expected.len());
-            for (found, expected) in found.iter().zip(&expected) {
-                assert!((found - expected).abs() < 1e-12, "{found} {expected}");
+    fn it_is_the_operator_written_out_for_every_stride_padding_dilation_and_group() {
+        for Case { convolution, geometry, dense: (dense, rows, columns) } in
+            [false, true].into_iter().flat_map(every)
+        {
+            let case = (&geometry, &convolution.kernel, convolution.groups);
+            assert_eq!(convolution.sides(), (rows, columns));
+            let x = Stream::new(8, 1).normals(columns);
+            let mut y = vec![0.0; rows];
+            convolution.apply(&Cpu, Side::Plain, &x, &mut y).unwrap();
+            let z = Stream::new(8, 2).normals(rows);
+            let mut w = vec![0.0; columns];
+            convolution.apply(&Cpu, Side::Transposed, &z, &mut w).unwrap();
+            for row in 0..rows {
+                let expected: f64 =
+                    (0..columns).map(|column| dense[row * columns + column] * x[column]).sum();
+                assert!((y[row] - expected).abs() < 1e-12, "{case:?}");
+            }
+            for column in 0..columns {
+                let expected: f64 = (0..rows).map(|row| dense[row * columns + column] * z[row]).sum();
+                assert!((w[column] - expected).abs() < 1e-12, "{case:?}");
+            }
+            let squares: f64 = dense.iter().map(|x| x * x).sum();
+            // Taps that meet at one place round a small input add up in the operator.
+            if !geometry.circular {
+                assert!((convolution.frobenius_norm() / squares.sqrt() - 1.0).abs() < 1e-12, "{case:?}");
             }
         }
     }

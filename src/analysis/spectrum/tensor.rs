@@ -1,37 +1,23 @@
 //! The spectrum of one tensor: what kind of map it is, and which measurement that takes.
 
 use super::choice::{self, On};
-use super::convolution::{Convolution, Geometry};
-use super::matrix::{self, SEED};
-use super::{bracket, device, lanczos, recurrence};
+use super::geometry::Stated;
+use super::{convolution_norm, device, recurrence};
 use crate::analysis::model::{
-    ConvolutionSetting, Degenerate, MeasureLevel, Measured, Role, Section, Spectrum, SpectrumMethod,
-    SpectrumOf, SpectrumPart, TensorAnalysis,
+    Degenerate, MeasureLevel, Measured, Role, Section, Spectrum, SpectrumOf, SpectrumPart, TensorAnalysis,
 };
 use crate::analysis::statistics::STOPPED;
 use crate::compute::{Cpu, Matrix};
 use crate::context::Context;
 use crate::error::Result;
-use crate::random::Stream;
-use crate::tensor::{DType, Kind, Tensor, saturating_count};
+use crate::tensor::{DType, Kind, Tensor};
 
-/// Multiplications that a convolution may take unless everything is asked for: about a second.
-const CHEAP: u64 = 4_000_000_000;
-
-/// Pairs of an output place and a tap, 256 MB.
-const LARGEST_GEOMETRY: u64 = 1 << 25;
-
-/// Numbers of the shorter of input and output, of which some 50 are kept: 256 MB.
-const LARGEST_KEPT: u64 = 1 << 19;
-
-/// Numbers of the longer.
-const LARGEST_VECTOR: u64 = 1 << 23;
-
-/// Side of the input where none is told: large enough for most kernels to have their value of large inputs.
-const CIRCULAR_SIDE: usize = 16;
-
-/// Largest recurrence whose radius is computed: 26 products of n×n matrices.
+/// Largest recurrence whose radius is computed: 26 products of n×n matrices. Of several gates it is the multiplications of all of them that count.
 const LARGEST_RECURRENCE: u64 = 1024;
+
+/// The gates of LSTM and of GRU in the order in which PyTorch stacks them.
+const LSTM_GATES: [&str; 4] = ["i", "f", "g", "o"];
+const GRU_GATES: [&str; 3] = ["r", "z", "n"];
 
 /// Exponents of elements whose squares and sums of squares are safe in f64.
 const SAFE: std::ops::Range<f64> = 1e-100..1e100;
@@ -42,8 +28,8 @@ pub(super) struct Subject<'a> {
     pub tensor: &'a Tensor,
     /// Parts that are stored as one matrix, with their rows and columns.
     pub parts: Vec<(&'static str, Matrix<'a>)>,
-    /// A convolution that comes after another, so that a single input channel means one filter a channel.
-    pub is_depthwise: bool,
+    /// What is known of its geometry, where it is a convolution.
+    pub geometry: Stated,
 }
 
 /// Why no spectrum is measured for a tensor; `None` where one is.
@@ -81,7 +67,6 @@ pub(super) fn reason(analysis: &TensorAnalysis) -> Option<Measured<Spectrum>> {
 pub(super) fn measure(
     subject: &Subject<'_>,
     level: MeasureLevel,
-    input: &[u64],
     context: &Context,
 ) -> Result<Measured<Spectrum>> {
     let (analysis, tensor) = (subject.analysis, subject.tensor);
@@ -90,7 +75,7 @@ pub(super) fn measure(
         return Ok(Measured::not("an expanded view repeats its elements by construction"));
     }
     if analysis.role == Role::Convolution && analysis.shape.len() > 2 {
-        return convolution(subject, level, input, context);
+        return convolution_norm::measure(subject, level, context);
     }
     if analysis.role == Role::Expert && analysis.shape.len() == 3 {
         return experts(&analysis.name, tensor, level, context);
@@ -102,7 +87,12 @@ pub(super) fn measure(
             spectrum.parts.extend(measure_part(&analysis.name, (*name).to_owned(), part, context)?);
         }
         if analysis.role == Role::RecurrentHidden && is_square(&analysis.shape) {
-            spectrum.spectral_radius = radius(&whole, analysis)?;
+            spectrum.spectral_radius = radius(&whole, analysis.shape[0], 1)?;
+        }
+        for (name, gate) in gates(analysis).iter().zip(0..) {
+            let side = analysis.shape[1];
+            let own = whole.clone().with_rows(vec![gate * side..(gate + 1) * side]);
+            spectrum.parts.extend(measure_gate(analysis, name, &own, context)?);
         }
     }
     Ok(spectrum)
@@ -112,8 +102,31 @@ fn is_square(shape: &[u64]) -> bool {
     matches!(shape, [rows, columns] if rows == columns)
 }
 
+/// The gates whose square matrices are stacked in this one: the shape tells how many.
+fn gates(analysis: &TensorAnalysis) -> &'static [&'static str] {
+    let [rows, columns] = analysis.shape[..] else { return &[] };
+    match rows.checked_div(columns) {
+        _ if analysis.role != Role::RecurrentHidden || !rows.is_multiple_of(columns) => &[],
+        Some(4) => &LSTM_GATES,
+        Some(3) => &GRU_GATES,
+        _ => &[],
+    }
+}
+
+fn measure_gate(
+    analysis: &TensorAnalysis,
+    name: &str,
+    gate: &Matrix<'_>,
+    context: &Context,
+) -> Result<Option<SpectrumPart>> {
+    let part = measure_part(&analysis.name, name.to_owned(), gate, context)?;
+    let Some(mut part) = part else { return Ok(None) };
+    part.spectral_radius = radius(gate, analysis.shape[1], gates(analysis).len() as u64)?;
+    Ok(Some(part))
+}
+
 /// A power of two that brings the elements near 1, where their squares would leave the range of f64.
-fn scale(analysis: &TensorAnalysis) -> f64 {
+pub(super) fn scale(analysis: &TensorAnalysis) -> f64 {
     let most = analysis.statistics.value().and_then(|statistics| statistics.max_abs.value().copied());
     match most {
         Some(most) if analysis.dtype == Some(DType::F64) && most > 0.0 && !SAFE.contains(&most) => {
@@ -124,7 +137,7 @@ fn scale(analysis: &TensorAnalysis) -> f64 {
 }
 
 /// The spectrum of a matrix, on the device that was chosen; `name` is the tensor's.
-fn of_matrix(
+pub(super) fn of_matrix(
     name: &str,
     matrix: &Matrix<'_>,
     level: MeasureLevel,
@@ -152,13 +165,16 @@ fn measure_part(
         spectral_norm: spectrum.spectral_norm.clone(),
         frobenius_norm: spectrum.frobenius_norm,
         stable_rank: spectrum.stable_rank,
+        spectral_radius: Measured::not("no square recurrence"),
     }))
 }
 
-fn radius(matrix: &Matrix<'_>, analysis: &TensorAnalysis) -> Result<Measured<f64>> {
-    let side = analysis.shape[0];
-    if side > LARGEST_RECURRENCE {
-        return Ok(Measured::not(format!("{side} units, more than {LARGEST_RECURRENCE}")));
+/// ρ of a matrix of `side` rows and columns, one of `count` that are asked for.
+fn radius(matrix: &Matrix<'_>, side: u64, count: u64) -> Result<Measured<f64>> {
+    let largest = (1..=LARGEST_RECURRENCE).rev().find(|n| n.pow(3) * count <= LARGEST_RECURRENCE.pow(3));
+    let largest = largest.unwrap_or(1);
+    if side > largest {
+        return Ok(Measured::not(format!("{side} units, more than {largest}")));
     }
     let radius = recurrence::spectral_radius(&Cpu, &matrix.to_dense()?, side as usize)?;
     Ok(Measured::Value(radius / matrix.scale()))
@@ -193,6 +209,7 @@ fn experts(
             spectral_norm: spectrum.spectral_norm.clone(),
             frobenius_norm: spectrum.frobenius_norm,
             stable_rank: spectrum.stable_rank,
+            spectral_radius: Measured::not("no square recurrence"),
         });
         let larger =
             whole.as_ref().is_none_or(|whole| whole.spectral_norm.value < spectrum.spectral_norm.value);
@@ -217,87 +234,4 @@ fn experts(
     whole.weight_watcher = Measured::not(reason);
     whole.parts = parts;
     Ok(Measured::Value(whole))
-}
-
-fn convolution(
-    subject: &Subject<'_>,
-    level: MeasureLevel,
-    input: &[u64],
-    context: &Context,
-) -> Result<Measured<Spectrum>> {
-    if level < MeasureLevel::Spectra {
-        return Ok(Measured::not("needs --measure spectra"));
-    }
-    let shape: Vec<usize> = subject.analysis.shape.iter().map(|size| *size as usize).collect();
-    let kernel = shape[2..].to_vec();
-    let circular = input.len() != kernel.len();
-    // An axis that the kernel does not reach along only repeats the map.
-    let side = |taps: usize| if taps == 1 { 1 } else { CIRCULAR_SIDE.max(2 * taps) };
-    let sizes: Vec<usize> = if circular {
-        kernel.iter().map(|taps| side(*taps)).collect()
-    } else {
-        input.iter().map(|size| *size as usize).collect()
-    };
-    let depthwise = subject.is_depthwise && shape[1] == 1;
-    let groups = if depthwise { shape[0] } else { 1 };
-    // Padding such as `same` of even kernels is one-sided: what stands here is the nearest symmetric one.
-    let geometry = Geometry::same(&sizes, &kernel, circular);
-    let places = sizes.iter().fold(1u64, |product, size| product.saturating_mul(*size as u64));
-    let cost =
-        subject.analysis.elements.saturating_mul(places).saturating_mul(2 * bracket::steps(1 << 16) as u64);
-    if cost > CHEAP && level < MeasureLevel::Full {
-        return Ok(Measured::not(format!(
-            "as an operator this convolution takes {:.0} billion multiplications: needs --measure full",
-            cost as f64 * 1e-9
-        )));
-    }
-    let taps = saturating_count(&subject.analysis.shape[2..]);
-    let (outputs, inputs) = (subject.analysis.shape[0], subject.analysis.shape[1]);
-    let (shorter, longer) =
-        (places.saturating_mul(inputs.min(outputs)), places.saturating_mul(inputs.max(outputs)));
-    if places.saturating_mul(taps) > LARGEST_GEOMETRY || shorter > LARGEST_KEPT || longer > LARGEST_VECTOR {
-        let sizes = sizes.iter().map(ToString::to_string).collect::<Vec<_>>().join("x");
-        return Ok(Measured::not(format!("as an operator on inputs of {sizes} it takes too much memory")));
-    }
-    let matrix = Matrix::new(subject.tensor).scaled(scale(subject.analysis));
-    let unfolded = of_matrix(&subject.analysis.name, &matrix, MeasureLevel::Spectra, context)?;
-    let unfolded = match unfolded {
-        Measured::Value(spectrum) => spectrum,
-        other => return Ok(other),
-    };
-    let Some(operator) = Convolution::new(matrix.to_dense()?, shape[0], groups, kernel, geometry) else {
-        return Ok(Measured::not("the kernel is larger than the input"));
-    };
-    let (rows, columns) = operator.sides();
-    let shorter = rows.min(columns);
-    let frobenius_norm = operator.frobenius_norm();
-    let start = Stream::new(SEED, 0);
-    let Some(ritz) = lanczos::run(&Cpu, &operator, bracket::steps(shorter), start, context)? else {
-        return Ok(Measured::not(STOPPED));
-    };
-    let spectral_norm = matrix::norm_of(&ritz, shorter, frobenius_norm);
-    let reason = "a convolution is measured by its largest singular value";
-    let mut spectrum = unfolded;
-    spectrum.of = SpectrumOf::Convolution(ConvolutionSetting {
-        input: sizes.iter().map(|size| *size as u64).collect(),
-        circular,
-        depthwise,
-        unfolded: spectrum.spectral_norm.value,
-    });
-    (spectrum.rows, spectrum.columns) = (rows as u64, columns as u64);
-    spectrum.method = SpectrumMethod::Lanczos;
-    spectrum.stable_rank = (frobenius_norm / spectral_norm.value).powi(2);
-    spectrum.largest = vec![spectral_norm.value];
-    spectrum.spectral_norm = spectral_norm;
-    spectrum.frobenius_norm = frobenius_norm;
-    spectrum.values = Measured::not(reason);
-    spectrum.rounding = Measured::not(reason);
-    spectrum.smallest = Measured::not(reason);
-    spectrum.condition = Measured::not(reason);
-    spectrum.effective_rank = Measured::not(reason);
-    spectrum.spread = Measured::not(reason);
-    spectrum.density = Measured::not(reason);
-    spectrum.marchenko_pastur = Measured::not(reason);
-    spectrum.weight_watcher = Measured::not(reason);
-    Ok(Measured::Value(spectrum.scaled(1.0 / matrix.scale())))
 }

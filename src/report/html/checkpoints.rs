@@ -38,6 +38,7 @@ struct Checkpoint {
     jacobian: Option<Jacobian>,
     plots: Vec<Figure>,
     tensors: Option<TableView>,
+    maps: Vec<String>,
     optimizer: Option<TableView>,
     files: Option<TableView>,
 }
@@ -153,6 +154,7 @@ fn checkpoint(
         jacobian: jacobian(checkpoint, question == Question::Jacobian, items),
         plots: figures(&plots),
         tensors: tensors(checkpoint, items),
+        maps: crate::report::maps::lines(checkpoint, true),
         optimizer: state.and_then(optimizer),
         files: files(checkpoint),
     }

@@ -139,7 +139,10 @@ pub(super) fn tensors(checkpoint: &CheckpointAnalysis, items: &[Item<'_>]) -> Op
         ("L2", "√Σx²"),
         ("RMS", "√(Σx²/n)"),
         ("max |x|", ""),
-        ("σ₁", "largest singular value; ○: of the convolution of a large input"),
+        (
+            "σ₁",
+            "largest singular value; ○: of the convolution of a large input; ≤: a bound that holds for certain",
+        ),
         ("stable rank", "Σσ²/σ₁²"),
         ("non-finite", "elements that are NaN or infinite"),
         ("zero", "share of elements that are 0"),
