@@ -154,8 +154,9 @@ mod tests {
     /// T4: λ_i = ½(ln(2/N) + ψ((N − i + 1)/2)) for products of N×N Gaussians of variance 1/N (Newman 1986).
     #[test]
     fn products_of_gaussians_have_newmans_exponents() {
-        let n = 10;
-        let matrices = (0..20_000).map(|step| {
+        // Var ½ ln χ²_k = ψ′(k/2)/4 is largest for k = 1, 1.23: the standard error is 0.0015 at most.
+        let (n, steps) = (10, 500_000);
+        let matrices = (0..steps).map(|step| {
             let values = Stream::new(3, step).normals(n * n);
             values.into_iter().map(|x| x / (n as f64).sqrt()).collect()
         });
@@ -168,18 +169,8 @@ mod tests {
         };
         for (index, found) in found.iter().enumerate() {
             let expected = 0.5 * ((2.0 / n as f64).ln() + digamma(n - index));
-            assert!((found - expected).abs() < 0.01, "{index}: {found} {expected}");
+            assert!((found - expected).abs() < 0.005, "{index}: {found} {expected}");
         }
-        assert!((found[0] + 0.0517).abs() < 0.005 && (found[9] + 1.7865).abs() < 0.01, "{found:?}");
-    }
-
-    /// T1: N×N Gaussian of variance 1/N has ρ → 1.
-    #[test]
-    fn a_gaussian_matrix_has_a_radius_near_one() {
-        let n = 400;
-        let values: Vec<f64> =
-            Stream::new(1, 1).normals(n * n).iter().map(|x| x / (n as f64).sqrt()).collect();
-        let radius = spectral_radius(&Cpu, &values, n).unwrap();
-        assert!((radius - 1.0).abs() < 0.06, "{radius}");
+        assert!((found[0] + 0.0517).abs() < 0.005 && (found[9] + 1.7865).abs() < 0.005, "{found:?}");
     }
 }
