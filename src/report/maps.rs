@@ -59,19 +59,23 @@ pub(super) fn lines(checkpoint: &CheckpointAnalysis, all: bool) -> Vec<String> {
     lines
 }
 
-/// `stride 2, padding 1 (config), dilation 1, groups 1, input 16×16 (assumed) with the opposite edge beyond the edge`.
+/// `stride 2, padding 1 (config), dilation 1, groups 1, input 16×16 (assumed)`.
 fn geometry(setting: &ConvolutionSetting) -> String {
     let sources = &setting.sources;
+    // Round the edge nothing depends on the padding, nor a patch on how many stand beside it.
+    let is_moot = |source| source == GeometrySource::Assumed;
+    let padding = if setting.circular && is_moot(sources.padding) { &[][..] } else { &setting.padding };
+    let input = if setting.blocks.is_some() && is_moot(sources.input) { &[][..] } else { &setting.input };
+    let groups = if setting.groups == 0 { String::new() } else { setting.groups.to_string() };
     let known = [
         ("stride", sizes(&setting.stride), sources.stride),
-        ("padding", sizes(&setting.padding), sources.padding),
+        ("padding", sizes(padding), sources.padding),
         ("dilation", sizes(&setting.dilation), sources.dilation),
-        ("groups", setting.groups.to_string(), sources.groups),
-        ("input", sizes(&setting.input), sources.input),
+        ("groups", groups, sources.groups),
+        ("input", sizes(input), sources.input),
     ];
     let mut text = String::new();
-    // Files of earlier builds hold the size of the input alone.
-    let told: Vec<_> = known.iter().filter(|(_, value, _)| !value.is_empty() && value != "0").collect();
+    let told: Vec<_> = known.iter().filter(|(_, value, _)| !value.is_empty()).collect();
     for (index, (what, value, source)) in told.iter().enumerate() {
         let separator = if index == 0 { "" } else { ", " };
         text += &format!("{separator}{what} {value}");
@@ -81,8 +85,8 @@ fn geometry(setting: &ConvolutionSetting) -> String {
         }
     }
     match setting.blocks {
-        Some(blocks) if blocks > 1 => text += &format!(", of which one of {} equal patches", grouped(blocks)),
-        None if setting.circular => text += ", with the opposite edge beyond the edge",
+        Some(blocks) if blocks > 1 => text += &format!("; one of its {} equal patches", grouped(blocks)),
+        None if setting.circular => text += "; the opposite edge beyond the edge",
         _ => {}
     }
     text
@@ -97,7 +101,7 @@ fn name_of(source: GeometrySource) -> &'static str {
     }
 }
 
-/// One number where all axes have it; padding of 0 is a size as well.
+/// One number where all axes have the same small one.
 fn sizes(sizes: &[u64]) -> String {
     match sizes {
         [] => String::new(),
@@ -111,4 +115,48 @@ fn sizes(sizes: &[u64]) -> String {
 fn gate(part: &SpectrumPart) -> String {
     let radius = part.spectral_radius.value().map(|radius| format!(", radius {}", short(*radius)));
     format!("{} sigma_1 {}{}", part.name, short(part.spectral_norm.value), radius.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(setting: &str) -> String {
+        geometry(&serde_json::from_str(setting).expect("a setting"))
+    }
+
+    #[test]
+    fn every_number_is_told_with_its_source() {
+        let sources = |input: &str, groups: &str| {
+            format!(
+                r#"{{"input": "{input}", "stride": "config", "padding": "config", "dilation": "config", "groups": "{groups}"}}"#
+            )
+        };
+        let setting = |input: &str, circular: bool, padding: &str, blocks: &str, sources: &str| {
+            format!(
+                r#"{{"input": {input}, "circular": {circular}, "depthwise": false, "unfolded": 1.0, "stride": [2, 2], "padding": {padding},
+                "dilation": [1, 1], "groups": 4, "sources": {sources}, "blocks": {blocks}}}"#
+            )
+        };
+        let strided = setting("[32, 32]", true, "[1, 1]", "null", &sources("assumed", "shapes"));
+        assert_eq!(
+            told(&strided),
+            "stride 2, padding 1, dilation 1 (config), groups 4 (by the shapes around it), input 32×32 (assumed); the opposite edge beyond the edge"
+        );
+        let patches = setting("[224, 192]", false, "[0, 0]", "10752", &sources("flag", "config"));
+        assert_eq!(
+            told(&patches),
+            "stride 2, padding none, dilation 1, groups 4 (config), input 224×192 (as asked); one of its 10,752 equal patches"
+        );
+        // How many patches there are is not known, and does not matter.
+        let alone = setting("[2, 2]", false, "[0, 0]", "1", &sources("assumed", "config"));
+        assert_eq!(told(&alone), "stride 2, padding none, dilation 1, groups 4 (config)");
+    }
+
+    /// Of a measurement file of an earlier build, which took a stride of 1.
+    #[test]
+    fn a_setting_of_an_earlier_build_is_read() {
+        let earlier = r#"{"input": [16, 16], "circular": true, "depthwise": false, "unfolded": 1.88}"#;
+        assert_eq!(told(earlier), "input 16×16 (assumed); the opposite edge beyond the edge");
+    }
 }
