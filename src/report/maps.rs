@@ -74,22 +74,19 @@ fn geometry(setting: &ConvolutionSetting) -> String {
         ("groups", groups, sources.groups),
         ("input", sizes(input), sources.input),
     ];
-    let mut text = String::new();
     let told: Vec<_> = known.iter().filter(|(_, value, _)| !value.is_empty()).collect();
-    for (index, (what, value, source)) in told.iter().enumerate() {
-        let separator = if index == 0 { "" } else { ", " };
-        text += &format!("{separator}{what} {value}");
+    let numbers = told.iter().enumerate().map(|(index, (what, value, source))| {
         // Neighbours from one source say so once.
-        if told.get(index + 1).is_none_or(|(.., next)| next != source) {
-            text += &format!(" ({})", name_of(*source));
-        }
-    }
+        let is_last = told.get(index + 1).is_none_or(|(.., next)| next != source);
+        let source = if is_last { format!(" ({})", name_of(*source)) } else { String::new() };
+        format!("{what} {value}{source}")
+    });
+    let numbers = numbers.collect::<Vec<_>>().join(", ");
     match setting.blocks {
-        Some(blocks) if blocks > 1 => text += &format!("; one of its {} equal patches", grouped(blocks)),
-        None if setting.circular => text += "; the opposite edge beyond the edge",
-        _ => {}
+        Some(blocks) if blocks > 1 => format!("{numbers}; one of its {} equal patches", grouped(blocks)),
+        None if setting.circular => format!("{numbers}; the opposite edge beyond the edge"),
+        _ => numbers,
     }
-    text
 }
 
 fn name_of(source: GeometrySource) -> &'static str {

@@ -1,6 +1,7 @@
 //! Convolutions of networks that transformers and timm make from a config, and what the config says of them.
 
 use super::geometry::{ConfigSection, Stated};
+use crate::analysis::model::GeometrySource;
 
 /// What `section` says of the convolution of this name and shape: outputs, inputs of a group, kernel.
 pub(super) fn claim(section: &ConfigSection<'_>, name: &str, shape: &[u64]) -> Option<Stated> {
@@ -130,7 +131,7 @@ fn state_space(section: &ConfigSection<'_>, name: &str, channels: &[u64], kernel
     let is_named = ["conv1d", "conv_1d"].contains(&module) && channels[1] == 1;
     let taps = SHORT_KERNELS.iter().find_map(|key| section.number(key))?;
     let mut stated = Stated::by_config(vec![1], Vec::new()).in_groups(channels[0]);
-    stated.sources.padding = Default::default();
+    stated.sources.padding = GeometrySource::Assumed;
     (is_named && kernel == [taps]).then_some(stated)
 }
 

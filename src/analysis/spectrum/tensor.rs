@@ -91,7 +91,7 @@ pub(super) fn measure(
         }
         for (name, gate) in gates(analysis).iter().zip(0..) {
             let side = analysis.shape[1];
-            let own = whole.clone().with_rows(vec![gate * side..(gate + 1) * side]);
+            let own = whole.clone().with_rows(std::iter::once(gate * side..(gate + 1) * side).collect());
             spectrum.parts.extend(measure_gate(analysis, name, &own, context)?);
         }
     }
