@@ -516,3 +516,29 @@ fn help_names_rules_by_their_codes_and_the_default_of_a_run() {
         assert_eq!(json(&flashpoint(&["measure", of]))["measured"], level);
     }
 }
+
+#[test]
+fn what_is_said_of_a_convolution_is_measured_and_printed_and_a_slip_is_named() {
+    let resnext = "fixtures/oracle/spectra/geometry/resnext";
+    let said = |text: &str| flashpoint(&["inspect", resnext, "--convolution", text]);
+    let found = said("layer?.0.conv2=stride:2,padding:2x1,dilation:2x1,input:9x7");
+    let line = "layer1.0.conv2.weight: stride 2, padding 2×1, dilation 2×1 (as asked), groups 4 (by the shapes around it), input 9×7 (as asked)";
+    assert!(stdout(&found).contains(line), "{}", stdout(&found));
+    for (slip, told) in [
+        ("conv2", "an = between them"),
+        ("conv2=stride", "a : between them"),
+        ("conv2=strides:2", "the keys are stride, padding, dilation, groups and input"),
+        ("conv2=stride:0", "stride is at least 1"),
+        ("conv2=groups:2x2", "groups is one number"),
+        ("conv2=input:many", "sizes of input are numbers"),
+        ("conv[=stride:2", "is no glob"),
+    ] {
+        let refused = said(slip);
+        assert_eq!(refused.status.code(), Some(2), "{slip}");
+        assert!(stderr(&refused).contains(told), "{slip}: {}", stderr(&refused));
+    }
+    // Groups that the channels do not divide into are a reason, and no panic.
+    let found = flashpoint(&["inspect", resnext, "--convolution", "*conv2=groups:3", "--format", "json"]);
+    assert_eq!(found.status.code(), Some(0));
+    assert!(stdout(&found).contains("its channels do not divide into its groups"), "{}", stdout(&found));
+}

@@ -78,17 +78,21 @@ mod tests {
 
     /// Noise of RMS 0.1 would have 0.1·2·√(16·9) = 2.4.
     fn convolution(norm: f64) -> CheckpointAnalysis {
-        let mut weight = tensor("conv.weight", Role::Convolution, &[16, 16, 3, 3]);
+        laid(norm, &[16, 16, 3, 3], 1, 1)
+    }
+
+    fn laid(norm: f64, shape: &[u64], groups: u64, stride: u64) -> CheckpointAnalysis {
+        let mut weight = tensor("conv.weight", Role::Convolution, shape);
         let mut own = spectrum(16, 144, norm);
         own.of = SpectrumOf::Convolution(ConvolutionSetting {
             input: vec![16, 16],
             circular: true,
             depthwise: false,
             unfolded: 1.0,
-            stride: vec![1, 1],
+            stride: vec![stride, stride],
             padding: vec![1, 1],
             dilation: vec![1, 1],
-            groups: 1,
+            groups,
             sources: GeometrySources::default(),
             blocks: None,
             fourier_bound: Measured::not("not in this test"),
@@ -102,6 +106,16 @@ mod tests {
         assert_eq!(judge(&RULE, &convolution(24.1)).told(), [(Severity::Note, "conv.weight".to_owned())]);
         assert!(judge(&RULE, &convolution(23.9)).is_clean());
         assert!(judge_with(&RULE, &convolution(24.1), &[("resonance", 11.0)]).is_clean());
+    }
+
+    /// Noise of RMS 0.1 in 4 groups of 4 channels with a stride of 2: 0.1·(√(4·9) + √(4·9/4)) = 0.9. Of patches of 3×3 side by side it is that of
+    /// a matrix of 16 by 4·9: 0.1·(√36 + √16) = 1.
+    #[test]
+    fn groups_and_strides_lower_the_norm_of_noise() {
+        assert_eq!(judge(&RULE, &laid(9.1, &[16, 4, 3, 3], 4, 2)).told().len(), 1);
+        assert!(judge(&RULE, &laid(8.9, &[16, 4, 3, 3], 4, 2)).is_clean());
+        assert_eq!(judge(&RULE, &laid(10.1, &[16, 4, 3, 3], 1, 3)).told().len(), 1);
+        assert!(judge(&RULE, &laid(9.9, &[16, 4, 3, 3], 1, 3)).is_clean());
     }
 
     #[test]
