@@ -110,6 +110,9 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
     if arguments.what_if {
         arguments.refuse_what_is_for_one(goes_on_here)?;
     }
+    if arguments.command.is_empty() && !is_own {
+        arguments.refuse_several_arms()?;
+    }
     if arguments.command.is_empty() && !arguments.dry_run && !goes_on_here {
         let message =
             "only the program that trained it can go on with this run, and no command was given".to_owned();

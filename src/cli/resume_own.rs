@@ -1,13 +1,11 @@
 //! `flashpoint resume RUN` of a run that `flashpoint train` wrote: it goes on here, in a new directory.
 
-use std::path::PathBuf;
-
 use flashpoint::checkpoint::Checkpoint;
 use flashpoint::clip::{FixedNorm, Method};
 use flashpoint::context::{Context, DeviceChoice};
 use flashpoint::error::{ErrorKind, Result};
 use flashpoint::gate::Policy;
-use flashpoint::number::short;
+use flashpoint::number::{counted, short};
 use flashpoint::recover::{Chosen, audit, new_run};
 use flashpoint::report::{Continuation, ResumeReport, clipping, resume_page, train_page};
 use flashpoint::train::{self, Clipping, Resumption, RunsOn, Settings};
@@ -31,6 +29,21 @@ impl Arguments {
         let message =
             "it is a run of flashpoint train, which goes on here and not in another program".to_owned();
         Err(ErrorKind::NotDone { message, advice: "leave --repair and --watch out" }.in_file(&self.run))
+    }
+
+    /// Refuses a directory of several arms, each of which is a run.
+    pub(super) fn refuse_several_arms(&self) -> Result<()> {
+        let entries = std::fs::read_dir(&self.run).into_iter().flatten().flatten();
+        let arms = entries.filter(|entry| train::is_run(&entry.path()));
+        let mut names: Vec<String> =
+            arms.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        if names.is_empty() {
+            return Ok(());
+        }
+        let message =
+            format!("it is no run, and holds {}: {}", counted(names.len() as u64, "run"), names.join(", "));
+        Err(ErrorKind::NotDone { message, advice: "name one of them" }.in_file(&self.run))
     }
 
     /// Refuses beside `--what-if` what only one way to go on could use.
@@ -68,9 +81,10 @@ impl Arguments {
         context: &Context,
     ) -> Result<Outcome> {
         let checkpoint = Checkpoint::read(&chosen.path, &policy.names, context)?;
-        let config = self.one(looked.clip).applied(&train::RunFile::read(&self.run)?.config);
+        let resumption = self.resumption(looked, chosen)?;
+        let config = train::check_resumption(&resumption, context)?.swap_remove(0);
         let continuation = Continuation {
-            to: self.new_place()?.display().to_string(),
+            to: resumption.to.display().to_string(),
             learning_rate: config.arm.lr,
             clipping: clipping(config.arm.clip),
             skip_batches: config.skip_batches,
@@ -84,20 +98,20 @@ impl Arguments {
         Ok(Outcome::Answered)
     }
 
-    /// Where the new run goes.
-    fn new_place(&self) -> Result<PathBuf> {
-        self.to.clone().map_or_else(|| new_run(&self.run), Ok)
-    }
-
-    /// Goes on from the chosen state with the settings that are asked for, or with several of them.
-    pub(super) fn go_on(&self, looked: &Looked, chosen: &Chosen, context: &Context) -> Result<Outcome> {
-        let resumption = Resumption {
+    /// From the chosen state, with the settings that are asked for or with several of them.
+    fn resumption(&self, looked: &Looked, chosen: &Chosen) -> Result<Resumption> {
+        Ok(Resumption {
             run: self.run.clone(),
             step: chosen.step,
-            to: self.new_place()?,
+            to: self.to.clone().map_or_else(|| new_run(&self.run), Ok)?,
             settings: if self.what_if { self.several(looked.clip) } else { vec![self.one(looked.clip)] },
             max_steps: None,
-        };
+        })
+    }
+
+    /// Goes on.
+    pub(super) fn go_on(&self, looked: &Looked, chosen: &Chosen, context: &Context) -> Result<Outcome> {
+        let resumption = self.resumption(looked, chosen)?;
         let mut watch = Watch::start(self.outputs.quiet);
         let trained = train::resume(&resumption, context, &mut |event| watch.see(event))?;
         watch.finish();

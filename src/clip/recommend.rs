@@ -381,8 +381,14 @@ fn from_state(
     if let Some(limit) = used
         && (norms.median / limit).powi(2) > SATURATED
     {
+        let before = if series.points.is_empty() {
+            "how large norms were before is not recorded; raise the threshold, or log the norm before clipping"
+                .to_owned()
+        } else {
+            format!("of those before clipping not enough is known: {reason}")
+        };
         let sentence = format!(
-            "the optimizer's gradients have the norm {}, the threshold {}: nearly every step was clipped, and how large norms were before is not recorded; raise the threshold, or log the norm before clipping",
+            "the optimizer's gradients have the norm {}, the threshold {}: nearly every step was clipped, and {before}",
             short(norms.median),
             short(limit)
         );

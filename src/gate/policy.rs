@@ -107,11 +107,7 @@ impl Policy {
     /// Not TOML, an unknown section, rule, limit, quantity or role, a glob that does not parse, an exception without a
     /// reason; with line and column, and the nearest name that is known.
     pub fn read(path: &Path, context: &Context) -> Result<Self> {
-        match read_text(path, "the policy", LARGEST, context) {
-            // Of a checkpoint an empty file is half a write; of a policy it is one that changes nothing.
-            Err(error) if error.kind == ErrorKind::EmptyFile => Self::parse("", path),
-            text => Self::parse(&text?, path),
-        }
+        Self::parse(&read_text(path, "the policy", LARGEST, context)?, path)
     }
 
     /// Parses the text of the file at `path`.

@@ -251,6 +251,10 @@ impl<'a> Look<'a> {
         let optimizers = &self.checkpoint.optimizers;
         let parameters = optimizers.iter().flat_map(|optimizer| &optimizer.parameters);
         let (all, stored) = (parameters.clone().count(), parameters.filter(|state| state.stored).count());
+        if optimizers.is_empty() && self.is_stated_to_keep_none() {
+            let detail = "SGD without momentum keeps none".to_owned();
+            return Component { part, presence: Presence::NotNeeded, detail, allows: Exactness::Bit };
+        }
         if optimizers.is_empty() {
             let detail = "no optimizer state: every moment starts at zero".to_owned();
             return Component { part, presence: Presence::Missing, detail, allows: Exactness::Restart };
@@ -279,6 +283,19 @@ impl<'a> Look<'a> {
             ),
         };
         Component { part, presence, detail, allows }
+    }
+
+    /// Whether our own state says that the optimizer is SGD without momentum, of which there is no tensor.
+    fn is_stated_to_keep_none(&self) -> bool {
+        let optimizer = self.state.as_ref().and_then(|state| state.get("optimizer"));
+        let has_momentum = |group: &Value| {
+            group.get("momentum").and_then(Value::as_f64).is_some_and(|momentum| momentum != 0.0)
+        };
+        optimizer.is_some_and(|optimizer| {
+            let groups = optimizer.get("groups").and_then(Value::as_array);
+            optimizer.get("algorithm").and_then(Value::as_str) == Some("sgd")
+                && groups.is_some_and(|groups| !groups.iter().any(has_momentum))
+        })
     }
 
     fn step(&self) -> Component {

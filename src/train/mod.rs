@@ -34,6 +34,8 @@ pub use model::{BUILT_IN, Model, read_model};
 pub use numerics::Fingerprint;
 pub use run::{Parent, Record, RunFile, is_run};
 pub use schedule::{Schedule, Shape};
-pub use session::{Clipping, Event, Request, Resumption, RunsOn, Settings, Trained, resume, train};
+pub use session::{
+    Clipping, Event, Request, Resumption, RunsOn, Settings, Trained, check_resumption, resume, train,
+};
 pub use state::State;
 pub use storage::{checkpoint_path, read_state};

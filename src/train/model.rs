@@ -1,10 +1,10 @@
 //! The network that is trained, with a loss behind it: `nn`, or what a `model.toml` states.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::config::Config;
 use super::data::Data;
-use super::loss::Loss;
 use crate::context::Context;
 use crate::error::{ErrorKind, Result};
 use crate::files::read_text;
@@ -19,6 +19,9 @@ const NN: &str = include_str!("nn.toml");
 /// Parameters above it are not trained here: 16 GiB with gradients and Adam's moments.
 const MOST_PARAMETERS: usize = 1 << 30;
 
+/// Examples that are looked at together without learning from them.
+pub(super) const MEASURED_TOGETHER: usize = 100;
+
 /// A network that ends in a loss.
 #[derive(Debug, Clone)]
 pub struct Model {
@@ -30,6 +33,16 @@ pub struct Model {
     pub sample: Vec<usize>,
     /// Numbers of the logits.
     pub classes: usize,
+    /// The file that says it, with the sizes of its input.
+    pub file: String,
+}
+
+/// Why a network is not trained.
+enum Refusal {
+    /// It is none that is trained, whatever the examples.
+    Network(String),
+    /// It does not take these examples.
+    Examples(String),
 }
 
 /// The text of the file that says what the network of a name is; none for the built-in one.
@@ -49,22 +62,25 @@ pub fn read_model(name: &str, context: &Context) -> Result<Option<String>> {
     read_text(path, builders::MODEL_FILE, builders::LARGEST_MODEL_FILE, context).map(Some)
 }
 
-/// The text of the file that says what the network of a configuration is.
-pub(super) fn file_of(config: &Config) -> &str {
-    config.model.as_deref().unwrap_or(NN)
-}
-
 impl Model {
     /// The network of a configuration, for these examples.
     ///
     /// # Errors
     /// When its file does not say one, or it does not take the examples or give a logit for each of their classes.
     pub(super) fn load(config: &Config, data: &Data) -> Result<Self> {
-        let network =
-            builders::stated_by_model_toml(file_of(config), Path::new(&config.model_name), &data.shape)?;
-        Self::new(network, config.arm.loss, data).map_err(|message| {
-            let examples = config.source.data.as_deref().unwrap_or(Path::new("the built-in set"));
-            ErrorKind::TrainingData { message: format!("{}: {message}", config.model_name) }.in_file(examples)
+        let (text, path) = (config.model.as_deref().unwrap_or(NN), Path::new(&config.model_name));
+        let network = builders::stated_by_model_toml(text, path, &data.shape)?;
+        let file = builders::with_input_sizes(text, path, &data.shape)?;
+        Self::new(network, file, config, data).map_err(|refusal| match refusal {
+            Refusal::Network(message) => {
+                ErrorKind::SideFile { what: builders::MODEL_FILE, message }.in_file(path)
+            }
+            Refusal::Examples(message) => {
+                let examples = config.source.data.as_deref().unwrap_or(Path::new("the built-in set"));
+                let message = format!("{} {message}", config.model_name);
+                let advice = "mend the examples, or name a network that takes them: --model-name";
+                ErrorKind::NotDone { message, advice }.in_file(examples)
+            }
         })
     }
 
@@ -75,42 +91,79 @@ impl Model {
         parameters.find(|own| !own.is_empty()).unwrap_or_default()
     }
 
-    fn new(mut network: Network, loss: Loss, data: &Data) -> std::result::Result<Self, String> {
+    fn new(
+        mut network: Network,
+        file: String,
+        config: &Config,
+        data: &Data,
+    ) -> std::result::Result<Self, Refusal> {
         let InputKind::Features { shape } = &network.input else {
-            return Err("the network takes token ids, and examples are numbers".to_owned());
+            unreachable!("a network of token ids has no sizes to fill in");
         };
-        let sizes = network.parameters.iter().map(|parameter| parameter.shape.iter().product::<usize>());
-        let count = sizes.fold(0, usize::saturating_add);
-        if count == 0 || count > MOST_PARAMETERS {
-            return Err(format!("it has {count} parameters, and 1 to {MOST_PARAMETERS} are trained"));
-        }
         let sample: Vec<usize> = shape.iter().copied().flatten().collect();
+        check_parameters(&network).map_err(Refusal::Network)?;
         if sample.iter().product::<usize>() != data.shape.iter().product::<usize>() {
-            return Err(format!(
-                "it takes samples of shape {sample:?}, the examples are of shape {:?}",
-                data.shape
-            ));
+            let message = format!("takes samples of shape {sample:?}, these are of shape {:?}", data.shape);
+            return Err(Refusal::Examples(message));
         }
-        let shapes = network.shapes(&[&[1], sample.as_slice()].concat())?;
         let logits = network.output;
-        let classes = match shapes[logits.0].as_slice() {
-            [1, classes] => *classes,
-            other => {
-                return Err(format!("its output is of shape {other:?}, not a row of logits for each sample"));
-            }
-        };
+        let classes = logits_of(&network, &sample, 1).map_err(Refusal::Network)?;
+        let most = most_together(config.batch_size, data);
+        logits_of(&network, &sample, most)
+            .map_err(|message| Refusal::Network(format!("of {most} examples together: {message}")))?;
         if data.classes > classes {
-            return Err(format!(
-                "the examples have labels up to {}, the network {classes} outputs",
-                data.classes - 1
-            ));
+            let message = format!("gives {classes} logits, the labels go up to {}", data.classes - 1);
+            return Err(Refusal::Examples(message));
         }
         network.nodes.push(Node {
             name: "loss".to_owned(),
-            operation: loss.operation(),
+            operation: config.arm.loss.operation(),
             inputs: vec![logits],
         });
         network.output = ValueId(network.nodes.len() - 1);
-        Ok(Self { network, logits, sample, classes })
+        Ok(Self { network, logits, sample, classes, file })
+    }
+}
+
+/// How many logits the network gives for each of so many samples.
+///
+/// # Errors
+/// When it gives something else, or takes more memory than is used.
+fn logits_of(network: &Network, sample: &[usize], count: usize) -> std::result::Result<usize, String> {
+    let shapes = network.shapes(&[&[count], sample].concat())?;
+    match shapes[network.output.0].as_slice() {
+        &[rows, classes] if rows == count => Ok(classes),
+        other => Err(format!(
+            "its output is of shape {other:?}, not a row of logits for each sample; flatten, last_step or a pool in front of the last layer makes one"
+        )),
+    }
+}
+
+/// The most examples of a batch, or of a look at those that are not learned from.
+fn most_together(batch_size: usize, data: &Data) -> usize {
+    let measured = data.validation.len().max(data.test.len());
+    batch_size.min(data.train.len()).max(MEASURED_TOGETHER.min(measured))
+}
+
+/// That there is something to train, not too much of it, and nothing that no gradient reaches.
+fn check_parameters(network: &Network) -> std::result::Result<(), String> {
+    let sizes = network.parameters.iter().map(|parameter| parameter.shape.iter().product::<usize>());
+    let count = sizes.fold(0, usize::saturating_add);
+    if count == 0 || count > MOST_PARAMETERS {
+        return Err(format!("it has {count} parameters, and 1 to {MOST_PARAMETERS} are trained"));
+    }
+    let (mut reached, mut trained) = (BTreeSet::from([network.output]), BTreeSet::new());
+    for (index, node) in network.nodes.iter().enumerate().rev() {
+        if reached.contains(&ValueId(index)) {
+            reached.extend(&node.inputs);
+            trained.extend(node.operation.shaped().parameters());
+        }
+    }
+    match (0..network.parameters.len()).find(|&index| !trained.contains(&ParameterId(index))) {
+        None => Ok(()),
+        Some(index) => Err(format!(
+            "{} would get no gradient: nothing that its layer gives reaches the output",
+            network.parameters[index].name
+        )),
     }
 }

@@ -1,6 +1,6 @@
 //! One run on disk: an arm, where it stands in the data, its record, its checkpoints.
 
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use super::arm::{Arm, Measured, Stepped};
 use super::config::{Clip, Config, Interval};
 use super::data::{Batch, Data, batch_range};
 use super::log::{self, Lines};
-use super::model::{Model, file_of};
+use super::model::{MEASURED_TOGETHER, Model};
 use super::numerics::Fingerprint;
 use super::passes;
 use super::schedule::Shape;
@@ -26,9 +26,6 @@ const RUN: &str = "run.json";
 const MODEL: &str = "model.toml";
 const METRICS: &str = "metrics.jsonl";
 const VALIDATION: &str = "validation.jsonl";
-
-/// Examples that are looked at together without learning from them.
-const MEASURED_TOGETHER: usize = 100;
 
 /// `run.json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -124,12 +121,13 @@ impl RunFile {
             .map_err(|error| ErrorKind::SideFile { what: RUN, message: error.to_string() }.in_file(&path))
     }
 
-    /// Writes it, and beside it what network it is, for `flashpoint jacobian`.
-    fn write(&self, run: &Path) -> Result<()> {
-        write_atomically(&run.join(MODEL), file_of(&self.config).as_bytes())?;
+    /// Writes it, and beside it what network it is, for `flashpoint jacobian`. It comes first: a directory that has it is a run, which goes
+    /// on wherever its process was killed.
+    fn write(&self, run: &Path, model: &Model) -> Result<()> {
         let mut text = serde_json::to_string_pretty(self).expect("a run file is plain data");
         text.push('\n');
-        write_atomically(&run.join(RUN), text.as_bytes())
+        write_atomically(&run.join(RUN), text.as_bytes())?;
+        write_atomically(&run.join(MODEL), model.file.as_bytes())
     }
 }
 
@@ -156,8 +154,8 @@ impl Run {
         let weights = config.weight_initialization.weights(&model.network, config.seed);
         let arm = Arm::begin(&config.arm, model.clone(), weights).on(gpu(config, context)?);
         std::fs::create_dir_all(directory).map_err(|error| Error::io(directory, "make it", &error))?;
-        let lock = lock(directory)?;
-        RunFile::new(config, None).write(directory)?;
+        let lock = storage::lock(directory)?;
+        RunFile::new(config, None).write(directory, model)?;
         let mut run = Self::assemble(name, directory, config, arm, None, lock)?;
         run.pass_over_skipped(data);
         run.save(data)?;
@@ -173,7 +171,7 @@ impl Run {
         data: &Data,
         context: &Context,
     ) -> Result<Self> {
-        let lock = lock(directory)?;
+        let lock = storage::lock(directory)?;
         storage::remove_unfinished(directory)?;
         let Some(step) = storage::checkpoints(directory)?.pop() else {
             drop(lock);
@@ -184,15 +182,37 @@ impl Run {
         check_same(&state.config, config, directory)?;
         let arm = arm_of(&path, &state, config, model, data, true, context)?;
         RunFile { parent: RunFile::read(directory)?.parent, ..RunFile::new(config, None) }
-            .write(directory)?;
+            .write(directory, model)?;
         let mut run = Self::assemble(name, directory, config, arm, Some(&state), lock)?;
         run.saved = Some(step);
         run.pass_over_skipped(data);
         Ok(run)
     }
 
-    /// A run in a new directory that goes on from a checkpoint of another, with other settings. The clipping method is kept, with
-    /// what it remembers, where the settings have the same one.
+    /// What a run in a new directory takes over from a checkpoint of another. The clipping method is kept, with what it remembers, where
+    /// the settings have the same one.
+    ///
+    /// # Errors
+    /// When the checkpoint does not belong to these examples, or the directory is there already.
+    pub(super) fn taken_over(
+        directory: &Path,
+        config: &Config,
+        model: &Model,
+        data: &Data,
+        (parent, step): (&Path, u64),
+        context: &Context,
+    ) -> Result<(State, Arm)> {
+        let path = storage::checkpoint_path(parent, step);
+        let state = storage::read_state(&path)?;
+        let same_clip = state.config.arm.clip == config.arm.clip;
+        let arm = arm_of(&path, &state, config, model, data, same_clip, context)?;
+        if directory.exists() {
+            return Err(ErrorKind::AlreadyThere.in_file(directory));
+        }
+        Ok((state, arm))
+    }
+
+    /// A run in a new directory that goes on from a checkpoint of another, with other settings.
     pub(super) fn branch(
         name: &str,
         directory: &Path,
@@ -202,17 +222,11 @@ impl Run {
         (parent, step): (&Path, u64),
         context: &Context,
     ) -> Result<Self> {
-        let path = storage::checkpoint_path(parent, step);
-        let state = storage::read_state(&path)?;
-        let same_clip = state.config.arm.clip == config.arm.clip;
-        let arm = arm_of(&path, &state, config, model, data, same_clip, context)?;
-        if directory.exists() {
-            return Err(ErrorKind::AlreadyThere.in_file(directory));
-        }
+        let (state, arm) = Self::taken_over(directory, config, model, data, (parent, step), context)?;
         std::fs::create_dir_all(directory).map_err(|error| Error::io(directory, "make it", &error))?;
-        let lock = lock(directory)?;
+        let lock = storage::lock(directory)?;
         let parent = Parent { run: parent.to_owned(), step, digests: state.digests.clone() };
-        RunFile::new(config, Some(parent)).write(directory)?;
+        RunFile::new(config, Some(parent)).write(directory, model)?;
         let mut run = Self::assemble(name, directory, config, arm, Some(&state), lock)?;
         run.pass_over_skipped(data);
         run.save(data)?;
@@ -366,23 +380,6 @@ impl Run {
     }
 }
 
-/// Locks a run's directory; none where directories cannot be locked.
-///
-/// # Errors
-/// When another process trains there.
-pub(super) fn lock(directory: &Path) -> Result<Option<File>> {
-    let Ok(file) = File::open(directory) else { return Ok(None) };
-    match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
-        Err(TryLockError::WouldBlock) => {
-            let message = "another process is training in this directory".to_owned();
-            let advice = "wait for it, or give another --save-path";
-            Err(ErrorKind::NotDone { message, advice }.in_file(directory))
-        }
-        Err(TryLockError::Error(_)) => Ok(None),
-    }
-}
-
 /// The examples of a batch, for whoever trains on it.
 pub(super) fn batch_of(order: &[u32], batch: u64, size: usize, data: &Data) -> Batch {
     data.batch(&order[batch_range(batch, size, order.len())])
@@ -437,7 +434,11 @@ fn check_same(saved: &Config, asked: &Config, directory: &Path) -> Result<()> {
         let message = format!("{} is not what it was when the run began", asked.model_name);
         return Err(ErrorKind::CannotGoOn { message }.in_file(directory));
     }
-    let of = |config: &serde_json::Value| config.get(key).map_or("none".to_owned(), ToString::to_string);
+    let of = |config: &serde_json::Value| match config.get(key) {
+        None => "none".to_owned(),
+        Some(serde_json::Value::String(text)) => text.clone(),
+        Some(value) => value.to_string(),
+    };
     let message = format!("{key} was {} and is now {}", of(&before), of(&now));
     Err(ErrorKind::CannotGoOn { message }.in_file(directory))
 }

@@ -169,24 +169,54 @@ pub fn resume(
     let data = Data::prepare(&file.config.source, file.config.seed, context)?;
     let mut runs = Vec::new();
     for settings in &resumption.settings {
+        let Ahead { config, model, directory } = resumption.ahead(settings, &file, &data)?;
+        let from = (resumption.run.as_path(), resumption.step);
+        runs.push(Run::branch(&settings.name, &directory, &config, &model, &data, from, context)?);
+    }
+    go(runs, &data, resumption.max_steps, context, observe)
+}
+
+/// The configurations with which [`resume`] would go on; nothing is written.
+///
+/// # Errors
+/// Those of [`resume`] before its first step.
+pub fn check_resumption(resumption: &Resumption, context: &Context) -> Result<Vec<Config>> {
+    let file = RunFile::read(&resumption.run)?;
+    let data = Data::prepare(&file.config.source, file.config.seed, context)?;
+    let check = |settings: &Settings| {
+        let Ahead { config, model, directory } = resumption.ahead(settings, &file, &data)?;
+        let from = (resumption.run.as_path(), resumption.step);
+        Run::taken_over(&directory, &config, &model, &data, from, context)?;
+        Ok(config)
+    };
+    resumption.settings.iter().map(check).collect()
+}
+
+/// How a run goes on.
+struct Ahead {
+    config: Config,
+    model: Model,
+    directory: PathBuf,
+}
+
+impl Resumption {
+    /// With these of its settings.
+    fn ahead(&self, settings: &Settings, file: &RunFile, data: &Data) -> Result<Ahead> {
         let config = settings.applied(&file.config);
-        let from = storage::checkpoint_path(&resumption.run, resumption.step);
+        let from = storage::checkpoint_path(&self.run, self.step);
         let (state, batches) = (storage::read_state(&from)?, file.config.batches(data.train.len()));
         if state.position.next >= batches {
             let message = "the run is through there: no batch is still to come".to_owned();
             let advice = "go on from an earlier step: --from STEP; or train it for more epochs: flashpoint train --num-epochs";
             return Err(ErrorKind::NotDone { message, advice }.in_file(&from));
         }
-        settings.check_skipped(state.position.next, batches, &resumption.run)?;
-        let model = Model::load(&config, &data)?;
-        let directory = match resumption.settings.len() {
-            1 => resumption.to.clone(),
-            _ => resumption.to.join(&settings.name),
+        settings.check_skipped(state.position.next, batches, &self.run)?;
+        let directory = match self.settings.len() {
+            1 => self.to.clone(),
+            _ => self.to.join(&settings.name),
         };
-        let (from, step) = (&resumption.run, resumption.step);
-        runs.push(Run::branch(&settings.name, &directory, &config, &model, &data, (from, step), context)?);
+        Ok(Ahead { model: Model::load(&config, data)?, config, directory })
     }
-    go(runs, &data, resumption.max_steps, context, observe)
 }
 
 impl Settings {
@@ -206,7 +236,7 @@ impl Settings {
     }
 
     /// The configuration with what is done otherwise.
-    pub fn applied(&self, config: &Config) -> Config {
+    fn applied(&self, config: &Config) -> Config {
         let mut config = config.clone();
         match self.clip {
             Clipping::AsBefore => {}
@@ -314,9 +344,9 @@ fn set_aside(path: &Path) -> Result<()> {
         return Ok(());
     }
     let entries = std::fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
-    for directory in entries.filter(|entry| entry.is_dir()).chain([path.to_owned()]) {
-        run::lock(&directory)?;
-    }
+    let directories = entries.filter(|entry| entry.is_dir()).chain([path.to_owned()]);
+    // Held until it is moved.
+    let _locks: Vec<_> = directories.map(|directory| storage::lock(&directory)).collect::<Result<_>>()?;
     let numbered = |number: u64| {
         let mut name = path.file_name().unwrap_or_default().to_owned();
         name.push(format!(".{number}"));

@@ -1,6 +1,7 @@
 //! Checkpoints of the trainer on disk: `checkpoint-N/{model,optimizer}.safetensors` and `state.json`, whole or not there.
 
 use std::collections::BTreeMap;
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use half::bf16;
@@ -246,4 +247,21 @@ fn values(container: &Container, path: &Path, name: &str, shape: &[usize]) -> Re
             return Err(ErrorKind::CannotGoOn { message }.in_file(path));
         }
     })
+}
+
+/// Locks a run's directory; none where directories cannot be locked.
+///
+/// # Errors
+/// When another process trains there.
+pub(super) fn lock(directory: &Path) -> Result<Option<File>> {
+    let Ok(file) = File::open(directory) else { return Ok(None) };
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => {
+            let message = "another process is training in this directory".to_owned();
+            let advice = "wait for it, or give another --save-path";
+            Err(ErrorKind::NotDone { message, advice }.in_file(directory))
+        }
+        Err(TryLockError::Error(_)) => Ok(None),
+    }
 }

@@ -14,7 +14,7 @@ use flashpoint::analysis::spectrum::bidiagonal;
 use flashpoint::checkpoint::{Checkpoint, NameRules};
 use flashpoint::compute::{Backend, Cpu, Real};
 use flashpoint::context::Context;
-use flashpoint::network::builders::{Built, from_model_toml, stated_by_model_toml};
+use flashpoint::network::builders::{Built, from_model_toml, stated_by_model_toml, with_input_sizes};
 use flashpoint::network::{Gradients, Input, Network, ParameterId, Segment, Tape, ValueId, Weights};
 
 const ORACLE: &str = "fixtures/oracle/network";

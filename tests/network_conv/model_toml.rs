@@ -171,6 +171,11 @@ fn no_change_of_a_few_characters_takes_it_down() {
             let changed = format!("{}{part}{}", &text[..place], &text[end..]);
             let stored = from_model_toml(&changed, Path::new("model.toml"), &checkpoint);
             let stated = stated_by_model_toml(&changed, Path::new("model.toml"), &[2, 12]);
+            if let Ok(network) = &stated {
+                let whole = with_input_sizes(&changed, Path::new("model.toml"), &[2, 12]).unwrap();
+                let again = stated_by_model_toml(&whole, Path::new("model.toml"), &[2, 12]).unwrap();
+                assert_eq!(format!("{again:?}"), format!("{network:?}"));
+            }
             for network in [stored.map(|built| built.network), stated] {
                 match network {
                     Ok(network) => drop(network.shapes(&[1, 3])),
@@ -519,6 +524,7 @@ fn a_file_that_states_its_sizes_says_the_network_that_a_checkpoint_of_these_size
     let open = STATED.replace("[2, 12]", "[2, \"any\"]");
     let filled = stated_by_model_toml(&open, Path::new("model.toml"), &[2, 12]).unwrap();
     assert_eq!(format!("{filled:?}"), format!("{stated:?}"));
+    assert_eq!(with_input_sizes(&open, Path::new("model.toml"), &[2, 12]).unwrap(), STATED);
 }
 
 #[test]

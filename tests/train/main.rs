@@ -192,12 +192,15 @@ fn a_run_of_other_settings_is_not_gone_on_with_and_weight_reset_sets_it_aside() 
     assert_eq!(output.status.code(), Some(2));
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(text.contains("lr was 0.001 and is now 0.1"), "{text}");
+    let output = flashpoint(&small(place, &["--num-epochs", "1", "--normalization", "standard"]));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("normalization was sum-to-one and is now standard"), "{text}");
     train(&run, &["--lr", "0.1", "--weight-reset", "True", "--num-epochs", "1"]);
     assert!(folder.path().join("run.1/checkpoint-3").is_dir());
     assert!(run.join("checkpoint-3").is_dir());
 }
 
-/// What the small training says of arguments that it refuses; nothing is written to `place`.
+/// What the small training says of arguments that it refuses.
 fn refused(place: &Path, arguments: &[&str]) -> String {
     let output = flashpoint(&small(place.to_str().unwrap(), arguments));
     assert_eq!(output.status.code(), Some(2), "{arguments:?}");
@@ -280,7 +283,7 @@ fn examples_that_are_damaged_or_of_another_size_are_refused_by_the_name_of_their
     std::fs::write(&large, safetensors::serialize(tensors, None).unwrap()).unwrap();
     for (path, why) in [
         (&damaged, "checksum"),
-        (&large, "it cannot be trained on: nn: it takes samples of shape [1, 10, 10]"),
+        (&large, "nn takes samples of shape [1, 10, 10], these are of shape [28, 28]"),
     ] {
         let place = path.to_str().unwrap();
         let output = flashpoint(&["train", "--quiet", "--save-path", run.to_str().unwrap(), "--data", place]);
@@ -289,6 +292,43 @@ fn examples_that_are_damaged_or_of_another_size_are_refused_by_the_name_of_their
         assert!(text.starts_with(&format!("flashpoint: {place}")) && text.contains(why), "{text}");
         assert!(!run.exists());
     }
+}
+
+#[test]
+fn examples_that_are_no_numbers_or_too_few_to_share_out_are_refused_with_the_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, run) = (folder.path().join("examples.safetensors"), folder.path().join("run"));
+    for (count, dtype, why) in [
+        (40, Dtype::C64, "x is 4000 numbers of C64, which are not trained on"),
+        (9, Dtype::F32, "it has 9 examples, which leave none for --validation-load-size"),
+    ] {
+        let bytes = if dtype == Dtype::C64 { 8 } else { 4 };
+        let (x, y) = (vec![0; count * 100 * bytes], vec![0; count * 8]);
+        let tensors = [
+            ("x", TensorView::new(dtype, vec![count, 100], &x).unwrap()),
+            ("y", TensorView::new(Dtype::I64, vec![count], &y).unwrap()),
+        ];
+        std::fs::write(&path, safetensors::serialize(tensors, None).unwrap()).unwrap();
+        let data = ["--data", path.to_str().unwrap()];
+        let place = run.to_str().unwrap();
+        let output =
+            flashpoint(&[&["train", "--save-path", place, "--normalization", "none"], &data[..]].concat());
+        assert_eq!(output.status.code(), Some(2));
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(text.contains(why), "{text}");
+        assert!(!run.exists());
+    }
+}
+
+#[test]
+fn clipping_that_the_log_knows_the_norms_before_is_not_said_to_have_hidden_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    train(&run, &["--clip", "0.001", "--num-epochs", "7"]);
+    let output = flashpoint(&["clip", run.to_str().unwrap()]);
+    let text = String::from_utf8_lossy(&output.stdout).split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(text.contains("nearly every step was clipped"), "{text}");
+    assert!(text.contains("of those before clipping not enough is known: there are 21 usable"), "{text}");
 }
 
 #[test]
@@ -317,6 +357,31 @@ fn a_directory_in_which_another_process_trains_is_left_alone() {
     }
     drop(other);
     train(&run, &[]);
+}
+
+#[test]
+fn several_arms_go_on_one_by_one_and_sgd_without_momentum_lacks_no_moments() {
+    let folder = tempfile::tempdir().unwrap();
+    let both = folder.path().join("both");
+    train(&both, &["--optimizer", "torch.sgd", "--optimizer", "torch.adam", "--save-interval", "2steps"]);
+    for beside in [&[][..], &["--dry-run"]] {
+        let output = flashpoint(&[&["resume", both.to_str().unwrap()], beside].concat());
+        assert_eq!(output.status.code(), Some(2), "{beside:?}");
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(text.contains("holds 2 runs: torch.adam, torch.sgd; name one of them"), "{text}");
+    }
+    for arm in ["torch.sgd", "torch.adam"] {
+        let run = both.join(arm);
+        let output = resume(&run, &["--from", "2", "--dry-run", "--format", "json"]);
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(report["audit"]["exactness"], "bit", "{arm}: {report}");
+        // And so it is.
+        let again = folder.path().join(arm);
+        resume(&run, &["--from", "2", "--to", again.to_str().unwrap()]);
+        let [ended, gone_on] =
+            [&run, &again].map(|run| std::fs::read(run.join("checkpoint-6/model.safetensors")).unwrap());
+        assert!(ended == gone_on, "{arm}");
+    }
 }
 
 #[test]
@@ -372,12 +437,19 @@ fn a_run_goes_on_from_a_step_with_other_settings_in_a_new_directory_that_names_i
     assert_eq!(report["continuation"]["learning_rate"], 0.0005);
     assert!(report["plan"].is_null() && !folder.path().join("run-resumed").exists());
     // From its end there is nothing to train on.
-    for beside in [&[][..], &["--what-if"]] {
+    for beside in [&[][..], &["--what-if"], &["--dry-run"]] {
         let output = flashpoint(&[&["resume", run.to_str().unwrap(), "--from", "6"], beside].concat());
         assert_eq!(output.status.code(), Some(2));
         let text = String::from_utf8_lossy(&output.stderr);
         assert!(text.contains("no batch is still to come") && text.contains("--from STEP"), "{text}");
         assert!(!folder.path().join("run-resumed").exists());
+    }
+    // A place that is taken is said before as it is then.
+    for beside in [&[][..], &["--dry-run"]] {
+        let place = run.to_str().unwrap();
+        let output = flashpoint(&[&["resume", place, "--from", "2", "--to", place], beside].concat());
+        assert_eq!(output.status.code(), Some(2), "{beside:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("it is there already"), "{beside:?}");
     }
     // Batch 2 comes next, and batch 5 is the last.
     for (batches, to_come) in [("0..1", "2 to 5"), ("6..9", "2 to 5")] {

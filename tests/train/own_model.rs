@@ -131,15 +131,20 @@ fn a_network_of_ones_own_has_the_parameters_that_its_file_states_and_is_known_to
         if name == "lstm.weight_hh_l1_reverse" {
             continue;
         }
-        assert!(gradient.data().iter().any(|&byte| byte != 0), "{name} gets no gradient");
+        let mut numbers = gradient.data().as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes));
+        assert!(numbers.any(|number| number != 0.0), "{name} gets no gradient");
     }
     assert_eq!(gradients.len(), found.len());
     // Neither --model nor the file that the run was started with is needed: the run keeps it.
     std::fs::remove_file(folder.path().join("model.toml")).unwrap();
     let checkpoint = run.join("checkpoint-6");
-    let output = flashpoint(&["jacobian", checkpoint.to_str().unwrap(), "--quiet", "--format", "json"]);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    assert!(String::from_utf8_lossy(&output.stdout).contains("\"stage\""), "the block is measured");
+    for (from, path) in [(folder.path(), checkpoint.to_str().unwrap()), (checkpoint.as_path(), ".")] {
+        let jacobian = ["jacobian", path, "--quiet", "--format", "json"];
+        let binary = env!("CARGO_BIN_EXE_flashpoint");
+        let output = Command::new(binary).args(jacobian).current_dir(from).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(String::from_utf8_lossy(&output.stdout).contains("\"stage\""), "the block is measured");
+    }
 }
 
 #[test]
@@ -174,6 +179,17 @@ fn nn_as_a_file_of_ones_own_has_the_bits_of_nn() {
     assert!(built_in == own);
 }
 
+/// 20,010 × 20,010 numbers, which are computed of one sample but not of the eight of a batch.
+const WIDE: &str = r#"
+input = { shape = [1, 10, 10] }
+layer = [
+    { op = "conv2d", name = "wide", outputs = 1, kernel = 1, padding = 10000 },
+    { op = "adaptive_average_pool", places = 1 },
+    { op = "flatten" },
+    { op = "linear", name = "head", outputs = 10 },
+]
+"#;
+
 #[test]
 fn a_file_that_cannot_be_trained_is_refused_with_the_place() {
     let folder = tempfile::tempdir().unwrap();
@@ -186,15 +202,30 @@ fn a_file_that_cannot_be_trained_is_refused_with_the_place() {
         (OWN.replace("outputs = 16", "outputs = 134217727"), "larger than can be computed"),
         (OWN.replace("shape = [1, 10, 10]", "vocabulary = 10"), "takes token ids"),
         (OWN.replace("shape = [1, 10, 10]", "shape = [\"any\", 10, 10]"), "left open"),
+        (OWN.replace("outputs = 16", "output = 16"), "linear needs outputs, not output"),
+        (OWN.replace("outputs = 16", "outputs = 16\nweight = false"), "linear is nothing without weight"),
+        (OWN.replace("layers = 2", "layers = 2000"), "layers is 2000, more than the 1024 that are computed"),
+        (
+            OWN.replace("op = \"last_step\"", "op = \"relu\""),
+            "its output is of shape [1, 8, 10], not a row of logits",
+        ),
+        (OWN.replace("op = \"gelu\"", "op = \"gelu\"\nfrom = \"norm2\""), "fc.weight would get no gradient"),
+        (
+            WIDE.to_owned(),
+            "of 8 examples together: wide: gives [8, 1, 20010, 20010], which takes more memory",
+        ),
+        ("input = { shape = [100] }\nlayer = [{ op = \"relu\" }]".to_owned(), "it has 0 parameters"),
+        (String::new(), "missing field"),
     ];
     for (text, why) in mistakes {
         let model = written(folder.path(), &text);
         let text = refused(&folder.path().join("run"), &["--model-name", &model]);
         assert!(text.starts_with(&format!("flashpoint: {model}")) && text.contains(why), "{why}: {text}");
+        assert!(!folder.path().join("run").exists(), "{why}");
     }
     for (text, why) in [
         (OWN.replace("shape = [1, 10, 10]", "shape = [1, 10, 11]"), "samples of shape [1, 10, 11]"),
-        (OWN.replace("outputs = 10", "outputs = 9"), "labels up to 9, the network 9 outputs"),
+        (OWN.replace("outputs = 10", "outputs = 9"), "gives 9 logits, the labels go up to 9"),
     ] {
         let model = written(folder.path(), &text);
         let text = refused(&folder.path().join("run"), &["--model-name", &model]);
@@ -205,4 +236,49 @@ fn a_file_that_cannot_be_trained_is_refused_with_the_place() {
     let gone = folder.path().join("gone.toml");
     let text = refused(&folder.path().join("run"), &["--model-name", gone.to_str().unwrap()]);
     assert!(text.contains("gone.toml"), "{text}");
+}
+
+/// Norms without parameters, and an input that takes samples as they are.
+const OPEN: &str = r#"
+input = { shape = ["any", "any"] } # whatever they are
+
+[[layer]]
+op = "layer_norm"
+
+[[layer]]
+op = "group_norm"
+groups = 5
+
+[[layer]]
+op = "flatten"
+
+[[layer]]
+op = "rms_norm"
+
+[[layer]]
+op = "linear"
+name = "head"
+outputs = 10
+"#;
+
+#[test]
+fn sizes_that_a_file_leaves_open_are_those_of_the_examples_for_the_other_commands_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let (run, again) = (folder.path().join("run"), folder.path().join("again"));
+    train(&run, &["--model-name", &written(folder.path(), OPEN), "--max-steps", "1"]);
+    let kept = run.join("model.toml");
+    let text = std::fs::read_to_string(&kept).unwrap();
+    assert_eq!(text, OPEN.replace("[\"any\", \"any\"]", "[10, 10]"));
+    let checkpoint = run.join("checkpoint-1");
+    let output = flashpoint(&["jacobian", checkpoint.to_str().unwrap(), "--quiet", "--format", "json"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    train(&again, &["--model-name", kept.to_str().unwrap(), "--max-steps", "1"]);
+    let [first, second] =
+        [&run, &again].map(|run| std::fs::read(run.join("checkpoint-1/model.safetensors")).unwrap());
+    assert!(first == second);
+    let bytes = std::fs::read(run.join("checkpoint-1/model.safetensors")).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let mut names = tensors.names();
+    names.sort_unstable();
+    assert_eq!(names, ["head.bias", "head.weight"]);
 }

@@ -138,7 +138,9 @@ fn build(checkpoint: &Checkpoint, model: Option<&Path>, context: &Context) -> Re
 
 /// The `model.toml` in a checkpoint's directory, or in that of its run, where `flashpoint train` puts it.
 fn model_file_of(checkpoint: &Path) -> Option<PathBuf> {
-    let directories = checkpoint.ancestors().skip(usize::from(checkpoint.is_file())).take(2);
+    // A path such as `.` does not say what is above it.
+    let whole = std::path::absolute(checkpoint).ok()?;
+    let directories = whole.ancestors().skip(usize::from(whole.is_file())).take(2);
     directories.map(|directory| directory.join("model.toml")).find(|path| path.is_file())
 }
 

@@ -17,7 +17,9 @@ mod rope;
 mod shapes;
 mod state;
 
-pub use model_toml::{LARGEST_MODEL_FILE, MODEL_FILE, from_model_toml, stated_by_model_toml};
+pub use model_toml::{
+    LARGEST_MODEL_FILE, MODEL_FILE, from_model_toml, stated_by_model_toml, with_input_sizes,
+};
 pub use population::{Population, population};
 pub use shapes::{from_shapes, recurrences};
 

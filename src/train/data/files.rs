@@ -11,7 +11,7 @@ use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::InputFile;
 use crate::format::{Container, detect, torch};
-use crate::tensor::Tensor;
+use crate::tensor::{Kind, Tensor};
 
 /// Numbers that are held at once. A set is trained on from memory.
 const MOST_NUMBERS: u64 = 1 << 30;
@@ -92,7 +92,7 @@ fn tensor<'c>(container: &'c Container, name: &str, path: &Path) -> Result<&'c T
         return Err(refused(path, message));
     };
     let tensor = entry.readable()?;
-    if tensor.count() > MOST_NUMBERS || tensor.dtype.size().is_none() {
+    if tensor.count() > MOST_NUMBERS || tensor.dtype.kind() == Kind::Opaque {
         return Err(refused(
             path,
             format!("{name} is {} numbers of {}, which are not trained on", tensor.count(), tensor.dtype),

@@ -137,8 +137,14 @@ impl Data {
             (&mut validation, source.validation_load_size, "--validation-load-size"),
             (&mut test, source.test_load_size, "--test-load-size"),
         ] {
+            if positions.is_empty() {
+                let message = format!(
+                    "it has {count} examples, which leave none for {flag}: a tenth of those for training, or of all, is put aside"
+                );
+                return Err(ErrorKind::TrainingData { message }.in_file(path));
+            }
             let wanted = size.of(positions.len());
-            if wanted > positions.len() || positions.is_empty() {
+            if wanted > positions.len() {
                 let message = format!("{flag} asks for {wanted} examples, the split has {}", positions.len());
                 return Err(ErrorKind::TrainingData { message }.in_file(path));
             }

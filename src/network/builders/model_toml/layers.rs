@@ -215,6 +215,11 @@ impl Layer<'_> {
         writing: &Writing<'_>,
         leaf: &'static str,
     ) -> Result<(String, [usize; N])> {
+        if self.table.leaves_out(leaf) {
+            return Err(self
+                .table
+                .refuse_at(leaf, &format!("{} is nothing without {leaf}", self.table.op())));
+        }
         let name = self.parameter_name(leaf)?.ok_or_else(|| self.table.missing("name"))?;
         let key = if self.table.has(leaf) { leaf } else { "name" };
         let sizes = writing.sizes();
@@ -285,20 +290,26 @@ impl Layer<'_> {
         Ok(PositionEmbedding { count, width, table, rows }.into())
     }
 
-    /// The numbers of a norm without parameters, or those of its gain.
-    fn width(&self, writing: &Writing<'_>, key: &'static str) -> Result<usize> {
+    /// The numbers of a norm: stated, those of its gain, or those along an axis of what it takes.
+    fn width(
+        &self,
+        writing: &Writing<'_>,
+        key: &'static str,
+        along: impl Fn(&[usize]) -> Option<usize>,
+    ) -> Result<usize> {
         if let Some(width) = self.table.size(key)? {
             return Ok(width);
         }
-        if self.parameter_name("weight")?.is_none() {
-            return Err(self.table.missing(&format!("name, or {key}")));
+        if self.parameter_name("weight")?.is_some() {
+            return Ok(self.shape::<1>(writing, "weight")?.1[0]);
         }
-        Ok(self.shape::<1>(writing, "weight")?.1[0])
+        let given = self.inputs.first().and_then(|&input| writing.shape(input));
+        given.and_then(along).ok_or_else(|| self.table.missing(&format!("name, or {key}")))
     }
 
     fn norm(&self, writing: &mut Writing<'_>, centred: bool) -> Result<Operation> {
         let epsilon = self.table.positive("epsilon", if centred { DEFAULT_EPSILON } else { RMS_EPSILON })?;
-        let columns = self.width(writing, "columns")?;
+        let columns = self.width(writing, "columns", |shape| shape.last().copied())?;
         let gain = self.optional(writing, "weight", &[columns])?;
         let bias = self.optional(writing, "bias", &[columns])?;
         Ok(LayerNorm { columns, centred, epsilon, gain, bias }.into())
@@ -321,7 +332,7 @@ impl Layer<'_> {
     fn group_norm(&self, writing: &mut Writing<'_>) -> Result<Operation> {
         let epsilon = self.table.positive("epsilon", DEFAULT_EPSILON)?;
         let groups = self.table.needed("groups")?;
-        let channels = self.width(writing, "channels")?;
+        let channels = self.width(writing, "channels", |shape| shape.get(1).copied())?;
         if !channels.is_multiple_of(groups) {
             let message = format!("{channels} channels do not make {groups} groups");
             return Err(self.table.refuse_at("groups", &message));

@@ -75,6 +75,23 @@ pub fn stated_by_model_toml(text: &str, path: &Path, sample: &[usize]) -> Result
     Ok(network(&source, &file, kind, None)?.without_loss())
 }
 
+/// The same text with the sizes that its input leaves open as samples of this shape have them.
+///
+/// # Errors
+/// As [`stated_by_model_toml`], of the input.
+pub fn with_input_sizes(text: &str, path: &Path, sample: &[usize]) -> Result<String> {
+    let source = Source { text, path };
+    let file = source.file()?;
+    let table = Table::of_input(&source, &file.input)?;
+    let kind = input(&table)?;
+    let is_open = matches!(&kind, InputKind::Features { shape } if shape.contains(&None));
+    let Some(place) = table.place("shape").filter(|_| is_open) else { return Ok(text.to_owned()) };
+    let filled = kind.filled(sample).map_err(|message| table.refuse_at("shape", &message))?;
+    let InputKind::Features { shape } = filled else { return Ok(text.to_owned()) };
+    let sizes: Vec<String> = shape.iter().flatten().map(ToString::to_string).collect();
+    Ok(format!("{}[{}]{}", &text[..place.start], sizes.join(", "), &text[place.end..]))
+}
+
 fn network(source: &Source<'_>, file: &File, input: InputKind, state: Option<&State<'_>>) -> Result<Network> {
     let mut writing = Writing::new(file, input, state);
     if file.layer.is_empty() || file.layer.len() > MOST_LAYERS {

@@ -84,9 +84,14 @@ impl Layer<'_> {
         let hidden = self.table.needed("hidden")?;
         let directions: &[&str] =
             if self.table.flag("bidirectional", false)? { &["", "_reverse"] } else { &[""] };
+        let layers = self.table.size("layers")?.unwrap_or(1);
+        if layers > MOST_STACKED {
+            let message = format!("layers is {layers}, more than the {MOST_STACKED} that are computed");
+            return Err(self.table.refuse_at("layers", &message));
+        }
         let mut inputs = self.last_size(writing)?;
         let mut shapes = Vec::new();
-        for layer in 0..self.table.size("layers")?.unwrap_or(1).min(MOST_STACKED) {
+        for layer in 0..layers {
             for direction in directions {
                 shapes.extend(self.of_cell(&format!("_l{layer}{direction}"), inputs)?);
             }

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::path::Path;
 
 use toml::{Spanned, Value};
@@ -71,6 +72,11 @@ impl<'t> Table<'t> {
         self.value(key)
     }
 
+    /// Where the value of a key stands in the text.
+    pub fn place(&self, key: &str) -> Option<Range<usize>> {
+        self.value(key).map(Spanned::span)
+    }
+
     /// Whether a key is there.
     pub fn has(&self, key: &str) -> bool {
         self.value(key).is_some()
@@ -85,9 +91,13 @@ impl<'t> Table<'t> {
         self.refuse_at(key, &format!("{key} of {} is {wanted}", self.op))
     }
 
-    /// That a key is missing.
+    /// That a key is missing; one that is there may be meant by it.
     pub fn missing(&self, key: &str) -> Error {
-        self.source.refuse(&format!("{} needs {key}", self.op), self.start)
+        let asked = self.asked.borrow();
+        let own = self.keys.keys().map(|own| own.get_ref().as_str()).filter(|own| !asked.contains(own));
+        let near = own.filter(|own| !did_you_mean(own, [key]).is_empty()).min();
+        let instead = near.map_or_else(String::new, |near| format!(", not {}", near.escape_debug()));
+        self.source.refuse(&format!("{} needs {key}{instead}", self.op), self.start)
     }
 
     /// That every key was asked for.
