@@ -300,7 +300,7 @@ fn examples_that_are_no_numbers_or_too_few_to_share_out_are_refused_with_the_rea
     let (path, run) = (folder.path().join("examples.safetensors"), folder.path().join("run"));
     for (count, dtype, why) in [
         (40, Dtype::C64, "x is 4000 numbers of C64, which are not trained on"),
-        (9, Dtype::F32, "it has 9 examples, which leave none for --validation-load-size"),
+        (9, Dtype::F32, "it has 9 examples, which leave none for --test-load-size"),
     ] {
         let bytes = if dtype == Dtype::C64 { 8 } else { 4 };
         let (x, y) = (vec![0; count * 100 * bytes], vec![0; count * 8]);
