@@ -284,6 +284,9 @@ mod tests {
     use super::*;
     use crate::checkpoint::names::{self, NameRules, Subject};
 
+    /// Name, stride, padding, dilation and groups.
+    type Module = (String, Vec<u64>, Vec<u64>, Vec<u64>, u64);
+
     /// The tensors of a network under the names and the order that their names give them.
     fn network(tensors: &Value) -> Vec<(String, Vec<u64>, u64)> {
         let tensors: Vec<(String, Vec<u64>)> = serde_json::from_value(tensors.clone()).unwrap();
@@ -311,8 +314,7 @@ mod tests {
                 let own = tensors.iter().find(|(own, ..)| name == own || name.ends_with(&format!(".{own}")));
                 own.map(|(name, shape, _)| (name.as_str(), shape.as_slice()))
             };
-            let convolutions: Vec<(String, Vec<u64>, Vec<u64>, Vec<u64>, u64)> =
-                serde_json::from_value(own["convolutions"].clone()).unwrap();
+            let convolutions: Vec<Module> = serde_json::from_value(own["convolutions"].clone()).unwrap();
             for (name, stride, padding, dilation, groups) in convolutions {
                 let (name, shape) = shape_of(&name).unwrap_or_else(|| panic!("{model} has no {name}"));
                 let found = evidence.proven(name, shape);
@@ -339,7 +341,9 @@ mod tests {
         println!(
             "{all} convolutions, the stride of {with_stride} and the groups of {with_groups} are told; not of"
         );
-        missed.iter().for_each(|missed| println!("  {missed}"));
+        for one in &missed {
+            println!("  {one}");
+        }
         assert!(wrong.is_empty(), "{}", wrong.join("\n"));
         assert!(with_stride > 100 && with_groups > 100, "{with_stride} {with_groups} of {all}");
     }
