@@ -4,6 +4,7 @@ use super::super::WIDEST_HEAD;
 use super::super::perceptron::DEFAULT_EPSILON;
 use super::super::recurrent::Stack;
 use super::super::state::{Sizes, below};
+use super::stated::MOST_STACKED;
 use super::table::Table;
 use super::{Writing, is_too_large};
 use crate::compute::Unary;
@@ -392,7 +393,7 @@ impl Layer<'_> {
     fn check_depth(&self, writing: &Writing<'_>) -> Result<()> {
         let (sizes, name) = (writing.sizes(), self.name()?);
         let has = |suffix: &str| sizes.has(&below(name, &format!("weight_hh{suffix}")));
-        let layers = (1..).find(|layer| !has(&format!("_l{layer}"))).expect("names end");
+        let layers = 1 + (1..MOST_STACKED).take_while(|layer| has(&format!("_l{layer}"))).count();
         self.table.check_size("layers", layers)?;
         let both = has("_l0_reverse");
         if self.table.flag("bidirectional", both)? == both {

@@ -140,4 +140,4 @@ impl Layer<'_> {
 }
 
 /// Layers of a recurrence above it are those of none.
-const MOST_STACKED: usize = 1024;
+pub(super) const MOST_STACKED: usize = 1024;
