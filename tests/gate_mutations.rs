@@ -10,7 +10,7 @@ use flashpoint::checkpoint::{Checkpoint, NameRules};
 use flashpoint::context::Context;
 use flashpoint::gate::{Case, Outcome, Policy, Unreadable, judge};
 use flashpoint::rules::{self, Overrides};
-use time::{Date, Month};
+use toml::value::Date;
 
 /// Mutations of each file.
 const MUTATIONS: u64 = 700;
@@ -36,7 +36,7 @@ fn gate(path: &Path) -> (Outcome, Analysis) {
         refused_baseline: None,
         policy: &Policy::default(),
         baseline: None,
-        today: Date::from_calendar_date(2027, Month::January, 1).expect("a day"),
+        today: Date { year: 2027, month: 1, day: 1 },
         interrupted: false,
     });
     (judgement.outcome, analysis)

@@ -150,7 +150,7 @@ fn every_real_input_passes_the_built_in_policy() {
             refused_baseline: None,
             policy: &policy,
             baseline: None,
-            today: time::Date::MIN,
+            today: toml::value::Date { year: 0, month: 1, day: 1 },
             interrupted: false,
         });
         if judgement.outcome != Outcome::Pass {

@@ -3,6 +3,7 @@
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use flashpoint::analysis::{measurement, unread};
@@ -11,7 +12,8 @@ use flashpoint::error::{Error, ErrorKind, Result};
 use flashpoint::gate::{self, Baseline, Case, Policy, TEMPLATE, Unreadable};
 use flashpoint::report::{Report, checkpoints_html, gate_report};
 use flashpoint::rules;
-use time::OffsetDateTime;
+use rawzip::time::UtcDateTime;
+use toml::value::Date;
 
 use super::Outcome;
 use super::options::{DEFAULT_POLICY, Digests, Reading};
@@ -87,7 +89,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
         refused_baseline: refused.as_ref(),
         policy: &policy,
         baseline: baseline.as_ref(),
-        today: OffsetDateTime::now_utc().date(),
+        today: today(),
         interrupted,
     });
     let outcome = judgement.outcome;
@@ -143,4 +145,11 @@ fn init(path: &Path) -> Result<Outcome> {
             .as_bytes(),
     )?;
     Ok(Outcome::Answered)
+}
+
+/// The day it is in UTC: exceptions expire by it.
+fn today() -> Date {
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let now = UtcDateTime::from_unix(i64::try_from(seconds).unwrap_or(i64::MAX));
+    Date { year: now.year(), month: now.month(), day: now.day() }
 }

@@ -1,6 +1,6 @@
 //! `[[skip]]`: tensors that rules and limits leave alone, each with a reason, some until a date.
 
-use time::Date;
+use toml::value::Date;
 
 use crate::checkpoint::Glob;
 
@@ -36,12 +36,7 @@ impl Exception {
 
     /// How a decision names it.
     pub fn said(&self) -> String {
-        let until = self.expires.map_or_else(String::new, |last| format!(", until {}", written(last)));
+        let until = self.expires.map_or_else(String::new, |last| format!(", until {last}"));
         format!("excepted by {}: {}{until}", self.pattern.escape_debug(), self.reason)
     }
-}
-
-/// A date as it is written in a policy.
-pub(super) fn written(date: Date) -> String {
-    format!("{:04}-{:02}-{:02}", date.year(), u8::from(date.month()), date.day())
 }

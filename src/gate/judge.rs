@@ -5,13 +5,13 @@ mod unread;
 
 use std::collections::{BTreeSet, HashMap};
 
-use time::Date;
+use toml::value::Date;
 
 use super::baseline::{Baseline, Known, Recognition};
 use super::check::{self, GateCheck, title};
 use super::claim::Claim;
 use super::damage;
-use super::exception::{Exception, written};
+use super::exception::Exception;
 use super::judgement::{BaselineState, Decision, Effect, Judgement, Outcome};
 use super::names::Names;
 use super::policy::Policy;
@@ -348,10 +348,8 @@ impl<'a> Bench<'a> {
                 Claim::of_gate(check, severity, "", Subject::Checkpoint, message)
             };
             if let Some(last) = expires.filter(|_| !exception.holds(self.case.today)) {
-                let message = format!(
-                    "the exception of {pattern} ({reason}) expired on {} and no longer applies",
-                    written(last)
-                );
+                let message =
+                    format!("the exception of {pattern} ({reason}) expired on {last} and no longer applies");
                 self.weigh(claim(&check::EXPIRED, Severity::Warning, message), &[], Recognition::New);
             } else if is_read
                 && !self.used.contains(&place)

@@ -3,9 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use time::{Date, Month};
 use toml::Spanned;
-use toml::value::Datetime;
+use toml::value::{Date, Datetime};
 
 use super::exception::Exception;
 use super::limit::{Limit, QUANTITIES, Quantity};
@@ -340,11 +339,10 @@ impl Reader<'_> {
             toml::Value::String(day) => day.parse().map_err(|_| refused())?,
             _ => return Err(refused()),
         };
-        let Datetime { date: Some(date), time: None, offset: None } = day else {
-            return Err(refused());
-        };
-        let month = Month::try_from(date.month).map_err(|_| refused())?;
-        Date::from_calendar_date(i32::from(date.year), month, date.day).map_err(|_| refused())
+        match day {
+            Datetime { date: Some(date), time: None, offset: None } => Ok(date),
+            _ => Err(refused()),
+        }
     }
 
     fn limit(&self, written: &written::Limit) -> Result<Limit> {

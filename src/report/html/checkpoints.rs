@@ -16,7 +16,7 @@ use crate::report::text::{safe, safe_sentence};
 use crate::rules::Severity;
 
 #[derive(Template)]
-#[template(path = "checkpoints.html", config = "src/report/html/askama.toml")]
+#[template(path = "checkpoints.html", whitespace = "minimize")]
 struct Page {
     head: Head,
     unread: Vec<String>,

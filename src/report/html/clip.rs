@@ -13,7 +13,7 @@ use crate::report::clip::{backtest_cells, percent, source_name};
 use crate::report::text::{safe, safe_sentence};
 
 #[derive(Template)]
-#[template(path = "clip.html", config = "src/report/html/askama.toml")]
+#[template(path = "clip.html", whitespace = "minimize")]
 struct Page {
     head: Head,
     snippets: Vec<Snippet>,

@@ -13,7 +13,7 @@ use crate::report::terminal::name_of;
 use crate::report::text::{safe, safe_sentence};
 
 #[derive(Template)]
-#[template(path = "difference.html", config = "src/report/html/askama.toml")]
+#[template(path = "difference.html", whitespace = "minimize")]
 struct Page {
     head: Head,
     forbidden: Vec<String>,

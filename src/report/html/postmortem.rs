@@ -19,7 +19,7 @@ use crate::report::text::{safe, safe_sentence};
 use crate::rules::Finding;
 
 #[derive(Template)]
-#[template(path = "postmortem.html", config = "src/report/html/askama.toml")]
+#[template(path = "postmortem.html", whitespace = "minimize")]
 struct Page {
     head: Head,
     story: Vec<String>,
