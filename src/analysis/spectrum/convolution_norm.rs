@@ -240,15 +240,8 @@ fn as_operator(
     spectrum.largest = vec![spectral_norm.value];
     spectrum.spectral_norm = spectral_norm;
     spectrum.frobenius_norm = frobenius_norm;
-    spectrum.values = Measured::not(reason);
     spectrum.rounding = Measured::not(reason);
-    spectrum.smallest = Measured::not(reason);
-    spectrum.condition = Measured::not(reason);
-    spectrum.effective_rank = Measured::not(reason);
-    spectrum.spread = Measured::not(reason);
-    spectrum.density = Measured::not(reason);
-    spectrum.marchenko_pastur = Measured::not(reason);
-    spectrum.weight_watcher = Measured::not(reason);
+    spectrum.keep_the_largest(reason);
     Ok(Measured::Value(spectrum.scaled(1.0 / matrix.scale())))
 }
 

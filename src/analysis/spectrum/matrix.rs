@@ -353,6 +353,18 @@ fn bracketed(found: &Bracketed) -> SpectralNorm {
 }
 
 impl Spectrum {
+    /// Takes away what is of all singular values of one matrix, where only the largest is that of the whole.
+    pub(super) fn keep_the_largest(&mut self, reason: &'static str) {
+        self.values = Measured::not(reason);
+        self.smallest = Measured::not(reason);
+        self.condition = Measured::not(reason);
+        self.effective_rank = Measured::not(reason);
+        self.spread = Measured::not(reason);
+        self.density = Measured::not(reason);
+        self.marchenko_pastur = Measured::not(reason);
+        self.weight_watcher = Measured::not(reason);
+    }
+
     /// The spectrum of the map times `factor`, a power of two.
     pub(super) fn scaled(mut self, factor: f64) -> Self {
         if factor == 1.0 {

@@ -224,14 +224,7 @@ fn experts(
     (whole.rows, whole.columns) = (count * rows, count * columns);
     whole.frobenius_norm = squares.sqrt();
     whole.stable_rank = squares / whole.spectral_norm.value.powi(2);
-    whole.smallest = Measured::not(reason);
-    whole.condition = Measured::not(reason);
-    whole.effective_rank = Measured::not(reason);
-    whole.spread = Measured::not(reason);
-    whole.values = Measured::not(reason);
-    whole.density = Measured::not(reason);
-    whole.marchenko_pastur = Measured::not(reason);
-    whole.weight_watcher = Measured::not(reason);
+    whole.keep_the_largest(reason);
     whole.parts = parts;
     Ok(Measured::Value(whole))
 }

@@ -58,7 +58,7 @@ const INPUT: &str = "input";
 pub fn from_model_toml(text: &str, path: &Path, checkpoint: &Checkpoint) -> Result<Built> {
     let source = Source { text, path };
     let file = source.file()?;
-    let kind = input(&Table::of_input(&source, &file.input)?)?;
+    let kind = input(&Table::of_input(&source, &file.input))?;
     let network = network(&source, &file, kind, Some(&State::of(checkpoint)))?;
     Built::join(network, checkpoint)
 }
@@ -70,7 +70,7 @@ pub fn from_model_toml(text: &str, path: &Path, checkpoint: &Checkpoint) -> Resu
 pub fn stated_by_model_toml(text: &str, path: &Path, sample: &[usize]) -> Result<Network> {
     let source = Source { text, path };
     let file = source.file()?;
-    let table = Table::of_input(&source, &file.input)?;
+    let table = Table::of_input(&source, &file.input);
     let kind = input(&table)?.filled(sample).map_err(|message| table.refuse_at("shape", &message))?;
     Ok(network(&source, &file, kind, None)?.without_loss())
 }
@@ -82,7 +82,7 @@ pub fn stated_by_model_toml(text: &str, path: &Path, sample: &[usize]) -> Result
 pub fn with_input_sizes(text: &str, path: &Path, sample: &[usize]) -> Result<String> {
     let source = Source { text, path };
     let file = source.file()?;
-    let table = Table::of_input(&source, &file.input)?;
+    let table = Table::of_input(&source, &file.input);
     let kind = input(&table)?;
     let is_open = matches!(&kind, InputKind::Features { shape } if shape.contains(&None));
     let Some(place) = table.place("shape").filter(|_| is_open) else { return Ok(text.to_owned()) };

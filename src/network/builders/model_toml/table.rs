@@ -43,7 +43,7 @@ pub(super) struct Table<'t> {
 impl<'t> Table<'t> {
     /// A layer, whose operation is under `key`.
     pub fn new(source: &'t Source<'t>, keys: &'t Keys, key: &'static str) -> Result<Self> {
-        let mut table = Self::of_input(source, keys)?;
+        let mut table = Self::of_input(source, keys);
         let op =
             table.text(key)?.ok_or_else(|| source.refuse("a layer needs its operation: op", table.start))?;
         table.op = op;
@@ -52,10 +52,9 @@ impl<'t> Table<'t> {
     }
 
     /// A table that is no layer.
-    #[expect(clippy::unnecessary_wraps, reason = "layers and the input are read alike")]
-    pub fn of_input(source: &'t Source<'t>, keys: &'t Keys) -> Result<Self> {
+    pub fn of_input(source: &'t Source<'t>, keys: &'t Keys) -> Self {
         let start = keys.keys().map(|key| key.span().start).min().unwrap_or(0);
-        Ok(Self { source, keys, op: "input", start, asked: RefCell::default() })
+        Self { source, keys, op: "input", start, asked: RefCell::default() }
     }
 
     /// The operation's name.
