@@ -306,6 +306,14 @@ pub enum ErrorKind {
         /// What is missing, or what is not known.
         message: String,
     },
+    /// The network is a transformer by its names and shapes, which do not tell its heads.
+    #[error(
+        "its names and shapes are those of {architecture}, and how many heads its attention has is in none of them"
+    )]
+    UnknownHeads {
+        /// The network.
+        architecture: &'static str,
+    },
     /// Parameters that the network needs and the checkpoint does not have.
     #[error("the network needs {} that {} not there: {}", parameters(*count), if *count == 1 { "is" } else { "are" }, first.join(", ").escape_debug())]
     MissingParameters {
@@ -775,6 +783,9 @@ impl ErrorKind {
                 "the file is damaged or was made to mislead: copy it again, or take an earlier checkpoint"
             }
             Self::UnknownArchitecture { .. } => "give --model: a file that says what the network is",
+            Self::UnknownHeads { .. } => {
+                "put its config.json beside it, or give --heads to `flashpoint jacobian`"
+            }
             Self::MissingParameters { .. } | Self::ParameterShape { .. } => {
                 "the config is of another model: put the right one beside it, or give --model"
             }

@@ -37,6 +37,9 @@ pub struct Arguments {
     /// What the network is, where neither config.json nor the names and shapes of its tensors say [see docs/jacobian.md]
     #[arg(long, value_name = "FILE", help_heading = "Network")]
     model: Option<PathBuf>,
+    /// Heads of the attention of a GPT-2 that no config.json lies beside: no shape tells them
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=MOST_HEADS), conflicts_with = "model", help_heading = "Network")]
+    heads: Option<u32>,
     /// What is measured by itself beside the whole [default: block]
     #[arg(long, value_enum, help_heading = "Network")]
     per: Option<Per>,
@@ -84,6 +87,7 @@ pub struct Arguments {
 
 /// Longer sequences make vectors that no singular value is worth.
 const MOST_TOKENS: i64 = 1 << 16;
+const MOST_HEADS: i64 = 1 << 16;
 const MOST_DRAWS: i64 = 1 << 10;
 const MOST_PAIRS: i64 = 1 << 10;
 
@@ -111,6 +115,7 @@ impl Arguments {
         let or = |given: Option<u32>, default: usize| given.map_or(default, |given| given as usize);
         Question {
             model: self.model.clone(),
+            heads: self.heads.map(|heads| heads as usize),
             input: self.input.clone(),
             tokens: or(self.tokens, own.tokens),
             draws: or(self.draws, own.draws),
@@ -133,6 +138,7 @@ impl Arguments {
     fn first_of_measuring(&self) -> Option<&'static str> {
         let given = [
             (self.model.is_some(), "--model"),
+            (self.heads.is_some(), "--heads"),
             (self.per.is_some(), "--per"),
             (self.input.is_some(), "--input"),
             (self.tokens.is_some(), "--tokens"),

@@ -96,6 +96,7 @@ mod fp804_growing_jacobian;
 mod fp805_positive_lyapunov_exponent;
 mod fp806_softmax_gradient_path;
 mod fp807_lost_isometry;
+mod fp808_branch_gain_outlier;
 mod fp901_dangerous_pickle;
 mod fp902_unknown_global;
 mod fp903_damaged_file;
@@ -224,6 +225,7 @@ pub static RULES: &[&Rule] = &[
     &fp805_positive_lyapunov_exponent::RULE,
     &fp806_softmax_gradient_path::RULE,
     &fp807_lost_isometry::RULE,
+    &fp808_branch_gain_outlier::RULE,
     &fp901_dangerous_pickle::RULE,
     &fp902_unknown_global::RULE,
     &fp903_damaged_file::RULE,

@@ -75,6 +75,13 @@ pub(super) fn branch(name: &str, kind: PartKind, input: f64, output: f64) -> Par
     part
 }
 
+/// A part of this gain, which is also its σ₁, for an input of this root mean square.
+pub(super) fn reaching(name: &str, kind: PartKind, gain: f64, input: f64) -> PartJacobian {
+    let mut part = part(name, kind, Measured::Value(gain));
+    (part.gain, part.input_rms) = (Measured::Value(each(gain)), Measured::Value(each(input)));
+    part
+}
+
 /// A network of this σ₁ end to end, whose architecture starts with `initial`.
 pub(super) fn network_of_gain(norm: f64, initial: f64) -> CheckpointAnalysis {
     let mut jacobian = plain(Vec::new());

@@ -2,6 +2,7 @@
 
 use flashpoint::analysis::spectrum::bidiagonal;
 use flashpoint::compute::{Cpu, Real};
+use flashpoint::network::builders::from_shapes;
 use flashpoint::network::{
     Block, CrossEntropy, Feed, Gradients, Input, Operation, ParameterId, Segment, Tape, Targets, ValueId,
     Weights,
@@ -32,6 +33,33 @@ fn logits_are_those_of_transformers() {
         let error = distance(&found, &oracle.values("written"));
         assert!(error < 1e-5, "{name}: {error:e} in f32");
     }
+}
+
+#[test]
+fn a_gpt2_without_its_config_is_built_from_its_shapes_and_its_heads() {
+    for name in ["gpt2", "nano-gpt"] {
+        let oracle = Oracle::read(name);
+        let (mut checkpoint, _) = model(name);
+        let heads = checkpoint.config.take().expect("it has one")["n_head"].as_u64().unwrap() as usize;
+        let error = from_shapes(&checkpoint, None).expect_err("no shape tells the heads");
+        assert!(error.to_string().contains("GPT-2") && error.to_string().contains("--heads"), "{error}");
+        let built = from_shapes(&checkpoint, Some(heads)).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert!(built.unused.is_empty() && built.assumptions.len() == 1, "{name}: {:?}", built.unused);
+        let weights = weights::<f64>(&checkpoint, &built);
+        let logits = tape(&built.network, &weights, oracle.tokens("ids")).download(built.network.output);
+        let error = distance(&wide(logits.unwrap()), &oracle.values("written"));
+        assert!(error < 1e-12, "{name}: {error:e} from the model written out in float64");
+        let error = from_shapes(&checkpoint, Some(heads + 1)).expect_err("they do not divide the width");
+        assert!(error.to_string().contains("does not divide"), "{error}");
+    }
+}
+
+#[test]
+fn a_config_of_another_model_is_not_overruled_by_shapes_like_those_of_gpt2() {
+    let (mut checkpoint, _) = model("gpt2");
+    let config = checkpoint.config.as_mut().expect("it has one");
+    config.insert("model_type".to_owned(), "gpt_bigcode".into());
+    assert!(from_shapes(&checkpoint, Some(2)).is_err());
 }
 
 /// Differences of products with the Jacobian of the stack from both sides, and of the whole where the oracle has it.

@@ -30,7 +30,7 @@ fn published_lstms_run_from_their_files_and_step_as_pytorch_steps() {
     for real in oracle.as_array().unwrap() {
         let file = real["file"].as_str().unwrap();
         let checkpoint = read(&folder.join(file));
-        let built = from_shapes(&checkpoint).unwrap_or_else(|error| panic!("{error}"));
+        let built = from_shapes(&checkpoint, None).unwrap_or_else(|error| panic!("{error}"));
         let weights = weights::<f64>(&checkpoint, &built);
         assert!(!built.unused.is_empty(), "{file}: its head lies beside the recurrence");
         let (steps, width) =

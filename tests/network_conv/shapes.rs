@@ -33,7 +33,7 @@ fn networks_that_their_shapes_determine_give_what_pytorch_gives() {
     ] {
         let oracle = read(&Path::new(ORACLE).join(format!("{file}.safetensors")));
         let (_folder, checkpoint) = alone(file, name);
-        let built = from_shapes(&checkpoint).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let built = from_shapes(&checkpoint, None).unwrap_or_else(|error| panic!("{name}: {error}"));
         assert!(built.unused.is_empty(), "{name}: {:?}", built.unused);
         let (shape, x) = tensor(&oracle, &format!("oracle.{name}.x")).unwrap();
         let weights = weights::<f64>(&checkpoint, &built);
@@ -54,7 +54,7 @@ fn a_cell_is_a_network_from_an_input_and_a_state_to_the_next_state() {
         [("lstm-cell", CellKind::Lstm), ("gru-cell", CellKind::Gru), ("rnn-cell", CellKind::Tanh)]
     {
         let (_folder, checkpoint) = alone("recurrent", name);
-        let built = from_shapes(&checkpoint).unwrap();
+        let built = from_shapes(&checkpoint, None).unwrap();
         let recurrences = built.network.recurrences();
         assert!(recurrences.len() == 1 && recurrences[0].cell.kind == kind, "{name}");
         let (shape, x) = tensor(&oracle, &format!("oracle.{name}.x")).unwrap();
@@ -78,7 +78,7 @@ fn a_cell_is_a_network_from_an_input_and_a_state_to_the_next_state() {
 fn where_an_activation_stands_follows_from_the_numbers_that_are_left_out() {
     let kinds = |tensors: &[(&str, Vec<usize>)]| -> Vec<&'static str> {
         let (_folder, checkpoint) = saved(tensors);
-        let built = from_shapes(&checkpoint).unwrap_or_else(|error| panic!("{error}"));
+        let built = from_shapes(&checkpoint, None).unwrap_or_else(|error| panic!("{error}"));
         built.network.nodes[1..].iter().map(|node| node.operation.name()).collect()
     };
     let named = |names: [&'static str; 2]| [(names[0], vec![4, 3]), (names[1], vec![2, 4])];
@@ -102,7 +102,7 @@ fn where_an_activation_stands_follows_from_the_numbers_that_are_left_out() {
 fn what_shapes_do_not_determine_is_named_and_a_model_file_asked_for() {
     let refusal = |tensors: &[(&str, Vec<usize>)]| {
         let (_folder, checkpoint) = saved(tensors);
-        let error = from_shapes(&checkpoint).expect_err("the shapes do not determine it");
+        let error = from_shapes(&checkpoint, None).expect_err("the shapes do not determine it");
         assert!(matches!(error.kind, ErrorKind::UnknownArchitecture { .. }), "{error}");
         let text = error.to_string();
         assert!(text.contains("give --model"), "{text}");
@@ -151,7 +151,7 @@ fn what_lies_beside_a_recurrence_is_reported_as_unused() {
         ("lstm.weight_hh_l0", vec![8, 2]),
         ("head.weight", vec![5, 2]),
     ]);
-    let built = from_shapes(&checkpoint).unwrap();
+    let built = from_shapes(&checkpoint, None).unwrap();
     assert_eq!(built.unused, ["head.weight"]);
     assert!(
         built.assumptions.iter().any(|text| text.contains("lstm is taken by itself")),

@@ -25,6 +25,8 @@ use crate::tensor::Tensor;
 pub struct Question {
     /// A file that says what the network is.
     pub model: Option<PathBuf>,
+    /// Heads of an attention, where neither config nor shapes tell.
+    pub heads: Option<usize>,
     /// A file of inputs.
     pub input: Option<PathBuf>,
     /// Length of a sequence.
@@ -56,6 +58,7 @@ impl Default for Question {
     fn default() -> Self {
         Self {
             model: None,
+            heads: None,
             input: None,
             tokens: 32,
             draws: 3,
@@ -85,7 +88,7 @@ pub struct Prepared {
 /// # Errors
 /// When the network is none that is known, parameters are missing, or the probe cannot be used.
 pub fn prepare(checkpoint: &Checkpoint, question: &Question, context: &Context) -> Result<Prepared> {
-    let built = build(checkpoint, question.model.as_deref(), context)?;
+    let built = build(checkpoint, question, context)?;
     // Measured is what a loss judges: labels, where there are some, are held against it.
     let built = Built { network: built.network.without_loss(), ..built };
     let wanted = Wanted {
@@ -121,18 +124,23 @@ fn refused(path: &Path, message: String) -> Error {
 
 /// The network that the file says; without one that of a file beside the checkpoint or its run, of the config beside it, or of the
 /// parameters' shapes.
-fn build(checkpoint: &Checkpoint, model: Option<&Path>, context: &Context) -> Result<Built> {
-    if let Some(path) = model.map(Path::to_owned).or_else(|| model_file_of(&checkpoint.path)) {
+fn build(checkpoint: &Checkpoint, question: &Question, context: &Context) -> Result<Built> {
+    if let Some(path) = question.model.clone().or_else(|| model_file_of(&checkpoint.path)) {
         let text = read_text(&path, builders::MODEL_FILE, builders::LARGEST_MODEL_FILE, context)?;
         return builders::from_model_toml(&text, &path, checkpoint);
     }
-    match builders::from_config(checkpoint) {
-        Err(error) if matches!(error.kind, ErrorKind::UnknownArchitecture { .. }) => {
-            let by_shapes = builders::from_shapes(checkpoint);
-            // What the config says matters more than what shapes do not.
-            if checkpoint.config.is_some() { by_shapes.map_err(|_| error) } else { by_shapes }
+    let by_config = builders::from_config(checkpoint);
+    let Err(ErrorKind::UnknownArchitecture { .. }) = by_config.as_ref().map_err(|error| &error.kind) else {
+        return by_config;
+    };
+    match builders::from_shapes(checkpoint, question.heads) {
+        // What the config says matters more than what shapes do not.
+        Err(error)
+            if checkpoint.config.is_some() && !matches!(error.kind, ErrorKind::UnknownHeads { .. }) =>
+        {
+            by_config
         }
-        built => built,
+        by_shapes => by_shapes,
     }
 }
 

@@ -2,11 +2,16 @@
 //! the other way round, logits by the embedding's own table. And as nanoGPT trains it: weights as PyTorch stores them,
 //! biases only where they are asked for, GELU by erf.
 
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
 use super::Places;
-use super::config::Config;
+use super::config::{Config, MOST_LAYERS};
 use super::draft::{Draft, Heads, parts};
+use super::state::State;
 use crate::compute::Unary;
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::network::{Assembly, Block, Embedding, InputKind, Mask, Network, Rows, ValueId};
 
 /// Before the names of the model with a head, and of the model alone.
@@ -19,6 +24,78 @@ pub(super) enum Writer {
     Transformers,
     /// nanoGPT, with the arguments of the model for a config.
     NanoGpt,
+}
+
+/// What the names and shapes of a GPT-2 tell of it: all but its heads.
+pub(super) struct Shapes {
+    writer: Writer,
+    config: BTreeMap<String, Value>,
+}
+
+impl Shapes {
+    /// Those of a checkpoint; `None` where it has not the tensors of a GPT-2, or a config that says what it is.
+    ///
+    /// # Errors
+    /// When a tensor cannot be read.
+    pub fn of(state: &State<'_>) -> Result<Option<Self>> {
+        let config = state.checkpoint.config.as_ref();
+        if config.is_some_and(|config| config.contains_key("model_type")) {
+            return Ok(None);
+        }
+        let prefix = state.places.prefix(&PREFIXES, "h.0.attn.c_attn.weight").unwrap_or(PREFIXES[0]);
+        let weight = |name: &str| state.shape(&format!("{prefix}{name}.weight"));
+        let all = [weight("wte")?, weight("wpe")?, weight("h.0.attn.c_attn")?, weight("h.0.mlp.c_fc")?];
+        let [Some([vocabulary, width]), Some([positions, _]), Some(attention), Some(inner)] =
+            all.each_ref().map(|shape| shape.as_ref()?.as_array::<2>())
+        else {
+            return Ok(None);
+        };
+        let (writer, inner) = match attention {
+            [inputs, outputs] if inputs == width && *outputs == 3 * width => (Writer::Transformers, inner[1]),
+            [outputs, inputs] if inputs == width && *outputs == 3 * width => (Writer::NanoGpt, inner[0]),
+            _ => return Ok(None),
+        };
+        let has = |layer: &usize| state.has(&format!("{prefix}h.{layer}.attn.c_attn.weight"));
+        let layers = (0..MOST_LAYERS).take_while(has).count();
+        let sizes = [
+            ("vocab_size", *vocabulary),
+            ("n_embd", *width),
+            ("n_positions", *positions),
+            ("block_size", *positions),
+            ("n_inner", inner),
+            ("n_layer", layers),
+        ];
+        let mut config: BTreeMap<String, Value> =
+            sizes.into_iter().map(|(key, size)| (key.to_owned(), size.into())).collect();
+        let has_biases = state.has(&format!("{prefix}h.0.attn.c_attn.bias"));
+        config.insert("bias".to_owned(), has_biases.into());
+        // The prefix is that of a model with a head, whose table is stored where it is not the embedding's.
+        let classes: &[&str] = if prefix == PREFIXES[0] { &["GPT2LMHeadModel"] } else { &[] };
+        config.insert("architectures".to_owned(), classes.into());
+        config.insert("tie_word_embeddings".to_owned(), (!state.has("lm_head.weight")).into());
+        Ok(Some(Self { writer, config }))
+    }
+
+    /// The network with so many heads, and what is taken for granted of it.
+    ///
+    /// # Errors
+    /// When nobody says how many, or they do not divide the width.
+    pub fn build(mut self, state: &State<'_>, heads: Option<usize>) -> Result<(Network, Vec<String>)> {
+        let path = &state.checkpoint.path;
+        let Some(heads) = heads else {
+            return Err(ErrorKind::UnknownHeads { architecture: "GPT-2" }.in_file(path));
+        };
+        self.config.insert("n_head".to_owned(), heads.into());
+        let network = build(&Config::new(&self.config, path), self.writer, &state.places)?;
+        let (stored, function) = match self.writer {
+            Writer::Transformers => ("transformers stores it", "tanh"),
+            Writer::NanoGpt => ("nanoGPT stores it", "erf"),
+        };
+        let assumption = format!(
+            "it is taken to be a GPT-2 as {stored}, with GELU by {function}: no shape tells it; put its config.json beside it where it is another"
+        );
+        Ok((network, vec![assumption]))
+    }
 }
 
 /// What all layers share.

@@ -2,11 +2,12 @@
 
 use super::recurrent::{Found, cell_alone, stack_alone};
 use super::state::State;
-use super::{Built, perceptron};
+use super::{Built, gpt2, perceptron};
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 
-/// The network of a checkpoint, by its parameters: its one recurrent stack or cell, or a multilayer perceptron.
+/// The network of a checkpoint, by its parameters: its one recurrent stack or cell, a multilayer perceptron, or a GPT-2 with so many
+/// `heads`.
 ///
 /// What the shapes do not tell and was taken for granted is in [`Built::assumptions`]; what lies beside a recurrence is in
 /// [`Built::unused`].
@@ -14,8 +15,12 @@ use crate::error::Result;
 /// # Errors
 /// When they determine none; says what is missing. A convolution never is: its stride and padding are in no shape, and the
 /// spectrum of another network than the one that was trained would be worse than none.
-pub fn from_shapes(checkpoint: &Checkpoint) -> Result<Built> {
+pub fn from_shapes(checkpoint: &Checkpoint, heads: Option<usize>) -> Result<Built> {
     let state = State::of(checkpoint);
+    if let Some(shapes) = gpt2::Shapes::of(&state)? {
+        let (network, assumptions) = shapes.build(&state, heads)?;
+        return Ok(Built { assumptions, ..Built::join(network, checkpoint)? });
+    }
     let names = state.names();
     let found = Found::of(&names);
     let (network, assumptions) = match (&found.stacks[..], &found.cells[..]) {
