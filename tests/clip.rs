@@ -208,6 +208,13 @@ fn logs_that_say_nothing_of_norms_end_in_a_sentence() {
         assert!(found.contains(sentence), "{log}: {found}");
         assert_eq!(report["recommendation"]["status"], "not-evaluated", "{log}");
         assert!(report["recommendation"]["threshold"].is_null(), "{log}");
+        // A record of norms after clipping is one: the way on is another threshold, not another method.
+        let until_then = report["snippets"].to_string();
+        assert_eq!(
+            until_then.contains("numpy.percentile(norms, 10)"),
+            log != "after-clipping.jsonl",
+            "{log}"
+        );
     }
 }
 

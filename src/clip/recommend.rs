@@ -108,7 +108,7 @@ pub fn advise(analysis: &Analysis) -> Advice {
         Ok(fit) => fitted(analysis, &series, &fit, optimizer, used),
         Err(reason) => match optimizer::norms(analysis) {
             Ok(norms) => from_state(&norms, &series, &reason, optimizer, used),
-            Err(no_state) => without(nothing(analysis, &series, &reason, &no_state), &series, used),
+            Err(no_state) => unrecorded(nothing(analysis, &series, &reason, &no_state), &series, used),
         },
     }
 }
@@ -147,6 +147,16 @@ fn nothing(analysis: &Analysis, series: &Series, reason: &str, no_state: &str) -
     format!(
         "{what}{scaled}; and instead of norms, {no_state}: log the gradient norm of {FEWEST_NORMS} steps or more"
     )
+}
+
+/// What to do until there is a record.
+const UNTIL_THEN: &str = "until then a method that has no scale of its own needs no record: AutoClip at percentile 10 lost none of 48 short runs with faults, while 12 of 36 were lost that were not clipped (docs/benchmarks-clip.md)";
+
+fn unrecorded(sentence: String, series: &Series, used: Option<f64>) -> Advice {
+    let mut advice = without(sentence, series, used);
+    advice.recommendation.notes.push(UNTIL_THEN.to_owned());
+    advice.snippets = snippets::auto_clip();
+    advice
 }
 
 fn without(sentence: String, series: &Series, used: Option<f64>) -> Advice {

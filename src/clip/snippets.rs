@@ -43,6 +43,14 @@ pub fn relative() -> Vec<Snippet> {
     )]
 }
 
+/// AutoClip at percentile 10, as published: at the percentile of all norms so far (Seetharaman et al. 2020).
+pub fn auto_clip() -> Vec<Snippet> {
+    vec![Snippet::new(
+        "PyTorch",
+        "norms.append(float(clip_grad_norm_(model.parameters(), math.inf))); clip_grad_norm_(model.parameters(), numpy.percentile(norms, 10))",
+    )]
+}
+
 /// Clipping some tensors on their own, the others not.
 pub fn per_tensor(thresholds: &[(&str, f64)]) -> Vec<Snippet> {
     let line = |(name, threshold): &(&str, f64)| {
