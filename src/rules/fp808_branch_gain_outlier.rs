@@ -18,7 +18,7 @@ pub(super) static RULE: Rule = Rule {
             name: "ratio",
             default: 10.0,
             unit: "times the gain over its own scale of the next largest of its kind",
-            source: "design choice: healthy runs of the zoo reach 5.0, published encoders 1.2 (docs/jacobian.md)",
+            source: "design choice: healthy runs of the zoo reach 6.8, published encoders 1.2 (docs/jacobian.md)",
         },
         Threshold {
             name: "gain",
