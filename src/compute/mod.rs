@@ -126,8 +126,14 @@ pub trait Backend: Sync {
     /// rows as columns, otherwise `AAᵀ`.
     fn gram(&self, matrix: &Matrix<'_>) -> Result<Self::Buffer<f64>>;
 
-    /// All eigenvalues of a symmetric n×n matrix, ascending, by a solver of the device's own; `None` where it has none.
-    fn eigenvalues(&self, _matrix: &Self::Buffer<f64>, _n: usize) -> Result<Option<Vec<f64>>> {
+    /// All eigenvalues of each of `count` symmetric n×n matrices, which lie one after the other, ascending, by a solver of the device's
+    /// own; `None` where it has none. Where the values of one do not converge there are those of none.
+    fn eigenvalues(
+        &self,
+        _matrices: &Self::Buffer<f64>,
+        _n: usize,
+        _count: usize,
+    ) -> Result<Option<Vec<f64>>> {
         Ok(None)
     }
 

@@ -19,6 +19,8 @@ pub struct Fake {
     pub driver: PathBuf,
     /// cuBLAS and cuSOLVER, without the driver.
     pub libraries: PathBuf,
+    /// The same, with a cuSOLVER that takes one matrix in a call.
+    pub old_libraries: PathBuf,
     /// A driver that cannot launch kernels.
     pub old_driver: PathBuf,
 }
@@ -36,12 +38,16 @@ pub fn fake() -> &'static Fake {
         let fake = Fake {
             driver: home.join("driver"),
             libraries: home.join("libraries"),
+            old_libraries: home.join("old-libraries"),
             old_driver: home.join("old"),
         };
         build("tests/gpu/fake/cuda.rs", &fake.driver, "libcuda.so.1", &[]);
         build("tests/gpu/fake/cuda.rs", &fake.old_driver, "libcuda.so.1", &["--cfg", "without_launch"]);
         build("tests/gpu/fake/math.rs", &fake.libraries, "libcublas.so.13", &[]);
         build("tests/gpu/fake/math.rs", &fake.libraries, "libcusolver.so.12", &[]);
+        build("tests/gpu/fake/math.rs", &fake.old_libraries, "libcublas.so.13", &[]);
+        let without_batch = ["--cfg", "without_batch"];
+        build("tests/gpu/fake/math.rs", &fake.old_libraries, "libcusolver.so.12", &without_batch);
         fake
     })
 }
@@ -68,7 +74,12 @@ fn build(source: &str, directory: &Path, name: &str, more: &[&str]) {
             "--cap-lints",
             "allow",
         ])
-        .args(["--check-cfg", "cfg(without_launch)", "-C", &format!("link-arg=-Wl,-soname,{name}")])
+        .args([
+            "--check-cfg",
+            "cfg(without_launch, without_batch)",
+            "-C",
+            &format!("link-arg=-Wl,-soname,{name}"),
+        ])
         .args(more)
         .arg("-o")
         .arg(&unfinished)

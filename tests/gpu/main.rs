@@ -10,3 +10,4 @@ mod mirror;
 mod network;
 #[expect(dead_code, unused_imports, reason = "the fake driver, which is built apart, uses all of it")]
 mod ptx;
+mod small;

@@ -1,11 +1,17 @@
 //! Attention layers: queries, keys and values as matrices of their own, and each head as the form it is.
 
+use std::ops::Range;
+use std::sync::Arc;
+
 use rayon::prelude::*;
 
+use super::device;
 use super::head::{self, Head, HeadNorms, NormalLogits};
 use super::layout::{Attention, Heads, Order, Projections};
+use crate::analysis::device::or_processor;
 use crate::analysis::model::{AttentionAnalysis, HeadAnalysis, Measured, TensorAnalysis};
 use crate::checkpoint::Checkpoint;
+use crate::compute::cuda::Device;
 use crate::compute::{Cpu, Matrix};
 use crate::context::Context;
 use crate::error::{Error, Result};
@@ -14,6 +20,10 @@ use crate::tensor::Tensor;
 /// Keys and rows that the entropy is predicted over; longer contexts have nearly the same share.
 const MOST_KEYS: usize = 4096;
 const ROWS: usize = 32;
+
+/// Bytes of the projections that the heads of a layer have in f64 at once, here and on a GPU: 256 MB, which all of a layer of 4096 numbers
+/// and 32 heads of 128 take.
+const MOST_BYTES: usize = 1 << 28;
 
 /// The matrices that are stored as one in the tensor `index`; none where it is a single one.
 pub(super) fn parts<'a>(
@@ -29,7 +39,7 @@ pub(super) fn parts<'a>(
     });
     let Some((Heads { query, key, width }, order, transposed)) = fused else { return Vec::new() };
     let group = query / key;
-    let ranges = |part: u64| -> Vec<std::ops::Range<u64>> {
+    let ranges = |part: u64| -> Vec<Range<u64>> {
         match order {
             Order::Contiguous => {
                 let starts = [0, query, query + key, query + 2 * key].map(|heads| heads * width);
@@ -72,8 +82,13 @@ pub(super) fn measure_all(
         return Measured::not("no attention layer whose queries and keys could be told apart by the config");
     }
     let readable: Vec<&Attention> = layers.iter().filter(|layer| is_finite(layer, analyses)).collect();
-    let measured: Vec<Result<Option<AttentionAnalysis>>> =
-        readable.par_iter().map(|layer| measure(checkpoint, layer, context)).collect();
+    // On a GPU one layer after the other: there is one device, and the heads of a layer are read by all threads.
+    let device = device::asked_for(context);
+    let measure = |layer: &&Attention| measure(checkpoint, layer, device.as_ref(), context);
+    let measured: Vec<Result<Option<AttentionAnalysis>>> = match &device {
+        Some(_) => readable.iter().map(measure).collect(),
+        None => readable.par_iter().map(measure).collect(),
+    };
     let mut found = Vec::new();
     for layer in measured {
         match layer {
@@ -113,6 +128,7 @@ fn is_finite(layer: &Attention, analyses: &[TensorAnalysis]) -> bool {
 fn measure(
     checkpoint: &Checkpoint,
     layer: &Attention,
+    device: Option<&Arc<Device>>,
     context: &Context,
 ) -> Result<Option<AttentionAnalysis>> {
     let reader = Reader { checkpoint, layer };
@@ -122,20 +138,17 @@ fn measure(
     };
     let bias = reader.bias(layer.norm_bias)?;
     let logits = layer.context.map(|context| NormalLogits::new((context as usize).min(MOST_KEYS), ROWS));
-    let heads: Vec<Option<HeadAnalysis>> = (0..layer.heads.query)
-        .into_par_iter()
-        .map(|number| {
-            if context.cancelled() {
-                return Ok(None);
-            }
-            let mut measured = head::measure(&Cpu, &reader.head(number, &gains, &bias)?)?;
-            if let (Some(head), Some(logits)) = (&mut measured, &logits) {
-                head.predicted_entropy = Measured::Value(logits.entropy_share(head.logit_std));
-            }
-            Ok(measured)
-        })
-        .collect::<Result<_>>()?;
-    let Some(heads) = heads.into_iter().collect::<Option<Vec<_>>>() else { return Ok(None) };
+    let read = |number: u64| reader.head(number, &gains, &bias);
+    let heads = match device {
+        Some(device) => on_device(device, layer, reader.head_bytes()?, &read, context)?,
+        None => on_processor(0..layer.heads.query, &read, context)?,
+    };
+    let Some(mut heads) = heads else { return Ok(None) };
+    if let Some(logits) = &logits {
+        heads.par_iter_mut().for_each(|head| {
+            head.predicted_entropy = Measured::Value(logits.entropy_share(head.logit_std));
+        });
+    }
     let name = |index: usize| checkpoint.tensors[index].name.clone();
     let (Projections::Apart { query: tensor, .. } | Projections::Fused { tensor, .. }) = layer.projections;
     Ok(Some(AttentionAnalysis {
@@ -151,6 +164,52 @@ fn measure(
     }))
 }
 
+/// Reads a head.
+type Read<'a> = dyn Fn(u64) -> Result<Head> + Sync + 'a;
+
+/// Each head by itself, on the threads there are; `None` where an iteration did not converge, or the user asked to stop.
+fn on_processor(
+    numbers: Range<u64>,
+    read: &Read<'_>,
+    context: &Context,
+) -> Result<Option<Vec<HeadAnalysis>>> {
+    let one = |number| {
+        if context.cancelled() {
+            return Ok(None);
+        }
+        head::measure(&Cpu, &[read(number)?])
+    };
+    let heads: Vec<Option<Vec<HeadAnalysis>>> = numbers.into_par_iter().map(one).collect::<Result<_>>()?;
+    Ok(heads.into_iter().collect::<Option<Vec<_>>>().map(|heads| heads.concat()))
+}
+
+/// The heads of a layer together, as many as the memory for their projections holds.
+fn on_device(
+    device: &Arc<Device>,
+    layer: &Attention,
+    head_bytes: usize,
+    read: &Read<'_>,
+    context: &Context,
+) -> Result<Option<Vec<HeadAnalysis>>> {
+    let piece = format!("the heads of {}", layer.layer);
+    let mut found = Vec::new();
+    let step = (MOST_BYTES / head_bytes.max(1)).max(1);
+    for first in (0..layer.heads.query).step_by(step) {
+        if context.cancelled() {
+            return Ok(None);
+        }
+        let numbers = first..(first + step as u64).min(layer.heads.query);
+        let heads: Vec<Head> = numbers.clone().into_par_iter().map(read).collect::<Result<_>>()?;
+        let measured = head::measure(&device.backend(), &heads);
+        let on_processor = || on_processor(numbers, read, context);
+        let Some(heads) = or_processor(device, &piece, measured, on_processor, context)? else {
+            return Ok(None);
+        };
+        found.extend(heads);
+    }
+    Ok(Some(found))
+}
+
 struct Reader<'a> {
     checkpoint: &'a Checkpoint,
     layer: &'a Attention,
@@ -159,6 +218,16 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn tensor(&self, index: usize) -> Result<&Tensor> {
         self.checkpoint.tensors[index].readable()
+    }
+
+    /// Bytes of the queries and keys of one head in f64.
+    fn head_bytes(&self) -> Result<usize> {
+        let Heads { query, key, .. } = self.layer.heads;
+        let (index, heads) = match self.layer.projections {
+            Projections::Apart { query: index, .. } => (index, query),
+            Projections::Fused { tensor, .. } => (tensor, query + 2 * key),
+        };
+        Ok((2 * self.tensor(index)?.count() / heads) as usize * size_of::<f64>())
     }
 
     fn vector(&self, index: usize) -> Result<Vec<f64>> {
@@ -176,14 +245,10 @@ impl Reader<'_> {
     }
 
     /// The norms of the queries and keys whose rows these are.
-    fn norms(
-        &self,
-        query_rows: &std::ops::Range<u64>,
-        key_rows: &std::ops::Range<u64>,
-    ) -> Result<Option<HeadNorms>> {
+    fn norms(&self, query_rows: &Range<u64>, key_rows: &Range<u64>) -> Result<Option<HeadNorms>> {
         let Some((query, key)) = self.layer.head_norms else { return Ok(None) };
         let width = self.layer.heads.width as usize;
-        let slice = |values: &[f64], rows: &std::ops::Range<u64>| {
+        let slice = |values: &[f64], rows: &Range<u64>| {
             let rows = if values.len() == width { 0..width } else { rows.start as usize..rows.end as usize };
             values.get(rows).map(<[f64]>::to_vec)
         };
@@ -205,13 +270,13 @@ impl Reader<'_> {
         let width = self.layer.heads.width as usize;
         let (query, key, bias) = match &self.layer.projections {
             Projections::Apart { query, key, bias } => {
-                let rows = |index: usize, rows: &std::ops::Range<u64>| {
+                let rows = |index: usize, rows: &Range<u64>| {
                     Matrix::new(self.tensor(index)?).with_rows(vec![rows.clone()]).to_dense()
                 };
                 (rows(*query, &query_rows)?, rows(*key, &key_rows)?, *bias)
             }
             Projections::Fused { tensor, bias, transposed, .. } => {
-                let rows = |rows: &std::ops::Range<u64>| self.fused(*tensor, rows, *transposed);
+                let rows = |rows: &Range<u64>| self.fused(*tensor, rows, *transposed);
                 (rows(&query_rows)?, rows(&key_rows)?, *bias)
             }
         };
@@ -236,7 +301,7 @@ impl Reader<'_> {
     }
 
     /// Rows of a fused matrix; its columns, turned, where it is stored input first.
-    fn fused(&self, index: usize, rows: &std::ops::Range<u64>, transposed: bool) -> Result<Vec<f64>> {
+    fn fused(&self, index: usize, rows: &Range<u64>, transposed: bool) -> Result<Vec<f64>> {
         let matrix = Matrix::new(self.tensor(index)?);
         if !transposed {
             return matrix.with_rows(vec![rows.clone()]).to_dense();

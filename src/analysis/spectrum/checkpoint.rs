@@ -1,5 +1,7 @@
 //! The spectra of a whole checkpoint: every tensor once, then the layers that several tensors make up.
 
+use std::collections::HashMap;
+
 use rayon::prelude::*;
 
 use super::attention;
@@ -51,7 +53,7 @@ pub fn measure_all(
     }
     let layers = Attention::find(checkpoint);
     let evidence = Evidence::of(checkpoint.config.as_ref(), analyses, context);
-    let spectrum_of = |(index, analysis): (usize, &TensorAnalysis)| {
+    let spectrum_of = |index: usize, analysis: &TensorAnalysis, eigenvalues: Option<&[f64]>| {
         let Ok(stored) = &checkpoint.tensors[index].tensor else {
             let reason =
                 tensor::reason(analysis).unwrap_or_else(|| Measured::not("the tensor cannot be read"));
@@ -68,6 +70,7 @@ pub fn measure_all(
             tensor: stored,
             parts: attention::parts(layers.as_deref().unwrap_or_default(), index, stored),
             geometry: evidence.stated(analysis),
+            eigenvalues,
         };
         context.progress.begin(&analysis.name);
         let measured = measure(&subject, level, context);
@@ -95,17 +98,22 @@ pub fn measure_all(
     let (given, kept): (Vec<usize>, Vec<usize>) =
         (0..analyses.len()).partition(|index| has_device && is_large(index));
     let lanes = if level == MeasureLevel::Spectra { LANES } else { 1 };
-    let lane = |first: usize| given.iter().copied().skip(first).step_by(lanes);
     let all = &*analyses;
-    let (given, kept): (Vec<_>, Vec<_>) = rayon::join(
-        || {
-            let lanes = (0..lanes).into_par_iter().with_max_len(1);
-            lanes
-                .flat_map_iter(|first| lane(first).map(|index| (index, spectrum_of((index, &all[index])))))
-                .collect()
-        },
-        || kept.into_par_iter().map(|index| (index, spectrum_of((index, &all[index])))).collect(),
-    );
+    let alone = |index: usize| (index, spectrum_of(index, &all[index], None));
+    let on_device = || {
+        let small = given.iter().copied().filter(|index| is_measured((*index, &all[*index])).is_some());
+        let together = together(checkpoint, all, small, level, context);
+        let lane = |first: usize| {
+            given.iter().copied().filter(|index| !together.contains_key(index)).skip(first).step_by(lanes)
+        };
+        let rest = (0..lanes).into_par_iter().with_max_len(1);
+        let rest: Vec<_> = rest.flat_map_iter(|first| lane(first).map(alone)).collect();
+        let small = together.par_iter();
+        let small = small.map(|(index, known)| (*index, spectrum_of(*index, &all[*index], Some(known))));
+        small.chain(rest).collect()
+    };
+    let (given, kept): (Vec<_>, Vec<_>) =
+        rayon::join(on_device, || kept.into_par_iter().map(alone).collect());
     let mut measured: Vec<(usize, Outcome)> = given;
     measured.extend(kept);
     measured.sort_by_key(|(index, _)| *index);
@@ -124,8 +132,26 @@ pub fn measure_all(
     Layers { attention, adapters, errors }
 }
 
+/// Of these tensors, which are given to a GPU, those whose spectra come from a small Gram matrix, and its eigenvalues.
+fn together(
+    checkpoint: &Checkpoint,
+    analyses: &[TensorAnalysis],
+    indices: impl Iterator<Item = usize>,
+    level: MeasureLevel,
+    context: &Context,
+) -> HashMap<usize, Vec<f64>> {
+    let matrix_of = |index: usize| {
+        let (analysis, tensor) = (&analyses[index], checkpoint.tensors[index].tensor.as_ref().ok()?);
+        let depth = tensor::depth_as_matrix(analysis, tensor, level)?;
+        Some((index, (tensor::as_matrix(analysis, tensor), depth)))
+    };
+    let (indices, matrices): (Vec<usize>, Vec<_>) = indices.filter_map(matrix_of).unzip();
+    let eigenvalues = device::of_many(&matrices, context);
+    indices.into_iter().zip(eigenvalues).filter_map(|(index, found)| Some((index, found?))).collect()
+}
+
 fn copy_ties(analyses: &mut [TensorAnalysis]) {
-    let found: std::collections::HashMap<String, usize> =
+    let found: HashMap<String, usize> =
         analyses.iter().enumerate().map(|(index, analysis)| (analysis.name.clone(), index)).collect();
     for index in 0..analyses.len() {
         let Some(source) = analyses[index].tied_to.as_ref().and_then(|name| found.get(name)).copied() else {

@@ -3,13 +3,13 @@
 use super::convolution::{Convolution, Geometry};
 use super::geometry::Stated;
 use super::matrix::{self, SEED};
-use super::tensor::{Subject, of_matrix, scale};
+use super::tensor::{Subject, as_matrix, of_matrix};
 use super::{bracket, lanczos};
 use crate::analysis::model::{
     ConvolutionSetting, GeometrySource, MeasureLevel, Measured, Spectrum, SpectrumMethod, SpectrumOf,
 };
 use crate::analysis::statistics::STOPPED;
-use crate::compute::{Cpu, Matrix};
+use crate::compute::Cpu;
 use crate::context::Context;
 use crate::error::Result;
 use crate::random::Stream;
@@ -189,8 +189,8 @@ fn in_blocks(
     level: MeasureLevel,
     context: &Context,
 ) -> Result<Measured<Spectrum>> {
-    let matrix = Matrix::new(subject.tensor).scaled(scale(subject.analysis));
-    let spectrum = of_matrix(&subject.analysis.name, &matrix, level, context)?;
+    let matrix = as_matrix(subject.analysis, subject.tensor);
+    let spectrum = of_matrix(&subject.analysis.name, &matrix, subject.eigenvalues, level, context)?;
     Ok(spectrum.map(|spectrum| {
         let setting = layout.setting(geometry, stated, spectrum.spectral_norm.value);
         let reason = "outputs share no input: the matrix of one is the whole";
@@ -208,8 +208,9 @@ fn as_operator(
     level: MeasureLevel,
     context: &Context,
 ) -> Result<Measured<Spectrum>> {
-    let matrix = Matrix::new(subject.tensor).scaled(scale(subject.analysis));
-    let unfolded = of_matrix(&subject.analysis.name, &matrix, MeasureLevel::Spectra, context)?;
+    let matrix = as_matrix(subject.analysis, subject.tensor);
+    let (name, depth) = (&subject.analysis.name, MeasureLevel::Spectra);
+    let unfolded = of_matrix(name, &matrix, subject.eigenvalues, depth, context)?;
     let unfolded = match unfolded {
         Measured::Value(spectrum) => spectrum,
         other => return Ok(other),

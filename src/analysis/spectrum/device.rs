@@ -1,10 +1,13 @@
 //! Which device measures a matrix, and what happens when the GPU does not: the matrix is measured on the processor, and the ledger
 //! says so.
 
+use std::sync::Arc;
+
 use super::choice::{self, On, Route};
-use super::matrix;
+use super::{batch, matrix};
 use crate::analysis::device::{chosen, or_processor};
 use crate::analysis::model::{MeasureLevel, Measured, Spectrum};
+use crate::compute::cuda::Device;
 use crate::compute::{Cpu, Matrix};
 use crate::context::{Context, DeviceChoice};
 use crate::error::Result;
@@ -33,10 +36,43 @@ pub(super) fn is_there(context: &Context) -> bool {
     chosen(context).is_some()
 }
 
-/// The spectrum of `matrix`, which belongs to the tensor `name`, at this depth; `None` when the user asked to stop.
+/// The GPU that was asked for. By `auto` small matrices and heads stay on the processor: what calls for many of them gain was not timed yet.
+pub(super) fn asked_for(context: &Context) -> Option<Arc<Device>> {
+    match context.device.choice {
+        DeviceChoice::Cuda(_) => chosen(context),
+        DeviceChoice::Auto | DeviceChoice::Cpu => None,
+    }
+}
+
+/// Of each matrix the eigenvalues of its Gram matrix, where a GPU had them in one call with those of others; the rest is measured alone.
+pub(super) fn of_many(matrices: &[(Matrix<'_>, MeasureLevel)], context: &Context) -> Vec<Option<Vec<f64>>> {
+    let mut found = vec![None; matrices.len()];
+    let device = asked_for(context).filter(|device| device.has_solver() && matrices.len() > 1);
+    let Some(device) = device else { return found };
+    let places: Vec<usize> = (0..matrices.len()).filter(|place| is_gathered(&matrices[*place])).collect();
+    let gathered: Vec<&Matrix<'_>> = places.iter().map(|place| &matrices[*place].0).collect();
+    for (place, eigenvalues) in places.into_iter().zip(batch::eigenvalues(&device, &gathered, context)) {
+        found[place] = eigenvalues;
+    }
+    found
+}
+
+/// Whether all singular values of a matrix, from a Gram matrix that is small, are measured at this depth on a GPU that has a solver.
+fn is_gathered((matrix, level): &(Matrix<'_>, MeasureLevel)) -> bool {
+    let (rows, columns) = (matrix.row_count(), matrix.column_count());
+    let route = choice::route(On::Gpu { has_solver: true }, *level, rows, columns);
+    matches!(route, Some(Route::Gram | Route::GramThenBidiagonal))
+        && batch::SIDES.contains(&rows.min(columns))
+        && is_countable(rows, columns)
+        && matrix.dtype().kind() == Kind::Float
+}
+
+/// The spectrum of `matrix`, which belongs to the tensor `name`, at this depth; `None` when the user asked to stop. `eigenvalues` are
+/// those that [`of_many`] found.
 pub(super) fn measure(
     name: &str,
     matrix: &Matrix<'_>,
+    eigenvalues: Option<&[f64]>,
     level: MeasureLevel,
     context: &Context,
 ) -> Result<Option<Measured<Spectrum>>> {
@@ -52,8 +88,10 @@ pub(super) fn measure(
     }
     let Some(device) = chosen(context) else { return on_processor() };
     let route = route_on(On::Gpu { has_solver: device.has_solver() });
-    let measured =
-        device.holding(matrix).and_then(|backend| matrix::measure(&backend, matrix, route, context));
+    let measured = match eigenvalues {
+        Some(eigenvalues) => matrix::of_gram(matrix, eigenvalues.to_vec(), route).map(Some),
+        None => device.holding(matrix).and_then(|backend| matrix::measure(&backend, matrix, route, context)),
+    };
     or_processor(&device, name, measured, on_processor, context)
 }
 

@@ -3,6 +3,8 @@
 //! The singular values of M are those of a matrix of d rows: with `W_q·W_qᵀ = L·Lᵀ`, M has the singular values that are the roots of the
 //! eigenvalues of `Lᵀ·(W_k·W_kᵀ)·L`.
 
+use rayon::prelude::*;
+
 use super::matrix::SEED;
 use super::symmetric;
 use crate::analysis::model::{HeadAnalysis, Measured};
@@ -63,37 +65,67 @@ fn length(values: impl Iterator<Item = f64>) -> f64 {
     values.map(|x| x * x).sum::<f64>().sqrt()
 }
 
-/// What the form does to inputs of a norm layer, |x|² = the width of the stream; `None` where an iteration did not converge.
-pub fn measure<B: Backend>(backend: &B, head: &Head) -> Result<Option<HeadAnalysis>> {
-    let d = head.width;
-    let stream = head.query.len() / d;
-    let (query, key) = (gram(backend, &head.query, d)?, gram(backend, &head.key, d)?);
-    let lower = cholesky(&query, d);
-    let product = multiply(backend, &multiply(backend, &lower, &key, d, true)?, &lower, d, false)?;
-    let (Some(form), Some(queries), Some(keys)) = (
-        symmetric::eigenvalues(product, d),
-        symmetric::eigenvalues(query, d),
-        symmetric::eigenvalues(key.clone(), d),
-    ) else {
+/// The eigenvalues that decide what a head does, each ascending.
+struct Eigenvalues<'a> {
+    /// Of `MᵀM`, as far as they are not zero.
+    form: &'a [f64],
+    /// Of `W_q·W_qᵀ`.
+    query: &'a [f64],
+    /// Of `W_k·W_kᵀ`.
+    key: &'a [f64],
+}
+
+/// What the forms of heads of one width and one stream do to inputs of a norm layer, |x|² = the width of the stream; `None` where an
+/// iteration did not converge.
+pub fn measure<B: Backend>(backend: &B, heads: &[Head]) -> Result<Option<Vec<HeadAnalysis>>> {
+    let (d, count) = (heads.first().map_or(0, |head| head.width), heads.len());
+    if d == 0 {
+        return Ok(Some(Vec::new()));
+    }
+    let queries = grams(backend, heads, |head| &head.query)?;
+    let keys = grams(backend, heads, |head| &head.key)?;
+    let lower =
+        backend.download(&queries)?.par_chunks_exact(d * d).flat_map_iter(|gram| cholesky(gram, d)).collect();
+    let lower: Vec<f64> = lower;
+    let lower = backend.upload(&lower)?;
+    let half = multiply(backend, &lower, &keys, (d, count), true)?;
+    let forms = multiply(backend, &half, &lower, (d, count), false)?;
+    let key_grams = backend.download(&keys)?;
+    let eigenvalues = |matrices| symmetric::eigenvalues_on(backend, matrices, d, count);
+    let (Some(forms), Some(queries), Some(keys)) =
+        (eigenvalues(&forms)?, eigenvalues(&queries)?, eigenvalues(&keys)?)
+    else {
         return Ok(None);
     };
-    let squares: Vec<f64> = form.iter().map(|x| x.max(0.0)).collect();
+    let analysis = |(number, head): (usize, &Head)| {
+        let own = number * d..(number + 1) * d;
+        let values = Eigenvalues { form: &forms[own.clone()], query: &queries[own.clone()], key: &keys[own] };
+        analysis(head, &values, &key_grams[number * d * d..][..d * d])
+    };
+    Ok(Some(heads.iter().enumerate().map(analysis).collect()))
+}
+
+fn analysis(head: &Head, values: &Eigenvalues<'_>, key_gram: &[f64]) -> HeadAnalysis {
+    let d = head.width;
+    let stream = head.query.len() / d;
+    let squares: Vec<f64> = values.form.iter().map(|x| x.max(0.0)).collect();
     let largest = |values: &[f64]| values.last().copied().unwrap_or(0.0).max(0.0).sqrt();
     let total: f64 = squares.iter().sum();
     let root = (d as f64).sqrt();
     let (logit_std, logit_bound) = if let Some(norms) = &head.norms {
         norms.logits(d, head.rotates)
     } else {
+        let (query, key) = (largest(values.query), largest(values.key));
         // Turned by positions, the form is W_qᵀ·R·W_k: no R makes it larger than the product of the norms.
-        let norm = if head.rotates { largest(&queries) * largest(&keys) } else { largest(&form) };
-        let bias = bias_norm(&head.query_bias, &key, d, head.rotates.then(|| largest(&keys)));
+        let norm = if head.rotates { query * key } else { largest(values.form) };
+        let bias = bias_norm(&head.query_bias, key_gram, d, head.rotates.then_some(key));
         let radius = (stream as f64).sqrt();
         (total.sqrt() / root, (norm * radius + bias) * radius / root)
     };
     let shares = squares.iter().map(|x| x / total).filter(|p| *p > 0.0);
     let spectral_entropy = -shares.map(|p| p * p.ln()).sum::<f64>();
     let predicted_entropy = Measured::not("the config does not say how long the context is");
-    Ok(Some(HeadAnalysis { logit_std, logit_bound, spectral_entropy, predicted_entropy }))
+    HeadAnalysis { logit_std, logit_bound, spectral_entropy, predicted_entropy }
 }
 
 /// Rows of independent normal logits.
@@ -156,27 +188,43 @@ fn bias_norm(bias: &[f64], key_gram: &[f64], d: usize, key_norm: Option<f64>) ->
     form.max(0.0).sqrt()
 }
 
-fn gram<B: Backend>(backend: &B, rows: &[f64], d: usize) -> Result<Vec<f64>> {
-    let k = rows.len() / d;
-    let rows = backend.upload(rows)?;
-    let mut product = backend.zeros::<f64>(d * d)?;
-    let gemm = Gemm { batch: 1, m: d, n: d, k, transpose_a: false, transpose_b: true, alpha: 1.0, beta: 0.0 };
+/// `W·Wᵀ` of the same projection of each head, one after the other.
+fn grams<B: Backend>(
+    backend: &B,
+    heads: &[Head],
+    projection: impl Fn(&Head) -> &Vec<f64>,
+) -> Result<B::Buffer<f64>> {
+    let (d, batch) = (heads[0].width, heads.len());
+    let length = projection(&heads[0]).len();
+    let rows = if let [head] = heads {
+        backend.upload(projection(head))?
+    } else {
+        let mut rows = backend.room(batch * length)?;
+        for (number, head) in heads.iter().enumerate() {
+            assert_eq!(projection(head).len(), length, "heads of one layer");
+            backend.place(&backend.upload(projection(head))?, &mut rows, number * length)?;
+        }
+        rows
+    };
+    let mut product = backend.zeros::<f64>(batch * d * d)?;
+    let k = length / d;
+    let gemm = Gemm { batch, m: d, n: d, k, transpose_a: false, transpose_b: true, alpha: 1.0, beta: 0.0 };
     backend.gemm(&gemm, &rows, &rows, &mut product)?;
-    backend.download(&product)
+    Ok(product)
 }
 
-pub(super) fn multiply<B: Backend>(
+/// The products of `batch` pairs of n×n matrices.
+fn multiply<B: Backend>(
     backend: &B,
-    a: &[f64],
-    b: &[f64],
-    n: usize,
+    a: &B::Buffer<f64>,
+    b: &B::Buffer<f64>,
+    (n, batch): (usize, usize),
     transpose_a: bool,
-) -> Result<Vec<f64>> {
-    let gemm = Gemm { batch: 1, m: n, n, k: n, transpose_a, transpose_b: false, alpha: 1.0, beta: 0.0 };
-    let (a, b) = (backend.upload(a)?, backend.upload(b)?);
-    let mut product = backend.zeros::<f64>(n * n)?;
-    backend.gemm(&gemm, &a, &b, &mut product)?;
-    backend.download(&product)
+) -> Result<B::Buffer<f64>> {
+    let gemm = Gemm { batch, m: n, n, k: n, transpose_a, transpose_b: false, alpha: 1.0, beta: 0.0 };
+    let mut product = backend.zeros::<f64>(batch * n * n)?;
+    backend.gemm(&gemm, a, b, &mut product)?;
+    Ok(product)
 }
 
 /// L with L·Lᵀ = A for a positive semidefinite matrix. A pivot that is rounding has no column.
@@ -218,6 +266,10 @@ mod tests {
         }
     }
 
+    fn measured(head: &Head) -> HeadAnalysis {
+        measure(&Cpu, std::slice::from_ref(head)).unwrap().unwrap().remove(0)
+    }
+
     /// W_qᵀ·W_k, written out.
     fn form(head: &Head) -> Vec<f64> {
         let stream = head.query.len() / head.width;
@@ -232,7 +284,7 @@ mod tests {
         let head = head(6, 20);
         let values = bidiagonal::singular_values(form(&head), 20, 20).unwrap();
         let squares: f64 = values.iter().map(|x| x * x).sum();
-        let found = measure(&Cpu, &head).unwrap().unwrap();
+        let found = measured(&head);
         assert!((found.logit_std / (squares.sqrt() / 6f64.sqrt()) - 1.0).abs() < 1e-12);
         assert!((found.logit_bound / (values[0] * 20.0 / 6f64.sqrt()) - 1.0).abs() < 1e-12);
         let shares = values[..6].iter().map(|x| x * x / squares);
@@ -241,10 +293,28 @@ mod tests {
     }
 
     #[test]
+    fn a_head_among_others_has_the_numbers_that_it_has_alone() {
+        let heads: Vec<Head> = (0..3)
+            .map(|number| {
+                let mut head = head(5, 17);
+                head.key = Stream::new(7, number).normals(5 * 17);
+                head.query_bias = Stream::new(8, number).normals(5);
+                head
+            })
+            .collect();
+        let together = measure(&Cpu, &heads).unwrap().unwrap();
+        let bits =
+            |head: &HeadAnalysis| [head.logit_std, head.logit_bound, head.spectral_entropy].map(f64::to_bits);
+        let alone: Vec<_> = heads.iter().map(|head| bits(&measured(head))).collect();
+        assert_eq!(together.iter().map(bits).collect::<Vec<_>>(), alone);
+        assert!(alone[0] != alone[1] && alone[1] != alone[2]);
+    }
+
+    #[test]
     fn no_logit_of_inputs_of_a_norm_layer_is_above_the_bound() {
         let mut head = head(4, 12);
         head.query_bias = Stream::new(6, 5).normals(4);
-        let found = measure(&Cpu, &head).unwrap().unwrap();
+        let found = measured(&head);
         let project = |weights: &[f64], x: &[f64]| -> Vec<f64> {
             weights.chunks_exact(12).map(|row| row.iter().zip(x).map(|(w, x)| w * x).sum()).collect()
         };
@@ -261,7 +331,7 @@ mod tests {
             assert!(logit.abs() / 2.0 <= found.logit_bound);
         }
         head.rotates = true;
-        assert!(measure(&Cpu, &head).unwrap().unwrap().logit_bound >= found.logit_bound);
+        assert!(measured(&head).logit_bound >= found.logit_bound);
     }
 
     /// T19 of the acceptance tests.
@@ -298,7 +368,7 @@ mod tests {
     fn normalised_queries_and_keys_are_bounded_by_their_gains() {
         let mut head = head(4, 12);
         head.norms = Some(norms([1.0, 2.0, 1.0, 1.0], [1.0, 3.0, 1.0, 1.0]));
-        let found = measure(&Cpu, &head).unwrap().unwrap();
+        let found = measured(&head);
         assert_eq!(found.logit_bound, 12.0);
         assert!((found.logit_std - 39f64.sqrt() / 2.0).abs() < 1e-15);
     }

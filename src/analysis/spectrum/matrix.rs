@@ -49,8 +49,12 @@ pub fn measure<B: Backend>(
             let norm = matrix.to_dense()?.iter().map(|x| x * x).sum::<f64>().sqrt();
             Some(of_all(vec![norm], rows, columns, SpectrumMethod::Direct, rounding(rows, columns)))
         }
-        Route::Gram => gram(backend, matrix)?,
-        Route::GramThenBidiagonal => gram_then_bidiagonal(backend, matrix)?,
+        Route::Gram | Route::GramThenBidiagonal => {
+            let Some(eigenvalues) = gram_eigenvalues(backend, matrix)? else {
+                return Ok(Some(Measured::not(NOT_CONVERGED)));
+            };
+            return of_gram(matrix, eigenvalues, route).map(Some);
+        }
         Route::Lanczos | Route::LanczosAndDensity => {
             let Some(spectrum) = largest(backend, matrix, route, context)? else { return Ok(None) };
             Some(spectrum)
@@ -60,11 +64,16 @@ pub fn measure<B: Backend>(
             other => return Ok(other),
         },
     };
-    Ok(Some(match spectrum {
+    Ok(Some(finished(matrix, spectrum)))
+}
+
+/// What is reported of a spectrum; `None` is of an iteration that did not converge.
+fn finished(matrix: &Matrix<'_>, spectrum: Option<Spectrum>) -> Measured<Spectrum> {
+    match spectrum {
         Some(spectrum) if spectrum.spectral_norm.value == 0.0 => Measured::Degenerate(Degenerate::AllZero),
         Some(spectrum) => Measured::Value(spectrum.scaled(1.0 / matrix.scale())),
         None => Measured::not(NOT_CONVERGED),
-    }))
+    }
 }
 
 /// By how much a value may be off: `error` times σ₁²/σ for the Gram route, but at most √error·σ₁; `error`·σ₁ otherwise.
@@ -79,29 +88,31 @@ pub(in crate::analysis) fn rounding_of(rows: usize, columns: usize, unit: f64) -
     4.0 * ((rows as f64).sqrt() + (columns as f64).sqrt()) * unit
 }
 
-fn gram<B: Backend>(backend: &B, matrix: &Matrix<'_>) -> Result<Option<Spectrum>> {
-    let (rows, columns) = (matrix.row_count(), matrix.column_count());
-    let gram = backend.gram(matrix)?;
-    let eigenvalues = match backend.eigenvalues(&gram, rows.min(columns))? {
-        Some(eigenvalues) => Some(eigenvalues),
-        None => symmetric::eigenvalues(backend.download(&gram)?, rows.min(columns)),
-    };
-    let Some(eigenvalues) = eigenvalues else { return Ok(None) };
-    let values: Vec<f64> = eigenvalues.into_iter().rev().map(|x| x.max(0.0).sqrt()).collect();
-    Ok(Some(of_all(values, rows, columns, SpectrumMethod::Gram, rounding(rows, columns))))
+/// The eigenvalues of the Gram matrix of the shorter side, ascending; `None` where the iteration did not converge.
+fn gram_eigenvalues<B: Backend>(backend: &B, matrix: &Matrix<'_>) -> Result<Option<Vec<f64>>> {
+    let side = matrix.row_count().min(matrix.column_count());
+    symmetric::eigenvalues_on(backend, &backend.gram(matrix)?, side, 1)
 }
 
-fn gram_then_bidiagonal<B: Backend>(backend: &B, matrix: &Matrix<'_>) -> Result<Option<Spectrum>> {
+/// The spectrum from the eigenvalues of the Gram matrix of the shorter side, ascending, by one of the two routes that take it.
+///
+/// # Errors
+/// A file that cannot be read.
+pub(in crate::analysis) fn of_gram(
+    matrix: &Matrix<'_>,
+    eigenvalues: Vec<f64>,
+    route: Route,
+) -> Result<Measured<Spectrum>> {
     let (rows, columns) = (matrix.row_count(), matrix.column_count());
-    let spectrum = gram(backend, matrix)?;
-    if spectrum.as_ref().is_some_and(|spectrum| spectrum.smallest.value().is_some())
-        || rows * columns > LARGEST_BIDIAGONAL
-    {
-        return Ok(spectrum);
+    let error = rounding(rows, columns);
+    let values: Vec<f64> = eigenvalues.into_iter().rev().map(|x| x.max(0.0).sqrt()).collect();
+    let spectrum = of_all(values, rows, columns, SpectrumMethod::Gram, error);
+    if route == Route::Gram || spectrum.smallest.value().is_some() || rows * columns > LARGEST_BIDIAGONAL {
+        return Ok(finished(matrix, Some(spectrum)));
     }
     let values = bidiagonal::singular_values(matrix.to_dense()?, rows, columns);
-    let error = rounding(rows, columns);
-    Ok(values.map(|values| of_all(values, rows, columns, SpectrumMethod::Bidiagonal, error)))
+    let spectrum = values.map(|values| of_all(values, rows, columns, SpectrumMethod::Bidiagonal, error));
+    Ok(finished(matrix, spectrum))
 }
 
 /// The spectrum of all singular values, largest first.

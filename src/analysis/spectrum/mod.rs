@@ -6,6 +6,7 @@
 
 mod adapter;
 mod attention;
+pub(in crate::analysis) mod batch;
 pub mod bidiagonal;
 pub mod block_lanczos;
 pub mod bracket;

@@ -5,8 +5,11 @@
 //! Rows are cut into parts by their number alone, and the parts' sums are added in order.
 
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
+use rayon::slice::ParallelSlice;
 
 use super::tridiagonal;
+use crate::compute::Backend;
+use crate::error::Result;
 
 /// Elements of the lower triangle that are worth a thread of their own.
 const PART: usize = 1 << 16;
@@ -23,6 +26,25 @@ pub fn eigenvalues(mut values: Vec<f64>, n: usize) -> Option<Vec<f64>> {
     assert_eq!(values.len(), n * n);
     let (diagonal, below) = tridiagonalise(&mut values, n, |_, _| {});
     tridiagonal::eigenvalues(diagonal, below)
+}
+
+/// The eigenvalues of each of `count` symmetric matrices of a device, one after the other and ascending: by the solver of the device, or else
+/// on the processor. `None` where the iteration of one did not converge.
+pub(super) fn eigenvalues_on<B: Backend>(
+    backend: &B,
+    matrices: &B::Buffer<f64>,
+    n: usize,
+    count: usize,
+) -> Result<Option<Vec<f64>>> {
+    if let Some(values) = backend.eigenvalues(matrices, n, count)? {
+        return Ok(Some(values));
+    }
+    let matrices = backend.download(matrices)?;
+    if count == 1 {
+        return Ok(eigenvalues(matrices, n));
+    }
+    let values = matrices.par_chunks_exact(n * n).map(|matrix| eigenvalues(matrix.to_vec(), n));
+    Ok(values.collect::<Option<Vec<_>>>().map(|values| values.concat()))
 }
 
 /// Unit vectors of the `wanted` largest eigenvalues, largest first, of the same matrix as for [`eigenvalues`], or of all where it has

@@ -30,6 +30,8 @@ pub(super) struct Subject<'a> {
     pub parts: Vec<(&'static str, Matrix<'a>)>,
     /// What is known of its geometry, where it is a convolution.
     pub geometry: Stated,
+    /// The eigenvalues of the Gram matrix of [`as_matrix`], where a GPU had them with those of other tensors.
+    pub eigenvalues: Option<&'a [f64]>,
 }
 
 /// Why no spectrum is measured for a tensor; `None` where one is.
@@ -60,6 +62,33 @@ pub(super) fn reason(analysis: &TensorAnalysis) -> Option<Measured<Spectrum>> {
     }
 }
 
+fn is_convolution(analysis: &TensorAnalysis) -> bool {
+    analysis.role == Role::Convolution && analysis.shape.len() > 2
+}
+
+fn is_stack_of_experts(analysis: &TensorAnalysis) -> bool {
+    analysis.role == Role::Expert && analysis.shape.len() == 3
+}
+
+/// The tensor as one matrix, for whose elements squares are safe.
+pub(super) fn as_matrix<'a>(analysis: &TensorAnalysis, tensor: &'a Tensor) -> Matrix<'a> {
+    Matrix::new(tensor).scaled(scale(analysis))
+}
+
+/// At which depth [`measure`] measures [`as_matrix`]; `None` where it does not.
+pub(super) fn depth_as_matrix(
+    analysis: &TensorAnalysis,
+    tensor: &Tensor,
+    level: MeasureLevel,
+) -> Option<MeasureLevel> {
+    let (_, repeats) = tensor.without_repeats();
+    if repeats > 1 || is_stack_of_experts(analysis) {
+        return None;
+    }
+    // Beside a convolution stands what its unfolded kernel does.
+    Some(if is_convolution(analysis) { MeasureLevel::Spectra } else { level })
+}
+
 /// Measures a tensor for which there is no [`reason`] not to.
 ///
 /// # Errors
@@ -74,14 +103,14 @@ pub(super) fn measure(
     if repeats > 1 {
         return Ok(Measured::not("an expanded view repeats its elements by construction"));
     }
-    if analysis.role == Role::Convolution && analysis.shape.len() > 2 {
+    if is_convolution(analysis) {
         return convolution_norm::measure(subject, level, context);
     }
-    if analysis.role == Role::Expert && analysis.shape.len() == 3 {
+    if is_stack_of_experts(analysis) {
         return experts(&analysis.name, tensor, level, context);
     }
-    let whole = Matrix::new(tensor).scaled(scale(analysis));
-    let mut spectrum = of_matrix(&analysis.name, &whole, level, context)?;
+    let whole = as_matrix(analysis, tensor);
+    let mut spectrum = of_matrix(&analysis.name, &whole, subject.eigenvalues, level, context)?;
     if let Measured::Value(spectrum) = &mut spectrum {
         for (name, part) in &subject.parts {
             spectrum.parts.extend(measure_part(&analysis.name, (*name).to_owned(), part, context)?);
@@ -126,7 +155,7 @@ fn measure_gate(
 }
 
 /// A power of two that brings the elements near 1, where their squares would leave the range of f64.
-pub(super) fn scale(analysis: &TensorAnalysis) -> f64 {
+fn scale(analysis: &TensorAnalysis) -> f64 {
     let most = analysis.statistics.value().and_then(|statistics| statistics.max_abs.value().copied());
     match most {
         Some(most) if analysis.dtype == Some(DType::F64) && most > 0.0 && !SAFE.contains(&most) => {
@@ -136,17 +165,19 @@ pub(super) fn scale(analysis: &TensorAnalysis) -> f64 {
     }
 }
 
-/// The spectrum of a matrix, on the device that was chosen; `name` is the tensor's.
+/// The spectrum of a matrix, on the device that was chosen; `name` is the tensor's, and `eigenvalues` are those of its Gram matrix where
+/// they are known.
 pub(super) fn of_matrix(
     name: &str,
     matrix: &Matrix<'_>,
+    eigenvalues: Option<&[f64]>,
     level: MeasureLevel,
     context: &Context,
 ) -> Result<Measured<Spectrum>> {
     if choice::route(On::Processor, level, matrix.row_count(), matrix.column_count()).is_none() {
         return Ok(Measured::not("needs --measure spectra"));
     }
-    let measured = device::measure(name, matrix, level, context)?;
+    let measured = device::measure(name, matrix, eigenvalues, level, context)?;
     Ok(measured.unwrap_or_else(|| Measured::not(STOPPED)))
 }
 
@@ -157,7 +188,7 @@ fn measure_part(
     part: &Matrix<'_>,
     context: &Context,
 ) -> Result<Option<SpectrumPart>> {
-    let measured = of_matrix(tensor, part, MeasureLevel::Spectra, context)?;
+    let measured = of_matrix(tensor, part, None, MeasureLevel::Spectra, context)?;
     Ok(measured.value().map(|spectrum| SpectrumPart {
         name,
         rows: spectrum.rows,
@@ -191,13 +222,15 @@ fn experts(
     let folded = Tensor { shape: vec![count * rows, columns], ..tensor.clone() };
     let mut whole: Option<Spectrum> = None;
     let mut parts = Vec::new();
-    for expert in 0..count {
+    let rows_of = |expert: u64| vec![expert * rows..(expert + 1) * rows];
+    let matrices: Vec<_> =
+        (0..count).map(|expert| (Matrix::new(&folded).with_rows(rows_of(expert)), level)).collect();
+    let eigenvalues = device::of_many(&matrices, context);
+    for (expert, ((matrix, _), eigenvalues)) in matrices.iter().zip(&eigenvalues).enumerate() {
         if context.cancelled() {
             return Ok(Measured::not(STOPPED));
         }
-        let range = expert * rows..(expert + 1) * rows;
-        let matrix = Matrix::new(&folded).with_rows(vec![range]);
-        let spectrum = match of_matrix(name, &matrix, level, context)? {
+        let spectrum = match of_matrix(name, matrix, eigenvalues.as_deref(), level, context)? {
             Measured::Value(spectrum) => spectrum,
             Measured::Degenerate(Degenerate::AllZero) => continue,
             other => return Ok(other),

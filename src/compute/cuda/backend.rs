@@ -217,7 +217,8 @@ impl Backend for Cuda<'_> {
 
     fn place<T: Real>(&self, from: &Buffer<T>, to: &mut Buffer<T>, at: usize) -> Result<()> {
         assert!(at + from.length <= to.length);
-        self.told(self.driver().copy(&from.memory, &mut to.memory, at * size_of::<T>()))
+        let bytes = 0..from.memory.bytes();
+        self.told(self.driver().copy(&from.memory, bytes, &mut to.memory, at * size_of::<T>()))
     }
 
     fn gemm<T: Real>(&self, gemm: &Gemm<T>, a: &Buffer<T>, b: &Buffer<T>, c: &mut Buffer<T>) -> Result<()> {
@@ -259,15 +260,10 @@ impl Backend for Cuda<'_> {
         stored::gram(self, matrix)
     }
 
-    fn eigenvalues(&self, matrix: &Buffer<f64>, n: usize) -> Result<Option<Vec<f64>>> {
+    fn eigenvalues(&self, matrices: &Buffer<f64>, n: usize, count: usize) -> Result<Option<Vec<f64>>> {
         let Some(solver) = &self.device.solver else { return Ok(None) };
-        if n == 0 {
-            return Ok(Some(Vec::new()));
-        }
-        // The solver works in place, and the matrix is the caller's.
-        let mut copy = self.told(Buffer::<f64>::new(self.driver(), n * n))?;
-        self.told(self.driver().copy(&matrix.memory, &mut copy.memory, 0))?;
-        self.told(solver.eigenvalues(self.driver(), &copy.memory, n)).map(Some)
+        assert!(matrices.length >= n * n * count);
+        self.told(solver.eigenvalues(self.driver(), &matrices.memory, n, count)).map(Some)
     }
 
     fn load<T: Real>(&self, tensor: &Tensor) -> Result<Buffer<T>> {

@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::ffi::c_void;
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -15,7 +16,7 @@ use cudarc::driver::{CudaContext, CudaFunction, CudaModule, CudaStream, result};
 use cudarc::nvrtc::Ptx;
 
 use super::fault::{Fault, checked};
-use super::kernels::{Kernel, Module};
+use super::kernels::{Kernel, Module, counted};
 use super::upload::Ring;
 
 /// Of the memory that is free when the device is opened flashpoint leaves one part in so many to others.
@@ -275,17 +276,22 @@ impl Driver {
         answer.and(waited)
     }
 
-    /// Copies all of `from` to `to`, from byte `at` on.
-    pub(super) fn copy(&self, from: &Memory, to: &mut Memory, at: usize) -> Result<(), Fault> {
-        assert!(at + from.bytes <= to.bytes);
-        if from.bytes == 0 {
+    /// Copies these bytes of `from` to `to`, from byte `at` on.
+    pub(super) fn copy(
+        &self,
+        from: &Memory,
+        part: Range<usize>,
+        to: &mut Memory,
+        at: usize,
+    ) -> Result<(), Fault> {
+        assert!(part.end <= from.bytes && at + part.len() <= to.bytes);
+        if part.is_empty() {
             return Ok(());
         }
         self.enter()?;
+        let (start, target) = (from.address + part.start as u64, to.address + at as u64);
         // SAFETY: both ranges lie in allocations that are held by reference, and these are two.
-        let answer = unsafe {
-            result::memcpy_dtod_async(to.address + at as u64, from.address, from.bytes, self.stream())
-        };
+        let answer = unsafe { result::memcpy_dtod_async(target, start, part.len(), self.stream()) };
         self.note(checked("cuMemcpyDtoDAsync", 0, answer))
     }
 
@@ -375,12 +381,6 @@ impl Driver {
 
 /// The hardware counts blocks of the second and third axis with 16 bits.
 pub(super) const MOST_BLOCKS: u32 = 65535;
-
-/// A count that a kernel, or the hardware, has so many values for.
-pub(super) fn counted(kernel: Kernel, count: usize, most: u32) -> Result<u32, Fault> {
-    let fits = u32::try_from(count).ok().filter(|count| *count <= most);
-    fits.ok_or(Fault::TooMany { kernel: kernel.name, count })
-}
 
 /// Memory that is freed stays the process's, and serves the next allocation: otherwise every wait gives it back, and the small buffers of
 /// a sum cost more than the sum.

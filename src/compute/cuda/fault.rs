@@ -39,7 +39,9 @@ pub(super) enum Fault {
     },
     /// The eigenvalue iteration of cuSOLVER did not converge.
     NotConverged {
-        /// How many values did not.
+        /// The call.
+        call: &'static str,
+        /// How many values did not; of several matrices, those of the first that did not.
         values: i32,
     },
     /// More than a kernel counts.
@@ -64,7 +66,7 @@ impl fmt::Display for Fault {
                 write!(f, "{wanted} bytes are more than the {left} that are left of its budget")
             }
             Self::Driver { call, code } | Self::Library { call, code } => write!(f, "{call}: {code}"),
-            Self::NotConverged { values } => write!(f, "cusolverDnXsyevd: {values} values did not converge"),
+            Self::NotConverged { call, values } => write!(f, "{call}: {values} values did not converge"),
             Self::TooMany { kernel, count } => write!(f, "{count} is more than its kernel {kernel} counts"),
             Self::Lost { reason } => write!(f, "it failed before and is not used again: {reason}"),
         }

@@ -51,16 +51,22 @@ pub struct LibraryFacts {
     pub found: Result<(Option<PathBuf>, String), String>,
     /// What happens without it.
     pub without: &'static str,
+    /// A call that it lacks and that is done without.
+    pub lacks: Option<&'static str>,
 }
 
 /// Looks for everything.
 pub fn inventory(named: &[PathBuf]) -> Inventory {
     let present = probe::driver(named);
     let version = present.as_ref().map_or(13000, |present| present.version);
-    let library = |library: Library, without| LibraryFacts {
-        name: library.name(),
-        found: math::find(library, named, version).map(|found| (found.file, found.version)),
-        without,
+    let library = |library: Library, without| {
+        let found = math::find(library, named, version);
+        LibraryFacts {
+            name: library.name(),
+            lacks: found.as_ref().ok().and_then(|found| found.lacks),
+            found: found.map(|found| (found.file, found.version)),
+            without,
+        }
     };
     let devices = present.as_ref().map_or_else(
         |_| Vec::new(),
@@ -114,7 +120,14 @@ impl fmt::Display for Inventory {
         for library in &self.libraries {
             match &library.found {
                 Ok((file, version)) => {
-                    writeln!(f, "{}: {version}{}", library.name, from(file.as_deref()))?;
+                    write!(f, "{}: {version}{}", library.name, from(file.as_deref()))?;
+                    match library.lacks {
+                        Some(call) => writeln!(
+                            f,
+                            "; it lacks {call}, which came with CUDA 12.6: small matrices are decomposed one after the other"
+                        )?,
+                        None => writeln!(f)?,
+                    }
                 }
                 Err(reason) => {
                     writeln!(f, "{}: {reason}; {}", library.name, library.without)?;

@@ -3,6 +3,7 @@
 //! A driver alone compiles them, and no toolkit is needed to build or to run flashpoint. `kernels/*.cu` is their source;
 //! `tests/gpu` holds the two against each other.
 
+use super::fault::Fault;
 use crate::tensor::DType;
 
 /// A module, for one dtype or number type.
@@ -135,6 +136,12 @@ pub(super) const BLOCK_STRIP: usize = 32;
 pub(super) const DOT_PART: usize = 4096;
 /// Rows and columns of a tile of [`GEMM`].
 pub(super) const GEMM_TILE: usize = 32;
+
+/// A count that a kernel, or the hardware, has so many values for.
+pub(super) fn counted(kernel: Kernel, count: usize, most: u32) -> Result<u32, Fault> {
+    let fits = u32::try_from(count).ok().filter(|count| *count <= most);
+    fits.ok_or(Fault::TooMany { kernel: kernel.name, count })
+}
 
 #[cfg(test)]
 mod tests {

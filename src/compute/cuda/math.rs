@@ -1,22 +1,21 @@
-//! cuBLAS and cuSOLVER, where they are found: dense products, and all eigenvalues of a symmetric matrix.
+//! cuBLAS and cuSOLVER, where they are found, and the dense products of cuBLAS.
 //!
-//! Both count columns first. A row-major matrix is a column-major one transposed, so that `C = A·B` is asked for as `Cᵀ = Bᵀ·Aᵀ`, and a
-//! symmetric matrix is itself.
+//! cuBLAS counts columns first. A row-major matrix is a column-major one transposed, so that `C = A·B` is asked for as `Cᵀ = Bᵀ·Aᵀ`.
 
-#![expect(unsafe_code, reason = "calls of cuBLAS and cuSOLVER")]
+#![expect(unsafe_code, reason = "calls of cuBLAS, and looking for those of cuSOLVER")]
 
 use std::any::TypeId;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use cudarc::cublas;
 use cudarc::cublas::sys::cublasOperation_t::{CUBLAS_OP_N, CUBLAS_OP_T};
 use cudarc::cusolver;
-use cudarc::cusolver::sys::{cublasFillMode_t, cudaDataType_t, cusolverEigMode_t};
 
 use super::driver::{Driver, Memory};
 use super::fault::Fault;
 use super::libraries::{self, Library};
+use super::solver::{BATCH_CALLS, SOLVER_CALLS};
 use crate::compute::{Gemm, Real};
 
 /// Calls of cuBLAS.
@@ -31,23 +30,13 @@ const BLAS_CALLS: &[&str] = &[
     "cublasDgemmStridedBatched",
 ];
 
-/// Calls of cuSOLVER.
-const SOLVER_CALLS: &[&str] = &[
-    "cusolverDnCreate",
-    "cusolverDnDestroy",
-    "cusolverDnSetStream",
-    "cusolverDnCreateParams",
-    "cusolverDnDestroyParams",
-    "cusolverGetProperty",
-    "cusolverDnXsyevd_bufferSize",
-    "cusolverDnXsyevd",
-];
-
 /// A library that was found, or why it is not used.
 pub(super) struct Found {
     pub file: Option<PathBuf>,
     /// `13.0.2`.
     pub version: String,
+    /// A call that it lacks and that is done without.
+    pub lacks: Option<&'static str>,
 }
 
 /// Looks for a library: what the loader finds, or else what lies in the directories. Says what is wrong with it.
@@ -67,28 +56,34 @@ pub(super) fn find(library: Library, named: &[PathBuf], driver_version: i32) -> 
             return Err("not found".to_owned());
         }
     }
-    let calls = match library {
-        Library::Blas => BLAS_CALLS,
-        Library::Solver => SOLVER_CALLS,
+    let (calls, optional) = match library {
+        Library::Blas => (BLAS_CALLS, &[][..]),
+        Library::Solver => (SOLVER_CALLS, BATCH_CALLS),
     };
     let mut file = None;
     for call in calls {
-        // SAFETY: the library is present, so that this cannot panic; the address is not called.
-        let address = unsafe {
-            let library = match library {
-                Library::Blas => cublas::sys::culib(),
-                Library::Solver => cusolver::sys::culib(),
-            };
-            library.get::<*const ()>(call.as_bytes()).map(|symbol| symbol.try_as_raw_ptr())
-        };
-        match address {
-            Ok(Some(address)) => file = file.or_else(|| libraries::file_of(address.cast_const().cast())),
-            _ => {
+        match address(library, call) {
+            Some(address) => file = file.or_else(|| libraries::file_of(address)),
+            None => {
                 return Err(format!("{} lacks {call}", file.as_deref().unwrap_or(Path::new("it")).display()));
             }
         }
     }
-    Ok(Found { file, version: version(library) })
+    let lacks = optional.iter().copied().find(|call| address(library, call).is_none());
+    Ok(Found { file, version: version(library), lacks })
+}
+
+/// Where a call of a library that is present lies.
+fn address(library: Library, call: &str) -> Option<*const ()> {
+    // SAFETY: the library is present, so that this cannot panic; the address is not called.
+    let address = unsafe {
+        let library = match library {
+            Library::Blas => cublas::sys::culib(),
+            Library::Solver => cusolver::sys::culib(),
+        };
+        library.get::<*const ()>(call.as_bytes()).map(|symbol| symbol.try_as_raw_ptr())
+    };
+    address.ok().flatten().map(|address| address.cast_const().cast())
 }
 
 fn version(library: Library) -> String {
@@ -214,120 +209,5 @@ impl Blas {
 }
 
 fn blas<T>(call: &'static str, answer: Result<T, cublas::result::CublasError>) -> Result<T, Fault> {
-    answer.map_err(|error| Fault::Library { call, code: format!("{:?}", error.0) })
-}
-
-/// cuSOLVER on a device.
-pub(super) struct Solver(Mutex<SolverHandle>);
-
-struct SolverHandle {
-    handle: cusolver::sys::cusolverDnHandle_t,
-    parameters: cusolver::sys::cusolverDnParams_t,
-}
-
-// SAFETY: as for cuBLAS.
-unsafe impl Send for SolverHandle {}
-
-impl Drop for SolverHandle {
-    fn drop(&mut self) {
-        // SAFETY: made by their counterparts, and not used any more.
-        unsafe {
-            if !self.parameters.is_null() {
-                let _nothing_to_do = cusolver::result::dn_destroy_params(self.parameters);
-            }
-            let _nothing_to_do = cusolver::result::dn_destroy(self.handle);
-        }
-    }
-}
-
-impl Solver {
-    pub(super) fn new(driver: &Driver) -> Result<Self, Fault> {
-        driver.enter()?;
-        let handle = solver("cusolverDnCreate", cusolver::result::dn_create())?;
-        let mut own = SolverHandle { handle, parameters: std::ptr::null_mut() };
-        own.parameters = solver("cusolverDnCreateParams", cusolver::result::dn_create_params())?;
-        // SAFETY: the handle was just made, the stream is that of the device.
-        let answer = unsafe { cusolver::result::dn_set_stream(own.handle, driver.stream().cast()) };
-        solver("cusolverDnSetStream", answer)?;
-        Ok(Self(Mutex::new(own)))
-    }
-
-    /// Replaces the symmetric n×n matrix by anything, and returns its eigenvalues, ascending.
-    pub(super) fn eigenvalues(
-        &self,
-        driver: &Arc<Driver>,
-        matrix: &Memory,
-        n: usize,
-    ) -> Result<Vec<f64>, Fault> {
-        const REAL: cudaDataType_t = cudaDataType_t::CUDA_R_64F;
-        const VALUES: cusolverEigMode_t = cusolverEigMode_t::CUSOLVER_EIG_MODE_NOVECTOR;
-        const LOWER: cublasFillMode_t = cublasFillMode_t::CUBLAS_FILL_MODE_LOWER;
-        assert_eq!(matrix.bytes(), n * n * size_of::<f64>());
-        let values = driver.allocate(n * size_of::<f64>())?;
-        let mut information = driver.allocate(size_of::<i32>())?;
-        driver.zero(&mut information)?;
-        let own = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let size = i64::try_from(n).expect("the side of a buffer");
-        let (mut on_device, mut on_host) = (0, 0);
-        // SAFETY: a matrix of n columns of n numbers, and room for n values; only sizes are written.
-        let answer = unsafe {
-            cusolver::sys::cusolverDnXsyevd_bufferSize(
-                own.handle,
-                own.parameters,
-                VALUES,
-                LOWER,
-                size,
-                REAL,
-                matrix.address(0),
-                size,
-                REAL,
-                values.address(0),
-                REAL,
-                &raw mut on_device,
-                &raw mut on_host,
-            )
-        };
-        solver("cusolverDnXsyevd_bufferSize", answer.result())?;
-        let workspace = driver.allocate(on_device)?;
-        let mut host = vec![0u8; on_host];
-        // SAFETY: as above, with the workspaces that it asked for. It returns when the host's is no longer used, and what is asked of
-        // the device is done before anything that is asked for later, the freeing of its memory too.
-        let answer = unsafe {
-            cusolver::sys::cusolverDnXsyevd(
-                own.handle,
-                own.parameters,
-                VALUES,
-                LOWER,
-                size,
-                REAL,
-                matrix.address(0),
-                size,
-                REAL,
-                values.address(0),
-                REAL,
-                workspace.address(0),
-                on_device,
-                host.as_mut_ptr().cast(),
-                on_host,
-                information.address(0).cast(),
-            )
-        };
-        solver("cusolverDnXsyevd", answer.result())?;
-        let mut failed = [0; size_of::<i32>()];
-        driver.read(&information, 0, &mut failed)?;
-        // The host's workspace lives until here: the device has come to the end of it.
-        drop(host);
-        match i32::from_le_bytes(failed) {
-            0 => {
-                let mut bytes = vec![0; values.bytes()];
-                driver.read(&values, 0, &mut bytes)?;
-                Ok(bytes.as_chunks().0.iter().map(|word| f64::from_le_bytes(*word)).collect())
-            }
-            values => Err(Fault::NotConverged { values }),
-        }
-    }
-}
-
-fn solver<T>(call: &'static str, answer: Result<T, cusolver::result::CusolverError>) -> Result<T, Fault> {
     answer.map_err(|error| Fault::Library { call, code: format!("{:?}", error.0) })
 }

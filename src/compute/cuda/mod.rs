@@ -15,6 +15,7 @@ mod math;
 mod network;
 mod norms;
 mod probe;
+mod solver;
 mod stored;
 mod upload;
 
@@ -32,7 +33,8 @@ use crate::context::{DeviceChoice, DeviceSettings};
 use crate::error::Result;
 use driver::{Driver, Memory};
 use libraries::Library;
-use math::{Blas, Solver};
+use math::Blas;
+use solver::Solver;
 
 /// An open GPU.
 pub struct Device {
@@ -71,6 +73,11 @@ impl Device {
     /// Whether all eigenvalues of a matrix can be had here.
     pub fn has_solver(&self) -> bool {
         self.solver.is_some()
+    }
+
+    /// Bytes that may still be asked for.
+    pub fn memory_left(&self) -> usize {
+        self.driver.left()
     }
 
     /// The same device without the libraries: what computes where only the driver is.
@@ -136,7 +143,7 @@ fn open_anew(ordinal: usize, named: &[PathBuf]) -> std::result::Result<Arc<Devic
     let find = |library| math::find(library, named, present.version).ok();
     let found = find(Library::Blas).and_then(|found| Some((Blas::new(&driver).ok()?, found.version)));
     let (blas, version) = found.unzip();
-    let solver = find(Library::Solver).and_then(|_| Solver::new(&driver).ok());
+    let solver = find(Library::Solver).and_then(|found| Solver::new(&driver, found.lacks.is_none()).ok());
     let library = version.map_or_else(|| "own products".to_owned(), |version| format!("cuBLAS {version}"));
     let products = format!("CUDA {}, {library}", probe::version(present.version));
     Ok(Arc::new(Device { driver, blas, solver, products }))

@@ -2,9 +2,9 @@
 
 use super::Cuda;
 use super::backend::{Buffer, blocks, is_wide, number};
-use super::driver::{Argument, Memory, counted};
+use super::driver::{Argument, Memory};
 use super::fault::Fault;
-use super::kernels::{self, Kernel, Module};
+use super::kernels::{self, Kernel, Module, counted};
 use super::upload::upload;
 use crate::compute::{Binary, Matrix, Norm, Real, Spread, Strip, Unary, Window};
 use crate::error::Result;
@@ -128,7 +128,7 @@ impl Cuda<'_> {
     pub(super) fn converted<S: Real, T: Real>(&self, x: &Buffer<S>, y: &mut Buffer<T>) -> Result<()> {
         assert_eq!(x.length, y.length);
         if is_wide::<S>() == is_wide::<T>() {
-            return self.told(self.device.driver.copy(&x.memory, &mut y.memory, 0));
+            return self.told(self.device.driver.copy(&x.memory, 0..x.memory.bytes(), &mut y.memory, 0));
         }
         self.told(self.over::<T>(kernels::CONVERT, x.length, &[long(x.length), x.all(), y.all()]))
     }

@@ -1,6 +1,7 @@
 //! The few calls of cuBLAS and cuSOLVER that flashpoint makes, as plain loops over the fake driver's memory. Column-major, as theirs are.
-//! What is wrong with a call is written to stderr after `fake CUDA:`. `FAKE_MATH=gemm` and `FAKE_MATH=eigen` make these calls fail,
-//! `FAKE_MATH=diverge` keeps the eigenvalues from converging.
+//! What is wrong with a call is written to stderr after `fake CUDA:`. `FAKE_MATH=gemm`, `FAKE_MATH=eigen` and `FAKE_MATH=batch` make these
+//! calls fail, `FAKE_MATH=diverge` keeps the eigenvalues of every matrix from converging, and `FAKE_MATH=diverge-second` those of the second
+//! of a batch. Each call for eigenvalues adds a line to the file `FAKE_MATH_CALLS`: its name, n, how many matrices.
 
 #![allow(non_snake_case, clippy::missing_safety_doc, clippy::not_unsafe_ptr_arg_deref, clippy::too_many_arguments)]
 
@@ -218,19 +219,82 @@ pub extern "C" fn cusolverDnXsyevd(
     if handle != 0x501e || parameters != 0x9a9a || !is_expected(mode, triangle, n, line, [type_a, type_w, compute]) {
         return wrong("cusolverDnXsyevd");
     }
+    told("cusolverDnXsyevd", n, 1);
     let size = n as usize;
     if device_bytes < size * 8 || host_bytes < 24 || host.is_null() { return wrong("a workspace too small"); }
     if !write(on_device, &mut vec![1.0f64; size]) { return wrong("a workspace outside of its memory"); }
     unsafe { host.write_bytes(1, 24) };
-    let Some(stored) = read::<f64>(a, line as usize * size) else { return wrong("a matrix outside of its memory") };
-    // Only the lower triangle counts.
-    let entry = |row: usize, column: usize| stored[row.max(column) + row.min(column) * line as usize];
-    let matrix: Vec<Vec<f64>> = (0..size).map(|row| (0..size).map(|column| entry(row, column)).collect()).collect();
+    if decomposed(size, a, line as usize, w, information, if injected("diverge") { 3 } else { 0 }) { 0 } else { wrong("an operand outside of its memory") }
+}
+
+/// Notes a call.
+fn told(call: &str, n: i64, count: i64) {
+    use std::io::Write;
+    let Ok(path) = std::env::var("FAKE_MATH_CALLS") else { return };
+    let mut file = std::fs::OpenOptions::new().append(true).create(true).open(path).expect("a file of calls");
+    writeln!(file, "{call} {n} {count}").expect("a file of calls");
+}
+
+/// Replaces a matrix, of which only the lower triangle counts, by NaN, and writes its eigenvalues and how many did not converge.
+fn decomposed(n: usize, a: u64, line: usize, w: u64, information: u64, failed: i32) -> bool {
+    let Some(stored) = read::<f64>(a, line * n) else { return false };
+    let entry = |row: usize, column: usize| stored[row.max(column) + row.min(column) * line];
+    let matrix: Vec<Vec<f64>> = (0..n).map(|row| (0..n).map(|column| entry(row, column)).collect()).collect();
     let mut values = jacobi(matrix);
-    let mut failed = [if injected("diverge") { 3i32 } else { 0 }];
-    let mut spoilt = vec![f64::NAN; line as usize * size];
-    if !write(w, &mut values) || !write(a, &mut spoilt) || !write(information, &mut failed) {
-        return wrong("results outside of their memory");
+    write(w, &mut values) && write(a, &mut vec![f64::NAN; line * n]) && write(information, &mut [failed])
+}
+
+/// Bytes of the workspace of a batch: four times those of the matrices.
+#[cfg(not(without_batch))]
+fn batch_workspace(n: i64, count: i64) -> usize {
+    32 * (n * n * count) as usize
+}
+
+/// Whether the real one takes them: numbers are counted with 31 bits, and matrices with 15.
+#[cfg(not(without_batch))]
+fn is_within_limits(n: i64, line: i64, count: i64) -> bool {
+    count > 0 && count < 1 << 15 && n * line * count <= i64::from(i32::MAX)
+}
+
+#[cfg(not(without_batch))]
+#[unsafe(no_mangle)]
+pub extern "C" fn cusolverDnXsyevBatched_bufferSize(
+    handle: usize, parameters: usize, mode: c_int, triangle: c_int, n: i64, type_a: c_int, _a: u64, line: i64,
+    type_w: c_int, _w: u64, compute: c_int, device: *mut usize, host: *mut usize, count: i64,
+) -> u32 {
+    if handle != 0x501e || parameters != 0x9a9a || !is_expected(mode, triangle, n, line, [type_a, type_w, compute]) {
+        return wrong("cusolverDnXsyevBatched_bufferSize");
+    }
+    if !is_within_limits(n, line, count) { return 3; }
+    unsafe {
+        device.write(batch_workspace(n, count));
+        host.write(40);
+    }
+    0
+}
+
+#[cfg(not(without_batch))]
+#[unsafe(no_mangle)]
+pub extern "C" fn cusolverDnXsyevBatched(
+    handle: usize, parameters: usize, mode: c_int, triangle: c_int, n: i64, type_a: c_int, a: u64, line: i64,
+    type_w: c_int, w: u64, compute: c_int, on_device: u64, device_bytes: usize, host: *mut u8, host_bytes: usize, information: u64, count: i64,
+) -> u32 {
+    if injected("batch") { return 7; }
+    if handle != 0x501e || parameters != 0x9a9a || !is_expected(mode, triangle, n, line, [type_a, type_w, compute]) {
+        return wrong("cusolverDnXsyevBatched");
+    }
+    if !is_within_limits(n, line, count) { return 3; }
+    told("cusolverDnXsyevBatched", n, count);
+    let needed = batch_workspace(n, count);
+    if device_bytes < needed || host_bytes < 40 || host.is_null() { return wrong("a workspace too small"); }
+    if !write(on_device, &mut vec![1u8; needed]) { return wrong("a workspace outside of its memory"); }
+    unsafe { host.write_bytes(1, 40) };
+    for index in 0..count as u64 {
+        let (size, area) = (n as u64, (n * line) as u64);
+        let failed = if injected("diverge") || (injected("diverge-second") && index == 1) { 3 } else { 0 };
+        if !decomposed(n as usize, a + 8 * area * index, line as usize, w + 8 * size * index, information + 4 * index, failed) {
+            return wrong("an operand outside of its memory");
+        }
     }
     0
 }
