@@ -50,6 +50,9 @@ fn main() {
     for (rows, columns) in [(side, side), (side * 43 / 16, side)] {
         spectra(&device, rows, columns);
     }
+    for n in [64, 128, 256, 512] {
+        batches(&device, n);
+    }
     products::<f64>(&device, "f64", 2 * side as usize);
     products::<f32>(&device, "f32", 2 * side as usize);
     for (dtype, name) in [(DType::Bf16, "bf16"), (DType::F32, "f32"), (DType::F8E4M3, "fp8 e4m3")] {
@@ -180,6 +183,36 @@ fn routes(device: &Arc<Device>, rows: u64, columns: u64) {
             spectrum.largest.len()
         );
     }
+}
+
+/// All eigenvalues of a hundred matrices in one call, and in one call each.
+fn batches(device: &Arc<Device>, n: usize) {
+    const COUNT: usize = 100;
+    if !device.has_solver() {
+        println!("SKIPPED: cuSOLVER was not found");
+        return;
+    }
+    let backend = device.backend();
+    let vectors = backend.upload::<f64>(&Stream::new(2, n as u64).normals(COUNT * n * n)).expect("room");
+    let gemm =
+        |batch| Gemm { batch, m: n, n, k: n, transpose_a: false, transpose_b: true, alpha: 1.0, beta: 0.0 };
+    let mut matrices = backend.zeros::<f64>(COUNT * n * n).expect("room");
+    backend.gemm(&gemm(COUNT), &vectors, &vectors, &mut matrices).expect("products");
+    let mut one = backend.zeros::<f64>(n * n).expect("room");
+    backend.gemm(&gemm(1), &vectors, &vectors, &mut one).expect("a product");
+    let together = best(3, || {
+        black_box(backend.eigenvalues(&matrices, n, COUNT).expect("eigenvalues"));
+    });
+    let alone = best(3, || {
+        for _ in 0..COUNT {
+            black_box(backend.eigenvalues(&one, n, 1).expect("eigenvalues"));
+        }
+    });
+    println!(
+        "eigenvalues of {COUNT} of {n}×{n}: {:.2} ms in one call, {:.2} ms in one call each",
+        together * 1e3,
+        alone * 1e3
+    );
 }
 
 /// Products with blocks of eight vectors, of a square matrix that is there: bytes of the matrix a second.

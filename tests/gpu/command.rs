@@ -314,7 +314,7 @@ fn what_the_gpu_does_not_do_is_done_on_the_processor_and_the_report_says_so() {
         ("fail=cuMemcpyDtoHAsync_v2:3:700", "", "CUDA_ERROR_ILLEGAL_ADDRESS"),
         ("fail=cuMemcpyHtoDAsync_v2:4:999", "", "CUDA_ERROR_UNKNOWN"),
         ("fail=cuStreamSynchronize:9:214", "", "CUDA_ERROR_ECC_UNCORRECTABLE"),
-        ("fail=cuModuleLoadData:2:222", "", "CUDA_ERROR_UNSUPPORTED_PTX_VERSION"),
+        ("fail=cuModuleLoadData:2+:222", "", "CUDA_ERROR_UNSUPPORTED_PTX_VERSION"),
         ("", "gemm", "CUBLAS_STATUS_EXECUTION_FAILED"),
         ("", "eigen", "CUSOLVER_STATUS_INTERNAL_ERROR"),
         ("", "diverge", "3 values did not converge"),
@@ -348,6 +348,10 @@ fn the_self_test_says_of_each_item_whether_it_passed() {
         "f64 gemm A·Bᵀ, cuBLAS: pass",
         "f32 map GeluErf: pass",
         "F8_E4M3 tall, norms: pass, the same bits",
+        "eigenvalues of 70 of 33×33: pass",
+        "spectrum of 24×31 among others, ThreeRanks: pass",
+        "heads of 32×48: pass",
+        "heads of 32×48, libraries: pass",
         " 0 failed",
     ] {
         assert!(run.stdout.contains(expected), "{expected}:\n{}", run.stdout);
@@ -359,4 +363,13 @@ fn the_self_test_says_of_each_item_whether_it_passed() {
     );
     assert_eq!(run.code, Some(2));
     assert!(run.stdout.contains("FAIL, "), "{}", run.stdout);
+    let run = flashpoint(&["devices", "--self-test", "--quick"], &everything(), &[("FAKE_MATH", "batch")]);
+    assert_eq!(run.code, Some(2));
+    for expected in [
+        "eigenvalues of 1 of 33×33: pass",
+        "eigenvalues of 2 of 33×33: FAIL, cuda:0: the GPU did not do it: cusolverDnXsyevBatched: CUSOLVER_STATUS_INTERNAL_ERROR",
+        "spectrum of 24×31 among others, Normals: FAIL, 0 numbers instead of 24",
+    ] {
+        assert!(run.stdout.contains(expected), "{expected}:\n{}", run.stdout);
+    }
 }

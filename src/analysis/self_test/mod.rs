@@ -4,6 +4,7 @@
 //! order of a sum, or the rounding of a function, makes of it.
 
 mod dense;
+mod eigenvalues;
 mod largest;
 mod stored;
 
@@ -69,6 +70,9 @@ pub fn run(device: &Arc<Device>, directory: &Path, extent: Extent) -> Result<Vec
         stored::spectra(device, &tensor, name, &mut checks);
     }
     largest::check(device, &plain, directory, extent, &mut checks)?;
+    eigenvalues::check(device, extent, &mut checks);
+    eigenvalues::gathered(device, directory, &mut checks)?;
+    eigenvalues::heads(device, &plain, &mut checks);
     Ok(checks)
 }
 

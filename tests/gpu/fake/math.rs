@@ -279,7 +279,7 @@ pub extern "C" fn cusolverDnXsyevBatched(
     handle: usize, parameters: usize, mode: c_int, triangle: c_int, n: i64, type_a: c_int, a: u64, line: i64,
     type_w: c_int, w: u64, compute: c_int, on_device: u64, device_bytes: usize, host: *mut u8, host_bytes: usize, information: u64, count: i64,
 ) -> u32 {
-    if injected("batch") { return 7; }
+    if injected("batch") || injected("eigen") { return 7; }
     if handle != 0x501e || parameters != 0x9a9a || !is_expected(mode, triangle, n, line, [type_a, type_w, compute]) {
         return wrong("cusolverDnXsyevBatched");
     }
