@@ -227,7 +227,8 @@ impl Reader<'_> {
             Projections::Apart { query: index, .. } => (index, query),
             Projections::Fused { tensor, .. } => (tensor, query + 2 * key),
         };
-        Ok((2 * self.tensor(index)?.count() / heads) as usize * size_of::<f64>())
+        let numbers = self.tensor(index)?.count().checked_div(heads).unwrap_or(0);
+        Ok(2 * numbers as usize * size_of::<f64>())
     }
 
     fn vector(&self, index: usize) -> Result<Vec<f64>> {
