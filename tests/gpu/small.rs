@@ -8,7 +8,7 @@ use half::bf16;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::Value;
 
-use crate::command::{apart, assert_within, everything, flashpoint};
+use crate::command::{apart, assert_within, driver, everything, flashpoint};
 use crate::fake::fake;
 
 const LAYERS: u64 = 3;
@@ -175,6 +175,18 @@ fn one_call_a_matrix_gives_the_same_bits_where_the_library_has_no_other() {
     let lacks = "it lacks cusolverDnXsyevBatched, which came with CUDA 12.6: small matrices are decomposed one after the other";
     assert!(devices(&old_libraries()).contains(lacks), "{}", devices(&old_libraries()));
     assert!(!devices(&everything()).contains("lacks"));
+}
+
+#[test]
+fn where_the_driver_is_alone_the_processor_has_the_eigenvalues() {
+    let home = tempfile::tempdir().unwrap();
+    let path = llama(home.path());
+    let expected = inspected(&path, "cpu", &[], "", "");
+    let found = inspected(&path, "cuda", &driver(), "", "");
+    assert_within(&found.report, &expected.report, ROUNDING, "report");
+    assert_eq!((found.redone(), found.calls.len()), (Vec::new(), 0));
+    let pieces = found.device.expect("it took part")["pieces"].as_u64().unwrap();
+    assert_eq!(pieces, OF_32 as u64 + OF_16 as u64 + LAYERS, "Gram matrices, and the heads of each layer");
 }
 
 #[test]

@@ -222,7 +222,7 @@ fn experts(
     let folded = Tensor { shape: vec![count * rows, columns], ..tensor.clone() };
     let mut whole: Option<Spectrum> = None;
     let mut parts = Vec::new();
-    let rows_of = |expert: u64| vec![expert * rows..(expert + 1) * rows];
+    let rows_of = |expert: u64| std::iter::once(expert * rows..(expert + 1) * rows).collect();
     let matrices: Vec<_> =
         (0..count).map(|expert| (Matrix::new(&folded).with_rows(rows_of(expert)), level)).collect();
     let eigenvalues = device::of_many(&matrices, context);
