@@ -11,8 +11,8 @@ use crate::compute::{Backend, Matrix};
 use crate::context::Context;
 use crate::error::Result;
 
-/// Shorter sides of matrices that are gathered. One row or column is a norm; of longer sides the eigenvalues of one keep a GPU at work
-/// for as long as the calls for it take: 6 ms for 512×512 on an H200 (`choice`), most of which is waiting.
+/// Shorter sides of matrices that are gathered. One row or column is a norm. 512 is an estimate that was not timed: one 512×512 takes 6 ms on
+/// an H200 (`choice`), which its 180 million multiplications do not account for.
 pub const SIDES: RangeInclusive<usize> = 2..=512;
 
 /// Bytes of the Gram matrices of a batch: 1 GB, and no more than one part in [`SHARE`] of what is left of the memory. The solver copies them,
