@@ -218,6 +218,33 @@ fn logs_that_say_nothing_of_norms_end_in_a_sentence() {
     }
 }
 
+/// What is said of the experiment is what its raw results say.
+#[test]
+fn the_losses_that_the_advice_names_are_those_of_the_experiment() {
+    let results = std::fs::read("fixtures/clip/experiment.json").expect("the raw results");
+    let results: Value = serde_json::from_slice(&results).expect("they are JSON");
+    let lost = |arm: &str, is_meant: &dyn Fn(&Value) -> bool| {
+        let configurations = results.as_array().expect("configurations").iter().filter(|one| is_meant(one));
+        let runs: Vec<&Value> = configurations
+            .flat_map(|one| one["arms"][arm].as_array().expect("runs of three seeds"))
+            .collect();
+        let is_lost = |run: &&&Value| {
+            run["final"].as_f64().is_none_or(|last| last >= run["first"].as_f64().expect("a first loss"))
+        };
+        format!("{} of {}", runs.iter().filter(is_lost).count(), runs.len())
+    };
+    let unclipped = |one: &Value| one["advice"]["status"] == "not-evaluated";
+    let sentence = format!(
+        "it lost {}, a fixed 1.0 lost {} at a higher loss, and {} were lost that were not clipped",
+        lost("autoclip-10", &|_| true),
+        lost("fixed-1.0", &|_| true),
+        lost("recommended", &unclipped),
+    );
+    let (report, _) = report("fixtures/clip/ninety-nine.jsonl", &[]);
+    let notes = report["recommendation"]["notes"].to_string();
+    assert!(notes.contains(&sentence), "{sentence}: {notes}");
+}
+
 /// The norms are those of the drifting log's beginning, times a scale that is logged: divided by it they give one threshold.
 #[test]
 fn norms_that_contain_the_loss_scale_are_divided_by_it() {

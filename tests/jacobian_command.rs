@@ -286,6 +286,30 @@ fn a_config_that_cannot_be_used_is_a_problem_and_not_only_unmeasured() {
     let checkpoint = inspect(&config);
     assert!(checkpoint["jacobian"]["not_measured"].is_string(), "{}", checkpoint["jacobian"]);
     assert_eq!(checkpoint["problems"], serde_json::json!([]), "a network that is not built is no problem");
+    std::fs::remove_file(&path).unwrap();
+    let output = flashpoint(&[
+        "inspect",
+        folder.path().to_str().unwrap(),
+        "--measure",
+        "jacobian",
+        "--format",
+        "json",
+    ]);
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let checkpoint = &report["checkpoints"][0];
+    let reason = checkpoint["jacobian"]["not_measured"].as_str().expect("its heads are not known");
+    assert!(reason.contains("heads"), "{reason}");
+    assert_eq!(checkpoint["problems"], serde_json::json!([]), "heads that nobody tells are none either");
+}
+
+#[test]
+fn heads_are_for_a_gpt2_that_no_config_describes() {
+    let output = flashpoint(&["jacobian", GPT2, "--heads", "8"]);
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!((output.status.code(), told.contains("--heads changes nothing")), (Some(2), true), "{told}");
+    let output = flashpoint(&["jacobian", RNN, "--heads", "8"]);
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!((output.status.code(), told.contains("not those of one")), (Some(2), true), "{told}");
 }
 
 /// A file of i64 numbers as numpy writes it.

@@ -145,6 +145,7 @@ fn is_of_no_network(kind: &ErrorKind) -> bool {
     matches!(
         kind,
         ErrorKind::UnknownArchitecture { .. }
+            | ErrorKind::UnknownHeads { .. }
             | ErrorKind::MissingParameters { .. }
             | ErrorKind::ParameterShape { .. }
             | ErrorKind::NetworkInput { .. }

@@ -43,12 +43,16 @@ pub fn relative() -> Vec<Snippet> {
     )]
 }
 
-/// AutoClip at percentile 10, as published: at the percentile of all norms so far (Seetharaman et al. 2020).
+/// AutoClip at percentile 10 of all norms so far (Seetharaman et al. 2020). A norm that is not finite is no step, and is not remembered:
+/// one among the norms would make every percentile after it NaN, and with it the weights.
 pub fn auto_clip() -> Vec<Snippet> {
-    vec![Snippet::new(
-        "PyTorch",
-        "norms.append(float(clip_grad_norm_(model.parameters(), math.inf))); clip_grad_norm_(model.parameters(), numpy.percentile(norms, 10))",
-    )]
+    [
+        "import math, numpy  # and, before the first step, norms = []",
+        "norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), math.inf))  # after scaler.unscale_(optimizer) under AMP",
+        "if math.isfinite(norm): norms.append(norm); torch.nn.utils.clip_grad_norm_(model.parameters(), numpy.percentile(norms, 10)); optimizer.step()",
+    ]
+    .map(|line| Snippet::new("PyTorch", line))
+    .to_vec()
 }
 
 /// Clipping some tensors on their own, the others not.

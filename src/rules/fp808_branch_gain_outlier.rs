@@ -18,7 +18,7 @@ pub(super) static RULE: Rule = Rule {
             name: "ratio",
             default: 10.0,
             unit: "times the gain over its own scale of the next largest of its kind",
-            source: "design choice: healthy runs of the zoo reach 6.8, published encoders 1.2 (docs/jacobian.md)",
+            source: "design choice: healthy runs of the zoo reach 6.8, two published encoders 1.14 (docs/jacobian.md)",
         },
         Threshold {
             name: "gain",
@@ -37,15 +37,27 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
         let mut reaches: Vec<(&PartJacobian, f64)> =
             parts(jacobian, kind).filter_map(|part| Some((part, reach(part, findings)?))).collect();
         reaches.sort_by(|(_, a), (_, b)| b.total_cmp(a));
-        let [(part, largest), (next, second), ..] = reaches[..] else { continue };
-        let Some(norm) = part.spectral_norm.value() else { continue };
-        let ratio = largest / second;
-        // Beside branches that start at zero there is nothing to compare with.
-        if second == 0.0 || ratio <= limit || norm.mean <= least {
+        let [(part, largest), (next, second), ..] = reaches[..] else {
+            for (part, _) in reaches {
+                let reason = "it is the only branch of its kind: there is nothing to compare it with";
+                findings.not_evaluated(Subject::Layer(part.name.clone()), reason);
+            }
+            continue;
+        };
+        let subject = Subject::Layer(part.name.clone());
+        if second == 0.0 {
+            findings
+                .not_evaluated(subject, "every other branch of its kind gives nothing: there is no ratio");
             continue;
         }
+        let Some(norm) = wanted(&part.spectral_norm, &subject, "sigma_1", findings) else { continue };
+        let ratio = largest / second;
+        if ratio <= limit || norm.mean <= least {
+            continue;
+        }
+        let all = if reaches.len() == 2 { "the only other of its kind" } else { "the next of its kind" };
         let message = format!(
-            "{} answers small changes {} times as strongly as any other branch of its kind ({} is next; limit {}), on {}",
+            "{} answers small changes {} times as strongly as {}, {all} (limit {}), on {}",
             part.name,
             short(ratio),
             next.name,
@@ -54,9 +66,9 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
         );
         findings
             .push(
-                Subject::Layer(part.name.clone()),
+                subject,
                 message,
-                "compare its weights with those of the same map in other blocks: was it initialised, scaled or trained unlike them? (flashpoint diff says what moved)",
+                "compare the weights of the two (flashpoint inspect, flashpoint diff): was one initialised, scaled or trained unlike the other?",
             )
             .against("gain over its own scale, over the next largest", ratio, limit, "1")
             .evidence("sigma_1", norm.mean, "1");
@@ -109,9 +121,12 @@ mod tests {
     }
 
     #[test]
-    fn branches_that_all_do_nothing_and_a_single_one_have_no_outlier() {
-        assert!(judge(&RULE, &feed_forward(&[0.0, 0.0], &[1.0; 2])).is_clean());
-        assert!(judge(&RULE, &feed_forward(&[50.0], &[1.0])).is_clean());
+    fn a_branch_without_another_to_compare_with_is_not_evaluated() {
+        for gains in [&[50.0][..], &[50.0, 0.0, 0.0], &[0.0, 0.0]] {
+            let judged = judge(&RULE, &feed_forward(gains, &[1.0; 3]));
+            assert!(judged.told().is_empty() && !judged.is_clean(), "{gains:?}");
+        }
+        assert!(judge(&RULE, &network(Vec::new())).is_clean(), "no branches, no question");
     }
 
     #[test]

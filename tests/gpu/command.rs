@@ -66,7 +66,7 @@ pub fn examples(directory: &Path) -> PathBuf {
 }
 
 /// Numbers may differ by rounding, everything else must be the same.
-fn assert_close(found: &Value, expected: &Value, place: &str) {
+pub fn assert_close(found: &Value, expected: &Value, place: &str) {
     assert_within(found, expected, ROUNDING, place);
 }
 
@@ -90,6 +90,8 @@ pub fn assert_within(found: &Value, expected: &Value, tolerance: f64, place: &st
             let tolerance =
                 stated(b.get("rounding"), b.get("values")).map_or(tolerance, |stated| stated.max(tolerance));
             for (key, a) in a {
+                // The width of noise is fitted at a minimum, whose place moves by √ε = 1.5e-8 where its terms move by ε.
+                let tolerance = if key == "marchenko_pastur" { tolerance.max(1e-7) } else { tolerance };
                 assert_within(a, &b[key], tolerance, &format!("{place}.{key}"));
             }
         }

@@ -8,13 +8,10 @@ use half::bf16;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::Value;
 
-use crate::command::{apart, assert_within, driver, everything, flashpoint};
+use crate::command::{apart, assert_close, driver, everything, flashpoint};
 use crate::fake::fake;
 
 const LAYERS: u64 = 3;
-
-/// Another order of sums moves a number by some ε, and the place of a minimum, which the width of noise is fitted at, by √ε = 1.5e-8.
-const ROUNDING: f64 = 1e-7;
 
 /// A tensor of normal numbers in bf16, where `change` leaves them.
 struct Weight {
@@ -146,7 +143,7 @@ fn matrices_of_one_size_and_the_heads_of_a_layer_take_one_call() {
     let heads = expected.report["checkpoints"][0]["attention"]["value"].as_array().expect("attention layers");
     assert_eq!(heads.len() as u64, LAYERS);
     let found = inspected(&path, "cuda", &everything(), "", "");
-    assert_within(&found.report, &expected.report, ROUNDING, "report");
+    assert_close(&found.report, &expected.report, "report");
     assert_eq!(found.redone(), Vec::<String>::new());
     assert_eq!((found.batches(32), found.batches(16)), (vec![OF_32], vec![OF_16]));
     assert_eq!(
@@ -183,7 +180,7 @@ fn where_the_driver_is_alone_the_processor_has_the_eigenvalues() {
     let path = llama(home.path());
     let expected = inspected(&path, "cpu", &[], "", "");
     let found = inspected(&path, "cuda", &driver(), "", "");
-    assert_within(&found.report, &expected.report, ROUNDING, "report");
+    assert_close(&found.report, &expected.report, "report");
     assert_eq!((found.redone(), found.calls.len()), (Vec::new(), 0));
     let pieces = found.device.expect("it took part")["pieces"].as_u64().unwrap();
     assert_eq!(pieces, OF_32 as u64 + OF_16 as u64 + LAYERS, "Gram matrices, and the heads of each layer");
@@ -199,7 +196,7 @@ fn a_batch_that_fails_is_measured_matrix_by_matrix() {
     // The call fails, or one of its matrices does not converge: each goes alone, and of heads the processor has all.
     for math in ["batch", "diverge-second"] {
         let found = inspected(&path, "cuda", &everything(), "", math);
-        assert_within(&found.report, &expected.report, ROUNDING, math);
+        assert_close(&found.report, &expected.report, math);
         assert_eq!((found.singles(32), found.singles(16)), (OF_32, OF_16), "{math}");
         assert_eq!(found.redone(), layers, "{math}");
     }
@@ -208,18 +205,18 @@ fn a_batch_that_fails_is_measured_matrix_by_matrix() {
     assert!(device.contains("cusolverDnXsyevBatched: 3 values did not converge"), "{device}");
     // Nothing converges: all is the processor's, each by its name.
     let found = inspected(&path, "cuda", &everything(), "", "diverge");
-    assert_within(&found.report, &expected.report, ROUNDING, "diverge");
+    assert_close(&found.report, &expected.report, "diverge");
     assert_eq!(found.redone().len(), OF_32 + OF_16 + LAYERS as usize);
     assert!(found.redone().contains(&"model.layers.0.mlp.up_proj.weight".to_owned()));
     // One upload fails: the batch has the others.
     let found = inspected(&path, "cuda", &everything(), "fail=cuMemcpyHtoDAsync_v2:4:999", "");
-    assert_within(&found.report, &expected.report, ROUNDING, "an upload");
+    assert_close(&found.report, &expected.report, "an upload");
     assert_eq!(found.redone(), Vec::<String>::new());
     assert_eq!((found.batches(16), found.singles(16)), (vec![OF_16 - 1], 1), "{:?}", found.calls);
     assert_eq!((found.batches(32), found.singles(32)), (vec![OF_32], 0));
     // The device is lost on the way: what a batch before has is kept.
     let found = inspected(&path, "cuda", &everything(), "fail=cuLaunchKernel:9:719", "");
-    assert_within(&found.report, &expected.report, ROUNDING, "lost");
+    assert_close(&found.report, &expected.report, "lost");
     assert_eq!((found.batches(16), found.redone().len()), (vec![OF_16], OF_32 + LAYERS as usize));
 }
 
@@ -239,7 +236,7 @@ fn a_batch_beyond_the_memory_goes_in_pieces() {
     let cpu = inspected(&path, "cpu", &[], "", "");
     for nth in [8, 12, 16, 20] {
         let found = inspected(&path, "cuda", &everything(), &format!("fail=cuMemAllocAsync:{nth}+:2"), "");
-        assert_within(&found.report, &cpu.report, ROUNDING, "report");
+        assert_close(&found.report, &cpu.report, "report");
         assert!(!found.redone().is_empty(), "{nth}: nothing was left of the memory");
     }
 }
@@ -254,7 +251,7 @@ fn experts_and_kernels_of_convolutions_are_gathered_as_well() {
     write(&path, &weights);
     let expected = inspected(&path, "cpu", &[], "", "");
     let found = inspected(&path, "cuda", &everything(), "", "");
-    assert_within(&found.report, &expected.report, ROUNDING, "report");
+    assert_close(&found.report, &expected.report, "report");
     assert_eq!(found.calls.len(), 2, "{:?}", found.calls);
     assert_eq!((found.batches(8), found.batches(12)), (vec![4], vec![5]));
 }

@@ -1,6 +1,7 @@
 //! Tiny models: logits, Jacobians, singular values, gradients, and a tape that holds a block at a time.
 
 use flashpoint::analysis::spectrum::bidiagonal;
+use flashpoint::checkpoint::CheckpointTensor;
 use flashpoint::compute::{Cpu, Real};
 use flashpoint::network::builders::from_shapes;
 use flashpoint::network::{
@@ -50,7 +51,35 @@ fn a_gpt2_without_its_config_is_built_from_its_shapes_and_its_heads() {
         let error = distance(&wide(logits.unwrap()), &oracle.values("written"));
         assert!(error < 1e-12, "{name}: {error:e} from the model written out in float64");
         let error = from_shapes(&checkpoint, Some(heads + 1)).expect_err("they do not divide the width");
-        assert!(error.to_string().contains("does not divide"), "{error}");
+        assert!(error.to_string().contains("do not divide its width"), "{error}");
+    }
+}
+
+#[test]
+fn a_config_without_a_model_type_is_heard_all_the_same() {
+    let (mut checkpoint, with_config) = model("gpt2");
+    let config = checkpoint.config.as_mut().expect("it has one");
+    let heads = config["n_head"].as_u64().unwrap() as usize;
+    config.remove("model_type");
+    let built = from_shapes(&checkpoint, None).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(built.network.nodes.len(), with_config.network.nodes.len());
+    let error = from_shapes(&checkpoint, Some(2 * heads)).expect_err("the config says another number");
+    assert!(error.to_string().contains("--heads"), "{error}");
+}
+
+#[test]
+fn blocks_that_hold_more_than_those_of_gpt2_are_of_another_network() {
+    for name in ["transformer.h.0.crossattention.c_attn.weight", "transformer.h.1.ln_cross_attn.weight"] {
+        let (mut checkpoint, _) = model("gpt2");
+        checkpoint.config = None;
+        let end = |tensor: &&mut CheckpointTensor| tensor.name.ends_with("ln_f.bias");
+        let tensor = checkpoint.tensors.iter_mut().find(end).expect("it has one");
+        (tensor.name, tensor.canonical_name) = (name.to_owned(), name.to_owned());
+        let error = from_shapes(&checkpoint, Some(2)).expect_err("cross attention is not built");
+        assert!(
+            !error.to_string().contains("GPT-2, but"),
+            "another network, not one that lacks a norm: {error}"
+        );
     }
 }
 
@@ -59,7 +88,8 @@ fn a_config_of_another_model_is_not_overruled_by_shapes_like_those_of_gpt2() {
     let (mut checkpoint, _) = model("gpt2");
     let config = checkpoint.config.as_mut().expect("it has one");
     config.insert("model_type".to_owned(), "gpt_bigcode".into());
-    assert!(from_shapes(&checkpoint, Some(2)).is_err());
+    let error = from_shapes(&checkpoint, None).expect_err("it is none of these");
+    assert!(!error.to_string().contains("GPT-2"), "{error}");
 }
 
 /// Differences of products with the Jacobian of the stack from both sides, and of the whole where the oracle has it.

@@ -130,18 +130,32 @@ fn build(checkpoint: &Checkpoint, question: &Question, context: &Context) -> Res
         return builders::from_model_toml(&text, &path, checkpoint);
     }
     let by_config = builders::from_config(checkpoint);
-    let Err(ErrorKind::UnknownArchitecture { .. }) = by_config.as_ref().map_err(|error| &error.kind) else {
-        return by_config;
-    };
+    let is_known =
+        !matches!(&by_config, Err(error) if matches!(error.kind, ErrorKind::UnknownArchitecture { .. }));
+    if is_known {
+        // A config that says how many is not overruled, and not in silence either.
+        return if question.heads.is_some() {
+            by_config.and(Err(heads_are_known(&checkpoint.path)))
+        } else {
+            by_config
+        };
+    }
     match builders::from_shapes(checkpoint, question.heads) {
         // What the config says matters more than what shapes do not.
-        Err(error)
-            if checkpoint.config.is_some() && !matches!(error.kind, ErrorKind::UnknownHeads { .. }) =>
-        {
+        Err(error) if says_the_model(checkpoint) && !matches!(error.kind, ErrorKind::UnknownHeads { .. }) => {
             by_config
         }
         by_shapes => by_shapes,
     }
+}
+
+fn says_the_model(checkpoint: &Checkpoint) -> bool {
+    checkpoint.config.as_ref().is_some_and(|config| config.contains_key("model_type"))
+}
+
+fn heads_are_known(path: &Path) -> Error {
+    let message = "its config says how many heads it has, and --heads changes nothing".to_owned();
+    ErrorKind::NotDone { message, advice: "leave the option out" }.in_file(path)
 }
 
 /// The `model.toml` in a checkpoint's directory, or in that of its run, where `flashpoint train` puts it.

@@ -68,20 +68,25 @@ pub(super) fn check(device: &Arc<Device>, extent: Extent, checks: &mut Vec<Check
                 (0..count).flat_map(|number| own[number % distinct].iter().copied()).collect();
             let cuda = device.backend();
             let found = cuda.upload::<f64>(&matrices).and_then(|on| cuda.eigenvalues(&on, n, count));
-            // Relative to the largest of each matrix, with n·ε for its rounding and as much for the processor's.
-            let scaled = |values: Vec<f64>| -> Vec<f64> {
-                let own = |values: &[f64]| {
-                    let most = values.iter().fold(f64::MIN_POSITIVE, |most, x| most.max(x.abs()));
-                    values.iter().map(|x| x / most).collect::<Vec<_>>()
-                };
-                values.chunks(n).flat_map(own).collect()
-            };
             let expected: Option<Vec<Vec<f64>>> =
                 (0..count).map(|number| solved[number % distinct].clone()).collect();
+            let expected = expected.unwrap_or_default().concat();
+            // Relative to the largest that is expected of each matrix, with n·ε for its rounding and as much for the processor's.
+            let largest: Vec<f64> = expected
+                .chunks(n)
+                .map(|values| values.iter().fold(f64::MIN_POSITIVE, |most, x| most.max(x.abs())))
+                .collect();
+            let scaled = |values: Vec<f64>| -> Vec<f64> {
+                values
+                    .chunks(n)
+                    .zip(&largest)
+                    .flat_map(|(own, most)| own.iter().map(move |x| x / most))
+                    .collect()
+            };
             let allowed = Allowed::OfLargest(10.0 * (n as f64) * f64::EPSILON);
             let name = format!("eigenvalues of {count} of {n}×{n}");
             let found = found.map(|found| scaled(found.unwrap_or_default()));
-            let expected = Ok(scaled(expected.unwrap_or_default().concat()));
+            let expected = Ok(scaled(expected));
             super::check(name, found, expected, allowed, checks);
         }
     }

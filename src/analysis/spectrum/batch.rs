@@ -1,6 +1,7 @@
 //! Many small matrices on a GPU: their Gram matrices one after the other, and all eigenvalues of those of one size in one call.
 //!
-//! What a batch does not have is measured alone, which also tells what was wrong with it: a matrix is not lost with others.
+//! What a batch does not have is measured alone: a matrix is not lost with others. A call for many that never works costs time and no
+//! number, and `flashpoint devices --self-test` tells of it.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -36,7 +37,7 @@ pub(in crate::analysis) fn eigenvalues(
         let bytes = MOST_BYTES.min(device.memory_left() / SHARE);
         let most = (bytes / (side * side * size_of::<f64>())).max(1);
         for places in places.chunks(most).filter(|places| places.len() > 1) {
-            // A batch that fails is none: each of its matrices says why when it is measured alone.
+            // A batch that fails is none: its matrices are measured alone, and say why where that fails too.
             for (place, values) in together(device, matrices, places, side, context).unwrap_or_default() {
                 found[place] = Some(values);
             }

@@ -99,21 +99,18 @@ pub fn measure_all(
         (0..analyses.len()).partition(|index| has_device && is_large(index));
     let lanes = if level == MeasureLevel::Spectra { LANES } else { 1 };
     let all = &*analyses;
-    let alone = |index: usize| (index, spectrum_of(index, &all[index], None));
     let on_device = || {
         let small = given.iter().copied().filter(|index| is_measured((*index, &all[*index])).is_some());
         let together = together(checkpoint, all, small, level, context);
-        let lane = |first: usize| {
-            given.iter().copied().filter(|index| !together.contains_key(index)).skip(first).step_by(lanes)
-        };
-        let rest = (0..lanes).into_par_iter().with_max_len(1);
-        let rest: Vec<_> = rest.flat_map_iter(|first| lane(first).map(alone)).collect();
-        let small = together.par_iter();
-        let small = small.map(|(index, known)| (*index, spectrum_of(*index, &all[*index], Some(known))));
-        small.chain(rest).collect()
+        let one =
+            |index: usize| (index, spectrum_of(index, &all[index], together.get(&index).map(Vec::as_slice)));
+        let lane = |first: usize| given.iter().copied().skip(first).step_by(lanes);
+        let lanes = (0..lanes).into_par_iter().with_max_len(1);
+        lanes.flat_map_iter(|first| lane(first).map(one)).collect()
     };
-    let (given, kept): (Vec<_>, Vec<_>) =
-        rayon::join(on_device, || kept.into_par_iter().map(alone).collect());
+    let on_processor =
+        || kept.into_par_iter().map(|index| (index, spectrum_of(index, &all[index], None))).collect();
+    let (given, kept): (Vec<_>, Vec<_>) = rayon::join(on_device, on_processor);
     let mut measured: Vec<(usize, Outcome)> = given;
     measured.extend(kept);
     measured.sort_by_key(|(index, _)| *index);

@@ -3,8 +3,6 @@
 //! The singular values of M are those of a matrix of d rows: with `W_q·W_qᵀ = L·Lᵀ`, M has the singular values that are the roots of the
 //! eigenvalues of `Lᵀ·(W_k·W_kᵀ)·L`.
 
-use rayon::prelude::*;
-
 use super::matrix::SEED;
 use super::symmetric;
 use crate::analysis::model::{HeadAnalysis, Measured};
@@ -84,9 +82,8 @@ pub fn measure<B: Backend>(backend: &B, heads: &[Head]) -> Result<Option<Vec<Hea
     }
     let queries = grams(backend, heads, |head| &head.query)?;
     let keys = grams(backend, heads, |head| &head.key)?;
-    let lower =
-        backend.download(&queries)?.par_chunks_exact(d * d).flat_map_iter(|gram| cholesky(gram, d)).collect();
-    let lower: Vec<f64> = lower;
+    let query_grams = backend.download(&queries)?;
+    let lower: Vec<f64> = query_grams.chunks_exact(d * d).flat_map(|gram| cholesky(gram, d)).collect();
     let lower = backend.upload(&lower)?;
     let half = multiply(backend, &lower, &keys, (d, count), true)?;
     let forms = multiply(backend, &half, &lower, (d, count), false)?;

@@ -5,7 +5,6 @@
 //! Rows are cut into parts by their number alone, and the parts' sums are added in order.
 
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
-use rayon::slice::ParallelSlice;
 
 use super::tridiagonal;
 use crate::compute::Backend;
@@ -43,7 +42,7 @@ pub(super) fn eigenvalues_on<B: Backend>(
     if count == 1 {
         return Ok(eigenvalues(matrices, n));
     }
-    let values = matrices.par_chunks_exact(n * n).map(|matrix| eigenvalues(matrix.to_vec(), n));
+    let values = matrices.chunks_exact(n * n).map(|matrix| eigenvalues(matrix.to_vec(), n));
     Ok(values.collect::<Option<Vec<_>>>().map(|values| values.concat()))
 }
 

@@ -124,7 +124,7 @@ impl fmt::Display for Inventory {
                     match library.lacks {
                         Some(call) => writeln!(
                             f,
-                            "; it lacks {call}, which came with CUDA 12.6: small matrices are decomposed one after the other"
+                            "; it lacks {call}, which came with CUDA 12.6 Update 2: small matrices are decomposed one after the other"
                         )?,
                         None => writeln!(f)?,
                     }

@@ -26,7 +26,7 @@ pub(super) const SOLVER_CALLS: &[&str] = &[
     "cusolverDnXsyevd",
 ];
 
-/// Calls that came with cuSOLVER 11.7.1 of CUDA 12.6: without them one matrix comes after the other.
+/// Calls that came with cuSOLVER 11.7.1 of CUDA 12.6 Update 2: without them one matrix comes after the other.
 pub(super) const BATCH_CALLS: &[&str] = &["cusolverDnXsyevBatched", "cusolverDnXsyevBatched_bufferSize"];
 
 const REAL: cudaDataType_t = cudaDataType_t::CUDA_R_64F;
@@ -141,10 +141,10 @@ impl Solver {
         let mut first = 0;
         while first < count {
             let piece = most.min(count - first);
-            let found = Work::of(driver, matrices, n, first, piece).and_then(|work| match piece {
-                1 => self.one(driver, &work),
-                _ => self.batch(driver, &work),
-            });
+            // Of many a last one goes as the others did: the two calls are different algorithms.
+            let together = self.has_batch && count > 1;
+            let found = Work::of(driver, matrices, n, first, piece)
+                .and_then(|work| if together { self.batch(driver, &work) } else { self.one(driver, &work) });
             match found {
                 Ok(found) => values.extend(found),
                 Err(Fault::OverBudget { .. } | Fault::OutOfMemory { .. }) if piece > 1 => {
@@ -183,8 +183,8 @@ impl Solver {
         solver("cusolverDnXsyevd_bufferSize", answer.result())?;
         let workspace = driver.allocate(on_device)?;
         let mut host = vec![0u8; on_host];
-        // SAFETY: as above, with the workspaces that it asked for. It returns when the host's is no longer used, and what is asked of
-        // the device is done before anything that is asked for later, the freeing of its memory too.
+        // SAFETY: as above, with the workspaces that it asked for. What is asked of the device is done before anything that is asked for
+        // later, the freeing of its memory too; the host's is freed behind the wait for the answer, or where nothing was asked for.
         let answer = unsafe {
             cusolver::sys::cusolverDnXsyevd(
                 own.handle,
@@ -206,7 +206,6 @@ impl Solver {
             )
         };
         solver("cusolverDnXsyevd", answer.result())?;
-        // The host's workspace lives until the device has come to the end of it.
         let answer = work.answer(driver, "cusolverDnXsyevd");
         drop(host);
         answer
@@ -239,7 +238,7 @@ impl Solver {
         solver("cusolverDnXsyevBatched_bufferSize", answer.result())?;
         let workspace = driver.allocate(on_device)?;
         let mut host = vec![0u8; on_host];
-        // SAFETY: as above, with the workspaces that it asked for, and room for an integer a matrix.
+        // SAFETY: as for one, with room for an integer a matrix.
         let answer = unsafe {
             cusolver::sys::cusolverDnXsyevBatched(
                 own.handle,

@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::Places;
 use super::config::{Config, MOST_LAYERS};
 use super::draft::{Draft, Heads, parts};
 use super::state::State;
+use super::{Built, Places};
 use crate::compute::Unary;
 use crate::error::{ErrorKind, Result};
 use crate::network::{Assembly, Block, Embedding, InputKind, Mask, Network, Rows, ValueId};
@@ -26,23 +26,28 @@ pub(super) enum Writer {
     NanoGpt,
 }
 
-/// What the names and shapes of a GPT-2 tell of it: all but its heads.
+/// What the names and shapes of a GPT-2 tell of it: all but its heads, and what a config beside it says all the same.
 pub(super) struct Shapes {
     writer: Writer,
+    width: usize,
     config: BTreeMap<String, Value>,
 }
 
+/// What a block of GPT-2 has, its mask among it: with anything else it is a block of another network.
+const BLOCK: [&str; 8] =
+    ["ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj", "attn.bias", "attn.masked_bias"];
+
 impl Shapes {
-    /// Those of a checkpoint; `None` where it has not the tensors of a GPT-2, or a config that says what it is.
+    /// Those of a checkpoint; `None` where it has not the tensors of a GPT-2, or a config that says which model it is.
     ///
     /// # Errors
     /// When a tensor cannot be read.
     pub fn of(state: &State<'_>) -> Result<Option<Self>> {
-        let config = state.checkpoint.config.as_ref();
-        if config.is_some_and(|config| config.contains_key("model_type")) {
+        let mut config = state.checkpoint.config.clone().unwrap_or_default();
+        let prefix = state.places.prefix(&PREFIXES, "h.0.attn.c_attn.weight").unwrap_or(PREFIXES[0]);
+        if config.contains_key("model_type") || !has_plain_blocks(state, prefix) {
             return Ok(None);
         }
-        let prefix = state.places.prefix(&PREFIXES, "h.0.attn.c_attn.weight").unwrap_or(PREFIXES[0]);
         let weight = |name: &str| state.shape(&format!("{prefix}{name}.weight"));
         let all = [weight("wte")?, weight("wpe")?, weight("h.0.attn.c_attn")?, weight("h.0.mlp.c_fc")?];
         let [Some([vocabulary, width]), Some([positions, _]), Some(attention), Some(inner)] =
@@ -65,37 +70,68 @@ impl Shapes {
             ("n_inner", inner),
             ("n_layer", layers),
         ];
-        let mut config: BTreeMap<String, Value> =
-            sizes.into_iter().map(|(key, size)| (key.to_owned(), size.into())).collect();
+        config.extend(sizes.into_iter().map(|(key, size)| (key.to_owned(), size.into())));
         let has_biases = state.has(&format!("{prefix}h.0.attn.c_attn.bias"));
         config.insert("bias".to_owned(), has_biases.into());
-        // The prefix is that of a model with a head, whose table is stored where it is not the embedding's.
-        let classes: &[&str] = if prefix == PREFIXES[0] { &["GPT2LMHeadModel"] } else { &[] };
+        // The prefix is that of a model with a head: a classifier's, or one of words, whose table is stored where it is not the embedding's.
+        let has_words = prefix == PREFIXES[0] && !state.has("score.weight");
+        let classes: &[&str] = if has_words { &["GPT2LMHeadModel"] } else { &[] };
         config.insert("architectures".to_owned(), classes.into());
         config.insert("tie_word_embeddings".to_owned(), (!state.has("lm_head.weight")).into());
-        Ok(Some(Self { writer, config }))
+        Ok(Some(Self { writer, width: *width, config }))
     }
 
-    /// The network with so many heads, and what is taken for granted of it.
+    /// The network, with so many heads where no config says how many, and what is taken for granted of it.
     ///
     /// # Errors
-    /// When nobody says how many, or they do not divide the width.
-    pub fn build(mut self, state: &State<'_>, heads: Option<usize>) -> Result<(Network, Vec<String>)> {
-        let path = &state.checkpoint.path;
-        let Some(heads) = heads else {
-            return Err(ErrorKind::UnknownHeads { architecture: "GPT-2" }.in_file(path));
-        };
-        self.config.insert("n_head".to_owned(), heads.into());
-        let network = build(&Config::new(&self.config, path), self.writer, &state.places)?;
+    /// When nobody says how many, they do not divide the width, or its tensors are those of no GPT-2 after all.
+    pub fn build(mut self, state: &State<'_>, heads: Option<usize>) -> Result<Built> {
+        let stated = self.config.get("n_head").and_then(Value::as_u64).map(|heads| heads as usize);
+        if let (Some(stated), Some(heads)) = (stated, heads)
+            && stated != heads
+        {
+            return Err(state.unknown(format!("its config says {stated} heads, and --heads {heads}")));
+        }
+        let known = stated.or(heads);
+        if let Some(heads) = known.filter(|heads| *heads == 0 || !self.width.is_multiple_of(*heads)) {
+            return Err(state.unknown(format!("{heads} heads do not divide its width {}", self.width)));
+        }
+        // Whether it is a GPT-2 at all is asked first.
+        self.config.insert("n_head".to_owned(), known.unwrap_or(1).into());
+        let network = build(&Config::new(&self.config, &state.checkpoint.path), self.writer, &state.places)?;
+        let mut built = Built::join(network, state.checkpoint).map_err(|error| {
+            state.unknown(format!("its names and shapes are like those of a GPT-2, but {}", error.kind))
+        })?;
+        if known.is_none() {
+            return Err(ErrorKind::UnknownHeads { architecture: "GPT-2" }.in_file(&state.checkpoint.path));
+        }
+        built.assumptions.push(self.assumption());
+        Ok(built)
+    }
+
+    fn assumption(&self) -> String {
         let (stored, function) = match self.writer {
             Writer::Transformers => ("transformers stores it", "tanh"),
             Writer::NanoGpt => ("nanoGPT stores it", "erf"),
         };
-        let assumption = format!(
-            "it is taken to be a GPT-2 as {stored}, with GELU by {function}: no shape tells it; put its config.json beside it where it is another"
-        );
-        Ok((network, vec![assumption]))
+        format!(
+            "it is taken to be a GPT-2 as {stored}: queries, keys and values one after the other, a causal mask, logits over the root of a head's width and, where no config says otherwise, GELU by {function} and an epsilon of 1e-5; no shape tells it, give --model where it is another"
+        )
     }
+}
+
+/// Whether the floating tensors of its blocks are those of GPT-2's and no others.
+fn has_plain_blocks(state: &State<'_>, prefix: &str) -> bool {
+    let is_plain = |name: &str| {
+        let Some((_, own)) =
+            name.strip_prefix(prefix).and_then(|name| name.strip_prefix("h.")?.split_once('.'))
+        else {
+            return true;
+        };
+        let layer = own.strip_suffix(".weight").or(own.strip_suffix(".bias")).unwrap_or(own);
+        BLOCK.contains(&layer) || BLOCK.contains(&own)
+    };
+    state.names().into_iter().all(is_plain)
 }
 
 /// What all layers share.

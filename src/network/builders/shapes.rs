@@ -18,8 +18,10 @@ use crate::error::Result;
 pub fn from_shapes(checkpoint: &Checkpoint, heads: Option<usize>) -> Result<Built> {
     let state = State::of(checkpoint);
     if let Some(shapes) = gpt2::Shapes::of(&state)? {
-        let (network, assumptions) = shapes.build(&state, heads)?;
-        return Ok(Built { assumptions, ..Built::join(network, checkpoint)? });
+        return shapes.build(&state, heads);
+    }
+    if heads.is_some() {
+        return Err(state.unknown("--heads is for a GPT-2, and its tensors are not those of one"));
     }
     let names = state.names();
     let found = Found::of(&names);
