@@ -105,7 +105,7 @@ mod fp904_uncovered_bytes;
 #[cfg(test)]
 mod test_jacobian;
 #[cfg(test)]
-mod test_support;
+pub(crate) mod test_support;
 
 pub(crate) use collapse::{Limits as CollapseLimits, collapse};
 pub use finding::{Bound, Confidence, Evidence, Finding, Findings, Severity, Subject};

@@ -339,7 +339,7 @@ pub(super) fn point(step: u64) -> LogPoint {
 
 /// A run of `intervals` intervals of 100 steps, each of these tensors, and of the checkpoints at their ends, which hold
 /// Adam's state for every tensor.
-pub(super) fn run_of(intervals: usize, tensors: impl Fn() -> Vec<TensorInterval>) -> Analysis {
+pub(crate) fn run_of(intervals: usize, tensors: impl Fn() -> Vec<TensorInterval>) -> Analysis {
     let names = tensors().into_iter().map(|tensor| tensor.name).collect::<Vec<_>>();
     let mut run = logged(Vec::new());
     run.log = None;
@@ -365,7 +365,7 @@ pub(super) fn run_of(intervals: usize, tensors: impl Fn() -> Vec<TensorInterval>
 }
 
 /// A 64×64 matrix over 100 steps of healthy training by Adam.
-pub(super) fn interval_tensor(name: &str) -> TensorInterval {
+pub(crate) fn interval_tensor(name: &str) -> TensorInterval {
     let known = moments(name).tensor.expect("it is known");
     TensorInterval {
         name: name.to_owned(),

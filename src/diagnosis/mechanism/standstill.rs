@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::{CONCLUSIVE, Case, STRONG, SUPPORTING, rate, start};
 use crate::analysis::model::{IntervalAnalysis, Role, TensorInterval};
 use crate::diagnosis::Mechanism;
-use crate::diagnosis::facts::{Facts, states, whole};
+use crate::diagnosis::facts::{Facts, is_query_or_key, states, whole};
 use crate::diagnosis::onset::Onset;
 use crate::number;
 use crate::rules::Confidence;
@@ -216,7 +216,8 @@ fn boundary<'a>(interval: &'a IntervalAnalysis, dead: &BTreeSet<&str>) -> Option
                 .tensors
                 .iter()
                 .find(|own| own.layer.path == bias.layer.path && own.name != bias.name)?;
-            Some((bias, weight))
+            // A softmax cancels what a bias of its keys adds: it has no gradient in any run, and behind it there are no units.
+            (!is_query_or_key(weight.role)).then_some((bias, weight))
         })
         .collect();
     biased.sort_by_key(|(bias, _)| bias.layer.order);
@@ -227,4 +228,35 @@ fn boundary<'a>(interval: &'a IntervalAnalysis, dead: &BTreeSet<&str>) -> Option
         (is_dead(bias) && is_dead(weight) && is_dead(next_weight) && !is_dead(next_bias) && !zero)
             .then_some(bias)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::test_support::{interval_tensor, run_of};
+
+    /// Weight and bias of three layers, of which the first and the weight of the second have no gradient.
+    fn dead_layer(roles: [Role; 3]) -> Option<String> {
+        let tensors = || {
+            let of = |(at, role): (usize, Role)| {
+                ["weight", "bias"].map(|leaf| {
+                    let mut tensor = interval_tensor(&format!("layer{at}.{leaf}"));
+                    tensor.layer.order = at as u64;
+                    tensor.role = if leaf == "bias" { Role::Bias } else { role };
+                    tensor
+                })
+            };
+            roles.into_iter().enumerate().flat_map(of).collect()
+        };
+        let run = run_of(1, tensors);
+        let dead = BTreeSet::from(["layer0.weight", "layer0.bias", "layer1.weight"]);
+        boundary(&run.intervals[0], &dead).map(|bias| bias.canonical_name.clone())
+    }
+
+    #[test]
+    fn keys_whose_bias_a_softmax_cancels_are_no_dead_units() {
+        assert_eq!(dead_layer([Role::Linear; 3]), Some("layer0.bias".to_owned()));
+        assert_eq!(dead_layer([Role::AttentionKey, Role::AttentionValue, Role::Linear]), None);
+        assert_eq!(dead_layer([Role::AttentionQuery, Role::Linear, Role::Linear]), None);
+    }
 }
