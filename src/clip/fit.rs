@@ -20,6 +20,9 @@ pub const ONSET_WINDOW: usize = 15;
 /// The onset is where that median is this many times its lowest so far.
 pub const ONSET_RATIO: f64 = 3.0;
 
+/// Loss over its level before norms rose, above which the run got worse (E3).
+pub const WORSE: f64 = 1.5;
+
 /// Steps of the start that are not like the rest.
 pub const START_STEPS: u64 = 50;
 
@@ -45,8 +48,10 @@ pub struct Fit {
     pub steps: [u64; 2],
     /// Index behind the last of the series' points that were looked at, and of the first.
     pub range: std::ops::Range<usize>,
-    /// The step from which norms rose to three times their lowest, where they did.
+    /// The step from which norms rose to three times their lowest, where they did and the run did not learn on.
     pub onset: Option<u64>,
+    /// The step from which they rose so while the loss went on falling: these are norms of a healthy run.
+    pub learned_on: Option<u64>,
     /// Norms of the core.
     pub core: u64,
     /// How many independent norms the core is worth.
@@ -71,7 +76,11 @@ pub fn fit(series: &Series, warmup_end: Option<u64>) -> Result<Fit, String> {
         ));
     }
     let logs: Vec<f64> = points.iter().map(|point| point.norm.ln()).collect();
-    let onset = onset(&logs);
+    let risen = onset(&logs);
+    let (learned_on, onset) = match risen {
+        Some(at) if learns_on(points, at) => (Some(points[at].step), None),
+        risen => (None, risen),
+    };
     let end = onset.unwrap_or(points.len());
     let onset = onset.map(|at| points[at].step);
     if end < FEWEST_NORMS {
@@ -109,6 +118,7 @@ pub fn fit(series: &Series, warmup_end: Option<u64>) -> Result<Fit, String> {
         steps: [points[start].step, points[end - 1].step],
         range: start..end,
         onset,
+        learned_on,
         core: sorted.len() as u64,
         effective,
         median: now.exp(),
@@ -138,6 +148,27 @@ fn onset(logs: &[f64]) -> Option<usize> {
         lowest = lowest.min(now);
     }
     None
+}
+
+/// Whether the run learned on from point `at`, where norms rose: its loss ends below its level before, and was at no level far
+/// above that, for as many norms as a threshold needs, since those before are of another level. Behind a plateau, and where a model leaves its initialisation, gradients grow because there is something to learn.
+fn learns_on(points: &[Point], at: usize) -> bool {
+    let level = |points: &[Point]| median(points.iter().filter_map(|point| point.loss));
+    let from = at.saturating_sub(ONSET_WINDOW);
+    let later = &points[at..];
+    if later.len() < FEWEST_NORMS {
+        return false;
+    }
+    let (Some(before), Some(end)) =
+        (level(&points[from..at]), level(&later[later.len().saturating_sub(ONSET_WINDOW)..]))
+    else {
+        return false;
+    };
+    let highest = later.windows(ONSET_WINDOW).filter_map(level).fold(end, f64::max);
+    later.iter().all(|point| point.loss.is_some())
+        && before > 0.0
+        && end < before
+        && highest <= WORSE * before
 }
 
 /// Index of the first point behind the start of the run and its warm-up. A warm-up that would leave too little is not waited for.
@@ -185,6 +216,7 @@ mod tests {
         let point = |(at, &norm): (usize, &f64)| Point {
             step: first + at as u64,
             norm,
+            loss: None,
             usual: None,
             tensors: Vec::new(),
         };
@@ -223,6 +255,33 @@ mod tests {
         assert!(found.median < 0.32, "{found:?}");
         // A log that begins in the middle of a run has no start to leave out.
         assert_eq!(fit(&series(&norms, 31_000), None).unwrap().steps[0], 31_000);
+    }
+
+    /// Gradients grow to ten times when a plateau ends: those of a loss that falls on are norms of the run, those of one that
+    /// does not, or that is not logged, are the beginning of its end.
+    #[test]
+    fn norms_that_rise_while_the_loss_falls_are_fitted() {
+        let mut norms = log_normal(0.3, 0.1, 80);
+        norms.extend(log_normal(3.0, 0.1, 400));
+        let with_loss = |loss: &dyn Fn(u64) -> Option<f64>| {
+            let mut series = series(&norms, 1);
+            series.points.iter_mut().for_each(|point| point.loss = loss(point.step));
+            fit(&series, None)
+        };
+        let learned =
+            with_loss(&|step| Some(if step < 80 { 2.3 } else { 2.3 * 0.99f64.powi(step as i32 - 80) }));
+        let learned = learned.unwrap();
+        assert_eq!((learned.onset, learned.steps), (None, [50, 480]));
+        // Eight of fifteen norms are high at step 88 for the first time, whose window begins behind step 73.
+        assert_eq!(learned.learned_on, Some(73));
+        assert!((learned.median / 3.0 - 1.0).abs() < 0.05, "{learned:?}");
+
+        let worse = |step: u64| Some(if step < 80 { 2.3 } else { 2.5 });
+        let came_back =
+            |step: u64| Some(if (200..230).contains(&step) { 4.0 } else { 2.3 - 0.001 * step as f64 });
+        for loss in [&worse as &dyn Fn(u64) -> Option<f64>, &came_back, &|_| None] {
+            assert!(with_loss(loss).unwrap_err().contains("before step"));
+        }
     }
 
     #[test]

@@ -76,7 +76,7 @@ pub struct Recommendation {
     pub norms: u64,
     /// See `norms`.
     pub effective_norms: Option<f64>,
-    /// The step from which norms rose to three times their lowest, where they did: nothing from there on was fitted.
+    /// The step from which norms rose to three times their lowest while the loss did not fall on: nothing from there on was fitted.
     pub onset: Option<u64>,
     /// Median of the last quarter of the fitted norms over that of the first.
     pub trend: Option<f64>,
@@ -237,6 +237,12 @@ fn fitted(
             grouped(onset)
         );
         notes.push(sentence);
+    }
+    if let Some(step) = fit.learned_on {
+        notes.push(format!(
+            "from step {} on norms rose to three times their lowest while the loss went on falling: they are the run's own, and were fitted",
+            grouped(step)
+        ));
     }
     notes.extend(about(series, analysis, used, threshold));
     notes.extend(by_optimizer(optimizer));

@@ -40,6 +40,8 @@ pub struct Point {
     pub step: u64,
     /// Its norm: finite and above 0.
     pub norm: f64,
+    /// Its loss, where it was logged and is finite.
+    pub loss: Option<f64>,
     /// What was usual before it, where it is a spike.
     pub usual: Option<f64>,
     /// Norms of the tensors, in the order of [`Series::tensors`]; empty where they are not all known.
@@ -91,7 +93,7 @@ fn of_log(log: &LogAnalysis) -> Series {
     for point in log.points.iter().filter(|point| !point.skipped) {
         let Some(Number(norm)) = point.grad_norm else { continue };
         let tensors = norms_of(point, &series.tensors);
-        series.push(point.step, norm, tensors);
+        series.push(point.step, norm, point.loss.and_then(Number::finite), tensors);
     }
     series.finish()
 }
@@ -133,13 +135,13 @@ fn of_dumps(dumps: &[DumpAnalysis]) -> Series {
             .collect();
         let own = series.tensors.iter().map(|(name, _)| norms.get(name.as_str()).copied());
         let own = own.collect::<Option<Vec<f64>>>().unwrap_or_default();
-        series.push(dump.step, norm, own);
+        series.push(dump.step, norm, None, own);
     }
     series.finish()
 }
 
 impl Series {
-    fn push(&mut self, step: u64, norm: f64, tensors: Vec<f64>) {
+    fn push(&mut self, step: u64, norm: f64, loss: Option<f64>, tensors: Vec<f64>) {
         if !norm.is_finite() {
             self.non_finite += 1;
         } else if norm <= 0.0 {
@@ -148,7 +150,7 @@ impl Series {
             let whole = tensors.iter().map(|norm| norm * norm).sum::<f64>().sqrt();
             let complete = (whole - norm).abs() <= SAME_NORM * norm;
             let tensors = if complete { tensors } else { Vec::new() };
-            self.points.push(Point { step, norm, usual: None, tensors });
+            self.points.push(Point { step, norm, loss, usual: None, tensors });
         }
     }
 

@@ -111,8 +111,13 @@ fn spectrum(count: usize, value: impl Fn(usize) -> f64) -> Spectrum {
 }
 
 fn clipping(norms: impl IntoIterator<Item = f64>) -> Option<Kind> {
-    let point =
-        |(step, norm): (usize, f64)| Point { step: step as u64, norm, usual: None, tensors: Vec::new() };
+    let point = |(step, norm): (usize, f64)| Point {
+        step: step as u64,
+        norm,
+        loss: None,
+        usual: None,
+        tensors: Vec::new(),
+    };
     let series = Series {
         source: Source::Log,
         points: norms.into_iter().enumerate().map(point).collect(),
