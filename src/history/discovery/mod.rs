@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::log::{LogFile, LogFiles, config};
-use super::{History, Options, RemarkKind};
+use super::{FoundKind, History, Options, RemarkKind};
 use crate::checkpoint::{self, Checkpoint, NameRules};
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
@@ -68,7 +68,10 @@ pub(super) fn discover(
     let superseded = if options.earlier.is_some() { 0 } else { finds.states.len().saturating_sub(1) };
     finds.logs.states.extend(finds.states.into_values().skip(superseded));
     order::one_rank(&mut finds.logs.logs, history);
-    let clip_threshold = finds.configs.iter().find_map(|path| config::clip_threshold(path, context));
+    let beside = finds.configs.iter().find_map(|path| config::clip_threshold(path, context));
+    let newest =
+        history.checkpoints.last().filter(|found| found.kind == FoundKind::Stored && found.path.is_file());
+    let clip_threshold = beside.or_else(|| config::clip_threshold_within(&newest?.path, context));
     Ok((finds.logs, clip_threshold))
 }
 
