@@ -162,6 +162,13 @@ pub struct NotEvaluated {
     pub reason: String,
 }
 
+impl NotEvaluated {
+    /// The checkpoint whose part it is; `None` of the run as a whole.
+    pub fn of_checkpoint(&self) -> Option<&str> {
+        (self.subject != Subject::Run).then_some(self.checkpoint.as_str())
+    }
+}
+
 /// Every rule over every checkpoint.
 pub fn evaluate(analysis: &Analysis, overrides: &Overrides) -> Assessment {
     let mut assessment = Assessment::default();

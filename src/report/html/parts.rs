@@ -214,7 +214,7 @@ pub(super) fn unjudged(entries: &[NotEvaluated]) -> Vec<Unjudged> {
         };
         let names: BTreeSet<String> =
             entries.iter().filter_map(|entry| subject_name(&entry.subject)).map(|name| safe(&name)).collect();
-        let checkpoints: BTreeSet<&str> = entries.iter().map(|entry| entry.checkpoint.as_str()).collect();
+        let checkpoints: BTreeSet<&str> = entries.iter().filter_map(|entry| entry.of_checkpoint()).collect();
         let mut subjects: Vec<String> = names.iter().take(SUBJECTS).cloned().collect();
         if names.len() > SUBJECTS {
             subjects.push(format!("and {} more", names.len() - SUBJECTS));

@@ -227,7 +227,8 @@ impl Page<'_> {
                 1 => titled(rules.first().expect("there is one")),
                 _ => rules.into_iter().collect::<Vec<_>>().join(", "),
             };
-            let checkpoints: BTreeSet<&str> = entries.iter().map(|entry| entry.checkpoint.as_str()).collect();
+            let checkpoints: BTreeSet<&str> =
+                entries.iter().filter_map(|entry| entry.of_checkpoint()).collect();
             let where_ = if checkpoints.len() > 1 {
                 format!(" in {} checkpoints", checkpoints.len())
             } else {
