@@ -2,7 +2,8 @@
 
 use super::facts::{Facts, median};
 use super::healthy::Healthy;
-use super::mechanism::Case;
+use super::mechanism::{self, Case};
+use super::recovery::{self, Recovery};
 use super::{Action, Mechanism, Snippet};
 use crate::analysis::model::Layout;
 use crate::number::short;
@@ -28,6 +29,12 @@ pub(super) fn recommend(facts: Facts, case: &Case, healthy: Option<&Healthy>) ->
             what: "start again: no checkpoint of this run is without it".to_owned(),
             snippets: Vec::new(),
         });
+    } else if let Some(recovery) = recovered(facts, case) {
+        actions.push(say(&format!(
+            "nothing has to be gone back to: the loss came back by itself, from {} before to {} at the end",
+            short(recovery.before),
+            short(recovery.end)
+        )));
     } else if let Some(healthy) = healthy {
         actions.push(resume(facts, healthy));
     } else {
@@ -38,6 +45,12 @@ pub(super) fn recommend(facts: Facts, case: &Case, healthy: Option<&Healthy>) ->
     }
     actions.extend(remedy(facts, case));
     actions
+}
+
+/// The recovery from a spike that the run has behind it: other causes are still there when the loss has come back.
+fn recovered(facts: Facts, case: &Case) -> Option<Recovery> {
+    let step = case.onset.filter(|_| case.mechanism == Mechanism::GradientSpike)?;
+    recovery::from(facts, step)
 }
 
 /// What to do where something went wrong, and what is kept does not show what.
@@ -139,6 +152,11 @@ fn remedy(facts: Facts, case: &Case) -> Vec<Action> {
         Mechanism::StateLost => vec![say(
             "resume with the optimizer's whole state; where it is lost, reset moments and step counter together and warm the learning rate up again",
         )],
+        Mechanism::LowPrecisionState if mechanism::broken_by_a_step(facts).is_some() => vec![plain(
+            "keep weights and moments in f32 and only compute in half precision: in f16 an epsilon of 1e-8 is 0, and so is the second moment of a small gradient",
+            "PyTorch",
+            "with torch.autocast(\"cuda\", dtype=torch.float16): loss = model(batch)  # no model.half()",
+        )],
         Mechanism::LowPrecisionState => {
             vec![say("keep second moments in f32, or lower beta2 to 0.99 or below"), beta2()]
         }
@@ -201,6 +219,13 @@ fn clip(facts: Facts, case: &Case) -> Option<Action> {
         let usual = median(norms)?;
         (CLIP_OVER_MEDIAN * usual, format!("twice its median of {} before the onset", short(usual)))
     };
+    if let Some(used) = log.semantics.clip_threshold.filter(|used| *used <= threshold) {
+        return Some(say(&format!(
+            "go on clipping the gradient norm at {}: that is no looser than {}, {basis}",
+            short(used),
+            short(threshold)
+        )));
+    }
     Some(Action {
         what: format!("clip the gradient norm at {}, {basis}", short(threshold)),
         snippets: crate::clip::global_norm_snippets(threshold),

@@ -37,7 +37,7 @@ pub(super) fn find(facts: Facts, onset: Option<u64>) -> Option<Healthy> {
 }
 
 /// No critical finding is about it.
-fn is_clean(facts: Facts, checkpoint: &CheckpointAnalysis) -> bool {
+pub(super) fn is_clean(facts: Facts, checkpoint: &CheckpointAnalysis) -> bool {
     let of_it = |name: &str| name == checkpoint.name;
     !facts.assessment.findings.iter().any(|own| own.severity == Severity::Critical && of_it(&own.checkpoint))
 }

@@ -9,6 +9,7 @@ mod healthy;
 mod mechanism;
 mod onset;
 mod pulse;
+mod recovery;
 mod story;
 mod suspects;
 #[cfg(test)]

@@ -8,7 +8,7 @@ use super::{Mechanism, bracket};
 use crate::number::{counted, grouped, short};
 
 /// Points before the onset whose median is what the run was like.
-const BEFORE_POINTS: usize = 20;
+pub(super) const BEFORE_POINTS: usize = 20;
 
 /// The sentences.
 pub(super) fn tell(

@@ -5,6 +5,7 @@ use crate::analysis::model::{
     Analysis, IntervalAnalysis, Layer, LogAnalysis, LogPoint, MeasureLevel, Measured, Number, Role, Run,
     SCHEMA_VERSION, TensorInterval,
 };
+use crate::rules::test_support::{interval_tensor, run_of};
 use crate::rules::{Assessment, Confidence, Finding, Severity, Subject};
 
 /// A run of `steps` logged steps whose gradient norm is 1 and whose loss falls from 4 towards 2, then edited.
@@ -304,4 +305,131 @@ fn a_layer_that_stops_is_frozen_and_a_bias_alone_rests() {
     );
     let bias = stopping(&[("conv.bias", Role::Bias)]);
     assert_eq!(diagnose(&bias, &Assessment::default()).mechanism, Mechanism::None);
+}
+
+/// The gradient of step 133 is 40 times the usual; `loss` is what is logged from there on.
+fn spiked(loss: impl Fn(u64) -> f64) -> Analysis {
+    run(400, |point| {
+        if point.step == 133 {
+            spike(point, 40.0);
+        }
+        if point.step >= 133 {
+            point.loss = Some(Number(loss(point.step)));
+        }
+    })
+}
+
+#[test]
+fn a_run_that_came_back_from_a_spike_is_not_told_to_start_again() {
+    let advice = |loss: &dyn Fn(u64) -> f64| {
+        let diagnosis = diagnose(&spiked(loss), &Assessment::default());
+        assert_eq!(diagnosis.mechanism, Mechanism::GradientSpike);
+        diagnosis.actions[0].what.clone()
+    };
+    // The loss of `run` is 2.14 at step 133.
+    let healed = advice(&|step| if step < 150 { 3.0 } else { 2.0 });
+    assert!(
+        healed.starts_with("nothing has to be gone back to") && healed.ends_with("to 2 at the end"),
+        "{healed}"
+    );
+    assert!(advice(&|_| 2.5).starts_with("start again"));
+    assert!(advice(&|step| if step == 300 { f64::NAN } else { 2.0 }).starts_with("start again"));
+}
+
+#[test]
+fn a_threshold_in_use_that_is_tighter_is_not_loosened() {
+    let advice = |used: Option<f64>| {
+        let mut analysis = spiked(|_| 2.5);
+        analysis.log.as_mut().unwrap().semantics.clip_threshold = used;
+        let actions = diagnose(&analysis, &Assessment::default()).actions;
+        actions[1].what.clone()
+    };
+    // All norms before are 1, so that the threshold is 1.05.
+    assert!(advice(None).starts_with("clip the gradient norm at 1.050"), "{}", advice(None));
+    assert!(advice(Some(5.0)).starts_with("clip the gradient norm at 1.050"));
+    assert!(
+        advice(Some(0.5)).starts_with("go on clipping the gradient norm at 0.5000"),
+        "{}",
+        advice(Some(0.5))
+    );
+}
+
+/// Two batches twelve steps apart, each with an aftermath: no pulse stands alone, and the loss of both comes back at a rate that
+/// never changed.
+#[test]
+fn a_rate_at_which_the_run_came_back_is_not_what_is_told() {
+    let batches = |end: f64| {
+        run(400, move |point| {
+            let after = [251, 263].into_iter().filter_map(|step| point.step.checked_sub(step)).min();
+            if let Some(after) = after.filter(|after| *after < 8) {
+                spike(point, (20.0 * 0.75f64.powi(after as i32)).max(3.0));
+                point.loss_ratio = Some(2.0);
+                point.loss = Some(Number(4.0));
+            } else if point.step > 251 {
+                point.loss = Some(Number(end));
+            }
+        })
+    };
+    let came_back = diagnose(&batches(2.0), &Assessment::default());
+    assert_eq!((came_back.mechanism, came_back.onset_step), (Mechanism::GradientSpike, Some(251)));
+    let stayed = diagnose(&batches(3.5), &Assessment::default());
+    assert_eq!((stayed.mechanism, stayed.onset_step), (Mechanism::LearningRate, Some(251)));
+}
+
+/// The optimizer's counter in checkpoints of steps 0, 100, 200 and 300, `None` where no optimizer was saved.
+fn counted(counters: [Option<f64>; 4]) -> (Mechanism, Option<[u64; 2]>) {
+    let mut analysis = run_of(3, || vec![interval_tensor("fc.weight")]);
+    for (checkpoint, counter) in analysis.checkpoints.iter_mut().zip(counters) {
+        match (counter, &mut checkpoint.optimizer) {
+            (Some(_), Measured::Value(state)) => state.parameters[0].step = counter,
+            _ => checkpoint.optimizer = Measured::not("no optimizer was saved"),
+        }
+    }
+    let diagnosis = diagnose(&analysis, &Assessment::default());
+    (diagnosis.mechanism, diagnosis.onset_interval)
+}
+
+#[test]
+fn an_optimizer_that_was_lost_at_a_checkpoint_without_one_is_missed_behind_it() {
+    assert_eq!(counted([Some(0.0), Some(100.0), None, Some(300.0)]), (Mechanism::None, None));
+    assert_eq!(counted([Some(0.0), Some(100.0), None, Some(50.0)]), (Mechanism::StateLost, Some([100, 300])));
+    assert_eq!(
+        counted([Some(0.0), Some(100.0), Some(200.0), Some(100.0)]),
+        (Mechanism::StateLost, Some([200, 300]))
+    );
+}
+
+/// Second moments in f16: the checkpoint of step 100 is not finite, and the first gradient that is not is that of `lost`.
+fn f16_moments(lost: u64) -> Mechanism {
+    let mut analysis = run_of(1, || vec![interval_tensor("fc.weight")]);
+    if let Measured::Value(state) = &mut analysis.checkpoints[1].optimizer
+        && let Measured::Value(defects) = &mut state.parameters[0].defects
+    {
+        defects.non_finite_first = 1;
+    }
+    analysis.log = run(150, |point| {
+        if point.step >= lost {
+            (point.loss, point.grad_norm) = (Some(Number(f64::NAN)), Some(Number(f64::NAN)));
+        }
+    })
+    .log;
+    let found = Finding {
+        rule: "FP107".to_owned(),
+        name: "low-precision-moments".to_owned(),
+        severity: Severity::Critical,
+        confidence: Confidence::Exact,
+        checkpoint: "step-0".to_owned(),
+        step: Some(0),
+        subject: Subject::Checkpoint,
+        message: "1 second moment is f16".to_owned(),
+        evidence: Vec::new(),
+        advice: String::new(),
+    };
+    diagnose(&analysis, &Assessment { findings: vec![found], ..Assessment::default() }).mechanism
+}
+
+#[test]
+fn weights_that_a_step_from_finite_gradients_broke_are_the_state_s_fault() {
+    assert_eq!(f16_moments(101), Mechanism::LowPrecisionState);
+    assert_eq!(f16_moments(100), Mechanism::NonFinite);
 }

@@ -1,6 +1,6 @@
 //! What came in with one batch or one gradient: a spike, a number that is none, a range that half precision lacks.
 
-use super::{CONCLUSIVE, Case, STRONG, SUPPORTING, seam, state};
+use super::{CONCLUSIVE, Case, STRONG, SUPPORTING, rate, seam, state};
 use crate::analysis::model::{CheckpointAnalysis, IntervalAnalysis, LogPoint, TensorInterval};
 use crate::diagnosis::Mechanism;
 use crate::diagnosis::facts::{Facts, median, whole};
@@ -126,6 +126,20 @@ pub(super) fn gradient_spike(facts: Facts, onset: Option<&Onset>) -> Option<Case
         && pulse::again(facts, pulse) > FEW_AGAIN
     {
         case = case.although(STRONG, "it came again and again, which no single gradient does");
+    }
+    if case.reasons.is_empty()
+        && let Some(onset) = onset
+        && let Sign::GradientNorm(ratio) = onset.sign
+        && rate::was_taken(facts, onset)
+    {
+        case = case.at(onset.step, onset.interval).because(
+            STRONG,
+            format!(
+                "at step {} the gradient norm was {} times its median, and the loss came back at the same learning rate: single gradients, and not the rate, were too large",
+                onset.step,
+                short(ratio)
+            ),
+        );
     }
     if let (Some(onset), Some(step)) = (onset, case.onset)
         && onset.step + FEW_STEPS < step

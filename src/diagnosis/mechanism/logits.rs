@@ -5,7 +5,7 @@ use crate::analysis::model::{CheckpointAnalysis, Role, TensorAnalysis};
 use crate::diagnosis::Mechanism;
 use crate::diagnosis::facts::{Facts, is_matrix, is_query_or_key, median, rms};
 use crate::diagnosis::onset::Onset;
-use crate::number::short;
+use crate::number::{counted, short};
 use crate::rules::Confidence;
 
 /// RMS of a logit map over that of the model's other matrices from which it has outgrown them: at most 3.2 in healthy
@@ -38,14 +38,9 @@ pub(super) fn attention_logits(facts: Facts, _: Option<&Onset>) -> Option<Case> 
         let largest = fast.iter().map(|own| own.rate).fold(0.0, f64::max);
         case = case.since_the_start(step).because(
             STRONG,
-            format!(
-                "{} and {} more maps of attention are trained by {} times the learning rate of the others",
-                names[0],
-                names.len() - 1,
-                short(largest)
-            ),
+            format!("{} by {} times the learning rate of the others", trained(&names), short(largest)),
         );
-        case = case.because(STRONG, "they moved that much farther");
+        case = case.because(STRONG, farther(&names));
     }
     if let Some(outgrown) = &outgrown {
         let worst = outgrown.iter().max_by(|a, b| a.ratio.total_cmp(&b.ratio))?;
@@ -73,6 +68,21 @@ pub(super) fn attention_logits(facts: Facts, _: Option<&Onset>) -> Option<Case> 
     }
     let tensor = if are_everywhere(facts, &names) { None } else { names.first().cloned() };
     (!case.reasons.is_empty()).then(|| case.in_tensor(tensor))
+}
+
+/// What is trained, as the start of a sentence.
+fn trained(names: &[String]) -> String {
+    match names {
+        [only] => format!("{only} is trained"),
+        _ => {
+            let more = counted(names.len() as u64 - 1, "more map");
+            format!("{} and {more} of attention are trained", names[0])
+        }
+    }
+}
+
+fn farther(names: &[String]) -> &'static str {
+    if names.len() == 1 { "it moved that much farther" } else { "they moved that much farther" }
 }
 
 /// Whether the maps are of more than one layer, and of every one that has such maps.

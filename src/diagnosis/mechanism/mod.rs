@@ -16,6 +16,7 @@ use super::Mechanism;
 use super::facts::{Facts, median, whole};
 use super::onset::Onset;
 use crate::rules::{Bound, Confidence, Evidence};
+pub(super) use state::broken_by_a_step;
 
 /// Points of an identity that only this mechanism can break.
 pub(super) const CONCLUSIVE: f64 = 4.0;

@@ -5,6 +5,7 @@ use crate::analysis::model::{CheckpointAnalysis, LogPoint};
 use crate::diagnosis::Mechanism;
 use crate::diagnosis::facts::{Facts, is_matrix, median, rms, states};
 use crate::diagnosis::onset::{Onset, Sign, loss_rose};
+use crate::diagnosis::recovery;
 use crate::number::short;
 use crate::rules::Confidence;
 
@@ -91,7 +92,7 @@ fn whole_model(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
         }
         // Norms leave their window at the edge of stability too, where the loss goes on falling.
         let suffers = matches!(onset.sign, Sign::Loss(_)) || loss_rose(facts, onset.step);
-        if suffers && is_rising_or_at_peak(facts, onset.step) {
+        if suffers && !was_taken(facts, onset) && is_rising_or_at_peak(facts, onset.step) {
             case = case.because(SUPPORTING, "the learning rate was rising or at its peak");
         }
     }
@@ -125,6 +126,14 @@ pub(super) fn is_rising(facts: Facts, step: u64) -> bool {
     let rates: Vec<f64> = facts.points_until(step).iter().filter_map(rate).collect();
     let before = rates.len().checked_sub(RISE_POINTS).map(|index| rates[index]);
     matches!((before, rates.last()), (Some(before), Some(now)) if *now > RISING * before)
+}
+
+/// Whether gradients stood out at a rate that was not rising, and at which the run came back by itself: that is none that it
+/// cannot take. A loss that left its level tells of the rate even where it comes back to that of guessing.
+pub(super) fn was_taken(facts: Facts, onset: &Onset) -> bool {
+    matches!(onset.sign, Sign::GradientNorm(_))
+        && !is_rising(facts, onset.step)
+        && recovery::is_at_the_same_rate(facts, onset.step)
 }
 
 fn is_rising_or_at_peak(facts: Facts, step: u64) -> bool {

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{CONCLUSIVE, Case, STRONG, SUPPORTING, rate};
-use crate::analysis::model::{IntervalAnalysis, TensorInterval};
+use crate::analysis::model::{IntervalAnalysis, Number, TensorInterval};
 use crate::diagnosis::Mechanism;
 use crate::diagnosis::facts::{Facts, is_matrix, states};
-use crate::diagnosis::onset::{Onset, Sign};
+use crate::diagnosis::onset::{self, Onset, Sign};
 use crate::diagnosis::suspects::is_vector;
 use crate::number::short;
 use crate::rules::{Confidence, Finding};
@@ -38,7 +38,7 @@ const STALE: f64 = 2.3;
 /// Moments, or a step counter, that do not continue those of the checkpoint before.
 pub(super) fn state_lost(facts: Facts, _: Option<&Onset>) -> Option<Case> {
     facts.analysis.intervals.iter().find_map(|interval| {
-        let counters = counters_gone_back(facts, interval);
+        let (counted_at, counters) = counters_gone_back(facts, interval).unwrap_or_default();
         let replaced: BTreeSet<&str> =
             interval.tensors.iter().filter(|tensor| is_replaced(tensor)).map(|tensor| tensor.canonical_name.as_str()).collect();
         let lost: Vec<&str> = interval
@@ -57,9 +57,10 @@ pub(super) fn state_lost(facts: Facts, _: Option<&Onset>) -> Option<Case> {
             .at(from + 1, [from, to])
             .number("parameters whose state was replaced", lost.len() as f64, None, "");
         if let Some((was, is)) = counters.get(first) {
-            case = case.because(
+            let since = counted_at.min(from);
+            case = case.at(since + 1, [since, to]).because(
                 CONCLUSIVE,
-                format!("between steps {from} and {to} the step counter of {whose} went back from {was} to {is}"),
+                format!("between steps {since} and {to} the step counter of {whose} went back from {was} to {is}"),
             );
         }
         if replaced.contains(first) {
@@ -72,17 +73,21 @@ pub(super) fn state_lost(facts: Facts, _: Option<&Onset>) -> Option<Case> {
     })
 }
 
-/// Counters before and after, of parameters that count fewer steps at the end of an interval than at its start.
-fn counters_gone_back<'a>(facts: Facts<'a>, interval: &IntervalAnalysis) -> BTreeMap<&'a str, (f64, f64)> {
-    let at = |step: u64| facts.checkpoints().find(|(own, _)| *own == step).map(|(_, one)| states(one));
-    let (Some(before), Some(after)) = (at(interval.from_step), at(interval.to_step)) else {
-        return BTreeMap::new();
-    };
-    let gone_back = after.into_iter().filter_map(|(name, (state, _))| {
+/// The step of the newest checkpoint until the start of an interval that keeps counters, and those before and after of parameters
+/// that count fewer steps at the end of the interval: a checkpoint of the weights alone is what an optimizer is lost at.
+fn counters_gone_back<'a>(
+    facts: Facts<'a>,
+    interval: &IntervalAnalysis,
+) -> Option<(u64, BTreeMap<&'a str, (f64, f64)>)> {
+    let mut until = facts.checkpoints().rev().filter(|(step, _)| *step <= interval.from_step);
+    let (counted_at, before) =
+        until.find_map(|(step, one)| Some((step, states(one))).filter(|(_, states)| !states.is_empty()))?;
+    let (_, after) = facts.checkpoints().find(|(own, _)| *own == interval.to_step)?;
+    let gone_back = states(after).into_iter().filter_map(|(name, (state, _))| {
         let (was, is) = (before.get(name)?.0.step?, state.step?);
         (is < was).then_some((name, (was, is)))
     });
-    gone_back.collect()
+    Some((counted_at, gone_back.collect()))
 }
 
 fn is_replaced(tensor: &TensorInterval) -> bool {
@@ -99,13 +104,28 @@ pub(super) fn low_precision_state(facts: Facts, _: Option<&Onset>) -> Option<Cas
     let tensors: BTreeSet<Option<String>> = found.iter().map(|finding| facts.tensor_of(finding)).collect();
     let one = if let [one] = &tensors.into_iter().collect::<Vec<_>>()[..] { one.clone() } else { None };
     let all = facts.parameters().len() > 1;
-    Some(
-        Case::of(Mechanism::LowPrecisionState)
-            .with_confidence(Confidence::Exact)
-            .in_tensor(one.filter(|_| !all || told_of_one(finding)))
-            .since_the_start(finding.step.unwrap_or(first))
-            .because(CONCLUSIVE, finding.message.clone()),
-    )
+    let case = Case::of(Mechanism::LowPrecisionState)
+        .with_confidence(Confidence::Exact)
+        .in_tensor(one.filter(|_| !all || told_of_one(finding)))
+        .since_the_start(finding.step.unwrap_or(first))
+        .because(CONCLUSIVE, finding.message.clone());
+    Some(match broken_by_a_step(facts) {
+        Some(step) => case.because(
+            STRONG,
+            format!("at step {step} weights are not finite, while every loss and gradient until then is: the steps are what broke them"),
+        ),
+        None => case,
+    })
+}
+
+/// The step of the first checkpoint that is not finite, where the log has a finite loss or gradient for it and nothing else before.
+pub(in crate::diagnosis) fn broken_by_a_step(facts: Facts) -> Option<u64> {
+    let (step, _) = facts.checkpoints().find(|(_, one)| onset::has_non_finite(one))?;
+    let logged = facts.points_until(step);
+    let finite = |number: Option<Number>| number.is_none_or(|number| number.finite().is_some());
+    let seen = logged.last().is_some_and(|point| point.step == step && point.grad_norm.is_some());
+    let calm = logged.iter().all(|point| finite(point.loss) && finite(point.grad_norm));
+    (seen && calm).then_some(step)
 }
 
 /// Whether a finding's numbers say that it is about one parameter alone.
