@@ -72,13 +72,11 @@ pub(super) fn attention_logits(facts: Facts, _: Option<&Onset>) -> Option<Case> 
 
 /// What is trained, as the start of a sentence.
 fn trained(names: &[String]) -> String {
-    match names {
-        [only] => format!("{only} is trained"),
-        _ => {
-            let more = counted(names.len() as u64 - 1, "more map");
-            format!("{} and {more} of attention are trained", names[0])
-        }
+    if let [only] = names {
+        return format!("{only} is trained");
     }
+    let more = counted(names.len() as u64 - 1, "more map");
+    format!("{} and {more} of attention are trained", names[0])
 }
 
 fn farther(names: &[String]) -> &'static str {

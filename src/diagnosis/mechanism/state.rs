@@ -73,12 +73,12 @@ pub(super) fn state_lost(facts: Facts, _: Option<&Onset>) -> Option<Case> {
     })
 }
 
+/// The step counters of parameters, before and after.
+type Counters<'a> = BTreeMap<&'a str, (f64, f64)>;
+
 /// The step of the newest checkpoint until the start of an interval that keeps counters, and those before and after of parameters
 /// that count fewer steps at the end of the interval: a checkpoint of the weights alone is what an optimizer is lost at.
-fn counters_gone_back<'a>(
-    facts: Facts<'a>,
-    interval: &IntervalAnalysis,
-) -> Option<(u64, BTreeMap<&'a str, (f64, f64)>)> {
+fn counters_gone_back<'a>(facts: Facts<'a>, interval: &IntervalAnalysis) -> Option<(u64, Counters<'a>)> {
     let mut until = facts.checkpoints().rev().filter(|(step, _)| *step <= interval.from_step);
     let (counted_at, before) =
         until.find_map(|(step, one)| Some((step, states(one))).filter(|(_, states)| !states.is_empty()))?;
