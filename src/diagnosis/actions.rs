@@ -182,6 +182,7 @@ fn remedy(facts: Facts, case: &Case) -> Vec<Action> {
         Mechanism::DeadUnits => vec![say(&format!(
             "use an activation with a gradient everywhere (GELU, leaky ReLU), and look at what pushes the biases{of} down"
         ))],
+        Mechanism::WeightDecay => vec![lower_decay(facts)],
         Mechanism::Frozen => vec![say(if tensor.is_none() {
             "look at the schedule: the learning rate is 0"
         } else {
@@ -253,6 +254,27 @@ fn lower_rate(facts: Facts, case: &Case) -> Action {
         what: format!(
             "lower the learning rate from {} to {rate}, and look that it takes: a resume restores the saved one",
             short(peak)
+        ),
+        snippets: lines.into_iter().map(|(place, text)| Snippet::new(place, text)).collect(),
+    }
+}
+
+fn lower_decay(facts: Facts) -> Action {
+    let Some((decay, rate)) = mechanism::largest_decay(facts) else {
+        return say("lower the weight decay");
+    };
+    let usual = short(mechanism::USUAL_DECAY);
+    let lines = [
+        ("Hugging Face Trainer", format!("TrainingArguments(weight_decay={usual})")),
+        ("Megatron-LM", format!("--weight-decay {usual}")),
+        ("DeepSpeed", format!("\"optimizer\": {{\"params\": {{\"weight_decay\": {usual}}}}}")),
+        ("PyTorch", format!("for group in optimizer.param_groups: group[\"weight_decay\"] = {usual}")),
+    ];
+    Action {
+        what: format!(
+            "lower the weight decay from {} to {usual} or less: every step takes off it times the learning rate, {} of each weight",
+            short(decay),
+            short(decay * rate)
         ),
         snippets: lines.into_iter().map(|(place, text)| Snippet::new(place, text)).collect(),
     }

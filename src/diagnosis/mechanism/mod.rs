@@ -4,6 +4,7 @@
 //! piece of evidence is worth to a judge, not how likely anything is.
 
 mod data;
+mod decay;
 mod fast;
 mod logits;
 mod rate;
@@ -16,6 +17,7 @@ use super::Mechanism;
 use super::facts::{Facts, median, whole};
 use super::onset::Onset;
 use crate::rules::{Bound, Confidence, Evidence};
+pub(super) use decay::{USUAL as USUAL_DECAY, largest as largest_decay};
 pub(super) use state::broken_by_a_step;
 
 /// Points of an identity that only this mechanism can break.
@@ -126,6 +128,7 @@ const TABLE: &[Advocate] = &[
     state::state_lost,
     state::low_precision_state,
     start::zero_init,
+    decay::weight_decay,
     standstill::frozen,
     standstill::dead_units,
     data::fp16_overflow,
@@ -170,7 +173,10 @@ fn unless_aftermath(facts: Facts, onset: Option<&Onset>, case: Case) -> Case {
 /// are what it left.
 fn is_event(mechanism: Mechanism, onset: &Onset) -> bool {
     match mechanism {
-        Mechanism::AccumulationChange | Mechanism::Frozen | Mechanism::SecondMomentDecoupled => true,
+        Mechanism::AccumulationChange
+        | Mechanism::Frozen
+        | Mechanism::SecondMomentDecoupled
+        | Mechanism::WeightDecay => true,
         Mechanism::DeadUnits => onset.is_explosion(),
         _ => false,
     }

@@ -1,0 +1,154 @@
+//! Weight decay that takes the weights away faster than gradients can hold them.
+
+use super::{CONCLUSIVE, Case, median};
+use crate::analysis::model::{Algorithm, CheckpointAnalysis, IntervalAnalysis, TensorInterval};
+use crate::analysis::series::movement::{decayed, is_mostly_decay};
+use crate::diagnosis::Mechanism;
+use crate::diagnosis::facts::{Facts, states};
+use crate::diagnosis::onset::Onset;
+use crate::diagnosis::suspects::is_vector;
+use crate::number::short;
+
+/// Norm of a matrix at the end of an interval over that at its start, up to which it was taken away.
+const HALVED: f64 = 0.5;
+
+/// Weight decay that is usual for transformers (GPT-3, LLaMA, BLOOM): where it takes the weights away, the learning rate is at fault.
+pub(in crate::diagnosis) const USUAL: f64 = 0.1;
+
+/// Points whose median is a level of the loss, as in `onset.rs`.
+const LEVEL_POINTS: usize = 15;
+
+/// The last level of the loss over the lowest, from which a run suffers. A run that is decayed on purpose, as to make it
+/// generalise, goes on fitting: its loss stays where it is.
+const SUFFERS: f64 = 1.05;
+
+/// What decay did to one matrix.
+struct Decayed {
+    rate: f64,
+    decay: f64,
+    share: f64,
+}
+
+/// Most matrices halved within an interval by decay alone, and a loss that is higher for it.
+pub(super) fn weight_decay(facts: Facts, _: Option<&Onset>) -> Option<Case> {
+    if !suffers(facts) {
+        return None;
+    }
+    facts.analysis.intervals.iter().enumerate().find_map(|(index, interval)| {
+        let matrices: Vec<&TensorInterval> =
+            interval.tensors.iter().filter(|tensor| !is_vector(tensor.role)).collect();
+        let gone: Vec<Decayed> =
+            matrices.iter().filter_map(|tensor| taken_away(facts, interval, tensor)).collect();
+        let worst = gone.iter().max_by(|a, b| a.share.total_cmp(&b.share))?;
+        if gone.len() * 2 <= matrices.len() {
+            return None;
+        }
+        let (from, to) = (interval.from_step, interval.to_step);
+        let case = Case::of(Mechanism::WeightDecay)
+            .because(
+                CONCLUSIVE,
+                format!(
+                    "between steps {from} and {to} {} of {} matrices lost half of their norm or more: a weight decay of {} at the learning rate {} takes off {} of it",
+                    gone.len(),
+                    matrices.len(),
+                    short(worst.decay),
+                    short(worst.rate),
+                    short(worst.share)
+                ),
+            )
+            .number("share of the weights that decay takes off", worst.share, Some(HALVED), "1");
+        Some(if index == 0 { case.since_the_start(from.max(1)) } else { case.at(from + 1, [from, to]) })
+    })
+}
+
+/// What decay took off a matrix that lost half of its norm, mostly by it.
+fn taken_away(facts: Facts, interval: &IntervalAnalysis, tensor: &TensorInterval) -> Option<Decayed> {
+    let at = |step: u64| facts.checkpoints().find(|(own, _)| *own == step).map(|(_, one)| one);
+    let before = setting(at(interval.from_step)?, &tensor.canonical_name)?;
+    let after = setting(at(interval.to_step)?, &tensor.canonical_name)?;
+    let steps = *tensor.steps.value()?;
+    let (rate, decay) = (f64::midpoint(before.0, after.0), after.1);
+    let share = decayed(rate, decay, steps);
+    let halved = (tensor.growth_rate.value()? * steps).exp() <= HALVED;
+    (halved && is_mostly_decay(share, *tensor.relative_change.value()?)).then_some(Decayed {
+        rate,
+        decay,
+        share,
+    })
+}
+
+/// Learning rate and decay of a parameter whose decay passes the moments by, and is no usual one.
+fn setting(checkpoint: &CheckpointAnalysis, name: &str) -> Option<(f64, f64)> {
+    let (parameter, group) = *states(checkpoint).get(name)?;
+    let optimizer = checkpoint.optimizer.value()?.optimizers.get(parameter.optimizer as usize)?;
+    let decay = group.weight_decay.filter(|&decay| decay > USUAL)?;
+    (optimizer.algorithm == Algorithm::AdamW).then_some((group.learning_rate?, decay))
+}
+
+/// Whether the loss ends above its lowest level.
+fn suffers(facts: Facts) -> bool {
+    let losses: Vec<f64> = facts.points().iter().filter_map(|point| point.loss?.finite()).collect();
+    let levels: Vec<f64> =
+        losses.windows(LEVEL_POINTS).filter_map(|window| median(window.iter().copied())).collect();
+    let lowest = levels.iter().copied().fold(f64::INFINITY, f64::min);
+    levels.last().is_some_and(|&last| lowest > 0.0 && last > SUFFERS * lowest)
+}
+
+/// The decay and the learning rate that took the weights away, at the newest checkpoint that says them.
+pub(in crate::diagnosis) fn largest(facts: Facts) -> Option<(f64, f64)> {
+    let (_, newest) = facts.checkpoints().rev().find(|(_, one)| !states(one).is_empty())?;
+    let settings = states(newest).into_keys().filter_map(|name| setting(newest, name));
+    settings.map(|(rate, decay)| (decay, rate)).max_by(|a, b| a.0.total_cmp(&b.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::analysis::model::Algorithm;
+    use crate::analysis::model::{LogAnalysis, LogPoint, Measured, Number};
+    use crate::diagnosis::{Mechanism, diagnose};
+    use crate::rules::Assessment;
+    use crate::rules::test_support::{interval_tensor, run_of};
+
+    /// Three matrices under AdamW with ηλ = 0.01 a step: 0.99^100 = 0.366 is left of them after 100 steps.
+    fn decayed(
+        algorithm: Algorithm,
+        [rate, decay]: [f64; 2],
+        grows_by: f64,
+        loss: impl Fn(u64) -> f64,
+    ) -> (Mechanism, Option<u64>) {
+        let matrix = |name: &str| {
+            let mut tensor = interval_tensor(name);
+            tensor.growth_rate = Measured::Value(grows_by);
+            tensor.relative_change = Measured::Value(0.64);
+            tensor
+        };
+        let mut analysis = run_of(3, || vec![matrix("a.weight"), matrix("b.weight"), matrix("c.weight")]);
+        for checkpoint in &mut analysis.checkpoints {
+            let Measured::Value(state) = &mut checkpoint.optimizer else { panic!("it has one") };
+            state.optimizers[0].algorithm = algorithm.clone();
+            let group = &mut state.optimizers[0].groups[0];
+            (group.learning_rate, group.weight_decay) = (Some(rate), Some(decay));
+        }
+        let point = |step| LogPoint { step, loss: Some(Number(loss(step))), ..LogPoint::default() };
+        analysis.log = Some(LogAnalysis { points: (1..=300).map(point).collect(), ..LogAnalysis::default() });
+        let diagnosis = diagnose(&analysis, &Assessment::default());
+        (diagnosis.mechanism, diagnosis.onset_step)
+    }
+
+    #[test]
+    fn weights_that_decay_takes_away_are_told_where_the_loss_suffers() {
+        let absurd = [1e-3, 10.0];
+        let shrinks = 0.99f64.ln();
+        let suffers = |step: u64| if step < 60 { 4.0 - 0.01 * step as f64 } else { 4.0 };
+        assert_eq!(decayed(Algorithm::AdamW, absurd, shrinks, suffers), (Mechanism::WeightDecay, Some(0)));
+        assert_eq!(
+            decayed(Algorithm::AdamW, absurd, shrinks, |step| 4.0 - 0.01 * step as f64),
+            (Mechanism::None, None)
+        );
+        // Gradients hold them; Adam's decay is a gradient, and shrinks nothing by this arithmetic.
+        assert_eq!(decayed(Algorithm::AdamW, absurd, 0.0, suffers), (Mechanism::None, None));
+        assert_eq!(decayed(Algorithm::Adam, absurd, shrinks, suffers), (Mechanism::None, None));
+        // A usual decay at an absurd learning rate takes as much.
+        assert_eq!(decayed(Algorithm::AdamW, [0.1, 0.1], shrinks, suffers), (Mechanism::None, None));
+    }
+}
