@@ -163,7 +163,7 @@ fn free_decay(
 }
 
 /// β₂ of the group that the tensor is in, at the checkpoint `name`.
-fn decay_per_step(analysis: &Analysis, name: &str, tensor: &TensorInterval) -> Option<f64> {
+pub(super) fn decay_per_step(analysis: &Analysis, name: &str, tensor: &TensorInterval) -> Option<f64> {
     let checkpoint = analysis.checkpoints.iter().find(|checkpoint| checkpoint.name == name)?;
     let beta2 = super::moments::parameters(checkpoint)
         .find(|(parameter, _, _)| {

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use super::fp302_decoupled_second_moment::decay_per_step;
 use super::intervals::{never_measured, span, tensors};
 use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
-use crate::analysis::model::{Analysis, Measured, Role, TensorInterval};
+use crate::analysis::model::{Analysis, IntervalAnalysis, Measured, Role, TensorInterval};
 
 pub(super) static RULE: Rule = Rule {
     code: "FP411",
@@ -39,6 +40,12 @@ pub(super) static RULE: Rule = Rule {
             unit: "of the elements",
             source: "where all stand still the run does, and not this layer",
         },
+        Threshold {
+            name: "others-energy",
+            default: 0.01,
+            unit: "of what steady gradients add to second moments",
+            source: "where no gradient has a tenth of its usual norm, free decay is what all of them look like",
+        },
     ],
     check: Check::Run(check),
 };
@@ -55,7 +62,8 @@ struct Course {
 fn check(analysis: &Analysis, thresholds: &Thresholds, findings: &mut Findings) {
     let mut courses: BTreeMap<&str, Course> = BTreeMap::new();
     for interval in &analysis.intervals {
-        let stands_still = still_share(&interval.tensors) > 1.0 - thresholds.get("others-share");
+        let stands_still = still_share(&interval.tensors) > 1.0 - thresholds.get("others-share")
+            || has_faded(analysis, interval, thresholds.get("others-energy"));
         for tensor in interval.tensors.iter().filter(|tensor| is_wanted(tensor)) {
             let Some(&share) = tensor.floor_share.value() else { continue };
             let course = courses.entry(tensor.canonical_name.as_str()).or_default();
@@ -114,6 +122,18 @@ fn is_wanted(tensor: &TensorInterval) -> bool {
     )
 }
 
+/// Whether gradients have become so small everywhere that second moments cannot tell them from none, as in a run that has converged
+/// or behind a spike that outweighs all others.
+fn has_faded(analysis: &Analysis, interval: &IntervalAnalysis, limit: f64) -> bool {
+    let mut fed = interval.tensors.iter().filter_map(|tensor| {
+        let (&ratio, &steps) = (tensor.decay_ratio.value()?, tensor.steps.value()?);
+        let steady = decay_per_step(analysis, &interval.to, tensor)?.powf(-steps) - 1.0;
+        Some(ratio - 1.0 >= limit * steady)
+    });
+    // Any that is fed ends the search; where nothing is known, nothing has faded.
+    fed.next().is_some_and(|first| !first && !fed.any(|other| other))
+}
+
 /// Share of all elements without a gradient, of tensors where it is known.
 fn still_share(tensors: &[TensorInterval]) -> f64 {
     let (mut still, mut all) = (0.0, 0.0);
@@ -158,6 +178,15 @@ mod tests {
         let mut still = run(&[0.0, 1.0]);
         still.intervals[1].tensors[1].floor_share = Measured::Value(1.0);
         assert!(judge_run(&RULE, &still, &[]).is_clean());
+        // A tenth of the usual gradient leaves 0.01·(0.999⁻¹⁰⁰ − 1) = 0.00105 in the second moments.
+        for (ratio, told) in [(1.0009, 0), (1.0012, 1)] {
+            let mut converged = run(&[0.0, 0.8]);
+            converged.intervals[1]
+                .tensors
+                .iter_mut()
+                .for_each(|one| one.decay_ratio = Measured::Value(ratio));
+            assert_eq!(judge_run(&RULE, &converged, &[]).told().len(), told, "{ratio}");
+        }
         let mut rows = run(&[0.0, 1.0]);
         rows.intervals.iter_mut().for_each(|interval| interval.tensors[0].role = Role::TokenEmbedding);
         assert!(judge_run(&RULE, &rows, &[]).is_clean());
