@@ -103,15 +103,14 @@ pub(in crate::diagnosis) fn largest(facts: Facts) -> Option<(f64, f64)> {
 
 #[cfg(test)]
 mod tests {
-    use crate::analysis::model::Algorithm;
-    use crate::analysis::model::{LogAnalysis, LogPoint, Measured, Number};
+    use crate::analysis::model::{Algorithm, LogAnalysis, LogPoint, Measured, Number};
     use crate::diagnosis::{Mechanism, diagnose};
     use crate::rules::Assessment;
     use crate::rules::test_support::{interval_tensor, run_of};
 
     /// Three matrices under AdamW with ηλ = 0.01 a step: 0.99^100 = 0.366 is left of them after 100 steps.
     fn decayed(
-        algorithm: Algorithm,
+        algorithm: &Algorithm,
         [rate, decay]: [f64; 2],
         grows_by: f64,
         loss: impl Fn(u64) -> f64,
@@ -140,15 +139,15 @@ mod tests {
         let absurd = [1e-3, 10.0];
         let shrinks = 0.99f64.ln();
         let suffers = |step: u64| if step < 60 { 4.0 - 0.01 * step as f64 } else { 4.0 };
-        assert_eq!(decayed(Algorithm::AdamW, absurd, shrinks, suffers), (Mechanism::WeightDecay, Some(0)));
+        assert_eq!(decayed(&Algorithm::AdamW, absurd, shrinks, suffers), (Mechanism::WeightDecay, Some(0)));
         assert_eq!(
-            decayed(Algorithm::AdamW, absurd, shrinks, |step| 4.0 - 0.01 * step as f64),
+            decayed(&Algorithm::AdamW, absurd, shrinks, |step| 4.0 - 0.01 * step as f64),
             (Mechanism::None, None)
         );
         // Gradients hold them; Adam's decay is a gradient, and shrinks nothing by this arithmetic.
-        assert_eq!(decayed(Algorithm::AdamW, absurd, 0.0, suffers), (Mechanism::None, None));
-        assert_eq!(decayed(Algorithm::Adam, absurd, shrinks, suffers), (Mechanism::None, None));
+        assert_eq!(decayed(&Algorithm::AdamW, absurd, 0.0, suffers), (Mechanism::None, None));
+        assert_eq!(decayed(&Algorithm::Adam, absurd, shrinks, suffers), (Mechanism::None, None));
         // A usual decay at an absurd learning rate takes as much.
-        assert_eq!(decayed(Algorithm::AdamW, [0.1, 0.1], shrinks, suffers), (Mechanism::None, None));
+        assert_eq!(decayed(&Algorithm::AdamW, [0.1, 0.1], shrinks, suffers), (Mechanism::None, None));
     }
 }
