@@ -7,11 +7,13 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+mod decay;
 mod jacobian;
 mod optimizer;
 mod run;
 mod spectrum;
 
+pub use decay::{decayed, is_mostly_decay};
 pub use jacobian::{
     AttentionPaths, DepthGain, Estimated, GradientSource, InitialGain, JacobianAnalysis, JacobianCost,
     JacobianSetting, JacobianSpectrum, PartJacobian, PartKind, ProbeKind, RecurrenceAnalysis,

@@ -11,7 +11,7 @@ use super::pass::Sums;
 use super::{decay, movement};
 use crate::analysis::model::{
     Algorithm, CheckpointAnalysis, DType, IntervalAnalysis, Measured, ParameterGroup, ParameterOptimizer,
-    TensorAnalysis, TensorInterval,
+    TensorAnalysis, TensorInterval, decayed, is_mostly_decay,
 };
 use crate::analysis::optimizer::gradient::penalty;
 
@@ -140,7 +140,7 @@ fn one_tensor(
     let states = before.state(name).and_then(|earlier| Ok([earlier, after.state(name)?]));
     let counted = states.clone().and_then(|states| counted(&states));
     let span = counted.clone().ok().filter(|&k| k > 0.0).unwrap_or((steps[1] - steps[0]) as f64);
-    let decayed = states.as_ref().ok().and_then(|states| decayed(states, span));
+    let decayed = states.as_ref().ok().and_then(|states| decayed_between(states, span));
     let ends = states.and_then(|states| ends(&states, &counted));
     let weight_norm = norm(later).value().copied();
     let not = |reason: &String| Measured::not(reason.clone());
@@ -174,7 +174,7 @@ fn one_tensor(
     fill_elements(&mut found, elements);
     if let (Some(decayed), Some(&change), Some(_)) =
         (decayed, found.relative_change.value(), found.mapping_cosine.value())
-        && movement::is_mostly_decay(decayed, change)
+        && is_mostly_decay(decayed, change)
     {
         found.mapping_cosine = Measured::not("weight decay is most of its movement, and is in no moment");
     }
@@ -182,10 +182,10 @@ fn one_tensor(
 }
 
 /// Share of a parameter that decay takes off past the moments, at the mean of both learning rates.
-fn decayed([before, after]: &[State<'_>; 2], steps: f64) -> Option<f64> {
+fn decayed_between([before, after]: &[State<'_>; 2], steps: f64) -> Option<f64> {
     let rate = f64::midpoint(before.group.learning_rate?, after.group.learning_rate?);
     let decay = after.group.weight_decay?;
-    (*after.algorithm == Algorithm::AdamW).then(|| movement::decayed(rate, decay, steps))
+    (*after.algorithm == Algorithm::AdamW).then(|| decayed(rate, decay, steps))
 }
 
 /// What only the elements themselves tell.

@@ -1,8 +1,9 @@
 //! Weight decay that takes the weights away faster than gradients can hold them.
 
 use super::{CONCLUSIVE, Case, median};
-use crate::analysis::model::{Algorithm, CheckpointAnalysis, IntervalAnalysis, TensorInterval};
-use crate::analysis::series::movement::{decayed, is_mostly_decay};
+use crate::analysis::model::{
+    Algorithm, CheckpointAnalysis, IntervalAnalysis, TensorInterval, decayed, is_mostly_decay,
+};
 use crate::diagnosis::Mechanism;
 use crate::diagnosis::facts::{Facts, states};
 use crate::diagnosis::onset::Onset;
