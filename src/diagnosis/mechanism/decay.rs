@@ -86,13 +86,16 @@ fn setting(checkpoint: &CheckpointAnalysis, name: &str) -> Option<(f64, f64)> {
     (optimizer.algorithm == Algorithm::AdamW).then_some((group.learning_rate?, decay))
 }
 
-/// Whether the loss ends above its lowest level.
+/// Whether the loss ends above its lowest level, by a share of that level and of what was learned: of a loss that is next to nothing, as where
+/// a network has memorised its data, noise is a large share.
 fn suffers(facts: Facts) -> bool {
     let losses: Vec<f64> = facts.points().iter().filter_map(|point| point.loss?.finite()).collect();
     let levels: Vec<f64> =
         losses.windows(LEVEL_POINTS).filter_map(|window| median(window.iter().copied())).collect();
     let lowest = levels.iter().copied().fold(f64::INFINITY, f64::min);
-    levels.last().is_some_and(|&last| lowest > 0.0 && last > SUFFERS * lowest)
+    let (Some(first), Some(last)) = (levels.first(), levels.last()) else { return false };
+    let rise = last - lowest;
+    lowest > 0.0 && rise > (SUFFERS - 1.0) * lowest && rise > (SUFFERS - 1.0) * (first - lowest)
 }
 
 /// The decay and the learning rate that took the weights away, at the newest checkpoint that says them.
@@ -145,6 +148,9 @@ mod tests {
             decayed(&Algorithm::AdamW, absurd, shrinks, |step| 4.0 - 0.01 * step as f64),
             (Mechanism::None, None)
         );
+        // A network that has memorised its data: the loss is nothing, and trebles by noise.
+        let memorised = |step: u64| if step < 100 { 4.0 - 0.04 * step as f64 } else { 1e-6 * step as f64 };
+        assert_eq!(decayed(&Algorithm::AdamW, absurd, shrinks, memorised), (Mechanism::None, None));
         // Gradients hold them; Adam's decay is a gradient, and shrinks nothing by this arithmetic.
         assert_eq!(decayed(&Algorithm::AdamW, absurd, 0.0, suffers), (Mechanism::None, None));
         assert_eq!(decayed(&Algorithm::Adam, absurd, shrinks, suffers), (Mechanism::None, None));
