@@ -173,6 +173,7 @@ const NOT_OF_INPUTS: &[(&str, &str)] = &[
     ("no-device", "is about an argument and the machine: tests/gpu"),
     ("device", "is about the machine, and the processor does the work: tests/gpu"),
     ("unknown-architecture", "is about which networks are built: tests/network/"),
+    ("unknown-heads", "is about which networks are built: tests/network/"),
     ("missing-parameters", "is about config and weights of different models: tests/network/"),
     ("parameter-shape", "is about config and weights of different models: tests/network/"),
     ("network-input", "is about an argument: tests/network/"),
