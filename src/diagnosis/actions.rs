@@ -95,8 +95,7 @@ fn resume(facts: Facts, healthy: &Healthy) -> Action {
             vec![("PyTorch", format!("state = torch.load(\"{name}\", weights_only=True)"))]
         }
     };
-    let snippets = frameworks.into_iter().map(|(place, text)| Snippet::new(place, text)).collect();
-    Action { what: format!("go back to {name} (step {})", healthy.step), snippets }
+    Action { what: format!("go back to {name} (step {})", healthy.step), snippets: snippets(frameworks) }
 }
 
 /// What to change.
@@ -255,7 +254,7 @@ fn lower_rate(facts: Facts, case: &Case) -> Action {
             "lower the learning rate from {} to {rate}, and look that it takes: a resume restores the saved one",
             short(peak)
         ),
-        snippets: lines.into_iter().map(|(place, text)| Snippet::new(place, text)).collect(),
+        snippets: snippets(lines),
     }
 }
 
@@ -276,7 +275,7 @@ fn lower_decay(facts: Facts) -> Action {
             short(decay),
             short(decay * rate)
         ),
-        snippets: lines.into_iter().map(|(place, text)| Snippet::new(place, text)).collect(),
+        snippets: snippets(lines),
     }
 }
 
@@ -288,7 +287,7 @@ fn warm_up() -> Action {
     ];
     Action {
         what: "warm the learning rate up over 2/(1-beta2) steps, 2000 for beta2 = 0.999".to_owned(),
-        snippets: lines.into_iter().map(|(place, text)| Snippet::new(place, text)).collect(),
+        snippets: snippets(lines),
     }
 }
 
@@ -301,7 +300,7 @@ fn beta2() -> Action {
     ];
     Action {
         what: "lower beta2, so that the second moment follows within tens of steps".to_owned(),
-        snippets: lines.into_iter().map(|(place, text)| Snippet::new(place, text)).collect(),
+        snippets: snippets(lines),
     }
 }
 
@@ -317,6 +316,10 @@ fn skip(case: &Case) -> Option<Action> {
         ),
         snippets: vec![Snippet::new("Megatron-DeepSpeed", text)],
     })
+}
+
+fn snippets<T: Into<String>>(lines: impl IntoIterator<Item = (&'static str, T)>) -> Vec<Snippet> {
+    lines.into_iter().map(|(place, text)| Snippet::new(place, text)).collect()
 }
 
 fn say(what: &str) -> Action {

@@ -29,7 +29,7 @@ const DOUBLED: f64 = 2.0;
 
 /// Points whose median is the level of the loss. The median of three that E3 asks for has a lowest value that is far
 /// below the level where batches are small, and flags half of all healthy runs.
-const LEVEL_POINTS: usize = 15;
+pub(super) const LEVEL_POINTS: usize = 15;
 
 /// Standard errors of the level by which it must have left its lowest: at most 5.7 in 32 healthy runs (noise with two
 /// degrees of freedom), at least 8.1 in 22 that failed.

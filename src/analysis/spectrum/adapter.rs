@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::symmetric;
 use crate::analysis::model::{AdapterAnalysis, Measured, Role, Section, TensorAnalysis};
 use crate::checkpoint::Checkpoint;
-use crate::compute::{Backend, Cpu, Gemm, Matrix};
+use crate::compute::{Backend, Cpu, Matrix};
 use crate::context::Context;
 use crate::error::{Error, Result};
 
@@ -141,13 +141,9 @@ fn gram_of_rank(matrix: &Matrix<'_>, r: usize, of_rows: bool) -> Result<Vec<f64>
 /// Eigenvalues of `P·Q` for two positive semidefinite matrices, smallest first.
 fn eigenvalues_of_product(p: &[f64], q: &Vec<f64>, n: usize) -> Option<Vec<f64>> {
     let lower = super::head::cholesky(p, n);
-    let product = |a: &Vec<f64>, b: &Vec<f64>, transpose_a| {
-        let gemm = Gemm { batch: 1, m: n, n, k: n, transpose_a, transpose_b: false, alpha: 1.0, beta: 0.0 };
-        let mut product = vec![0.0; n * n];
-        Cpu.gemm(&gemm, a, b, &mut product).ok().map(|()| product)
-    };
-    let right = product(q, &lower, false)?;
-    symmetric::eigenvalues(product(&lower, &right, true)?, n)
+    let right = super::head::multiply(&Cpu, q, &lower, (n, 1), false).ok()?;
+    let values = super::head::multiply(&Cpu, &lower, &right, (n, 1), true).ok()?;
+    symmetric::eigenvalues(values, n)
 }
 
 #[cfg(test)]

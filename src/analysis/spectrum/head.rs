@@ -211,7 +211,7 @@ fn grams<B: Backend>(
 }
 
 /// The products of `batch` pairs of n×n matrices.
-fn multiply<B: Backend>(
+pub(super) fn multiply<B: Backend>(
     backend: &B,
     a: &B::Buffer<f64>,
     b: &B::Buffer<f64>,

@@ -6,7 +6,7 @@ use crate::analysis::model::{
 };
 use crate::diagnosis::Mechanism;
 use crate::diagnosis::facts::{Facts, states};
-use crate::diagnosis::onset::Onset;
+use crate::diagnosis::onset::{LEVEL_POINTS, Onset};
 use crate::diagnosis::suspects::is_vector;
 use crate::number::short;
 
@@ -15,9 +15,6 @@ const HALVED: f64 = 0.5;
 
 /// Weight decay that is usual for transformers (GPT-3, LLaMA, BLOOM): where it takes the weights away, the learning rate is at fault.
 pub(in crate::diagnosis) const USUAL: f64 = 0.1;
-
-/// Points whose median is a level of the loss, as in `onset.rs`.
-const LEVEL_POINTS: usize = 15;
 
 /// The last level of the loss over the lowest, from which a run suffers. A run that is decayed on purpose, as to make it
 /// generalise, goes on fitting: its loss stays where it is.

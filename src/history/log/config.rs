@@ -63,8 +63,7 @@ pub(in super::super) fn clip_threshold(path: &Path, context: &Context) -> Option
         let key = name.rsplit('/').next().unwrap_or(name);
         if let Value::Number(threshold) = value
             && KEYS.contains(&key)
-            && threshold > 0.0
-            && threshold.is_finite()
+            && is_threshold(threshold)
         {
             found.get_or_insert(threshold);
         }
@@ -87,7 +86,12 @@ fn threshold_in(objects: &Objects, arguments: NodeId) -> Option<f64> {
         _ => arguments,
     };
     let stated = KEYS.iter().filter_map(|key| objects.number(objects.get(attributes, key)?));
-    stated.into_iter().find(|threshold| *threshold > 0.0 && threshold.is_finite())
+    stated.into_iter().find(|threshold| is_threshold(*threshold))
+}
+
+/// 0 turns clipping off.
+fn is_threshold(value: f64) -> bool {
+    value > 0.0 && value.is_finite()
 }
 
 #[cfg(test)]
