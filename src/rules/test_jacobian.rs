@@ -136,9 +136,17 @@ pub(super) fn recurrence(scales: &[(f64, f64, f64)]) -> CheckpointAnalysis {
 
 /// An attention with these ways through it.
 pub(super) fn attention(softmax: f64, value: f64) -> CheckpointAnalysis {
-    let mut own = part("h.0 attention", PartKind::Attention, Measured::Value(softmax.max(value)));
-    own.paths = Measured::Value(AttentionPaths { value, softmax });
-    network(vec![own])
+    attentions(&[(softmax, value)])
+}
+
+/// Attentions, each with its gain through the softmax and through the values.
+pub(super) fn attentions(paths: &[(f64, f64)]) -> CheckpointAnalysis {
+    let own = |(index, &(softmax, value)): (usize, &(f64, f64))| {
+        let mut own = part(&format!("h.{index} attention"), PartKind::Attention, Measured::Value(softmax.max(value)));
+        own.paths = Measured::Value(AttentionPaths { value, softmax });
+        own
+    };
+    network(paths.iter().enumerate().map(own).collect())
 }
 
 /// A network of that many layers whose singular values spread so far; NaN for not measured.
