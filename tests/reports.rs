@@ -401,3 +401,18 @@ fn a_terminal_of_eighty_columns_shows_the_story_of_a_run_unbroken() {
         assert!(text.contains("critical") || text.contains("warning"), "severity is said in words too");
     }
 }
+
+#[test]
+fn the_line_that_goes_back_names_a_checkpoint_by_a_path_from_where_one_stands() {
+    let stands = Path::new("fixtures");
+    let told = Command::new(env!("CARGO_BIN_EXE_flashpoint"))
+        .args(["postmortem", "runs/gpt-spike"])
+        .current_dir(stands)
+        .output()
+        .expect("the binary under test can be started");
+    let text = String::from_utf8(told.stdout).expect("reports are UTF-8");
+    let line = text.lines().find(|line| line.contains("resume_from_checkpoint")).expect("a line to copy");
+    let path = line.split('"').nth(1).expect("a path in quotes");
+    assert_eq!(path, "runs/gpt-spike/checkpoint-160");
+    assert!(stands.join(path).is_dir(), "{path}");
+}

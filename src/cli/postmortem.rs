@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use flashpoint::analysis::model::CheckpointAnalysis;
 use flashpoint::analysis::unread;
-use flashpoint::diagnosis::diagnose;
+use flashpoint::diagnosis::{Places, diagnose_at};
 use flashpoint::error::Result;
 use flashpoint::report::{
     PostMortem, postmortem_html, postmortem_markdown, postmortem_page, postmortem_plots,
@@ -59,7 +59,9 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
     let damaged = analysis.checkpoints.iter().any(CheckpointAnalysis::is_damaged);
     let assessment = rules::evaluate(&analysis, &policy.thresholds);
     let failed = arguments.fail_on.fails(assessment.worst());
-    let diagnosis = diagnose(&analysis, &assessment);
+    let places =
+        Places { run: Some(arguments.run.display().to_string()), checkpoints: history.stored_checkpoints() };
+    let diagnosis = diagnose_at(&analysis, &assessment, &places);
     let unread = measured.errors.iter().map(unread).collect();
     let report = PostMortem::new(analysis, assessment, diagnosis, &policy.thresholds).without(unread);
     let interrupted = context.cancelled();

@@ -4,7 +4,7 @@ use super::facts::{Facts, median};
 use super::healthy::Healthy;
 use super::mechanism::{self, Case};
 use super::recovery::{self, Recovery};
-use super::{Action, Mechanism, Snippet};
+use super::{Action, Mechanism, Places, Snippet, quoted};
 use crate::analysis::model::Layout;
 use crate::number::short;
 
@@ -21,8 +21,13 @@ const NORM_POINTS: usize = 200;
 /// Batches around the onset that are skipped, where one batch was at fault.
 const SKIPPED: u64 = 1;
 
-/// What to do about `case`.
-pub(super) fn recommend(facts: Facts, case: &Case, healthy: Option<&Healthy>) -> Vec<Action> {
+/// What to do about `case`, in a run that lies at `places`.
+pub(super) fn recommend(
+    facts: Facts,
+    case: &Case,
+    healthy: Option<&Healthy>,
+    places: &Places,
+) -> Vec<Action> {
     let mut actions = Vec::new();
     if is_of_the_start(case) {
         actions.push(Action {
@@ -36,7 +41,7 @@ pub(super) fn recommend(facts: Facts, case: &Case, healthy: Option<&Healthy>) ->
             short(recovery.end)
         )));
     } else if let Some(healthy) = healthy {
-        actions.push(resume(facts, healthy));
+        actions.push(resume(facts, healthy, places));
     } else {
         actions.push(Action {
             what: "start again: no clean checkpoint from before it is kept".to_owned(),
@@ -54,8 +59,9 @@ fn recovered(facts: Facts, case: &Case) -> Option<Recovery> {
 }
 
 /// What to do where something went wrong, and what is kept does not show what.
-pub(super) fn without_a_cause(facts: Facts, healthy: Option<&Healthy>) -> Vec<Action> {
-    let mut actions: Vec<Action> = healthy.map(|healthy| resume(facts, healthy)).into_iter().collect();
+pub(super) fn without_a_cause(facts: Facts, healthy: Option<&Healthy>, places: &Places) -> Vec<Action> {
+    let mut actions: Vec<Action> =
+        healthy.map(|healthy| resume(facts, healthy, places)).into_iter().collect();
     actions.push(say(
         "go on with gradient dumps every few steps and checkpoints closer together: the next one will show its cause",
     ));
@@ -69,33 +75,36 @@ fn is_of_the_start(case: &Case) -> bool {
     initial || case.onset == Some(0)
 }
 
-fn resume(facts: Facts, healthy: &Healthy) -> Action {
+fn resume(facts: Facts, healthy: &Healthy, places: &Places) -> Action {
     let name = healthy.name.as_str();
     let layout = facts.analysis.checkpoints.iter().find(|one| one.name == healthy.name).map(|one| one.layout);
-    let frameworks = match layout {
+    let path = places.checkpoints.get(&healthy.step).map_or(name, String::as_str);
+    let literal = quoted::python(path);
+    let line = match layout {
         Some(Layout::RunDirectory) => {
-            vec![("flashpoint", format!("flashpoint resume RUN --from {}", healthy.step))]
+            let run = places.run.as_deref().map_or_else(|| "RUN".to_owned(), quoted::shell);
+            ("flashpoint", format!("flashpoint resume {run} --from {}", healthy.step))
         }
-        Some(Layout::Lightning) => vec![("Lightning", format!("trainer.fit(model, ckpt_path=\"{name}\")"))],
+        Some(Layout::Lightning) => ("Lightning", format!("trainer.fit(model, ckpt_path={literal})")),
         Some(Layout::HfTrainer) => {
-            vec![("Hugging Face Trainer", format!("trainer.train(resume_from_checkpoint=\"{name}\")"))]
+            ("Hugging Face Trainer", format!("trainer.train(resume_from_checkpoint={literal})"))
         }
-        Some(Layout::Accelerate) => vec![("accelerate", format!("accelerator.load_state(\"{name}\")"))],
+        Some(Layout::Accelerate) => ("accelerate", format!("accelerator.load_state({literal})")),
         Some(Layout::ModelDirectory | Layout::Sharded) => {
-            vec![("transformers", format!("AutoModel.from_pretrained(\"{name}\")"))]
+            ("transformers", format!("AutoModel.from_pretrained({literal})"))
         }
-        Some(Layout::SingleFile) if name.ends_with(".safetensors") => {
-            vec![("PyTorch", format!("state = safetensors.torch.load_file(\"{name}\")"))]
+        Some(Layout::SingleFile) if path.ends_with(".safetensors") => {
+            ("PyTorch", format!("state = safetensors.torch.load_file({literal})"))
         }
         // Its class comes with it: only a program that knows it can load the module.
         Some(Layout::SavedModule) => {
-            vec![("PyTorch", format!("model = torch.load(\"{name}\", weights_only=False)"))]
+            ("PyTorch", format!("model = torch.load({literal}, weights_only=False)"))
         }
         Some(Layout::SingleFile | Layout::NanoGpt | Layout::Timm | Layout::TrainingDict) | None => {
-            vec![("PyTorch", format!("state = torch.load(\"{name}\", weights_only=True)"))]
+            ("PyTorch", format!("state = torch.load({literal}, weights_only=True)"))
         }
     };
-    Action { what: format!("go back to {name} (step {})", healthy.step), snippets: snippets(frameworks) }
+    Action { what: format!("go back to {name} (step {})", healthy.step), snippets: snippets([line]) }
 }
 
 /// What to change.
@@ -328,4 +337,40 @@ fn say(what: &str) -> Action {
 
 fn plain(what: &str, place: &str, text: &str) -> Action {
     Action { what: what.to_owned(), snippets: vec![Snippet::new(place, text.to_owned())] }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analysis::model::Measured;
+    use crate::rules::Assessment;
+    use crate::rules::test_support::{checkpoint, run_of};
+
+    /// The line that goes back to `state.pt` of step 40, where the run lies at `run`.
+    fn line(layout: Layout, run: Option<&str>) -> String {
+        let mut analysis = run_of(0, Vec::new);
+        let mut one = checkpoint(Vec::new());
+        (one.name, one.layout, one.step) = ("state.pt".to_owned(), layout, Measured::Value(40));
+        analysis.checkpoints = vec![one];
+        let facts = Facts { analysis: &analysis, assessment: &Assessment::default() };
+        let healthy = Healthy { name: "state.pt".to_owned(), step: 40, wanted: None };
+        let checkpoints = run.map(|run| (40, format!("{run}/state.pt"))).into_iter().collect();
+        let places = Places { run: run.map(str::to_owned), checkpoints };
+        resume(facts, &healthy, &places).snippets[0].text.clone()
+    }
+
+    #[test]
+    fn lines_that_go_back_work_from_where_the_command_was_given() {
+        let load = r#"state = torch.load("my \"run\"/state.pt", weights_only=True)"#;
+        assert_eq!(line(Layout::TrainingDict, Some("my \"run\"")), load);
+        let fit = r#"trainer.fit(model, ckpt_path="../runs/a/state.pt")"#;
+        assert_eq!(line(Layout::Lightning, Some("../runs/a")), fit);
+        assert_eq!(line(Layout::RunDirectory, Some("my run")), "flashpoint resume 'my run' --from 40");
+    }
+
+    #[test]
+    fn what_lies_nowhere_that_is_known_is_called_by_its_name() {
+        assert_eq!(line(Layout::RunDirectory, None), "flashpoint resume RUN --from 40");
+        assert_eq!(line(Layout::TrainingDict, None), r#"state = torch.load("state.pt", weights_only=True)"#);
+    }
 }

@@ -9,12 +9,14 @@ mod healthy;
 mod mechanism;
 mod onset;
 mod pulse;
+mod quoted;
 mod recovery;
 mod story;
 mod suspects;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -129,6 +131,15 @@ pub struct Action {
     pub snippets: Vec<Snippet>,
 }
 
+/// Where a run and its checkpoints lie, as one would write it from where the command was given: lines of advice are to work there.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Places {
+    /// The run's directory.
+    pub run: Option<String>,
+    /// Each checkpoint that can be loaded, by its step; another one is called by its name.
+    pub checkpoints: BTreeMap<u64, String>,
+}
+
 /// The step of a divergence that a rule found: a run of which that is said has failed, whether or not anything shows why.
 fn diverged(assessment: &Assessment) -> Option<u64> {
     let critical = assessment.findings.iter().filter(|found| found.severity == Severity::Critical);
@@ -137,6 +148,11 @@ fn diverged(assessment: &Assessment) -> Option<u64> {
 
 /// The diagnosis of a run: a function of what was measured and found, and of nothing else.
 pub fn diagnose(analysis: &Analysis, assessment: &Assessment) -> Diagnosis {
+    diagnose_at(analysis, assessment, &Places::default())
+}
+
+/// The same, with lines of advice that name the checkpoints by `places`.
+pub fn diagnose_at(analysis: &Analysis, assessment: &Assessment, places: &Places) -> Diagnosis {
     let facts = Facts { analysis, assessment };
     let onset = onset::find(facts);
     let cases = mechanism::cases(facts, onset.as_ref());
@@ -175,8 +191,8 @@ pub fn diagnose(analysis: &Analysis, assessment: &Assessment) -> Diagnosis {
             suspects::rank(facts, step, tensor.as_deref())
         },
         actions: match (chosen, mechanism) {
-            (Some(case), _) => actions::recommend(facts, case, healthy.as_ref()),
-            (None, Mechanism::Unknown) => actions::without_a_cause(facts, healthy.as_ref()),
+            (Some(case), _) => actions::recommend(facts, case, healthy.as_ref(), places),
+            (None, Mechanism::Unknown) => actions::without_a_cause(facts, healthy.as_ref(), places),
             (None, _) => Vec::new(),
         },
         tensor,

@@ -3,6 +3,7 @@
 //! Discovers and orders; opens no tensor and judges nothing. What was taken for what, and what was left out, is said in
 //! [`History::remarks`]. Conventions and their reasons: `docs/run-directory.md` for our own, `docs/formats.md` for others.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -133,6 +134,12 @@ impl History {
             history.replicas.retain(|found| found.step <= until);
         }
         Ok(history)
+    }
+
+    /// Where the checkpoints that can be loaded lie, by step, each path beginning with that of the run as it was given.
+    pub fn stored_checkpoints(&self) -> BTreeMap<u64, String> {
+        let stored = self.checkpoints.iter().filter(|found| found.kind == FoundKind::Stored);
+        stored.map(|found| (found.step, found.path.display().to_string())).collect()
     }
 
     /// Nothing found yet.

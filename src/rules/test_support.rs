@@ -13,7 +13,7 @@ use crate::analysis::model::{
 };
 
 /// A checkpoint of these tensors, without files, step or config.
-pub(super) fn checkpoint(tensors: Vec<TensorAnalysis>) -> CheckpointAnalysis {
+pub(crate) fn checkpoint(tensors: Vec<TensorAnalysis>) -> CheckpointAnalysis {
     CheckpointAnalysis {
         name: "checkpoint".to_owned(),
         layout: Layout::SingleFile,
