@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::*;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Longer than anything here takes, on a machine that does other things too.
 const A_MINUTE: Duration = Duration::from_mins(1);
@@ -83,6 +83,32 @@ fn a_dry_run_says_everything_and_does_nothing() {
     assert_eq!(report["plan"]["edits"][0]["action"], "learning-rate");
     assert_eq!(report["substitutions"].as_array().unwrap().len(), 3);
     assert!(report["repaired"].as_str().unwrap().ends_with("run-resumed/checkpoint-160"));
+}
+
+#[test]
+fn a_run_that_came_back_from_a_spike_goes_on_from_its_newest_state() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    copy(&Path::new(SPIKE).join("checkpoint-240"), &run.join("checkpoint-240"));
+    // One gradient forty times the usual at step 60, before any checkpoint; the loss falls on after twenty steps.
+    let rows = (1..=240).map(|step| {
+        let wave = f64::from(step * 7 % 11) / 100.0;
+        let norm = if step == 60 { 40.0 } else { 1.0 + wave };
+        let loss = if (60..80).contains(&step) { 4.0 } else { 3.0 - f64::from(step) / 200.0 + wave };
+        json!({ "step": step, "loss": loss, "grad_norm": norm, "learning_rate": 1e-3 })
+    });
+    let state = json!({ "global_step": 240, "log_history": rows.collect::<Vec<_>>() });
+    std::fs::write(run.join("checkpoint-240/trainer_state.json"), state.to_string()).unwrap();
+    let flags = ["resume", text(&run), "--dry-run", "--clip", "recommended", "--format", "json"];
+    let output = flashpoint(&[&flags[..], &["--", "touch", "{checkpoint}", "{clip_norm}"]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", told(&output));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["chosen"]["step"], 240);
+    let because = report["chosen"]["because"].as_str().unwrap();
+    assert!(
+        because.starts_with("the run came back by itself from the gradient-spike of step 60"),
+        "{because}"
+    );
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use flashpoint::analysis::model::{Analysis, MeasureLevel};
 use flashpoint::checkpoint::{Checkpoint, Layout};
-use flashpoint::clip::advise;
+use flashpoint::clip::{Recommendation, advise};
 use flashpoint::context::Context;
 use flashpoint::diagnosis::{Diagnosis, diagnose};
 use flashpoint::error::{Error, ErrorKind, Result};
@@ -184,6 +184,16 @@ pub(super) struct Looked {
     pub(super) clipping: Option<String>,
 }
 
+/// What the norms from before a failure recommend; those of the whole run where they are too few, and it came back by itself.
+fn recommend(mut analysis: Analysis, diagnosis: &Diagnosis) -> Recommendation {
+    let whole = diagnosis.go_on_step.map(|_| advise(&analysis).recommendation);
+    if let Some(onset) = diagnosis.onset_step {
+        keep_before(&mut analysis, onset);
+    }
+    let before = advise(&analysis).recommendation;
+    whole.filter(|_| before.threshold.is_none()).unwrap_or(before)
+}
+
 /// Leaves of gradients only those from before a failure began: a threshold is to hold the norms of the run while it was healthy.
 fn keep_before(analysis: &mut Analysis, onset: u64) {
     if let Some(log) = &mut analysis.log {
@@ -211,14 +221,11 @@ impl Arguments {
         if self.from != From::LastHealthy && !recommended {
             return Ok(looked);
         }
-        let mut measured = measure_run(history, &self.reading, &policy.names, self.outputs.quiet, context);
+        let measured = measure_run(history, &self.reading, &policy.names, self.outputs.quiet, context);
         let assessment = rules::evaluate(&measured.analysis, &policy.thresholds);
         let diagnosis = diagnose(&measured.analysis, &assessment);
         if recommended {
-            if let Some(onset) = diagnosis.onset_step {
-                keep_before(&mut measured.analysis, onset);
-            }
-            let advice = advise(&measured.analysis).recommendation;
+            let advice = recommend(measured.analysis, &diagnosis);
             looked.clip = advice.threshold;
             if looked.clip.is_none() && !self.what_if {
                 let message = format!("no clipping threshold can be recommended: {}", advice.sentence);

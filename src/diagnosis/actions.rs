@@ -53,8 +53,8 @@ pub(super) fn recommend(
 }
 
 /// The recovery from a spike that the run has behind it: other causes are still there when the loss has come back.
-fn recovered(facts: Facts, case: &Case) -> Option<Recovery> {
-    let step = case.onset.filter(|_| case.mechanism == Mechanism::GradientSpike)?;
+pub(super) fn recovered(facts: Facts, case: &Case) -> Option<Recovery> {
+    let step = case.onset.filter(|_| case.mechanism == Mechanism::GradientSpike && !is_of_the_start(case))?;
     recovery::from(facts, step)
 }
 

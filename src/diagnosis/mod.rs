@@ -43,6 +43,9 @@ pub struct Diagnosis {
     pub last_healthy: Option<String>,
     /// Its step.
     pub last_healthy_step: Option<u64>,
+    /// Step of the newest clean checkpoint of a run that came back by itself, and has nothing to go back for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub go_on_step: Option<u64>,
     /// How far to trust the mechanism.
     pub confidence: Confidence,
     /// All of it in one line.
@@ -171,6 +174,8 @@ pub fn diagnose_at(analysis: &Analysis, assessment: &Assessment, places: &Places
         None => Mechanism::None,
     };
     let healthy = healthy::find(facts, step);
+    let came_back = chosen.is_some_and(|case| actions::recovered(facts, case).is_some());
+    let newest = came_back.then(|| healthy::find(facts, None)).flatten();
     let tensor = chosen.and_then(|case| case.tensor.clone());
     let interval = chosen.and_then(|case| case.interval).or(onset.map(|onset| onset.interval));
     Diagnosis {
@@ -179,6 +184,7 @@ pub fn diagnose_at(analysis: &Analysis, assessment: &Assessment, places: &Places
         onset_interval: interval,
         last_healthy: healthy.as_ref().map(|healthy| healthy.name.clone()),
         last_healthy_step: healthy.as_ref().map(|healthy| healthy.step),
+        go_on_step: newest.map(|newest| newest.step),
         confidence: chosen.map_or(Confidence::Heuristic, |case| case.confidence),
         verdict: story::verdict(mechanism, tensor.as_deref(), step),
         story: story::tell(facts, step, onset.as_ref(), chosen, healthy.as_ref()),

@@ -23,7 +23,7 @@ const LISTED_STEPS: usize = 12;
 /// `--from`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum From {
-    /// The newest clean checkpoint far enough before the onset, by the post-mortem.
+    /// By the post-mortem the newest clean checkpoint far enough before the onset, or of all where the run came back by itself.
     LastHealthy,
     /// That of a step.
     Step(u64),
@@ -63,9 +63,10 @@ pub fn choose(run: &Path, history: &History, from: From, diagnosis: Option<&Diag
     let refuse = |message: String, advice| Err(ErrorKind::NotDone { message, advice }.in_file(run));
     let (step, because) = match (from, diagnosis) {
         (From::Step(step), _) => (step, "its step was asked for".to_owned()),
-        (From::LastHealthy, Some(diagnosis)) => match diagnosis.last_healthy_step {
-            Some(step) => (step, healthy_because(diagnosis, step)),
-            None => {
+        (From::LastHealthy, Some(diagnosis)) => match (diagnosis.go_on_step, diagnosis.last_healthy_step) {
+            (Some(step), _) => (step, came_back_because(diagnosis)),
+            (None, Some(step)) => (step, healthy_because(diagnosis, step)),
+            (None, None) => {
                 return refuse(
                     format!("no clean checkpoint from before the trouble is kept ({})", diagnosis.verdict),
                     "start again, or name a step: --from STEP",
@@ -96,6 +97,11 @@ pub fn choose(run: &Path, history: &History, from: From, diagnosis: Option<&Diag
     let shown = found.path.strip_prefix(run).unwrap_or(&found.path).display().to_string();
     let shown = if shown.is_empty() { run.display().to_string() } else { shown };
     Ok(Chosen { path: found.path.clone(), checkpoint: shown, step, because })
+}
+
+fn came_back_because(diagnosis: &Diagnosis) -> String {
+    let from = diagnosis.onset_step.map_or_else(String::new, |onset| format!(" of step {}", grouped(onset)));
+    format!("the run came back by itself from the {}{from}: the newest clean checkpoint", diagnosis.mechanism)
 }
 
 fn healthy_because(diagnosis: &Diagnosis, step: u64) -> String {
