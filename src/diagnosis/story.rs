@@ -21,9 +21,11 @@ pub(super) fn tell(
     let mut story = Vec::new();
     let Some(step) = step else {
         story.push(seen(facts));
+        story.extend(without_a_loss(facts).map(str::to_owned));
         story.push("no sign of a failure was found in it".to_owned());
         return story;
     };
+    story.extend(without_a_loss(facts).map(str::to_owned));
     story.extend(before(facts, step));
     if let Some(case) = case {
         story.extend(case.reasons.iter().cloned());
@@ -70,6 +72,17 @@ fn seen(facts: Facts) -> String {
         ),
         None => "nothing with a known step was there to look at".to_owned(),
     }
+}
+
+/// What is not known where no loss was read.
+fn without_a_loss(facts: Facts) -> Option<&'static str> {
+    let points = facts.points();
+    if points.is_empty() {
+        return Some("no log was read, so that what the loss did is not known: name one with --log FILE");
+    }
+    points.iter().all(|point| point.loss.is_none()).then_some(
+        "the log gave no loss, so that much of a failure would not show: name its column with --columns loss=NAME",
+    )
 }
 
 /// What the run was like until then.

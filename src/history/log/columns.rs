@@ -2,6 +2,8 @@
 
 use std::str::FromStr;
 
+use super::losses;
+
 /// What a column of a log holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Quantity {
@@ -252,6 +254,8 @@ pub(super) struct Recognised {
     pub layer: Option<String>,
     /// The lower, the more it is believed.
     pub rank: usize,
+    /// Its name, lower case, with `_` for whatever is neither letter nor digit.
+    pub normal: String,
 }
 
 /// What the column `name` is; `choices` of the user go before the table.
@@ -259,7 +263,7 @@ pub(super) fn recognise(name: &str, choices: &[Column]) -> Option<Recognised> {
     let chosen = choices.iter().find(|choice| choice.name == name);
     if let Some(choice) = chosen {
         let layer = (choice.quantity == Quantity::LayerGradNorm).then(|| name.to_owned());
-        return Some(Recognised { quantity: choice.quantity, layer, rank: 0 });
+        return Some(Recognised { quantity: choice.quantity, layer, rank: 0, normal: normalise(name) });
     }
     // Charts of wandb are exported as `name of the run - name of the column`, with two more for the extremes.
     let own = name.rsplit_once(" - ").map_or(name, |(_, own)| own);
@@ -270,11 +274,12 @@ pub(super) fn recognise(name: &str, choices: &[Column]) -> Option<Recognised> {
     let known = KNOWN.iter().find_map(|(quantity, names)| {
         names.iter().position(|known| *known == normal).map(|rank| (*quantity, rank + 1))
     });
-    let found = known.map(|(quantity, rank)| Recognised { quantity, layer: None, rank });
-    let found = found.or_else(|| layer(own)).or_else(|| {
+    let found = known.or_else(|| losses::rank(&normal).map(|rank| (Quantity::Loss, rank)));
+    let of = |quantity, rank| Recognised { quantity, layer: None, rank, normal: normal.clone() };
+    let found = found.map(|(quantity, rank)| of(quantity, rank)).or_else(|| layer(own)).or_else(|| {
         // Lightning's monitor names the optimizer: lr-AdamW, lr-AdamW/pg1, lr-SGD-1.
         let monitored = normal.starts_with("lr_") || normal.starts_with("learning_rate_");
-        monitored.then_some(Recognised { quantity: Quantity::LearningRate, layer: None, rank: 100 })
+        monitored.then(|| of(Quantity::LearningRate, 100))
     })?;
     // Where the user names a column for a quantity, no other one is it.
     let taken = choices.iter().any(|choice| choice.quantity == found.quantity);
@@ -285,7 +290,8 @@ fn layer(name: &str) -> Option<Recognised> {
     let layer = LAYERS.iter().find_map(|start| name.strip_prefix(start))?;
     let total = ["total", "global"].contains(&layer);
     let quantity = if total { Quantity::GradNorm } else { Quantity::LayerGradNorm };
-    Some(Recognised { quantity, layer: (!total).then(|| layer.to_owned()), rank: 50 })
+    let layer = (!total).then(|| layer.to_owned());
+    Some(Recognised { quantity, layer, rank: 50, normal: normalise(name) })
 }
 
 /// Lower case, with `_` for whatever is neither letter nor digit.

@@ -21,6 +21,7 @@ mod events;
 mod json;
 mod jsonl;
 mod lines;
+mod losses;
 mod megatron;
 mod merge;
 mod number;
@@ -172,6 +173,7 @@ pub(super) fn read(
         tables.extend(read_one(file, &mut reading, history).map(|read| read.table));
     }
     reading.missing_column().map_or(Ok(()), |kind| Err(kind.in_file(run)))?;
+    losses::settle(&mut tables, &mut history.remarks);
     let clip_threshold = clip_threshold.or_else(|| tables.iter().find_map(|table| table.clip_threshold));
     if tables.is_empty() {
         return Ok(Epochs::default());

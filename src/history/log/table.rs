@@ -14,7 +14,7 @@ const MAX_POINTS: usize = 40_000_000;
 const MAX_COLUMNS: usize = 100_000;
 
 /// What rows say of an evaluation beside the words that names of files have.
-const ALSO_EVALUATION: &[&str] = &["validate", "testing", "dev", "heldout"];
+pub(super) const ALSO_EVALUATION: &[&str] = &["validate", "testing", "dev", "heldout"];
 
 /// A log as it is written.
 #[derive(Debug)]

@@ -134,6 +134,37 @@ fn columns_come_quoted_in_other_separators_and_under_names_of_ones_own() {
 }
 
 #[test]
+fn the_only_loss_of_a_log_is_its_loss_whatever_it_is_called() {
+    for name in ["policy_loss", "train/total_loss", "actor_loss", "loss/train", "train/nll_loss_step"] {
+        let csv = format!("step,val_loss,{name},grad_norm\n1,9,2.5,1\n2,9,2.25,1\n");
+        assert_eq!(losses(&log(&[("a.csv", &csv)]).records), [(1, Some(2.5)), (2, Some(2.25))], "{name}");
+    }
+    // A sum goes before its terms, a trainer's own name before both, in whichever log it stands.
+    let sum = log(&[("a.csv", "step,loss_cls,total_loss,loss_box\n1,1,3,2\n")]);
+    assert_eq!(losses(&sum.records), [(1, Some(3.0))]);
+    let named = log(&[("a.csv", "step,nll_loss\n1,7\n2,7\n"), ("b.csv", "step,train/loss\n1,3\n")]);
+    assert_eq!(losses(&named.records), [(1, Some(3.0))]);
+}
+
+#[test]
+fn of_several_losses_and_of_one_that_goes_below_zero_none_is_taken_and_it_is_said() {
+    let several = history(&[("a.csv", "step,actor_loss,critic_loss,grad_norm\n1,2,3,1\n2,2,3,1\n")]);
+    assert!(several.log.as_ref().unwrap().records.iter().all(|record| record.loss.is_none()));
+    assert!(has(
+        &several,
+        RemarkKind::LeftOut,
+        "is not known (actor_loss, critic_loss): name it with --columns"
+    ));
+    let signed = history(&[("a.csv", "step,policy_loss,grad_norm\n1,0.5,1\n2,-0.25,1\n")]);
+    assert!(signed.log.as_ref().unwrap().records.iter().all(|record| record.loss.is_none()));
+    assert!(has(&signed, RemarkKind::LeftOut, "column policy_loss goes below zero"));
+    let said = with_columns(&[("a.csv", "step,policy_loss\n1,0.5\n2,-0.25\n")], &["loss=policy_loss"]);
+    assert_eq!(losses(&said.log.unwrap().records), [(1, Some(0.5)), (2, Some(-0.25))]);
+    let only_evaluated = history(&[("a.csv", "step,val_loss,eval/nll_loss,grad_norm\n1,0.5,2,1\n")]);
+    assert!(only_evaluated.log.unwrap().records.iter().all(|record| record.loss.is_none()));
+}
+
+#[test]
 fn rows_of_megatron_are_read_from_what_it_prints() {
     let text = "  clip_grad ....................................... 1.0\nusing torch.float16\n iteration     7000/  159576 | consumed samples:       260912 | elapsed time per iteration (ms): 18706.1 | learning rate: 6.000E-05 | global batch size:    96 | lm loss: 6.444662E+00 | loss scale: 2048.0 | grad norm: 98258.265 | num zeros: 0.0 | number of skipped iterations:   0 | number of nan iterations:   0 |\n validation loss at iteration 7000 | lm loss value: 7.174200E+00 | lm loss PPL: 1.305315E+03 |\n";
     let log = log(&[("main_log.txt", text)]);
