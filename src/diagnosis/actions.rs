@@ -243,8 +243,7 @@ fn clip(facts: Facts, case: &Case) -> Option<Action> {
 
 fn lower_rate(facts: Facts, case: &Case) -> Action {
     let until = case.onset.unwrap_or(u64::MAX);
-    let rates = facts.points_until(until).iter().filter_map(|point| point.learning_rate?.finite());
-    let peak = rates.fold(0.0, f64::max);
+    let peak = facts.learning_rates().peak(until);
     if let Some(tensor) = &case.tensor {
         return say(&format!("train {tensor} at the learning rate of the others"));
     }

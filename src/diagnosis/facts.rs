@@ -35,6 +35,22 @@ impl<'a> Facts<'a> {
         &points[points.partition_point(|point| point.step < step)..]
     }
 
+    /// The learning rates of the run: those of its log, or, where that has none, those that the checkpoints' optimizers say.
+    pub fn learning_rates(self) -> Rates {
+        let logged =
+            self.points().iter().filter_map(|point| Some((point.step, point.learning_rate?.finite()?)));
+        let logged: Vec<(u64, f64)> = logged.collect();
+        if !logged.is_empty() {
+            return Rates { by_step: logged, are_logged: true };
+        }
+        // As of a log with a list of them, that of the first group.
+        let first = |one: &CheckpointAnalysis| {
+            one.optimizer.value()?.optimizers.first()?.groups.first()?.learning_rate
+        };
+        let saved = self.checkpoints().filter_map(|(step, one)| Some((step, first(one)?)));
+        Rates { by_step: saved.filter(|(_, rate)| rate.is_finite()).collect(), are_logged: false }
+    }
+
     /// Checkpoints with a known step, by step.
     pub fn checkpoints(self) -> impl DoubleEndedIterator<Item = (u64, &'a CheckpointAnalysis)> {
         self.analysis.checkpoints.iter().filter_map(|one| Some((*one.step.value()?, one)))
@@ -68,6 +84,32 @@ impl<'a> Facts<'a> {
         let newest = self.analysis.checkpoints.iter().rev().find(readable);
         newest
             .map_or_else(Vec::new, |one| one.tensors.iter().filter(|tensor| tensor.is_parameter()).collect())
+    }
+}
+
+/// Learning rates by step.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Rates {
+    /// Step and rate, by step.
+    pub by_step: Vec<(u64, f64)>,
+    /// They are of the log; else of the optimizers' groups in the checkpoints.
+    pub are_logged: bool,
+}
+
+impl Rates {
+    /// Those up to and including `step`.
+    pub fn until(&self, step: u64) -> &[(u64, f64)] {
+        &self.by_step[..self.by_step.partition_point(|(own, _)| *own <= step)]
+    }
+
+    /// The newest one at `step`.
+    pub fn at(&self, step: u64) -> Option<f64> {
+        self.until(step).last().map(|(_, rate)| *rate)
+    }
+
+    /// The largest one up to and including `step`.
+    pub fn peak(&self, step: u64) -> f64 {
+        self.until(step).iter().map(|(_, rate)| *rate).fold(0.0, f64::max)
     }
 }
 

@@ -38,8 +38,8 @@ pub(super) fn from(facts: Facts, step: u64) -> Option<Recovery> {
 
 /// Whether a run came back while its learning rate stayed what it was: then that rate is one the run can take.
 pub(super) fn is_at_the_same_rate(facts: Facts, step: u64) -> bool {
-    let rate = |points: &[LogPoint]| points.iter().rev().find_map(|point| point.learning_rate?.finite());
-    let (then, end) = (rate(facts.points_until(step)), rate(facts.points()));
+    let rates = facts.learning_rates();
+    let (then, end) = (rates.at(step), rates.at(u64::MAX));
     let same = matches!((then, end), (Some(then), Some(end)) if (end - then).abs() <= SAME_RATE * then);
     same && from(facts, step).is_some()
 }

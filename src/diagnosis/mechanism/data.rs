@@ -147,7 +147,7 @@ pub(super) fn gradient_spike(facts: Facts, onset: Option<&Onset>) -> Option<Case
         case = case
             .although(SUPPORTING, format!("the run was failing from step {} on, before that", onset.step));
     }
-    if let (Some(step), Some((_, changed, ..))) = (case.onset, seam::rate_jump(facts))
+    if let (Some(step), Some(changed)) = (case.onset, seam::rate_jump(facts).map(|jump| jump.step))
         && changed <= step
         && step <= changed + RATE_STEPS
     {

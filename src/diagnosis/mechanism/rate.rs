@@ -1,7 +1,7 @@
 //! Steps that are too long: of the whole model, of one parameter, or at the very start.
 
 use super::{Case, STRONG, SUPPORTING, fast, standstill};
-use crate::analysis::model::{CheckpointAnalysis, LogPoint};
+use crate::analysis::model::CheckpointAnalysis;
 use crate::diagnosis::Mechanism;
 use crate::diagnosis::facts::{Facts, is_matrix, median, rms, states};
 use crate::diagnosis::onset::{Onset, Sign, loss_rose};
@@ -21,6 +21,9 @@ const START_SHARE: f64 = 0.25;
 
 /// Points back to which a learning rate is compared to tell whether it rises.
 const RISE_POINTS: usize = 20;
+
+/// The same among checkpoints, where only their optimizers say the learning rate: the one before.
+const RISE_CHECKPOINTS: usize = 2;
 
 /// Logged points that are the first of a run.
 const FIRST_POINTS: usize = 15;
@@ -93,7 +96,7 @@ fn whole_model(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
         // Norms leave their window at the edge of stability too, where the loss goes on falling.
         let suffers = matches!(onset.sign, Sign::Loss(_)) || loss_rose(facts, onset.step);
         if suffers && !was_taken(facts, onset) && is_rising_or_at_peak(facts, onset.step) {
-            case = case.because(SUPPORTING, "the learning rate was rising or at its peak");
+            case = case.because(SUPPORTING, high_rate(facts, onset.step));
         }
     }
     (!case.reasons.is_empty()).then_some(case)
@@ -117,15 +120,13 @@ fn step_length(checkpoint: &CheckpointAnalysis) -> Option<f64> {
     )
 }
 
-fn rate(point: &LogPoint) -> Option<f64> {
-    point.learning_rate?.finite()
-}
-
 /// Whether the learning rate was on its way up at `step`.
 pub(super) fn is_rising(facts: Facts, step: u64) -> bool {
-    let rates: Vec<f64> = facts.points_until(step).iter().filter_map(rate).collect();
-    let before = rates.len().checked_sub(RISE_POINTS).map(|index| rates[index]);
-    matches!((before, rates.last()), (Some(before), Some(now)) if *now > RISING * before)
+    let rates = facts.learning_rates();
+    let back = if rates.are_logged { RISE_POINTS } else { RISE_CHECKPOINTS };
+    let until = rates.until(step);
+    let before = until.len().checked_sub(back).map(|index| until[index].1);
+    matches!((before, until.last()), (Some(before), Some((_, now))) if *now > RISING * before)
 }
 
 /// Whether gradients stood out at a rate that was not rising, and at which the run came back by itself: that is none that it
@@ -136,10 +137,27 @@ pub(super) fn was_taken(facts: Facts, onset: &Onset) -> bool {
         && recovery::is_at_the_same_rate(facts, onset.step)
 }
 
-fn is_rising_or_at_peak(facts: Facts, step: u64) -> bool {
-    let peak = facts.points_until(step).iter().filter_map(rate).fold(0.0, f64::max);
-    let now = facts.points_until(step).iter().rev().find_map(rate);
-    now.is_some_and(|now| peak > 0.0 && now >= AT_PEAK * peak)
+/// Whether the learning rate was at its peak so far at `step`, as one that rises is.
+pub(super) fn is_rising_or_at_peak(facts: Facts, step: u64) -> bool {
+    let rates = facts.learning_rates();
+    let peak = rates.peak(step);
+    rates.at(step).is_some_and(|now| peak > 0.0 && now >= AT_PEAK * peak)
+}
+
+/// That it was so, and how that is known where no log says it.
+fn high_rate(facts: Facts, step: u64) -> String {
+    let rates = facts.learning_rates();
+    let (first, last) = match rates.until(step) {
+        [first, .., last] if !rates.are_logged => (first, last),
+        _ => return "the learning rate was rising or at its peak".to_owned(),
+    };
+    format!(
+        "the learning rate, which only the optimizers in the checkpoints say, was rising or at its peak: {} at step {}, {} at step {}",
+        short(first.1),
+        first.0,
+        short(last.1),
+        last.0
+    )
 }
 
 /// Whether the full learning rate came within the first steps, and each of them could change the matrices by a large
@@ -150,9 +168,9 @@ pub(super) fn leaps(facts: Facts) -> bool {
 
 /// The step at which the full learning rate came, and that rate over the RMS of the matrices at the first checkpoint.
 fn leap(facts: Facts) -> Option<(u64, f64)> {
-    let peak = facts.points().iter().filter_map(rate).fold(0.0, f64::max);
-    let reached =
-        facts.points().iter().find(|point| rate(point).is_some_and(|rate| rate >= AT_PEAK * peak))?.step;
+    let rates = facts.learning_rates();
+    let peak = rates.peak(u64::MAX);
+    let (reached, _) = *rates.by_step.iter().find(|(_, rate)| *rate >= AT_PEAK * peak)?;
     let (first, checkpoint) = facts.checkpoints().next()?;
     let adam = facts.checkpoints().any(|(_, one)| {
         one.optimizer.value().is_some_and(|state| state.optimizers.iter().any(|own| own.algorithm.is_adam()))
@@ -190,4 +208,59 @@ pub(super) fn no_warmup(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
         case = case.because(STRONG, format!("by step {died} most units of a layer had died"));
     }
     (!case.reasons.is_empty()).then_some(case)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analysis::model::{Analysis, LogAnalysis, LogPoint, Measured, Number};
+    use crate::diagnosis::diagnose;
+    use crate::diagnosis::mechanism::seam::rate_jump;
+    use crate::rules::Assessment;
+    use crate::rules::test_support::{interval_tensor, run_of};
+
+    /// A run of 900 steps that logs its loss alone, which leaves 3 at step 790 for 30; a checkpoint every 100 steps says the rate.
+    fn unlogged(rate: impl Fn(f64) -> f64) -> Analysis {
+        let mut run = run_of(9, || vec![interval_tensor("fc.weight")]);
+        for (index, checkpoint) in run.checkpoints.iter_mut().enumerate() {
+            if let Measured::Value(state) = &mut checkpoint.optimizer {
+                state.optimizers[0].groups[0].learning_rate = Some(rate(100.0 * index as f64));
+            }
+        }
+        let points = (1..=900).map(|step| LogPoint {
+            step,
+            loss: Some(Number(if step < 790 { 3.0 + 0.01 * (step % 7) as f64 } else { 30.0 })),
+            ..LogPoint::default()
+        });
+        run.log = Some(LogAnalysis { points: points.collect(), ..LogAnalysis::default() });
+        run
+    }
+
+    fn jump(rates: [f64; 5]) -> Option<u64> {
+        let run = unlogged(|step| rates[crate::diagnosis::facts::whole(step / 100.0).min(4) as usize]);
+        let facts = Facts { analysis: &run, assessment: &Assessment::default() };
+        rate_jump(facts).map(|jump| jump.step)
+    }
+
+    #[test]
+    fn a_rate_that_only_the_checkpoints_say_is_the_rate_of_the_run() {
+        let creeping = diagnose(&unlogged(|step| 1e-3 * (step / 130.0).exp()), &Assessment::default());
+        assert_eq!((creeping.mechanism, creeping.onset_step), (Mechanism::LearningRate, Some(790)));
+        // 1e-3·exp(700/130) is 0.21803, a third of it 0.07268.
+        let told =
+            creeping.story.iter().find(|line| line.contains("only the optimizers")).expect("it is told");
+        assert!(told.ends_with("0.001000 at step 0, 0.2180 at step 700"), "{told}");
+        let lower = creeping.actions.iter().any(|action| action.what.contains("from 0.2180 to 0.07268"));
+        assert!(lower, "{:?}", creeping.actions);
+        let falling = diagnose(&unlogged(|step| 1e-3 * (-step / 130.0).exp()), &Assessment::default());
+        assert_eq!(falling.mechanism, Mechanism::Unknown);
+    }
+
+    #[test]
+    fn a_jump_between_checkpoints_is_told_and_a_warm_up_or_a_restart_is_none() {
+        assert_eq!(jump([1e-3, 1e-3, 1e-3, 1e-2, 1e-2]), Some(201));
+        assert_eq!(jump([1e-5, 1e-4, 1e-3, 1e-2, 1e-2]), None);
+        assert_eq!(jump([1e-3, 5e-4, 1e-4, 1e-3, 5e-4]), None);
+        assert_eq!(jump([1e-3, 1e-2, 1e-2, 1e-2, 1e-2]), None);
+    }
 }

@@ -36,6 +36,10 @@ const SAME_RATE: f64 = 1.2;
 /// trainers change by at most 2 from one step to the next, but for the first steps of a warm-up).
 const RATE_JUMP: f64 = 3.0;
 
+/// Checkpoints without a rise of the learning rate before a jump, where only their optimizers say it: between two of a warm-up it
+/// rises by any factor.
+const STEADY_CHECKPOINTS: usize = 3;
+
 /// A learning rate this far above every one before it is none the schedule has had: restarts return to their peak.
 const ABOVE_PEAK: f64 = 1.2;
 
@@ -75,19 +79,23 @@ pub(super) fn schedule_break(facts: Facts, _: Option<&Onset>) -> Option<Case> {
     let jump = rate_jump(facts);
     let disagreement = facts.findings("FP309").into_iter().next();
     let mut case = Case::of(Mechanism::ScheduleBreak).with_confidence(Confidence::Calibrated);
-    if let Some((before, step, from, to)) = jump {
-        case = case
-            .at(step, [before, step])
-            .because(
-                STRONG,
-                format!(
-                    "at step {step} the learning rate went from {} to {}, above every one before",
-                    short(from),
-                    short(to)
-                ),
+    if let Some(jump) = jump {
+        let [before, step] = jump.between;
+        let (from, to) = (short(jump.from), short(jump.to));
+        let sentence = if jump.is_logged {
+            format!("at step {step} the learning rate went from {from} to {to}, above every one before")
+        } else {
+            format!(
+                "by the optimizers in the checkpoints, the learning rate went from {from} to {to} between steps {before} and {step}, above every one before"
             )
-            .number("learning rate over the one before", to / from, Some(RATE_JUMP), "1");
-        if facts.checkpoints().any(|(own, _)| own == before) {
+        };
+        case = case.at(jump.step, jump.between).because(STRONG, sentence).number(
+            "learning rate over the one before",
+            jump.to / jump.from,
+            Some(RATE_JUMP),
+            "1",
+        );
+        if jump.is_logged && facts.checkpoints().any(|(own, _)| own == before) {
             case = case.because(SUPPORTING, "that is the first step after a checkpoint, as after a resume");
         }
     }
@@ -104,22 +112,34 @@ pub(super) fn schedule_break(facts: Facts, _: Option<&Onset>) -> Option<Case> {
     (!case.reasons.is_empty()).then_some(case)
 }
 
-/// The first jump of the logged learning rate to where no schedule has had it: (step before, step, from, to).
-pub(super) fn rate_jump(facts: Facts) -> Option<(u64, u64, f64, f64)> {
-    let rates: Vec<(u64, f64)> = facts
-        .points()
-        .iter()
-        .filter_map(|point| Some((point.step, point.learning_rate?.finite()?)))
-        .filter(|(_, rate)| *rate > 0.0)
-        .collect();
-    let mut peak: f64 = 0.0;
-    for (index, pair) in rates.windows(2).enumerate() {
-        let ((before, from), (step, to)) = (pair[0], pair[1]);
+/// A learning rate that no schedule has had.
+pub(super) struct RateJump {
+    /// The first step that it can have been used at.
+    pub step: u64,
+    /// The steps of the rate before it and of itself.
+    between: [u64; 2],
+    from: f64,
+    to: f64,
+    is_logged: bool,
+}
+
+/// The first jump of the learning rate to where it has never been.
+pub(super) fn rate_jump(facts: Facts) -> Option<RateJump> {
+    let rates = facts.learning_rates();
+    let is_logged = rates.are_logged;
+    let positive: Vec<(u64, f64)> = rates.by_step.into_iter().filter(|(_, rate)| *rate > 0.0).collect();
+    // The first steps of a warm-up double, and a schedule that starts at zero does more.
+    let fewest = if is_logged { FEWEST_LEVEL_POINTS } else { STEADY_CHECKPOINTS - 1 };
+    let (mut peak, mut has_risen): (f64, bool) = (0.0, false);
+    for (index, pair) in positive.windows(2).enumerate() {
+        let ((before, from), (after, to)) = (pair[0], pair[1]);
         peak = peak.max(from);
-        // The first steps of a warm-up double, and a schedule that starts at zero does more.
-        if index >= FEWEST_LEVEL_POINTS && to > RATE_JUMP * from && to > ABOVE_PEAK * peak {
-            return Some((before, step, from, to));
+        let is_known = index >= fewest && (is_logged || !has_risen);
+        if is_known && to > RATE_JUMP * from && to > ABOVE_PEAK * peak {
+            let step = if is_logged { after } else { before + 1 };
+            return Some(RateJump { step, between: [before, after], from, to, is_logged });
         }
+        has_risen |= to > from;
     }
     None
 }

@@ -6,7 +6,7 @@ use super::{CONCLUSIVE, Case, STRONG, SUPPORTING, rate, start};
 use crate::analysis::model::{IntervalAnalysis, Role, TensorInterval};
 use crate::diagnosis::Mechanism;
 use crate::diagnosis::facts::{Facts, is_query_or_key, states, whole};
-use crate::diagnosis::onset::Onset;
+use crate::diagnosis::onset::{Onset, Sign};
 use crate::number;
 use crate::rules::Confidence;
 
@@ -135,7 +135,7 @@ fn dead_in<'a>(facts: Facts, interval: &'a IntervalAnalysis) -> BTreeSet<&'a str
 }
 
 /// Units that never fire: their weights, their biases and what reads them get no gradient, and the bias behind them does.
-pub(super) fn dead_units(facts: Facts, _: Option<&Onset>) -> Option<Case> {
+pub(super) fn dead_units(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
     for interval in &facts.analysis.intervals {
         let dead = dead_in(facts, interval);
         let Some(bias) = boundary(interval, &dead) else { continue };
@@ -159,13 +159,20 @@ pub(super) fn dead_units(facts: Facts, _: Option<&Onset>) -> Option<Case> {
             )
             .number("share of units without a gradient", share, Some(DEAD_SHARE), "");
         let long = rate::long_steps(facts).is_some_and(|(step, _)| step <= interval.from_step);
-        let case = if is_first || !(long || rate::leaps(facts)) {
+        let case = if is_first {
             case
-        } else {
+        } else if long || rate::leaps(facts) {
             case.although(
                 STRONG + SUPPORTING,
                 "steps before were a large share of the weights: these pushed the units there",
             )
+        } else if is_of_a_rising_rate(facts, onset, interval) {
+            case.although(
+                STRONG + SUPPORTING,
+                "the learning rate had been rising until then, and rose on until the loss did: its steps pushed the units there",
+            )
+        } else {
+            case
         };
         return Some(if is_first {
             case.since_the_start(interval.from_step.max(1))
@@ -174,6 +181,14 @@ pub(super) fn dead_units(facts: Facts, _: Option<&Onset>) -> Option<Case> {
         });
     }
     None
+}
+
+/// Whether units died over an interval into which the learning rate had been rising, and the loss then rose at a rate that was still
+/// the highest so far: what the rate did to the loss it had done to them.
+fn is_of_a_rising_rate(facts: Facts, onset: Option<&Onset>, interval: &IntervalAnalysis) -> bool {
+    let onset = onset.filter(|onset| matches!(onset.sign, Sign::Loss(_)) && onset.step > interval.from_step);
+    let is_rising = rate::is_rising(facts, interval.from_step);
+    is_rising && onset.is_some_and(|onset| rate::is_rising_or_at_peak(facts, onset.step))
 }
 
 /// The largest share of a parameter's elements that had no gradient over any one interval.
@@ -233,6 +248,8 @@ fn boundary<'a>(interval: &'a IntervalAnalysis, dead: &BTreeSet<&str>) -> Option
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::analysis::model::{LogAnalysis, LogPoint, Measured, Number};
+    use crate::rules::Assessment;
     use crate::rules::test_support::{interval_tensor, run_of};
 
     /// Weight and bias of three layers, of which the first and the weight of the second have no gradient.
@@ -258,5 +275,46 @@ mod tests {
         assert_eq!(dead_layer([Role::Linear; 3]), Some("layer0.bias".to_owned()));
         assert_eq!(dead_layer([Role::AttentionKey, Role::AttentionValue, Role::Linear]), None);
         assert_eq!(dead_layer([Role::AttentionQuery, Role::Linear, Role::Linear]), None);
+    }
+
+    /// Points against dead units that die between steps 700 and 800 of a run whose loss rises from step `rises` on, at these learning
+    /// rates of its log.
+    fn against(rises: u64, rate: fn(f64) -> f64) -> f64 {
+        let layers = || {
+            let of = |at: u64| {
+                ["weight", "bias"].map(|leaf| {
+                    let mut tensor = interval_tensor(&format!("layer{at}.{leaf}"));
+                    tensor.layer.order = at;
+                    tensor.role = if leaf == "bias" { Role::Bias } else { Role::Linear };
+                    tensor
+                })
+            };
+            (0..3).flat_map(of).collect()
+        };
+        let mut run = run_of(9, layers);
+        for tensor in &mut run.intervals[7].tensors[..3] {
+            tensor.floor_share = Measured::Value(1.0);
+        }
+        let points = (1..=900).map(|step| LogPoint {
+            step,
+            learning_rate: Some(Number(rate(step as f64))),
+            ..LogPoint::default()
+        });
+        run.log = Some(LogAnalysis { points: points.collect(), ..LogAnalysis::default() });
+        let facts = Facts { analysis: &run, assessment: &Assessment::default() };
+        let onset = Onset { step: rises, interval: [rises - 1, rises], sign: Sign::Loss(1.6) };
+        let case = dead_units(facts, Some(&onset)).expect("units died");
+        assert_eq!((case.tensor.as_deref(), case.onset), (Some("layer0.bias"), Some(701)));
+        CONCLUSIVE - case.points
+    }
+
+    #[test]
+    fn units_that_a_rising_rate_killed_on_its_way_are_not_the_cause() {
+        let creeping = |step: f64| 1e-3 * (step / 130.0).exp();
+        assert_eq!(against(792, creeping), STRONG + SUPPORTING);
+        // Steady, or falling again, or units that died behind the loss.
+        assert_eq!(against(792, |_| 1e-3), 0.0);
+        assert_eq!(against(792, |step| 1e-3 * (750.0 - step).abs().max(1.0)), 0.0);
+        assert_eq!(against(650, creeping), 0.0);
     }
 }
