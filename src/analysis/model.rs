@@ -7,12 +7,14 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+mod cancelled;
 mod decay;
 mod jacobian;
 mod optimizer;
 mod run;
 mod spectrum;
 
+pub use cancelled::{cancelled_biases, weight_of};
 pub use decay::{decayed, is_mostly_decay};
 pub use jacobian::{
     AttentionPaths, DepthGain, Estimated, GradientSource, InitialGain, JacobianAnalysis, JacobianCost,

@@ -2,7 +2,9 @@
 
 use super::Suspect;
 use super::facts::{Facts, is_matrix, median, rms};
-use crate::analysis::model::{CheckpointAnalysis, IntervalAnalysis, Role, TensorAnalysis, TensorInterval};
+use crate::analysis::model::{
+    CheckpointAnalysis, IntervalAnalysis, Role, TensorAnalysis, TensorInterval, cancelled_biases,
+};
 
 /// A parameter leads where its quantity is this many times the median of the others': what is common to all parameters
 /// (a hard batch, a change of schedule) moves the median as well.
@@ -65,9 +67,12 @@ pub(super) fn rank(facts: Facts, step: Option<u64>, chosen: Option<&str>) -> Vec
     let around = intervals.filter(|one| step.is_none_or(|step| one.to_step >= step)).take(2);
     let around: Vec<&IntervalAnalysis> = around.collect();
     let shown = shown_checkpoint(facts, step);
+    // What rounding does to a bias is any multiple of what it did before.
+    let cancelled = cancelled_biases(&facts.analysis.intervals);
     let mut suspects: Vec<Suspect> = facts
         .parameters()
         .into_iter()
+        .filter(|parameter| !cancelled.contains(parameter.canonical_name.as_str()))
         .map(|parameter| {
             let name = parameter.canonical_name.as_str();
             let of = |quantity: fn(&TensorInterval) -> Option<f64>| {
@@ -126,4 +131,51 @@ pub(super) fn geometry(checkpoint: &CheckpointAnalysis, canonical_name: &str) ->
         Some(size(own)? / usual)
     });
     ratios.collect::<Option<Vec<f64>>>()?.into_iter().reduce(f64::min)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analysis::model::Measured;
+    use crate::rules::test_support::{interval_tensor, run_of};
+
+    /// A run of two intervals of a map with a bias; the gradient of the bias, `None` where the optimizer keeps no second moment, and
+    /// by how much each element of it moved.
+    fn cancelled(role: Role, gradients: [Option<f64>; 2], moved: f64) -> bool {
+        let tensors = || {
+            let mut map = ["attn.k_proj.weight", "attn.k_proj.bias"].map(interval_tensor);
+            (map[0].role, map[1].role, map[1].elements) = (role, Role::Bias, 64);
+            map.iter_mut().for_each(|own| own.layer.path = "attn.k_proj".to_owned());
+            map[1].change_rms = Measured::Value(moved);
+            map.to_vec()
+        };
+        let mut run = run_of(2, tensors);
+        for (interval, gradient) in run.intervals.iter_mut().zip(gradients) {
+            match gradient {
+                Some(norm) => interval.tensors[1].gradient_norm = Measured::Value(norm),
+                None => interval
+                    .tensors
+                    .iter_mut()
+                    .for_each(|own| own.gradient_norm = Measured::not("no second moment")),
+            }
+        }
+        let named = cancelled_biases(&run.intervals).contains("attn.k_proj.bias");
+        named
+    }
+
+    #[test]
+    fn the_bias_of_keys_is_cancelled_where_its_gradient_is_rounding_once() {
+        // The gradient of the weight is 0.1 in both intervals: 1e-7 of it, and then, in an explosion, all of it.
+        assert!(cancelled(Role::AttentionKey, [Some(1e-8), Some(0.1)], 2e-4));
+        // With rotary positions it has a gradient like any other.
+        assert!(!cancelled(Role::AttentionKey, [Some(2e-3), Some(2e-3)], 2e-4));
+        assert!(!cancelled(Role::AttentionQuery, [Some(1e-8), Some(1e-8)], 2e-4));
+    }
+
+    #[test]
+    fn without_second_moments_it_is_the_distance_that_tells() {
+        // 64 elements against 4096 that moved 2e-4 each.
+        assert!(cancelled(Role::AttentionKey, [None; 2], 2e-8));
+        assert!(!cancelled(Role::AttentionKey, [None; 2], 2e-4));
+    }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::intervals::{never_measured, span, subject, tensors};
 use super::{Check, Confidence, Findings, Needs, Rule, Threshold, Thresholds};
-use crate::analysis::model::Analysis;
+use crate::analysis::model::{Analysis, TensorInterval, cancelled_biases};
 
 pub(super) static RULE: Rule = Rule {
     code: "FP704",
@@ -27,7 +27,9 @@ fn check(analysis: &Analysis, thresholds: &Thresholds, findings: &mut Findings) 
     let limit = thresholds.get("ratio");
     // The RMS gradient norms of each tensor so far, the newest last.
     let mut earlier: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
-    for (interval, tensor) in tensors(analysis) {
+    let cancelled = cancelled_biases(&analysis.intervals);
+    let told = |(_, tensor): &(_, &TensorInterval)| !cancelled.contains(tensor.canonical_name.as_str());
+    for (interval, tensor) in tensors(analysis).filter(told) {
         let (Some(&ratio), Some(&norm)) = (tensor.gradient_ratio.value(), tensor.gradient_norm.value())
         else {
             earlier.entry(&tensor.name).or_default().extend(tensor.gradient_norm.value());
@@ -63,7 +65,7 @@ const ADVICE: &str = "look at the batches and logged norms of these steps; where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::analysis::model::Measured;
+    use crate::analysis::model::{Measured, Role};
     use crate::rules::Severity;
     use crate::rules::test_support::{interval_tensor, judge_run, run_of};
 
@@ -87,6 +89,24 @@ mod tests {
             interval.tensors[0].gradient_ratio = Measured::Value(if index == 0 { 1.0 } else { 15.0 });
         }
         assert!(judge_run(&RULE, &run, &[]).is_clean());
+    }
+
+    #[test]
+    fn the_bias_of_keys_has_no_gradient_that_could_jump() {
+        let layer = || {
+            let mut map = ["attn.k_proj.weight", "attn.k_proj.bias"].map(interval_tensor);
+            (map[0].role, map[1].role) = (Role::AttentionKey, Role::Bias);
+            map.iter_mut().for_each(|own| own.layer.path = "attn.k_proj".to_owned());
+            map[1].gradient_norm = Measured::Value(1e-9);
+            map.to_vec()
+        };
+        let mut run = run_of(4, layer);
+        run.intervals[3].tensors[1].gradient_norm = Measured::Value(1e-6);
+        run.intervals[3].tensors[1].gradient_ratio = Measured::Value(1000.0);
+        assert!(judge_run(&RULE, &run, &[]).is_clean());
+        // As of a layer whose bias nothing cancels it is told.
+        run.intervals.iter_mut().for_each(|interval| interval.tensors[0].role = Role::AttentionValue);
+        assert!(!judge_run(&RULE, &run, &[]).is_clean());
     }
 
     #[test]

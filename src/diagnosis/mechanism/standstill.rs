@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{CONCLUSIVE, Case, STRONG, SUPPORTING, rate, start};
-use crate::analysis::model::{IntervalAnalysis, Role, TensorInterval};
+use crate::analysis::model::{IntervalAnalysis, Role, TensorInterval, weight_of};
 use crate::diagnosis::Mechanism;
 use crate::diagnosis::facts::{Facts, is_query_or_key, states, whole};
 use crate::diagnosis::onset::{Onset, Sign};
@@ -227,10 +227,7 @@ fn boundary<'a>(interval: &'a IntervalAnalysis, dead: &BTreeSet<&str>) -> Option
         .iter()
         .filter(|tensor| matches!(tensor.role, Role::Bias))
         .filter_map(|bias| {
-            let weight = interval
-                .tensors
-                .iter()
-                .find(|own| own.layer.path == bias.layer.path && own.name != bias.name)?;
+            let weight = weight_of(interval, bias)?;
             // A softmax cancels what a bias of its keys adds: it has no gradient in any run, and behind it there are no units.
             (!is_query_or_key(weight.role)).then_some((bias, weight))
         })

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::analysis::model::{Analysis, IntervalAnalysis, LogPoint, Measured, TensorInterval};
+use crate::analysis::model::{
+    Analysis, IntervalAnalysis, LogPoint, Measured, TensorInterval, cancelled_biases,
+};
 use crate::number::short;
 use crate::report::text::safe;
 
@@ -129,10 +131,11 @@ fn heat_map(intervals: &[IntervalAnalysis], axis: &Axis) -> Vec<String> {
         intervals.iter().flat_map(|one| &one.tensors).any(|own| ratio_of(&own.gradient_ratio).is_some());
     let ratio =
         |own: &TensorInterval| ratio_of(if by_gradient { &own.gradient_ratio } else { &own.change_ratio });
+    let cancelled = cancelled_biases(intervals);
     let mut layers: BTreeMap<(u64, &str), Vec<Option<f64>>> = BTreeMap::new();
     for interval in intervals {
         let columns = axis.column(interval.from_step)..=axis.column(interval.to_step.saturating_sub(1));
-        for own in &interval.tensors {
+        for own in interval.tensors.iter().filter(|own| !cancelled.contains(own.canonical_name.as_str())) {
             let row =
                 layers.entry((own.layer.order, own.layer.path.as_str())).or_insert_with(|| vec![None; WIDTH]);
             for column in columns.clone() {
