@@ -187,9 +187,12 @@ fn remedy(facts: Facts, case: &Case) -> Vec<Action> {
             actions.extend(skip(case));
             actions
         }
-        Mechanism::DeadUnits => vec![say(&format!(
-            "use an activation with a gradient everywhere (GELU, leaky ReLU), and look at what pushes the biases{of} down"
-        ))],
+        Mechanism::DeadUnits => {
+            let biases = tensor.unwrap_or("the biases");
+            vec![say(&format!(
+                "use an activation with a gradient everywhere (GELU, leaky ReLU), and look at what pushes {biases} down"
+            ))]
+        }
         Mechanism::WeightDecay => vec![lower_decay(facts)],
         Mechanism::Frozen => vec![say(if tensor.is_none() {
             "look at the schedule: the learning rate is 0"
