@@ -37,7 +37,7 @@ pub(crate) fn checkpoint(tensors: Vec<TensorAnalysis>) -> CheckpointAnalysis {
 }
 
 impl CheckpointAnalysis {
-    pub(super) fn at_step(mut self, step: u64) -> Self {
+    pub(crate) fn at_step(mut self, step: u64) -> Self {
         self.step = Measured::Value(step);
         self
     }
@@ -91,7 +91,7 @@ pub(super) fn problem(tensor: Option<&str>) -> Problem {
 }
 
 /// An f32 parameter of the model whose elements are all 0.1, without measured rows, pages or peers.
-pub(super) fn tensor(name: &str, role: Role, shape: &[u64]) -> TensorAnalysis {
+pub(crate) fn tensor(name: &str, role: Role, shape: &[u64]) -> TensorAnalysis {
     let unmeasured = "not in this test";
     let elements = shape.iter().product();
     let (path, _) = name.rsplit_once('.').unwrap_or(("", name));
@@ -177,7 +177,7 @@ pub(super) fn attention(logit_std: f64, directions: f64, entropy: f64) -> Measur
 
 impl TensorAnalysis {
     /// All elements are `value`.
-    pub(super) fn filled(mut self, value: f64) -> Self {
+    pub(crate) fn filled(mut self, value: f64) -> Self {
         self.statistics = Measured::Value(constant(self.elements, value).into());
         self
     }

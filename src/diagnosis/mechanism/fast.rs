@@ -13,6 +13,9 @@ pub(super) const OWN_RATE: f64 = 3.0;
 /// learning rate a step.
 pub(super) const FARTHER: f64 = 2.0;
 
+/// Distance of the farthest over that of another with a rate of its own, up to which the two are alike.
+const ALIKE: f64 = 2.0;
+
 /// The fast ones of a run.
 #[derive(Debug, Clone)]
 pub(super) struct Fast {
@@ -45,10 +48,15 @@ pub(super) fn parameters(facts: Facts) -> Option<Fast> {
         for (parameter, rate) in rated {
             let Some(name) = name_of(checkpoint, parameter, &distances) else { continue };
             let distance = distances.get(name).copied().unwrap_or(0.0);
-            if distance >= FARTHER && matrices.iter().all(|own| own.name != name) {
+            if matrices.iter().all(|own| own.name != name) {
                 matrices.push(Own { name: name.to_owned(), rate, distance });
             }
         }
+        // Steps that turn back and forth move none of them by all that they are long.
+        let farthest = matrices.iter().map(|own| own.distance).fold(0.0, f64::max);
+        matrices.retain(|own| {
+            own.distance >= FARTHER || (farthest >= FARTHER && own.distance * ALIKE >= farthest)
+        });
         (!matrices.is_empty()).then_some(Fast { step, matrices })
     })
 }

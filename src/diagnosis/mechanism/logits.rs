@@ -19,6 +19,12 @@ const GROWTH: f64 = 1.5;
 /// √(2 ln 1024) (D1).
 const CONDENSED: f64 = 3.72;
 
+/// Outgrowth of the worst map over that of another, up to which the two are alike.
+const ALIKE: f64 = 2.0;
+
+/// Maps that are named where several are alike.
+const NAMED: usize = 6;
+
 /// How a map stands against the model's other matrices.
 struct Outgrowth<'a> {
     tensor: &'a TensorAnalysis,
@@ -44,30 +50,66 @@ pub(super) fn attention_logits(facts: Facts, _: Option<&Onset>) -> Option<Case> 
     }
     if let Some(outgrown) = &outgrown {
         let worst = outgrown.iter().max_by(|a, b| a.ratio.total_cmp(&b.ratio))?;
+        let (_, seen) = facts.checkpoints().find(|(step, _)| *step == worst.step)?;
+        let alike = alike(seen, worst, is_query_or_key);
         if names.is_empty() {
-            names = outgrown.iter().map(|own| own.tensor.canonical_name.clone()).collect();
-            names.sort_by_key(|name| *name != worst.tensor.canonical_name);
             case = dated(facts, case, worst);
         }
-        case = case.because(
-            STRONG,
-            format!(
-                "by step {} {} had outgrown the other matrices by {} times",
-                worst.step,
-                worst.tensor.canonical_name,
-                short(worst.ratio)
-            ),
-        );
-        let (_, seen) = facts.checkpoints().find(|(step, _)| *step == worst.step)?;
+        names.extend(alike.iter().map(|(name, _)| (*name).to_owned()));
+        case = case.because(STRONG, outgrew(worst.step, &alike));
+        let whose = if alike.len() == 1 { "its" } else { "the worst one's" };
         case = match logit_spread(seen, &worst.tensor.layer.path) {
             Some(spread) if spread >= CONDENSED => case
-                .because(SUPPORTING, format!("its logits spread by {} even for random tokens", short(spread)))
+                .because(
+                    SUPPORTING,
+                    format!("{whose} logits spread by {} even for random tokens", short(spread)),
+                )
                 .number("standard deviation of attention logits", spread, Some(CONDENSED), "1"),
-            _ => case.although(SUPPORTING, "its logits are still small for random tokens"),
+            _ => case.although(SUPPORTING, format!("{whose} logits are still small for random tokens")),
         };
     }
     let tensor = if are_everywhere(facts, &names) { None } else { names.first().cloned() };
     (!case.reasons.is_empty()).then(|| case.in_tensor(tensor))
+}
+
+/// The maps that stand nearly as far above the other matrices as the worst one does, and that first: of some the first checkpoint
+/// may be too late to show that they grew.
+fn alike<'a>(
+    checkpoint: &'a CheckpointAnalysis,
+    worst: &Outgrowth,
+    wanted: fn(Role) -> bool,
+) -> Vec<(&'a str, f64)> {
+    let maps = checkpoint.tensors.iter().filter(|tensor| is_matrix(tensor) && wanted(tensor.role));
+    let ratios =
+        maps.filter_map(|map| Some((map.canonical_name.as_str(), against_others(checkpoint, map, wanted)?)));
+    let near = ratios.filter(|(_, ratio)| *ratio >= OUTGROWN && ratio * ALIKE >= worst.ratio);
+    let mut near: Vec<(&str, f64)> = near.collect();
+    near.sort_by(|a, b| b.1.total_cmp(&a.1));
+    near.sort_by_key(|(name, _)| *name != worst.tensor.canonical_name);
+    near
+}
+
+/// That these maps, the worst first, stood above the others by `step`.
+fn outgrew(step: u64, maps: &[(&str, f64)]) -> String {
+    let names: Vec<&str> = maps.iter().map(|(name, _)| *name).take(NAMED).collect();
+    match maps {
+        [(only, ratio)] => {
+            format!("by step {step} {only} had outgrown the other matrices by {} times", short(*ratio))
+        }
+        _ => {
+            let ratios = maps.iter().map(|(_, ratio)| *ratio);
+            let (least, most) = (ratios.clone().fold(f64::INFINITY, f64::min), ratios.fold(0.0, f64::max));
+            let more = maps.len() - names.len();
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            format!(
+                "by step {step} {} maps of attention stood {} to {} times above the other matrices: {}{more}",
+                maps.len(),
+                short(least),
+                short(most),
+                names.join(", ")
+            )
+        }
+    }
 }
 
 /// What is trained, as the start of a sentence.
@@ -211,4 +253,46 @@ fn dated(facts: Facts, case: Case, worst: &Outgrowth) -> Case {
         .at(before + 1, [before, worst.step])
         .number("RMS over that of the other matrices", worst.ratio, Some(OUTGROWN), "1")
         .number("growth of that since the first checkpoint", worst.growth, Some(GROWTH), "1")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::Assessment;
+    use crate::rules::test_support::{checkpoint, run_of, tensor};
+
+    /// The case of a run whose queries and keys of two layers stand at these multiples of the other matrices by step 100.
+    fn case(grown: [f64; 4]) -> Case {
+        let at = |step: u64, factors: [f64; 4]| {
+            let maps = [
+                ("blocks.0.q_proj.weight", Role::AttentionQuery),
+                ("blocks.0.k_proj.weight", Role::AttentionKey),
+                ("blocks.1.q_proj.weight", Role::AttentionQuery),
+                ("blocks.1.k_proj.weight", Role::AttentionKey),
+            ];
+            let maps = maps.into_iter().zip(factors);
+            let maps = maps.map(|((name, role), factor)| tensor(name, role, &[64, 64]).filled(0.02 * factor));
+            let others = ["blocks.0.fc1.weight", "blocks.1.fc1.weight"]
+                .map(|name| tensor(name, Role::MlpIn, &[64, 64]).filled(0.02));
+            checkpoint(maps.chain(others).collect()).at_step(step)
+        };
+        let mut run = run_of(0, Vec::new);
+        run.checkpoints = vec![at(0, [1.0; 4]), at(100, grown)];
+        let facts = Facts { analysis: &run, assessment: &Assessment::default() };
+        attention_logits(facts, None).expect("they outgrew the others")
+    }
+
+    #[test]
+    fn maps_that_outgrew_the_others_alike_are_all_named() {
+        let all = case([9.9, 6.2, 6.4, 5.9]);
+        assert_eq!(all.tensor, None, "it is every layer");
+        assert_eq!(
+            all.reasons[0],
+            "by step 100 4 maps of attention stood 5.900 to 9.900 times above the other matrices: blocks.0.q_proj.weight, blocks.1.q_proj.weight, blocks.0.k_proj.weight, blocks.1.k_proj.weight"
+        );
+        let one = case([9.9, 4.5, 1.0, 1.0]);
+        assert_eq!(one.tensor.as_deref(), Some("blocks.0.q_proj.weight"));
+        let told = "by step 100 blocks.0.q_proj.weight had outgrown the other matrices by 9.900 times";
+        assert_eq!(one.reasons[0], told);
+    }
 }
