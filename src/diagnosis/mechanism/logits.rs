@@ -91,25 +91,21 @@ fn alike<'a>(
 
 /// That these maps, the worst first, stood above the others by `step`.
 fn outgrew(step: u64, maps: &[(&str, f64)]) -> String {
-    let names: Vec<&str> = maps.iter().map(|(name, _)| *name).take(NAMED).collect();
-    match maps {
-        [(only, ratio)] => {
-            format!("by step {step} {only} had outgrown the other matrices by {} times", short(*ratio))
-        }
-        _ => {
-            let ratios = maps.iter().map(|(_, ratio)| *ratio);
-            let (least, most) = (ratios.clone().fold(f64::INFINITY, f64::min), ratios.fold(0.0, f64::max));
-            let more = maps.len() - names.len();
-            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-            format!(
-                "by step {step} {} maps of attention stood {} to {} times above the other matrices: {}{more}",
-                maps.len(),
-                short(least),
-                short(most),
-                names.join(", ")
-            )
-        }
+    if let [(only, ratio)] = maps {
+        return format!("by step {step} {only} had outgrown the other matrices by {} times", short(*ratio));
     }
+    let names: Vec<&str> = maps.iter().map(|(name, _)| *name).take(NAMED).collect();
+    let more = maps.len() - names.len();
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let ratios = maps.iter().map(|(_, ratio)| *ratio);
+    let (least, most) = (ratios.clone().fold(f64::INFINITY, f64::min), ratios.fold(0.0, f64::max));
+    format!(
+        "by step {step} {} maps of attention stood {} to {} times above the other matrices: {}{more}",
+        maps.len(),
+        short(least),
+        short(most),
+        names.join(", ")
+    )
 }
 
 /// What is trained, as the start of a sentence.

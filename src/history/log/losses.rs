@@ -59,11 +59,7 @@ pub(super) fn rank(normal: &str) -> Option<usize> {
         return Some(TOTAL);
     }
     let words = kind(normal);
-    let is_loss = match words[..] {
-        ["loss" | "losses", _] => true,
-        [.., _, "loss"] => true,
-        _ => false,
-    };
+    let is_loss = matches!(words[..], ["loss" | "losses", _] | [.., _, "loss"]);
     let excluded = |(at, word): (usize, &&str)| {
         let is_cross_entropy = *word == "entropy" && at > 0 && words[at - 1] == "cross";
         EVALUATION.contains(word)
