@@ -483,7 +483,7 @@ impl Findings {
 }
 
 /// The state of a 64×64 matrix in the middle of healthy training by Adam.
-pub(super) fn moments(name: &str) -> ParameterOptimizer {
+pub(crate) fn moments(name: &str) -> ParameterOptimizer {
     let (path, _) = name.rsplit_once('.').unwrap_or(("", name));
     let layer = Layer { path: path.to_owned(), index: None, order: 0 };
     ParameterOptimizer {
@@ -527,7 +527,7 @@ pub(super) fn moments(name: &str) -> ParameterOptimizer {
 
 impl CheckpointAnalysis {
     /// Gives it one Adam of one group with these parameters, each edited together with the group.
-    pub(super) fn with_moments(
+    pub(crate) fn with_moments(
         mut self,
         mut parameters: Vec<ParameterOptimizer>,
         mut edit: impl FnMut(&mut ParameterGroup, &mut ParameterOptimizer),
