@@ -1,5 +1,7 @@
 //! What happened to norm and loss where the accumulation, the world size or the batch changed, or another attempt began (E5).
 
+use std::collections::BTreeMap;
+
 use crate::analysis::model::AccumulationChange;
 use crate::history::Record;
 use crate::robust;
@@ -19,9 +21,45 @@ const STILL: f64 = 0.03;
 /// Fewer points on a side have no median to speak of.
 const FEWEST: usize = 5;
 
+/// The values of one quantity that a level can be told from, in the order of their records: a log may lack it at most steps, or at
+/// all.
+struct Values {
+    /// Index of the record of each.
+    places: Vec<usize>,
+    values: Vec<f64>,
+}
+
+impl Values {
+    fn of(records: &[Record], of: impl Fn(&Record) -> Option<f64>) -> Self {
+        let usable = |record| of(record).filter(|value| value.is_finite() && *value > 0.0);
+        let found = records.iter().enumerate().filter_map(|(at, record)| Some((at, usable(record)?)));
+        let (places, values) = found.unzip();
+        Self { places, values }
+    }
+
+    /// The last ones before the record `at`.
+    fn before(&self, at: usize) -> &[f64] {
+        let end = self.places.partition_point(|place| *place < at);
+        &self.values[end.saturating_sub(SIDE)..end]
+    }
+
+    /// The first ones from the record `at` on.
+    fn after(&self, at: usize) -> &[f64] {
+        let begin = self.places.partition_point(|place| *place < at);
+        &self.values[begin..(begin + SIDE).min(self.values.len())]
+    }
+
+    /// Median of the first ones behind `at` over that of the last ones before.
+    fn ratio(&self, at: usize) -> Option<f64> {
+        Some(median(self.after(at))? / median(self.before(at))?)
+    }
+}
+
 /// One for every step at which a logged divisor changes, and for every seam.
 pub fn at_seams(records: &[Record], seams: &[u64]) -> Vec<AccumulationChange> {
-    let mut places: Vec<(usize, Option<f64>)> =
+    let norms = Values::of(records, |record| record.grad_norm);
+    let losses = Values::of(records, |record| record.loss);
+    let mut places: BTreeMap<usize, Option<f64>> =
         seams.iter().map(|step| (records.partition_point(|record| record.step < *step), None)).collect();
     let mut last: Option<&Record> = None;
     for (at, record) in records.iter().enumerate() {
@@ -29,19 +67,26 @@ pub fn at_seams(records: &[Record], seams: &[u64]) -> Vec<AccumulationChange> {
             continue;
         }
         if let Some(factor) = last.and_then(|last| factor(last, record)) {
-            places.retain(|(place, _)| *place != at);
-            places.push((at, Some(factor)));
+            places.insert(at, Some(factor));
         }
         last = Some(record);
     }
-    let shifts = [shifts(records, |record| record.grad_norm), shifts(records, |record| record.loss)].concat();
-    for at in shifts {
-        if places.iter().all(|(place, _)| place.abs_diff(at) > SIDE) {
-            places.push((at, None));
+    for at in [shifts(&norms, records.len()), shifts(&losses, records.len())].concat() {
+        if places.range(at.saturating_sub(SIDE)..=at + SIDE).next().is_none() {
+            places.insert(at, None);
         }
     }
-    places.sort_by_key(|(at, _)| *at);
-    places.into_iter().filter_map(|(at, factor)| change(records, at, factor)).collect()
+    let change = |(at, factor): (usize, Option<f64>)| {
+        Some(AccumulationChange {
+            step: records.get(at)?.step,
+            factor,
+            grad_norm_ratio: norms.ratio(at),
+            grad_norm_noise: noise(norms.before(at)),
+            loss_ratio: losses.ratio(at),
+            loss_noise: noise(losses.before(at)),
+        })
+    };
+    places.into_iter().filter_map(change).collect()
 }
 
 /// By what the divisor changed: accumulation times world size where logged, or else the batch.
@@ -59,64 +104,35 @@ fn factor(before: &Record, now: &Record) -> Option<f64> {
     (factor != 1.0).then_some(factor)
 }
 
-fn change(records: &[Record], at: usize, factor: Option<f64>) -> Option<AccumulationChange> {
-    let step = records.get(at)?.step;
-    let (before, after) = records.split_at(at);
-    let norm = |record: &Record| record.grad_norm;
-    let loss = |record: &Record| record.loss;
-    Some(AccumulationChange {
-        step,
-        factor,
-        grad_norm_ratio: ratio(before, after, norm),
-        grad_norm_noise: noise(before.iter().rev(), norm),
-        loss_ratio: ratio(before, after, loss),
-        loss_noise: noise(before.iter().rev(), loss),
-    })
-}
-
-/// Where a value goes to another level from one point to the next and stays there, moving no more than before.
-fn shifts(records: &[Record], of: fn(&Record) -> Option<f64>) -> Vec<usize> {
+/// Where a value goes to another level from one point to the next and stays there, moving no more than before; of a log of so many
+/// records.
+fn shifts(values: &Values, records: usize) -> Vec<usize> {
     let mut found: Vec<usize> = Vec::new();
-    let mut last: Option<f64> = None;
-    for (at, record) in records.iter().enumerate() {
-        let Some(value) = usable(of(record)) else { continue };
-        let jumps = last.replace(value).is_some_and(|last| (value / last).ln().abs() > JUMP);
+    for (pair, &at) in values.values.windows(2).zip(values.places.iter().skip(1)) {
+        let jumps = (pair[1] / pair[0]).ln().abs() > JUMP;
         // Sorting both sides is for the few points that jump.
-        if jumps && is_shift(records, at, of) && found.last().is_none_or(|last| at - last > SIDE) {
+        if jumps && is_shift(values, at, records) && found.last().is_none_or(|last| at - last > SIDE) {
             found.push(at);
         }
     }
     found
 }
 
-fn is_shift(records: &[Record], at: usize, of: fn(&Record) -> Option<f64>) -> bool {
-    let (before, after) = records.split_at(at);
-    let full = |side: usize| side >= SIDE;
-    if !full(before.len()) || !full(after.len()) {
+fn is_shift(values: &Values, at: usize, records: usize) -> bool {
+    if at < SIDE || records - at < SIDE {
         return false;
     }
     let (Some(ratio), Some(quiet), Some(still)) =
-        (ratio(before, after, of), noise(before.iter().rev(), of), noise(after.iter(), of))
+        (values.ratio(at), noise(values.before(at)), noise(values.after(at)))
     else {
         return false;
     };
     ratio.ln().abs() > JUMP && ratio.ln().abs() > SHIFT_OVER_NOISE * quiet && still <= 2.0 * quiet + STILL
 }
 
-fn usable(value: Option<f64>) -> Option<f64> {
-    value.filter(|value| value.is_finite() && *value > 0.0)
-}
-
-/// Median of the first points behind over that of the last points before.
-fn ratio(before: &[Record], after: &[Record], of: fn(&Record) -> Option<f64>) -> Option<f64> {
-    let before: Vec<f64> = before.iter().rev().filter_map(|record| usable(of(record))).take(SIDE).collect();
-    let after: Vec<f64> = after.iter().filter_map(|record| usable(of(record))).take(SIDE).collect();
-    Some(median(&after)? / median(&before)?)
-}
-
 /// Median distance of ln of a value to the median of the points on one side: how much it moves by itself.
-fn noise<'a>(side: impl Iterator<Item = &'a Record>, of: fn(&Record) -> Option<f64>) -> Option<f64> {
-    let logs: Vec<f64> = side.filter_map(|record| usable(of(record))).take(SIDE).map(f64::ln).collect();
+fn noise(side: &[f64]) -> Option<f64> {
+    let logs: Vec<f64> = side.iter().map(|value| value.ln()).collect();
     let center = median(&logs)?;
     let distances: Vec<f64> = logs.iter().map(|log| (log - center).abs()).collect();
     median(&distances)
@@ -170,5 +186,34 @@ mod tests {
             record.grad_norm = Some(1.5 * 1.3_f64.powf(record.step as f64 - 20.0));
         }
         assert!(at_seams(&rising, &[]).is_empty());
+    }
+
+    /// Levels that go up and down all the time, in a log without a loss: the nearest values are found, however far away the next
+    /// one is.
+    #[test]
+    fn levels_are_those_of_the_nearest_values_in_a_log_that_lacks_some() {
+        let noise = crate::random::Stream::new(2, 5).normals(4000);
+        let norm = |at: usize| {
+            (at % 3 != 1).then(|| (0.01 * noise[at]).exp() * if at / 50 % 2 == 0 { 0.2 } else { 0.6 })
+        };
+        let records: Vec<Record> = (0..4000)
+            .map(|at| Record { step: at as u64, grad_norm: norm(at), ..Record::default() })
+            .collect();
+        let changes = at_seams(&records, &[]);
+        let expected: Vec<u64> =
+            (1..80).map(|level| (50 * level..).find(|at| at % 3 != 1).unwrap()).collect();
+        assert_eq!(changes.iter().map(|change| change.step).collect::<Vec<u64>>(), expected);
+        for change in &changes {
+            // The slow way: all that lies on either side.
+            let (before, after) = records.split_at(change.step as usize);
+            let near = |side: &mut dyn Iterator<Item = &Record>| {
+                let mut near: Vec<f64> = side.filter_map(|record| record.grad_norm).take(SIDE).collect();
+                near.sort_by(f64::total_cmp);
+                near[SIDE / 2]
+            };
+            let ratio = near(&mut after.iter()) / near(&mut before.iter().rev());
+            assert_eq!(change.grad_norm_ratio, Some(ratio));
+            assert_eq!((change.loss_ratio, change.loss_noise), (None, None));
+        }
     }
 }
