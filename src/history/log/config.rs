@@ -41,9 +41,41 @@ const KEYS: &[&str] = &[
     "gradient_clipping",
     "gradient_clip",
     "clip_norm",
-    "clip",
-    "max_norm",
 ];
+
+/// Keys that loops of one's own use for it, and others for the ratio of PPO or the size of a picture: they count beside one of
+/// [`OF_TRAINING`] and none of [`OF_POLICIES`].
+const SHORT_KEYS: &[&str] = &["clip", "max_norm"];
+
+/// See [`SHORT_KEYS`].
+const OF_TRAINING: &[&str] = &["lr", "learning_rate", "optimizer", "optim"];
+
+/// See [`SHORT_KEYS`].
+const OF_POLICIES: &[&str] = &[
+    "gamma",
+    "gae_lambda",
+    "ent_coef",
+    "entropy_coef",
+    "vf_coef",
+    "value_coef",
+    "clip_range",
+    "clip_coef",
+    "ppo_epochs",
+    "env",
+    "env_id",
+];
+
+/// What is clipped, where it can be something else: Lightning and timm. `value` is each element, `agc` the norm of each unit.
+const MODES: &[&str] = &["gradient_clip_algorithm", "clip_mode"];
+
+/// The mode whose threshold is one of the norm.
+const NORM: &str = "norm";
+
+/// What an argument says, as far as it matters.
+enum Stated {
+    Number(f64),
+    Text(String),
+}
 
 /// The first threshold above 0 in the file at `path`. A file that cannot be read says nothing.
 pub(in super::super) fn clip_threshold(path: &Path, context: &Context) -> Option<f64> {
@@ -57,18 +89,26 @@ pub(in super::super) fn clip_threshold(path: &Path, context: &Context) -> Option
     }
     let mut buffer = Vec::new();
     let bytes = file.bytes(0..file.len(), &mut buffer).ok()?;
-    let mut found = None;
+    // Each object's own arguments, in the order in which the objects begin.
+    let mut found: Vec<(String, Vec<(String, Stated)>)> = Vec::new();
     // What stands before the place where it stops being JSON counts all the same.
     let _ = jsonl::object(&mut Reader::new(bytes), &mut String::new(), &mut |name, value| {
-        let key = name.rsplit('/').next().unwrap_or(name);
-        if let Value::Number(threshold) = value
-            && KEYS.contains(&key)
-            && is_threshold(threshold)
-        {
-            found.get_or_insert(threshold);
+        let (place, key) = name.rsplit_once('/').unwrap_or(("", name));
+        if !matters(key) {
+            return;
         }
+        let stated = match value {
+            Value::Number(number) => Stated::Number(number),
+            Value::Text(text) => Stated::Text(text.to_owned()),
+            _ => Stated::Text(String::new()),
+        };
+        let at = found.iter().position(|(other, _)| other == place).unwrap_or_else(|| {
+            found.push((place.to_owned(), Vec::new()));
+            found.len() - 1
+        });
+        found[at].1.push((key.to_owned(), stated));
     });
-    found
+    found.iter().find_map(|(_, arguments)| stated_threshold(arguments))
 }
 
 /// The first threshold above 0 among the arguments that a checkpoint in one file keeps. One that cannot be read says nothing.
@@ -85,8 +125,37 @@ fn threshold_in(objects: &Objects, arguments: NodeId) -> Option<f64> {
         Node::Object(object) => object.state.unwrap_or(arguments),
         _ => arguments,
     };
-    let stated = KEYS.iter().filter_map(|key| objects.number(objects.get(attributes, key)?));
-    stated.into_iter().find(|threshold| is_threshold(*threshold))
+    let stated = objects.entries(attributes)?.iter().filter_map(|(key, value)| {
+        let stated = match (objects.number(*value), objects.text(*value)) {
+            (Some(number), _) => Stated::Number(number),
+            (None, text) => Stated::Text(text.unwrap_or_default().to_owned()),
+        };
+        Some((objects.text(*key)?.to_owned(), stated))
+    });
+    stated_threshold(&stated.collect::<Vec<_>>())
+}
+
+/// Whether an argument of this name says anything about a threshold.
+fn matters(key: &str) -> bool {
+    [KEYS, SHORT_KEYS, OF_TRAINING, OF_POLICIES, MODES].iter().any(|keys| keys.contains(&key))
+}
+
+/// The threshold of the norm among the arguments of one object.
+fn stated_threshold(arguments: &[(String, Stated)]) -> Option<f64> {
+    let has = |keys: &[&str]| arguments.iter().any(|(key, _)| keys.contains(&key.as_str()));
+    let is_other = |(key, stated): &(String, Stated)| {
+        MODES.contains(&key.as_str())
+            && matches!(stated, Stated::Text(mode) if !mode.is_empty() && !mode.eq_ignore_ascii_case(NORM))
+    };
+    if arguments.iter().any(is_other) {
+        return None;
+    }
+    let short = has(OF_TRAINING) && !has(OF_POLICIES);
+    let holds = |key: &str| KEYS.contains(&key) || (short && SHORT_KEYS.contains(&key));
+    arguments.iter().filter(|(key, _)| holds(key)).find_map(|(_, stated)| match stated {
+        Stated::Number(threshold) => Some(*threshold).filter(|threshold| is_threshold(*threshold)),
+        Stated::Text(_) => None,
+    })
 }
 
 /// 0 turns clipping off.
@@ -107,6 +176,17 @@ mod tests {
             (r#"{"gradient_clipping": 1.0, "broken": "#, Some(1.0)),
             (r#"{"max_grad_norm": 0, "clip_grad": null}"#, None),
             ("[1, 2]", None),
+            // Lightning and timm clip something else, and PPO its ratio.
+            (r#"{"gradient_clip_val": 0.2, "gradient_clip_algorithm": "value"}"#, None),
+            (r#"{"gradient_clip_val": 0.2, "gradient_clip_algorithm": "norm"}"#, Some(0.2)),
+            (r#"{"gradient_clip_val": 0.2, "gradient_clip_algorithm": null}"#, Some(0.2)),
+            (r#"{"clip_grad": 0.01, "clip_mode": "agc"}"#, None),
+            (r#"{"clip": 0.2}"#, None),
+            (r#"{"ppo": {"clip": 0.2, "lr": 3e-4, "gamma": 0.99, "max_grad_norm": 0.5}}"#, Some(0.5)),
+            (
+                r#"{"augmentation": {"clip": 4, "max_norm": 2}, "optim": {"lr": 0.1, "max_norm": 3}}"#,
+                Some(3.0),
+            ),
         ] {
             std::fs::write(&path, text).unwrap();
             assert_eq!(clip_threshold(&path, &Context::default()), expected, "{text}");

@@ -252,7 +252,10 @@ fn norms_after_clipping_and_a_threshold_beside_the_log_are_recognised() {
         let row = format!("{{\"step\": {step}, \"loss\": 2.0, \"grad_norm\": {norm}}}\n");
         rows.push_str(&row);
     }
-    let history = history(&[("metrics.jsonl", &rows), ("run.json", "{\"config\": {\"clip\": 1.0}}")]);
+    let history = history(&[
+        ("metrics.jsonl", &rows),
+        ("run.json", "{\"config\": {\"clip\": 1.0, \"optimizer\": \"Adam\"}}"),
+    ]);
     let semantics = history.log.unwrap().semantics;
     assert_eq!((semantics.clip_threshold, semantics.before_clipping), (Some(1.0), Some(false)));
 }
