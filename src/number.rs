@@ -15,6 +15,23 @@ pub fn short(value: f64) -> String {
     }
 }
 
+/// Numbers of as many digits are not rounded.
+const MANY_DIGITS: usize = 6;
+
+/// Distance of neighbouring values of a record that rounds to places behind the point; 0 of one that does not round.
+pub fn grain(values: &[f64]) -> f64 {
+    let mut places = 0;
+    for value in values {
+        let text = format!("{value}");
+        let digits = text.bytes().filter(u8::is_ascii_digit).skip_while(|digit| *digit == b'0').count();
+        if digits >= MANY_DIGITS {
+            return 0.0;
+        }
+        places = places.max(text.split_once('.').map_or(0, |(_, behind)| behind.len()));
+    }
+    10_f64.powi(-i32::try_from(places).unwrap_or(i32::MAX))
+}
+
 /// A count of things, whose name takes an s where they are not one.
 pub fn counted(count: u64, thing: &str) -> String {
     let ending = if count == 1 { "" } else { "s" };
@@ -64,6 +81,19 @@ pub fn share(part: u64, whole: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_grain_of_rounded_numbers_is_a_unit_of_their_last_place() {
+        for (values, expected) in [
+            (&[0.02, 0.3, 1.0][..], 0.01),
+            (&[3.0, 20.0], 1.0),
+            (&[0.1234, 0.2], 1e-4),
+            (&[0.5, 0.123_456], 0.0),
+            (&[f64::from(0.1f32)], 0.0),
+        ] {
+            assert_eq!(grain(values), expected, "{values:?}");
+        }
+    }
 
     #[test]
     fn four_digits_are_kept_and_extremes_are_scientific() {

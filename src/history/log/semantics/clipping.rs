@@ -2,6 +2,7 @@
 
 use super::super::{LogSemantics, Record, RemarkKind};
 use super::Say;
+use crate::number::grain;
 
 /// Clipping divides by the norm plus 1e-6, and loggers round: a clipped norm equals the threshold this closely.
 const EQUAL: f64 = 1e-3;
@@ -12,42 +13,77 @@ const PILED_UP: f64 = 0.05;
 /// And so many of them at least.
 const FEWEST: usize = 5;
 
+/// Where a config says the threshold and no norm is above it, so many norms that equal it are no chance.
+const FEWEST_AT_CONFIGURED: usize = 2;
+
+/// They equal it this closely, but for what 1e-6 and the logger's rounding take off.
+const EXACTLY: f64 = 1e-5;
+
+/// What `torch.nn.utils.clip_grad_norm_` adds to the norm that it divides by.
+const ADDED: f64 = 1e-6;
+
+/// Rounding puts many norms at one value: those at the largest are cut off where they are so many times those at any of the next
+/// [`NEIGHBOURS`] values below.
+const OVER_NEIGHBOURS: usize = 3;
+
+/// Norms that spread over fewer rounded values have hardly a spread: their largest value may hold most of them.
+const NEIGHBOURS: usize = 4;
+
 /// Finds out by the largest norm: torch, the Trainer, Megatron and torchtitan log the norm before clipping.
 pub(super) fn settle(records: &[Record], semantics: &mut LogSemantics, say: &mut Say<'_>) {
     let norms: Vec<f64> =
         records.iter().filter_map(|record| record.grad_norm).filter(|norm| norm.is_finite()).collect();
     let Some(largest) = norms.iter().copied().reduce(f64::max) else { return };
-    let at = |limit: f64| norms.iter().filter(|norm| (**norm - limit).abs() <= EQUAL * limit).count();
-    let piled_up = |count: usize| count >= FEWEST && count as f64 >= PILED_UP * norms.len() as f64;
-    match semantics.clip_threshold.filter(|limit| *limit > 0.0) {
-        Some(limit) if largest > limit * (1.0 + EQUAL) => {
-            semantics.before_clipping = Some(true);
-            let message = format!(
-                "gradient norms are those before clipping: {largest:.4} is above the threshold {limit}"
-            );
-            say(None, RemarkKind::Semantics, message);
-        }
-        limit => {
-            let end = limit.unwrap_or(largest);
-            if end > 0.0 && piled_up(at(end)) {
-                semantics.before_clipping = Some(false);
-            }
-        }
+    let configured = semantics.clip_threshold.filter(|limit| *limit > 0.0);
+    if let Some(limit) = configured
+        && largest > limit * (1.0 + EQUAL)
+    {
+        semantics.before_clipping = Some(true);
+        let message =
+            format!("gradient norms are those before clipping: {largest:.4} is above the threshold {limit}");
+        say(None, RemarkKind::Semantics, message);
+        return;
     }
-    if semantics.before_clipping == Some(false) {
-        let limit = semantics.clip_threshold.unwrap_or(largest);
-        let count = at(limit);
+    let limit = configured.unwrap_or(largest);
+    if limit > 0.0 && end_at(&norms, limit, configured.is_some()) {
+        semantics.before_clipping = Some(false);
         let message = format!(
-            "gradient norms are those after clipping: {count} of {} equal {limit:.4}, how large they were is not recorded",
+            "gradient norms are those after clipping: {} of {} equal {limit:.4}, how large they were is not recorded",
+            count_at(&norms, limit, EQUAL * limit),
             norms.len()
         );
         say(None, RemarkKind::Semantics, message);
     }
 }
 
+/// Whether norms of which none is above `limit` were cut off there.
+fn end_at(norms: &[f64], limit: f64, is_configured: bool) -> bool {
+    let grain = grain(norms);
+    let count = count_at(norms, limit, EQUAL * limit);
+    let piled_up = count >= FEWEST && count as f64 >= PILED_UP * norms.len() as f64;
+    if grain > EQUAL * limit {
+        return piled_up && (count == norms.len() || stands_out(norms, limit, grain, count));
+    }
+    let exactly = EXACTLY * limit + ADDED + grain / 2.0;
+    piled_up || (is_configured && count_at(norms, limit, exactly.min(EQUAL * limit)) >= FEWEST_AT_CONFIGURED)
+}
+
+fn count_at(norms: &[f64], limit: f64, distance: f64) -> usize {
+    norms.iter().filter(|norm| (**norm - limit).abs() <= distance).count()
+}
+
+/// Whether `count` norms at `limit` are more than rounding to multiples of `grain` puts at the largest value.
+fn stands_out(norms: &[f64], limit: f64, grain: f64, count: usize) -> bool {
+    let below: Vec<usize> =
+        norms.iter().map(|norm| ((limit - norm) / grain).round().max(0.0) as usize).collect();
+    let next = (1..=NEIGHBOURS).map(|place| below.iter().filter(|own| **own == place).count()).max();
+    below.iter().any(|place| *place >= NEIGHBOURS) && next.is_some_and(|next| count >= OVER_NEIGHBOURS * next)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::random::Stream;
 
     fn settled(norms: &[f64], clip_threshold: Option<f64>) -> Option<bool> {
         let records: Vec<Record> =
@@ -71,5 +107,53 @@ mod tests {
         assert_eq!(settled(&norms, None), Some(false));
         assert_eq!(settled(&[0.999_999; 40], None), Some(false));
         assert_eq!(settled(&[0.5, 0.6, 0.7, 0.8], None), None);
+    }
+
+    /// Norms that a few of were clipped, as torch does it, and the same before: 2 to 5 % of them lie above.
+    #[test]
+    fn a_few_norms_at_the_configured_threshold_were_clipped_to_it() {
+        for seed in 0..20 {
+            let before: Vec<f64> =
+                Stream::new(seed, 7).normals(300).iter().map(|one| 0.6 * (0.25 * one).exp()).collect();
+            let limit = {
+                let mut sorted = before.clone();
+                sorted.sort_by(f64::total_cmp);
+                sorted[294]
+            };
+            let after: Vec<f64> = before.iter().map(|norm| norm * (limit / (norm + 1e-6)).min(1.0)).collect();
+            assert_eq!(settled(&after, Some(limit)), Some(false), "seed {seed}");
+            assert_eq!(settled(&before, Some(limit)), Some(true), "seed {seed}");
+            // None was clipped: the next threshold that could be meant is far away.
+            assert_eq!(settled(&before, Some(100.0 * limit)), None, "seed {seed}");
+        }
+    }
+
+    /// Medians of a few units of the last decimal: many norms at the largest value, and no threshold.
+    #[test]
+    fn rounding_alone_cuts_no_norm_off() {
+        for (median, deviation, places) in
+            [(0.03, 0.2, 100.0), (0.1, 0.1, 100.0), (0.16, 0.05, 10.0), (0.9, 0.1, 10.0)]
+        {
+            for seed in 0..50 {
+                let normals = Stream::new(seed, 8).normals(300);
+                let norms: Vec<f64> = normals
+                    .iter()
+                    .map(|one| (median * (deviation * one).exp() * places).round() / places)
+                    .filter(|norm| *norm > 0.0)
+                    .collect();
+                assert_eq!(settled(&norms, None), None, "median {median}, seed {seed}");
+                let largest = norms.iter().copied().fold(0.0, f64::max);
+                assert_eq!(settled(&norms, Some(largest)), None, "median {median}, seed {seed}");
+            }
+        }
+    }
+
+    /// Two decimals of norms of which a tenth was clipped to 1.
+    #[test]
+    fn rounded_norms_that_were_cut_off_are_seen() {
+        let normals = Stream::new(4, 9).normals(300);
+        let clipped = |one: &f64| ((0.72 * (0.25 * one).exp()).min(1.0) * 100.0).round() / 100.0;
+        let norms: Vec<f64> = normals.iter().map(clipped).collect();
+        assert_eq!(settled(&norms, None), Some(false));
     }
 }
