@@ -105,6 +105,9 @@ pub struct LogSemantics {
     pub before_clipping: Option<bool>,
     /// Logged norms were multiplied by the loss scale, and were divided by it here (A5).
     pub loss_scaled: bool,
+    /// They were divided because of their size alone, since the scale does not change enough to see whether they follow it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub scaled_by_size: bool,
     /// Correlation of ln(norm as logged) with ln(loss scale), where both vary.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scale_correlation: Option<f64>,

@@ -2,9 +2,17 @@
 
 use super::super::{LogSemantics, Record, RemarkKind};
 use super::Say;
+use crate::robust::median;
 
 /// ln n and ln scale that correlate more than this move together (risk.md A5).
 pub const CORRELATION: f64 = 0.9;
+
+/// Slope of ln n on ln scale from which norms contain it: theirs is 1, that of norms which merely rise with the run while the scale
+/// doubles is anything below. The middle between 1 and a norm that does not move with the scale.
+const SLOPE: f64 = 0.5;
+
+/// Norms on either side of a change of the scale whose medians are compared.
+const SIDE: usize = 5;
 
 /// Fewer points show no correlation.
 const FEWEST: usize = 8;
@@ -19,11 +27,14 @@ const PLAUSIBLE_NORM: f64 = 100.0;
 pub(super) fn settle(records: &mut [Record], semantics: &mut LogSemantics, say: &mut Say<'_>) {
     let pairs: Vec<(f64, f64)> = records.iter().filter_map(pair).collect();
     semantics.scale_correlation = correlation(&pairs);
-    let follows = semantics.scale_correlation.is_some_and(|correlation| correlation > CORRELATION);
+    let follows = semantics.scale_correlation.is_some_and(|correlation| correlation > CORRELATION)
+        && slope(&pairs).is_some_and(|slope| slope > SLOPE)
+        && slope_at_changes(&pairs).is_some_and(|slope| slope > SLOPE);
     if !follows && !is_implausible(&pairs) {
         return;
     }
     semantics.loss_scaled = true;
+    semantics.scaled_by_size = !follows;
     let mut scale = None;
     for record in records.iter_mut() {
         scale = record.loss_scale.filter(|scale| *scale > 0.0).or(scale);
@@ -52,6 +63,34 @@ fn pair(record: &Record) -> Option<(f64, f64)> {
 
 /// Pearson's correlation, where both vary and there are enough points.
 fn correlation(pairs: &[(f64, f64)]) -> Option<f64> {
+    let [xx, yy, xy] = moments(pairs)?;
+    (xx > 0.0 && yy > 0.0).then(|| xy / (xx * yy).sqrt())
+}
+
+/// Slope of ln norm on ln scale by least squares.
+fn slope(pairs: &[(f64, f64)]) -> Option<f64> {
+    let [_, yy, xy] = moments(pairs)?;
+    (yy > 0.0).then(|| xy / yy)
+}
+
+/// The same of what both do where the scale changes, and of nothing between: norms that drift with the run do not move there.
+fn slope_at_changes(pairs: &[(f64, f64)]) -> Option<f64> {
+    let middle = |pairs: &[(f64, f64)]| median(pairs.iter().map(|pair| pair.0)).unwrap_or_default();
+    let stretches: Vec<&[(f64, f64)]> = pairs.chunk_by(|one, other| one.1 == other.1).collect();
+    let (mut square, mut product) = (0.0, 0.0);
+    for neighbours in stretches.windows(2) {
+        let (before, after) = (neighbours[0], neighbours[1]);
+        let norm =
+            middle(&after[..after.len().min(SIDE)]) - middle(&before[before.len().saturating_sub(SIDE)..]);
+        let scale = after[0].1 - before[0].1;
+        square += scale * scale;
+        product += norm * scale;
+    }
+    (square > 0.0).then(|| product / square)
+}
+
+/// Sums of squares of ln norm and of ln scale about their means, and of their products, where there are enough points.
+fn moments(pairs: &[(f64, f64)]) -> Option<[f64; 3]> {
     if pairs.len() < FEWEST {
         return None;
     }
@@ -65,18 +104,13 @@ fn correlation(pairs: &[(f64, f64)]) -> Option<f64> {
         yy += dy * dy;
         xy += dx * dy;
     }
-    (xx > 0.0 && yy > 0.0).then(|| xy / (xx * yy).sqrt())
+    Some([xx, yy, xy])
 }
 
 /// Where the scale hardly moved, or the run did much else, size alone tells: the norm is too large, and is not without it.
 fn is_implausible(pairs: &[(f64, f64)]) -> bool {
-    let median = |values: Vec<f64>| {
-        let mut values = values;
-        values.sort_by(f64::total_cmp);
-        values.get(values.len() / 2).copied()
-    };
-    let norm = median(pairs.iter().map(|(norm, _)| *norm).collect());
-    let without = median(pairs.iter().map(|(norm, scale)| norm - scale).collect());
+    let norm = median(pairs.iter().map(|(norm, _)| *norm));
+    let without = median(pairs.iter().map(|(norm, scale)| norm - scale));
     norm.zip(without).is_some_and(|(norm, without)| {
         norm > IMPLAUSIBLE_NORM.ln() && without < PLAUSIBLE_NORM.ln() && without > -PLAUSIBLE_NORM.ln() * 2.0
     })
@@ -114,5 +148,38 @@ mod tests {
         let (records, semantics) = settled(&rows);
         assert!(!semantics.loss_scaled);
         assert_eq!(records[0].grad_norm, Some(0.5));
+    }
+
+    /// The scaler doubles its scale every 100 steps, and norms rise to eight times what they were: between changes, not at them.
+    /// The same with the scale in them is divided by it.
+    #[test]
+    fn norms_that_merely_rise_while_the_scale_does_are_left_alone() {
+        let noise = crate::random::Stream::new(11, 3).normals(500);
+        let rows = |contained: bool| -> Vec<(f64, f64)> {
+            let row = |(at, noise): (usize, &f64)| {
+                let (at, scale) = (at as f64, 2_f64.powi(10 + at as i32 / 100));
+                let norm = 0.3 * (at / 500.0 * 8_f64.ln() + 0.1 * noise).exp();
+                (scale, if contained { norm * scale } else { norm })
+            };
+            noise.iter().enumerate().map(row).collect()
+        };
+        let (records, semantics) = settled(&rows(false));
+        assert!(semantics.scale_correlation.unwrap() > CORRELATION && !semantics.loss_scaled);
+        let given: Vec<Option<f64>> = rows(false).iter().map(|(_, norm)| Some(*norm)).collect();
+        assert!(records.iter().map(|record| record.grad_norm).eq(given));
+        let (records, semantics) = settled(&rows(true));
+        assert!(semantics.loss_scaled && !semantics.scaled_by_size);
+        let close = |(record, (_, norm)): (&Record, &(f64, f64))| {
+            (record.grad_norm.unwrap() / norm - 1.0).abs() < 1e-12
+        };
+        assert!(records.iter().zip(&rows(false)).all(close));
+    }
+
+    /// Norms of 2000 beside a scale that never moves: of a loss that is a sum, or with the scale in them.
+    #[test]
+    fn norms_that_are_divided_on_their_size_alone_say_so() {
+        let rows: Vec<(f64, f64)> = (0..20).map(|i| (65536.0, 2000.0 + 10.0 * f64::from(i % 3))).collect();
+        let (_, semantics) = settled(&rows);
+        assert!(semantics.loss_scaled && semantics.scaled_by_size);
     }
 }
