@@ -16,7 +16,8 @@ fn read(path: &str) -> History {
 fn findings(history: &History) -> Vec<Finding> {
     let mut analysis = of_checkpoints(Vec::new(), MeasureLevel::Stats);
     analysis.log = log::measure(history);
-    analysis.run = Some(Run { name: history.name.clone(), until: None, remarks: history.remarks.clone() });
+    analysis.run =
+        Some(Run { name: history.name.clone(), remarks: history.remarks.clone(), ..Run::default() });
     rules::evaluate(&analysis, &Overrides::default()).findings
 }
 

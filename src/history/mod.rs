@@ -33,6 +33,8 @@ pub struct History {
     pub dumps: Vec<Found>,
     /// Everything its logs say; `None` where there is none.
     pub log: Option<Log>,
+    /// The clipping threshold, where a config, a log or a checkpoint says it.
+    pub clip_threshold: Option<f64>,
     /// The last step that was looked at, where the user asked to stop there.
     pub until: Option<u64>,
     /// What was taken for what, what was left out.
@@ -150,6 +152,7 @@ impl History {
             replicas: Vec::new(),
             dumps: Vec::new(),
             log: None,
+            clip_threshold: None,
             until: options.until,
             remarks: Vec::new(),
             errors: Vec::new(),

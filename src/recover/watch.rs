@@ -64,7 +64,7 @@ impl Watch {
         let (points, last) = (new.clone().count(), new.map(|record| record.step).max());
         let Some(last) = last else { return Seen::Nothing };
         let analysis = Analysis {
-            run: Some(Run { name: history.name.clone(), until: None, remarks: Vec::new() }),
+            run: Some(Run { name: history.name.clone(), ..Run::default() }),
             log: Some(measure_log(log)),
             ..of_checkpoints(Vec::new(), MeasureLevel::List)
         };

@@ -323,7 +323,7 @@ pub(super) fn logged(points: Vec<LogPoint>) -> Analysis {
         tool_version: String::new(),
         measured: MeasureLevel::Stats,
         checkpoints: Vec::new(),
-        run: Some(Run { name: "run".to_owned(), until: None, remarks: Vec::new() }),
+        run: Some(Run { name: "run".to_owned(), ..Run::default() }),
         intervals: Vec::new(),
         replicas: Vec::new(),
         dumps: Vec::new(),

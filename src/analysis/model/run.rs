@@ -8,13 +8,16 @@ use super::{ChangeSpectrum, DType, Layer, Measured, Role, Section};
 pub use crate::history::{LogSemantics, LogSource, Number, Remark, RemarkKind};
 
 /// The run that checkpoints, dumps and logs belong to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Run {
     /// The path's last component, never absolute.
     pub name: String,
     /// The last step that was looked at, where the user asked to stop there.
     pub until: Option<u64>,
+    /// The clipping threshold that a config says, where the run has no log whose semantics have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip_threshold: Option<f64>,
     /// What was taken for what, and what was left out, in the order in which it was found.
     pub remarks: Vec<Remark>,
 }

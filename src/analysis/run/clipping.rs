@@ -24,8 +24,7 @@ const MOST_HELD: u64 = 64 << 20;
 
 /// The threshold that the run clips to, as far as a config or a log says it.
 pub(super) fn threshold(history: &History) -> Option<f64> {
-    let threshold = history.log.as_ref()?.semantics.clip_threshold;
-    threshold.filter(|threshold| *threshold > 0.0 && threshold.is_finite())
+    history.clip_threshold.filter(|threshold| *threshold > 0.0 && threshold.is_finite())
 }
 
 /// What clipping does to the mean; `None` where the run says no threshold, or fewer than two dumps are of gradients that

@@ -123,16 +123,22 @@ impl<'a> Stream<'a> {
             }
         }
         let (log, run) = self.held;
-        let mut remarks = run.map(|run| run.remarks).unwrap_or_default();
+        let log = super::log::measure(self.history).or(log);
+        let of_log = log.as_ref().and_then(|log| log.semantics.clip_threshold);
+        let Run { clip_threshold, mut remarks, .. } = run.unwrap_or_default();
         remarks.extend(self.history.remarks.iter().cloned());
-        let name = self.history.name.clone();
-        analysis.run = Some(Run { name, until: self.history.until, remarks });
+        analysis.run = Some(Run {
+            name: self.history.name.clone(),
+            until: self.history.until,
+            clip_threshold: self.history.clip_threshold.or(clip_threshold).filter(|_| of_log.is_none()),
+            remarks,
+        });
         analysis.intervals = self.intervals;
         analysis.replicas = self.replicas;
         analysis.clipping =
             clipping::of(self.history, &self.dumps, self.request.names, self.context).or(self.clipping);
         analysis.dumps = self.dumps;
-        analysis.log = super::log::measure(self.history).or(log);
+        analysis.log = log;
         MeasuredRun { analysis, errors: self.errors }
     }
 

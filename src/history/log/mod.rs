@@ -178,6 +178,8 @@ pub(super) fn read(
     reading.missing_column().map_or(Ok(()), |kind| Err(kind.in_file(run)))?;
     losses::settle(&mut tables, &mut history.remarks);
     let clip_threshold = clip_threshold.or_else(|| tables.iter().find_map(|table| table.clip_threshold));
+    // Known without a log as well: it is what second moments and dumps are held against.
+    history.clip_threshold = clip_threshold;
     if tables.is_empty() {
         return Ok(Epochs::default());
     }
