@@ -1,6 +1,6 @@
 //! A3: a norm that is not finite went into clipping, which spreads it or wipes every gradient.
 
-use super::logs::{is_skipped, log};
+use super::logs::log;
 use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Thresholds};
 use crate::analysis::model::{Analysis, LogPoint, Number};
 
@@ -22,9 +22,8 @@ fn check(analysis: &Analysis, _: &Thresholds, findings: &mut Findings) {
         findings.not_evaluated(Subject::Run, "the log has no gradient norm");
         return;
     }
-    let taken = |point: &&LogPoint| {
-        point.grad_norm.is_some_and(|norm| norm.finite().is_none()) && !is_skipped(log, point)
-    };
+    let taken =
+        |point: &&LogPoint| point.grad_norm.is_some_and(|norm| norm.finite().is_none()) && !log.skips(point);
     let bad: Vec<&LogPoint> = log.points.iter().filter(taken).collect();
     let Some(first) = bad.first() else { return };
     let norm = first.grad_norm.map_or(f64::NAN, |Number(norm)| norm);
@@ -61,7 +60,7 @@ fn check(analysis: &Analysis, _: &Thresholds, findings: &mut Findings) {
             "the gradient norm is {what} at step {} and the step was taken ({count} such steps): {effect}",
             first.step
         );
-        let advice = "skip such steps: clip_grad_norm_(…, error_if_nonfinite=True), or a check before optimizer.step(); accumulate the norm in fp32 or wider";
+        let advice = "skip such steps: norm = clip_grad_norm_(…), then `if torch.isfinite(norm): optimizer.step()`; accumulate the norm in fp32 or wider";
         let finding = findings.push(subject, message, advice);
         if layers_finite && stays_finite { finding.severity(Severity::Warning) } else { finding }
     };

@@ -112,22 +112,8 @@ pub(super) fn rest(log: &LogAnalysis, spike: &Spike, z: impl Fn(&LogPoint) -> Op
 pub(super) fn first_non_finite(log: &LogAnalysis) -> Option<u64> {
     let bad = |number: Option<Number>| number.is_some_and(|number| number.finite().is_none());
     let point =
-        log.points.iter().find(|point| bad(point.loss) || (bad(point.grad_norm) && !is_skipped(log, point)));
+        log.points.iter().find(|point| bad(point.loss) || (bad(point.grad_norm) && !log.skips(point)));
     point.map(|point| point.step)
-}
-
-/// Whether mixed precision skipped the step: the log says so, or the loss scale is lower from here on.
-pub(super) fn is_skipped(log: &LogAnalysis, point: &LogPoint) -> bool {
-    if point.skipped {
-        return true;
-    }
-    let at = log.points.partition_point(|other| other.step < point.step);
-    let scale = |point: &LogPoint| point.loss_scale.and_then(Number::finite);
-    // Some log the scale before the step, some after it, and it may have been doubled between.
-    let before =
-        log.points[..at].iter().rev().find_map(scale).into_iter().chain(scale(point)).reduce(f64::max);
-    let after = log.points[at..].iter().filter_map(scale).take(2).fold(f64::INFINITY, f64::min);
-    before.is_some_and(|before| after < before)
 }
 
 /// How far a quantity has risen before and come back, in ln: what a run came back from more than once is its way of going

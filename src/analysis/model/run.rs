@@ -290,6 +290,22 @@ pub struct LogAnalysis {
     pub warmup_end: Option<u64>,
 }
 
+impl LogAnalysis {
+    /// Whether mixed precision skipped the step of `point`: the log says so, or the loss scale is lower from here on.
+    pub fn skips(&self, point: &LogPoint) -> bool {
+        if point.skipped {
+            return true;
+        }
+        let at = self.points.partition_point(|other| other.step < point.step);
+        let scale = |point: &LogPoint| point.loss_scale.and_then(Number::finite);
+        // Some log the scale before the step, some after it, and it may have been doubled between.
+        let before =
+            self.points[..at].iter().rev().find_map(scale).into_iter().chain(scale(point)).reduce(f64::max);
+        let after = self.points[at..].iter().filter_map(scale).take(2).fold(f64::INFINITY, f64::min);
+        before.is_some_and(|before| after < before)
+    }
+}
+
 /// A stretch of falls of the loss scale without a rise between.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
