@@ -12,7 +12,7 @@ use super::fit::Fit;
 use super::method::{Method, Needs};
 use super::series::{Point, Series};
 use crate::analysis::model::Measured;
-use crate::analysis::series::clip::cosine;
+use crate::analysis::series::clip::{coefficient, cosine};
 use crate::robust::median;
 
 /// A method held against the record.
@@ -104,7 +104,11 @@ pub fn run(method: Method, series: &Series, fit: &Fit, beta2: f64) -> Measured<B
                 let factors = clipper.factors(&point.tensors, &sizes).unwrap_or_default();
                 tensor_wise(point, &factors)
             } else {
-                as_a_whole(point, clipper.threshold(point.norm).unwrap_or(f64::INFINITY))
+                let limit = clipper.threshold(point.norm).unwrap_or(f64::INFINITY);
+                match method {
+                    Method::FixedNorm(_) => as_torch_does(point, limit),
+                    _ => as_a_whole(point, limit),
+                }
             }
         })
         .collect();
@@ -113,6 +117,12 @@ pub fn run(method: Method, series: &Series, fit: &Fit, beta2: f64) -> Measured<B
 
 fn as_a_whole(point: &Point, limit: f64) -> Outcome {
     Outcome { limit, left: point.norm.min(limit), clipped: point.norm > limit, cosine: 1.0 }
+}
+
+/// With the 1e-6 that is added to the norm, which is most of it where norms are about as small.
+fn as_torch_does(point: &Point, limit: f64) -> Outcome {
+    let factor = coefficient(point.norm, limit);
+    Outcome { limit, left: factor * point.norm, clipped: factor < 1.0, cosine: 1.0 }
 }
 
 fn tensor_wise(point: &Point, factors: &[f64]) -> Outcome {
@@ -145,8 +155,9 @@ fn score(series: &Series, fit: &Fit, beta2: f64, outcomes: &[Outcome]) -> Backte
         healthy.iter().map(|(point, _)| point.norm.powi(2)).sum::<f64>() / healthy.len().max(1) as f64;
     let inflation = |left: f64| (1.0 + (1.0 - beta2) * left * left / square).sqrt();
     let largest = spikes.iter().map(|(_, _, outcome)| outcome.left).reduce(f64::max);
-    let turned: Vec<f64> =
-        healthy.iter().filter(|(_, outcome)| outcome.clipped).map(|(_, outcome)| outcome.cosine).collect();
+    let judged =
+        healthy.iter().map(|(_, outcome)| *outcome).chain(spikes.iter().map(|(_, _, outcome)| *outcome));
+    let turned: Vec<f64> = judged.filter(|outcome| outcome.clipped).map(|outcome| outcome.cosine).collect();
     let limit = median(healthy.iter().map(|(_, outcome)| outcome.limit)).filter(|limit| limit.is_finite());
     let first = |spike: bool| {
         let mut clipped =
