@@ -47,11 +47,11 @@ enum Format {
     Markdown,
     /// One page with plots, that needs nothing beside it
     Html,
-    /// SARIF 2.1.0, for code scanning
+    /// SARIF 2.1.0, for code scanning (only where there are findings: inspect, postmortem, jacobian, gate)
     Sarif,
-    /// JUnit XML, for any CI
+    /// JUnit XML, for any CI (only where there are findings)
     Junit,
-    /// Annotations of GitHub Actions
+    /// Annotations of GitHub Actions (only where there are findings)
     Github,
 }
 

@@ -155,7 +155,7 @@ impl Page<'_> {
             out,
             "",
             &format!(
-                "per layer: {} of the energy of spikes is in {} (by {}): {verdict}",
+                "per layer: {} of the energy above what is usual is in {} (by {}): {verdict}",
                 percent(found.share),
                 first.join(" and "),
                 found.measured_on

@@ -261,7 +261,14 @@ fn read_one(file: &LogFile, reading: &mut Reading<'_>, history: &mut History) ->
             }
             None
         }
-        Err(error) => {
+        Err(mut error) => {
+            if error.kind == ErrorKind::EmptyFile {
+                // Another checkpoint is no remedy for a log.
+                error.kind = ErrorKind::SideFile {
+                    what: "the log",
+                    message: "it is empty: nothing was logged, or not yet".to_owned(),
+                };
+            }
             history.errors.push(error);
             None
         }

@@ -104,7 +104,7 @@ fn layers(report: &ClipReport) -> String {
             let verdict =
                 if alone { "clip what holds it on its own" } else { "clip the gradient as a whole" };
             format!(
-                "{} of the energy of spikes is in the two tensors with the most (by {}): {verdict}.",
+                "{} of the energy above what is usual is in the two tensors with the most (by {}): {verdict}.",
                 percent(found.share),
                 safe_sentence(&found.measured_on)
             )
