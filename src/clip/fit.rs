@@ -24,6 +24,12 @@ pub const ONSET_RATIO: f64 = 3.0;
 pub const WORSE: f64 = 1.5;
 
 /// Steps of the start that are not like the rest.
+/// Losses below which there is no level of the loss.
+pub const FEWEST_LOSSES: usize = 5;
+
+/// Steps from one loss to the next, over the usual ones, beyond which some are missing or were NaN.
+pub const LONGEST_GAP: f64 = 3.0;
+
 pub const START_STEPS: u64 = 50;
 
 /// Norms of the rolling median that trends are taken out by: as many on either side.
@@ -153,22 +159,37 @@ fn onset(logs: &[f64]) -> Option<usize> {
 /// Whether the run learned on from point `at`, where norms rose: its loss ends below its level before, and was at no level far
 /// above that, for as many norms as a threshold needs, since those before are of another level. Behind a plateau, and where a model leaves its initialisation, gradients grow because there is something to learn.
 fn learns_on(points: &[Point], at: usize) -> bool {
-    let level = |points: &[Point]| median(points.iter().filter_map(|point| point.loss));
-    let from = at.saturating_sub(ONSET_WINDOW);
-    let later = &points[at..];
-    if later.len() < FEWEST_NORMS {
+    let losses = |points: &[Point]| points.iter().filter_map(|point| point.loss).collect::<Vec<f64>>();
+    let (before, later) = (losses(&points[..at]), losses(&points[at..]));
+    let before = &before[before.len().saturating_sub(ONSET_WINDOW)..];
+    // As many losses as there are among the norms of a window, so that a level lasts as long.
+    let logged = points.len() - at;
+    let window = (ONSET_WINDOW * later.len()).div_ceil(logged.max(1)).clamp(FEWEST_LOSSES, ONSET_WINDOW);
+    if logged < FEWEST_NORMS
+        || before.len() < FEWEST_LOSSES
+        || later.len() < ONSET_WINDOW
+        || !is_logged_throughout(&points[at..])
+    {
         return false;
     }
-    let (Some(before), Some(end)) =
-        (level(&points[from..at]), level(&later[later.len().saturating_sub(ONSET_WINDOW)..]))
-    else {
-        return false;
-    };
-    let highest = later.windows(ONSET_WINDOW).filter_map(level).fold(end, f64::max);
-    later.iter().all(|point| point.loss.is_some())
-        && before > 0.0
-        && end < before
-        && highest <= WORSE * before
+    let level = |losses: &[f64]| median(losses.iter().copied()).unwrap_or(f64::INFINITY);
+    let (before, end) = (level(before), level(&later[later.len() - window..]));
+    let highest = later.windows(window).map(level).fold(end, f64::max);
+    before > 0.0 && end < before && highest <= WORSE * before
+}
+
+/// Whether the loss is logged from the first to the last of these points as often as it is at all. One that is NaN is none.
+fn is_logged_throughout(points: &[Point]) -> bool {
+    let places = points.iter().enumerate().filter(|(_, point)| point.loss.is_some()).map(|(at, _)| at + 1);
+    let places: Vec<usize> = [0].into_iter().chain(places).chain([points.len() + 1]).collect();
+    let gaps: Vec<f64> = places.windows(2).map(|pair| (pair[1] - pair[0]) as f64).collect();
+    let longest = gaps.iter().copied().fold(0.0, f64::max);
+    median(gaps).is_some_and(|usual| longest <= LONGEST_GAP * usual)
+}
+
+/// So many things, with the verb before.
+fn are(count: usize, thing: &str) -> String {
+    format!("{} {}", if count == 1 { "is" } else { "are" }, counted(count as u64, thing))
 }
 
 /// Index of the first point behind the start of the run and its warm-up. A warm-up that would leave too little is not waited for.
@@ -279,7 +300,10 @@ mod tests {
         let worse = |step: u64| Some(if step < 80 { 2.3 } else { 2.5 });
         let came_back =
             |step: u64| Some(if (200..230).contains(&step) { 4.0 } else { 2.3 - 0.001 * step as f64 });
-        for loss in [&worse as &dyn Fn(u64) -> Option<f64>, &came_back, &|_| None] {
+        let falling = |step: u64| if step < 80 { 2.3 } else { 2.3 * 0.99f64.powi(step as i32 - 80) };
+        let became_nan = |step: u64| Some(falling(step)).filter(|_| step < 300);
+        let seldom = |step: u64| Some(falling(step)).filter(|_| step.is_multiple_of(50));
+        for loss in [&worse as &dyn Fn(u64) -> Option<f64>, &came_back, &became_nan, &seldom, &|_| None] {
             assert!(with_loss(loss).unwrap_err().contains("before step"));
         }
     }
@@ -287,6 +311,13 @@ mod tests {
     #[test]
     fn equal_norms_are_clipped_just_above_and_too_few_are_not_evaluated() {
         let equal = fit(&series(&[2.0; 150], 1), None).unwrap();
+        let one_missing = |step: u64| Some(falling(step)).filter(|_| step != 300);
+        let every_tenth = |step: u64| Some(falling(step)).filter(|_| step.is_multiple_of(10));
+        for loss in [&one_missing as &dyn Fn(u64) -> Option<f64>, &every_tenth] {
+            let found = with_loss(loss).unwrap();
+            assert_eq!((found.onset, found.learned_on), (None, Some(73)));
+            assert!((found.median / learned.median - 1.0).abs() < 1e-12, "{found:?}");
+        }
         assert_eq!((equal.median, equal.multiple.value), (2.0, 1.05));
         assert!(fit(&series(&[2.0; 99], 1), None).unwrap_err().contains("99 usable"));
         let mut early = vec![1.0; 60];
