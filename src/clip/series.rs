@@ -18,6 +18,9 @@ pub const SPIKE_RATIO: f64 = 2.5;
 /// How far the norms of all tensors together may be from the norm of the whole before they are not all of them.
 const SAME_NORM: f64 = 0.01;
 
+/// What DeepSpeed writes for a norm that is not finite.
+pub const OVERFLOWED: f64 = -1.0;
+
 /// Where norms come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -55,7 +58,7 @@ pub struct Series {
     pub source: Source,
     /// The usable ones.
     pub points: Vec<Point>,
-    /// Steps whose norm is NaN or infinite.
+    /// Steps whose norm is NaN, infinite, or [`OVERFLOWED`].
     pub non_finite: u64,
     /// Steps whose norm is 0, or was logged as 0 without being measured.
     pub zeros: u64,
@@ -142,9 +145,11 @@ fn of_dumps(dumps: &[DumpAnalysis]) -> Series {
 
 impl Series {
     fn push(&mut self, step: u64, norm: f64, loss: Option<f64>, tensors: Vec<f64>) {
-        if !norm.is_finite() {
+        if !norm.is_finite() || norm == OVERFLOWED {
             self.non_finite += 1;
-        } else if norm <= 0.0 {
+        } else if norm < 0.0 {
+            // No norm at all: what it is the recommendation asks.
+        } else if norm == 0.0 {
             self.zeros += 1;
         } else {
             let whole = tensors.iter().map(|norm| norm * norm).sum::<f64>().sqrt();
