@@ -276,6 +276,8 @@ fn norms_that_drift_get_a_relative_rule() {
     let (report, code) = self::report(path.to_str().expect("text"), &[]);
     assert_eq!((code, &report["recommendation"]["method"]), (0, &Value::from("zclip")));
     assert!(report["snippets"].to_string().contains("max_grad_norm=None"));
+    let notes = report["recommendation"]["notes"].to_string();
+    assert!(notes.contains("DeepSpeed and Megatron-LM have no setting"), "{notes}");
 }
 
 /// Without log and dumps the scale is known and the spread is not.

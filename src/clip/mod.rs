@@ -11,10 +11,12 @@ mod gradient;
 mod layers;
 mod losers;
 mod method;
+mod notes;
 mod optimizer;
 mod recommend;
 mod series;
 mod snippets;
+mod state;
 
 pub use crate::analysis::series::clip::{coefficient, cosine};
 pub use backtest::{Backtest, Candidate, run as backtest};

@@ -87,10 +87,19 @@ pub fn norms(analysis: &Analysis) -> Result<Norms, String> {
     let step = checkpoint.step.value().copied().unwrap_or_default();
     Ok(Norms {
         values: vec![(step, norm)],
-        steps: [0, step],
+        // v is a mean over so many steps: what was before is not in it.
+        steps: [step.saturating_sub(covered(state)), step],
         median: norm,
         from: "the second moments of one checkpoint (I5)",
     })
+}
+
+/// Over how many steps second moments reach back: 1/(1 − β₂) of the slowest.
+fn covered(state: &OptimizerAnalysis) -> u64 {
+    let groups = state.optimizers.iter().flat_map(|own| &own.groups);
+    let slowest = groups.filter_map(|group| group.beta2).fold(0.0, f64::max);
+    let slowest = if slowest > 0.0 && slowest < 1.0 { slowest } else { USUAL_BETA2 };
+    (1.0 / (1.0 - slowest)).round() as u64
 }
 
 /// The RMS norm over an interval, where nearly all of the model's gradients are known.

@@ -4,14 +4,16 @@ use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use serde::{Deserialize, Serialize};
 
 use super::backtest::{self, Candidate};
-use super::fit::{FEWEST_NORMS, Fit, MULTIPLE_RANGE, fit};
+use super::fit::{FEWEST_NORMS, Fit, fit};
 use super::layers::{Concentration, concentration};
 use super::losers;
 use super::method::{AutoClip, FixedNorm, Method, USUAL, ZClip};
-use super::optimizer::{self, Kind, Optimizer, SATURATED, USUAL_BETA2};
-use super::series::{Series, Source, collect};
+use super::notes::{TINY, WHERE_ZCLIP_IS, about, by_optimizer, doubted_scale, tiny, warming_up};
+use super::optimizer::{self, Optimizer, USUAL_BETA2};
+use super::series::{OVERFLOWED, Series, Source, collect};
 use super::snippets::{self, Snippet};
-use crate::analysis::model::{Analysis, Measured};
+use super::state::from_state;
+use crate::analysis::model::{Analysis, LogAnalysis, Measured};
 use crate::number::{grouped, short};
 
 /// Upper end of the interval over the lower one beyond which more has to be collected.
@@ -19,9 +21,6 @@ pub const WIDE: f64 = 1.5;
 
 /// Trend of the median over the fitted steps beyond which a constant does not stay right.
 pub const TREND: f64 = 2.0;
-
-/// Threshold over the RMS norm that optimizer state gives: in the middle of what the recommender allows. Its spread is not known.
-pub const STATE_MULTIPLE: f64 = 2.0;
 
 /// What a run's clipping should be.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -97,12 +96,16 @@ pub fn advise(analysis: &Analysis) -> Advice {
     let series = collect(analysis);
     let optimizer = optimizer::of(analysis);
     let log = analysis.log.as_ref();
-    let used = log.and_then(|log| log.semantics.clip_threshold);
+    let beside = analysis.run.as_ref().and_then(|run| run.clip_threshold);
+    let used = log.and_then(|log| log.semantics.clip_threshold).or(beside);
     let logged_after =
         series.source == Source::Log && log.is_some_and(|log| log.semantics.before_clipping == Some(false));
     if logged_after {
         let limit = used.or(series.points.iter().map(|point| point.norm).reduce(f64::max));
         return without(censored(limit.unwrap_or_default()), &series, used);
+    }
+    if let Some(sentence) = log.filter(|_| series.source == Source::Log).and_then(negative) {
+        return without(sentence, &series, used);
     }
     match fit(&series, log.and_then(|log| log.warmup_end)) {
         Ok(fit) => fitted(analysis, &series, &fit, optimizer, used),
@@ -120,10 +123,32 @@ fn censored(limit: f64) -> String {
     )
 }
 
+/// Share of norms below 0 from which the column holds none: a few are what some logger writes for a step without one.
+const NEGATIVE: f64 = 0.01;
+
+/// What to say of a column whose numbers are no norms.
+fn negative(log: &LogAnalysis) -> Option<String> {
+    let norms: Vec<f64> = log.points.iter().filter_map(|point| point.grad_norm?.finite()).collect();
+    let below = norms.iter().filter(|norm| **norm < 0.0 && **norm != OVERFLOWED).count();
+    (below as f64 > NEGATIVE * norms.len() as f64).then(|| {
+        format!(
+            "{} of {} gradient norms are negative, and a norm is not: is this its logarithm? Log the norm itself, or name its column with --columns grad_norm=NAME",
+            grouped(below as u64),
+            grouped(norms.len() as u64)
+        )
+    })
+}
+
 /// Why there is nothing to recommend.
 fn nothing(analysis: &Analysis, series: &Series, reason: &str, no_state: &str) -> String {
     let what = match series.source {
         Source::Nothing => "there is no log and no gradient dump".to_owned(),
+        _ if series.points.is_empty() && series.non_finite > 0 && series.zeros > 0 => format!(
+            "of {} gradient norms {} are NaN or infinite and {} are 0, which says that they were not measured",
+            grouped(series.non_finite + series.zeros),
+            grouped(series.non_finite),
+            grouped(series.zeros)
+        ),
         _ if series.points.is_empty() && series.non_finite > 0 => {
             format!("all {} gradient norms are NaN or infinite", grouped(series.non_finite))
         }
@@ -159,7 +184,7 @@ fn unrecorded(sentence: String, series: &Series, used: Option<f64>) -> Advice {
     advice
 }
 
-fn without(sentence: String, series: &Series, used: Option<f64>) -> Advice {
+pub(super) fn without(sentence: String, series: &Series, used: Option<f64>) -> Advice {
     let recommendation = Recommendation {
         status: Status::NotEvaluated,
         method: "global-norm".to_owned(),
@@ -196,7 +221,9 @@ fn fitted(
     used: Option<f64>,
 ) -> Advice {
     let threshold = fit.threshold.value;
-    let is_relative = fit.trend > TREND || fit.trend < 1.0 / TREND;
+    let is_moving = fit.trend > TREND || fit.trend < 1.0 / TREND;
+    // Where norms are as small as the 1e-6 of its own, ZClip never fires.
+    let is_relative = is_moving && fit.median >= TINY;
     let is_wide = fit.threshold.high / fit.threshold.low > WIDE;
     let recommended = if is_relative {
         Method::ZClip(ZClip::default())
@@ -217,6 +244,8 @@ fn fitted(
             short(threshold)
         )
     };
+    let doubt = doubted_scale(series, analysis, threshold);
+    let sentence = [sentence].into_iter().chain(doubt.clone()).collect::<Vec<String>>().join("; ");
     let beta2 = optimizer.beta2.unwrap_or(USUAL_BETA2);
     let candidates = candidates(series, fit, recommended, used, beta2);
     let layers = concentration(series, &analysis.intervals, fit.multiple.value);
@@ -244,6 +273,11 @@ fn fitted(
             grouped(step)
         ));
     }
+    if is_relative {
+        notes.push(WHERE_ZCLIP_IS.to_owned());
+    }
+    notes.extend(tiny(fit, is_moving));
+    notes.extend(warming_up(fit, analysis));
     notes.extend(about(series, analysis, used, threshold));
     notes.extend(by_optimizer(optimizer));
     notes.push(format!(
@@ -252,7 +286,7 @@ fn fitted(
         short(fit.median * fit.multiple.value.sqrt())
     ));
     let recommendation = Recommendation {
-        status: if is_wide { Status::CollectMore } else { Status::Recommended },
+        status: if is_wide || doubt.is_some() { Status::CollectMore } else { Status::Recommended },
         method: recommended.name().to_owned(),
         threshold: Some(threshold),
         low: Some(fit.threshold.low),
@@ -276,69 +310,6 @@ fn fitted(
         candidates,
         layers: layers.map_or_else(Measured::not, Measured::Value),
         layer_snippets,
-    }
-}
-
-/// What the record says about the norms and about the threshold in use.
-fn about(series: &Series, analysis: &Analysis, used: Option<f64>, threshold: f64) -> Vec<String> {
-    let mut notes = Vec::new();
-    if let Some(used) = used {
-        let fired = series.points.iter().filter(|point| point.norm > used).count();
-        let share = crate::number::share(fired as u64, series.points.len() as u64);
-        let verdict = if fired == 0 {
-            "never fired".to_owned()
-        } else {
-            format!("fired at {share} of the logged steps")
-        };
-        let change = short(threshold / used);
-        notes.push(format!(
-            "the threshold in use, {}, {verdict}; the recommended one is {change} times it",
-            short(used)
-        ));
-    }
-    if series.non_finite > 0 {
-        notes.push(format!(
-            "{} steps have a norm that is NaN or infinite: no threshold makes these steps finite, skip them (clip_grad_norm_(…, error_if_nonfinite=True))",
-            grouped(series.non_finite)
-        ));
-    }
-    let Some(log) = analysis.log.as_ref().filter(|_| series.source == Source::Log) else { return notes };
-    if let Some(stride) = log.semantics.stride.filter(|stride| *stride > 1) {
-        notes.push(format!("one of {stride} steps is logged: spikes between them are not in the record"));
-    }
-    if log.semantics.loss_scaled {
-        notes.push("the logged norms contained the loss scale and were divided by it: the threshold is for unscaled gradients".to_owned());
-    }
-    if log.semantics.before_clipping.is_none() && used.is_none() {
-        notes.push(
-            "the norms are taken for those before clipping: no config beside the log says otherwise"
-                .to_owned(),
-        );
-    }
-    notes
-}
-
-/// What a threshold does under this optimizer.
-fn by_optimizer(optimizer: Optimizer) -> Vec<String> {
-    let sgd =
-        "under SGD the threshold sets the size of the largest step: use it with the learning rate of the run";
-    let adam = "under Adam the size of a step does not depend on that of gradients, so that the threshold only buys that a spike does not poison the second moment";
-    match optimizer.kind {
-        Kind::Sgd => vec![sgd.to_owned()],
-        Kind::Adam => {
-            let beta2 = optimizer.beta2.map_or_else(String::new, |beta2| {
-                format!(" (beta2 {beta2}: a spike is in it for {:.0} steps)", 1.0 / (1.0 - beta2))
-            });
-            let mut notes = vec![format!("{adam}{beta2}")];
-            if let Some(rms) = optimizer.update_rms.filter(|rms| *rms > 1.0) {
-                notes.push(format!(
-                    "the largest update has the RMS {} (C3): update clipping or a lower beta2 holds that, a threshold of the norm does not",
-                    short(rms)
-                ));
-            }
-            notes
-        }
-        Kind::Unknown => vec![format!("{sgd}; {adam}")],
     }
 }
 
@@ -384,61 +355,4 @@ fn candidates(
         regret(one).total_cmp(&regret(other))
     });
     found
-}
-
-/// A threshold by the scale of gradients alone: their spread is not in second moments.
-fn from_state(
-    norms: &optimizer::Norms,
-    series: &Series,
-    reason: &str,
-    optimizer: Optimizer,
-    used: Option<f64>,
-) -> Advice {
-    if let Some(limit) = used
-        && (norms.median / limit).powi(2) > SATURATED
-    {
-        let before = if series.points.is_empty() {
-            "how large norms were before is not recorded; raise the threshold, or log the norm before clipping"
-                .to_owned()
-        } else {
-            format!("of those before clipping not enough is known: {reason}")
-        };
-        let sentence = format!(
-            "the optimizer's gradients have the norm {}, the threshold {}: nearly every step was clipped, and {before}",
-            short(norms.median),
-            short(limit)
-        );
-        return without(sentence, series, used);
-    }
-    let threshold = norms.median * STATE_MULTIPLE;
-    let [least, most] = MULTIPLE_RANGE;
-    let mut advice = without(String::new(), series, used);
-    let own = &mut advice.recommendation;
-    own.status = Status::CollectMore;
-    own.threshold = Some(threshold);
-    own.low = Some(norms.median * least);
-    own.high = Some(norms.median * most);
-    own.multiple_of_median = Some(STATE_MULTIPLE);
-    own.median = Some(norms.median);
-    own.fitted_steps = Some(norms.steps);
-    own.norms = norms.values.len() as u64;
-    own.source = Source::OptimizerState;
-    own.sentence = format!(
-        "clip the gradient norm near {}, {} times the RMS norm {} that {} give; their spread is not in there, so that anything from {} to {} may be right: log the gradient norm",
-        short(threshold),
-        short(STATE_MULTIPLE),
-        short(norms.median),
-        norms.from,
-        short(norms.median * least),
-        short(norms.median * most),
-    );
-    own.notes.push(format!("norms were not read from log or dumps: {reason}"));
-    let unseen = "second moments hold gradients after clipping";
-    own.notes.push(match used {
-        Some(limit) => format!("{unseen} at {}, which these are well below", short(limit)),
-        None => format!("{unseen}: where the run clipped, norms before it were larger"),
-    });
-    own.notes.extend(by_optimizer(optimizer));
-    advice.snippets = snippets::global_norm(threshold);
-    advice
 }
