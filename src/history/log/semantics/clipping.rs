@@ -74,10 +74,11 @@ fn count_at(norms: &[f64], limit: f64, distance: f64) -> usize {
 
 /// Whether `count` norms at `limit` are more than rounding to multiples of `grain` puts at the largest value.
 fn stands_out(norms: &[f64], limit: f64, grain: f64, count: usize) -> bool {
-    let below: Vec<usize> =
-        norms.iter().map(|norm| ((limit - norm) / grain).round().max(0.0) as usize).collect();
-    let next = (1..=NEIGHBOURS).map(|place| below.iter().filter(|own| **own == place).count()).max();
-    below.iter().any(|place| *place >= NEIGHBOURS) && next.is_some_and(|next| count >= OVER_NEIGHBOURS * next)
+    let places: Vec<f64> = norms.iter().map(|norm| ((limit - norm) / grain).round()).collect();
+    let at = |place: usize| places.iter().filter(|own| **own == place as f64).count();
+    let next = (1..=NEIGHBOURS).map(at).max();
+    let spread = places.iter().copied().fold(0.0, f64::max);
+    spread >= NEIGHBOURS as f64 && next.is_some_and(|next| count >= OVER_NEIGHBOURS * next)
 }
 
 #[cfg(test)]
