@@ -99,7 +99,9 @@ fn covered(state: &OptimizerAnalysis) -> u64 {
     let groups = state.optimizers.iter().flat_map(|own| &own.groups);
     let slowest = groups.filter_map(|group| group.beta2).fold(0.0, f64::max);
     let slowest = if slowest > 0.0 && slowest < 1.0 { slowest } else { USUAL_BETA2 };
-    (1.0 / (1.0 - slowest)).round() as u64
+    #[expect(clippy::cast_sign_loss, reason = "β₂ is within 0 and 1")]
+    let steps = (1.0 / (1.0 - slowest)).round() as u64;
+    steps
 }
 
 /// The RMS norm over an interval, where nearly all of the model's gradients are known.
