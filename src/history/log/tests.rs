@@ -260,6 +260,14 @@ fn norms_after_clipping_and_a_threshold_beside_the_log_are_recognised() {
     assert_eq!((semantics.clip_threshold, semantics.before_clipping), (Some(1.0), Some(false)));
 }
 
+/// No other checkpoint mends a log in which nothing stands yet.
+#[test]
+fn an_empty_log_is_told_as_one() {
+    let history = history(&[("metrics.jsonl", "")]);
+    let told = history.errors[0].to_string();
+    assert!(told.contains("it is empty") && !told.contains("checkpoint"), "{told}");
+}
+
 #[test]
 fn the_run_may_be_the_log_itself() {
     let folder = tempfile::tempdir().unwrap();
