@@ -7,12 +7,12 @@ use crate::robust::median;
 /// ln n and ln scale that correlate more than this move together (risk.md A5).
 pub const CORRELATION: f64 = 0.9;
 
-/// Slope of ln n on ln scale from which norms contain it: theirs is 1, that of norms which merely rise with the run while the scale
-/// doubles is anything below. The middle between 1 and a norm that does not move with the scale.
+/// What ln n does where the scale changes, over what ln scale does, from which norms contain it: 1 where they do, whatever they do
+/// between, and 0 where they merely rise with the run while the scale doubles. The middle.
 const SLOPE: f64 = 0.5;
 
 /// Norms on either side of a change of the scale whose medians are compared.
-const SIDE: usize = 5;
+const SIDE: usize = 15;
 
 /// Fewer points show no correlation.
 const FEWEST: usize = 8;
@@ -28,7 +28,6 @@ pub(super) fn settle(records: &mut [Record], semantics: &mut LogSemantics, say: 
     let pairs: Vec<(f64, f64)> = records.iter().filter_map(pair).collect();
     semantics.scale_correlation = correlation(&pairs);
     let follows = semantics.scale_correlation.is_some_and(|correlation| correlation > CORRELATION)
-        && slope(&pairs).is_some_and(|slope| slope > SLOPE)
         && slope_at_changes(&pairs).is_some_and(|slope| slope > SLOPE);
     if !follows && !is_implausible(&pairs) {
         return;
@@ -61,19 +60,8 @@ fn pair(record: &Record) -> Option<(f64, f64)> {
     Some((norm.ln(), scale.ln()))
 }
 
-/// Pearson's correlation, where both vary and there are enough points.
-fn correlation(pairs: &[(f64, f64)]) -> Option<f64> {
-    let [xx, yy, xy] = moments(pairs)?;
-    (xx > 0.0 && yy > 0.0).then(|| xy / (xx * yy).sqrt())
-}
-
-/// Slope of ln norm on ln scale by least squares.
-fn slope(pairs: &[(f64, f64)]) -> Option<f64> {
-    let [_, yy, xy] = moments(pairs)?;
-    (yy > 0.0).then(|| xy / yy)
-}
-
-/// The same of what both do where the scale changes, and of nothing between: norms that drift with the run do not move there.
+/// Slope of ln norm on ln scale by what both do where the scale changes, and by nothing between: norms that drift with the run do
+/// not move there.
 fn slope_at_changes(pairs: &[(f64, f64)]) -> Option<f64> {
     let middle = |pairs: &[(f64, f64)]| median(pairs.iter().map(|pair| pair.0)).unwrap_or_default();
     let stretches: Vec<&[(f64, f64)]> = pairs.chunk_by(|one, other| one.1 == other.1).collect();
@@ -89,8 +77,8 @@ fn slope_at_changes(pairs: &[(f64, f64)]) -> Option<f64> {
     (square > 0.0).then(|| product / square)
 }
 
-/// Sums of squares of ln norm and of ln scale about their means, and of their products, where there are enough points.
-fn moments(pairs: &[(f64, f64)]) -> Option<[f64; 3]> {
+/// Pearson's correlation, where both vary and there are enough points.
+fn correlation(pairs: &[(f64, f64)]) -> Option<f64> {
     if pairs.len() < FEWEST {
         return None;
     }
@@ -104,7 +92,7 @@ fn moments(pairs: &[(f64, f64)]) -> Option<[f64; 3]> {
         yy += dy * dy;
         xy += dx * dy;
     }
-    Some([xx, yy, xy])
+    (xx > 0.0 && yy > 0.0).then(|| xy / (xx * yy).sqrt())
 }
 
 /// Where the scale hardly moved, or the run did much else, size alone tells: the norm is too large, and is not without it.
@@ -167,12 +155,23 @@ mod tests {
         assert!(semantics.scale_correlation.unwrap() > CORRELATION && !semantics.loss_scaled);
         let given: Vec<Option<f64>> = rows(false).iter().map(|(_, norm)| Some(*norm)).collect();
         assert!(records.iter().map(|record| record.grad_norm).eq(given));
+        // What falls to a sixteenth while the scale in it doubles seven times follows it by less than half.
+        let (_, semantics) = settled(&falling(&noise));
+        assert!(semantics.loss_scaled && !semantics.scaled_by_size);
         let (records, semantics) = settled(&rows(true));
         assert!(semantics.loss_scaled && !semantics.scaled_by_size);
         let close = |(record, (_, norm)): (&Record, &(f64, f64))| {
             (record.grad_norm.unwrap() / norm - 1.0).abs() < 1e-12
         };
         assert!(records.iter().zip(&rows(false)).all(close));
+    }
+
+    fn falling(noise: &[f64]) -> Vec<(f64, f64)> {
+        let row = |(at, noise): (usize, &f64)| {
+            let (at, scale) = (at as f64, 2_f64.powi(10 + at as i32 / 70));
+            (scale, scale * 0.3 * (at / 500.0 * (1.0_f64 / 16.0).ln() + 0.1 * noise).exp())
+        };
+        noise.iter().enumerate().map(row).collect()
     }
 
     /// Norms of 2000 beside a scale that never moves: of a loss that is a sum, or with the scale in them.
