@@ -16,10 +16,39 @@ const REACHED: f64 = 1e-3;
 pub(super) const TINY: f64 = 1e-4;
 
 /// Who can use ZClip (zclip 1.0.0).
-pub(super) const WHERE_ZCLIP_IS: &str = "ZClip is a call in a loop of one's own, or a callback of Lightning; the Hugging Face Trainer, DeepSpeed and Megatron-LM have no setting for it: there set the constant, and look again as the norms move";
+const WHERE_ZCLIP_IS: &str = "ZClip is a call in a loop of one's own, or a callback of Lightning; the Hugging Face Trainer, DeepSpeed and Megatron-LM have no setting for it: there set the constant, and look again as the norms move";
+
+/// What the steps that were fitted were like; `is_moving` where their median did not stay what it was.
+pub(super) fn of_fit(fit: &Fit, analysis: &Analysis, is_moving: bool) -> Vec<String> {
+    let onset = fit.onset.map(|step| {
+        format!(
+            "from step {} on norms rise to three times their lowest: nothing from there on was fitted",
+            grouped(step)
+        )
+    });
+    let learned_on = fit.learned_on.map(|step| {
+        format!(
+            "from step {} on norms rose to three times their lowest while the loss went on falling: they are the run's own, and were fitted",
+            grouped(step)
+        )
+    });
+    let tiny = tiny(fit, is_moving);
+    let zclip = (is_moving && tiny.is_none()).then(|| WHERE_ZCLIP_IS.to_owned());
+    [onset, learned_on, zclip, tiny, warming_up(fit, analysis)].into_iter().flatten().collect()
+}
+
+/// When an answer is too old.
+pub(super) fn look_again(fit: &Fit) -> String {
+    let factor = fit.multiple.value.sqrt();
+    format!(
+        "look again when the median norm has left {} to {}: the threshold is about the steps it was fitted on",
+        short(fit.median / factor),
+        short(fit.median * factor)
+    )
+}
 
 /// What follows from norms that are as small as what frameworks add to them.
-pub(super) fn tiny(fit: &Fit, is_moving: bool) -> Option<String> {
+fn tiny(fit: &Fit, is_moving: bool) -> Option<String> {
     if fit.median >= TINY {
         return None;
     }
@@ -40,7 +69,7 @@ pub(super) fn tiny(fit: &Fit, is_moving: bool) -> Option<String> {
 }
 
 /// What is to be said where the warm-up of the learning rate left too few norms behind it to be left out.
-pub(super) fn warming_up(fit: &Fit, analysis: &Analysis) -> Option<String> {
+fn warming_up(fit: &Fit, analysis: &Analysis) -> Option<String> {
     let end = analysis.log.as_ref()?.warmup_end.filter(|end| *end >= fit.steps[0])?;
     Some(format!(
         "the learning rate warms up to step {}, and fewer than {FEWEST_CORE} norms lie behind that: those of the warm-up were fitted with them, and the threshold may be wrong for the rest of the run",

@@ -8,7 +8,7 @@ use super::fit::{FEWEST_NORMS, Fit, fit};
 use super::layers::{Concentration, concentration};
 use super::losers;
 use super::method::{AutoClip, FixedNorm, Method, USUAL, ZClip};
-use super::notes::{TINY, WHERE_ZCLIP_IS, about, by_optimizer, doubted_scale, tiny, warming_up};
+use super::notes::{TINY, about, by_optimizer, doubted_scale, look_again, of_fit};
 use super::optimizer::{self, Optimizer, USUAL_BETA2};
 use super::series::{OVERFLOWED, Series, Source, collect};
 use super::snippets::{self, Snippet};
@@ -213,6 +213,21 @@ pub(super) fn without(sentence: String, series: &Series, used: Option<f64>) -> A
     }
 }
 
+/// The answer in one sentence.
+fn answer(fit: &Fit, is_relative: bool) -> String {
+    let steps = format!("{} to {}", grouped(fit.steps[0]), grouped(fit.steps[1]));
+    let threshold = short(fit.threshold.value);
+    if is_relative {
+        format!(
+            "clip relative to the norms of the run (ZClip without a fixed norm): their median became {} times what it was over steps {steps}, and a constant does not stay right; now it would be {threshold}",
+            short(fit.trend)
+        )
+    } else {
+        let multiple = short(fit.multiple.value);
+        format!("clip the gradient norm at {threshold}, {multiple} times its median over steps {steps}")
+    }
+}
+
 fn fitted(
     analysis: &Analysis,
     series: &Series,
@@ -230,22 +245,9 @@ fn fitted(
     } else {
         Method::FixedNorm(FixedNorm { threshold })
     };
-    let steps = format!("{} to {}", grouped(fit.steps[0]), grouped(fit.steps[1]));
-    let multiple = short(fit.multiple.value);
-    let sentence = if is_relative {
-        format!(
-            "clip relative to the norms of the run (ZClip without a fixed norm): their median became {} times what it was over steps {steps}, and a constant does not stay right; now it would be {}",
-            short(fit.trend),
-            short(threshold)
-        )
-    } else {
-        format!(
-            "clip the gradient norm at {}, {multiple} times its median over steps {steps}",
-            short(threshold)
-        )
-    };
     let doubt = doubted_scale(series, analysis, threshold);
-    let sentence = [sentence].into_iter().chain(doubt.clone()).collect::<Vec<String>>().join("; ");
+    let sentence =
+        [answer(fit, is_relative)].into_iter().chain(doubt.clone()).collect::<Vec<String>>().join("; ");
     let beta2 = optimizer.beta2.unwrap_or(USUAL_BETA2);
     let candidates = candidates(series, fit, recommended, used, beta2);
     let layers = concentration(series, &analysis.intervals, fit.multiple.value);
@@ -260,31 +262,10 @@ fn fitted(
         let (low, high) = (short(fit.threshold.low), short(fit.threshold.high));
         notes.push(format!("collect more: over these steps the right threshold was anywhere from {low} to {high}; the norms are worth {:.0} independent ones", fit.effective));
     }
-    if let Some(onset) = fit.onset {
-        let sentence = format!(
-            "from step {} on norms rise to three times their lowest: nothing from there on was fitted",
-            grouped(onset)
-        );
-        notes.push(sentence);
-    }
-    if let Some(step) = fit.learned_on {
-        notes.push(format!(
-            "from step {} on norms rose to three times their lowest while the loss went on falling: they are the run's own, and were fitted",
-            grouped(step)
-        ));
-    }
-    if is_relative {
-        notes.push(WHERE_ZCLIP_IS.to_owned());
-    }
-    notes.extend(tiny(fit, is_moving));
-    notes.extend(warming_up(fit, analysis));
+    notes.extend(of_fit(fit, analysis, is_moving));
     notes.extend(about(series, analysis, used, threshold));
     notes.extend(by_optimizer(optimizer));
-    notes.push(format!(
-        "look again when the median norm has left {} to {}: the threshold is about the steps it was fitted on",
-        short(fit.median / fit.multiple.value.sqrt()),
-        short(fit.median * fit.multiple.value.sqrt())
-    ));
+    notes.push(look_again(fit));
     let recommendation = Recommendation {
         status: if is_wide || doubt.is_some() { Status::CollectMore } else { Status::Recommended },
         method: recommended.name().to_owned(),
