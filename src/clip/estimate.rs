@@ -28,6 +28,13 @@ pub struct Estimate {
     pub high: f64,
 }
 
+impl Estimate {
+    /// The same of something that grows with it.
+    pub fn map(self, of: impl Fn(f64) -> f64) -> Self {
+        Self { value: of(self.value), low: of(self.low), high: of(self.high) }
+    }
+}
+
 /// Integrated autocorrelation time, at least 1: how many values are worth one independent value.
 pub fn correlation_time(values: &[f64]) -> f64 {
     let count = values.len();

@@ -1,13 +1,15 @@
 //! What is usual for a run: its healthy norms, without start, trend and outliers, and the quantile that a threshold is set at.
 //!
 //! The steps are those of the risk catalogue, section 2.4: cut at the onset, drop the start, detrend, keep the core, take its .90
-//! quantile over the median of the last 200 norms. Its interval is that of order statistics, at the lowest and at the highest
-//! median there was: how far a threshold may be off is mostly how far the norms move, which a quantile's interval does not know.
+//! quantile. Where we leave it: a norm is taken over the median of the ten before it, as the rule that is recommended takes it, and
+//! not over a median that looks ahead; and the interval spans those of the two halves of the steps, since spreads change and an interval of
+//! all of them does not know it. Both were found on runs whose later steps the fit had not seen (docs/benchmarks-clip.md).
 
 use super::estimate::{Estimate, correlation_time, quantile};
+use super::method::RECENT_NORMS;
 use super::series::{Point, Series};
 use crate::number::{counted, grain};
-use crate::robust::{MAD_FLOOR, MAD_TO_DEVIATION, Sorted, median};
+use crate::robust::{MAD_FLOOR, MAD_TO_DEVIATION, MEDIAN_ERROR, Sorted, median};
 
 /// Norms below which nothing is recommended.
 pub const FEWEST_NORMS: usize = 100;
@@ -21,6 +23,9 @@ pub const ONSET_WINDOW: usize = 15;
 /// The onset is where that median is this many times its lowest so far.
 pub const ONSET_RATIO: f64 = 3.0;
 
+/// And as many standard errors of a median of [`ONSET_WINDOW`] norms above it: among many medians of noisy norms the lowest is far down.
+pub const ONSET_ERRORS: f64 = 8.0;
+
 /// Loss over its level before norms rose, above which the run got worse (E3).
 pub const WORSE: f64 = 1.5;
 
@@ -33,7 +38,7 @@ pub const LONGEST_GAP: f64 = 3.0;
 /// Steps of the start that are not like the rest.
 pub const START_STEPS: u64 = 50;
 
-/// Norms of the rolling median that trends are taken out by: as many on either side.
+/// Norms of the rolling median that says at what level norms are: as many on either side.
 pub const TREND_WINDOW: usize = 51;
 
 /// Deviations within which a norm is of the core.
@@ -65,9 +70,9 @@ pub struct Fit {
     pub effective: f64,
     /// Median of the last norms.
     pub median: f64,
-    /// The threshold over it.
+    /// The threshold over the median of the [`RECENT_NORMS`] norms before a step.
     pub multiple: Estimate,
-    /// The threshold: `multiple` at `median`, its ends at the lowest and the highest rolling median.
+    /// The threshold at `median`: `multiple` times it.
     pub threshold: Estimate,
     /// Median of the last quarter over that of the first.
     pub trend: f64,
@@ -98,52 +103,38 @@ pub fn fit(series: &Series, warmup_end: Option<u64>) -> Result<Fit, String> {
         ));
     }
     let start = start(&points[..end], warmup_end);
-    let logs = &logs[start..end];
-    let medians = trend(logs);
-    let residuals: Vec<f64> = logs.iter().zip(&medians).map(|(log, trend)| log - trend).collect();
     let norms: Vec<f64> = points[start..end].iter().map(|point| point.norm).collect();
     let usual = median(norms.iter().copied()).unwrap_or_default();
-    let core = core(&residuals, grain(&norms) / usual / 2.0);
-    if core.len() < FEWEST_CORE {
+    let residuals = recent_residuals(&logs[..end], start);
+    let Some((multiple, core, effective)) = multiple(&residuals, grain(&norms) / usual / 2.0) else {
         return Err(format!(
             "without the start of the run there {}, and a threshold needs {FEWEST_CORE}",
-            are(core.len(), "gradient norm")
+            are(residuals.len(), "gradient norm")
         ));
-    }
-    let effective = core.len() as f64 / correlation_time(&core);
-    let mut sorted = core;
-    sorted.sort_unstable_by(f64::total_cmp);
-    let found = quantile(&sorted, TARGET, effective).ok_or("no gradient norm is left")?;
-    let [least, most] = MULTIPLE_RANGE;
-    let bounded = |log: f64| log.exp().clamp(least, most);
-    let last = &logs[logs.len().saturating_sub(SCALE_NORMS)..];
+    };
+    let logs = &logs[start..end];
     let quarter = logs.len() / 4;
     let middle = |logs: &[f64]| median(logs.iter().copied()).unwrap_or_default();
-    let now = middle(last);
-    let lowest = medians.iter().copied().fold(now, f64::min);
-    let highest = medians.iter().copied().fold(now, f64::max);
-    let multiple =
-        Estimate { value: bounded(found.value), low: bounded(found.low), high: bounded(found.high) };
+    let now = middle(&logs[logs.len().saturating_sub(SCALE_NORMS)..]).exp();
     Ok(Fit {
         steps: [points[start].step, points[end - 1].step],
         range: start..end,
         onset,
         learned_on,
-        core: sorted.len() as u64,
+        core,
         effective,
-        median: now.exp(),
+        median: now,
         multiple,
-        threshold: Estimate {
-            value: now.exp() * multiple.value,
-            low: lowest.exp() * multiple.low,
-            high: highest.exp() * multiple.high,
-        },
+        threshold: multiple.map(|multiple| multiple * now),
         trend: (middle(&logs[logs.len() - quarter..]) - middle(&logs[..quarter])).exp(),
     })
 }
 
-/// Index of the first point of the window whose median is first three times the lowest before it.
+/// Index of the first point of the window whose median is first three times the lowest before it, and higher by more than noise.
 fn onset(logs: &[f64]) -> Option<usize> {
+    let noise: Vec<f64> = logs.iter().zip(trend(logs)).map(|(log, level)| (log - level).abs()).collect();
+    let deviation = MAD_TO_DEVIATION * median(noise).unwrap_or_default();
+    let rise = ONSET_RATIO.ln().max(ONSET_ERRORS * MEDIAN_ERROR * deviation / (ONSET_WINDOW as f64).sqrt());
     let mut window = Sorted::new(ONSET_WINDOW);
     let mut lowest = f64::INFINITY;
     for (at, &log) in logs.iter().enumerate() {
@@ -152,7 +143,7 @@ fn onset(logs: &[f64]) -> Option<usize> {
             continue;
         }
         let now = window.median();
-        if now > lowest + ONSET_RATIO.ln() {
+        if now > lowest + rise {
             return Some(at.saturating_sub(ONSET_WINDOW));
         }
         lowest = lowest.min(now);
@@ -224,12 +215,53 @@ fn trend(logs: &[f64]) -> Vec<f64> {
     (0..logs.len()).map(at).collect()
 }
 
-/// Residuals within six robust deviations, in the order of the steps. Norms of which most were rounded to the same value deviate by
-/// `rounding` all the same.
+/// The quantile of the core as a multiple, how many norms that is, and how many independent ones it is worth. Its interval spans
+/// the 90 % intervals of the two halves.
+fn multiple(residuals: &[f64], rounding: f64) -> Option<(Estimate, u64, f64)> {
+    let (all, count, effective) = target(residuals, rounding)?;
+    if count < FEWEST_CORE as u64 {
+        return None;
+    }
+    let (first, second) = residuals.split_at(residuals.len() / 2);
+    let spanned = [first, second].into_iter().filter_map(|half| target(half, rounding)).fold(
+        Estimate { low: all.value, high: all.value, ..all },
+        |spanned, (half, ..)| Estimate {
+            low: spanned.low.min(half.low),
+            high: spanned.high.max(half.high),
+            ..spanned
+        },
+    );
+    Some((spanned.map(|log| log.exp().clamp(MULTIPLE_RANGE[0], MULTIPLE_RANGE[1])), count, effective))
+}
+
+/// The quantile of the core of some residuals, its size, and how many independent ones it is worth.
+fn target(residuals: &[f64], rounding: f64) -> Option<(Estimate, u64, f64)> {
+    let mut core = core(residuals, rounding);
+    let effective = core.len() as f64 / correlation_time(&core);
+    core.sort_unstable_by(f64::total_cmp);
+    Some((quantile(&core, TARGET, effective)?, core.len() as u64, effective))
+}
+
+/// Each norm from `start` on over the median of the [`RECENT_NORMS`] before it, as logarithms; of those that have as many before them.
+fn recent_residuals(logs: &[f64], start: usize) -> Vec<f64> {
+    let mut window = Sorted::new(RECENT_NORMS);
+    let mut residuals = Vec::with_capacity(logs.len() - start);
+    for (at, &log) in logs.iter().enumerate() {
+        if at >= start && window.len() == RECENT_NORMS {
+            residuals.push(log - window.median());
+        }
+        window.push(log);
+    }
+    residuals
+}
+
+/// Residuals within six robust deviations of their median, in the order of the steps. Norms of which most were rounded to the same value
+/// deviate by `rounding` all the same.
 fn core(residuals: &[f64], rounding: f64) -> Vec<f64> {
-    let mad = median(residuals.iter().map(|residual| residual.abs())).unwrap_or_default();
+    let middle = median(residuals.iter().copied()).unwrap_or_default();
+    let mad = median(residuals.iter().map(|residual| (residual - middle).abs())).unwrap_or_default();
     let bound = CORE_DEVIATIONS * MAD_TO_DEVIATION * mad.max(rounding).max(MAD_FLOOR);
-    residuals.iter().copied().filter(|residual| residual.abs() <= bound).collect()
+    residuals.iter().copied().filter(|residual| (residual - middle).abs() <= bound).collect()
 }
 
 #[cfg(test)]

@@ -14,11 +14,12 @@ const HARDLY: f64 = 0.005;
 /// Norm of a spike over the median that is too much to keep.
 const LOOSE: f64 = 4.0;
 
-/// The method with its constant at the scale of the run, where it shares out a norm of the whole. A fixed 1.0 stays what it
-/// is: it is what people have.
-pub(super) fn at_scale(method: Method, threshold: f64) -> Method {
+/// The method with its constant at the scale of the run, where it shares out a norm of the whole, or with those that are
+/// recommended. A fixed 1.0 stays what it is: it is what people have.
+pub(super) fn at_scale(method: Method, threshold: f64, recommended: Method) -> Method {
     match method {
         Method::PerLayer(own) => Method::PerLayer(PerLayer { threshold, ..own }),
+        Method::RollingMedian(_) => recommended,
         other => other,
     }
 }

@@ -26,7 +26,7 @@ pub use gradient::{Applied, Parameter};
 pub use layers::{Concentration, TensorEnergy};
 pub use method::{
     AdaGc, AutoClip, BlockRms, ByValue, Clipper, DpQuantile, FixedNorm, MeanDeviation, MeanMultiple, Method,
-    Needs, PerLayer, Shares, SkipStep, Spam, UnitWise, UpdateClipping, ZClip,
+    Needs, PerLayer, RECENT_NORMS, RollingMedian, Shares, SkipStep, Spam, UnitWise, UpdateClipping, ZClip,
 };
 pub use recommend::{Advice, Recommendation, Status, advise};
 pub use series::{Point, Series, Source, collect};

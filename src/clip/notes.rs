@@ -13,13 +13,13 @@ use crate::robust::median;
 const REACHED: f64 = 1e-3;
 
 /// Median norm below which the 1e-6 that frameworks add to a norm shrinks every step by a hundredth of the threshold and more.
-pub(super) const TINY: f64 = 1e-4;
+const TINY: f64 = 1e-4;
 
-/// Who can use ZClip (zclip 1.0.0).
-const WHERE_ZCLIP_IS: &str = "ZClip is a call in a loop of one's own, or a callback of Lightning; the Hugging Face Trainer, DeepSpeed and Megatron-LM have no setting for it: there set the constant, and look again as the norms move";
+/// Trend of the median over the fitted steps beyond which a constant is wrong soon.
+const TREND: f64 = 2.0;
 
-/// What the steps that were fitted were like; `is_moving` where their median did not stay what it was.
-pub(super) fn of_fit(fit: &Fit, analysis: &Analysis, is_moving: bool) -> Vec<String> {
+/// What the steps that were fitted were like.
+pub(super) fn of_fit(fit: &Fit, analysis: &Analysis) -> Vec<String> {
     let onset = fit.onset.map(|step| {
         format!(
             "from step {} on norms rise to three times their lowest: nothing from there on was fitted",
@@ -32,38 +32,35 @@ pub(super) fn of_fit(fit: &Fit, analysis: &Analysis, is_moving: bool) -> Vec<Str
             grouped(step)
         )
     });
-    let tiny = tiny(fit, is_moving);
-    let zclip = (is_moving && tiny.is_none()).then(|| WHERE_ZCLIP_IS.to_owned());
-    [onset, learned_on, zclip, tiny, warming_up(fit, analysis)].into_iter().flatten().collect()
+    let is_moving = fit.trend > TREND || fit.trend < 1.0 / TREND;
+    let moving = is_moving.then(|| {
+        format!(
+            "the median norm became {} times what it was over these steps: a constant would soon be wrong",
+            short(fit.trend)
+        )
+    });
+    [onset, learned_on, moving, tiny(fit), warming_up(fit, analysis)].into_iter().flatten().collect()
 }
 
-/// When an answer is too old.
-pub(super) fn look_again(fit: &Fit) -> String {
+/// How long the answer as a constant is right.
+pub(super) fn constant(fit: &Fit) -> String {
     let factor = fit.multiple.value.sqrt();
     format!(
-        "look again when the median norm has left {} to {}: the threshold is about the steps it was fitted on",
+        "a constant is right while the median norm stays within {} and {}; norms go on moving: of the runs we know the constant clipped what was asked in about half, the rule in nine of ten (docs/benchmarks-clip.md)",
         short(fit.median / factor),
         short(fit.median * factor)
     )
 }
 
 /// What follows from norms that are as small as what frameworks add to them.
-fn tiny(fit: &Fit, is_moving: bool) -> Option<String> {
+fn tiny(fit: &Fit) -> Option<String> {
     if fit.median >= TINY {
         return None;
     }
     let left = coefficient(fit.median, fit.threshold.value);
     let factor = 10_f64.powf(-fit.median.log10().floor());
-    let moving = if is_moving {
-        format!(
-            "; and the median became {} times what it was, so that a constant does not stay right",
-            short(fit.trend)
-        )
-    } else {
-        String::new()
-    };
     Some(format!(
-        "norms are so small that the 1e-6 which PyTorch, DeepSpeed and Megatron-LM add to them counts: at this threshold a step of the median norm is multiplied by {}; multiply the loss by {factor:e} (under SGD divide the learning rate by it) and look again{moving}",
+        "norms are so small that the 1e-6 which PyTorch, DeepSpeed and Megatron-LM add to them counts: at this threshold a step of the median norm is multiplied by {}; multiply the loss by {factor:e} (under SGD divide the learning rate by it) and look again",
         short(left)
     ))
 }

@@ -7,8 +7,8 @@ use super::backtest::{self, Candidate};
 use super::fit::{FEWEST_NORMS, Fit, fit};
 use super::layers::{Concentration, concentration};
 use super::losers;
-use super::method::{AutoClip, FixedNorm, Method, USUAL, ZClip};
-use super::notes::{TINY, about, by_optimizer, doubted_scale, look_again, of_fit};
+use super::method::{AutoClip, FixedNorm, Method, RECENT_NORMS, RollingMedian, USUAL, ZClip};
+use super::notes::{about, by_optimizer, constant, doubted_scale, of_fit};
 use super::optimizer::{self, Optimizer, USUAL_BETA2};
 use super::series::{OVERFLOWED, Series, Source, collect};
 use super::snippets::{self, Snippet};
@@ -19,8 +19,8 @@ use crate::number::{grouped, short};
 /// Upper end of the interval over the lower one beyond which more has to be collected.
 pub const WIDE: f64 = 1.5;
 
-/// Trend of the median over the fitted steps beyond which a constant does not stay right.
-pub const TREND: f64 = 2.0;
+/// The recommended rule never goes above this many times the present median: a run whose usual norm is there explodes.
+pub const MOST_OVER_MEDIAN: f64 = 10.0;
 
 /// What a run's clipping should be.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -28,8 +28,11 @@ pub const TREND: f64 = 2.0;
 pub struct Advice {
     /// The threshold, and how sure it is.
     pub recommendation: Recommendation,
-    /// Lines of configuration that do it.
+    /// Lines of configuration that clip to the threshold, a constant.
     pub snippets: Vec<Snippet>,
+    /// Lines of code that clip to the multiple of the recent median, where that is recommended.
+    #[serde(default)]
+    pub rule_snippets: Vec<Snippet>,
     /// Every method held against the record: the recommended one first, then by regret, then those that were not evaluated.
     pub candidates: Vec<Candidate>,
     /// Where the energy of spikes is, which decides whether tensors should be clipped on their own.
@@ -57,17 +60,17 @@ pub enum Status {
 pub struct Recommendation {
     /// How sure it is.
     pub status: Status,
-    /// `global-norm`, or `zclip` where a constant would not stay right.
+    /// `rolling-median` from recorded norms; `global-norm` where only the scale is known, or nothing.
     pub method: String,
-    /// The norm to clip to.
+    /// The norm to clip to while the median is `median`.
     pub threshold: Option<f64>,
-    /// Lower end of its 90 % interval.
+    /// Lower end of its interval: that of the multiple, which spans the 90 % intervals of the two halves of the steps.
     pub low: Option<f64>,
     /// Upper end.
     pub high: Option<f64>,
-    /// It over the median norm.
+    /// It over the median norm; for `rolling-median` over that of the ten norms before a step.
     pub multiple_of_median: Option<f64>,
-    /// The median norm.
+    /// The present median norm.
     pub median: Option<f64>,
     /// First and last step it was fitted on: it is about those, and expires as the norms move away from their median.
     pub fitted_steps: Option<[u64; 2]>,
@@ -207,6 +210,7 @@ pub(super) fn without(sentence: String, series: &Series, used: Option<f64>) -> A
     Advice {
         recommendation,
         snippets: Vec::new(),
+        rule_snippets: Vec::new(),
         candidates: Vec::new(),
         layers: Measured::not("there is no threshold for the whole gradient"),
         layer_snippets: Vec::new(),
@@ -214,18 +218,14 @@ pub(super) fn without(sentence: String, series: &Series, used: Option<f64>) -> A
 }
 
 /// The answer in one sentence.
-fn answer(fit: &Fit, is_relative: bool) -> String {
-    let steps = format!("{} to {}", grouped(fit.steps[0]), grouped(fit.steps[1]));
-    let threshold = short(fit.threshold.value);
-    if is_relative {
-        format!(
-            "clip relative to the norms of the run (ZClip without a fixed norm): their median became {} times what it was over steps {steps}, and a constant does not stay right; now it would be {threshold}",
-            short(fit.trend)
-        )
-    } else {
-        let multiple = short(fit.multiple.value);
-        format!("clip the gradient norm at {threshold}, {multiple} times its median over steps {steps}")
-    }
+fn answer(fit: &Fit) -> String {
+    format!(
+        "clip the gradient norm at {} times the median of the last {RECENT_NORMS} norms; as a constant that is {} at present (fitted on steps {} to {})",
+        short(fit.multiple.value),
+        short(fit.threshold.value),
+        grouped(fit.steps[0]),
+        grouped(fit.steps[1]),
+    )
 }
 
 fn fitted(
@@ -236,18 +236,15 @@ fn fitted(
     used: Option<f64>,
 ) -> Advice {
     let threshold = fit.threshold.value;
-    let is_moving = fit.trend > TREND || fit.trend < 1.0 / TREND;
-    // Where norms are as small as the 1e-6 of its own, ZClip never fires.
-    let is_relative = is_moving && fit.median >= TINY;
-    let is_wide = fit.threshold.high / fit.threshold.low > WIDE;
-    let recommended = if is_relative {
-        Method::ZClip(ZClip::default())
-    } else {
-        Method::FixedNorm(FixedNorm { threshold })
+    let is_wide = fit.multiple.high / fit.multiple.low > WIDE;
+    let rule = RollingMedian {
+        multiple: fit.multiple.value,
+        max_norm: Some(MOST_OVER_MEDIAN * fit.median),
+        ..RollingMedian::default()
     };
+    let recommended = Method::RollingMedian(rule);
     let doubt = doubted_scale(series, analysis, threshold);
-    let sentence =
-        [answer(fit, is_relative)].into_iter().chain(doubt.clone()).collect::<Vec<String>>().join("; ");
+    let sentence = [answer(fit)].into_iter().chain(doubt.clone()).collect::<Vec<String>>().join("; ");
     let beta2 = optimizer.beta2.unwrap_or(USUAL_BETA2);
     let candidates = candidates(series, fit, recommended, used, beta2);
     let layers = concentration(series, &analysis.intervals, fit.multiple.value);
@@ -259,13 +256,13 @@ fn fitted(
     let layer_snippets = snippets::per_tensor(&single);
     let mut notes = Vec::new();
     if is_wide {
-        let (low, high) = (short(fit.threshold.low), short(fit.threshold.high));
-        notes.push(format!("collect more: over these steps the right threshold was anywhere from {low} to {high}; the norms are worth {:.0} independent ones", fit.effective));
+        let (low, high) = (short(fit.multiple.low), short(fit.multiple.high));
+        notes.push(format!("collect more: the right multiple is anywhere from {low} to {high}; the norms are worth {:.0} independent ones", fit.effective));
     }
-    notes.extend(of_fit(fit, analysis, is_moving));
+    notes.extend(of_fit(fit, analysis));
     notes.extend(about(series, analysis, used, threshold));
     notes.extend(by_optimizer(optimizer));
-    notes.push(look_again(fit));
+    notes.push(constant(fit));
     let recommendation = Recommendation {
         status: if is_wide || doubt.is_some() { Status::CollectMore } else { Status::Recommended },
         method: recommended.name().to_owned(),
@@ -287,7 +284,8 @@ fn fitted(
     };
     Advice {
         recommendation,
-        snippets: if is_relative { snippets::relative() } else { snippets::global_norm(threshold) },
+        snippets: snippets::global_norm(threshold),
+        rule_snippets: snippets::rolling_median(rule, fit.median),
         candidates,
         layers: layers.map_or_else(Measured::not, Measured::Value),
         layer_snippets,
@@ -313,7 +311,7 @@ fn candidates(
         Method::ZClip(ZClip::default()),
     ];
     let in_use = used.map(|threshold| Method::FixedNorm(FixedNorm { threshold }));
-    let known = Method::with_usual_constants().map(|method| losers::at_scale(method, threshold));
+    let known = Method::with_usual_constants().map(|method| losers::at_scale(method, threshold, recommended));
     for method in in_use.into_iter().chain(more).chain(known) {
         if !methods.contains(&method) {
             methods.push(method);

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::method::RollingMedian;
 use crate::number::short;
 
 /// Text to copy.
@@ -41,25 +42,33 @@ pub fn global_norm(threshold: f64) -> Vec<Snippet> {
     ]
 }
 
-/// ZClip without a fixed norm: a threshold that follows the norms. One norm that is not finite would make its mean NaN, after which it
-/// clips nothing (zclip 1.0.0).
-pub fn relative() -> Vec<Snippet> {
+/// Clipping to a multiple of the median of the last norms, which begin at `median`. A norm that is not finite is no step, and is
+/// not remembered. The Trainer reads its `max_grad_norm` anew at every step, and hands the norm before clipping to `on_log`.
+pub fn rolling_median(rule: RollingMedian, median: f64) -> Vec<Snippet> {
+    let (multiple, usual, window) = (short(rule.multiple), short(median), rule.window);
+    let limit = match rule.max_norm {
+        Some(most) => format!("min({multiple} * median(recent), {})", short(most)),
+        None => format!("{multiple} * median(recent)"),
+    };
+    let begin = format!(
+        "import math; from collections import deque; from statistics import median; recent = deque([{usual}] * {window}, maxlen={window})"
+    );
+    let clip = format!(
+        "limit = {limit}; norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), limit))  # {UNSCALED}"
+    );
+    let step = "if math.isfinite(norm): recent.append(min(norm, limit)); optimizer.step()  # under AMP scaler.step(optimizer)";
+    let trainer = format!(
+        "class RollingMedian(transformers.TrainerCallback): on_log = lambda self, args, state, control, logs, **_: (recent.append(min(logs[\"grad_norm\"], args.max_grad_norm)), setattr(args, \"max_grad_norm\", {limit}))[1] if math.isfinite(logs.get(\"grad_norm\", math.nan)) else None  # with PyTorch's first line, max_grad_norm as above, logging_steps=1, and callbacks=[RollingMedian()]"
+    );
+    let lightning = format!(
+        "def configure_gradient_clipping(self, optimizer, *_, **__): limit = {limit}; norm = float(torch.nn.utils.clip_grad_norm_(self.parameters(), limit)); math.isfinite(norm) and recent.append(min(norm, limit))  # in the LightningModule, with PyTorch's first line"
+    );
     vec![
-        Snippet::new(
-            "PyTorch",
-            "from zclip import ZClip  # pip install zclip; and, before the first step, zclip = ZClip(max_grad_norm=None)",
-        ),
-        Snippet::new(
-            "PyTorch",
-            format!(
-                "norm = torch.nn.utils.clip_grad_norm_(model.parameters(), float(\"inf\"))  # {UNSCALED}"
-            ),
-        ),
-        Snippet::new("PyTorch", "if torch.isfinite(norm): zclip.step(model); optimizer.step()"),
-        Snippet::new(
-            "Lightning",
-            "Trainer(callbacks=[ZClipLightningCallback(max_grad_norm=None)])  # from zclip; without that check",
-        ),
+        Snippet::new("PyTorch", begin),
+        Snippet::new("PyTorch", clip),
+        Snippet::new("PyTorch", step),
+        Snippet::new("Hugging Face Trainer", trainer),
+        Snippet::new("Lightning", lightning),
     ]
 }
 
@@ -126,13 +135,13 @@ mod tests {
     /// A norm that is not finite gets neither into what a method remembers nor into the weights.
     #[test]
     fn what_follows_norms_looks_whether_they_are_finite_first() {
-        for lines in [relative(), auto_clip()] {
+        for lines in [rolling_median(RollingMedian::default(), 1.0), auto_clip()] {
             let of_torch = lines.iter().filter(|line| line.place == "PyTorch");
             let text: Vec<&str> = of_torch.map(|line| line.text.as_str()).collect();
             let text = text.join("\n");
             let check = text.find("isfinite(norm)").expect("it checks");
             assert!(text.find("import").expect("it says what of") < text.find(UNSCALED).expect("of AMP too"));
-            for later in ["zclip.step(", "norms.append(", "optimizer.step()"] {
+            for later in ["recent.append(", "norms.append(", "optimizer.step()"] {
                 assert!(text.find(later).is_none_or(|at| at > check), "{later}: {text}");
             }
         }

@@ -95,7 +95,7 @@ impl Page<'_> {
             let median = own
                 .median
                 .map_or_else(String::new, |median| format!("; the median norm is {}", short(median)));
-            wrapped(out, "", &format!("90 % interval {} to {}{median}", short(low), short(high)))?;
+            wrapped(out, "", &format!("interval {} to {}{median}", short(low), short(high)))?;
         }
         writeln!(out)
     }
@@ -116,7 +116,12 @@ impl Page<'_> {
             writeln!(out, "  … {} more (--all shows every method)", judged.len() - shown)?;
         }
         writeln!(out)?;
+        writeln!(out, "as a constant")?;
         snippets(out, &self.report.advice.snippets)?;
+        if !self.report.advice.rule_snippets.is_empty() {
+            writeln!(out, "as a rule that follows the norms")?;
+            snippets(out, &self.report.advice.rule_snippets)?;
+        }
         for one in judged.iter().skip(1).take(shown - 1) {
             wrapped(out, "  ", &format!("{}: {}", one.label, one.why))?;
         }

@@ -82,13 +82,18 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
 }
 
 /// How bad it is, the limit it is above, and what the message adds; `usual` is the median ratio of the other attentions, if there are any.
-fn verdict(paths: AttentionPaths, usual: Option<f64>, thresholds: &Thresholds) -> Option<(Severity, f64, String)> {
+fn verdict(
+    paths: AttentionPaths,
+    usual: Option<f64>,
+    thresholds: &Thresholds,
+) -> Option<(Severity, f64, String)> {
     let (limit, note) = (thresholds.get("ratio"), thresholds.get("note"));
     if ratio(paths) > limit && paths.softmax > thresholds.get("gain") {
         return Some((Severity::Warning, limit, String::new()));
     }
     let amplifies = paths.softmax > thresholds.get("note-gain");
-    let usual = usual.filter(|usual| amplifies && ratio(paths) > note.max(thresholds.get("siblings") * usual))?;
+    let usual =
+        usual.filter(|usual| amplifies && ratio(paths) > note.max(thresholds.get("siblings") * usual))?;
     let beside = format!("; the other attentions have {} times in the median", short(usual));
     Some((Severity::Note, note, beside))
 }
@@ -129,7 +134,10 @@ mod tests {
 
     #[test]
     fn attentions_that_all_lean_on_their_softmax_or_amplify_nothing_are_healthy() {
-        assert!(judge(&RULE, &attentions(&[(6.6, 3.4), (11.5, 2.8), (7.3, 2.5)])).is_clean(), "as a published encoder");
+        assert!(
+            judge(&RULE, &attentions(&[(6.6, 3.4), (11.5, 2.8), (7.3, 2.5)])).is_clean(),
+            "as a published encoder"
+        );
         assert!(judge(&RULE, &attentions(&[(0.1, 2.5), (4.7, 2.5)])).is_clean(), "below the ratio of a note");
         assert!(judge(&RULE, &attentions(&[(0.01, 1.0), (0.9, 0.2)])).is_clean());
         assert!(judge(&RULE, &attentions(&[(9.0, 0.0)])).is_clean(), "there is no other to compare it with");

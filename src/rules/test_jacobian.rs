@@ -142,7 +142,8 @@ pub(super) fn attention(softmax: f64, value: f64) -> CheckpointAnalysis {
 /// Attentions, each with its gain through the softmax and through the values.
 pub(super) fn attentions(paths: &[(f64, f64)]) -> CheckpointAnalysis {
     let own = |(index, &(softmax, value)): (usize, &(f64, f64))| {
-        let mut own = part(&format!("h.{index} attention"), PartKind::Attention, Measured::Value(softmax.max(value)));
+        let mut own =
+            part(&format!("h.{index} attention"), PartKind::Attention, Measured::Value(softmax.max(value)));
         own.paths = Measured::Value(AttentionPaths { value, softmax });
         own
     };

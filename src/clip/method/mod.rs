@@ -20,6 +20,7 @@ mod fixed_norm;
 mod mean_deviation;
 mod mean_multiple;
 mod per_layer;
+mod rolling_median;
 mod skip_step;
 mod spam;
 #[cfg(test)]
@@ -38,6 +39,7 @@ pub use fixed_norm::{FixedNorm, USUAL};
 pub use mean_deviation::MeanDeviation;
 pub use mean_multiple::MeanMultiple;
 pub use per_layer::{PerLayer, Shares};
+pub use rolling_median::{RECENT_NORMS, RollingMedian};
 pub use skip_step::SkipStep;
 pub use spam::Spam;
 pub use unit_wise::UnitWise;
@@ -75,6 +77,8 @@ pub enum Method {
     SkipStep(SkipStep),
     /// A multiple of the mean norm.
     MeanMultiple(MeanMultiple),
+    /// A multiple of the median of the last norms.
+    RollingMedian(RollingMedian),
 }
 
 /// What a method needs to be judged.
@@ -120,7 +124,9 @@ impl Method {
             Method::AdaGc(_) => State::AdaGc(ada_gc::State::default()),
             Method::Spam(_) => State::Spam(spam::State::default()),
             Method::DpQuantile(_) => State::DpQuantile(dp_quantile::State::default()),
-            Method::MeanDeviation(_) | Method::SkipStep(_) => State::Window(window::Window::default()),
+            Method::MeanDeviation(_) | Method::SkipStep(_) | Method::RollingMedian(_) => {
+                State::Window(window::Window::default())
+            }
             Method::MeanMultiple(_) => State::Mean(mean_multiple::State::default()),
             Method::FixedNorm(_)
             | Method::ByValue(_)
@@ -141,7 +147,8 @@ impl Method {
             | Method::DpQuantile(_)
             | Method::MeanDeviation(_)
             | Method::SkipStep(_)
-            | Method::MeanMultiple(_) => Needs::Norm,
+            | Method::MeanMultiple(_)
+            | Method::RollingMedian(_) => Needs::Norm,
             Method::PerLayer(_) | Method::BlockRms(_) | Method::AdaGc(_) => Needs::TensorNorms,
             Method::ByValue(_) | Method::UnitWise(_) | Method::Spam(_) | Method::UpdateClipping(_) => {
                 Needs::Gradients
@@ -166,6 +173,7 @@ impl Method {
             Method::MeanDeviation(_) => "mean-deviation",
             Method::SkipStep(_) => "skip-step",
             Method::MeanMultiple(_) => "mean-multiple",
+            Method::RollingMedian(_) => "rolling-median",
         }
     }
 }
@@ -192,6 +200,7 @@ impl fmt::Display for Method {
             Method::MeanDeviation(own) => format!("mean + {} sigma", short(own.deviations)),
             Method::SkipStep(own) => format!("skip beyond {} sigma", short(own.deviations)),
             Method::MeanMultiple(own) => format!("{} times the mean", short(own.multiple)),
+            Method::RollingMedian(own) => format!("rolling median {}", short(own.multiple)),
         };
         f.pad(&text)
     }
@@ -221,7 +230,7 @@ impl FromStr for Method {
 
 impl Method {
     /// Every method once, with the constants of its paper or its reference.
-    pub fn with_usual_constants() -> [Method; 14] {
+    pub fn with_usual_constants() -> [Method; 15] {
         [
             Method::FixedNorm(FixedNorm { threshold: USUAL }),
             Method::ByValue(ByValue { limit: 1.0 }),
@@ -237,6 +246,7 @@ impl Method {
             Method::MeanDeviation(MeanDeviation::default()),
             Method::SkipStep(SkipStep::default()),
             Method::MeanMultiple(MeanMultiple { multiple: 1.0 }),
+            Method::RollingMedian(RollingMedian::default()),
         ]
     }
 }
@@ -259,6 +269,7 @@ impl Clipper {
             (Method::MeanDeviation(own), State::Window(state)) => Some(own.threshold(state, norm)),
             (Method::SkipStep(own), State::Window(state)) => Some(own.threshold(state, norm)),
             (Method::MeanMultiple(own), State::Mean(state)) => Some(own.threshold(state, norm)),
+            (Method::RollingMedian(own), State::Window(state)) => Some(own.threshold(state, norm)),
             _ => None,
         }
     }

@@ -35,6 +35,7 @@ fn thresholds_of_a_recorded_series_are_those_of_the_references() {
         (Method::MeanDeviation(MeanDeviation::default()), "mean_deviation"),
         (Method::DpQuantile(DpQuantile::default()), "dp_quantile"),
         (Method::MeanMultiple(MeanMultiple { multiple: 1.0 }), "mean_multiple"),
+        (Method::RollingMedian(RollingMedian::default()), "rolling_median"),
     ];
     for (method, name) in cases {
         assert_limits(method, &norms, &numbers(&series[name]), 1e-12);

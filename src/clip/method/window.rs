@@ -1,6 +1,8 @@
-//! The last norms, and their mean and deviation: what mean + kσ and skipped steps go by.
+//! The last norms, with their mean, deviation and median: what mean + kσ, skipped steps and the rolling median go by.
 
 use serde::{Deserialize, Serialize};
+
+use crate::robust::median;
 
 /// Independent sums, which a processor adds up side by side.
 const LANES: usize = 8;
@@ -25,6 +27,11 @@ impl Window {
             *oldest = norm;
             self.oldest = (self.oldest + 1) % most;
         }
+    }
+
+    /// The median; `None` of nothing.
+    pub(super) fn median(&self) -> Option<f64> {
+        median(self.norms.iter().copied())
     }
 
     /// Mean, and standard deviation with `lost` degrees of freedom lost. Two passes, as nothing cancels then.

@@ -17,6 +17,7 @@ use crate::report::text::{safe, safe_sentence};
 struct Page {
     head: Head,
     snippets: Vec<Snippet>,
+    rule_snippets: Vec<Snippet>,
     notes: Vec<String>,
     plots: Vec<Figure>,
     record: String,
@@ -39,6 +40,7 @@ pub fn clip_html(report: &ClipReport, series: &Series) -> Vec<u8> {
     rendered(&Page {
         head: head(report),
         snippets: snippets(&advice.snippets),
+        rule_snippets: snippets(&advice.rule_snippets),
         notes: advice.recommendation.notes.iter().map(|note| safe_sentence(note)).collect(),
         plots: figures(&crate::report::clip_plots(series, &advice.recommendation)),
         record: match spikes {
@@ -77,7 +79,7 @@ fn head(report: &ClipReport) -> Head {
     if let (Some(low), Some(high)) = (own.low, own.high) {
         let median =
             own.median.map_or_else(String::new, |one| format!("; the median norm is {}", short(one)));
-        head.facts.push(format!("90 % interval {} to {}{median}", short(low), short(high)));
+        head.facts.push(format!("interval {} to {}{median}", short(low), short(high)));
     }
     head
 }

@@ -25,13 +25,14 @@ fn write(report: &ClipReport, out: &mut String) -> fmt::Result {
     };
     writeln!(out, "### flashpoint clip: {}\n\n**{status}**: {}\n", code(&report.run), code(&own.sentence))?;
     let interval = match (own.low, own.high) {
-        (Some(low), Some(high)) => format!("; 90 % interval {} to {}", short(low), short(high)),
+        (Some(low), Some(high)) => format!("; interval {} to {}", short(low), short(high)),
         _ => String::new(),
     };
     writeln!(out, "{} from {}{interval}\n", counted(own.norms, "gradient norm"), source_name(own.source))?;
     if !advice.snippets.is_empty() {
         writeln!(out, "#### What to do\n")?;
         snippets(&advice.snippets, "", out)?;
+        snippets(&advice.rule_snippets, "", out)?;
         writeln!(out)?;
     }
     let judged = advice.candidates.iter().filter_map(|one| Some((one, one.backtest.value()?)));

@@ -1,0 +1,43 @@
+//! A multiple of the median of the last few norms: a threshold that goes where the norms of a healthy run go.
+//!
+//! Our own, after the remark of Pascanu, Mikolov, Bengio 2013 (arXiv:1211.5063, section 3.2) that a threshold is to be a multiple of the
+//! usual norm. Norms are remembered as they are after clipping: a median of ten does not move for a spike of up to four steps, and for a
+//! longer one by no more than the multiple in five. It cannot shrink by its own doing, as what is clipped is above the median. A
+//! slow explosion it would follow, hence the most that it may be.
+
+use serde::{Deserialize, Serialize};
+
+pub use super::window::Window as State;
+
+/// Norms whose median it goes by.
+pub const RECENT_NORMS: usize = 10;
+
+/// The method and its constants.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct RollingMedian {
+    /// The threshold over the median.
+    pub multiple: f64,
+    /// Norms that are looked back at.
+    pub window: usize,
+    /// The threshold is not above this.
+    pub max_norm: Option<f64>,
+}
+
+impl Default for RollingMedian {
+    /// In the healthy runs of the zoo a tenth of the norms is above 1.34 times that median (docs/benchmarks-clip.md).
+    fn default() -> Self {
+        Self { multiple: 1.5, window: RECENT_NORMS, max_norm: None }
+    }
+}
+
+impl RollingMedian {
+    /// The multiple of the median of the norms before this one, before half a window of them nothing but the most it may be.
+    pub fn threshold(&self, state: &mut State, norm: f64) -> f64 {
+        let most = self.max_norm.unwrap_or(f64::INFINITY);
+        let enough = state.len() >= (self.window / 2).max(1);
+        let usual = state.median().filter(|_| enough);
+        let limit = usual.map_or(most, |usual| (self.multiple * usual).min(most));
+        state.push(norm.min(limit), self.window);
+        limit
+    }
+}
