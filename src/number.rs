@@ -6,8 +6,10 @@ pub fn short(value: f64) -> String {
     if value.fract() == 0.0 && magnitude < 1e5 {
         format!("{value:.0}")
     } else if (1e-3..1e5).contains(&magnitude) {
-        let integer_digits = [10.0, 100.0, 1000.0, 1e4].iter().filter(|&&power| magnitude >= power).count();
-        let leading_zeros = [1.0, 0.1, 0.01].iter().filter(|&&power| magnitude < power).count();
+        // What is rounded up to a power of ten has its digits.
+        let reaches = |power: f64| magnitude >= power * (1.0 - 5e-5);
+        let integer_digits = [10.0, 100.0, 1000.0, 1e4].iter().filter(|&&power| reaches(power)).count();
+        let leading_zeros = [1.0, 0.1, 0.01].iter().filter(|&&power| !reaches(power)).count();
         let decimals = (3 + leading_zeros).saturating_sub(integer_digits);
         format!("{value:.decimals$}")
     } else {

@@ -13,7 +13,7 @@ use crate::clip::{Advice, Backtest, Candidate, Concentration, Snippet, Source, S
 use crate::number::{counted, grouped, short};
 
 /// Candidates beyond the recommended one that a folded table shows.
-const FOLDED_ROWS: usize = 10;
+const FOLDED_ROWS: usize = 11;
 
 /// Tensors that a folded table of layers shows.
 const FOLDED_TENSORS: usize = 8;
