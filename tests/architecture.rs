@@ -20,7 +20,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("robust", &[]),
     ("compute", &["error", "context", "tensor", "random"]),
     ("checkpoint", &["error", "context", "files", "tensor", "format"]),
-    ("history", &["error", "context", "files", "tensor", "format", "checkpoint"]),
+    (
+        "history",
+        &["error", "context", "number", "files", "tensor", "format", "random", "robust", "checkpoint"],
+    ),
     ("network", &["error", "nearest", "tensor", "checkpoint", "compute", "random"]),
     (
         "analysis",

@@ -33,7 +33,15 @@ const REPORTS: [Report; 6] = [
     },
     Report {
         command: &["clip", "fixtures/clip/bloom-176b.jsonl"],
-        says: &["0.1563", "clip_grad_norm_", "ZClip", "AutoClip", "regret", "31,207"],
+        says: &[
+            "0.1569",
+            "1.103 times the median",
+            "clip_grad_norm_",
+            "ZClip",
+            "AutoClip",
+            "regret",
+            "31,207",
+        ],
         plots: &["clipping"],
     },
     Report {

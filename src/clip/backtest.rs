@@ -106,7 +106,7 @@ pub fn run(method: Method, series: &Series, fit: &Fit, beta2: f64) -> Measured<B
             } else {
                 let limit = clipper.threshold(point.norm).unwrap_or(f64::INFINITY);
                 match method {
-                    Method::FixedNorm(_) => as_torch_does(point, limit),
+                    Method::FixedNorm(_) | Method::RollingMedian(_) => as_torch_does(point, limit),
                     _ => as_a_whole(point, limit),
                 }
             }

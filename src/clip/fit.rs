@@ -1,8 +1,8 @@
 //! What is usual for a run: its healthy norms, without start, trend and outliers, and the quantile that a threshold is set at.
 //!
 //! The steps are those of the risk catalogue, section 2.4: cut at the onset, drop the start, detrend, keep the core, take its .90
-//! quantile. Where we leave it: a norm is taken over the median of the ten before it, as the rule that is recommended takes it, and
-//! not over a median that looks ahead; and the interval spans those of the two halves of the steps, since spreads change and an interval of
+//! quantile. Where we leave it: a norm is taken over the median of the ten before it, as the rule that is recommended takes it (but
+//! for what that clips), and not over a median that looks ahead; and the interval spans those of the two halves of the steps, since spreads change and an interval of
 //! all of them does not know it. Both were found on runs whose later steps the fit had not seen (docs/benchmarks-clip.md).
 
 use super::estimate::{Estimate, correlation_time, quantile};
@@ -25,6 +25,9 @@ pub const ONSET_RATIO: f64 = 3.0;
 
 /// And as many standard errors of a median of [`ONSET_WINDOW`] norms above it: among many medians of noisy norms the lowest is far down.
 pub const ONSET_ERRORS: f64 = 8.0;
+
+/// Rises that a run may have learned on from; the next one counts as the onset, whatever the loss does.
+const MOST_RISES: usize = 8;
 
 /// Loss over its level before norms rose, above which the run got worse (E3).
 pub const WORSE: f64 = 1.5;
@@ -70,7 +73,9 @@ pub struct Fit {
     pub effective: f64,
     /// Median of the last norms.
     pub median: f64,
-    /// The threshold over the median of the [`RECENT_NORMS`] norms before a step.
+    /// The quantile over the median of the [`RECENT_NORMS`] norms before a step.
+    pub unbounded: Estimate,
+    /// The threshold over that median: the quantile within [`MULTIPLE_RANGE`].
     pub multiple: Estimate,
     /// The threshold at `median`: `multiple` times it.
     pub threshold: Estimate,
@@ -88,13 +93,9 @@ pub fn fit(series: &Series, warmup_end: Option<u64>) -> Result<Fit, String> {
         ));
     }
     let logs: Vec<f64> = points.iter().map(|point| point.norm.ln()).collect();
-    let risen = onset(&logs);
-    let (learned_on, onset) = match risen {
-        Some(at) if learns_on(points, at) => (Some(points[at].step), None),
-        risen => (None, risen),
-    };
+    let (learned_on, onset) = rises(points, &logs);
     let end = onset.unwrap_or(points.len());
-    let onset = onset.map(|at| points[at].step);
+    let [learned_on, onset] = [learned_on, onset].map(|at| at.map(|at| points[at].step));
     if end < FEWEST_NORMS {
         return Err(format!(
             "there {} before step {}, from which they rise to {ONSET_RATIO} times their lowest, and a threshold needs {FEWEST_NORMS}",
@@ -106,12 +107,15 @@ pub fn fit(series: &Series, warmup_end: Option<u64>) -> Result<Fit, String> {
     let norms: Vec<f64> = points[start..end].iter().map(|point| point.norm).collect();
     let usual = median(norms.iter().copied()).unwrap_or_default();
     let residuals = recent_residuals(&logs[..end], start);
-    let Some((multiple, core, effective)) = multiple(&residuals, grain(&norms) / usual / 2.0) else {
+    let rounding = grain(&norms) / usual / 2.0;
+    let (spanned, core, effective) = multiple(&residuals, rounding).ok_or("no gradient norm is left")?;
+    if core < FEWEST_CORE {
         return Err(format!(
-            "without the start of the run there {}, and a threshold needs {FEWEST_CORE}",
-            are(residuals.len(), "gradient norm")
+            "without the start of the run and what stands out there {}, and a threshold needs {FEWEST_CORE}",
+            are(core, "gradient norm")
         ));
-    };
+    }
+    let multiple = spanned.map(|multiple| multiple.clamp(MULTIPLE_RANGE[0], MULTIPLE_RANGE[1]));
     let logs = &logs[start..end];
     let quarter = logs.len() / 4;
     let middle = |logs: &[f64]| median(logs.iter().copied()).unwrap_or_default();
@@ -121,20 +125,41 @@ pub fn fit(series: &Series, warmup_end: Option<u64>) -> Result<Fit, String> {
         range: start..end,
         onset,
         learned_on,
-        core,
+        core: core as u64,
         effective,
         median: now,
+        unbounded: spanned,
         multiple,
         threshold: multiple.map(|multiple| multiple * now),
         trend: (middle(&logs[logs.len() - quarter..]) - middle(&logs[..quarter])).exp(),
     })
 }
 
-/// Index of the first point of the window whose median is first three times the lowest before it, and higher by more than noise.
-fn onset(logs: &[f64]) -> Option<usize> {
-    let noise: Vec<f64> = logs.iter().zip(trend(logs)).map(|(log, level)| (log - level).abs()).collect();
+/// Where norms first rose while the run learned on, and where they rose and it did not.
+fn rises(points: &[Point], logs: &[f64]) -> (Option<usize>, Option<usize>) {
+    let rise = least_rise(logs);
+    let (mut learned_on, mut from) = (None, 0);
+    for _ in 0..MOST_RISES {
+        let Some(at) = first_rise(&logs[from..], rise).map(|at| from + at) else { return (learned_on, None) };
+        if !learns_on(points, at) {
+            return (learned_on, Some(at));
+        }
+        learned_on.get_or_insert(at);
+        // Behind the window that has risen, at the level that is the run's from there on.
+        from = at + ONSET_WINDOW + 1;
+    }
+    (learned_on, first_rise(&logs[from..], rise).map(|at| from + at))
+}
+
+/// How far a median of [`ONSET_WINDOW`] norms has to be above the lowest, in ln: three times, and beyond noise.
+fn least_rise(logs: &[f64]) -> f64 {
+    let noise = logs.iter().zip(trend(logs)).map(|(log, level)| (log - level).abs());
     let deviation = MAD_TO_DEVIATION * median(noise).unwrap_or_default();
-    let rise = ONSET_RATIO.ln().max(ONSET_ERRORS * MEDIAN_ERROR * deviation / (ONSET_WINDOW as f64).sqrt());
+    ONSET_RATIO.ln().max(ONSET_ERRORS * MEDIAN_ERROR * deviation / (ONSET_WINDOW as f64).sqrt())
+}
+
+/// Index of the first point of the window whose median is first so far above the lowest before it.
+fn first_rise(logs: &[f64], rise: f64) -> Option<usize> {
     let mut window = Sorted::new(ONSET_WINDOW);
     let mut lowest = f64::INFINITY;
     for (at, &log) in logs.iter().enumerate() {
@@ -217,11 +242,8 @@ fn trend(logs: &[f64]) -> Vec<f64> {
 
 /// The quantile of the core as a multiple, how many norms that is, and how many independent ones it is worth. Its interval spans
 /// the 90 % intervals of the two halves.
-fn multiple(residuals: &[f64], rounding: f64) -> Option<(Estimate, u64, f64)> {
+fn multiple(residuals: &[f64], rounding: f64) -> Option<(Estimate, usize, f64)> {
     let (all, count, effective) = target(residuals, rounding)?;
-    if count < FEWEST_CORE as u64 {
-        return None;
-    }
     let (first, second) = residuals.split_at(residuals.len() / 2);
     let spanned = [first, second].into_iter().filter_map(|half| target(half, rounding)).fold(
         Estimate { low: all.value, high: all.value, ..all },
@@ -231,15 +253,15 @@ fn multiple(residuals: &[f64], rounding: f64) -> Option<(Estimate, u64, f64)> {
             ..spanned
         },
     );
-    Some((spanned.map(|log| log.exp().clamp(MULTIPLE_RANGE[0], MULTIPLE_RANGE[1])), count, effective))
+    Some((spanned.map(f64::exp), count, effective))
 }
 
 /// The quantile of the core of some residuals, its size, and how many independent ones it is worth.
-fn target(residuals: &[f64], rounding: f64) -> Option<(Estimate, u64, f64)> {
+fn target(residuals: &[f64], rounding: f64) -> Option<(Estimate, usize, f64)> {
     let mut core = core(residuals, rounding);
     let effective = core.len() as f64 / correlation_time(&core);
     core.sort_unstable_by(f64::total_cmp);
-    Some((quantile(&core, TARGET, effective)?, core.len() as u64, effective))
+    Some((quantile(&core, TARGET, effective)?, core.len(), effective))
 }
 
 /// Each norm from `start` on over the median of the [`RECENT_NORMS`] before it, as logarithms; of those that have as many before them.
@@ -350,6 +372,43 @@ mod tests {
             assert_eq!((found.onset, found.learned_on), (None, Some(73)));
             assert!((found.median / learned.median - 1.0).abs() < 1e-12, "{found:?}");
         }
+    }
+
+    /// A rise that the run learned on from does not excuse the one that it did not.
+    #[test]
+    fn an_explosion_behind_a_rise_that_was_learned_on_from_is_cut_off_all_the_same() {
+        let mut norms = log_normal(0.3, 0.1, 80);
+        norms.extend(log_normal(1.2, 0.1, 1000));
+        norms.extend(log_normal(60.0, 0.1, 300));
+        let mut series = series(&norms, 1);
+        for point in &mut series.points {
+            let step = point.step as f64;
+            point.loss = Some(if point.step <= 1080 { 10.4 - 0.007 * step } else { 7.0 });
+        }
+        let found = fit(&series, None).unwrap();
+        let [learned_on, onset] = [found.learned_on, found.onset].map(|step| step.expect("there is one"));
+        assert!((65..=90).contains(&learned_on) && (1066..=1090).contains(&onset), "{learned_on} {onset}");
+        assert!((found.median / 1.2 - 1.0).abs() < 0.05, "{found:?}");
+    }
+
+    /// Medians of 15 of norms with a log-sd of .7 range over more than ln 3 in twenty thousand steps: that is no onset.
+    #[test]
+    fn noise_is_no_onset_and_a_rise_out_of_it_is() {
+        let mut norms = log_normal(1.0, 0.7, 20_000);
+        let logs: Vec<f64> = norms.iter().map(|norm| norm.ln()).collect();
+        assert!(first_rise(&logs, ONSET_RATIO.ln()).is_some(), "three times alone would take it for one");
+        assert_eq!(fit(&series(&norms, 1), None).unwrap().onset, None);
+        norms.extend((0..60).map(|step| 1.2f64.powi(step)));
+        let onset = fit(&series(&norms, 1), None).unwrap().onset.expect("norms explode");
+        assert!((19_985..=20_030).contains(&onset), "{onset}");
+    }
+
+    /// The .90 quantile of a log-normal of log-sd 1.5 is e^{1.9} times its median: kept at 3, and both are said.
+    #[test]
+    fn a_multiple_above_what_is_allowed_is_kept_there() {
+        let found = fit(&series(&log_normal(1.0, 1.5, 2000), 1), None).unwrap();
+        assert_eq!(found.multiple.value, 3.0);
+        assert!((5.0..11.0).contains(&found.unbounded.value), "{found:?}");
     }
 
     #[test]

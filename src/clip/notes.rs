@@ -32,6 +32,13 @@ pub(super) fn of_fit(fit: &Fit, analysis: &Analysis) -> Vec<String> {
             grouped(step)
         )
     });
+    let bounded = (fit.unbounded.value > fit.multiple.value).then(|| {
+        format!(
+            "a tenth of the norms is above {} times the recent median: the multiple is kept at {}, and clips more than that tenth",
+            short(fit.unbounded.value),
+            short(fit.multiple.value)
+        )
+    });
     let is_moving = fit.trend > TREND || fit.trend < 1.0 / TREND;
     let moving = is_moving.then(|| {
         format!(
@@ -39,7 +46,7 @@ pub(super) fn of_fit(fit: &Fit, analysis: &Analysis) -> Vec<String> {
             short(fit.trend)
         )
     });
-    [onset, learned_on, moving, tiny(fit), warming_up(fit, analysis)].into_iter().flatten().collect()
+    [onset, learned_on, bounded, moving, tiny(fit), warming_up(fit, analysis)].into_iter().flatten().collect()
 }
 
 /// How long the answer as a constant is right.
@@ -122,11 +129,12 @@ pub(super) fn about(series: &Series, analysis: &Analysis, used: Option<f64>, thr
 fn not_finite(series: &Series, analysis: &Analysis) -> Vec<String> {
     let log = analysis.log.as_ref().filter(|_| series.source == Source::Log);
     let log = log.filter(|log| log.points.iter().any(|point| point.loss_scale.is_some()));
-    let is_probe = |log: &LogAnalysis, point: &LogPoint| {
+    let is_probe = |(point, skipped): &(&LogPoint, bool)| {
         let is_none = |norm: Number| norm.finite().is_none_or(|norm| norm == OVERFLOWED);
-        !point.skipped && point.grad_norm.is_some_and(is_none) && log.skips(point)
+        !point.skipped && point.grad_norm.is_some_and(is_none) && *skipped
     };
-    let probes = log.map_or(0, |log| log.points.iter().filter(|point| is_probe(log, point)).count()) as u64;
+    let probes = |log: &LogAnalysis| log.points.iter().zip(log.skips()).filter(is_probe).count();
+    let probes = log.map_or(0, probes) as u64;
     let mut notes = Vec::new();
     if probes > 0 {
         notes.push(format!(

@@ -19,7 +19,7 @@ use crate::number::{grouped, short};
 /// Upper end of the interval over the lower one beyond which more has to be collected.
 pub const WIDE: f64 = 1.5;
 
-/// The recommended rule never goes above this many times the present median: a run whose usual norm is there explodes.
+/// The recommended rule never goes above this many times the present median (ours): a run whose usual norm is there explodes.
 pub const MOST_OVER_MEDIAN: f64 = 10.0;
 
 /// What a run's clipping should be.
@@ -236,7 +236,8 @@ fn fitted(
     used: Option<f64>,
 ) -> Advice {
     let threshold = fit.threshold.value;
-    let is_wide = fit.multiple.high / fit.multiple.low > WIDE;
+    let is_bounded = fit.unbounded.value > fit.multiple.value;
+    let is_wide = is_bounded || fit.unbounded.high / fit.unbounded.low > WIDE;
     let rule = RollingMedian {
         multiple: fit.multiple.value,
         max_norm: Some(MOST_OVER_MEDIAN * fit.median),
@@ -256,7 +257,7 @@ fn fitted(
     let layer_snippets = snippets::per_tensor(&single);
     let mut notes = Vec::new();
     if is_wide {
-        let (low, high) = (short(fit.multiple.low), short(fit.multiple.high));
+        let (low, high) = (short(fit.unbounded.low), short(fit.unbounded.high));
         notes.push(format!("collect more: the right multiple is anywhere from {low} to {high}; the norms are worth {:.0} independent ones", fit.effective));
     }
     notes.extend(of_fit(fit, analysis));

@@ -87,23 +87,23 @@ pub fn auto_clip() -> Vec<Snippet> {
 /// Clipping some tensors on their own, the others not. A name is that of a parameter, or of the layer that holds some.
 pub fn per_tensor(thresholds: &[(&str, f64)]) -> Vec<Snippet> {
     let line = |(name, threshold): &(&str, f64)| {
-        let (own, value) = (quoted(&format!("{}.", unwrapped(name))), short(*threshold));
-        // Whole parts of a name: layers.1 is not layers.10. Wrappers put their own parts between.
-        let bare = r#"f"{n}.".replace("_orig_mod.", "").removeprefix("module.")"#;
+        let (own, value) = (quoted(&format!(".{}.", unwrapped(name))), short(*threshold));
+        // Whole parts of a name: layers.1 is not layers.10. Wrappers put their own parts between and before, as a LightningModule does.
+        let bare = r#""." + "".join(f"{part}." for part in n.split(".") if part[0] != "_")"#;
         Snippet::new(
             "PyTorch",
             format!(
-                "torch.nn.utils.clip_grad_norm_([p for n, p in model.named_parameters() if {bare}.startswith({own})], {value})"
+                "torch.nn.utils.clip_grad_norm_([p for n, p in model.named_parameters() if {own} in {bare}], {value})"
             ),
         )
     };
     thresholds.iter().map(line).collect()
 }
 
-/// A name without what `torch.compile` and `DistributedDataParallel` put into it.
+/// A name without the parts that wrappers put into it: `torch.compile`, FSDP and others begin theirs with an underscore, DDP's stands first.
 fn unwrapped(name: &str) -> String {
-    let name = name.replace("_orig_mod.", "");
-    name.strip_prefix("module.").map(str::to_owned).unwrap_or(name)
+    let parts: Vec<&str> = name.split('.').filter(|part| !part.starts_with('_')).collect();
+    parts.join(".").trim_start_matches("module.").to_owned()
 }
 
 /// A string of Python.
@@ -126,9 +126,9 @@ mod tests {
         let lines =
             per_tensor(&[("module.layers.1", 0.5), ("a\")],1);evil(\"\\\n", 2.0), ("h._orig_mod.w", 1.0)]);
         let texts: Vec<&str> = lines.iter().map(|line| line.text.as_str()).collect();
-        assert!(texts[0].contains(r#".startswith("layers.1.")], 0.5000)"#), "{}", texts[0]);
-        assert!(texts[1].contains(r#".startswith("a\")],1);evil(\"\\\x0a.")], 2)"#), "{}", texts[1]);
-        assert!(texts[2].contains(r#".startswith("h.w.")], 1)"#), "{}", texts[2]);
+        assert!(texts[0].contains(r#"if ".layers.1." in "." + "#), "{}", texts[0]);
+        assert!(texts[1].contains(r#"if ".a\")],1);evil(\"\\\x0a." in "#), "{}", texts[1]);
+        assert!(texts[2].contains(r#"if ".h.w." in "#), "{}", texts[2]);
         assert!(texts.iter().all(|text| text.starts_with("torch.nn.utils.clip_grad_norm_(")));
     }
 

@@ -224,7 +224,8 @@ fn clip(facts: Facts, case: &Case) -> Option<Action> {
     series.points.retain(|point| point.step < onset);
     let (threshold, basis) = if let Ok(fit) = crate::clip::fit(&series, log.warmup_end) {
         let [from, to] = fit.steps;
-        let basis = format!("{} times its median over steps {from} to {to}", short(fit.multiple.value));
+        let multiple = short(fit.multiple.value);
+        let basis = format!("{multiple} times its median at step {to} (by steps {from} to {to})");
         (fit.threshold.value, basis)
     } else {
         let norms = series.points.iter().rev().map(|point| point.norm).take(NORM_POINTS);

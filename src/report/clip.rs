@@ -94,7 +94,7 @@ impl Page<'_> {
         if let (Some(low), Some(high)) = (own.low, own.high) {
             let median = own
                 .median
-                .map_or_else(String::new, |median| format!("; the median norm is {}", short(median)));
+                .map_or_else(String::new, |median| format!(" at the median norm, {}", short(median)));
             wrapped(out, "", &format!("interval {} to {}{median}", short(low), short(high)))?;
         }
         writeln!(out)
@@ -119,7 +119,7 @@ impl Page<'_> {
         writeln!(out, "as a constant")?;
         snippets(out, &self.report.advice.snippets)?;
         if !self.report.advice.rule_snippets.is_empty() {
-            writeln!(out, "as a rule that follows the norms")?;
+            writeln!(out, "or, instead of a constant, as a rule that follows the norms")?;
             snippets(out, &self.report.advice.rule_snippets)?;
         }
         for one in judged.iter().skip(1).take(shown - 1) {

@@ -22,9 +22,9 @@ fn check(analysis: &Analysis, _: &Thresholds, findings: &mut Findings) {
         findings.not_evaluated(Subject::Run, "the log has no gradient norm");
         return;
     }
-    let taken =
-        |point: &&LogPoint| point.grad_norm.is_some_and(|norm| norm.finite().is_none()) && !log.skips(point);
-    let bad: Vec<&LogPoint> = log.points.iter().filter(taken).collect();
+    let is_bad = |point: &LogPoint| point.grad_norm.is_some_and(|norm| norm.finite().is_none());
+    let taken = log.points.iter().zip(log.skips()).filter(|(_, skipped)| !skipped).map(|(point, _)| point);
+    let bad: Vec<&LogPoint> = taken.filter(|point| is_bad(point)).collect();
     let Some(first) = bad.first() else { return };
     let norm = first.grad_norm.map_or(f64::NAN, |Number(norm)| norm);
     let layers_finite = !first.grad_norm_by_layer.is_empty()

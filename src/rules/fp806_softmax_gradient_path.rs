@@ -60,7 +60,8 @@ fn check(checkpoint: &CheckpointAnalysis, thresholds: &Thresholds, findings: &mu
     }
     for (index, &(name, paths)) in attentions.iter().enumerate() {
         let others = attentions.iter().enumerate().filter(|(other, _)| *other != index);
-        let usual = median(others.map(|(_, (_, paths))| ratio(*paths)));
+        let others = others.map(|(_, (_, paths))| ratio(*paths)).filter(|ratio| !ratio.is_nan());
+        let usual = median(others);
         let Some((severity, limit, beside)) = verdict(paths, usual, thresholds) else { continue };
         let message = format!(
             "{name} passes small changes through its softmax {}-fold and through its values {}-fold (limit {} times{beside}), on {}",

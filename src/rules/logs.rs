@@ -111,9 +111,9 @@ pub(super) fn rest(log: &LogAnalysis, spike: &Spike, z: impl Fn(&LogPoint) -> Op
 /// The first step at which the loss, or the norm of a step that was taken, is not finite.
 pub(super) fn first_non_finite(log: &LogAnalysis) -> Option<u64> {
     let bad = |number: Option<Number>| number.is_some_and(|number| number.finite().is_none());
-    let point =
-        log.points.iter().find(|point| bad(point.loss) || (bad(point.grad_norm) && !log.skips(point)));
-    point.map(|point| point.step)
+    let mut points = log.points.iter().zip(log.skips());
+    let point = points.find(|(point, skipped)| bad(point.loss) || (bad(point.grad_norm) && !skipped));
+    point.map(|(point, _)| point.step)
 }
 
 /// How far a quantity has risen before and come back, in ln: what a run came back from more than once is its way of going

@@ -291,18 +291,24 @@ pub struct LogAnalysis {
 }
 
 impl LogAnalysis {
-    /// Whether mixed precision skipped the step of `point`: the log says so, or the loss scale is lower from here on.
-    pub fn skips(&self, point: &LogPoint) -> bool {
-        if point.skipped {
-            return true;
-        }
-        let at = self.points.partition_point(|other| other.step < point.step);
-        let scale = |point: &LogPoint| point.loss_scale.and_then(Number::finite);
-        // Some log the scale before the step, some after it, and it may have been doubled between.
-        let before =
-            self.points[..at].iter().rev().find_map(scale).into_iter().chain(scale(point)).reduce(f64::max);
-        let after = self.points[at..].iter().filter_map(scale).take(2).fold(f64::INFINITY, f64::min);
-        before.is_some_and(|before| after < before)
+    /// For each point whether mixed precision skipped its step: the log says so, or the loss scale is lower from there on.
+    pub fn skips(&self) -> Vec<bool> {
+        let scales: Vec<(usize, f64)> = self
+            .points
+            .iter()
+            .enumerate()
+            .filter_map(|(at, point)| Some((at, point.loss_scale?.finite()?)))
+            .collect();
+        let skipped = |(own, point): (usize, &LogPoint)| {
+            let first = self.points.partition_point(|other| other.step < point.step);
+            let (earlier, later) = scales.split_at(scales.partition_point(|(at, _)| *at < first));
+            // Some log the scale before the step, some after it, and it may have been doubled between.
+            let here = scales.binary_search_by_key(&own, |(at, _)| *at).ok().map(|found| scales[found].1);
+            let before = earlier.last().map(|(_, scale)| *scale).into_iter().chain(here).reduce(f64::max);
+            let after = later.iter().take(2).map(|(_, scale)| *scale).fold(f64::INFINITY, f64::min);
+            point.skipped || before.is_some_and(|before| after < before)
+        };
+        self.points.iter().enumerate().map(skipped).collect()
     }
 }
 

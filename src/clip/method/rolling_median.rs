@@ -1,9 +1,9 @@
 //! A multiple of the median of the last few norms: a threshold that goes where the norms of a healthy run go.
 //!
 //! Our own, after the remark of Pascanu, Mikolov, Bengio 2013 (arXiv:1211.5063, section 3.2) that a threshold is to be a multiple of the
-//! usual norm. Norms are remembered as they are after clipping: a median of ten does not move for a spike of up to four steps, and for a
-//! longer one by no more than the multiple in five. It cannot shrink by its own doing, as what is clipped is above the median. A
-//! slow explosion it would follow, hence the most that it may be.
+//! usual norm. Norms are remembered as they are after clipping: for a spike of up to four steps a median of ten stays among the norms around
+//! it, and for a longer one it grows by about the multiple in five steps. Norms that rise for good it follows as slowly. It cannot
+//! shrink by its own doing, as what is clipped is above the median. A slow explosion it would follow too, hence the most that it may be.
 
 use serde::{Deserialize, Serialize};
 
@@ -24,7 +24,7 @@ pub struct RollingMedian {
 }
 
 impl Default for RollingMedian {
-    /// In the healthy runs of the zoo a tenth of the norms is above 1.34 times that median (docs/benchmarks-clip.md).
+    /// A little above what a fit gives most runs, for one that was not fitted; nothing bounds it then.
     fn default() -> Self {
         Self { multiple: 1.5, window: RECENT_NORMS, max_norm: None }
     }

@@ -1,5 +1,6 @@
 //! The clipping threshold, where a config beside the log or in a checkpoint says it.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -90,7 +91,8 @@ pub(in super::super) fn clip_threshold(path: &Path, context: &Context) -> Option
     let mut buffer = Vec::new();
     let bytes = file.bytes(0..file.len(), &mut buffer).ok()?;
     // Each object's own arguments, in the order in which the objects begin.
-    let mut found: Vec<(String, Vec<(String, Stated)>)> = Vec::new();
+    let mut found: Vec<Vec<(String, Stated)>> = Vec::new();
+    let mut places: BTreeMap<String, usize> = BTreeMap::new();
     // What stands before the place where it stops being JSON counts all the same.
     let _ = jsonl::object(&mut Reader::new(bytes), &mut String::new(), &mut |name, value| {
         let (place, key) = name.rsplit_once('/').unwrap_or(("", name));
@@ -102,13 +104,13 @@ pub(in super::super) fn clip_threshold(path: &Path, context: &Context) -> Option
             Value::Text(text) => Stated::Text(text.to_owned()),
             _ => Stated::Text(String::new()),
         };
-        let at = found.iter().position(|(other, _)| other == place).unwrap_or_else(|| {
-            found.push((place.to_owned(), Vec::new()));
+        let at = *places.entry(place.to_owned()).or_insert_with(|| {
+            found.push(Vec::new());
             found.len() - 1
         });
-        found[at].1.push((key.to_owned(), stated));
+        found[at].push((key.to_owned(), stated));
     });
-    found.iter().find_map(|(_, arguments)| stated_threshold(arguments))
+    found.iter().find_map(|arguments| stated_threshold(arguments))
 }
 
 /// The first threshold above 0 among the arguments that a checkpoint in one file keeps. One that cannot be read says nothing.

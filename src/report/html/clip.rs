@@ -78,7 +78,7 @@ fn head(report: &ClipReport) -> Head {
     ));
     if let (Some(low), Some(high)) = (own.low, own.high) {
         let median =
-            own.median.map_or_else(String::new, |one| format!("; the median norm is {}", short(one)));
+            own.median.map_or_else(String::new, |one| format!(" at the median norm, {}", short(one)));
         head.facts.push(format!("interval {} to {}{median}", short(low), short(high)));
     }
     head

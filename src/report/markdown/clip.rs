@@ -32,7 +32,10 @@ fn write(report: &ClipReport, out: &mut String) -> fmt::Result {
     if !advice.snippets.is_empty() {
         writeln!(out, "#### What to do\n")?;
         snippets(&advice.snippets, "", out)?;
-        snippets(&advice.rule_snippets, "", out)?;
+        if !advice.rule_snippets.is_empty() {
+            writeln!(out, "\nOr, instead of a constant, as a rule that follows the norms:\n")?;
+            snippets(&advice.rule_snippets, "", out)?;
+        }
         writeln!(out)?;
     }
     let judged = advice.candidates.iter().filter_map(|one| Some((one, one.backtest.value()?)));
