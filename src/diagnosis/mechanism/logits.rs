@@ -1,6 +1,6 @@
 //! Logits that grow: those of attention, by its queries and keys, and those of the output layer.
 
-use super::{Case, STRONG, SUPPORTING, fast};
+use super::{Case, STRONG, SUPPORTING, drift, fast};
 use crate::analysis::model::{CheckpointAnalysis, Role, TensorAnalysis};
 use crate::diagnosis::Mechanism;
 use crate::diagnosis::facts::{Facts, is_matrix, is_query_or_key, median, rms};
@@ -212,6 +212,19 @@ pub(super) fn output_logits(facts: Facts, _: Option<&Onset>) -> Option<Case> {
                 short(worst.ratio)
             ),
         );
+    }
+    if let Some(drift) = drift::of(facts, Role::OutputHead) {
+        let sentence = format!(
+            "between steps {} and {} the output layer grew faster and faster, by {} times (the other matrices by {}), and the loss did not fall for it",
+            drift.began[0],
+            drift.to,
+            short(drift.growth),
+            short(drift.others)
+        );
+        if case.reasons.is_empty() {
+            case = case.at(drift.began[0] + 1, drift.began).in_tensor(Some(drift.tensor));
+        }
+        case = case.because(STRONG, sentence);
     }
     (!case.reasons.is_empty()).then_some(case)
 }

@@ -5,6 +5,7 @@
 
 mod data;
 mod decay;
+mod drift;
 mod fast;
 mod logits;
 mod rate;
