@@ -3,7 +3,7 @@
 use super::{CONCLUSIVE, Case, STRONG, SUPPORTING, fast};
 use crate::analysis::model::{CheckpointAnalysis, Role, TensorAnalysis};
 use crate::diagnosis::Mechanism;
-use crate::diagnosis::facts::{Facts, is_matrix, rms};
+use crate::diagnosis::facts::{Facts, is_matrix, median, rms};
 use crate::diagnosis::onset::{Onset, Sign};
 use crate::diagnosis::suspects::geometry;
 use crate::number::short;
@@ -19,6 +19,13 @@ const CRITICAL_GAIN: f64 = 1.2;
 
 /// Gain at which ten steps grow a hundredfold, whatever the activation passes on (FP203's limit for recurrences).
 const EXPLOSIVE_GAIN: f64 = 4.0;
+
+/// First logged gradient norm over the median of those after it from which gradients exploded at the start: at most 9 in healthy runs
+/// of the zoo, and 220 in the mildest of its ReLU recurrences with a gain above 2.
+const EXPLODED: f64 = 100.0;
+
+/// Norms after the first without which it is not known what is usual.
+const FEWEST_NORMS: usize = 16;
 
 /// Share of the run, or steps, within which the first checkpoint still shows what the run began with.
 const EARLY_STEPS: u64 = 100;
@@ -156,12 +163,29 @@ pub(super) fn recurrent_gain(facts: Facts, onset: Option<&Onset>) -> Option<Case
         ),
         _ => case,
     };
-    Some(match onset {
-        Some(onset) if !matches!(onset.sign, Sign::LossScale) => {
+    Some(match (onset, exploded_at_first(facts)) {
+        (Some(onset), _) if !matches!(onset.sign, Sign::LossScale) => {
             case.because(SUPPORTING, "the run failed, as gradients through such a recurrence explode")
         }
+        (_, Some((step, ratio))) => case.because(
+            SUPPORTING,
+            format!(
+                "at step {step} the gradient norm was {} times what it was later: gradients through it exploded until training had tamed it",
+                short(ratio)
+            ),
+        ),
         _ => case,
     })
+}
+
+/// The first logged step, and its gradient norm over the usual one later, where it is that of an explosion. No window of norms says so:
+/// each begins among them.
+fn exploded_at_first(facts: Facts) -> Option<(u64, f64)> {
+    let mut norms = facts.points().iter().filter_map(|point| Some((point.step, point.grad_norm?.finite()?)));
+    let (step, first) = norms.next().filter(|(step, _)| *step <= EARLY_STEPS)?;
+    let later: Vec<f64> = norms.map(|(_, norm)| norm).collect();
+    let usual = median(later.iter().copied()).filter(|&usual| usual > 0.0)?;
+    (later.len() >= FEWEST_NORMS && first >= EXPLODED * usual).then_some((step, first / usual))
 }
 
 /// The layer of a recurrence that began with an explosive gain.
@@ -191,4 +215,39 @@ fn spectral_radius(tensor: &TensorAnalysis) -> Option<f64> {
 fn gain(tensor: &TensorAnalysis) -> Option<f64> {
     let rms = rms(tensor)?;
     Some(*tensor.shape.get(1)? as f64 * rms * rms)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analysis::model::{LogAnalysis, LogPoint, Number};
+    use crate::diagnosis::diagnose;
+    use crate::rules::Assessment;
+    use crate::rules::test_support::{checkpoint, run_of, tensor};
+
+    /// What is told of a recurrence of 64 units with this gain, whose gradient norm falls from `first` to 0.5 in ten steps and whose loss
+    /// falls all the time.
+    fn told(gain: f64, first: f64) -> (Mechanism, Option<u64>) {
+        let mut run = run_of(0, Vec::new);
+        let hidden = tensor("rnn.weight_hh_l0", Role::RecurrentHidden, &[64, 64]);
+        run.checkpoints = vec![checkpoint(vec![hidden.filled((gain / 64.0).sqrt())]).at_step(0)];
+        let norm = |step: u64| 0.5 * (first / 0.5).powf(1.0 - (step - 1).min(10) as f64 / 10.0);
+        let points = (1..=100).map(|step| LogPoint {
+            step,
+            loss: Some(Number((-(step as f64) / 50.0).exp())),
+            grad_norm: Some(Number(norm(step))),
+            ..LogPoint::default()
+        });
+        run.log = Some(LogAnalysis { points: points.collect(), ..LogAnalysis::default() });
+        let told = diagnose(&run, &Assessment::default());
+        (told.mechanism, told.onset_step)
+    }
+
+    #[test]
+    fn gradients_that_explode_at_first_tell_of_a_recurrence_above_critical() {
+        assert_eq!(told(3.4, 120.0), (Mechanism::RecurrentGain, Some(0)));
+        // One whose gradients are usual from the start takes that gain, and one below critical explodes nothing.
+        assert_eq!(told(3.4, 4.5), (Mechanism::None, None));
+        assert_eq!(told(1.0, 120.0), (Mechanism::None, None));
+    }
 }
