@@ -221,12 +221,17 @@ fn vanished(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
                 ),
             )
             .because(SUPPORTING, "steps grow as the second moment decays, until the curvature is too much for them");
-        if rate::is_rising(facts, onset.step) {
-            case.although(STRONG + SUPPORTING, "the learning rate was still rising: that alone makes steps grow")
-        } else {
-            case
-        }
+        unless_rate_rises(facts, onset.step, case)
     })
+}
+
+/// A learning rate that rises makes steps grow without any decay, and gradients vanish in what its steps have broken.
+fn unless_rate_rises(facts: Facts, step: u64, case: Case) -> Case {
+    if rate::is_rising(facts, step) {
+        case.although(STRONG + SUPPORTING, "the learning rate was still rising: that alone makes steps grow")
+    } else {
+        case
+    }
 }
 
 /// Gradients came back that the decayed second moment did not expect.
@@ -255,24 +260,23 @@ fn outrun(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
             Some(onset) if from < onset.step && onset.step <= to => onset.step,
             _ => from + 1,
         };
-        return Some(
-            Case::of(Mechanism::SecondMomentDecoupled)
-                .with_confidence(Confidence::Calibrated)
-                .in_tensor((!everywhere).then(|| tensor.canonical_name.clone()))
-                .at(step, [from, to])
-                .because(
-                    STRONG,
-                    format!(
-                        "for {decayed} steps before step {from} the second moment of {} did nothing but decay",
-                        if everywhere { format!("{} parameters", stale.len()) } else { tensor.canonical_name.clone() }
-                    ),
-                )
-                .because(
-                    STRONG,
-                    format!("then gradients {} times what it was prepared for arrived, and steps were that much too long", short(ratio)),
-                )
-                .number("gradient over what the second moment expects", ratio, Some(STALE), "1"),
-        );
+        let case = Case::of(Mechanism::SecondMomentDecoupled)
+            .with_confidence(Confidence::Calibrated)
+            .in_tensor((!everywhere).then(|| tensor.canonical_name.clone()))
+            .at(step, [from, to])
+            .because(
+                STRONG,
+                format!(
+                    "for {decayed} steps before step {from} the second moment of {} did nothing but decay",
+                    if everywhere { format!("{} parameters", stale.len()) } else { tensor.canonical_name.clone() }
+                ),
+            )
+            .because(
+                STRONG,
+                format!("then gradients {} times what it was prepared for arrived, and steps were that much too long", short(ratio)),
+            )
+            .number("gradient over what the second moment expects", ratio, Some(STALE), "1");
+        return Some(unless_rate_rises(facts, step, case));
     }
     None
 }
@@ -305,4 +309,37 @@ fn steady_growth(facts: Facts, interval: &IntervalAnalysis, name: &str) -> Optio
     let (_, checkpoint) = facts.checkpoints().find(|(step, _)| *step == interval.to_step)?;
     let beta2 = states(checkpoint).get(name)?.1.beta2?;
     Some(beta2.powf(-((interval.to_step - interval.from_step) as f64)) - 1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analysis::model::{LogAnalysis, LogPoint, Measured};
+    use crate::diagnosis::diagnose;
+    use crate::rules::Assessment;
+    use crate::rules::test_support::{interval_tensor, run_of};
+
+    /// What is told of a map whose second moment only decays for 300 steps and then meets a gradient of 2.5 times the one of 0.1 that it
+    /// expects, at this learning rate.
+    fn told(rate: impl Fn(u64) -> f64) -> Mechanism {
+        let mut run = run_of(5, || vec![interval_tensor("fc.weight")]);
+        for interval in &mut run.intervals[1..4] {
+            interval.tensors[0].decay_ratio = Measured::Value(1.0);
+        }
+        run.intervals[4].tensors[0].gradient_norm = Measured::Value(0.25);
+        let points = (1..=500).map(|step| LogPoint {
+            step,
+            learning_rate: Some(Number(rate(step))),
+            ..LogPoint::default()
+        });
+        run.log = Some(LogAnalysis { points: points.collect(), ..LogAnalysis::default() });
+        diagnose(&run, &Assessment::default()).mechanism
+    }
+
+    #[test]
+    fn what_outruns_a_decayed_moment_while_the_rate_rises_is_the_rates() {
+        assert_eq!(told(|_| 1e-3), Mechanism::SecondMomentDecoupled);
+        assert_eq!(told(|step| 1e-3 - 1e-6 * step as f64), Mechanism::SecondMomentDecoupled);
+        assert_ne!(told(|step| 1e-6 * (step as f64 / 100.0).exp()), Mechanism::SecondMomentDecoupled);
+    }
 }
