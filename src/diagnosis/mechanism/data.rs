@@ -30,6 +30,9 @@ const SAME_SIZE: (f64, f64) = (0.7, 1.6);
 /// Spikes of nearly its size in its aftermath that one spike of all parameters may leave behind.
 const FEW_AGAIN: usize = 1;
 
+/// Share of the gradient of an interval from which another interval's is as large.
+const AS_LARGE: f64 = 0.8;
+
 /// Steps by which another sign may come before this one without being its cause.
 const FEW_STEPS: u64 = 3;
 
@@ -120,6 +123,10 @@ pub(super) fn gradient_spike(facts: Facts, onset: Option<&Onset>) -> Option<Case
         }
         if goes_on(facts, interval, case.tensor.as_deref()) {
             case = case.although(STRONG, "the gradient stayed that large in the intervals after");
+        }
+        if logged.is_none() && came_up(facts, interval, case.tensor.as_deref()) {
+            case = case
+                .although(STRONG, "the gradient was nearly that large in the interval before: it grew to it");
         }
     }
     if let (Some(pulse), None) = (pulse, &case.tensor)
@@ -247,12 +254,22 @@ fn dated(facts: Facts, interval: &IntervalAnalysis) -> Option<u64> {
 /// Whether the interval after the next still has a gradient as large: energy leaves an interval with it.
 fn goes_on(facts: Facts, interval: &IntervalAnalysis, tensor: Option<&str>) -> bool {
     let later = facts.analysis.intervals.iter().find(|one| one.from_step >= interval.to_step);
+    is_as_large(later, interval, tensor)
+}
+
+/// Whether the interval before already had a gradient as large: one that grows is above its usual norm all the time.
+fn came_up(facts: Facts, interval: &IntervalAnalysis, tensor: Option<&str>) -> bool {
+    let earlier = facts.analysis.intervals.iter().rev().find(|one| one.to_step <= interval.from_step);
+    is_as_large(earlier, interval, tensor)
+}
+
+fn is_as_large(other: Option<&IntervalAnalysis>, interval: &IntervalAnalysis, tensor: Option<&str>) -> bool {
     let norm = |one: &IntervalAnalysis| {
         let own = one.tensors.iter().filter(|own| tensor.is_none_or(|name| name == own.canonical_name));
         median(own.filter_map(|own| own.gradient_norm.value().copied()))
     };
-    let (Some(now), Some(next)) = (norm(interval), later.and_then(norm)) else { return false };
-    next >= 0.8 * now
+    let (Some(now), Some(other)) = (norm(interval), other.and_then(norm)) else { return false };
+    other >= AS_LARGE * now
 }
 
 /// A number that is none, in a run that was calm until then.
@@ -330,4 +347,29 @@ pub(super) fn fp16_overflow(facts: Facts, onset: Option<&Onset>) -> Option<Case>
         }
         _ => case,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analysis::model::Measured;
+    use crate::diagnosis::diagnose;
+    use crate::rules::Assessment;
+    use crate::rules::test_support::{interval_tensor, run_of};
+
+    /// What is told of a map whose gradient in the last interval is 2.4 times its usual 0.1, and was `before` in the one before that.
+    fn told(before: f64) -> Mechanism {
+        let names = ["a.weight", "b.weight", "c.weight"];
+        let mut run = run_of(5, || names.map(interval_tensor).to_vec());
+        run.intervals[3].tensors[1].gradient_norm = Measured::Value(before);
+        run.intervals[4].tensors[1].gradient_norm = Measured::Value(0.24);
+        run.intervals[4].tensors[1].gradient_ratio = Measured::Value(2.4);
+        diagnose(&run, &Assessment::default()).mechanism
+    }
+
+    #[test]
+    fn a_gradient_that_grew_to_what_it_is_is_no_spike() {
+        assert_eq!(told(0.1), Mechanism::GradientSpike);
+        assert_eq!(told(0.2), Mechanism::None);
+    }
 }
