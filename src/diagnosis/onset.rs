@@ -4,7 +4,7 @@ use super::facts::{Facts, median, whole};
 use super::pulse;
 use crate::analysis::model::{CheckpointAnalysis, LogPoint, Measured};
 use crate::robust::{MAD_TO_DEVIATION, MEDIAN_ERROR};
-use crate::rules::{CollapseLimits, GIVEN_BACK, Habit, collapse};
+use crate::rules::{CollapseLimits, GIVEN_BACK, Habit, LEVEL_ERRORS, collapse};
 
 /// Robust z of ln(gradient norm) from which a step is a spike (risk catalogue E1, benchmarked in its section 6).
 pub(super) const SPIKE_Z: f64 = 6.0;
@@ -30,10 +30,6 @@ const DOUBLED: f64 = 2.0;
 /// Points whose median is the level of the loss. The median of three that E3 asks for has a lowest value that is far
 /// below the level where batches are small, and flags half of all healthy runs.
 pub(super) const LEVEL_POINTS: usize = 15;
-
-/// Standard errors of the level by which it must have left its lowest: at most 5.7 in 32 healthy runs (noise with two
-/// degrees of freedom), at least 8.1 in 22 that failed.
-const LEVEL_ERRORS: f64 = 7.0;
 
 /// Points whose distances to their level are the noise of the loss; the window of E1.
 const NOISE_POINTS: usize = 128;

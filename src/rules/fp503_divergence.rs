@@ -200,6 +200,24 @@ mod tests {
     }
 
     #[test]
+    fn a_level_may_leave_its_lowest_by_its_own_noise() {
+        let told = |top: f64| {
+            let mut run = run(&[1.0; 45], Some(0.206));
+            let points = &mut run.log.as_mut().unwrap().points;
+            for (at, point) in points.iter_mut().enumerate() {
+                point.loss = Some(Number(if at < 15 { 1.0 } else { 0.4 }));
+            }
+            // Medians of three are far above the lowest of them, which fifteen are not.
+            for point in &mut points[30..] {
+                (point.loss, point.loss_ratio) = (Some(Number(top)), Some(3.0));
+            }
+            judge_run(&RULE, &run, &[]).told().len()
+        };
+        // exp(7·1.2533·0.206/√15) = 1.59 times 0.4.
+        assert_eq!((told(0.62), told(0.65)), (0, 1));
+    }
+
+    #[test]
     fn a_loss_that_is_no_number_is_told() {
         let run = logged(vec![point(1).with_loss(2.0), point(2).with_loss(f64::NAN)]);
         assert_eq!(judge_run(&RULE, &run, &[]).told(), [(Severity::Critical, "steps 2 to 2".to_owned())]);

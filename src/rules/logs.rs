@@ -2,7 +2,7 @@
 
 use super::{Findings, Subject};
 use crate::analysis::model::{Analysis, LogAnalysis, LogPoint, Number};
-use crate::robust::median;
+use crate::robust::{MEDIAN_ERROR, median};
 
 /// Spikes closer than this are one, in measured points.
 const TOGETHER: usize = 5;
@@ -164,8 +164,18 @@ pub(super) fn allowed_rise(point: &LogPoint, limit: f64, noise: f64) -> f64 {
     limit.max(point.loss_noise.map_or(EARLY_RISE, |found| (noise * found).exp()))
 }
 
+/// What a level may be above the lowest one by its own noise.
+fn level_noise(point: &LogPoint) -> f64 {
+    let error = point.loss_noise.map_or(0.0, |noise| MEDIAN_ERROR * noise / (LEVEL_POINTS as f64).sqrt());
+    (LEVEL_ERRORS * error).exp()
+}
+
 /// Share of what the loss had fallen that a divergence gives back: near zero, noise alone is a multiple of the lowest loss.
 pub(crate) const GIVEN_BACK: f64 = 0.05;
+
+/// Standard errors of a level by which it must have left its lowest: at most 5.7 in 32 healthy runs (noise with two degrees of
+/// freedom), at least 8.1 in 22 that failed.
+pub(crate) const LEVEL_ERRORS: f64 = 7.0;
 
 /// Points whose median is the level of a loss: medians of three have a lowest far below it where batches are small.
 pub(super) const LEVEL_POINTS: usize = 15;
@@ -191,7 +201,7 @@ pub(super) fn first_divergence(
         let allowed = allowed_rise(point, limit, noise).max(habit.allows().exp());
         let is_up = ratio > allowed
             && stays_above(&log.points[at..], allowed)
-            && is_level_above(&log.points[at..], limit * lowest)
+            && is_level_above(&log.points[at..], limit.max(level_noise(point)) * lowest)
             && gives_back(&log.points[at..], first, lowest, given_back);
         recent.extend(point.loss.and_then(Number::finite));
         let window = &recent[recent.len().saturating_sub(LEVEL_POINTS)..];
