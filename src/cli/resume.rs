@@ -12,7 +12,6 @@ use flashpoint::diagnosis::{Diagnosis, diagnose};
 use flashpoint::error::{Error, ErrorKind, Result};
 use flashpoint::gate::Policy;
 use flashpoint::history::{History, Options};
-use flashpoint::number::short;
 use flashpoint::recover::{
     self, Chosen, Ended, From, Settings, Wanted, Watch, audit, batches, choose, learning_rate, new_run,
 };
@@ -233,8 +232,7 @@ impl Arguments {
                 let advice = "give one: --clip NORM";
                 return Err(ErrorKind::NotDone { message, advice }.in_file(&self.run));
             }
-            let constant = looked.clip.map_or_else(String::new, |norm| format!("{}, by: ", short(norm)));
-            looked.clipping = Some(format!("{constant}{}", advice.sentence));
+            looked.clipping = Some(advice.sentence);
         }
         looked.diagnosis = Some(diagnosis);
         Ok(looked)
