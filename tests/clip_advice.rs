@@ -238,17 +238,17 @@ fn norms_that_were_cut_off_never_lead_to_a_smaller_threshold() {
     let before = log_normal(0.6, 0.25, 1000, 3);
     let mut sorted = before.clone();
     sorted.sort_by(f64::total_cmp);
-    for share in [0.005, 0.02, 0.04, 0.06, 0.2, 0.5, 0.9] {
-        let limit = sorted[1000 - (1000.0 * share) as usize];
+    for clipped in [5, 20, 40, 60, 200, 500, 900] {
+        let limit = sorted[1000 - clipped];
         let after: Vec<f64> = before.iter().map(|norm| norm * (limit / (norm + 1e-6)).min(1.0)).collect();
         let text = lines(&after, |_| String::new());
         let config = format!("{{\"max_grad_norm\": {limit}}}");
         let mut runs = vec![advised(&[("metrics.jsonl", &text), ("run.json", &config)])];
-        if share > 0.05 {
+        if clipped > 50 {
             runs.push(advised(&[("metrics.jsonl", &text)]));
         }
         for found in runs.into_iter().map(|advice| advice.recommendation) {
-            assert_eq!((found.status, found.threshold), (Status::NotEvaluated, None), "{share}");
+            assert_eq!((found.status, found.threshold), (Status::NotEvaluated, None), "{clipped}");
             assert!(found.sentence.contains("after clipping"), "{}", found.sentence);
         }
     }
@@ -327,7 +327,7 @@ fn norms_that_rise_with_a_growing_loss_scale_are_not_divided_by_it() {
     let noise = log_normal(1.0, 0.05, 3000, 5);
     let norms: Vec<f64> =
         noise.iter().enumerate().map(|(at, noise)| (0.3 + 0.45 * at as f64 / 2999.0) * noise).collect();
-    let scale = |at: usize| format!(", \"loss_scale\": {}", 2_f64.powi(10 + at as i32 / 400));
+    let scale = |at: usize| format!(", \"loss_scale\": {}", 2_f64.powf((10 + at / 400) as f64));
     let found = advised(&[("metrics.jsonl", &lines(&norms, scale))]).recommendation;
     // The middle of the last 200 of them.
     let expected = 0.3 + 0.45 * 2899.5 / 2999.0;

@@ -39,7 +39,8 @@ fn a_gradient_of_a_hundred_times_the_usual_is_told_in_its_own_tensor_and_interva
     assert!((ratio(37) - 1.0).abs() < 1e-2, "{} in the interval after the spike", ratio(37));
 
     let mut analysis = of_checkpoints(Vec::new(), MeasureLevel::Stats);
-    analysis.run = Some(Run { name: "run".to_owned(), until: None, remarks: Vec::new() });
+    analysis.run =
+        Some(Run { name: "run".to_owned(), until: None, clip_threshold: None, remarks: Vec::new() });
     analysis.intervals = intervals;
     let found = rules::evaluate(&analysis, &Overrides::default()).findings;
     let told: Vec<_> = found

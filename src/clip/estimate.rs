@@ -30,6 +30,7 @@ pub struct Estimate {
 
 impl Estimate {
     /// The same of something that grows with it.
+    #[must_use]
     pub fn map(self, of: impl Fn(f64) -> f64) -> Self {
         Self { value: of(self.value), low: of(self.low), high: of(self.high) }
     }

@@ -3,6 +3,7 @@
 use super::facts::{Facts, median};
 use super::healthy::Healthy;
 use super::mechanism::{self, Case};
+use super::onset::LEVEL_POINTS;
 use super::recovery::{self, Recovery};
 use super::{Action, Mechanism, Places, Snippet, quoted};
 use crate::analysis::model::Layout;
@@ -239,10 +240,23 @@ fn clip(facts: Facts, case: &Case) -> Option<Action> {
             short(threshold)
         )));
     }
+    let norms: Vec<f64> = series.points.iter().map(|point| point.norm).collect();
+    let further_back =
+        highest_level(&norms).filter(|level| *level > threshold).map_or_else(String::new, |level| {
+            format!(
+                "; norms before that were up to {}: further back take the rule of flashpoint clip",
+                short(level)
+            )
+        });
     Some(Action {
-        what: format!("clip the gradient norm at {}, {basis}", short(threshold)),
+        what: format!("clip the gradient norm at {}, {basis}{further_back}", short(threshold)),
         snippets: crate::clip::global_norm_snippets(threshold),
     })
+}
+
+/// The highest level that norms had for [`LEVEL_POINTS`] steps.
+fn highest_level(norms: &[f64]) -> Option<f64> {
+    norms.chunks_exact(LEVEL_POINTS).filter_map(|some| median(some.iter().copied())).reduce(f64::max)
 }
 
 fn lower_rate(facts: Facts, case: &Case) -> Action {
@@ -369,6 +383,16 @@ mod tests {
         let fit = r#"trainer.fit(model, ckpt_path="../runs/a/state.pt")"#;
         assert_eq!(line(Layout::Lightning, Some("../runs/a")), fit);
         assert_eq!(line(Layout::RunDirectory, Some("my run")), "flashpoint resume 'my run' --from 40");
+    }
+
+    #[test]
+    fn a_level_is_that_of_many_norms_and_no_spike() {
+        let mut norms = vec![0.3; 60];
+        norms[20] = 50.0;
+        assert_eq!(highest_level(&norms), Some(0.3));
+        norms[..15].fill(2.0);
+        assert_eq!(highest_level(&norms), Some(2.0));
+        assert_eq!(highest_level(&norms[..14]), None);
     }
 
     #[test]

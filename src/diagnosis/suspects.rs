@@ -145,7 +145,9 @@ mod tests {
         let tensors = || {
             let mut map = ["attn.k_proj.weight", "attn.k_proj.bias"].map(interval_tensor);
             (map[0].role, map[1].role, map[1].elements) = (role, Role::Bias, 64);
-            map.iter_mut().for_each(|own| own.layer.path = "attn.k_proj".to_owned());
+            for own in &mut map {
+                own.layer.path = "attn.k_proj".to_owned();
+            }
             map[1].change_rms = Measured::Value(moved);
             map.to_vec()
         };
@@ -159,8 +161,7 @@ mod tests {
                     .for_each(|own| own.gradient_norm = Measured::not("no second moment")),
             }
         }
-        let named = cancelled_biases(&run.intervals).contains("attn.k_proj.bias");
-        named
+        cancelled_biases(&run.intervals).contains("attn.k_proj.bias")
     }
 
     #[test]

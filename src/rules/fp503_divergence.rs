@@ -202,13 +202,13 @@ mod tests {
     #[test]
     fn a_level_may_leave_its_lowest_by_its_own_noise() {
         let told = |top: f64| {
-            let mut run = run(&[1.0; 45], Some(0.206));
+            let mut run = run(&[1.0; 60], Some(0.206));
             let points = &mut run.log.as_mut().unwrap().points;
             for (at, point) in points.iter_mut().enumerate() {
                 point.loss = Some(Number(if at < 15 { 1.0 } else { 0.4 }));
             }
             // Medians of three are far above the lowest of them, which fifteen are not.
-            for point in &mut points[30..] {
+            for point in &mut points[30..45] {
                 (point.loss, point.loss_ratio) = (Some(Number(top)), Some(3.0));
             }
             judge_run(&RULE, &run, &[]).told().len()

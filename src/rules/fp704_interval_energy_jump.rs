@@ -96,7 +96,9 @@ mod tests {
         let layer = || {
             let mut map = ["attn.k_proj.weight", "attn.k_proj.bias"].map(interval_tensor);
             (map[0].role, map[1].role) = (Role::AttentionKey, Role::Bias);
-            map.iter_mut().for_each(|own| own.layer.path = "attn.k_proj".to_owned());
+            for own in &mut map {
+                own.layer.path = "attn.k_proj".to_owned();
+            }
             map[1].gradient_norm = Measured::Value(1e-9);
             map.to_vec()
         };

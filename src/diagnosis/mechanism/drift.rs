@@ -108,7 +108,7 @@ mod tests {
     fn run(head: &[f64], others: &[f64], loss: f64) -> Analysis {
         let mut run = run_of(0, Vec::new);
         let at = |(index, (head, other)): (usize, (&f64, &f64))| {
-            let head = tensor("lm_head.weight", Role::OutputHead, &[64, 64]).filled(0.04 * head);
+            let head = tensor("lm_head.weight", Role::OutputHead, &[64, 64]).filled(0.03 * head);
             let others = ["blocks.0.fc1.weight", "blocks.1.fc1.weight"]
                 .map(|name| tensor(name, Role::MlpIn, &[64, 64]).filled(0.02 * other));
             checkpoint(others.into_iter().chain([head]).collect()).at_step(100 * index as u64)
@@ -140,7 +140,7 @@ mod tests {
             (Mechanism::OutputLogits, Some("lm_head.weight"))
         );
         assert_eq!(told.onset_interval, Some([200, 300]));
-        let sentence = "between steps 200 and 500 the output layer grew faster and faster, by 1.890 times (the other matrices by 1.000), and the loss did not fall for it";
+        let sentence = "between steps 200 and 500 the output layer grew faster and faster, by 1.890 times (the other matrices by 1), and the loss did not fall for it";
         assert!(told.story.iter().any(|line| line.contains(sentence)), "{:?}", told.story);
     }
 

@@ -145,7 +145,7 @@ mod tests {
         let noise = crate::random::Stream::new(11, 3).normals(500);
         let rows = |contained: bool| -> Vec<(f64, f64)> {
             let row = |(at, noise): (usize, &f64)| {
-                let (at, scale) = (at as f64, 2_f64.powi(10 + at as i32 / 100));
+                let (at, scale) = (at as f64, 2_f64.powf((10 + at / 100) as f64));
                 let norm = 0.3 * (at / 500.0 * 8_f64.ln() + 0.1 * noise).exp();
                 (scale, if contained { norm * scale } else { norm })
             };
@@ -168,7 +168,7 @@ mod tests {
 
     fn falling(noise: &[f64]) -> Vec<(f64, f64)> {
         let row = |(at, noise): (usize, &f64)| {
-            let (at, scale) = (at as f64, 2_f64.powi(10 + at as i32 / 70));
+            let (at, scale) = (at as f64, 2_f64.powf((10 + at / 70) as f64));
             (scale, scale * 0.3 * (at / 500.0 * (1.0_f64 / 16.0).ln() + 0.1 * noise).exp())
         };
         noise.iter().enumerate().map(row).collect()
