@@ -7,9 +7,10 @@
 
 use super::estimate::{Estimate, correlation_time, quantile};
 use super::method::RECENT_NORMS;
+use super::onset::{ONSET_RATIO, rises};
 use super::series::{Point, Series};
 use crate::number::{counted, grain};
-use crate::robust::{MAD_FLOOR, MAD_TO_DEVIATION, MEDIAN_ERROR, Sorted, median};
+use crate::robust::{MAD_FLOOR, MAD_TO_DEVIATION, Sorted, median};
 
 /// Norms below which nothing is recommended.
 pub const FEWEST_NORMS: usize = 100;
@@ -17,32 +18,8 @@ pub const FEWEST_NORMS: usize = 100;
 /// Norms that have to be left of them without the start.
 pub const FEWEST_CORE: usize = 50;
 
-/// Norms of the rolling median that finds the onset.
-pub const ONSET_WINDOW: usize = 15;
-
-/// The onset is where that median is this many times its lowest so far.
-pub const ONSET_RATIO: f64 = 3.0;
-
-/// And as many standard errors of a median of [`ONSET_WINDOW`] norms above it: among many medians of noisy norms the lowest is far down.
-pub const ONSET_ERRORS: f64 = 8.0;
-
-/// Rises that a run may have learned on from; the next one counts as the onset, whatever the loss does.
-const MOST_RISES: usize = 8;
-
-/// Loss over its level before norms rose, above which the run got worse (E3).
-pub const WORSE: f64 = 1.5;
-
-/// Losses below which there is no level of the loss.
-pub const FEWEST_LOSSES: usize = 5;
-
-/// Steps from one loss to the next, over the usual ones, beyond which some are missing or were NaN.
-pub const LONGEST_GAP: f64 = 3.0;
-
 /// Steps of the start that are not like the rest.
 pub const START_STEPS: u64 = 50;
-
-/// Norms of the rolling median that says at what level norms are: as many on either side.
-pub const TREND_WINDOW: usize = 51;
 
 /// Deviations within which a norm is of the core.
 pub const CORE_DEVIATIONS: f64 = 6.0;
@@ -135,79 +112,6 @@ pub fn fit(series: &Series, warmup_end: Option<u64>) -> Result<Fit, String> {
     })
 }
 
-/// Where norms first rose while the run learned on, and where they rose and it did not.
-fn rises(points: &[Point], logs: &[f64]) -> (Option<usize>, Option<usize>) {
-    let rise = least_rise(logs);
-    let (mut learned_on, mut from) = (None, 0);
-    for _ in 0..MOST_RISES {
-        let Some(at) = first_rise(&logs[from..], rise).map(|at| from + at) else { return (learned_on, None) };
-        if !learns_on(points, at) {
-            return (learned_on, Some(at));
-        }
-        learned_on.get_or_insert(at);
-        // Behind the window that has risen, at the level that is the run's from there on.
-        from = at + ONSET_WINDOW + 1;
-    }
-    (learned_on, first_rise(&logs[from..], rise).map(|at| from + at))
-}
-
-/// How far a median of [`ONSET_WINDOW`] norms has to be above the lowest, in ln: three times, and beyond noise.
-fn least_rise(logs: &[f64]) -> f64 {
-    let noise = logs.iter().zip(trend(logs)).map(|(log, level)| (log - level).abs());
-    let deviation = MAD_TO_DEVIATION * median(noise).unwrap_or_default();
-    ONSET_RATIO.ln().max(ONSET_ERRORS * MEDIAN_ERROR * deviation / (ONSET_WINDOW as f64).sqrt())
-}
-
-/// Index of the first point of the window whose median is first so far above the lowest before it.
-fn first_rise(logs: &[f64], rise: f64) -> Option<usize> {
-    let mut window = Sorted::new(ONSET_WINDOW);
-    let mut lowest = f64::INFINITY;
-    for (at, &log) in logs.iter().enumerate() {
-        window.push(log);
-        if window.len() < ONSET_WINDOW {
-            continue;
-        }
-        let now = window.median();
-        if now > lowest + rise {
-            return Some(at.saturating_sub(ONSET_WINDOW));
-        }
-        lowest = lowest.min(now);
-    }
-    None
-}
-
-/// Whether the run learned on from point `at`, where norms rose: its loss ends below its level before, and was at no level far
-/// above that, for as many norms as a threshold needs, since those before are of another level. Behind a plateau, and where a model
-/// leaves its initialisation, gradients grow because there is something to learn. A loss may be logged at some of the steps only.
-fn learns_on(points: &[Point], at: usize) -> bool {
-    let losses = |points: &[Point]| points.iter().filter_map(|point| point.loss).collect::<Vec<f64>>();
-    let (before, later) = (losses(&points[..at]), losses(&points[at..]));
-    let before = &before[before.len().saturating_sub(ONSET_WINDOW)..];
-    // As many losses as there are among the norms of a window, so that a level lasts as long.
-    let logged = points.len() - at;
-    let window = (ONSET_WINDOW * later.len()).div_ceil(logged.max(1)).clamp(FEWEST_LOSSES, ONSET_WINDOW);
-    if logged < FEWEST_NORMS
-        || before.len() < FEWEST_LOSSES
-        || later.len() < ONSET_WINDOW
-        || !is_logged_throughout(&points[at..])
-    {
-        return false;
-    }
-    let level = |losses: &[f64]| median(losses.iter().copied()).unwrap_or(f64::INFINITY);
-    let (before, end) = (level(before), level(&later[later.len() - window..]));
-    let highest = later.windows(window).map(level).fold(end, f64::max);
-    before > 0.0 && end < before && highest <= WORSE * before
-}
-
-/// Whether the loss is logged from the first to the last of these points as often as it is at all. One that is NaN is none.
-fn is_logged_throughout(points: &[Point]) -> bool {
-    let places = points.iter().enumerate().filter(|(_, point)| point.loss.is_some()).map(|(at, _)| at + 1);
-    let places: Vec<usize> = [0].into_iter().chain(places).chain([points.len() + 1]).collect();
-    let gaps: Vec<f64> = places.windows(2).map(|pair| (pair[1] - pair[0]) as f64).collect();
-    let longest = gaps.iter().copied().fold(0.0, f64::max);
-    median(gaps).is_some_and(|usual| longest <= LONGEST_GAP * usual)
-}
-
 /// So many things, with the verb before.
 fn are(count: usize, thing: &str) -> String {
     format!("{} {}", if count == 1 { "is" } else { "are" }, counted(count as u64, thing))
@@ -219,25 +123,6 @@ fn start(points: &[Point], warmup_end: Option<u64>) -> usize {
     let begun = points.partition_point(|point| point.step < START_STEPS);
     let warm = warmup_end.map_or(0, behind).max(begun);
     if points.len() - warm >= FEWEST_CORE { warm } else { begun }
-}
-
-/// The rolling median around each value, the window cut off at the ends.
-fn trend(logs: &[f64]) -> Vec<f64> {
-    let half = TREND_WINDOW / 2;
-    let mut window = Sorted::new(TREND_WINDOW + 1);
-    let (mut begin, mut end) = (0, 0);
-    let at = |at: usize| {
-        while end < logs.len() && end <= at + half {
-            window.push(logs[end]);
-            end += 1;
-        }
-        while begin + half < at {
-            window.drop_oldest();
-            begin += 1;
-        }
-        window.median()
-    };
-    (0..logs.len()).map(at).collect()
 }
 
 /// The quantile of the core as a multiple, how many norms that is, and how many independent ones it is worth. Its interval spans
@@ -289,6 +174,7 @@ fn core(residuals: &[f64], rounding: f64) -> Vec<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clip::onset::{first_rise, trend};
     use crate::clip::series::Source;
     use crate::random::Stream;
 
@@ -380,15 +266,21 @@ mod tests {
         let mut norms = log_normal(0.3, 0.1, 80);
         norms.extend(log_normal(1.2, 0.1, 1000));
         norms.extend(log_normal(60.0, 0.1, 300));
-        let mut series = series(&norms, 1);
-        for point in &mut series.points {
-            let step = point.step as f64;
-            point.loss = Some(if point.step <= 1080 { 10.4 - 0.007 * step } else { 7.0 });
+        // Below the loss of before the first rise at the end, and far above all that was.
+        for end in [7.0, 40.0] {
+            let mut series = series(&norms, 1);
+            for point in &mut series.points {
+                let step = point.step as f64;
+                point.loss = Some(if point.step <= 1080 { 10.4 - 0.007 * step } else { end });
+            }
+            let found = fit(&series, None).unwrap();
+            let [learned_on, onset] = [found.learned_on, found.onset].map(|step| step.expect("there is one"));
+            assert!(
+                (65..=90).contains(&learned_on) && (1066..=1090).contains(&onset),
+                "{learned_on} {onset}"
+            );
+            assert!((found.median / 1.2 - 1.0).abs() < 0.05, "{found:?}");
         }
-        let found = fit(&series, None).unwrap();
-        let [learned_on, onset] = [found.learned_on, found.onset].map(|step| step.expect("there is one"));
-        assert!((65..=90).contains(&learned_on) && (1066..=1090).contains(&onset), "{learned_on} {onset}");
-        assert!((found.median / 1.2 - 1.0).abs() < 0.05, "{found:?}");
     }
 
     /// Medians of 15 of norms with a log-sd of .7 range over more than ln 3 in twenty thousand steps: that is no onset.

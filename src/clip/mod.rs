@@ -12,6 +12,7 @@ mod layers;
 mod losers;
 mod method;
 mod notes;
+mod onset;
 mod optimizer;
 mod recommend;
 mod series;

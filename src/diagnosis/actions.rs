@@ -183,7 +183,7 @@ fn remedy(facts: Facts, case: &Case) -> Vec<Action> {
             let mut actions = vec![plain(
                 "stop at the first gradient that is not finite instead of applying it",
                 "PyTorch",
-                "torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, error_if_nonfinite=True)",
+                "torch.nn.utils.clip_grad_norm_(model.parameters(), float(\"inf\"), error_if_nonfinite=True)",
             )];
             actions.extend(skip(case));
             actions

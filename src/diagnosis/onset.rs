@@ -262,7 +262,9 @@ fn halvings(facts: Facts) -> Option<(u64, usize)> {
         let (began, top) = fall.filter(|(began, _)| step < began + HALVINGS_WITHIN).unwrap_or((step, before));
         fall = Some((began, top));
         if (top / now).log2().round() >= HALVINGS as f64 {
-            let bottom = scales[index..].windows(2).take_while(|pair| pair[1].1 <= pair[0].1).last();
+            // A scale that has run down to 0 was halved to the smallest number that is none.
+            let falls = |pair: &&[(u64, f64)]| pair[1].1 <= pair[0].1 && pair[1].1 > 0.0;
+            let bottom = scales[index..].windows(2).take_while(falls).last();
             let bottom = bottom.map_or(now, |pair| pair[1].1);
             return Some((began, whole((top / bottom).log2()) as usize));
         }

@@ -108,7 +108,8 @@ fn healthy_because(diagnosis: &Diagnosis, step: u64) -> String {
     match (diagnosis.mechanism, diagnosis.onset_step) {
         (Mechanism::None, _) => "nothing is wrong with the run: the newest clean checkpoint".to_owned(),
         (mechanism, Some(onset)) => format!(
-            "the newest clean checkpoint before {mechanism} began at step {}, {} earlier",
+            "the newest clean checkpoint before {} began at step {}, {} earlier",
+            if mechanism == Mechanism::Unknown { "the failure".to_owned() } else { mechanism.to_string() },
             grouped(onset),
             counted(onset.saturating_sub(step), "step")
         ),

@@ -21,9 +21,9 @@ pub(super) static RULE: Rule = Rule {
         },
         Threshold {
             name: "longest-interval",
-            default: 100.0,
+            default: 50.0,
             unit: "optimizer steps",
-            source: "the right pair gives about 0.7*sqrt(10/k): 0.22 after 100 steps",
+            source: "the right pair gives about 0.7*sqrt(10/k), 0.31 after 50 steps; after 100 matrices of healthy runs of transformers' Trainer had -.05 to .08",
         },
         Threshold {
             name: "elements",
@@ -89,7 +89,12 @@ mod tests {
 
     #[test]
     fn a_state_that_points_elsewhere_is_told_once_and_a_long_interval_is_not_judged() {
-        let mut run = run_of(3, || vec![interval_tensor("fc.weight")]);
+        let near = || {
+            let mut tensor = interval_tensor("fc.weight");
+            tensor.steps = Measured::Value(40.0);
+            vec![tensor]
+        };
+        let mut run = run_of(3, near);
         assert!(judge_run(&RULE, &run, &[]).is_clean());
         for interval in &mut run.intervals {
             interval.tensors[0].mapping_cosine = Measured::Value(0.01);

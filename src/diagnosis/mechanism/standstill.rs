@@ -6,6 +6,7 @@ use super::{CONCLUSIVE, Case, STRONG, SUPPORTING, rate, start};
 use crate::analysis::model::{IntervalAnalysis, Role, TensorInterval, weight_of};
 use crate::diagnosis::Mechanism;
 use crate::diagnosis::facts::{Facts, is_query_or_key, states, whole};
+use crate::diagnosis::onset;
 use crate::diagnosis::onset::{Onset, Sign};
 use crate::number;
 use crate::rules::Confidence;
@@ -70,6 +71,10 @@ fn stopped(facts: Facts) -> Option<Case> {
         let Some(first) = still.first() else { continue };
         let (from, to) = (interval.from_step, interval.to_step);
         let all = still.len() == interval.tensors.len();
+        // Nothing moves either where a loss scaler skips every step.
+        if all && onset::scale_collapse(facts).is_some_and(|(collapsed, _)| collapsed <= to) {
+            return None;
+        }
         let name = &first.canonical_name;
         let sentence = match still.len() - 1 {
             _ if all => format!("from step {from} on no parameter moved any more"),
