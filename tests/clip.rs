@@ -13,8 +13,7 @@ use std::time::Instant;
 use flashpoint::analysis::model::{Analysis, LogAnalysis, LogPoint, MeasureLevel, Number};
 use flashpoint::analysis::of_checkpoints;
 use flashpoint::clip::{
-    AutoClip, Fit, FixedNorm, Method, RECENT_NORMS, RollingMedian, Series, advise, backtest, collect, fit,
-    quantile,
+    AutoClip, Fit, FixedNorm, Method, RECENT_NORMS, Series, advise, backtest, collect, fit, quantile,
 };
 use flashpoint::robust::median;
 use serde_json::Value;
@@ -95,12 +94,7 @@ fn score(run: &Run) -> Result<Score, String> {
     let score =
         |method: Method| backtest(method, &series, &judged, 0.999).value().expect("a norm is enough").clone();
     let fixed = |threshold: f64| Method::FixedNorm(FixedNorm { threshold });
-    let rule = RollingMedian {
-        multiple: found.multiple.value,
-        max_norm: Some(10.0 * found.median),
-        ..RollingMedian::default()
-    };
-    let own = score(Method::RollingMedian(rule));
+    let own = score(Method::RollingMedian(found.rule()));
     let constant = score(fixed(found.threshold.value));
     let regrets = [
         own.regret.value,

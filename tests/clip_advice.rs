@@ -1,5 +1,7 @@
 //! The advice on clipping against numbers by hand, and what it says of optimizers, thresholds in use and norms that are cut off.
 
+#[path = "common/advised.rs"]
+mod advised;
 #[path = "common/kept.rs"]
 mod kept;
 
@@ -7,18 +9,14 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
+use advised::{advised, log_normal, measured};
 use flashpoint::analysis::model::{
     Analysis, LogAnalysis, LogPoint, LogSemantics, MeasureLevel, Measured, Number,
 };
 use flashpoint::analysis::of_checkpoints;
-use flashpoint::analysis::run::{Request, measure};
-use flashpoint::checkpoint::NameRules;
 use flashpoint::clip::{
-    Advice, Backtest, FixedNorm, Method, PerLayer, Shares, SkipStep, Status, advise, backtest, collect, fit,
+    Backtest, FixedNorm, Method, PerLayer, Shares, SkipStep, Status, advise, backtest, collect, fit,
 };
-use flashpoint::context::Context;
-use flashpoint::history::{History, Options};
-use flashpoint::random::Stream;
 
 fn logged(points: Vec<LogPoint>, semantics: LogSemantics) -> Analysis {
     let mut analysis = of_checkpoints(Vec::new(), MeasureLevel::Stats);
@@ -37,20 +35,6 @@ fn with_a_spike() -> Vec<LogPoint> {
         .collect()
 }
 
-/// Log-normal norms of that median and deviation of ln n, without correlation.
-fn log_normal(median: f64, deviation: f64, count: usize, seed: u64) -> Vec<f64> {
-    Stream::new(seed, 24).normals(count).iter().map(|one| median * (deviation * one).exp()).collect()
-}
-
-/// What a run says that left these files and nothing else.
-fn advised(files: &[(&str, &str)]) -> Advice {
-    let folder = tempfile::tempdir().expect("a directory");
-    for (name, text) in files {
-        std::fs::write(folder.path().join(name), text).expect("it is writable");
-    }
-    advise(&measured(folder.path()))
-}
-
 /// Lines of a log, from step 1 on: the norm, and what else a line has.
 fn lines(norms: &[f64], more: impl Fn(usize) -> String) -> String {
     let mut text = String::new();
@@ -63,13 +47,6 @@ fn lines(norms: &[f64], more: impl Fn(usize) -> String) -> String {
 
 fn zoo(name: &str) -> Analysis {
     kept::read(Path::new("fixtures/zoo"), name)
-}
-
-fn measured(path: &Path) -> Analysis {
-    let context = Context::default();
-    let history = History::read(path, &Options::default(), &context).expect("it is there");
-    let names = NameRules::default();
-    measure(&history, &Request { level: MeasureLevel::Stats, names: &names }, &context).analysis
 }
 
 fn backtested(analysis: &Analysis, method: Method) -> Backtest {

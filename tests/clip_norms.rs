@@ -1,37 +1,12 @@
 //! What `flashpoint clip` makes of columns that are no norms, or not those before clipping: read from files, as a run leaves them.
 
+#[path = "common/advised.rs"]
+mod advised;
+
 use std::fmt::Write as _;
-use std::path::Path;
 
-use flashpoint::analysis::model::Analysis;
-use flashpoint::analysis::model::MeasureLevel;
-use flashpoint::analysis::run::{Request, measure};
-use flashpoint::checkpoint::NameRules;
-use flashpoint::clip::{Advice, Candidate, Recommendation, Status, advise};
-use flashpoint::context::Context;
-use flashpoint::history::{History, Options};
-use flashpoint::random::Stream;
-
-fn measured(path: &Path) -> Analysis {
-    let context = Context::default();
-    let history = History::read(path, &Options::default(), &context).expect("it is there");
-    let names = NameRules::default();
-    measure(&history, &Request { level: MeasureLevel::Stats, names: &names }, &context).analysis
-}
-
-/// What a run says that left these files and nothing else.
-fn advised(files: &[(&str, &str)]) -> Advice {
-    let folder = tempfile::tempdir().expect("a directory");
-    for (name, text) in files {
-        std::fs::write(folder.path().join(name), text).expect("it is writable");
-    }
-    advise(&measured(folder.path()))
-}
-
-/// Log-normal norms of that median and deviation of ln n, without correlation.
-fn log_normal(median: f64, deviation: f64, count: usize, seed: u64) -> Vec<f64> {
-    Stream::new(seed, 24).normals(count).iter().map(|one| median * (deviation * one).exp()).collect()
-}
+use advised::{advised, log_normal};
+use flashpoint::clip::{Candidate, Recommendation, Status};
 
 /// Lines of a log, from step 1 on: what a line has.
 fn lines(count: usize, line: impl Fn(usize) -> String) -> String {

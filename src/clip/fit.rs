@@ -6,7 +6,7 @@
 //! all of them does not know it. Both were found on runs whose later steps the fit had not seen (docs/benchmarks-clip.md).
 
 use super::estimate::{Estimate, correlation_time, quantile};
-use super::method::RECENT_NORMS;
+use super::method::{RECENT_NORMS, RollingMedian};
 use super::onset::{ONSET_RATIO, rises};
 use super::series::{Point, Series};
 use crate::number::{counted, grain};
@@ -33,6 +33,9 @@ pub const TARGET: f64 = 0.9;
 /// The threshold over the median is kept between these.
 pub const MULTIPLE_RANGE: [f64; 2] = [1.05, 3.0];
 
+/// The recommended rule never goes above this many times the present median (ours): a run whose usual norm is there explodes.
+pub const MOST_OVER_MEDIAN: f64 = 10.0;
+
 /// What is usual.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Fit {
@@ -58,6 +61,17 @@ pub struct Fit {
     pub threshold: Estimate,
     /// Median of the last quarter over that of the first.
     pub trend: f64,
+}
+
+impl Fit {
+    /// The rule that clips the norms above the quantile, wherever the norms go.
+    pub fn rule(&self) -> RollingMedian {
+        RollingMedian {
+            multiple: self.multiple.value,
+            max_norm: Some(MOST_OVER_MEDIAN * self.median),
+            ..RollingMedian::default()
+        }
+    }
 }
 
 /// The fit of a series; a sentence where there is too little.

@@ -31,20 +31,19 @@ pub const TREND_WINDOW: usize = 51;
 /// Where norms first rose while the run learned on, and where they rose and it did not.
 pub(super) fn rises(points: &[Point], logs: &[f64]) -> (Option<usize>, Option<usize>) {
     let rise = least_rise(logs);
-    let (mut learned_on, mut from) = (None, 0);
+    let (mut learned_on, mut risen) = (None, first_rise(logs, rise));
     for _ in 0..MOST_RISES {
-        let Some(at) = first_rise(&logs[from..], rise).map(|at| from + at) else { return (learned_on, None) };
+        let Some(at) = risen else { return (learned_on, None) };
         // Behind the window that has risen, at the level that is the run's from there on if it learned.
         let behind = (at + ONSET_WINDOW + 1).min(logs.len());
-        let next = first_rise(&logs[behind..], rise).map(|next| behind + next);
+        risen = first_rise(&logs[behind..], rise).map(|next| behind + next);
         // What comes of the run after its next rise says nothing of this one.
-        if !learns_on(points, at) && !next.is_some_and(|next| learns_on(&points[..next], at)) {
+        if !learns_on(points, at) && !risen.is_some_and(|next| learns_on(&points[..next], at)) {
             return (learned_on, Some(at));
         }
         learned_on.get_or_insert(at);
-        from = behind;
     }
-    (learned_on, first_rise(&logs[from..], rise).map(|at| from + at))
+    (learned_on, risen)
 }
 
 /// How far a median of [`ONSET_WINDOW`] norms has to be above the lowest, in ln: three times, and beyond noise.

@@ -7,7 +7,7 @@ use super::backtest::{self, Candidate};
 use super::fit::{FEWEST_NORMS, Fit, fit};
 use super::layers::{Concentration, concentration};
 use super::losers;
-use super::method::{AutoClip, FixedNorm, Method, RECENT_NORMS, RollingMedian, USUAL, ZClip};
+use super::method::{AutoClip, FixedNorm, Method, RECENT_NORMS, USUAL, ZClip};
 use super::notes::{about, by_optimizer, constant, doubted_scale, of_fit};
 use super::optimizer::{self, Optimizer, USUAL_BETA2};
 use super::series::{OVERFLOWED, Series, Source, collect};
@@ -18,9 +18,6 @@ use crate::number::{grouped, short};
 
 /// Upper end of the interval over the lower one beyond which more has to be collected.
 pub const WIDE: f64 = 1.5;
-
-/// The recommended rule never goes above this many times the present median (ours): a run whose usual norm is there explodes.
-pub const MOST_OVER_MEDIAN: f64 = 10.0;
 
 /// What a run's clipping should be.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -238,11 +235,7 @@ fn fitted(
     let threshold = fit.threshold.value;
     let is_bounded = fit.unbounded.value > fit.multiple.value;
     let is_wide = is_bounded || fit.unbounded.high / fit.unbounded.low > WIDE;
-    let rule = RollingMedian {
-        multiple: fit.multiple.value,
-        max_norm: Some(MOST_OVER_MEDIAN * fit.median),
-        ..RollingMedian::default()
-    };
+    let rule = fit.rule();
     let recommended = Method::RollingMedian(rule);
     let doubt = doubted_scale(series, analysis, threshold);
     let sentence = [answer(fit)].into_iter().chain(doubt.clone()).collect::<Vec<String>>().join("; ");

@@ -76,9 +76,9 @@ pub fn rolling_median(rule: RollingMedian, median: f64) -> Vec<Snippet> {
 /// one among the norms would make every percentile after it NaN, and with it the weights.
 pub fn auto_clip() -> Vec<Snippet> {
     [
-        "import math, numpy  # and, before the first step, norms = []",
-        "norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), math.inf))  # after scaler.unscale_(optimizer) under AMP",
-        "if math.isfinite(norm): norms.append(norm); torch.nn.utils.clip_grad_norm_(model.parameters(), numpy.percentile(norms, 10)); optimizer.step()",
+        "import math, numpy  # and, before the first step, norms = []".to_owned(),
+        format!("norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), math.inf))  # {UNSCALED}"),
+        "if math.isfinite(norm): norms.append(norm); torch.nn.utils.clip_grad_norm_(model.parameters(), numpy.percentile(norms, 10)); optimizer.step()".to_owned(),
     ]
     .map(|line| Snippet::new("PyTorch", line))
     .to_vec()

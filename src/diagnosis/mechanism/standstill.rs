@@ -6,8 +6,7 @@ use super::{CONCLUSIVE, Case, STRONG, SUPPORTING, rate, start};
 use crate::analysis::model::{IntervalAnalysis, Role, TensorInterval, weight_of};
 use crate::diagnosis::Mechanism;
 use crate::diagnosis::facts::{Facts, is_query_or_key, states, whole};
-use crate::diagnosis::onset;
-use crate::diagnosis::onset::{Onset, Sign};
+use crate::diagnosis::onset::{self, Onset, Sign};
 use crate::number;
 use crate::rules::Confidence;
 
