@@ -72,6 +72,6 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
     progress.finish();
     let Some(conversion) = converted? else { return Ok(Outcome::Interrupted) };
     let target = arguments.to.display().to_string();
-    arguments.outputs.write_text(&conversion, |style| conversion_page(&conversion, &target, style))?;
+    arguments.outputs.write_text(&conversion, &|style| conversion_page(&conversion, &target, style))?;
     Ok(if conversion.refused.is_empty() { Outcome::Answered } else { Outcome::CouldNot })
 }

@@ -97,7 +97,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
     let report = Report::new(read.analysis, assessment, &policy.thresholds, unread);
     let report = report.at(read.places).judged(judgement);
     let report = if interrupted { report.interrupted() } else { report };
-    arguments.outputs.write_report(&report, |style| gate_report(&report, style), checkpoints_html)?;
+    arguments.outputs.write_report(&report, &|style| gate_report(&report, style), checkpoints_html)?;
     Ok(match outcome {
         _ if interrupted => Outcome::Interrupted,
         gate::Outcome::Pass => Outcome::Answered,

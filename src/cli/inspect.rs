@@ -63,7 +63,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
     let report = report.at(read.places);
     let interrupted = context.cancelled();
     let report = if interrupted { report.interrupted() } else { report };
-    arguments.outputs.write_report(&report, |style| checkpoint_reports(&report, style), checkpoints_html)?;
+    arguments.outputs.write_report(&report, &|style| checkpoint_reports(&report, style), checkpoints_html)?;
     // The process ends: the system takes all memory back at once, and not a name at a time.
     std::mem::forget(report);
     // Where only names were asked for, having judged nothing is an answer; as a check it is none.

@@ -4,15 +4,12 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum, value_parser};
 use flashpoint::analysis::jacobian::{self, Precision, Question};
-use flashpoint::analysis::model::{
-    CheckpointAnalysis, JacobianAnalysis, JacobianCost, JacobianSetting, MeasureLevel, Measured,
-};
+use flashpoint::analysis::model::{CheckpointAnalysis, JacobianAnalysis, MeasureLevel, Measured};
 use flashpoint::analysis::{add_device_use, measure_checkpoint, measurement, of_checkpoints};
 use flashpoint::checkpoint::Checkpoint;
 use flashpoint::error::{ErrorKind, Result};
-use flashpoint::report::{Report, jacobian_html, jacobian_page, plan_page};
+use flashpoint::report::{JacobianPlan, Report, jacobian_html, jacobian_page, plan_page};
 use flashpoint::rules::{self, Needs};
-use serde::Serialize;
 
 use super::Outcome;
 use super::options::{FailOn, Reading};
@@ -156,14 +153,6 @@ impl Arguments {
     }
 }
 
-/// What measuring would take, for programs.
-#[derive(Debug, Serialize)]
-struct Plan<'a> {
-    name: &'a str,
-    setting: &'a JacobianSetting,
-    cost: &'a JacobianCost,
-}
-
 pub fn run(arguments: &Arguments) -> Result<Outcome> {
     let inputs = [Some(&arguments.path), arguments.model.as_ref(), arguments.input.as_ref()];
     let inputs = inputs.into_iter().flatten().cloned().collect::<Vec<_>>();
@@ -195,8 +184,8 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
         let prepared = jacobian::prepare(&checkpoint, &question, &context)?;
         if arguments.plan {
             let (setting, cost) = prepared.plan(rayon::current_num_threads())?;
-            let plan = Plan { name: &checkpoint.name, setting: &setting, cost: &cost };
-            arguments.outputs.write_text(&plan, |_| plan_page(&checkpoint.name, &setting, &cost))?;
+            let plan = JacobianPlan { name: checkpoint.name.clone(), setting, cost };
+            arguments.outputs.write_text(&plan, &|_| plan_page(&plan))?;
             return Ok(Outcome::Answered);
         }
         let progress = Progress::start_stages(&context, arguments.outputs.quiet);
@@ -213,7 +202,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
     let failed = arguments.fail_on.fails(assessment.worst());
     let report = Report::new(analysis, assessment, &policy.thresholds, Vec::new());
     let report = if context.cancelled() { report.interrupted() } else { report };
-    arguments.outputs.write_report(&report, |style| jacobian_page(&report, style), jacobian_html)?;
+    arguments.outputs.write_report(&report, &|style| jacobian_page(&report, style), jacobian_html)?;
     Ok(if context.cancelled() {
         Outcome::Interrupted
     } else if damaged || !measured {

@@ -8,8 +8,7 @@ use std::str::FromStr;
 use clap::{Args, ValueEnum};
 use flashpoint::error::{Error, ErrorKind, Result};
 use flashpoint::files::write_atomically;
-use flashpoint::report::{self, Plot, Report, Style};
-use serde::Serialize;
+use flashpoint::report::{self, Json, Plot, Report, Style};
 
 use super::options::Color;
 
@@ -175,13 +174,13 @@ impl Outputs {
     pub fn write_report(
         &self,
         report: &Report,
-        page: impl Fn(Style) -> String,
+        page: &dyn Fn(Style) -> String,
         html: fn(&Report) -> Vec<u8>,
     ) -> Result<()> {
         self.draw(&|| report::checkpoint_plots(report))?;
-        self.emit(|format, on_stdout| match format {
+        self.emit(&|format, on_stdout| match format {
             Format::Terminal => page(self.style(on_stdout)).into_bytes(),
-            Format::Json => report::to_json(report),
+            Format::Json => report.to_json(),
             Format::Markdown => report::to_markdown(report),
             Format::Html => html(report),
             one_by_one => told_one_by_one(one_by_one, report),
@@ -192,11 +191,11 @@ impl Outputs {
     ///
     /// # Panics
     /// Where there are no findings and [`Outputs::check`] was not asked, which refuses their formats.
-    pub fn write(&self, report: &impl Serialize, renderings: &Renderings<'_>) -> Result<()> {
+    pub fn write(&self, report: &dyn Json, renderings: &Renderings<'_>) -> Result<()> {
         self.draw(renderings.plots)?;
-        self.emit(|format, on_stdout| match format {
+        self.emit(&|format, on_stdout| match format {
             Format::Terminal => (renderings.terminal)(self.style(on_stdout)).into_bytes(),
-            Format::Json => report::to_json(report),
+            Format::Json => report.to_json(),
             Format::Markdown => (renderings.markdown)(),
             Format::Html => (renderings.html)(),
             one_by_one => {
@@ -211,10 +210,10 @@ impl Outputs {
     ///
     /// # Panics
     /// Where [`Outputs::check_for_text`] was not asked, which refuses the other formats.
-    pub fn write_text(&self, report: &impl Serialize, page: impl Fn(Style) -> String) -> Result<()> {
-        self.emit(|format, on_stdout| match format {
+    pub fn write_text(&self, report: &dyn Json, page: &dyn Fn(Style) -> String) -> Result<()> {
+        self.emit(&|format, on_stdout| match format {
             Format::Terminal => page(self.style(on_stdout)).into_bytes(),
-            Format::Json => report::to_json(report),
+            Format::Json => report.to_json(),
             other => unreachable!("{other:?} is refused before the work"),
         })
     }
@@ -226,7 +225,7 @@ impl Outputs {
         Style { color: on_stdout && self.color.on_stdout(), all: self.all, width }
     }
 
-    fn emit(&self, render: impl Fn(Format, bool) -> Vec<u8>) -> Result<()> {
+    fn emit(&self, render: &dyn Fn(Format, bool) -> Vec<u8>) -> Result<()> {
         for target in &self.output {
             write_atomically(&target.path, &render(target.format, false))?;
             self.tell_written(&target.path);

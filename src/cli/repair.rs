@@ -154,14 +154,14 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
         return Ok(Outcome::Interrupted);
     }
     let Some(target) = arguments.to.as_ref().filter(|_| !arguments.plan) else {
-        arguments.outputs.write_text(&plan, |style| repair_plan_page(&plan, style))?;
+        arguments.outputs.write_text(&plan, &|style| repair_plan_page(&plan, style))?;
         return Ok(Outcome::Answered);
     };
     let Some(manifest) = known.repair(&plan, &wanted, &policy, target, &context)? else {
         return Ok(Outcome::Interrupted);
     };
     let shown = target.display().to_string();
-    arguments.outputs.write_text(&manifest, |style| manifest_page(&manifest, &shown, style))?;
+    arguments.outputs.write_text(&manifest, &|style| manifest_page(&manifest, &shown, style))?;
     Ok(if manifest.healthy { Outcome::Answered } else { Outcome::Findings })
 }
 

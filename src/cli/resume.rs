@@ -156,7 +156,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
         let healthy = manifest.healthy;
         prepared.report.manifest = Some(manifest);
         if !healthy {
-            arguments.outputs.write_text(&prepared.report, |style| resume_page(&prepared.report, style))?;
+            arguments.outputs.write_text(&prepared.report, &|style| resume_page(&prepared.report, style))?;
             let message = "a check of the repaired state failed: it is not started".to_owned();
             let advice = "look at repair.json in it, or go on from an earlier state: --from STEP";
             return Err(ErrorKind::NotDone { message, advice }.in_file(&prepared.checkpoint));
@@ -167,7 +167,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
     }
     let report = ResumeReport { clipping: looked.clipping, substitutions, command, ..prepared.report };
     if arguments.dry_run {
-        arguments.outputs.write_text(&report, |style| resume_page(&report, style))?;
+        arguments.outputs.write_text(&report, &|style| resume_page(&report, style))?;
         return Ok(Outcome::Answered);
     }
     // stdout belongs to the command.

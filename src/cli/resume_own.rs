@@ -94,7 +94,7 @@ impl Arguments {
             continuation: Some(continuation),
             ..ResumeReport::of(chosen, audit(&checkpoint, context))
         };
-        self.outputs.write_text(&report, |style| resume_page(&report, style))?;
+        self.outputs.write_text(&report, &|style| resume_page(&report, style))?;
         Ok(Outcome::Answered)
     }
 

@@ -4,6 +4,7 @@ use std::fmt::{self, Write};
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
+use serde::Serialize;
 
 use super::Report;
 use super::markdown::code;
@@ -306,10 +307,21 @@ pub(super) fn write_markdown(jacobian: &JacobianAnalysis, out: &mut String) -> f
     writeln!(out, "\n</details>\n")
 }
 
+/// What measuring would take, for programs.
+#[derive(Debug, Serialize)]
+pub struct JacobianPlan {
+    /// Name of the checkpoint.
+    pub name: String,
+    /// At what it would be measured.
+    pub setting: JacobianSetting,
+    /// What that would take.
+    pub cost: JacobianCost,
+}
+
 /// What measuring would take, as text.
-pub fn plan_page(name: &str, setting: &JacobianSetting, cost: &JacobianCost) -> String {
+pub fn plan_page(of: &JacobianPlan) -> String {
     let mut text = String::new();
-    plan(name, setting, cost, &mut text).expect("writing to a string does not fail");
+    plan(&of.name, &of.setting, &of.cost, &mut text).expect("writing to a string does not fail");
     text
 }
 
