@@ -59,6 +59,20 @@ pub fn spikes(norms: &[f64], z: f64, ratio: f64) -> Vec<Option<f64>> {
     norms.iter().map(one).collect()
 }
 
+/// Places of values, those of the largest first; equal ones stay in order.
+///
+/// That sorting is compiled once, for whatever is ranked by a number: `O(n log n)`.
+pub fn largest_first(values: &[f64]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..values.len()).collect();
+    order.sort_by(|&one, &other| values[other].total_cmp(&values[one]));
+    order
+}
+
+/// Sorts pairs by their first number, the smallest first; equal ones stay in order.
+pub fn by_first(pairs: &mut [(f64, f64)]) {
+    pairs.sort_by(|one, other| one.0.total_cmp(&other.0));
+}
+
 /// The median of any values, the mean of the middle two for an even number; `None` of nothing.
 pub fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
     let mut values: Vec<f64> = values.into_iter().collect();
@@ -177,6 +191,14 @@ fn smallest(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_ranked_by_a_number_stays_in_order_where_the_numbers_are_equal() {
+        assert_eq!(largest_first(&[1.0, f64::INFINITY, -2.0, 1.0, f64::NAN]), [4, 1, 0, 3, 2]);
+        let mut pairs = [(2.0, 0.0), (1.0, 1.0), (2.0, -1.0)];
+        by_first(&mut pairs);
+        assert_eq!(pairs, [(1.0, 1.0), (2.0, 0.0), (2.0, -1.0)]);
+    }
 
     #[test]
     fn the_median_of_an_even_number_lies_between_the_middle_two() {

@@ -10,6 +10,7 @@ use super::Style;
 use super::text::safe;
 use crate::analysis::model::{DType, Difference, Measured, TensorDifference};
 use crate::number::{counted, grouped, share, short};
+use crate::robust::largest_first;
 use crate::rules::Severity;
 
 /// Rows of a folded table.
@@ -194,10 +195,8 @@ pub(super) fn cells(tensor: &TensorDifference) -> [String; 7] {
 
 /// Tensors, those that moved farthest first.
 pub(super) fn by_change(tensors: &[TensorDifference]) -> Vec<&TensorDifference> {
-    let mut order: Vec<&TensorDifference> = tensors.iter().collect();
-    // Stable: tensors that moved as far stay in file order.
-    order.sort_by(|one, other| relative(other).total_cmp(&relative(one)));
-    order
+    let order = largest_first(&tensors.iter().map(relative).collect::<Vec<f64>>());
+    order.into_iter().map(|index| &tensors[index]).collect()
 }
 
 /// σ₁ of each change, how it stands to the matrix, along how many directions it goes, and whether along the largest one.

@@ -15,6 +15,7 @@ use crate::analysis::model::{
     JacobianSetting, Measured, PartJacobian, PartKind, ProbeKind, RecurrenceAnalysis, Spread,
 };
 use crate::number::{bytes, counted, grouped, short};
+use crate::robust::largest_first;
 
 /// Rows of a table before only blocks are shown, and of those the ones with the largest σ₁.
 const FOLDED_ROWS: usize = 40;
@@ -138,9 +139,8 @@ fn shown(jacobian: &JacobianAnalysis, style: Style) -> Vec<&PartJacobian> {
     if blocks.len() <= FOLDED_ROWS {
         return blocks;
     }
-    let norm = |part: &PartJacobian| part.spectral_norm.value().map_or(f64::INFINITY, |norm| norm.mean);
-    let mut order: Vec<usize> = (0..blocks.len()).collect();
-    order.sort_by(|&a, &b| norm(blocks[b]).total_cmp(&norm(blocks[a])));
+    let norm = |part: &&PartJacobian| part.spectral_norm.value().map_or(f64::INFINITY, |norm| norm.mean);
+    let mut order = largest_first(&blocks.iter().map(norm).collect::<Vec<f64>>());
     order.truncate(FOLDED_ROWS);
     order.sort_unstable();
     order.into_iter().map(|index| blocks[index]).collect()

@@ -9,6 +9,7 @@ use comfy_table::{CellAlignment, Table};
 use super::text::{safe, safe_sentence};
 use crate::analysis::model::{Measured, OptimizerAnalysis, OptimizerSummary, ParameterOptimizer};
 use crate::number::{counted, grouped, short};
+use crate::robust::largest_first;
 
 /// Rows of a folded table.
 const FOLDED_ROWS: usize = 12;
@@ -63,13 +64,13 @@ pub(super) fn described(optimizer: &OptimizerSummary) -> String {
 
 /// The rows of the table, in the order of the state: those whose next step is largest.
 fn shown(state: &OptimizerAnalysis, all: bool) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..state.parameters.len()).collect();
-    if !all && order.len() > FOLDED_ROWS {
-        let size = |index: usize| state.parameters[index].update_ratio.value().copied().unwrap_or(-1.0);
-        order.sort_by(|&a, &b| size(b).total_cmp(&size(a)));
-        order.truncate(FOLDED_ROWS);
-        order.sort_unstable();
+    if all || state.parameters.len() <= FOLDED_ROWS {
+        return (0..state.parameters.len()).collect();
     }
+    let size = |parameter: &ParameterOptimizer| parameter.update_ratio.value().copied().unwrap_or(-1.0);
+    let mut order = largest_first(&state.parameters.iter().map(size).collect::<Vec<f64>>());
+    order.truncate(FOLDED_ROWS);
+    order.sort_unstable();
     order
 }
 

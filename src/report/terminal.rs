@@ -12,6 +12,7 @@ use super::text::{flowing, safe};
 use super::{maps, moments};
 use crate::analysis::model::{CheckpointAnalysis, DType, DeviceUse, Measured, Statistics, TensorAnalysis};
 use crate::number::{bytes, counted, grouped, share, short};
+use crate::robust::largest_first;
 use crate::rules::{Evidence, Finding, NotEvaluated, RULES, Severity, Subject};
 
 /// How to write for a terminal.
@@ -237,9 +238,7 @@ impl Page<'_> {
             Measured::Value(spread) => spread.ln().abs(),
             _ => -1.0,
         };
-        let mut order = (0..self.checkpoint.tensors.len()).collect::<Vec<_>>();
-        let tensors = &self.checkpoint.tensors;
-        order.sort_by(|&a, &b| badness(&tensors[b]).total_cmp(&badness(&tensors[a])));
+        let mut order = largest_first(&self.checkpoint.tensors.iter().map(badness).collect::<Vec<f64>>());
         order.truncate(FOLDED_ROWS);
         order.sort_unstable();
         order

@@ -16,6 +16,7 @@ use crate::compute::{Backend, Gemm, Matrix};
 use crate::context::Context;
 use crate::error::Result;
 use crate::random::Stream;
+use crate::robust::by_first;
 
 /// Vectors of a block: what the kernels of a device read a matrix once for. Even, as the bound wants it.
 pub const WIDTH: usize = 8;
@@ -125,8 +126,8 @@ pub fn run<B: Backend>(
             break;
         }
     }
-    pairs.sort_by(|a, b| b.0.total_cmp(&a.0));
-    let (values, residuals) = pairs.into_iter().unzip();
+    by_first(&mut pairs);
+    let (values, residuals) = pairs.into_iter().rev().unzip();
     Ok(Outcome::Found(Largest { values, residuals, squares, width, steps: space.columns.len(), is_complete }))
 }
 

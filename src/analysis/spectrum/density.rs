@@ -10,6 +10,7 @@ use crate::compute::{Backend, Side};
 use crate::context::Context;
 use crate::error::Result;
 use crate::random::Stream;
+use crate::robust::by_first;
 
 /// Quantiles that are reported: 0, 1/64, …, 1.
 const QUANTILES: usize = 65;
@@ -84,7 +85,7 @@ pub(in crate::analysis) fn quadrature<B: Backend>(
         let share = rest / (n * STARTS as f64);
         nodes.extend(ritz.values.iter().zip(&ritz.weights).map(|(value, weight)| (*value, weight * share)));
     }
-    nodes.sort_by(|a, b| a.0.total_cmp(&b.0));
+    by_first(&mut nodes);
     Ok(Some(Quadrature { nodes, resolves_smallest }))
 }
 

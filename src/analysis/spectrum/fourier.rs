@@ -20,7 +20,8 @@ impl Convolution {
                 values.extend(self.at_frequency(group, frequency, &self.geometry.input)?);
             }
         }
-        values.sort_by(|a, b| b.total_cmp(a));
+        values.sort_by(f64::total_cmp);
+        values.reverse();
         Some(values)
     }
 

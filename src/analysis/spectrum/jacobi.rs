@@ -3,6 +3,7 @@
 //! For what Lanczos leaves: bidiagonal matrices of some tens of rows. Every singular value comes out with a small
 //! relative error, however much they differ.
 
+use crate::robust::largest_first;
 /// `B = P·diag(values)·Qᵀ` of a square matrix.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Triplets {
@@ -38,8 +39,7 @@ pub fn triplets(mut columns: Vec<Vec<f64>>) -> Triplets {
         }
     }
     let norms: Vec<f64> = columns.iter().map(|column| norm(column)).collect();
-    let mut order: Vec<usize> = (0..n).collect();
-    order.sort_by(|&a, &b| norms[b].total_cmp(&norms[a]));
+    let order = largest_first(&norms);
     let unit = |index: usize| {
         let inverse = if norms[index] > 0.0 { 1.0 / norms[index] } else { 0.0 };
         columns[index].iter().map(|x| x * inverse).collect()

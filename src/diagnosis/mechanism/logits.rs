@@ -6,6 +6,7 @@ use crate::diagnosis::Mechanism;
 use crate::diagnosis::facts::{Facts, is_matrix, is_query_or_key, median, rms};
 use crate::diagnosis::onset::Onset;
 use crate::number::{counted, short};
+use crate::robust::largest_first;
 use crate::rules::Confidence;
 
 /// RMS of a logit map over that of the model's other matrices from which it has outgrown them: at most 3.2 in healthy
@@ -83,10 +84,11 @@ fn alike<'a>(
     let ratios =
         maps.filter_map(|map| Some((map.canonical_name.as_str(), against_others(checkpoint, map, wanted)?)));
     let near = ratios.filter(|(_, ratio)| *ratio >= OUTGROWN && ratio * ALIKE >= worst.ratio);
-    let mut near: Vec<(&str, f64)> = near.collect();
-    near.sort_by(|a, b| b.1.total_cmp(&a.1));
-    near.sort_by_key(|(name, _)| *name != worst.tensor.canonical_name);
-    near
+    let near: Vec<(&str, f64)> = near.collect();
+    let is_worst = |name: &str| name == worst.tensor.canonical_name;
+    let rank = |(name, ratio): &(&str, f64)| if is_worst(name) { f64::INFINITY } else { *ratio };
+    let order = largest_first(&near.iter().map(rank).collect::<Vec<f64>>());
+    order.into_iter().map(|index| near[index]).collect()
 }
 
 /// That these maps, the worst first, stood above the others by `step`.

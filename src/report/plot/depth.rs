@@ -12,6 +12,7 @@ use super::scale::Scale;
 use crate::analysis::model::{Degenerate, Layer, Measured, Role};
 use crate::report::terminal::name_of;
 use crate::report::text::safe;
+use crate::robust::by_first;
 
 /// What the kinds beyond the colours that there are are called together.
 const OTHERS: &str = "others";
@@ -85,7 +86,7 @@ impl Depth {
             kinds.push((OTHERS.to_owned(), others));
         }
         for (_, values) in &mut kinds {
-            values.sort_by(|one, other| one.0.total_cmp(&other.0));
+            by_first(values);
         }
         broken.sort_by(f64::total_cmp);
         let layers = places.iter().map(|place| (place.order, place.layer.clone())).collect();

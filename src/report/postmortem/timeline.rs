@@ -149,8 +149,8 @@ fn heat_map(intervals: &[IntervalAnalysis], axis: &Axis) -> Vec<String> {
     }
     let total = layers.len();
     let mut peaks: Vec<f64> = layers.values().map(|row| peak(row)).collect();
-    peaks.sort_by(|a, b| b.total_cmp(a));
-    let least = peaks[ROWS.min(total) - 1];
+    peaks.sort_by(f64::total_cmp);
+    let least = peaks[total - ROWS.min(total)];
     let shown = layers.iter().filter(|(_, row)| peak(row) >= least).take(ROWS);
     let what = if by_gradient { "gradient" } else { "change" };
     let mut lines = vec![format!("{what} of each layer over its usual: ░ 1.25  ▒ 2  ▓ 4  █ 10 times")];
