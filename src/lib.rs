@@ -23,6 +23,7 @@ pub mod json;
 pub mod nearest;
 pub mod network;
 pub mod number;
+pub mod parallel;
 pub mod random;
 pub mod recover;
 pub mod report;

@@ -18,8 +18,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("format", &["error", "context", "files", "tensor"]),
     ("random", &[]),
     ("robust", &[]),
+    ("parallel", &[]),
     ("compute", &["error", "context", "tensor", "random"]),
-    ("checkpoint", &["error", "context", "files", "tensor", "format"]),
+    ("checkpoint", &["error", "context", "files", "tensor", "format", "parallel"]),
     (
         "history",
         &["error", "context", "number", "files", "tensor", "format", "random", "robust", "checkpoint"],
@@ -38,15 +39,22 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "history",
             "random",
             "robust",
+            "parallel",
             "compute",
             "network",
         ],
     ),
     ("rules", &["number", "nearest", "robust", "analysis::model"]),
-    ("clip", &["number", "random", "robust", "analysis::model", "analysis::series::clip"]),
+    ("clip", &["number", "random", "robust", "parallel", "analysis::model", "analysis::series::clip"]),
     ("diagnosis", &["number", "robust", "analysis::model", "rules", "clip"]),
     ("gate", &["error", "context", "number", "files", "checkpoint", "analysis::model", "rules", "diagnosis"]),
-    ("train", &["error", "context", "random", "files", "tensor", "format", "compute", "network", "clip"]),
+    (
+        "train",
+        &[
+            "error", "context", "random", "parallel", "files", "tensor", "format", "compute", "network",
+            "clip",
+        ],
+    ),
     (
         "recover",
         &[
@@ -68,7 +76,18 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     (
         "report",
-        &["json", "number", "analysis::model", "rules", "clip", "diagnosis", "gate", "train", "recover"],
+        &[
+            "json",
+            "number",
+            "robust",
+            "analysis::model",
+            "rules",
+            "clip",
+            "diagnosis",
+            "gate",
+            "train",
+            "recover",
+        ],
     ),
     ("lib", &[]),
 ];

@@ -3,8 +3,6 @@
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
-use rayon::prelude::*;
-
 use super::architecture;
 use super::device::or_processor;
 use super::jacobian;
@@ -23,6 +21,7 @@ use crate::compute::cuda;
 use crate::context::{Context, DeviceChoice, Pieces};
 use crate::error::{Error, ErrorKind};
 use crate::format::torch;
+use crate::parallel;
 use crate::tensor::{Kind, Tensor, element_count};
 
 /// Measures every tensor of `checkpoint` as deep as `level`. Tensors and their blocks are spread over all threads;
@@ -59,8 +58,7 @@ pub(super) fn measure_checkpoint_beside<B: Beside>(
     } else {
         let mut first = 0;
         for batch in side_by_side(&checkpoint.tensors) {
-            let indexed = batch.par_iter().enumerate().map(|(at, tensor)| (first + at, tensor));
-            let measured: Vec<_> = indexed.map(measure).collect();
+            let measured = parallel::map_indices(batch.len(), |at| measure((first + at, &batch[at])));
             measured.into_iter().for_each(&mut keep);
             first += batch.len();
         }

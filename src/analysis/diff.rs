@@ -5,8 +5,6 @@
 
 use std::collections::{HashMap, HashSet};
 
-use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
-
 use super::model::{
     ChangeSpectrum, Degenerate, Difference, MeasureLevel, Measured, Reshaped, TensorDifference,
 };
@@ -19,6 +17,7 @@ use crate::checkpoint::{Checkpoint, CheckpointTensor, Section};
 use crate::compute::{Cpu, Matrix};
 use crate::context::Context;
 use crate::error::Result;
+use crate::parallel;
 use crate::tensor::Tensor;
 
 /// What one tensor is joined by.
@@ -58,9 +57,7 @@ pub fn between(
     let gone = before.tensors.iter().filter(wanted).filter(|tensor| !kept.contains(&key(tensor)));
     found.missing = gone.map(|tensor| tensor.canonical_name.clone()).collect();
     announce(&pairs, context);
-    let outcomes: Vec<Outcome> =
-        pairs.par_iter().map(|(one, other)| compare(one, other, level, context)).collect();
-    for outcome in outcomes {
+    for outcome in parallel::map(&pairs, |(one, other)| compare(one, other, level, context)) {
         match outcome {
             Outcome::Compared(difference) => found.tensors.push(*difference),
             Outcome::Reshaped(reshaped) => found.reshaped.push(reshaped),

@@ -1,12 +1,11 @@
 //! Digests of a checkpoint's files, found while its tensors are measured.
 
-use rayon::prelude::*;
-
 use super::checkpoint::{changed_files, measure_checkpoint, problem};
 use super::model::{CheckpointAnalysis, MeasureLevel};
 use crate::checkpoint::Checkpoint;
 use crate::context::Context;
 use crate::files::digest;
+use crate::parallel;
 
 /// As [`measure_checkpoint`], and the BLAKE3 digest of every file at the same time, so that storage is read once.
 pub fn measure_with_digests(
@@ -14,7 +13,7 @@ pub fn measure_with_digests(
     level: MeasureLevel,
     context: &Context,
 ) -> CheckpointAnalysis {
-    let digests = || checkpoint.files.par_iter().map(|file| digest(&file.input, context)).collect::<Vec<_>>();
+    let digests = || parallel::map(&checkpoint.files, |file| digest(&file.input, context));
     let (mut analysis, digests) = measure_beside(checkpoint, level, context, digests);
     for (file, found) in analysis.files.iter_mut().zip(digests) {
         match found {

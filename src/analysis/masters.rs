@@ -3,14 +3,13 @@
 //! A cast to nearest leaves |w − master| at most half a spacing of the narrower dtype at the master's magnitude; one that
 //! truncates, or rounds stochastically, less than a whole one. Counts and extrema only: exact at any number of threads.
 
-use rayon::iter::{IntoParallelIterator, ParallelIterator};
-
 use super::model::{DType, MasterAnalysis, MasterRounding, MeasureLevel, Measured};
 use super::optimizer::pass_over;
 use super::optimizer::place::readable;
 use super::statistics::STOPPED;
 use crate::checkpoint::{Checkpoint, CheckpointTensor};
 use crate::context::Context;
+use crate::parallel;
 use crate::tensor::Tensor;
 
 /// Compares every weight that has a master with it.
@@ -30,7 +29,7 @@ pub(super) fn measure(
         context.progress.expect_tensors(pairs.len());
         context.progress.expect(bytes.fold(0, u64::saturating_add));
     }
-    pairs.into_par_iter().map(|(weight, master)| one(weight, master, level, context)).collect()
+    parallel::map(&pairs, |(weight, master)| one(weight, master, level, context))
 }
 
 fn one(

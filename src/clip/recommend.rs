@@ -1,6 +1,5 @@
 //! From what a run kept to a threshold, or to why there is none (risk catalogue, section 2.4).
 
-use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use serde::{Deserialize, Serialize};
 
 use super::backtest::{self, Candidate};
@@ -15,6 +14,7 @@ use super::snippets::{self, Snippet};
 use super::state::from_state;
 use crate::analysis::model::{Analysis, LogAnalysis, Measured};
 use crate::number::{grouped, short};
+use crate::parallel;
 
 /// Upper end of the interval over the lower one beyond which more has to be collected.
 pub const WIDE: f64 = 1.5;
@@ -312,16 +312,12 @@ fn candidates(
         }
     }
     // In any order, collected in that of the list.
-    let mut found: Vec<Candidate> = methods
-        .into_par_iter()
-        .map(|method| {
-            let backtest = backtest::run(method, series, fit, beta2);
-            let why = losers::why(method, &backtest, method == recommended);
-            let label =
-                if method == ten_fold { "10 times the median".to_owned() } else { method.to_string() };
-            Candidate { method: method.name().to_owned(), label, needs: method.needs(), backtest, why }
-        })
-        .collect();
+    let mut found: Vec<Candidate> = parallel::map(&methods, |&method| {
+        let backtest = backtest::run(method, series, fit, beta2);
+        let why = losers::why(method, &backtest, method == recommended);
+        let label = if method == ten_fold { "10 times the median".to_owned() } else { method.to_string() };
+        Candidate { method: method.name().to_owned(), label, needs: method.needs(), backtest, why }
+    });
     // Stable: what was not evaluated stays in the order of the list, behind the others.
     found[1..].sort_by(|one, other| {
         let regret = |own: &Candidate| own.backtest.value().map_or(f64::INFINITY, |found| found.regret.value);

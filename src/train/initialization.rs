@@ -5,10 +5,10 @@
 
 use std::str::FromStr;
 
-use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use serde::{Deserialize, Serialize};
 
 use crate::network::{Network, Operation, ParameterId};
+use crate::parallel;
 use crate::random::Stream;
 
 /// Streams of parameters begin here: no other use of the seed comes near.
@@ -71,7 +71,7 @@ impl Initialization {
                 }
             }
         };
-        (0..network.parameters.len()).into_par_iter().map(one).collect()
+        parallel::map_indices(network.parameters.len(), one)
     }
 
     /// A map of this many outputs and inputs, each pair with a kernel of this many elements.

@@ -25,6 +25,7 @@ use crate::compute::{Backend, Real};
 use crate::context::Context;
 use crate::error::{ErrorKind, Result};
 use crate::network::{Feed, Network, Segment, Tape, Targets, ValueId};
+use crate::parallel;
 use crate::random::Stream;
 
 /// What is measured of a network.
@@ -133,14 +134,11 @@ fn run<B: Backend, T: Real>(
             let own: Vec<&StagePart> = own.collect();
             let tasks: Vec<(usize, usize)> =
                 (0..own.len()).flat_map(|part| (0..draws.len()).map(move |draw| (part, draw))).collect();
-            let found: Vec<Result<Option<PartAtDraw>>> = tasks
-                .par_iter()
-                .map(|&(part, draw)| {
-                    let tape = &draws[draw].tape;
-                    let of = |segment: Segment| SegmentJacobian { backend, tape, weights, segment };
-                    part_at_draw(backend, tape, own[part], &of, &options.spectrum, context)
-                })
-                .collect();
+            let found: Vec<Result<Option<PartAtDraw>>> = parallel::map(&tasks, |&(part, draw)| {
+                let tape = &draws[draw].tape;
+                let of = |segment: Segment| SegmentJacobian { backend, tape, weights, segment };
+                part_at_draw(backend, tape, own[part], &of, &options.spectrum, context)
+            });
             let mut rest = found.into_iter();
             let mut measured = Vec::new();
             for part in own {
@@ -449,15 +447,12 @@ fn end_to_end<B: Backend, T: Real>(
     request: &Request,
     context: &Context,
 ) -> Result<Option<PartJacobian>> {
-    let found: Vec<Result<Option<Measured<JacobianSpectrum>>>> = draws
-        .par_iter()
-        .map(|draw| {
-            let chain = Chain { backend, tape: &draw.tape, parameters, segments: segments.to_vec() };
-            let found = spectrum::measure(backend, &chain, request, context);
-            context.progress.advance(segments.len() as u64 * UNIT);
-            found
-        })
-        .collect();
+    let found: Vec<Result<Option<Measured<JacobianSpectrum>>>> = parallel::map(draws, |draw| {
+        let chain = Chain { backend, tape: &draw.tape, parameters, segments: segments.to_vec() };
+        let found = spectrum::measure(backend, &chain, request, context);
+        context.progress.advance(segments.len() as u64 * UNIT);
+        found
+    });
     let Some(spectra) = take(&mut found.into_iter(), draws.len())? else { return Ok(None) };
     let tape = &draws.first().expect("something was drawn").tape;
     let (first, last) = (segments.first().map(|s| s.from), segments.last().map(|s| s.to));
@@ -480,13 +475,10 @@ fn all_depths<B: Backend, T: Real>(
     context: &Context,
 ) -> Result<Option<Vec<DepthGain>>> {
     let (vectors, seed) = (options.spectrum.probes.max(1), options.spectrum.seed);
-    let found: Vec<Result<Option<depths::Depths>>> = draws
-        .par_iter()
-        .map(|draw| {
-            let gradient = draw.gradient.as_deref();
-            depths::measure(backend, &draw.tape, parameters, stages, gradient, vectors, seed, context)
-        })
-        .collect();
+    let found: Vec<Result<Option<depths::Depths>>> = parallel::map(draws, |draw| {
+        let gradient = draw.gradient.as_deref();
+        depths::measure(backend, &draw.tape, parameters, stages, gradient, vectors, seed, context)
+    });
     let Some(found) = take(&mut found.into_iter(), draws.len())? else { return Ok(None) };
     let segments = segments(stages);
     let mut depths = Vec::new();

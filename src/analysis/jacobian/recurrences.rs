@@ -4,8 +4,6 @@
 //! The sign of an exponent may depend on the scale, as that of the published LSTM of docs/jacobian.md does. A layer is driven by what
 //! the layers before it give.
 
-use rayon::prelude::*;
-
 use super::lyapunov::Directions;
 use super::parameters::Parameters;
 use super::probe::random_ids;
@@ -18,6 +16,7 @@ use crate::compute::{Backend, Real, Side};
 use crate::context::Context;
 use crate::error::Result;
 use crate::network::{CellKind, Feed, Input, InputKind, Network, Recurrence, Tape, Weights};
+use crate::parallel;
 use crate::random::Stream;
 
 /// Factors of features: none, little, and as they are. Token ids have no scale.
@@ -52,33 +51,30 @@ pub(super) fn measure<B: Backend, T: Real>(
 ) -> Result<Option<Vec<RecurrenceAnalysis>>> {
     let recurrences = network.recurrences();
     let scales = scales(network);
-    let at_scales: Vec<Result<Option<Vec<RecurrenceAtScale>>>> = scales
-        .par_iter()
-        .map(|&scale| {
-            let Some(last) = recurrences.last() else { return Ok(Some(Vec::new())) };
-            parameters.with_nodes(backend, None, last.input, |weights| {
-                let feed = long(network, data, scale, seed);
-                let tape = match &feed {
-                    Some(feed) => {
-                        let mut tape = Tape::new(network, backend, feed)?;
-                        tape.advance(weights, last.input)?;
-                        Some(tape)
-                    }
-                    None => None,
-                };
-                let mut found = Vec::with_capacity(recurrences.len());
-                for (index, recurrence) in recurrences.iter().enumerate() {
-                    let own = seed.wrapping_add(index as u64);
-                    let rows = rows(recurrence, tape.as_ref(), scale, own)?;
-                    match drive::<B, T>(backend, recurrence, parameters, &rows, scale, seed, context)? {
-                        Some(at) => found.push(at),
-                        None => return Ok(None),
-                    }
+    let at_scales: Vec<Result<Option<Vec<RecurrenceAtScale>>>> = parallel::map(scales, |&scale| {
+        let Some(last) = recurrences.last() else { return Ok(Some(Vec::new())) };
+        parameters.with_nodes(backend, None, last.input, |weights| {
+            let feed = long(network, data, scale, seed);
+            let tape = match &feed {
+                Some(feed) => {
+                    let mut tape = Tape::new(network, backend, feed)?;
+                    tape.advance(weights, last.input)?;
+                    Some(tape)
                 }
-                Ok(Some(found))
-            })
+                None => None,
+            };
+            let mut found = Vec::with_capacity(recurrences.len());
+            for (index, recurrence) in recurrences.iter().enumerate() {
+                let own = seed.wrapping_add(index as u64);
+                let rows = rows(recurrence, tape.as_ref(), scale, own)?;
+                match drive::<B, T>(backend, recurrence, parameters, &rows, scale, seed, context)? {
+                    Some(at) => found.push(at),
+                    None => return Ok(None),
+                }
+            }
+            Ok(Some(found))
         })
-        .collect();
+    });
     let mut found: Vec<RecurrenceAnalysis> = recurrences
         .iter()
         .map(|recurrence| RecurrenceAnalysis {

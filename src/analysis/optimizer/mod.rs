@@ -23,15 +23,13 @@ mod summary;
 mod tests;
 pub mod update;
 
-use rayon::iter::{IntoParallelIterator, ParallelIterator};
-
 use super::model::{Degenerate, MeasureLevel, Measured, OptimizerAnalysis};
 use crate::checkpoint::Checkpoint;
 use crate::context::Context;
 use crate::error::Result;
+use crate::parallel;
 use crate::tensor::Tensor;
 pub use coverage::coverage;
-use parameter::Energies;
 use place::Place;
 
 /// Measures the optimizer state of `checkpoint`.
@@ -54,8 +52,7 @@ pub fn measure(
     }
     context.progress.expect_tensors(places.len());
     context.progress.expect(bytes(checkpoint));
-    let measured: Vec<(super::model::ParameterOptimizer, Energies)> =
-        places.into_par_iter().map(|place| parameter::measure(&place, context)).collect();
+    let measured = parallel::map(&places, |place| parameter::measure(place, context));
     let (parameters, energies): (Vec<_>, Vec<_>) = measured.into_iter().unzip();
     let optimizers = summary::optimizers(checkpoint, &parameters, &energies);
     let spike = spike::consensus(&parameters);

@@ -6,11 +6,10 @@
 
 use std::ops::Range;
 
-use rayon::iter::{IntoParallelIterator, ParallelIterator};
-
 use super::moment::Moment;
 use crate::context::Context;
 use crate::error::Result;
+use crate::parallel;
 use crate::tensor::{Tensor, saturating_count};
 
 /// Elements per block, before it is rounded down to whole rows.
@@ -216,8 +215,9 @@ pub(super) fn run(inputs: &Inputs<'_>, shape: &[u64], context: &Context) -> Resu
     for wave in (0..blocks).step_by(WAVE as usize) {
         let block =
             |index: u64| one_block(inputs, index * length..count.min((index + 1) * length), row, context);
-        let wave = (wave..blocks.min(wave + WAVE)).into_par_iter();
-        let Some(done) = wave.map(block).collect::<Result<Option<Vec<Sums>>>>()? else { return Ok(None) };
+        let in_wave = (blocks.min(wave + WAVE) - wave) as usize;
+        let done = parallel::map_indices(in_wave, |index| block(wave + index as u64));
+        let Some(done) = done.into_iter().collect::<Result<Option<Vec<Sums>>>>()? else { return Ok(None) };
         for next in &done {
             whole.join(next);
         }

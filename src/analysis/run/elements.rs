@@ -3,8 +3,6 @@
 
 use std::collections::HashMap;
 
-use rayon::iter::{IntoParallelIterator, ParallelIterator};
-
 use crate::analysis::model::{DType, MeasureLevel};
 use crate::analysis::optimizer::place::readable;
 use crate::analysis::series::decay::Floor;
@@ -14,6 +12,7 @@ use crate::analysis::statistics::STOPPED;
 use crate::checkpoint::optimizer::{Algorithm, OptimizerState, ParameterState};
 use crate::checkpoint::{Checkpoint, CheckpointTensor, Role, Section};
 use crate::context::Context;
+use crate::parallel;
 use crate::tensor::{Kind, Tensor};
 
 /// What one pass has to read, or why there is nothing to read.
@@ -76,19 +75,16 @@ pub(super) fn read(
         let sums = gathered.remove(&one.index);
         known.push((one, sums));
     }
-    let done: Vec<(String, Elements)> = known
-        .into_par_iter()
-        .map(|(Shared { name, readable, .. }, sums)| {
-            let elements = readable.and_then(|(pair, read)| {
-                if let Some(sums) = sums {
-                    return Ok((sums, read));
-                }
-                context.progress.begin(name);
-                run(&pair, read, context)
-            });
-            (name.to_owned(), elements)
-        })
-        .collect();
+    let done = parallel::map(&known, |(Shared { name, readable, .. }, sums)| {
+        let elements = readable.clone().and_then(|(pair, read)| {
+            if let Some(sums) = sums {
+                return Ok((*sums, read));
+            }
+            context.progress.begin(name);
+            run(&pair, read, context)
+        });
+        ((*name).to_owned(), elements)
+    });
     done.into_iter().collect()
 }
 

@@ -8,14 +8,13 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use rayon::iter::{IntoParallelIterator, ParallelIterator};
-
 use super::decay::Floor;
 use super::movement;
 use crate::analysis::optimizer::mapping_proof::Alignment;
 use crate::analysis::statistics::Beside;
 use crate::context::Context;
 use crate::error::Result;
+use crate::parallel;
 use crate::tensor::{DType, Tensor, decode};
 
 /// Elements per block.
@@ -267,8 +266,11 @@ impl<'a> Pair<'a> {
         let mut whole = Sums::default();
         for wave in (0..blocks).step_by(WAVE as usize) {
             let block = |index: u64| self.one_block(index * BLOCK..count.min((index + 1) * BLOCK), context);
-            let wave = (wave..blocks.min(wave + WAVE)).into_par_iter();
-            let Some(done) = wave.map(block).collect::<Result<Option<Vec<Sums>>>>()? else { return Ok(None) };
+            let count = (blocks.min(wave + WAVE) - wave) as usize;
+            let done = parallel::map_indices(count, |index| block(wave + index as u64));
+            let Some(done) = done.into_iter().collect::<Result<Option<Vec<Sums>>>>()? else {
+                return Ok(None);
+            };
             for next in &done {
                 whole.join(next);
             }

@@ -4,14 +4,13 @@
 
 use std::collections::HashMap;
 
-use rayon::prelude::*;
-
 use super::symmetric;
 use crate::analysis::model::{AdapterAnalysis, Measured, Role, Section, TensorAnalysis};
 use crate::checkpoint::Checkpoint;
 use crate::compute::{Backend, Cpu, Matrix};
 use crate::context::Context;
 use crate::error::{Error, Result};
+use crate::parallel;
 
 /// Ranks above it are no low rank.
 const LARGEST_RANK: u64 = 1024;
@@ -63,14 +62,9 @@ pub(super) fn measure_all(
         .into_iter()
         .filter_map(|(layer, a)| seconds.get(&layer).map(|b| (layer.clone(), a, *b)))
         .collect();
-    let measured: Vec<Result<Option<AdapterAnalysis>>> = pairs
-        .par_iter()
-        .map(
-            |(layer, a, b)| {
-                if context.cancelled() { Ok(None) } else { product(checkpoint, analyses, layer, (*a, *b)) }
-            },
-        )
-        .collect();
+    let measured: Vec<Result<Option<AdapterAnalysis>>> = parallel::map(&pairs, |(layer, a, b)| {
+        if context.cancelled() { Ok(None) } else { product(checkpoint, analyses, layer, (*a, *b)) }
+    });
     let mut found = Vec::new();
     for adapter in measured {
         match adapter {

@@ -15,6 +15,7 @@ use crate::compute::cuda::Device;
 use crate::compute::{Cpu, Matrix};
 use crate::context::Context;
 use crate::error::{Error, Result};
+use crate::parallel;
 use crate::tensor::Tensor;
 
 /// Keys and rows that the entropy is predicted over; longer contexts have nearly the same share.
@@ -87,7 +88,7 @@ pub(super) fn measure_all(
     let measure = |layer: &&Attention| measure(checkpoint, layer, device.as_ref(), context);
     let measured: Vec<Result<Option<AttentionAnalysis>>> = match &device {
         Some(_) => readable.iter().map(measure).collect(),
-        None => readable.par_iter().map(measure).collect(),
+        None => parallel::map(&readable, measure),
     };
     let mut found = Vec::new();
     for layer in measured {
@@ -173,13 +174,14 @@ fn on_processor(
     read: &Read<'_>,
     context: &Context,
 ) -> Result<Option<Vec<HeadAnalysis>>> {
-    let one = |number| {
+    let one = |index: usize| {
         if context.cancelled() {
             return Ok(None);
         }
-        head::measure(&Cpu, &[read(number)?])
+        head::measure(&Cpu, &[read(numbers.start + index as u64)?])
     };
-    let heads: Vec<Option<Vec<HeadAnalysis>>> = numbers.into_par_iter().map(one).collect::<Result<_>>()?;
+    let heads = parallel::map_indices((numbers.end - numbers.start) as usize, one);
+    let heads: Vec<Option<Vec<HeadAnalysis>>> = heads.into_iter().collect::<Result<_>>()?;
     Ok(heads.into_iter().collect::<Option<Vec<_>>>().map(|heads| heads.concat()))
 }
 
@@ -199,7 +201,9 @@ fn on_device(
             return Ok(None);
         }
         let numbers = first..(first + step as u64).min(layer.heads.query);
-        let heads: Vec<Head> = numbers.clone().into_par_iter().map(read).collect::<Result<_>>()?;
+        let count = (numbers.end - numbers.start) as usize;
+        let heads = parallel::map_indices(count, |index| read(first + index as u64));
+        let heads: Vec<Head> = heads.into_iter().collect::<Result<_>>()?;
         let measured = head::measure(&device.backend(), &heads);
         let on_processor = || on_processor(numbers, read, context);
         let Some(heads) = or_processor(device, &piece, measured, on_processor, context)? else {

@@ -15,6 +15,7 @@ use super::{bracket, symmetric};
 use crate::compute::{Backend, Gemm, Matrix};
 use crate::context::Context;
 use crate::error::Result;
+use crate::parallel;
 use crate::random::Stream;
 use crate::robust::by_first;
 
@@ -133,8 +134,7 @@ pub fn run<B: Backend>(
 
 /// Standard normal numbers: a vector for each stream, side by side.
 fn side_by_side(start: &[Stream], length: usize) -> Vec<f64> {
-    use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
-    let vectors: Vec<Vec<f64>> = start.par_iter().map(|stream| stream.normals(length)).collect();
+    let vectors: Vec<Vec<f64>> = parallel::map(start, |stream| stream.normals(length));
     (0..length).flat_map(|row| vectors.iter().map(move |vector| vector[row])).collect()
 }
 

@@ -2,8 +2,6 @@
 
 use std::collections::HashMap;
 
-use rayon::prelude::*;
-
 use super::attention;
 use super::device;
 use super::geometry::Evidence;
@@ -16,6 +14,7 @@ use crate::analysis::model::{
 use crate::checkpoint::Checkpoint;
 use crate::context::Context;
 use crate::error::Error;
+use crate::parallel;
 
 /// The spectrum of a tensor, and the file that failed on the way.
 type Outcome = (Measured<Spectrum>, Option<Error>);
@@ -105,12 +104,10 @@ pub fn measure_all(
         let one =
             |index: usize| (index, spectrum_of(index, &all[index], together.get(&index).map(Vec::as_slice)));
         let lane = |first: usize| given.iter().copied().skip(first).step_by(lanes);
-        let lanes = (0..lanes).into_par_iter().with_max_len(1);
-        lanes.flat_map_iter(|first| lane(first).map(one)).collect()
+        parallel::map_indices(lanes, |first| lane(first).map(one).collect::<Vec<_>>()).concat()
     };
-    let on_processor =
-        || kept.into_par_iter().map(|index| (index, spectrum_of(index, &all[index], None))).collect();
-    let (given, kept): (Vec<_>, Vec<_>) = rayon::join(on_device, on_processor);
+    let on_processor = || parallel::map(&kept, |&index| (index, spectrum_of(index, &all[index], None)));
+    let (given, kept) = rayon::join(on_device, on_processor);
     let mut measured: Vec<(usize, Outcome)> = given;
     measured.extend(kept);
     measured.sort_by_key(|(index, _)| *index);

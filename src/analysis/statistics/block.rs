@@ -2,13 +2,12 @@
 
 use std::ops::Range;
 
-use rayon::iter::{IntoParallelIterator, ParallelIterator};
-
 use super::kernel::{self, Isa, Job};
 use super::sums::{BLOCK, Lanes, Sums};
 use super::tally::Tally;
 use crate::context::Context;
 use crate::error::Result;
+use crate::parallel;
 use crate::tensor::{DType, Tensor};
 
 /// Bytes read at once: what `--no-mmap` and strided tensors need as a buffer, for each thread.
@@ -143,7 +142,9 @@ pub(super) fn fold<A, R: Send>(
     };
     let blocks = count.div_ceil(BLOCK);
     for wave in parts(0..blocks, WAVE) {
-        let Some(done) = wave.into_par_iter().map(measure).collect::<Result<Option<Vec<R>>>>()? else {
+        let in_wave = (wave.end - wave.start) as usize;
+        let done = parallel::map_indices(in_wave, |index| measure(wave.start + index as u64));
+        let Some(done) = done.into_iter().collect::<Result<Option<Vec<R>>>>()? else {
             return Ok(false);
         };
         done.into_iter().for_each(&mut join);

@@ -17,7 +17,7 @@
 
 use std::ops::Range;
 
-use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
+use rayon::iter::ParallelIterator;
 use rayon::slice::ParallelSliceMut;
 
 use super::block::{element_size, parts};
@@ -26,6 +26,7 @@ use crate::analysis::model::{Degenerate, Measured, Pages};
 use crate::context::Context;
 use crate::error::Result;
 use crate::files::InputFile;
+use crate::parallel;
 use crate::tensor::{Kind, Tensor, saturating_count};
 
 /// The unit in which files are damaged.
@@ -126,8 +127,10 @@ impl Under<'_> {
         let tasks: Vec<Range<u64>> = parts(self.pages.clone(), PAGES_PER_TASK).collect();
         let mut all = Vec::new();
         for wave in tasks.chunks(TASKS_PER_WAVE) {
-            let found: Result<Option<Vec<Vec<T>>>> = wave.par_iter().cloned().map(task).collect();
-            let Some(found) = found? else { return Ok(None) };
+            let found = parallel::map(wave, |pages| task(pages.clone()));
+            let Some(found) = found.into_iter().collect::<Result<Option<Vec<Vec<T>>>>>()? else {
+                return Ok(None);
+            };
             // Room for what is there and no more: doubling would be half empty.
             all.reserve_exact(found.iter().map(Vec::len).sum());
             all.extend(found.into_iter().flatten());

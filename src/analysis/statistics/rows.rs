@@ -21,6 +21,7 @@ use super::{STOPPED, unsupported};
 use crate::analysis::model::{Degenerate, Measured, Rows};
 use crate::context::Context;
 use crate::error::Result;
+use crate::parallel;
 use crate::tensor::{DType, Kind, Tensor};
 
 /// How far norms may differ, and how far |cos| may be from 1, for rows to count as equal up to sign.
@@ -127,8 +128,8 @@ impl Matrix<'_> {
     /// The norms of all rows; NaN or Inf where an element is. Nothing when the user asked to stop.
     fn norms(&self, rows: u64, context: &Context) -> Result<Option<Vec<f64>>> {
         let tasks: Vec<Range<u64>> = parts(0..rows, (BLOCK / self.width).max(1)).collect();
-        let norms = tasks.into_par_iter().map(|rows| self.norms_of(rows, context));
-        let norms: Option<Vec<Vec<f64>>> = norms.collect::<Result<_>>()?;
+        let norms = parallel::map(&tasks, |rows| self.norms_of(rows.clone(), context));
+        let norms: Option<Vec<Vec<f64>>> = norms.into_iter().collect::<Result<_>>()?;
         Ok(norms.map(|norms| norms.concat()))
     }
 

@@ -4,10 +4,10 @@ use std::collections::{HashMap, HashSet};
 use std::sync::LazyLock;
 
 use foldhash::fast::RandomState;
-use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 
 use super::pattern::Pattern;
 use super::{Role, Subject, components, module};
+use crate::parallel;
 use crate::tensor::Kind;
 
 /// How many axes a convention has. Without it, a 1-D `gate.weight` would be a router.
@@ -171,7 +171,7 @@ pub(super) fn roles(names: &[String], subjects: &[Subject<'_>]) -> Vec<Role> {
     let conventional: Vec<Role> = if kinds.len() < MANY_KINDS {
         kinds.iter().map(|(kind, _)| kind.role()).collect()
     } else {
-        kinds.par_iter().map(|(kind, _)| kind.role()).collect()
+        parallel::map(&kinds, |(kind, _)| kind.role())
     };
     let scaled: HashSet<&str> = names
         .iter()

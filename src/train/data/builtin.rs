@@ -4,9 +4,8 @@
 //! falls below it. Patterns are 4.1 apart on average, so that classes overlap a little and no network is right about all
 //! of them. Example i is of class i mod 100.
 
-use rayon::iter::{IntoParallelIterator, ParallelIterator};
-
 use super::Examples;
+use crate::parallel;
 use crate::random::Stream;
 
 /// Not the seed of a run: every run sees the same set.
@@ -28,7 +27,7 @@ pub(super) fn examples() -> Examples {
         let pattern = &patterns[index % CLASSES];
         pattern.iter().zip(noise).map(|(value, noise)| (value + NOISE * noise).max(0.0) as f32).collect()
     };
-    let features: Vec<Vec<f32>> = (0..EXAMPLES).into_par_iter().map(example).collect();
+    let features: Vec<Vec<f32>> = parallel::map_indices(EXAMPLES, example);
     Examples {
         shape: vec![1, SIDE, SIDE],
         features: features.concat(),
