@@ -62,7 +62,7 @@ fn check(analysis: &Analysis, thresholds: &Thresholds, findings: &mut Findings) 
         spike.confirmed.is_some() || log_z(spike.peak).is_none_or(|found| found > thresholds.get("log-z"))
     };
     let (mut lasting, alone): (Vec<Spike>, Vec<Spike>) =
-        found.into_iter().filter(stands_out).partition(|spike| stays(spike));
+        found.into_iter().filter(stands_out).partition(stays);
     if alone.len() as f64 >= thresholds.get("recurring") {
         tell_tail(&alone, thresholds.get("z"), findings);
     } else {
