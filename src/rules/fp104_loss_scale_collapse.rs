@@ -1,8 +1,9 @@
 //! A4: the loss scale of mixed precision falls and falls.
 
 use super::logs::log;
-use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
-use crate::analysis::model::{Analysis, ScaleFall};
+use super::{Check, Confidence, Finding, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
+use crate::analysis::model::{Analysis, LogAnalysis, Number, ScaleFall};
+use crate::number::short;
 
 pub(super) static RULE: Rule = Rule {
     code: "FP104",
@@ -35,6 +36,10 @@ pub(super) static RULE: Rule = Rule {
     check: Check::Run(check),
 };
 
+/// Steps among which halvings are counted, as the thresholds say.
+const BURST: u64 = 100;
+const LONG: u64 = 1000;
+
 fn check(analysis: &Analysis, thresholds: &Thresholds, findings: &mut Findings) {
     let Some(log) = log(analysis) else { return };
     if log.points.iter().all(|point| point.loss_scale.is_none()) {
@@ -48,25 +53,58 @@ fn check(analysis: &Analysis, thresholds: &Thresholds, findings: &mut Findings) 
         let at_the_end = fall.to <= smallest;
         let halvings = fall.halvings as f64;
         let span = (fall.last_step - fall.since).max(1) as f64;
-        let in_bursts = halvings >= often && halvings / span.max(100.0) >= often / 100.0;
-        let in_all = halvings >= net && halvings / span.max(1000.0) >= net / 1000.0;
-        if in_bursts || in_all || at_the_end {
-            tell(fall, span, often, at_the_end.then_some(smallest), findings);
+        let so_often = |limit: f64, within: u64| {
+            halvings >= limit && halvings / span.max(within as f64) >= limit / within as f64
+        };
+        let in_bursts = so_often(often, BURST).then_some((BURST, often, "in 100 steps"));
+        let in_all = || so_often(net, LONG).then_some((LONG, net, "in 1000 steps"));
+        let rate = in_bursts.or_else(in_all);
+        if rate.is_none() && !at_the_end {
+            continue;
+        }
+        let finding = tell(fall, span, findings);
+        if let Some((within, limit, unit)) = rate {
+            finding.against("halvings", most_within(log, fall, within), limit, unit);
+        }
+        if at_the_end {
+            finding.severity(Severity::Critical).short_of("loss scale", fall.to, smallest, "");
         }
     }
 }
 
-fn tell(fall: &ScaleFall, span: f64, often: f64, smallest: Option<f64>, findings: &mut Findings) {
+/// The most halvings of a fall among so many steps, and as many at least as there are on average. Between two logged steps further apart
+/// they are taken to be spread evenly.
+fn most_within(log: &LogAnalysis, fall: &ScaleFall, within: u64) -> f64 {
+    let within_fall = log.points.iter().filter(|point| (fall.since..=fall.last_step).contains(&point.step));
+    let scales: Vec<(u64, f64)> = within_fall
+        .filter_map(|point| Some((point.step, point.loss_scale.and_then(Number::finite)?.log2())))
+        .collect();
+    let between = |first: (u64, f64), last: (u64, f64)| {
+        let steps = (last.0 - first.0).max(within) as f64;
+        (first.1 - last.1) * within as f64 / steps
+    };
+    let from = |at: usize| {
+        let end = scales.partition_point(|(step, _)| *step <= scales[at].0 + within);
+        // The next one, where nothing was logged in between.
+        let end = end.max(at + 2).min(scales.len());
+        between(scales[at], scales[end - 1])
+    };
+    let span = (fall.last_step - fall.since).max(within) as f64;
+    let average = fall.halvings as f64 * within as f64 / span;
+    (0..scales.len()).map(from).fold(average, f64::max).round()
+}
+
+fn tell<'a>(fall: &ScaleFall, span: f64, findings: &'a mut Findings) -> &'a mut Finding {
     let message = format!(
         "the loss scale falls from {} to {} between steps {} and {}: {} halvings in {span} steps",
-        fall.from, fall.to, fall.since, fall.last_step, fall.halvings,
+        short(fall.from),
+        short(fall.to),
+        fall.since,
+        fall.last_step,
+        fall.halvings,
     );
     let advice = "gradients overflow fp16 more and more: go back to before the first halving, lower the learning rate, or train in bf16";
-    let finding = findings.push(Subject::Steps(fall.first_step, fall.last_step), message, advice);
-    finding.at_step(fall.first_step).against("halvings", fall.halvings as f64, often, "in 100 steps");
-    if let Some(smallest) = smallest {
-        finding.severity(Severity::Critical).short_of("loss scale", fall.to, smallest, "");
-    }
+    findings.push(Subject::Steps(fall.first_step, fall.last_step), message, advice).at_step(fall.first_step)
 }
 
 #[cfg(test)]
@@ -94,5 +132,30 @@ mod tests {
         assert!(told(fall(5000, 5001, 5001, 1, 4096.0)).is_empty());
         assert!(told(fall(5000, 5001, 5400, 4, 4096.0)).is_empty());
         assert!(told(ScaleFall { initial: true, ..fall(0, 1, 10, 9, 64.0) }).is_empty());
+    }
+
+    /// A scale that is halved at every `every`th logged step from step 1000 on, as often as `halvings`.
+    fn halved(halvings: i32, every: u64) -> Analysis {
+        let last = 1000 + every * halvings as u64;
+        let scale = |step: u64| 2_f64.powi(17 - ((step - 1000) / every) as i32);
+        let mut run = logged((1000..=last).map(|step| point(step).with_scale(scale(step))).collect());
+        run.log.as_mut().unwrap().scale_falls = vec![ScaleFall {
+            from: scale(1000),
+            ..fall(1000 + every - 1, 1000 + every, last, halvings as u64, scale(last))
+        }];
+        run
+    }
+
+    #[test]
+    fn halvings_are_counted_within_the_steps_that_are_named_and_scales_are_short() {
+        let findings = judge_run(&RULE, &halved(160, 2), &[]);
+        let told = &findings.found[0];
+        let halvings = &told.evidence[0];
+        assert_eq!((halvings.value, halvings.unit.as_str()), (50.0, "in 100 steps"));
+        assert!(told.message.contains("from 1.31e5 to 8.97e-44 "), "{}", told.message);
+        // One in 125 steps is no burst, but eight in a thousand are a long fall.
+        let findings = judge_run(&RULE, &halved(8, 125), &[]);
+        let halvings = &findings.found[0].evidence[0];
+        assert_eq!((halvings.value, halvings.unit.as_str()), (8.0, "in 1000 steps"));
     }
 }

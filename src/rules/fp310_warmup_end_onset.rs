@@ -54,7 +54,7 @@ fn onset(log: &LogAnalysis, thresholds: &Thresholds) -> Option<u64> {
     let spikes = norm_spikes(log, thresholds.get("z"), thresholds.get("ratio"));
     let spike = spikes.iter().find(|spike| spike.confirmed.is_some()).map(|spike| spike.onset);
     let rise = first_divergence(log, thresholds.get("rise"), thresholds.get("noise"), GIVEN_BACK);
-    let rise = rise.map(|point| point.step);
+    let rise = rise.map(|left| left.point.step);
     let scale =
         log.scale_falls.iter().find(|fall| !fall.initial && fall.halvings >= 3).map(|fall| fall.first_step);
     [first_non_finite(log), spike, rise, scale].into_iter().flatten().min()

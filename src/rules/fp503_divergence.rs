@@ -1,9 +1,9 @@
 //! E3: the loss rises above its lowest, for longer than noise does, or stops being a number.
 
 use super::collapse::{Limits, collapse};
-use super::logs::{GIVEN_BACK, allowed_rise, first_divergence, log};
+use super::logs::{Divergence, GIVEN_BACK, first_divergence, log};
 use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
-use crate::analysis::model::Analysis;
+use crate::analysis::model::{Analysis, LogAnalysis, LogPoint, Number};
 use crate::number::short;
 
 pub(super) static RULE: Rule = Rule {
@@ -77,9 +77,9 @@ fn check(analysis: &Analysis, thresholds: &Thresholds, findings: &mut Findings) 
         findings.push(Subject::Steps(point.step, last), message, advice).at_step(point.step);
     }
     let (rise, noise) = (thresholds.get("rise"), thresholds.get("noise"));
-    if let Some(point) = first_divergence(log, rise, noise, thresholds.get("given-back")) {
+    let left = first_divergence(log, rise, noise, thresholds.get("given-back"));
+    if let Some(Divergence { point, allowed }) = left {
         let ratio = point.loss_ratio.unwrap_or(f64::NAN);
-        let limit = allowed_rise(point, rise, noise);
         let top = log.points.iter().filter_map(|point| point.loss_ratio).fold(ratio, f64::max);
         let message = format!(
             "the loss is {ratio:.2} times its lowest at step {} and reaches {top:.2} times",
@@ -88,7 +88,7 @@ fn check(analysis: &Analysis, thresholds: &Thresholds, findings: &mut Findings) 
         findings.push(Subject::Steps(point.step, last), message, advice).at_step(point.step).against(
             "loss over its lowest",
             ratio,
-            limit,
+            allowed,
             "times, medians of three",
         );
     } else if findings.found.is_empty()
@@ -111,8 +111,24 @@ fn check(analysis: &Analysis, thresholds: &Thresholds, findings: &mut Findings) 
             collapse.ratio,
             "times",
         );
-    } else if log.points.iter().all(|point| point.loss_ratio.is_none()) && findings.found.is_empty() {
-        findings.not_evaluated(Subject::Run, "the losses are not positive: a ratio of them says nothing");
+    } else if findings.found.is_empty() {
+        note_signed(log, findings);
+    }
+}
+
+/// A loss may go below zero, as that of a policy or a bound of a likelihood does: how far it is above its lowest is then no ratio, and no other
+/// number says what is far, as such a loss has no zero of its own.
+fn note_signed(log: &LogAnalysis, findings: &mut Findings) {
+    let is_negative = |point: &&LogPoint| point.loss.and_then(Number::finite).is_some_and(|loss| loss < 0.0);
+    if let Some(point) = log.points.iter().find(is_negative) {
+        let reason = format!(
+            "the loss is below zero at step {}: a ratio to its lowest says nothing, and only whether it is finite was looked at",
+            point.step
+        );
+        findings.not_evaluated(Subject::Run, reason);
+    } else if log.points.iter().all(|point| point.loss_ratio.is_none()) {
+        findings
+            .not_evaluated(Subject::Run, "fewer than three losses above zero in a row: they have no ratio");
     }
 }
 
@@ -128,7 +144,9 @@ fn limits(thresholds: &Thresholds) -> Limits {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::analysis::model::Number;
+    use crate::analysis::log::measure_log;
+    use crate::history::{Log, Record};
+    use crate::random::Stream;
     use crate::rules::test_support::{judge_run, logged, point};
 
     fn run(ratios: &[f64], noise: Option<f64>) -> Analysis {
@@ -165,7 +183,7 @@ mod tests {
     fn a_rise_like_those_it_came_back_from_is_none_and_a_larger_one_is() {
         let mut ratios: Vec<f64> = Vec::new();
         for _ in 0..3 {
-            ratios.extend([1.0, 1.4, 1.4, 1.4, 1.0]);
+            ratios.extend([1.0, 1.4, 1.4, 1.0, 1.0]);
         }
         let told = |top: f64| {
             let ratios: Vec<f64> = ratios.iter().copied().chain([top; 12]).collect();
@@ -215,6 +233,75 @@ mod tests {
         };
         // exp(7·1.2533·0.206/√15) = 1.59 times 0.4.
         assert_eq!((told(0.62), told(0.65)), (0, 1));
+    }
+
+    /// A log of these losses, measured as any.
+    fn measured(losses: impl IntoIterator<Item = f64>) -> Analysis {
+        let record = |(index, loss)| Record { step: index as u64 + 1, loss: Some(loss), ..Record::default() };
+        let records = losses.into_iter().enumerate().map(record).collect();
+        let mut run = logged(Vec::new());
+        run.log = Some(measure_log(&Log { records, ..Log::default() }));
+        run
+    }
+
+    #[test]
+    fn squared_errors_of_single_examples_that_stay_as_they_are_do_not_diverge() {
+        let told = |seed: u64, batch: usize| {
+            let errors = Stream::new(seed, 503).normals(300 * batch);
+            let losses = errors.chunks(batch).map(|own| own.iter().map(|error| error * error).sum::<f64>());
+            judge_run(&RULE, &measured(losses), &[]).told().len()
+        };
+        for batch in [1, 2, 4] {
+            let accused: Vec<u64> = (0..100).filter(|&seed| told(seed, batch) > 0).collect();
+            assert!(accused.is_empty(), "batches of {batch}: {accused:?} of 100 runs");
+        }
+    }
+
+    #[test]
+    fn a_loss_that_explodes_in_its_first_steps_is_told_whatever_noise_it_has_after() {
+        let noise = Stream::new(1, 503).normals(60);
+        let exploding = [2.3, 2.2, 2.4, 2.2, 9.0, 40.0, 150.0, 400.0];
+        let after = noise.iter().map(|error| 600.0 * (0.3 * error).exp());
+        let run = measured(exploding.into_iter().chain(after));
+        let told = judge_run(&RULE, &run, &[]).told();
+        assert_eq!(told.len(), 1);
+        assert_eq!(told[0].0, Severity::Critical);
+        let Some(step) = judge_run(&RULE, &run, &[]).found[0].step else { panic!("it has a step") };
+        assert!((6..=9).contains(&step), "{step}");
+    }
+
+    #[test]
+    fn a_rise_at_the_end_of_a_log_is_held_against_what_so_few_losses_may_be() {
+        let told = |end: &[f64], noise: f64| {
+            let mut run = run(&[1.0; 40], Some(noise));
+            for (at, loss) in end.iter().enumerate() {
+                let mut point = point(40 + at as u64).with_loss(2.0 * loss);
+                (point.loss_ratio, point.loss_noise) = (Some(*loss), Some(noise));
+                run.log.as_mut().unwrap().points.push(point);
+            }
+            judge_run(&RULE, &run, &[]).told().len()
+        };
+        // The median of three is far above its lowest, which was that of three as well; the level of the last three is not above the lowest of
+        // fifteen, which is 1: of a noise of 1 it may be exp(7·1.2533/√3) = 158 times that.
+        let mut low = run(&[1.0; 40], Some(1.0));
+        for (at, loss) in [0.9, 150.0, 150.0].into_iter().enumerate() {
+            let mut point = point(40 + at as u64).with_loss(2.0 * loss);
+            (point.loss_ratio, point.loss_noise) = (Some(100.0 * loss), Some(1.0));
+            low.log.as_mut().unwrap().points.push(point);
+        }
+        assert!(judge_run(&RULE, &low, &[]).told().is_empty());
+        assert_eq!((told(&[1.0, 2.4, 2.4], 0.2), told(&[4.0, 6.0, 9.0], 0.2)), (0, 1));
+    }
+
+    #[test]
+    fn a_loss_that_goes_below_zero_is_not_evaluated_and_the_reason_names_the_step() {
+        let findings = judge_run(&RULE, &measured((0..100).map(|at| 1.0 - 0.03 * f64::from(at))), &[]);
+        assert!(findings.told().is_empty());
+        let [(_, reason)] = &findings.not_evaluated[..] else { panic!("{:?}", findings.not_evaluated) };
+        // 1 − 0.03·34 is the first below zero, at the 35th step.
+        assert!(reason.contains("below zero at step 35"), "{reason}");
+        let exact = measured((0..100).map(|at| if at < 50 { 1.0 - 0.02 * f64::from(at) } else { 0.0 }));
+        assert!(judge_run(&RULE, &exact, &[]).is_clean(), "nothing is wrong with a loss of 0");
     }
 
     #[test]

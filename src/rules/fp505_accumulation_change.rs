@@ -2,8 +2,9 @@
 
 use super::logs::log;
 use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
-use crate::analysis::model::{AccumulationChange, Analysis};
+use crate::analysis::model::{AccumulationChange, Analysis, LogPoint, Number};
 use crate::number::short;
+use crate::robust::median;
 
 pub(super) static RULE: Rule = Rule {
     code: "FP505",
@@ -32,6 +33,18 @@ pub(super) static RULE: Rule = Rule {
             unit: "times the noise",
             source: "design: a norm that moves as much by itself shows no factor",
         },
+        Threshold {
+            name: "moves-on",
+            default: 0.47,
+            unit: "of ln, and half of ln factor",
+            source: "the smallest jump of a level; nearer to where it came from, or as far again, is no level that it went to",
+        },
+        Threshold {
+            name: "wider",
+            default: 2.0,
+            unit: "times the noise before",
+            source: "a divisor multiplies every value alike, and leaves the spread of ln as it was; the noise of 15 points is known to a factor of 2",
+        },
     ],
     check: Check::Run(check),
 };
@@ -42,6 +55,16 @@ const WHOLE: &[f64] = &[2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 64
 /// Points before a change without which nothing is usual yet: gradients double in the first steps of a run by themselves,
 /// as behind a layer that begins at zero.
 const FEWEST_BEFORE: usize = 32;
+
+/// Points of a level, and how many levels behind a change are looked at.
+const LEVEL_POINTS: usize = 15;
+const LEVELS: usize = 3;
+
+/// Fewer points have no level.
+const FEWEST_OF_LEVEL: usize = 5;
+
+/// Noise of ln that values which hardly move may have behind a change.
+const STILL: f64 = 0.03;
 
 fn check(analysis: &Analysis, thresholds: &Thresholds, findings: &mut Findings) {
     let Some(log) = log(analysis) else { return };
@@ -54,21 +77,63 @@ fn check(analysis: &Analysis, thresholds: &Thresholds, findings: &mut Findings) 
     }
     for change in &log.accumulation_changes {
         let sides = [
-            ("gradient norm", change.grad_norm_ratio, change.grad_norm_noise),
-            ("loss", change.loss_ratio, change.loss_noise),
+            ("gradient norm", norm as Quantity, change.grad_norm_ratio, change.grad_norm_noise),
+            ("loss", loss as Quantity, change.loss_ratio, change.loss_noise),
         ];
-        for (what, ratio, noise) in sides {
+        for (what, quantity, ratio, noise) in sides {
             let Some(ratio) = ratio.filter(|ratio| *ratio > 0.0) else { continue };
             let is_early = log.points.partition_point(|point| point.step < change.step) < FEWEST_BEFORE;
             if change.factor.is_none() && (is_early || what == "gradient norm" && loss_moved(change)) {
                 continue;
             }
             if let Some(factor) = whole_factor(change, ratio, noise.unwrap_or(0.0), thresholds) {
+                let behind = behind(&log.points, change.step, quantity);
+                let is_level = || stays(&behind, factor, noise, thresholds);
+                if change.factor.is_none() && !(is_level() && is_finite(&log.points, change.step)) {
+                    continue;
+                }
                 tell(change, what, ratio, factor, findings);
                 break;
             }
         }
     }
+}
+
+/// What is looked at of a point.
+type Quantity = fn(&LogPoint) -> Option<Number>;
+
+fn norm(point: &LogPoint) -> Option<Number> {
+    point.grad_norm
+}
+
+fn loss(point: &LogPoint) -> Option<Number> {
+    point.loss
+}
+
+/// ln of the values of the levels from `step` on.
+fn behind(points: &[LogPoint], step: u64, of: Quantity) -> Vec<f64> {
+    let after = points.iter().filter(|point| point.step >= step);
+    let values = after.filter_map(|point| of(point)?.finite()).filter(|value| *value > 0.0);
+    values.map(f64::ln).take(LEVELS * LEVEL_POINTS).collect()
+}
+
+/// Whether the loss stays a number as long as that: no divisor takes it away.
+fn is_finite(points: &[LogPoint], step: u64) -> bool {
+    let losses = points.iter().filter(|point| point.step >= step).filter_map(|point| point.loss);
+    losses.take(LEVELS * LEVEL_POINTS).all(|loss| loss.finite().is_some())
+}
+
+/// Whether values of ln behind a change are at one level, and move about it no more than before it.
+fn stays(behind: &[f64], factor: f64, noise_before: Option<f64>, thresholds: &Thresholds) -> bool {
+    let first = &behind[..behind.len().min(LEVEL_POINTS)];
+    let Some(level) = median(first.iter().copied()) else { return false };
+    let noise = median(first.iter().map(|value| (value - level).abs())).unwrap_or(0.0);
+    let most = thresholds.get("moves-on").min(factor.ln().abs() / 2.0);
+    let later = behind.chunks(LEVEL_POINTS).filter(|values| values.len() >= FEWEST_OF_LEVEL);
+    noise <= thresholds.get("wider") * noise_before.unwrap_or(0.0) + STILL
+        && later
+            .filter_map(|values| median(values.iter().copied()))
+            .all(|later| (later - level).abs() <= most)
 }
 
 /// A norm that grows with its loss is no matter of a divisor alone.

@@ -2,7 +2,7 @@
 
 use super::{Findings, Subject};
 use crate::analysis::model::{Analysis, LogAnalysis, LogPoint, Number};
-use crate::robust::{MEDIAN_ERROR, median};
+use crate::robust::{FEWEST, MEDIAN_ERROR, median};
 
 /// Spikes closer than this are one, in measured points.
 const TOGETHER: usize = 5;
@@ -159,14 +159,27 @@ const RISEN_SHARE: f64 = 0.7;
 /// What the loss may rise to before its noise is known.
 const EARLY_RISE: f64 = 3.0;
 
-/// How far above its lowest the loss may be at this point.
-pub(super) fn allowed_rise(point: &LogPoint, limit: f64, noise: f64) -> f64 {
-    limit.max(point.loss_noise.map_or(EARLY_RISE, |found| (noise * found).exp()))
+/// How far above its lowest a loss of this noise may be.
+fn allowed_rise(loss_noise: Option<f64>, limit: f64, noise: f64) -> f64 {
+    limit.max(loss_noise.map_or(EARLY_RISE, |found| (noise * found).exp()))
 }
 
-/// What a level may be above the lowest one by its own noise.
-fn level_noise(point: &LogPoint) -> f64 {
-    let error = point.loss_noise.map_or(0.0, |noise| MEDIAN_ERROR * noise / (LEVEL_POINTS as f64).sqrt());
+/// The noise of each loss. That of the first ones is known from fewer than [`FEWEST`] steps, or from none, while a median of eight errs by
+/// 40 %: what the noise was once it was known counts for them too, as everything has happened when a log is read.
+fn settled_noise(points: &[LogPoint]) -> Vec<Option<f64>> {
+    let settled = points.iter().filter_map(|point| point.loss_noise).take(FEWEST).last();
+    let mut losses = 0;
+    let noise = |point: &LogPoint| {
+        losses += usize::from(point.loss.is_some());
+        let settled = settled.filter(|_| losses <= FEWEST);
+        point.loss_noise.into_iter().chain(settled).reduce(f64::max)
+    };
+    points.iter().map(noise).collect()
+}
+
+/// What a level of so many points may be above the lowest one by its own noise.
+fn level_noise(loss_noise: Option<f64>, points: usize) -> f64 {
+    let error = loss_noise.map_or(0.0, |noise| MEDIAN_ERROR * noise / (points as f64).sqrt());
     (LEVEL_ERRORS * error).exp()
 }
 
@@ -180,6 +193,40 @@ pub(crate) const LEVEL_ERRORS: f64 = 7.0;
 /// Points whose median is the level of a loss: medians of three have a lowest far below it where batches are small.
 pub(super) const LEVEL_POINTS: usize = 15;
 
+/// The fewest points of a level. Two of the first three squared errors of single examples are next to nothing in one of some hundred runs.
+const FEWEST_OF_LEVEL: usize = 5;
+
+/// Points whose median is held against the lowest (`loss_ratio`).
+const MEDIAN_OF: usize = 3;
+
+/// Where a loss left its lowest for good.
+pub(super) struct Divergence<'a> {
+    pub point: &'a LogPoint,
+    /// What the loss over its lowest may have been there.
+    pub allowed: f64,
+}
+
+/// The lowest level so far, and of how many points it is the median: of all there are, before there are [`LEVEL_POINTS`].
+#[derive(Debug, Clone, Copy)]
+struct Lowest {
+    level: f64,
+    points: usize,
+}
+
+impl Lowest {
+    const NONE: Self = Self { level: f64::INFINITY, points: 0 };
+
+    /// With the level of the last ones of `losses`: one of all points that a level takes counts for more than any of fewer.
+    fn with(self, losses: &[f64]) -> Self {
+        let window = &losses[losses.len().saturating_sub(LEVEL_POINTS)..];
+        let is_fuller = window.len() == LEVEL_POINTS && self.points < LEVEL_POINTS;
+        match median(window.iter().copied()).filter(|_| window.len() >= FEWEST_OF_LEVEL) {
+            Some(level) if is_fuller || level < self.level => Self { level, points: window.len() },
+            _ => self,
+        }
+    }
+}
+
 /// The first step at which the loss is above `limit` times its lowest, above what its noise explains and what it came back
 /// from before, and mostly stays there for ten points, or to the end. A loss that has fallen near to zero is soon a multiple
 /// of its lowest: the level must give back the share `given_back` of what it fell, too.
@@ -188,29 +235,32 @@ pub(super) fn first_divergence(
     limit: f64,
     noise: f64,
     given_back: f64,
-) -> Option<&LogPoint> {
+) -> Option<Divergence<'_>> {
+    let points = &log.points;
     let mut habit = Habit::default();
-    let mut lowest = f64::INFINITY;
-    let mut recent: Vec<f64> = Vec::new();
-    let finite = log.points.iter().filter_map(|point| point.loss.and_then(Number::finite));
-    let first = median(finite.take(LEVEL_POINTS))?;
-    let at = (0..log.points.len()).find(|&at| {
-        let point = &log.points[at];
-        let Some(ratio) = point.loss_ratio else { return false };
-        habit.add(ratio.ln());
-        let allowed = allowed_rise(point, limit, noise).max(habit.allows().exp());
-        let is_up = ratio > allowed
-            && stays_above(&log.points[at..], allowed)
-            && is_level_above(&log.points[at..], limit.max(level_noise(point)) * lowest)
-            && gives_back(&log.points[at..], first, lowest, given_back);
-        recent.extend(point.loss.and_then(Number::finite));
-        let window = &recent[recent.len().saturating_sub(LEVEL_POINTS)..];
-        if window.len() == LEVEL_POINTS {
-            lowest = median(window.iter().copied()).map_or(lowest, |level| lowest.min(level));
+    let mut lowest = Lowest::NONE;
+    let mut losses: Vec<f64> = Vec::new();
+    let first = median(finite_losses(points).take(LEVEL_POINTS))?;
+    points.iter().zip(settled_noise(points)).enumerate().find_map(|(at, (point, loss_noise))| {
+        let (before, loss) = (lowest, point.loss.and_then(Number::finite));
+        losses.extend(loss);
+        if loss.is_some() {
+            lowest = lowest.with(&losses);
         }
-        is_up
-    })?;
-    log.points.get(at)
+        let ratio = point.loss_ratio?;
+        habit.add(ratio.ln());
+        let allowed = allowed_rise(loss_noise, limit, noise).max(habit.allows().exp());
+        let is_up = ratio > allowed
+            && stays_above(&points[at..], allowed)
+            && level_left(&points[at..], &losses, before, first, given_back, |points| {
+                limit.max(level_noise(loss_noise, points))
+            });
+        is_up.then_some(Divergence { point, allowed })
+    })
+}
+
+fn finite_losses(points: &[LogPoint]) -> impl Iterator<Item = f64> {
+    points.iter().filter_map(|point| point.loss.and_then(Number::finite))
 }
 
 /// Whether most of the next points are above the lowest by the factor `allowed`.
@@ -221,17 +271,30 @@ fn stays_above(points: &[LogPoint], allowed: f64) -> bool {
     up as f64 >= RISEN_SHARE * all as f64
 }
 
-/// Whether the level of the next points is above `limit`; true where there are too few of them, or `limit` is not known yet.
-fn is_level_above(points: &[LogPoint], limit: f64) -> bool {
-    let losses: Vec<f64> =
-        points.iter().filter_map(|point| point.loss.and_then(Number::finite)).take(LEVEL_POINTS).collect();
-    limit.is_infinite() || losses.len() < LEVEL_POINTS || median(losses).is_some_and(|level| level > limit)
-}
-
-/// Whether the level of the next points, as many as there are, is above its lowest by this share of its fall.
-fn gives_back(points: &[LogPoint], first: f64, lowest: f64, share: f64) -> bool {
-    let next = points.iter().filter_map(|point| point.loss.and_then(Number::finite)).take(LEVEL_POINTS);
-    lowest.is_infinite() || median(next).is_none_or(|level| level - lowest > share * (first - lowest))
+/// Whether the level of the next points is above the lowest by the factor that a level of so few points may have, and by the share
+/// `given_back` of its fall since `first`. Where the log ends first, the level is that of what is left with the points that make up
+/// its first median: one loss alone is far above any level now and then. Before any level is known it is true only of a log that is
+/// too short to have one on either side; a run that explodes as early and learns nothing after has collapsed.
+fn level_left(
+    next: &[LogPoint],
+    so_far: &[f64],
+    lowest: Lowest,
+    first: f64,
+    given_back: f64,
+    factor: impl Fn(usize) -> f64,
+) -> bool {
+    let mut losses: Vec<f64> = finite_losses(next).take(LEVEL_POINTS).collect();
+    if losses.len() < LEVEL_POINTS {
+        let of_this = so_far.len().saturating_sub(1);
+        losses.extend(&so_far[of_this.saturating_sub(MEDIAN_OF - 1)..of_this]);
+    }
+    if lowest.points == 0 {
+        return losses.len() < LEVEL_POINTS;
+    }
+    let points = losses.len().min(lowest.points);
+    let Some(level) = median(losses) else { return false };
+    let Lowest { level: lowest, .. } = lowest;
+    level > factor(points) * lowest && level - lowest > given_back * (first - lowest)
 }
 
 /// Why norms cannot be judged, where they cannot; told to `findings`.

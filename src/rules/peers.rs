@@ -124,6 +124,8 @@ pub(super) struct Kin {
     narrowest: BTreeMap<String, f64>,
     /// The first map in forward order, and the inputs of the second.
     beginning: Option<(String, u64)>,
+    /// The last map in forward order, where it gives fewer numbers than it takes and no map takes as many as it gives.
+    end: Option<String>,
 }
 
 impl Kin {
@@ -136,7 +138,9 @@ impl Kin {
             [first, second, ..] => fans(second).map(|fans| (first.canonical_name.clone(), fans.input)),
             _ => None,
         };
-        let mut kin = Self { of_one_line, of_tower, shared, narrowest, beginning };
+        let end = in_order.last().filter(|last| is_read_by_none(last, &in_order));
+        let end = end.map(|last| last.canonical_name.clone());
+        let mut kin = Self { of_one_line, of_tower, shared, narrowest, beginning, end };
         for tensor in maps(checkpoint) {
             let Some(level) = Level::of(tensor) else { continue };
             if tensor.elements >= FEWEST_NORMAL {
@@ -177,6 +181,11 @@ impl Kin {
         *first == tensor.canonical_name && may_give(columns) && !may_give(rows)
     }
 
+    /// Whether it is the last map of the network and nothing reads what it gives, as of the last layer of `nn.Sequential`, which no name says to be a head.
+    pub(super) fn ends_with(&self, tensor: &TensorAnalysis) -> bool {
+        self.end.as_ref() == Some(&tensor.canonical_name)
+    }
+
     /// The part of the network that the tensor stands in, where the names of the maps of its role part for the first time: `backbone`. Blocks
     /// and stages that are numbered (`3`, `layer3`) are parts of one.
     fn tower(&self, tensor: &TensorAnalysis) -> (Population, String) {
@@ -185,6 +194,13 @@ impl Kin {
         let parts: Vec<&str> = tensor.canonical_name.split('.').take(shared + 1).collect();
         (population, without_numbers(&parts.join(".")))
     }
+}
+
+fn is_read_by_none(last: &TensorAnalysis, maps: &[&TensorAnalysis]) -> bool {
+    fans(last).is_some_and(|own| {
+        let reads = |map: &&TensorAnalysis| fans(map).is_none_or(|other| other.input == own.output);
+        own.output < own.input && !maps.iter().any(reads)
+    })
 }
 
 fn are_within(kin: &[Level], level: &Level, factor: f64) -> bool {
