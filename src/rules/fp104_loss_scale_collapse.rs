@@ -77,7 +77,10 @@ fn check(analysis: &Analysis, thresholds: &Thresholds, findings: &mut Findings) 
 fn most_within(log: &LogAnalysis, fall: &ScaleFall, within: u64) -> f64 {
     let within_fall = log.points.iter().filter(|point| (fall.since..=fall.last_step).contains(&point.step));
     let scales: Vec<(u64, f64)> = within_fall
-        .filter_map(|point| Some((point.step, point.loss_scale.and_then(Number::finite)?.log2())))
+        .filter_map(|point| Some((point.step, point.loss_scale.and_then(Number::finite)?)))
+        // A scale of 0 was halved to the smallest number that is none.
+        .filter(|(_, scale)| *scale > 0.0)
+        .map(|(step, scale)| (step, scale.log2()))
         .collect();
     let between = |first: (u64, f64), last: (u64, f64)| {
         let steps = (last.0 - first.0).max(within) as f64;

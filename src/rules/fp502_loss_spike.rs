@@ -37,9 +37,9 @@ pub(super) static RULE: Rule = Rule {
         },
         Threshold {
             name: "recurring",
-            default: 3.0,
-            unit: "jumps that come back at once",
-            source: "design: two may be two bad batches; what comes again and again is how the losses of this run are spread",
+            default: 0.005,
+            unit: "jumps a loss that come back at once",
+            source: "design: three and more, and one in 200 losses, are told together; rarer ones are events, each with its step",
         },
     ],
     check: Check::Run(check),
@@ -47,6 +47,9 @@ pub(super) static RULE: Rule = Rule {
 
 /// Spikes that are told one by one.
 const MOST: usize = 10;
+
+/// Two jumps may be two bad batches.
+const FEWEST_TOGETHER: usize = 3;
 
 fn check(analysis: &Analysis, thresholds: &Thresholds, findings: &mut Findings) {
     let Some(log) = log(analysis) else { return };
@@ -63,7 +66,9 @@ fn check(analysis: &Analysis, thresholds: &Thresholds, findings: &mut Findings) 
     };
     let (mut lasting, alone): (Vec<Spike>, Vec<Spike>) =
         found.into_iter().filter(stands_out).partition(stays);
-    if alone.len() as f64 >= thresholds.get("recurring") {
+    let losses = log.points.iter().filter(|point| point.loss.is_some()).count();
+    let often = thresholds.get("recurring") * losses as f64;
+    if alone.len() >= FEWEST_TOGETHER && alone.len() as f64 >= often {
         tell_tail(&alone, thresholds.get("z"), findings);
     } else {
         lasting.extend(alone);

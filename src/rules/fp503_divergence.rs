@@ -183,15 +183,15 @@ mod tests {
     fn a_rise_like_those_it_came_back_from_is_none_and_a_larger_one_is() {
         let mut ratios: Vec<f64> = Vec::new();
         for _ in 0..3 {
-            ratios.extend([1.0, 1.4, 1.4, 1.0, 1.0]);
+            ratios.extend([1.0, 1.4, 1.4, 1.4, 1.0]);
         }
         let told = |top: f64| {
             let ratios: Vec<f64> = ratios.iter().copied().chain([top; 12]).collect();
             judge_run(&RULE, &run(&ratios, Some(0.01)), &[]).told()
         };
-        // Twice as far in ln is 1.4² = 1.96.
-        assert!(told(1.9).is_empty());
-        assert_eq!(told(2.1), [(Severity::Critical, "steps 15 to 26".to_owned())]);
+        // Twice as far in ln is 1.4² = 1.96; the level of the twelve that are left has to be above 1.5 times that of the fifteen before, which is 1.4.
+        assert!(told(1.9).is_empty() && told(2.09).is_empty());
+        assert_eq!(told(2.2), [(Severity::Critical, "steps 15 to 26".to_owned())]);
     }
 
     #[test]
@@ -258,16 +258,25 @@ mod tests {
     }
 
     #[test]
-    fn a_loss_that_explodes_in_its_first_steps_is_told_whatever_noise_it_has_after() {
+    fn a_loss_that_explodes_in_its_first_steps_is_told_with_what_noise_it_has_after() {
         let noise = Stream::new(1, 503).normals(60);
-        let exploding = [2.3, 2.2, 2.4, 2.2, 9.0, 40.0, 150.0, 400.0];
-        let after = noise.iter().map(|error| 600.0 * (0.3 * error).exp());
-        let run = measured(exploding.into_iter().chain(after));
-        let told = judge_run(&RULE, &run, &[]).told();
-        assert_eq!(told.len(), 1);
-        assert_eq!(told[0].0, Severity::Critical);
-        let Some(step) = judge_run(&RULE, &run, &[]).found[0].step else { panic!("it has a step") };
-        assert!((6..=9).contains(&step), "{step}");
+        let told_at = |exploding: &[f64], deviation: f64, length: usize| {
+            let after = noise.iter().map(|error| 600.0 * (deviation * error).exp());
+            let run = measured(exploding.iter().copied().chain(after).take(length));
+            let findings = judge_run(&RULE, &run, &[]);
+            assert_eq!(findings.told().len(), 1, "{exploding:?}, deviation {deviation}, {length} losses");
+            assert_eq!(findings.told()[0].0, Severity::Critical);
+            findings.found[0].step.expect("it has a step")
+        };
+        for deviation in [0.0, 0.1, 0.3] {
+            let step = told_at(&[2.3, 2.2, 2.4, 2.2, 9.0, 40.0, 150.0, 400.0], deviation, 68);
+            assert!((6..=9).contains(&step), "{step}");
+            // Before there is any level, in logs that are too short for a collapse, and longer.
+            for length in [20, 30, 44, 62] {
+                let step = told_at(&[2.3, 2.2], deviation, length);
+                assert!((3..=6).contains(&step), "{step}");
+            }
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::{Findings, Subject};
 use crate::analysis::model::{Analysis, LogAnalysis, LogPoint, Number};
-use crate::robust::{FEWEST, MEDIAN_ERROR, median};
+use crate::robust::{FEWEST, MAD_TO_DEVIATION, MEDIAN_ERROR, median};
 
 /// Spikes closer than this are one, in measured points.
 const TOGETHER: usize = 5;
@@ -177,6 +177,14 @@ fn settled_noise(points: &[LogPoint]) -> Vec<Option<f64>> {
     points.iter().map(noise).collect()
 }
 
+/// The deviation of ln(loss) over the next level: what is known of the noise where a log is too short to say more.
+fn spread(next: &[LogPoint]) -> Option<f64> {
+    let losses = finite_losses(next).filter(|loss| *loss > 0.0).take(LEVEL_POINTS);
+    let logs: Vec<f64> = losses.map(f64::ln).collect();
+    let level = median(logs.iter().copied())?;
+    Some(MAD_TO_DEVIATION * median(logs.iter().map(|log| (log - level).abs()))?)
+}
+
 /// What a level of so many points may be above the lowest one by its own noise.
 fn level_noise(loss_noise: Option<f64>, points: usize) -> f64 {
     let error = loss_noise.map_or(0.0, |noise| MEDIAN_ERROR * noise / (points as f64).sqrt());
@@ -252,8 +260,8 @@ pub(super) fn first_divergence(
         let allowed = allowed_rise(loss_noise, limit, noise).max(habit.allows().exp());
         let is_up = ratio > allowed
             && stays_above(&points[at..], allowed)
-            && level_left(&points[at..], &losses, before, first, given_back, |points| {
-                limit.max(level_noise(loss_noise, points))
+            && level_left(&points[at..], &losses, before, first, given_back, |count| {
+                limit.max(level_noise(loss_noise.or_else(|| spread(&points[at..])), count))
             });
         is_up.then_some(Divergence { point, allowed })
     })
@@ -273,8 +281,7 @@ fn stays_above(points: &[LogPoint], allowed: f64) -> bool {
 
 /// Whether the level of the next points is above the lowest by the factor that a level of so few points may have, and by the share
 /// `given_back` of its fall since `first`. Where the log ends first, the level is that of what is left with the points that make up
-/// its first median: one loss alone is far above any level now and then. Before any level is known it is true only of a log that is
-/// too short to have one on either side; a run that explodes as early and learns nothing after has collapsed.
+/// its first median: one loss alone is far above any level now and then. Before any level is known the losses before are one, of so few.
 fn level_left(
     next: &[LogPoint],
     so_far: &[f64],
@@ -288,9 +295,11 @@ fn level_left(
         let of_this = so_far.len().saturating_sub(1);
         losses.extend(&so_far[of_this.saturating_sub(MEDIAN_OF - 1)..of_this]);
     }
-    if lowest.points == 0 {
-        return losses.len() < LEVEL_POINTS;
-    }
+    let before = &so_far[..so_far.len().saturating_sub(1)];
+    let lowest = match median(before.iter().copied()).filter(|_| lowest.points == 0) {
+        Some(level) => Lowest { level, points: before.len() },
+        None => lowest,
+    };
     let points = losses.len().min(lowest.points);
     let Some(level) = median(losses) else { return false };
     let Lowest { level: lowest, .. } = lowest;

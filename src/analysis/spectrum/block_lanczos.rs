@@ -17,7 +17,7 @@ use crate::context::Context;
 use crate::error::Result;
 use crate::parallel;
 use crate::random::Stream;
-use crate::robust::by_first;
+use crate::robust::largest_first;
 
 /// Vectors of a block: what the kernels of a device read a matrix once for. Even, as the bound wants it.
 pub const WIDTH: usize = 8;
@@ -127,8 +127,8 @@ pub fn run<B: Backend>(
             break;
         }
     }
-    by_first(&mut pairs);
-    let (values, residuals) = pairs.into_iter().rev().unzip();
+    let order = largest_first(&pairs.iter().map(|(value, _)| *value).collect::<Vec<f64>>());
+    let (values, residuals) = order.into_iter().map(|index| pairs[index]).unzip();
     Ok(Outcome::Found(Largest { values, residuals, squares, width, steps: space.columns.len(), is_complete }))
 }
 

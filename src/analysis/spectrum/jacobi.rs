@@ -4,6 +4,7 @@
 //! relative error, however much they differ.
 
 use crate::robust::largest_first;
+
 /// `B = P·diag(values)·Qᵀ` of a square matrix.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Triplets {
