@@ -216,6 +216,11 @@ fn remedy(facts: Facts, case: &Case) -> Vec<Action> {
         } else {
             "look at requires_grad and at the optimizer's groups after the resume"
         })],
+        Mechanism::AccumulationChange if case.onset == Some(0) => vec![plain(
+            "set the gradients back to zero after every step of the optimizer",
+            "PyTorch",
+            "optimizer.zero_grad()  # before each backward, or before the first of several micro-batches",
+        )],
         Mechanism::AccumulationChange => vec![say(
             "divide the loss by the number of micro-batches again, or scale clipping threshold and learning rate with it",
         )],

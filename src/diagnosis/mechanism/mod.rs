@@ -13,6 +13,7 @@ mod seam;
 mod standstill;
 mod start;
 mod state;
+mod unreset;
 
 use super::Mechanism;
 use super::facts::{Facts, median, whole};
@@ -145,6 +146,7 @@ const TABLE: &[Advocate] = &[
     data::fp16_overflow,
     seam::schedule_break,
     seam::accumulation_change,
+    unreset::accumulation_without_end,
     data::non_finite,
     state::epsilon,
     start::recurrent_gain,
