@@ -238,7 +238,8 @@ mod tests {
         let run = run(|step| (150..=153).contains(&step).then_some(80.0), |_| 1e-3);
         let told = diagnose(&run, &Assessment::default());
         assert_eq!((told.mechanism, told.onset_step), (Mechanism::GradientSpike, Some(150)));
-        let reason = "the gradient norms of steps 150 to 153, 4 logged steps in a row, were up to 80 times";
+        let reason =
+            "the gradient norms of steps 150 to 153, 4 logged steps in a row, were up to 80.00 times";
         assert!(told.story.iter().any(|line| line.starts_with(reason)), "{:?}", told.story);
         let look = "look at the batches of steps 150 to 153;";
         assert!(told.actions.iter().any(|action| action.what.starts_with(look)), "{:?}", told.actions);

@@ -2,7 +2,7 @@
 
 use super::{CONCLUSIVE, Case};
 use crate::diagnosis::Mechanism;
-use crate::diagnosis::facts::{Facts, median};
+use crate::diagnosis::facts::{Facts, median, whole};
 use crate::diagnosis::onset::Onset;
 use crate::number::short;
 use crate::rules::Confidence;
@@ -45,7 +45,7 @@ pub(super) fn accumulation_without_end(facts: Facts, _: Option<&Onset>) -> Optio
     is_one.then(|| {
         Case::of(Mechanism::AccumulationChange)
             .with_confidence(Confidence::Calibrated)
-            .since_the_start(start[FIRST_POINTS - 1].0 as u64)
+            .since_the_start(whole(start[FIRST_POINTS - 1].0))
             .because(
                 CONCLUSIVE,
                 format!(
