@@ -22,6 +22,7 @@ use super::Outcome;
 use super::options::{Reading, positive};
 use super::output::Outputs;
 use super::repair::Known;
+use super::resume_own::refuse_own_not_finite;
 use super::run::{RunFlags, measure_run};
 use super::watching::Watching;
 
@@ -130,7 +131,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
     }
     let chosen = choose(&arguments.run, &history, arguments.from, looked.diagnosis.as_ref())?;
     if is_own {
-        arguments.refuse_own_not_finite(&chosen, &policy, &context)?;
+        refuse_own_not_finite(&chosen, &policy, &context)?;
     }
     if goes_on_here {
         return arguments.go_on(&looked, &chosen, &context);

@@ -22,6 +22,15 @@ const LOWER: f64 = 0.1;
 /// The norm that people clip to without looking.
 const USUAL: f64 = 1.0;
 
+/// Refuses a state that holds NaN or infinity, which no `--repair` takes out here.
+pub(super) fn refuse_own_not_finite(chosen: &Chosen, policy: &Policy, context: &Context) -> Result<()> {
+    let checkpoint = Checkpoint::read(&chosen.path, &policy.names, context)?;
+    let known = Known::of(checkpoint, MeasureLevel::Norms, policy, context);
+    let Some(message) = recover::not_finite(&known.assessment) else { return Ok(()) };
+    let advice = "take an earlier checkpoint: flashpoint postmortem RUN names it";
+    Err(ErrorKind::NotDone { message, advice }.in_file(&chosen.path))
+}
+
 impl Arguments {
     /// Refuses what only another's program could be told or watched by.
     pub(super) fn refuse_what_is_for_commands(&self) -> Result<()> {
@@ -31,20 +40,6 @@ impl Arguments {
         let message =
             "it is a run of flashpoint train, which goes on here and not in another program".to_owned();
         Err(ErrorKind::NotDone { message, advice: "leave --repair and --watch out" }.in_file(&self.run))
-    }
-
-    /// Refuses a state that holds NaN or infinity, which no `--repair` takes out here.
-    pub(super) fn refuse_own_not_finite(
-        &self,
-        chosen: &Chosen,
-        policy: &Policy,
-        context: &Context,
-    ) -> Result<()> {
-        let checkpoint = Checkpoint::read(&chosen.path, &policy.names, context)?;
-        let known = Known::of(checkpoint, MeasureLevel::Norms, policy, context);
-        let Some(message) = recover::not_finite(&known.assessment) else { return Ok(()) };
-        let advice = "take an earlier checkpoint: flashpoint postmortem RUN names it";
-        Err(ErrorKind::NotDone { message, advice }.in_file(&chosen.path))
     }
 
     /// Refuses a directory of several arms, each of which is a run.
