@@ -281,9 +281,15 @@ fn nothing_is_started_from_a_state_that_no_edit_repairs_or_that_is_damaged() {
     assert_eq!(refused.status.code(), Some(2), "{}", told(&refused));
     assert!(told(&refused).contains("roll back"), "{}", told(&refused));
     assert!(!witness.exists(), "the command was started");
-    // Only a rate is asked for: that the weight stays what it is, is said.
-    let scaled = resume(&["--lr-scale", "0.5", "--dry-run"]);
-    assert!(told(&scaled).contains("what no edit repairs"), "{}", told(&scaled));
+    // Neither by itself nor for a rate alone is it gone on from: that a weight is no number, and what to do, is said.
+    for flags in [&[][..], &["--dry-run"], &["--lr-scale", "0.5"], &["--lr-scale", "0.5", "--dry-run"]] {
+        let refused = resume(flags);
+        assert_eq!(refused.status.code(), Some(2), "{}", told(&refused));
+        assert!(told(&refused).contains("1 of "), "{}", told(&refused));
+        assert!(told(&refused).contains("are not finite (1 NaN, 0 infinite)"), "{}", told(&refused));
+        assert!(told(&refused).contains("take an earlier checkpoint"), "{}", told(&refused));
+        assert!(!witness.exists(), "the command was started");
+    }
     let model = run.join("checkpoint-160/model.safetensors");
     let bytes = std::fs::read(&model).unwrap();
     std::fs::write(&model, &bytes[..bytes.len() / 2]).unwrap();
@@ -335,6 +341,12 @@ fn a_real_run_in_a_trainers_directory_is_repaired_resumed_by_its_own_script_and_
         "--max-grad-norm",
         "{clip_norm}",
     ];
+    let unasked: Vec<&str> = flags.iter().copied().filter(|flag| *flag != "--repair").collect();
+    let refused = flashpoint(&[&unasked[..], &words, &bad].concat());
+    assert_eq!(refused.status.code(), Some(2), "{}", told(&refused));
+    assert!(told(&refused).contains("are not finite (1 NaN, 0 infinite)"), "{}", told(&refused));
+    assert!(told(&refused).contains("let --repair reset that state in a copy"), "{}", told(&refused));
+    assert!(!again.exists(), "the command was started");
     let resumed = flashpoint(&[&flags[..], &words, &bad].concat());
     assert_eq!(resumed.status.code(), Some(0), "{}", told(&resumed));
     assert!(told(&resumed).contains("drop-non-finite"), "{}", told(&resumed));

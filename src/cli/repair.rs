@@ -177,7 +177,7 @@ fn level(wanted: &Wanted, reading: &Reading, plan: bool) -> MeasureLevel {
 pub struct Known {
     checkpoint: Checkpoint,
     analysis: Analysis,
-    assessment: Assessment,
+    pub(super) assessment: Assessment,
     level: MeasureLevel,
 }
 

@@ -22,12 +22,15 @@ use super::Outcome;
 use super::options::{Reading, positive};
 use super::output::Outputs;
 use super::repair::Known;
+use super::resume_own::refuse_own_not_finite;
 use super::run::{RunFlags, measure_run};
 use super::watching::Watching;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
 In the command {checkpoint}, {step}, {lr}, {clip_norm}, {skip_from} and {skip_to} are replaced.
+
+Nothing is started from a state that holds NaN or infinity, unless --repair takes it out.
 
 Exit codes: that of the command; 2 it was not started, 3 --watch stopped it.
 
@@ -127,6 +130,9 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
         return Ok(Outcome::Interrupted);
     }
     let chosen = choose(&arguments.run, &history, arguments.from, looked.diagnosis.as_ref())?;
+    if is_own {
+        refuse_own_not_finite(&chosen, &policy, &context)?;
+    }
     if goes_on_here {
         return arguments.go_on(&looked, &chosen, &context);
     }
@@ -202,6 +208,19 @@ fn keep_before(analysis: &mut Analysis, onset: u64) {
     analysis.dumps.retain(|dump| dump.step < onset);
 }
 
+/// Refuses a state that holds NaN or infinity, and says whether `--repair` would take it out.
+fn refuse_not_finite(chosen: &Chosen, known: &Known, policy: &Policy, context: &Context) -> Result<()> {
+    let Some(message) = recover::not_finite(&known.assessment) else { return Ok(()) };
+    let wanted = Wanted { from_findings: true, ..Wanted::default() };
+    let is_reparable = known.plan(&wanted, policy, context).is_ok_and(|plan| plan.irreparable.is_empty());
+    let advice = if is_reparable {
+        "let --repair reset that state in a copy, or take an earlier checkpoint: flashpoint postmortem RUN names it"
+    } else {
+        "take an earlier checkpoint: flashpoint postmortem RUN names it; --repair cannot bring weights back"
+    };
+    Err(ErrorKind::NotDone { message, advice }.in_file(&chosen.path))
+}
+
 /// A state that is ready, or how it is made ready.
 struct Prepared {
     checkpoint: PathBuf,
@@ -249,11 +268,16 @@ impl Arguments {
             report: ResumeReport::of(chosen, audit(&checkpoint, context)),
             repair: None,
         };
-        if !self.repair && self.lr_scale.is_none() {
+        let is_edited = self.repair || self.lr_scale.is_some();
+        let level = if is_edited { MeasureLevel::Stats } else { MeasureLevel::Norms };
+        let known = Known::of(checkpoint, level, policy, context);
+        if !self.repair {
+            refuse_not_finite(chosen, &known, policy, context)?;
+        }
+        if !is_edited {
             return Ok(prepared);
         }
         let wanted = Wanted { from_findings: self.repair, lr_scale: self.lr_scale, ..Wanted::default() };
-        let known = Known::of(checkpoint, MeasureLevel::Stats, policy, context);
         let plan = known.plan(&wanted, policy, context)?;
         if self.repair {
             recover::refuse_irreparable(&chosen.path, &plan)?;

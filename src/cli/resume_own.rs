@@ -1,16 +1,18 @@
 //! `flashpoint resume RUN` of a run that `flashpoint train` wrote: it goes on here, in a new directory.
 
+use flashpoint::analysis::model::MeasureLevel;
 use flashpoint::checkpoint::Checkpoint;
 use flashpoint::clip::{FixedNorm, Method};
 use flashpoint::context::{Context, DeviceChoice};
 use flashpoint::error::{ErrorKind, Result};
 use flashpoint::gate::Policy;
 use flashpoint::number::{counted, short};
-use flashpoint::recover::{Chosen, audit, new_run};
+use flashpoint::recover::{self, Chosen, audit, new_run};
 use flashpoint::report::{Continuation, ResumeReport, clipping, resume_page, train_page};
 use flashpoint::train::{self, Clipping, Resumption, RunsOn, Settings};
 
 use super::Outcome;
+use super::repair::Known;
 use super::resume::{Arguments, Clip, Looked};
 use super::training::Watch;
 
@@ -19,6 +21,15 @@ const LOWER: f64 = 0.1;
 
 /// The norm that people clip to without looking.
 const USUAL: f64 = 1.0;
+
+/// Refuses a state that holds NaN or infinity, which no `--repair` takes out here.
+pub(super) fn refuse_own_not_finite(chosen: &Chosen, policy: &Policy, context: &Context) -> Result<()> {
+    let checkpoint = Checkpoint::read(&chosen.path, &policy.names, context)?;
+    let known = Known::of(checkpoint, MeasureLevel::Norms, policy, context);
+    let Some(message) = recover::not_finite(&known.assessment) else { return Ok(()) };
+    let advice = "take an earlier checkpoint: flashpoint postmortem RUN names it";
+    Err(ErrorKind::NotDone { message, advice }.in_file(&chosen.path))
+}
 
 impl Arguments {
     /// Refuses what only another's program could be told or watched by.

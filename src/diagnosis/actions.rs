@@ -3,7 +3,7 @@
 use super::facts::{Facts, median};
 use super::healthy::Healthy;
 use super::mechanism::{self, Case};
-use super::onset::LEVEL_POINTS;
+use super::onset::{LEVEL_POINTS, Onset, Sign};
 use super::recovery::{self, Recovery};
 use super::{Action, Mechanism, Places, Snippet, quoted};
 use crate::analysis::model::Layout;
@@ -36,11 +36,7 @@ pub(super) fn recommend(
             snippets: Vec::new(),
         });
     } else if let Some(recovery) = recovered(facts, case) {
-        actions.push(say(&format!(
-            "nothing has to be gone back to: the loss came back by itself, from {} before to {} at the end",
-            short(recovery.before),
-            short(recovery.end)
-        )));
+        actions.push(go_on(recovery));
     } else if let Some(healthy) = healthy {
         actions.push(resume(facts, healthy, places));
     } else {
@@ -59,10 +55,30 @@ pub(super) fn recovered(facts: Facts, case: &Case) -> Option<Recovery> {
     recovery::from(facts, step)
 }
 
+/// The recovery from gradients that stood out, where nothing shows why they did. A loss that left its level for long says more.
+pub(super) fn recovered_without_a_cause(facts: Facts, onset: Option<&Onset>) -> Option<Recovery> {
+    let onset = onset.filter(|onset| matches!(onset.sign, Sign::GradientNorm(_)))?;
+    recovery::from(facts, onset.step)
+}
+
+fn go_on(recovery: Recovery) -> Action {
+    say(&format!(
+        "nothing has to be gone back to: the loss came back by itself, from {} before to {} at the end",
+        short(recovery.before),
+        short(recovery.end)
+    ))
+}
+
 /// What to do where something went wrong, and what is kept does not show what.
-pub(super) fn without_a_cause(facts: Facts, healthy: Option<&Healthy>, places: &Places) -> Vec<Action> {
-    let mut actions: Vec<Action> =
-        healthy.map(|healthy| resume(facts, healthy, places)).into_iter().collect();
+pub(super) fn without_a_cause(
+    facts: Facts,
+    onset: Option<&Onset>,
+    healthy: Option<&Healthy>,
+    places: &Places,
+) -> Vec<Action> {
+    let recovery = recovered_without_a_cause(facts, onset).map(go_on);
+    let back = || healthy.map(|healthy| resume(facts, healthy, places));
+    let mut actions: Vec<Action> = recovery.or_else(back).into_iter().collect();
     actions.push(say(
         "go on with gradient dumps every few steps and checkpoints closer together: the next one will show its cause",
     ));
@@ -200,6 +216,11 @@ fn remedy(facts: Facts, case: &Case) -> Vec<Action> {
         } else {
             "look at requires_grad and at the optimizer's groups after the resume"
         })],
+        Mechanism::AccumulationChange if case.onset == Some(0) => vec![plain(
+            "set the gradients back to zero after every step of the optimizer",
+            "PyTorch",
+            "optimizer.zero_grad()  # before each backward, or before the first of several micro-batches",
+        )],
         Mechanism::AccumulationChange => vec![say(
             "divide the loss by the number of micro-batches again, or scale clipping threshold and learning rate with it",
         )],
@@ -277,8 +298,8 @@ fn lower_rate(facts: Facts, case: &Case) -> Action {
     ];
     Action {
         what: format!(
-            "lower the learning rate from {} to {rate}, and look that it takes: a resume restores the saved one",
-            short(peak)
+            "{}, and look that it takes: a resume restores the saved one",
+            mechanism::lowered(facts, until, peak, &rate)
         ),
         snippets: snippets(lines),
     }
@@ -333,7 +354,8 @@ fn beta2() -> Action {
 /// The batches to look at, and to skip where replaying them fails again.
 fn skip(case: &Case) -> Option<Action> {
     let [from, to] = case.interval?;
-    let (first, last) = if to - from <= SKIPPED { (to, to) } else { (from + 1, to) };
+    let first = if to - from <= SKIPPED { to } else { from + 1 };
+    let last = case.last.unwrap_or(to);
     let steps = if first == last { format!("step {first}") } else { format!("steps {first} to {last}") };
     let text = format!("--skip-train-iteration-range {first}-{last}");
     Some(Action {

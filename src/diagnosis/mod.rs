@@ -4,6 +4,7 @@
 
 mod actions;
 mod bracket;
+mod burst;
 mod facts;
 mod healthy;
 mod mechanism;
@@ -174,7 +175,11 @@ pub fn diagnose_at(analysis: &Analysis, assessment: &Assessment, places: &Places
         None => Mechanism::None,
     };
     let healthy = healthy::find(facts, step);
-    let came_back = chosen.is_some_and(|case| actions::recovered(facts, case).is_some());
+    let recovery = match chosen {
+        Some(case) => actions::recovered(facts, case),
+        None => actions::recovered_without_a_cause(facts, onset.as_ref()),
+    };
+    let came_back = recovery.is_some();
     let newest = came_back.then(|| healthy::find(facts, None)).flatten();
     let tensor = chosen.and_then(|case| case.tensor.clone());
     let interval = chosen.and_then(|case| case.interval).or(onset.map(|onset| onset.interval));
@@ -186,7 +191,7 @@ pub fn diagnose_at(analysis: &Analysis, assessment: &Assessment, places: &Places
         last_healthy_step: healthy.as_ref().map(|healthy| healthy.step),
         go_on_step: newest.map(|newest| newest.step),
         confidence: chosen.map_or(Confidence::Heuristic, |case| case.confidence),
-        verdict: story::verdict(mechanism, tensor.as_deref(), step),
+        verdict: story::verdict(mechanism, tensor.as_deref(), step, came_back),
         story: story::tell(facts, step, onset.as_ref(), chosen, healthy.as_ref()),
         evidence: chosen.map_or_else(Vec::new, |case| case.evidence.clone()),
         against: chosen.map_or_else(Vec::new, |case| case.against.clone()),
@@ -198,7 +203,9 @@ pub fn diagnose_at(analysis: &Analysis, assessment: &Assessment, places: &Places
         },
         actions: match (chosen, mechanism) {
             (Some(case), _) => actions::recommend(facts, case, healthy.as_ref(), places),
-            (None, Mechanism::Unknown) => actions::without_a_cause(facts, healthy.as_ref(), places),
+            (None, Mechanism::Unknown) => {
+                actions::without_a_cause(facts, onset.as_ref(), healthy.as_ref(), places)
+            }
             (None, _) => Vec::new(),
         },
         tensor,

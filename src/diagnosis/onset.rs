@@ -1,7 +1,7 @@
 //! When it began: the earliest sign in the log, or, where there is no log, in the checkpoints.
 
 use super::facts::{Facts, median, whole};
-use super::pulse;
+use super::{burst, pulse};
 use crate::analysis::model::{CheckpointAnalysis, LogPoint, Measured};
 use crate::robust::{MAD_TO_DEVIATION, MEDIAN_ERROR};
 use crate::rules::{CollapseLimits, GIVEN_BACK, Habit, LEVEL_ERRORS, collapse};
@@ -149,7 +149,7 @@ pub(super) fn has_non_finite(checkpoint: &CheckpointAnalysis) -> bool {
         })
 }
 
-/// The first spike of the gradient norm that is a pulse, or is confirmed and hurts the loss: at the edge of stability
+/// The first spike of the gradient norm that is a pulse, begins a burst, or is confirmed and hurts the loss: at the edge of stability
 /// norms leave their window again and again while the loss goes on falling.
 fn gradient_norm(facts: Facts) -> Option<Onset> {
     let points: Vec<&LogPoint> =
@@ -158,7 +158,8 @@ fn gradient_norm(facts: Facts) -> Option<Onset> {
         (0..points.len()).find(|&index| is_confirmed(&points, index) && loss_rose(facts, points[index].step));
     let confirmed = confirmed.and_then(|index| Some((points[index].step, points[index].grad_norm_ratio?)));
     let pulse = pulse::pulses(facts).first().map(|pulse| (pulse.point.step, pulse.ratio));
-    let (step, ratio) = [pulse, confirmed].into_iter().flatten().min_by_key(|(step, _)| *step)?;
+    let burst = burst::bursts(facts).first().map(|burst| (burst.first.step, burst.ratio));
+    let (step, ratio) = [pulse, burst, confirmed].into_iter().flatten().min_by_key(|(step, _)| *step)?;
     Some(at(facts, step, Sign::GradientNorm(ratio)))
 }
 

@@ -9,10 +9,10 @@ use crate::analysis::model::{LogPoint, Number};
 use crate::robust::{MAD_FLOOR, MAD_TO_DEVIATION};
 
 /// Points on either side that are the neighbours of one (risk catalogue section 2.4: norms are detrended by the median of 51).
-const NEIGHBOURS: usize = 25;
+pub(super) const NEIGHBOURS: usize = 25;
 
 /// Neighbours without which it is not known what is usual.
-const FEWEST_NEIGHBOURS: usize = 16;
+pub(super) const FEWEST_NEIGHBOURS: usize = 16;
 
 /// Robust z of ln(norm) among its neighbours from which one stands out. That none is of nearly its size is what makes it a
 /// pulse: heavy tails reach 7 in healthy runs, and a pulse of 80 times in a run whose norms have a trend has 4.
@@ -20,13 +20,13 @@ const LONE_Z: f64 = 3.5;
 
 /// A pulse stands alone where next to no other excursion has this share of its ln(ratio). Heavy tails give a continuum of
 /// excursions: the third largest has at least 0.53 of the largest in 52 healthy runs, at most 0.36 in 20 with a pulse.
-const NEARLY: f64 = 0.45;
+pub(super) const NEARLY: f64 = 0.45;
 
 /// Other excursions of nearly its size that a pulse may have.
-const FEW_OTHERS: usize = 1;
+pub(super) const FEW_OTHERS: usize = 1;
 
 /// The same of the excursions soon after it that are another one: smaller ones are what it left behind.
-const AGAIN: f64 = 0.7;
+pub(super) const AGAIN: f64 = 0.7;
 
 /// A pulse is over when the next norm is at most this share of it; a change of regime stays.
 const FALLS_BACK_TO: f64 = 0.5;
@@ -42,9 +42,9 @@ pub(super) struct Pulse<'a> {
 
 /// How one norm stands among its neighbours.
 #[derive(Debug, Clone, Copy)]
-struct Excursion {
+pub(super) struct Excursion {
     /// ln(norm) less the median of its neighbours'.
-    log_ratio: f64,
+    pub log_ratio: f64,
     /// The same in robust standard deviations of these.
     z: f64,
 }
@@ -91,11 +91,11 @@ pub(super) fn is_pulse_of(facts: Facts, layer: &str, step: u64) -> bool {
     stands_out(excursions[index]) && comes_at_once(&logs, index) && falls && is_alone(&excursions, index)
 }
 
-fn ln(norm: Option<Number>) -> Option<f64> {
+pub(super) fn ln(norm: Option<Number>) -> Option<f64> {
     norm?.finite().filter(|&norm| norm > 0.0).map(f64::ln)
 }
 
-fn excursions(logs: &[Option<f64>]) -> Vec<Option<Excursion>> {
+pub(super) fn excursions(logs: &[Option<f64>]) -> Vec<Option<Excursion>> {
     (0..logs.len()).map(|index| excursion(logs, index)).collect()
 }
 

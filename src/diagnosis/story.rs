@@ -151,10 +151,18 @@ fn missing(facts: Facts, step: u64) -> String {
 }
 
 /// The verdict in one line.
-pub(super) fn verdict(mechanism: Mechanism, tensor: Option<&str>, step: Option<u64>) -> String {
+pub(super) fn verdict(
+    mechanism: Mechanism,
+    tensor: Option<&str>,
+    step: Option<u64>,
+    came_back: bool,
+) -> String {
     let place = tensor.map_or_else(String::new, |tensor| format!(" in {tensor}"));
     match (mechanism, step) {
         (Mechanism::None, _) => "no failure found".to_owned(),
+        (Mechanism::Unknown, Some(step)) if came_back => format!(
+            "gradients stood out at step {step}, the run came back by itself, and what is kept does not show why"
+        ),
         (Mechanism::Unknown, Some(step)) => {
             format!("failing from step {step} on, and what is kept does not show why")
         }

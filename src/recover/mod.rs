@@ -34,5 +34,5 @@ pub use repair::{Repaired, repair};
 pub use resume::{
     Chosen, From, Settings, Substitution, as_shown, batches, choose, command, learning_rate, new_run,
 };
-pub use unfit::{refuse_irreparable, refuse_unfit};
+pub use unfit::{not_finite, refuse_irreparable, refuse_unfit};
 pub use watch::{Seen, Watch};

@@ -101,7 +101,11 @@ pub fn choose(run: &Path, history: &History, from: From, diagnosis: Option<&Diag
 
 fn came_back_because(diagnosis: &Diagnosis) -> String {
     let from = diagnosis.onset_step.map_or_else(String::new, |onset| format!(" of step {}", grouped(onset)));
-    format!("the run came back by itself from the {}{from}: the newest clean checkpoint", diagnosis.mechanism)
+    let what = match diagnosis.mechanism {
+        Mechanism::Unknown => "large gradients".to_owned(),
+        mechanism => mechanism.to_string(),
+    };
+    format!("the run came back by itself from the {what}{from}: the newest clean checkpoint")
 }
 
 fn healthy_because(diagnosis: &Diagnosis, step: u64) -> String {

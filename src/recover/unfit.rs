@@ -7,6 +7,8 @@ use crate::checkpoint::Checkpoint;
 use crate::context::Context;
 use crate::error::{ErrorKind, Result};
 use crate::format::{Danger, torch};
+use crate::number::counted;
+use crate::rules::{Assessment, Finding, Severity};
 
 /// Refuses a checkpoint that would run code when it is loaded, and one that is damaged, checksums included.
 ///
@@ -26,6 +28,19 @@ pub fn refuse_irreparable(path: &Path, plan: &Plan) -> Result<()> {
     let Some(message) = plan.irreparable.first().cloned() else { return Ok(()) };
     let advice = "take an earlier checkpoint: flashpoint postmortem RUN names it";
     Err(ErrorKind::NotDone { message, advice }.in_file(path))
+}
+
+/// Why nothing is started from a checkpoint whose weights or optimizer state hold NaN or infinity, in one sentence; `None` of one
+/// that holds none.
+pub fn not_finite(assessment: &Assessment) -> Option<String> {
+    let is_one = |own: &&Finding| own.rule == "FP101" && own.severity == Severity::Critical;
+    let mut findings = assessment.findings.iter().filter(is_one);
+    let first = findings.next()?;
+    let more = match findings.count() as u64 {
+        0 => String::new(),
+        others => format!("; so are some of {}", counted(others, "more tensor")),
+    };
+    Some(format!("training from it would spread what is no number: {}{more}", first.message))
 }
 
 /// Refuses a pickle that would run code.

@@ -3,11 +3,12 @@
 use super::{CONCLUSIVE, Case, STRONG, SUPPORTING, rate, seam, state};
 use crate::analysis::model::{CheckpointAnalysis, IntervalAnalysis, LogPoint, TensorInterval};
 use crate::diagnosis::Mechanism;
+use crate::diagnosis::burst::{self, Burst};
 use crate::diagnosis::facts::{Facts, median, whole};
 use crate::diagnosis::onset::{self, Onset, Sign};
 use crate::diagnosis::pulse::{self, Pulse};
 use crate::diagnosis::suspects::{self, Lead};
-use crate::number::short;
+use crate::number::{counted, short};
 use crate::rules::Confidence;
 
 /// Interval gradient over its trailing median from which an interval stands out: a gradient twelve times the usual,
@@ -42,17 +43,16 @@ const LAYER_POINTS: usize = 32;
 /// A layer's norm over its own median, over that of the others in the same step, from which it leads.
 const LAYER_LEAD: f64 = 5.0;
 
-/// One gradient far above all others, in one step, in one tensor or in all.
+/// One gradient far above all others, in one step or in a few in a row, in one tensor or in all.
 pub(super) fn gradient_spike(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
-    let pulse = largest_pulse(facts);
-    let hidden = if pulse.is_none() { layer_pulse(facts) } else { None };
-    let logged = pulse.map(|pulse| pulse.point).or(hidden.as_ref().map(|(point, _)| *point));
+    let burst = largest_burst(facts);
+    let pulse = largest_pulse(facts).filter(|pulse| burst.is_none_or(|burst| pulse.ratio > burst.ratio));
+    let burst = burst.filter(|_| pulse.is_none());
+    let hidden = if pulse.is_none() && burst.is_none() { layer_pulse(facts) } else { None };
+    let logged = pulse.map(|pulse| pulse.point).or(burst.map(|burst| burst.first));
+    let logged = logged.or(hidden.as_ref().map(|(point, _)| *point));
     let interval = match logged {
-        Some(point) => facts
-            .analysis
-            .intervals
-            .iter()
-            .find(|one| one.from_step < point.step && point.step <= one.to_step),
+        Some(point) => interval_of(facts, point.step),
         None => facts.analysis.intervals.iter().find(|one| stands_out(facts, one, false).is_some()),
     };
     let lead = interval.and_then(|one| stands_out(facts, one, logged.is_some()));
@@ -78,6 +78,9 @@ pub(super) fn gradient_spike(facts: Facts, onset: Option<&Onset>) -> Option<Case
                 Some(onset::SPIKE_RATIO),
                 "1",
             );
+    }
+    if let Some(burst) = burst {
+        case = of_burst(facts, case, burst);
     }
     if let Some((point, layer)) = hidden {
         case = case
@@ -121,7 +124,8 @@ pub(super) fn gradient_spike(facts: Facts, onset: Option<&Onset>) -> Option<Case
                 "the log of these steps has no gradient of the size that one alone must have had",
             );
         }
-        if goes_on(facts, interval, case.tensor.as_deref()) {
+        let ended = burst.and_then(|burst| interval_of(facts, burst.last.step)).unwrap_or(interval);
+        if goes_on(facts, ended, case.tensor.as_deref()) {
             case = case.although(STRONG, "the gradient stayed that large in the intervals after");
         }
         if logged.is_none() && came_up(facts, interval, case.tensor.as_deref()) {
@@ -161,6 +165,40 @@ pub(super) fn gradient_spike(facts: Facts, onset: Option<&Onset>) -> Option<Case
         case = case.although(STRONG, format!("the learning rate had jumped at step {changed}"));
     }
     (!case.reasons.is_empty()).then_some(case)
+}
+
+/// What several gradients in a row say that came and went at once.
+fn of_burst(facts: Facts, case: Case, burst: Burst) -> Case {
+    let (first, last) = (burst.first.step, burst.last.step);
+    let case = case
+        .in_tensor(leading_layer(facts, burst.first).map(|layer| weight_of(facts, &layer)))
+        .until(last)
+        .because(
+            STRONG,
+            format!(
+                "the gradient norms of steps {first} to {last}, {} in a row, were up to {} times what was usual, from one step to the next, and as suddenly they were not: so many batches were bad",
+                counted(burst.points as u64, "logged step"),
+                short(burst.ratio)
+            ),
+        )
+        .number("gradient norm over the median of the steps before", burst.ratio, Some(onset::SPIKE_RATIO), "1");
+    if !burst.is_at_the_same_rate {
+        return case;
+    }
+    case.because(
+        SUPPORTING,
+        "the learning rate was the same before and after it ended: it is not what was too large",
+    )
+}
+
+/// The largest burst of the logged norm.
+fn largest_burst(facts: Facts<'_>) -> Option<Burst<'_>> {
+    burst::bursts(facts).into_iter().max_by(|a, b| a.ratio.total_cmp(&b.ratio))
+}
+
+/// The interval that has seen the gradient of a step.
+fn interval_of(facts: Facts<'_>, step: u64) -> Option<&IntervalAnalysis> {
+    facts.analysis.intervals.iter().find(|one| one.from_step < step && step <= one.to_step)
 }
 
 /// The largest pulse of the logged norm.

@@ -13,12 +13,14 @@ mod seam;
 mod standstill;
 mod start;
 mod state;
+mod unreset;
 
 use super::Mechanism;
 use super::facts::{Facts, median, whole};
 use super::onset::Onset;
 use crate::rules::{Bound, Confidence, Evidence};
 pub(super) use decay::{USUAL as USUAL_DECAY, largest as largest_decay};
+pub(super) use rate::lowered;
 pub(super) use state::broken_by_a_step;
 
 /// Points of an identity that only this mechanism can break.
@@ -48,6 +50,8 @@ pub(super) struct Case {
     pub onset: Option<u64>,
     /// The steps between which it began.
     pub interval: Option<[u64; 2]>,
+    /// The last step of what came and went in several.
+    pub last: Option<u64>,
     /// Sentences for it.
     pub reasons: Vec<String>,
     /// Sentences against it.
@@ -66,6 +70,7 @@ impl Case {
             confidence: Confidence::Heuristic,
             onset: None,
             interval: None,
+            last: None,
             reasons: Vec::new(),
             against: Vec::new(),
             evidence: Vec::new(),
@@ -81,6 +86,12 @@ impl Case {
     /// The step at which it began, and the steps between which it did.
     pub fn at(mut self, step: u64, interval: [u64; 2]) -> Self {
         (self.onset, self.interval) = (Some(step), Some(interval));
+        self
+    }
+
+    /// It came and went, and `step` was the last of it.
+    pub fn until(mut self, step: u64) -> Self {
+        self.last = Some(step);
         self
     }
 
@@ -135,6 +146,7 @@ const TABLE: &[Advocate] = &[
     data::fp16_overflow,
     seam::schedule_break,
     seam::accumulation_change,
+    unreset::accumulation_without_end,
     data::non_finite,
     state::epsilon,
     start::recurrent_gain,

@@ -3,6 +3,7 @@
 use super::{Case, STRONG, SUPPORTING, fast, standstill};
 use crate::analysis::model::CheckpointAnalysis;
 use crate::diagnosis::Mechanism;
+use crate::diagnosis::burst;
 use crate::diagnosis::facts::{Facts, is_matrix, median, rms, states};
 use crate::diagnosis::onset::{Onset, Sign, loss_rose};
 use crate::diagnosis::recovery;
@@ -95,7 +96,12 @@ fn whole_model(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
         }
         // Norms leave their window at the edge of stability too, where the loss goes on falling.
         let suffers = matches!(onset.sign, Sign::Loss(_)) || loss_rose(facts, onset.step);
-        if suffers && !was_taken(facts, onset) && is_rising_or_at_peak(facts, onset.step) {
+        if burst::beginning_at(facts, onset.step).is_some() {
+            case = case.although(
+                SUPPORTING,
+                "the large gradients came from one step to the next and went so, whatever the learning rate was",
+            );
+        } else if suffers && !was_taken(facts, onset) && is_rising_or_at_peak(facts, onset.step) {
             case = case.because(SUPPORTING, high_rate(facts, onset.step));
         }
     }
@@ -158,6 +164,34 @@ fn high_rate(facts: Facts, step: u64) -> String {
         short(last.1),
         last.0
     )
+}
+
+/// How to lower a learning rate to `lower`, a third of its `peak` by step `until`: by what it did until then.
+pub(in crate::diagnosis) fn lowered(facts: Facts, until: u64, peak: f64, lower: &str) -> String {
+    let rates = facts.learning_rates();
+    let earlier = rates.until(until);
+    let reached = earlier.iter().position(|(_, rate)| *rate >= AT_PEAK * peak);
+    let (Some(reached), Some((step, now))) = (reached, earlier.last()) else {
+        return format!("lower the learning rate from {} to {lower}", short(peak));
+    };
+    if *now >= AT_PEAK * peak && is_rising(facts, until) {
+        return format!(
+            "let the learning rate rise to {lower} at most, a third of the {} that it had come to at step {step} and was rising from",
+            short(*now)
+        );
+    }
+    if *now < AT_PEAK * peak {
+        return format!(
+            "lower the peak of the learning rate from {} to {lower}, a third of it (at step {step} it was {})",
+            short(peak),
+            short(*now)
+        );
+    }
+    let since = match reached {
+        0 => "from the start".to_owned(),
+        _ => format!("from step {} on", earlier[reached].0),
+    };
+    format!("lower the learning rate from {}, which it was {since}, to {lower}, a third of it", short(peak))
 }
 
 /// Whether the full learning rate came within the first steps, and each of them could change the matrices by a large
@@ -250,7 +284,10 @@ mod tests {
         let told =
             creeping.story.iter().find(|line| line.contains("only the optimizers")).expect("it is told");
         assert!(told.ends_with("0.001000 at step 0, 0.2180 at step 700"), "{told}");
-        let lower = creeping.actions.iter().any(|action| action.what.contains("from 0.2180 to 0.07268"));
+        let lower = creeping
+            .actions
+            .iter()
+            .any(|action| action.what.contains("to 0.07268 at most, a third of the 0.2180 of step 700"));
         assert!(lower, "{:?}", creeping.actions);
         let falling = diagnose(&unlogged(|step| 1e-3 * (-step / 130.0).exp()), &Assessment::default());
         assert_eq!(falling.mechanism, Mechanism::Unknown);
