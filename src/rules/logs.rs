@@ -281,7 +281,8 @@ fn stays_above(points: &[LogPoint], allowed: f64) -> bool {
 
 /// Whether the level of the next points is above the lowest by the factor that a level of so few points may have, and by the share
 /// `given_back` of its fall since `first`. Where the log ends first, the level is that of what is left with the points that make up
-/// its first median: one loss alone is far above any level now and then. Before any level is known the losses before are one, of so few.
+/// its first median: one loss alone is far above any level now and then. Before any level is known the losses before are one, of so few, and in
+/// a log that is too short for a level on either side none is asked for.
 fn level_left(
     next: &[LogPoint],
     so_far: &[f64],
@@ -294,6 +295,9 @@ fn level_left(
     if losses.len() < LEVEL_POINTS {
         let of_this = so_far.len().saturating_sub(1);
         losses.extend(&so_far[of_this.saturating_sub(MEDIAN_OF - 1)..of_this]);
+    }
+    if lowest.points == 0 && losses.len() < LEVEL_POINTS {
+        return true;
     }
     let before = &so_far[..so_far.len().saturating_sub(1)];
     let lowest = match median(before.iter().copied()).filter(|_| lowest.points == 0) {

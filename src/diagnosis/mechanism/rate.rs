@@ -284,10 +284,9 @@ mod tests {
         let told =
             creeping.story.iter().find(|line| line.contains("only the optimizers")).expect("it is told");
         assert!(told.ends_with("0.001000 at step 0, 0.2180 at step 700"), "{told}");
-        let lower = creeping
-            .actions
-            .iter()
-            .any(|action| action.what.contains("to 0.07268 at most, a third of the 0.2180 of step 700"));
+        let lower = creeping.actions.iter().any(|action| {
+            action.what.contains("to 0.07268 at most, a third of the 0.2180 that it had come to at step 700")
+        });
         assert!(lower, "{:?}", creeping.actions);
         let falling = diagnose(&unlogged(|step| 1e-3 * (-step / 130.0).exp()), &Assessment::default());
         assert_eq!(falling.mechanism, Mechanism::Unknown);
