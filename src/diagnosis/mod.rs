@@ -12,6 +12,7 @@ mod onset;
 mod pulse;
 mod quoted;
 mod recovery;
+mod run_up;
 mod story;
 mod suspects;
 #[cfg(test)]

@@ -1,10 +1,10 @@
 //! When it began: the earliest sign in the log, or, where there is no log, in the checkpoints.
 
 use super::facts::{Facts, median, whole};
-use super::{burst, pulse};
+use super::{burst, pulse, run_up};
 use crate::analysis::model::{CheckpointAnalysis, LogPoint, Measured};
 use crate::robust::{MAD_TO_DEVIATION, MEDIAN_ERROR};
-use crate::rules::{CollapseLimits, GIVEN_BACK, Habit, LEVEL_ERRORS, collapse};
+use crate::rules::{CollapseLimits, GIVEN_BACK, Habit, LEVEL_ERRORS, collapse, diverges};
 
 /// Robust z of ln(gradient norm) from which a step is a spike (risk catalogue E1, benchmarked in its section 6).
 pub(super) const SPIKE_Z: f64 = 6.0;
@@ -93,7 +93,8 @@ pub(super) fn find(facts: Facts) -> Option<Onset> {
         non_finite_state(facts),
         scale_collapse(facts).map(|(step, _)| at(facts, step, Sign::LossScale)),
         gradient_norm(facts),
-        loss(facts),
+        loss(facts).filter(|_| is_divergence(facts)),
+        led_up(facts),
     ];
     signs.into_iter().flatten().min_by_key(|onset| onset.step)
 }
@@ -128,6 +129,19 @@ fn is_skipped(point: &LogPoint) -> bool {
 
 fn non_finite(facts: Facts) -> Option<Onset> {
     Some(at(facts, first_lost(facts)?.step, Sign::NonFinite))
+}
+
+/// Whether FP503 says so too: the noise of a loss is known better when all of the log was read, and a verdict that no finding stands behind
+/// accuses runs whose losses spread.
+fn is_divergence(facts: Facts) -> bool {
+    let is_measured = |point: &LogPoint| point.loss_ratio.is_some();
+    facts.analysis.log.as_ref().is_some_and(|log| !log.points.iter().any(is_measured) || diverges(log))
+}
+
+/// The first of the steps that led up to the loss of the run.
+fn led_up(facts: Facts) -> Option<Onset> {
+    let found = run_up::run_up(facts)?;
+    Some(at(facts, found.first.step, Sign::Loss(found.ratio)))
 }
 
 /// The first checkpoint whose weights or moments are not finite.
@@ -210,7 +224,10 @@ fn loss(facts: Facts) -> Option<Onset> {
             && level.exp() - lowest.exp() > GIVEN_BACK * (levels[0].exp() - lowest.exp())
             && !comes_back(&levels[start..], lowest)
         {
-            let first = window.iter().find(|(_, log)| *log > lowest + LOSS_RATIO.ln())?;
+            let is_above = |(_, log): &(u64, f64)| *log > lowest + LOSS_RATIO.ln();
+            // Of the points that stay above: one alone before them is noise of a loss near zero.
+            let below = window.iter().rposition(|point| !is_above(point)).filter(|at| at + 1 < window.len());
+            let first = window.iter().skip(below.map_or(0, |at| at + 1)).find(|point| is_above(point))?;
             return Some(at(facts, first.0, Sign::Loss(rise.exp())));
         }
     }

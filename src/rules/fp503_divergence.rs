@@ -132,6 +132,16 @@ fn note_signed(log: &LogAnalysis, findings: &mut Findings) {
     }
 }
 
+/// Whether a log diverges by the limits that nothing overrides, whatever is asked of this rule.
+pub(crate) fn diverges(log: &LogAnalysis) -> bool {
+    let limit = |name: &str| {
+        let named = RULE.thresholds.iter().find(|threshold| threshold.name == name);
+        named.expect("the rule has it").default
+    };
+    first_divergence(log, limit("rise"), limit("noise"), limit("given-back")).is_some()
+        || collapse(&log.points, Limits::DEFAULT).is_some()
+}
+
 fn limits(thresholds: &Thresholds) -> Limits {
     Limits {
         early_peak: thresholds.get("early-peak"),

@@ -109,6 +109,7 @@ pub(crate) mod test_support;
 
 pub(crate) use collapse::{Limits as CollapseLimits, collapse};
 pub use finding::{Bound, Confidence, Evidence, Finding, Findings, Severity, Subject};
+pub(crate) use fp503_divergence::diverges;
 pub(crate) use fp801_large_end_to_end_gain::warned_above;
 pub(crate) use fp802_block_gain_outlier::outlier_above;
 pub(crate) use logs::{GIVEN_BACK, Habit, LEVEL_ERRORS};

@@ -7,6 +7,7 @@ use crate::diagnosis::burst::{self, Burst};
 use crate::diagnosis::facts::{Facts, median, whole};
 use crate::diagnosis::onset::{self, Onset, Sign};
 use crate::diagnosis::pulse::{self, Pulse};
+use crate::diagnosis::run_up;
 use crate::diagnosis::suspects::{self, Lead};
 use crate::number::{counted, short};
 use crate::rules::Confidence;
@@ -137,6 +138,21 @@ pub(super) fn gradient_spike(facts: Facts, onset: Option<&Onset>) -> Option<Case
         && pulse::again(facts, pulse) > FEW_AGAIN
     {
         case = case.although(STRONG, "it came again and again, which no single gradient does");
+    }
+    if logged.is_none()
+        && let Some(run_up) = run_up::run_up(facts)
+        && let Some(ratio) = run_up.norm_at_once
+    {
+        let (step, lost) = (run_up.first.step, run_up.lost);
+        let before = facts.points().iter().rev().find(|own| own.step < step).map_or(0, |own| own.step);
+        case = case.at(step, [before, step]).until(lost - 1).because(
+            STRONG,
+            format!(
+                "loss and gradient norm of step {step} were {} and {} times what was usual, from one step to the next, and the run was lost by step {lost}",
+                short(run_up.ratio),
+                short(ratio)
+            ),
+        );
     }
     if case.reasons.is_empty()
         && let Some(onset) = onset

@@ -155,6 +155,9 @@ fn high_rate(facts: Facts, step: u64) -> String {
     let rates = facts.learning_rates();
     let (first, last) = match rates.until(step) {
         [first, .., last] if !rates.are_logged => (first, last),
+        [.., (_, now)] if !is_rising(facts, step) => {
+            return format!("the learning rate was at its peak, {}", short(*now));
+        }
         _ => return "the learning rate was rising or at its peak".to_owned(),
     };
     format!(

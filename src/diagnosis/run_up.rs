@@ -1,0 +1,98 @@
+//! What led up to the loss of a run: steps whose loss was far above all before, one after the other, until there were no numbers.
+//!
+//! A run that is lost within some steps leaves too few of them for a level or a confirmed spike, and its NaN is the end and not the beginning.
+
+use super::facts::{Facts, median};
+use super::onset::{self, LEVEL_POINTS, SPIKE_Z};
+use crate::analysis::model::{LogPoint, Number};
+
+/// Loss over the median of those before it from which it is far above them: what FP503 lets a loss rise to before its noise is known.
+const RISEN: f64 = 3.0;
+
+/// Gradient norm over its median, and over the norm of the step before, from which it came at once, as that of a bad batch does: seven times, as
+/// for bursts. A learning rate that is too high lets norms grow.
+const AT_ONCE: f64 = 7.0;
+
+/// The steps that led up to the loss of a run.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RunUp<'a> {
+    /// The first of them.
+    pub first: &'a LogPoint,
+    /// The first step that has no number.
+    pub lost: u64,
+    /// The loss of the first over the median of those before.
+    pub ratio: f64,
+    /// The gradient norm of the first over its median, where it came at once: the weights were sound, and the batch gave both.
+    pub norm_at_once: Option<f64>,
+}
+
+/// What led up to the loss of the run; `None` where nothing stood out, or nothing was lost.
+pub(super) fn run_up(facts: Facts<'_>) -> Option<RunUp<'_>> {
+    let points = facts.points();
+    let lost = onset::first_lost(facts)?.step;
+    let end = points.partition_point(|point| point.step < lost);
+    let is_up = |&index: &usize| loss_ratio(points, index).is_some_and(|ratio| ratio >= RISEN);
+    let index = (0..end).rev().take_while(is_up).last()?;
+    Some(RunUp {
+        first: &points[index],
+        lost,
+        ratio: loss_ratio(points, index)?,
+        norm_at_once: norm_at_once(points, index),
+    })
+}
+
+fn norm_at_once(points: &[LogPoint], index: usize) -> Option<f64> {
+    let norm = |index: usize| points[index].grad_norm.and_then(Number::finite);
+    let (before, now) = (norm(index.checked_sub(1)?)?, norm(index)?);
+    points[index].grad_norm_z.filter(|z| *z > SPIKE_Z)?;
+    points[index].grad_norm_ratio.filter(|ratio| *ratio >= AT_ONCE && now >= AT_ONCE * before)
+}
+
+/// The loss over the median of the level before it.
+fn loss_ratio(points: &[LogPoint], index: usize) -> Option<f64> {
+    let loss = |point: &LogPoint| point.loss.and_then(Number::finite).filter(|loss| *loss > 0.0);
+    let before = median(points[index.saturating_sub(LEVEL_POINTS)..index].iter().filter_map(loss))?;
+    Some(loss(&points[index])? / before)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Mechanism, diagnose};
+    use crate::analysis::model::{LogAnalysis, LogPoint, Number};
+    use crate::rules::Assessment;
+    use crate::rules::test_support::run_of;
+
+    /// What is told of 60 steps at a loss and a norm near 1, and these behind them, up to numbers that are none.
+    fn told(calm: usize, end: &[(f64, f64)]) -> (Mechanism, Option<u64>) {
+        let noise = |at: usize| 1.0 + 0.05 * f64::from(u8::from(at % 2 == 0));
+        let calm = (0..calm).map(|at| (noise(at), noise(at)));
+        let lost = std::iter::repeat_n((f64::NAN, f64::NAN), 5);
+        let all: Vec<(f64, f64)> = calm.chain(end.iter().copied()).chain(lost).collect();
+        let points = all.iter().enumerate().map(|(at, (loss, norm))| LogPoint {
+            step: at as u64 + 1,
+            loss: Some(Number(*loss)),
+            grad_norm: Some(Number(*norm)),
+            // As the analysis measures them, of a window of ones.
+            grad_norm_z: (at >= 32).then(|| norm.ln() / 0.05),
+            grad_norm_ratio: (at >= 32).then_some(*norm),
+            learning_rate: Some(Number(0.1)),
+            ..LogPoint::default()
+        });
+        let mut run = run_of(0, Vec::new);
+        run.log = Some(LogAnalysis { points: points.collect(), ..LogAnalysis::default() });
+        let told = diagnose(&run, &Assessment::default());
+        (told.mechanism, told.onset_step)
+    }
+
+    #[test]
+    fn a_run_that_is_lost_is_told_by_what_led_up_to_it() {
+        assert_eq!(told(60, &[]), (Mechanism::NonFinite, Some(61)), "nothing did");
+        // A gradient that came at once, and two steps in which the weights it threw did the rest.
+        assert_eq!(told(60, &[(90.0, 500.0), (1e3, 2e3), (1e6, 1e9)]), (Mechanism::GradientSpike, Some(61)));
+        // Norms that grow from step to step are no batch.
+        let grows = [(1.2, 3.0), (2.0, 9.0), (9.0, 50.0), (400.0, 1e4)];
+        assert_eq!(told(60, &grows), (Mechanism::LearningRate, Some(63)));
+        // In the first steps nothing is usual yet.
+        assert_eq!(told(2, &[(100.0, 90.0), (1e6, 1e8)]), (Mechanism::LearningRate, Some(3)));
+    }
+}
