@@ -28,6 +28,7 @@ pub use crate::clip::Snippet;
 use crate::rules::{Assessment, Confidence, Evidence, Severity};
 use facts::Facts;
 use mechanism::Case;
+use onset::{Onset, Sign};
 
 /// What happened to a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -156,11 +157,26 @@ pub fn diagnose(analysis: &Analysis, assessment: &Assessment) -> Diagnosis {
     diagnose_at(analysis, assessment, &Places::default())
 }
 
+/// When it began, and what speaks for which mechanism. A rise of the loss that FP503 does not tell is an onset where what else is known names a
+/// mechanism: by itself it accuses runs whose losses spread.
+fn onset_and_cases(facts: Facts) -> (Option<Onset>, Vec<Case>) {
+    let found = onset::find(facts);
+    let is_rise = found.is_some_and(|onset| matches!(onset.sign, Sign::Loss(_)));
+    let onset = match is_rise && !is_named(&mechanism::cases(facts, None)) {
+        true => onset::find_confirmed(facts),
+        false => found,
+    };
+    (onset, mechanism::cases(facts, onset.as_ref()))
+}
+
+fn is_named(cases: &[Case]) -> bool {
+    cases.first().is_some_and(|case| case.points >= mechanism::ENOUGH)
+}
+
 /// The same, with lines of advice that name the checkpoints by `places`.
 pub fn diagnose_at(analysis: &Analysis, assessment: &Assessment, places: &Places) -> Diagnosis {
     let facts = Facts { analysis, assessment };
-    let onset = onset::find(facts);
-    let cases = mechanism::cases(facts, onset.as_ref());
+    let (onset, cases) = onset_and_cases(facts);
     let (chosen, others) = match cases.split_first() {
         Some((first, others)) if first.points >= mechanism::ENOUGH => (Some(first), others),
         _ => (None, &cases[..]),

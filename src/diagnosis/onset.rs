@@ -47,6 +47,9 @@ pub(super) const HALVINGS_WITHIN: u64 = 100;
 /// no loss scale is logged: growing too far costs a scaler one step, and then it is right again.
 const SKIPPED_WITHIN: usize = 10;
 
+/// Points after which a rise of the loss that FP503 does not tell is none: three levels.
+const KNOWN_AFTER: usize = 3 * LEVEL_POINTS;
+
 /// Points after one without which it is not known whether it recovers.
 const FEWEST_AFTER: usize = 3;
 
@@ -88,12 +91,21 @@ impl Onset {
 
 /// The earliest of all signs; of those at the same step, the gravest.
 pub(super) fn find(facts: Facts) -> Option<Onset> {
+    earliest(facts, loss(facts))
+}
+
+/// The same, without a rise of the loss that FP503 does not tell.
+pub(super) fn find_confirmed(facts: Facts) -> Option<Onset> {
+    earliest(facts, loss(facts).filter(|onset| is_divergence(facts, onset.step)))
+}
+
+fn earliest(facts: Facts, loss: Option<Onset>) -> Option<Onset> {
     let signs = [
         non_finite(facts),
         non_finite_state(facts),
         scale_collapse(facts).map(|(step, _)| at(facts, step, Sign::LossScale)),
         gradient_norm(facts),
-        loss(facts).filter(|_| is_divergence(facts)),
+        loss,
         led_up(facts),
     ];
     signs.into_iter().flatten().min_by_key(|onset| onset.step)
@@ -131,11 +143,12 @@ fn non_finite(facts: Facts) -> Option<Onset> {
     Some(at(facts, first_lost(facts)?.step, Sign::NonFinite))
 }
 
-/// Whether FP503 says so too: the noise of a loss is known better when all of the log was read, and a verdict that no finding stands behind
-/// accuses runs whose losses spread.
-fn is_divergence(facts: Facts) -> bool {
+/// Whether FP503 says so too, once a log has gone on for a while after `step`: the noise of a loss is known better by then, and a verdict that
+/// no finding stands behind accuses runs whose losses spread.
+fn is_divergence(facts: Facts, step: u64) -> bool {
     let is_measured = |point: &LogPoint| point.loss_ratio.is_some();
-    facts.analysis.log.as_ref().is_some_and(|log| !log.points.iter().any(is_measured) || diverges(log))
+    let has_gone_on = facts.points_from(step).len() >= KNOWN_AFTER && facts.points().iter().any(is_measured);
+    !has_gone_on || facts.analysis.log.as_ref().is_some_and(diverges)
 }
 
 /// The first of the steps that led up to the loss of the run.
@@ -224,10 +237,7 @@ fn loss(facts: Facts) -> Option<Onset> {
             && level.exp() - lowest.exp() > GIVEN_BACK * (levels[0].exp() - lowest.exp())
             && !comes_back(&levels[start..], lowest)
         {
-            let is_above = |(_, log): &(u64, f64)| *log > lowest + LOSS_RATIO.ln();
-            // Of the points that stay above: one alone before them is noise of a loss near zero.
-            let below = window.iter().rposition(|point| !is_above(point)).filter(|at| at + 1 < window.len());
-            let first = window.iter().skip(below.map_or(0, |at| at + 1)).find(|point| is_above(point))?;
+            let first = window.iter().find(|(_, log)| *log > lowest + LOSS_RATIO.ln())?;
             return Some(at(facts, first.0, Sign::Loss(rise.exp())));
         }
     }
