@@ -162,10 +162,8 @@ pub fn diagnose(analysis: &Analysis, assessment: &Assessment) -> Diagnosis {
 fn onset_and_cases(facts: Facts) -> (Option<Onset>, Vec<Case>) {
     let found = onset::find(facts);
     let is_rise = found.is_some_and(|onset| matches!(onset.sign, Sign::Loss(_)));
-    let onset = match is_rise && !is_named(&mechanism::cases(facts, None)) {
-        true => onset::find_confirmed(facts),
-        false => found,
-    };
+    let is_doubtful = is_rise && !is_named(&mechanism::cases(facts, None));
+    let onset = if is_doubtful { onset::find_confirmed(facts) } else { found };
     (onset, mechanism::cases(facts, onset.as_ref()))
 }
 

@@ -48,7 +48,7 @@ pub(super) const HALVINGS_WITHIN: u64 = 100;
 const SKIPPED_WITHIN: usize = 10;
 
 /// Points after which a rise of the loss that FP503 does not tell is none: three levels.
-const KNOWN_AFTER: usize = 3 * LEVEL_POINTS;
+const KNOWN_AFTER: usize = 45;
 
 /// Points after one without which it is not known whether it recovers.
 const FEWEST_AFTER: usize = 3;

@@ -64,7 +64,7 @@ mod tests {
 
     /// What is told of 60 steps at a loss and a norm near 1, and these behind them, up to numbers that are none.
     fn told(calm: usize, end: &[(f64, f64)]) -> (Mechanism, Option<u64>) {
-        let noise = |at: usize| 1.0 + 0.05 * f64::from(u8::from(at % 2 == 0));
+        let noise = |at: usize| 1.0 + 0.05 * f64::from(u8::from(at.is_multiple_of(2)));
         let calm = (0..calm).map(|at| (noise(at), noise(at)));
         let lost = std::iter::repeat_n((f64::NAN, f64::NAN), 5);
         let all: Vec<(f64, f64)> = calm.chain(end.iter().copied()).chain(lost).collect();

@@ -138,13 +138,13 @@ mod tests {
     }
 
     /// A scale that is halved at every `every`th logged step from step 1000 on, as often as `halvings`.
-    fn halved(halvings: i32, every: u64) -> Analysis {
-        let last = 1000 + every * halvings as u64;
+    fn halved(halvings: u64, every: u64) -> Analysis {
+        let last = 1000 + every * halvings;
         let scale = |step: u64| 2_f64.powi(17 - ((step - 1000) / every) as i32);
         let mut run = logged((1000..=last).map(|step| point(step).with_scale(scale(step))).collect());
         run.log.as_mut().unwrap().scale_falls = vec![ScaleFall {
             from: scale(1000),
-            ..fall(1000 + every - 1, 1000 + every, last, halvings as u64, scale(last))
+            ..fall(1000 + every - 1, 1000 + every, last, halvings, scale(last))
         }];
         run
     }
