@@ -55,7 +55,7 @@ pub struct Fit {
     pub median: f64,
     /// The quantile over the median of the [`RECENT_NORMS`] norms before a step.
     pub unbounded: Estimate,
-    /// The threshold over that median: the quantile within [`MULTIPLE_RANGE`].
+    /// The threshold over that median: the quantile within `MULTIPLE_RANGE`.
     pub multiple: Estimate,
     /// The threshold at `median`: `multiple` times it.
     pub threshold: Estimate,

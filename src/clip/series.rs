@@ -58,7 +58,7 @@ pub struct Series {
     pub source: Source,
     /// The usable ones.
     pub points: Vec<Point>,
-    /// Steps whose norm is NaN, infinite, or [`OVERFLOWED`].
+    /// Steps whose norm is NaN, infinite, or `OVERFLOWED`.
     pub non_finite: u64,
     /// Steps whose norm is 0, or was logged as 0 without being measured.
     pub zeros: u64,
