@@ -162,23 +162,17 @@ pub fn diagnose(analysis: &Analysis, assessment: &Assessment) -> Diagnosis {
 fn onset_and_cases(facts: Facts) -> (Option<Onset>, Vec<Case>) {
     let found = onset::find(facts);
     let is_rise = found.is_some_and(|onset| matches!(onset.sign, Sign::Loss(_)));
-    let is_doubtful = is_rise && !is_named(&mechanism::cases(facts, None));
+    let is_doubtful = is_rise && mechanism::named(&mechanism::cases(facts, None)).is_none();
     let onset = if is_doubtful { onset::find_confirmed(facts) } else { found };
     (onset, mechanism::cases(facts, onset.as_ref()))
-}
-
-fn is_named(cases: &[Case]) -> bool {
-    cases.first().is_some_and(|case| case.points >= mechanism::ENOUGH)
 }
 
 /// The same, with lines of advice that name the checkpoints by `places`.
 pub fn diagnose_at(analysis: &Analysis, assessment: &Assessment, places: &Places) -> Diagnosis {
     let facts = Facts { analysis, assessment };
     let (onset, cases) = onset_and_cases(facts);
-    let (chosen, others) = match cases.split_first() {
-        Some((first, others)) if first.points >= mechanism::ENOUGH => (Some(first), others),
-        _ => (None, &cases[..]),
-    };
+    let chosen = mechanism::named(&cases);
+    let others = &cases[usize::from(chosen.is_some())..];
     let seen = onset.map(|onset| onset.step);
     let step = match chosen {
         Some(case) => case.onset.or(seen),

@@ -113,8 +113,13 @@ fn earliest(facts: Facts, loss: Option<Onset>) -> Option<Onset> {
 
 /// An onset at a logged step.
 fn at(facts: Facts, step: u64, sign: Sign) -> Onset {
+    Onset { step, interval: interval(facts, step), sign }
+}
+
+/// The logged step before one, or the start of the run, and the step itself.
+pub(super) fn interval(facts: Facts, step: u64) -> [u64; 2] {
     let before = facts.points().iter().rev().find(|point| point.step < step).map_or(0, |point| point.step);
-    Onset { step, interval: [before, step], sign }
+    [before, step]
 }
 
 /// The first point from which on there is no finite loss, or no finite gradient norm, any more.

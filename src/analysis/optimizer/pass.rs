@@ -215,8 +215,7 @@ pub(super) fn run(inputs: &Inputs<'_>, shape: &[u64], context: &Context) -> Resu
     for wave in (0..blocks).step_by(WAVE as usize) {
         let block =
             |index: u64| one_block(inputs, index * length..count.min((index + 1) * length), row, context);
-        let in_wave = (blocks.min(wave + WAVE) - wave) as usize;
-        let done = parallel::map_indices(in_wave, |index| block(wave + index as u64));
+        let done = parallel::map_range(wave..blocks.min(wave + WAVE), block);
         let Some(done) = done.into_iter().collect::<Result<Option<Vec<Sums>>>>()? else { return Ok(None) };
         for next in &done {
             whole.join(next);

@@ -266,8 +266,7 @@ impl<'a> Pair<'a> {
         let mut whole = Sums::default();
         for wave in (0..blocks).step_by(WAVE as usize) {
             let block = |index: u64| self.one_block(index * BLOCK..count.min((index + 1) * BLOCK), context);
-            let count = (blocks.min(wave + WAVE) - wave) as usize;
-            let done = parallel::map_indices(count, |index| block(wave + index as u64));
+            let done = parallel::map_range(wave..blocks.min(wave + WAVE), block);
             let Some(done) = done.into_iter().collect::<Result<Option<Vec<Sums>>>>()? else {
                 return Ok(None);
             };

@@ -174,13 +174,13 @@ fn on_processor(
     read: &Read<'_>,
     context: &Context,
 ) -> Result<Option<Vec<HeadAnalysis>>> {
-    let one = |index: usize| {
+    let one = |number| {
         if context.cancelled() {
             return Ok(None);
         }
-        head::measure(&Cpu, &[read(numbers.start + index as u64)?])
+        head::measure(&Cpu, &[read(number)?])
     };
-    let heads = parallel::map_indices((numbers.end - numbers.start) as usize, one);
+    let heads = parallel::map_range(numbers, one);
     let heads: Vec<Option<Vec<HeadAnalysis>>> = heads.into_iter().collect::<Result<_>>()?;
     Ok(heads.into_iter().collect::<Option<Vec<_>>>().map(|heads| heads.concat()))
 }
@@ -201,8 +201,7 @@ fn on_device(
             return Ok(None);
         }
         let numbers = first..(first + step as u64).min(layer.heads.query);
-        let count = (numbers.end - numbers.start) as usize;
-        let heads = parallel::map_indices(count, |index| read(first + index as u64));
+        let heads = parallel::map_range(numbers.clone(), read);
         let heads: Vec<Head> = heads.into_iter().collect::<Result<_>>()?;
         let measured = head::measure(&device.backend(), &heads);
         let on_processor = || on_processor(numbers, read, context);

@@ -142,8 +142,7 @@ pub(super) fn fold<A, R: Send>(
     };
     let blocks = count.div_ceil(BLOCK);
     for wave in parts(0..blocks, WAVE) {
-        let in_wave = (wave.end - wave.start) as usize;
-        let done = parallel::map_indices(in_wave, |index| measure(wave.start + index as u64));
+        let done = parallel::map_range(wave, measure);
         let Some(done) = done.into_iter().collect::<Result<Option<Vec<R>>>>()? else {
             return Ok(false);
         };

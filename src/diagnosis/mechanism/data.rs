@@ -59,8 +59,7 @@ pub(super) fn gradient_spike(facts: Facts, onset: Option<&Onset>) -> Option<Case
     let lead = interval.and_then(|one| stands_out(facts, one, logged.is_some()));
     let mut case = Case::of(Mechanism::GradientSpike).with_confidence(Confidence::Calibrated);
     if let Some(point) = logged {
-        let before = facts.points().iter().rev().find(|own| own.step < point.step).map_or(0, |own| own.step);
-        case = case.at(point.step, [before, point.step]);
+        case = case.at(point.step, onset::interval(facts, point.step));
     }
     if let Some(Pulse { point, ratio }) = pulse {
         case = case
@@ -144,8 +143,7 @@ pub(super) fn gradient_spike(facts: Facts, onset: Option<&Onset>) -> Option<Case
         && let Some(ratio) = run_up.norm_at_once
     {
         let (step, lost) = (run_up.first.step, run_up.lost);
-        let before = facts.points().iter().rev().find(|own| own.step < step).map_or(0, |own| own.step);
-        case = case.at(step, [before, step]).until(lost - 1).because(
+        case = case.at(step, onset::interval(facts, step)).until(lost - 1).because(
             STRONG,
             format!(
                 "loss and gradient norm of step {step} were {} and {} times what was usual, from one step to the next, and the run was lost by step {lost}",
@@ -332,8 +330,7 @@ pub(super) fn non_finite(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
     let state = facts.checkpoints().find(|(_, one)| onset::has_non_finite(one));
     let mut case = Case::of(Mechanism::NonFinite).with_confidence(Confidence::Exact);
     if let Some(point) = first {
-        let before = facts.points().iter().rev().find(|one| one.step < point.step).map_or(0, |one| one.step);
-        case = case.at(point.step, [before, point.step]).because(
+        case = case.at(point.step, onset::interval(facts, point.step)).because(
             STRONG,
             format!("the first loss or gradient that is not finite is that of step {}", point.step),
         );
@@ -386,10 +383,9 @@ fn only_layer(point: &LogPoint) -> Option<String> {
 /// Numbers beyond 65504: the loss scale is halved again and again and cannot be halved enough.
 pub(super) fn fp16_overflow(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
     let (step, halvings) = onset::scale_collapse(facts)?;
-    let before = facts.points().iter().rev().find(|point| point.step < step).map_or(0, |point| point.step);
     let case = Case::of(Mechanism::Fp16Overflow)
         .with_confidence(Confidence::Calibrated)
-        .at(step, [before, step])
+        .at(step, onset::interval(facts, step))
         .because(
             CONCLUSIVE,
             format!("from step {step} on {halvings} steps had to be skipped, and the loss scale halved, in short time"),

@@ -33,7 +33,7 @@ pub(super) const STRONG: f64 = 2.0;
 pub(super) const SUPPORTING: f64 = 1.0;
 
 /// Points that a mechanism needs to be named.
-pub(super) const ENOUGH: f64 = 2.0;
+const ENOUGH: f64 = 2.0;
 
 /// What speaks for one mechanism.
 #[derive(Debug, Clone)]
@@ -166,6 +166,11 @@ pub(super) fn cases(facts: Facts, onset: Option<&Onset>) -> Vec<Case> {
     // Stable: equal cases stay in the order of the table.
     cases.sort_by(|a, b| b.points.total_cmp(&a.points));
     cases
+}
+
+/// The case that is strong enough to be told, if any is: of cases in order the first.
+pub(super) fn named(cases: &[Case]) -> Option<&Case> {
+    cases.first().filter(|case| case.points >= ENOUGH)
 }
 
 /// What comes first in time is the cause: a run that fails also stands still, and its levels change, and what began when it
