@@ -34,7 +34,7 @@ pub(super) fn of_fit(fit: &Fit, analysis: &Analysis) -> Vec<String> {
     });
     let bounded = (fit.unbounded.value > fit.multiple.value).then(|| {
         format!(
-            "a tenth of the norms is above {} times the recent median: the multiple is kept at {}, and clips more than that tenth",
+            "a tenth of the norms is above {} times the recent median: the multiple begins at {}, and as a constant clips more than that tenth",
             short(fit.unbounded.value),
             short(fit.multiple.value)
         )

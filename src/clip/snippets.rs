@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::method::RollingMedian;
+use super::method::{CLIPPED_SHARE, MOST_POWER, POWER_RATE, RollingMedian};
 use crate::number::short;
 
 /// Text to copy.
@@ -42,29 +42,33 @@ pub fn global_norm(threshold: f64) -> Vec<Snippet> {
     ]
 }
 
-/// Clipping to a multiple of the median of the last norms, which begin at `median`. A norm that is not finite is no step, and is
-/// not remembered. The Trainer reads its `max_grad_norm` anew at every step, and hands the norm before clipping to `on_log`.
+/// Clipping to a multiple of the median of the last norms, which begin at `median`, whose power follows the share that is clipped. A norm that is
+/// not finite is no step, and is not remembered. The Trainer reads its `max_grad_norm` anew at every step, and hands the norm before clipping to
+/// `on_log`.
 pub fn rolling_median(rule: RollingMedian, median: f64) -> Vec<Snippet> {
     let (multiple, usual, window) = (short(rule.multiple), short(median), rule.window);
     let limit = match rule.max_norm {
-        Some(most) => format!("min({multiple} * median(recent), {})", short(most)),
-        None => format!("{multiple} * median(recent)"),
+        Some(most) => format!("min({multiple} ** power[0] * median(recent), {})", short(most)),
+        None => format!("{multiple} ** power[0] * median(recent)"),
     };
     let begin = format!(
-        "import math; from collections import deque; from statistics import median; recent = deque([{usual}] * {window}, maxlen={window})"
+        "import math; from collections import deque; from statistics import median; recent, power = deque([{usual}] * {window}, maxlen={window}), [1.0]"
+    );
+    let of_step = format!("def limit(): return {limit}");
+    let follow = format!(
+        "def follow(norm, most): recent.append(min(norm, most)); power[0] = min(max(power[0] + {POWER_RATE} * ((norm > most) - {CLIPPED_SHARE}), 0), {MOST_POWER})"
     );
     let clip = format!(
-        "limit = {limit}; norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), limit))  # {UNSCALED}"
+        "most = limit(); norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), most))  # {UNSCALED}"
     );
-    let step = "if math.isfinite(norm): recent.append(min(norm, limit)); optimizer.step()  # under AMP scaler.step(optimizer)";
-    let trainer = format!(
-        "class RollingMedian(transformers.TrainerCallback): on_log = lambda self, args, state, control, logs, **_: (recent.append(min(logs[\"grad_norm\"], args.max_grad_norm)), setattr(args, \"max_grad_norm\", {limit}))[1] if math.isfinite(logs.get(\"grad_norm\", math.nan)) else None  # with PyTorch's first line, max_grad_norm as above, logging_steps=1, and callbacks=[RollingMedian()]"
-    );
-    let lightning = format!(
-        "def configure_gradient_clipping(self, optimizer, *_, **__): limit = {limit}; norm = float(torch.nn.utils.clip_grad_norm_(self.parameters(), limit)); math.isfinite(norm) and recent.append(min(norm, limit))  # in the LightningModule, with PyTorch's first line"
-    );
+    let step =
+        "if math.isfinite(norm): follow(norm, most); optimizer.step()  # under AMP scaler.step(optimizer)";
+    let trainer = "class RollingMedian(transformers.TrainerCallback): on_log = lambda self, args, state, control, logs, **_: (follow(logs[\"grad_norm\"], args.max_grad_norm), setattr(args, \"max_grad_norm\", limit()))[1] if math.isfinite(logs.get(\"grad_norm\", math.nan)) else None  # with PyTorch's first three lines, max_grad_norm as above, logging_steps=1, and callbacks=[RollingMedian()]";
+    let lightning = "def configure_gradient_clipping(self, optimizer, *_, **__): most = limit(); norm = float(torch.nn.utils.clip_grad_norm_(self.parameters(), most)); math.isfinite(norm) and follow(norm, most)  # in the LightningModule, with PyTorch's first three lines";
     vec![
         Snippet::new("PyTorch", begin),
+        Snippet::new("PyTorch", of_step),
+        Snippet::new("PyTorch", follow),
         Snippet::new("PyTorch", clip),
         Snippet::new("PyTorch", step),
         Snippet::new("Hugging Face Trainer", trainer),
@@ -141,7 +145,7 @@ mod tests {
             let text = text.join("\n");
             let check = text.find("isfinite(norm)").expect("it checks");
             assert!(text.find("import").expect("it says what of") < text.find(UNSCALED).expect("of AMP too"));
-            for later in ["recent.append(", "norms.append(", "optimizer.step()"] {
+            for later in ["follow(norm, most);", "norms.append(", "optimizer.step()"] {
                 assert!(text.find(later).is_none_or(|at| at > check), "{later}: {text}");
             }
         }

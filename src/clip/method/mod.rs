@@ -39,7 +39,7 @@ pub use fixed_norm::{FixedNorm, USUAL};
 pub use mean_deviation::MeanDeviation;
 pub use mean_multiple::MeanMultiple;
 pub use per_layer::{PerLayer, Shares};
-pub use rolling_median::{RECENT_NORMS, RollingMedian};
+pub use rolling_median::{CLIPPED_SHARE, MOST_POWER, POWER_RATE, RECENT_NORMS, RollingMedian};
 pub use skip_step::SkipStep;
 pub use spam::Spam;
 pub use unit_wise::UnitWise;
@@ -77,7 +77,7 @@ pub enum Method {
     SkipStep(SkipStep),
     /// A multiple of the mean norm.
     MeanMultiple(MeanMultiple),
-    /// A multiple of the median of the last norms.
+    /// A multiple of the median of the last norms that is itself adapted to the share it clips.
     RollingMedian(RollingMedian),
 }
 
@@ -112,6 +112,7 @@ enum State {
     Spam(spam::State),
     DpQuantile(dp_quantile::State),
     Window(window::Window),
+    RollingMedian(rolling_median::State),
     Mean(mean_multiple::State),
 }
 
@@ -124,9 +125,8 @@ impl Method {
             Method::AdaGc(_) => State::AdaGc(ada_gc::State::default()),
             Method::Spam(_) => State::Spam(spam::State::default()),
             Method::DpQuantile(_) => State::DpQuantile(dp_quantile::State::default()),
-            Method::MeanDeviation(_) | Method::SkipStep(_) | Method::RollingMedian(_) => {
-                State::Window(window::Window::default())
-            }
+            Method::MeanDeviation(_) | Method::SkipStep(_) => State::Window(window::Window::default()),
+            Method::RollingMedian(_) => State::RollingMedian(rolling_median::State::default()),
             Method::MeanMultiple(_) => State::Mean(mean_multiple::State::default()),
             Method::FixedNorm(_)
             | Method::ByValue(_)
@@ -269,7 +269,7 @@ impl Clipper {
             (Method::MeanDeviation(own), State::Window(state)) => Some(own.threshold(state, norm)),
             (Method::SkipStep(own), State::Window(state)) => Some(own.threshold(state, norm)),
             (Method::MeanMultiple(own), State::Mean(state)) => Some(own.threshold(state, norm)),
-            (Method::RollingMedian(own), State::Window(state)) => Some(own.threshold(state, norm)),
+            (Method::RollingMedian(own), State::RollingMedian(state)) => Some(own.threshold(state, norm)),
             _ => None,
         }
     }
