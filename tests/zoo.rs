@@ -60,13 +60,16 @@ struct Score {
     lead: Option<Lead>,
 }
 
-/// Steps from the first telling of a run's mechanism to the doubling of its loss.
+/// Steps from the first telling of a run's fault to the doubling of its loss, judging the run as if it had ended at each step.
 #[derive(Debug, Clone, Copy)]
 struct Lead {
-    /// Judging the run as if it had ended at each of its checkpoints.
+    /// At which of its checkpoints the mechanism is told.
     at_checkpoints: Option<i64>,
-    /// Judging it as if it had ended at each of its logged steps.
+    /// At which of its logged steps it is.
     at_steps: Option<i64>,
+    /// At which of its logged steps something is: any failure, or a warning, of those that a healthy run may not have.
+    alarm: Option<i64>,
+    interval: u64,
     /// Whether a checkpoint lies between the beginning of the fault and the doubling: where none does, no checkpoint can tell.
     has_checkpoint: bool,
     is_pulse: bool,
@@ -362,32 +365,51 @@ fn is_in_time(truth: &Truth, told: Option<u64>) -> bool {
 fn lead(run: &Run, doubled: u64) -> Lead {
     let steps = run.analysis.checkpoints.iter().filter_map(|one| one.step.value().copied());
     let checkpoints: BTreeSet<u64> = steps.collect();
-    let is_told =
-        |step: u64| diagnosed(&until(&run.analysis, step)).0.mechanism.name() == run.truth.mechanism;
+    let told_at = |step: u64| diagnosed(&until(&run.analysis, step));
+    let is_told = |step: u64| told_at(step).0.mechanism.name() == run.truth.mechanism;
+    let is_alarmed = |step: u64| {
+        let (diagnosis, alarms) = told_at(step);
+        diagnosis.mechanism != Mechanism::None || alarms.iter().any(|rule| is_of_an_explosion(rule))
+    };
     let by_checkpoint = checkpoints.iter().copied().find(|&step| is_told(step));
     let began = run.truth.onset.unwrap_or(0);
     let points = run.analysis.log.iter().flat_map(|log| &log.points).map(|point| point.step);
-    let mut between = points.filter(|&step| step >= began && by_checkpoint.is_none_or(|told| step < told));
+    let logged: Vec<u64> = points.filter(|&step| step >= began).collect();
+    let mut between = logged.iter().copied().filter(|&step| by_checkpoint.is_none_or(|told| step < told));
+    let by_step = between.find(|&step| is_told(step)).or(by_checkpoint);
+    let mut earlier = logged.iter().copied().filter(|&step| by_step.is_none_or(|told| step < told));
     let before = |step: u64| doubled.cast_signed() - step.cast_signed();
     Lead {
         at_checkpoints: by_checkpoint.map(before),
-        at_steps: between.find(|&step| is_told(step)).or(by_checkpoint).map(before),
+        at_steps: by_step.map(before),
+        alarm: earlier.find(|&step| is_alarmed(step)).or(by_step).map(before),
+        interval: run.truth.checkpoint_interval,
         has_checkpoint: checkpoints.range(began..doubled).any(|&step| step > began),
         is_pulse: run.truth.kind.as_deref() == Some("pulse"),
     }
 }
 
-/// What the leads of some runs come to, in a row of the table.
+/// Whether a rule is of the families that tell of explosions: not of checkpoints that differ, of states that do not belong, or of files.
+fn is_of_an_explosion(rule: &str) -> bool {
+    ["FP1", "FP2", "FP3", "FP4", "FP5", "FP8"].iter().any(|family| rule.starts_with(family))
+}
+
+/// What the leads of some runs come to, in a row of the table: how many are told, the median in steps, and in checkpoint intervals.
 fn lead_row(what: &str, leads: &[Lead], text: &mut String) {
-    let middle = |steps: Vec<Option<i64>>| {
-        let mut told: Vec<i64> = steps.into_iter().flatten().collect();
-        told.sort_unstable();
-        let median = told.get(told.len() / 2).map_or("–".to_owned(), i64::to_string);
-        format!("{} | {median}", told.len())
+    let middle = |of: fn(&Lead) -> Option<i64>| {
+        let mut steps: Vec<i64> = leads.iter().filter_map(of).collect();
+        let over = |lead: &Lead| of(lead).map(|steps| steps as f64 / lead.interval as f64);
+        let mut intervals: Vec<f64> = leads.iter().filter_map(over).collect();
+        steps.sort_unstable();
+        intervals.sort_by(f64::total_cmp);
+        match (steps.get(steps.len() / 2), intervals.get(intervals.len() / 2)) {
+            (Some(middle), Some(over)) => format!("{} | {middle} | {over:.2}", steps.len()),
+            _ => "0 | – | –".to_owned(),
+        }
     };
-    let checkpoints = middle(leads.iter().map(|lead| lead.at_checkpoints).collect());
-    let steps = middle(leads.iter().map(|lead| lead.at_steps).collect());
-    writeln!(text, "| {what} | {} | {checkpoints} | {steps} |", leads.len())
+    let [checkpoint, step, alarm] =
+        [middle(|lead| lead.at_checkpoints), middle(|lead| lead.at_steps), middle(|lead| lead.alarm)];
+    writeln!(text, "| {what} | {} | {checkpoint} | {step} | {alarm} |", leads.len())
         .expect("writing to a string does not fail");
 }
 
@@ -395,7 +417,7 @@ fn lead_row(what: &str, leads: &[Lead], text: &mut String) {
 fn lead_table(scores: &[&Score], text: &mut String) {
     let leads: Vec<Lead> = scores.iter().filter_map(|score| score.lead).collect();
     let some = |is: fn(&Lead) -> bool| -> Vec<Lead> { leads.iter().copied().filter(is).collect() };
-    text.push_str("| lead over a doubled loss | runs | told by a checkpoint | median steps | told by a step | median steps |\n|---|---|---|---|---|---|\n");
+    text.push_str("| lead over a doubled loss | runs | mechanism by a checkpoint | steps | intervals | mechanism by a step | steps | intervals | alarm by a step | steps | intervals |\n|---|---|---|---|---|---|---|---|---|---|---|\n");
     lead_row("all", &leads, text);
     lead_row("pulses", &some(|lead| lead.is_pulse), text);
     lead_row("sustained", &some(|lead| !lead.is_pulse), text);

@@ -53,7 +53,7 @@ pub(super) fn of_fit(fit: &Fit, analysis: &Analysis) -> Vec<String> {
 pub(super) fn constant(fit: &Fit) -> String {
     let factor = fit.multiple.value.sqrt();
     format!(
-        "a constant is right while the median norm stays within {} and {}; norms go on moving: of the runs we know the constant clipped what was asked in about half, the rule in nine of ten (docs/benchmarks-clip.md)",
+        "a constant is right while the median norm stays within {} and {}; norms go on moving: of the runs we know the constant clipped what was asked in about half, the rule in nearly all (docs/benchmarks-clip.md)",
         short(fit.median / factor),
         short(fit.median * factor)
     )
