@@ -17,6 +17,11 @@ pub fn short(value: f64) -> String {
     }
 }
 
+/// A number as it is given to a program: without what arithmetic left in its last digits, as of 0.001 · 0.3333.
+pub fn plain(value: f64) -> String {
+    format!("{value:.11e}").parse().unwrap_or(value).to_string()
+}
+
 /// Numbers of as many digits are not rounded.
 const MANY_DIGITS: usize = 6;
 
@@ -83,6 +88,13 @@ pub fn share(part: u64, whole: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_number_for_a_program_has_no_digits_of_rounding() {
+        assert_eq!((0.001_f64 * 0.3333).to_string(), "0.00033329999999999997");
+        assert_eq!(plain(0.001 * 0.3333), "0.0003333");
+        assert_eq!([plain(1.0 / 3.0), plain(3e-7), plain(0.0)], ["0.333333333333", "0.0000003", "0"]);
+    }
 
     #[test]
     fn the_grain_of_rounded_numbers_is_a_unit_of_their_last_place() {

@@ -38,6 +38,30 @@ fn fail_on_makes_findings_1() {
 }
 
 #[test]
+fn a_verdict_that_no_finding_stands_behind_fails_as_a_warning_and_says_so() {
+    let folder = tempfile::tempdir().expect("a temporary directory can be made");
+    let judged = |last_rate: f64, limit: &str| {
+        let rate = |step: u64| if step < 100 { 1e-3 } else { last_rate };
+        let rows =
+            (1..=200).map(|step| format!("{step},{},{}\n", 2.0 + 0.01 * (step % 7) as f64, rate(step)));
+        let log = format!("step,loss,lr\n{}", rows.collect::<String>());
+        std::fs::write(folder.path().join("train.csv"), log).expect("a temporary file can be written");
+        let run = folder.path().to_str().expect("temporary paths are UTF-8");
+        flashpoint(&["postmortem", run, "--format", "json", "--fail-on", limit])
+    };
+    let stopped = judged(0.0, "warning");
+    let report = json(&stopped);
+    assert_eq!(report["diagnosis"]["mechanism"], "frozen");
+    let findings = report["findings"].as_array().expect("a list");
+    assert!(findings.iter().all(|finding| finding["severity"] == "note"), "{findings:?}");
+    assert_eq!(stopped.status.code(), Some(1));
+    assert!(stderr(&stopped).contains("the verdict does: frozen at step "), "{}", stderr(&stopped));
+    assert_eq!(judged(0.0, "critical").status.code(), Some(0));
+    let goes_on = judged(1e-3, "warning");
+    assert_eq!((goes_on.status.code(), stderr(&goes_on).as_str()), (Some(0), ""));
+}
+
+#[test]
 fn a_path_that_is_not_there_is_2_and_one_sentence() {
     let output = flashpoint(&["inspect", "no/such/checkpoint"]);
     assert_eq!(output.status.code(), Some(2));

@@ -78,3 +78,61 @@ fn a_loss_that_goes_below_zero_is_not_evaluated_and_the_reason_names_the_step() 
         "nothing is wrong with a loss of 0"
     );
 }
+
+/// Copies of a target network: every 100 steps the loss jumps to two to four times and decays again, over a level that drifts by `drift` a copy, in ln;
+/// from `lost` on it stays at thirty times the level.
+fn copied(seed: u64, drift: f64, noise: f64, lost: Option<usize>) -> Vec<f64> {
+    let errors = Stream::new(seed, 504).normals(1200);
+    let jumps = Stream::new(seed, 505).uniforms(12);
+    let mut above = 0.0;
+    let loss = |(step, error): (usize, &f64)| {
+        if step % 100 == 0 && step > 0 {
+            above += (2.0 + 2.0 * jumps[step / 100]).ln();
+        }
+        above *= (-1.0_f64 / 25.0).exp();
+        let above = if lost.is_some_and(|lost| step >= lost) { 30_f64.ln() } else { above };
+        (drift * (step / 100) as f64 + above + noise * error).exp()
+    };
+    errors.iter().enumerate().map(loss).collect()
+}
+
+#[test]
+fn a_loss_that_jumps_with_every_copy_of_its_target_and_decays_again_does_not_diverge() {
+    let mut accused = Vec::new();
+    for seed in 0..20 {
+        for drift in [-0.02, 0.0, 0.02] {
+            for noise in [0.05, 0.2] {
+                let told = !of_divergence(&assessed(copied(seed, drift, noise, None))).is_empty();
+                accused.extend(told.then_some((seed, drift, noise)));
+            }
+        }
+    }
+    assert!(accused.is_empty(), "{accused:?} of 120 runs");
+}
+
+#[test]
+fn a_loss_that_leaves_what_its_copies_did_for_good_diverges() {
+    for seed in 0..20 {
+        let assessment = assessed(copied(seed, 0.02, 0.05, Some(950)));
+        let told = of_divergence(&assessment);
+        assert_eq!(told.len(), 1, "seed {seed}");
+        let step = told[0].step.expect("it has a step");
+        assert!((950..=960).contains(&step), "seed {seed}: step {step}");
+    }
+}
+
+#[test]
+fn a_slow_divergence_is_told_however_its_loss_swings_on_the_way() {
+    // From step 300 on the loss doubles every 150 steps, and swings by some tenths, by noise and in waves of 50 steps.
+    for seed in 0..20 {
+        let errors = Stream::new(seed, 506).normals(900);
+        let loss = |(step, error): (usize, &f64)| {
+            let slow = (step.saturating_sub(300)) as f64 / 150.0 * 2_f64.ln();
+            let wave = 0.15 * (step as f64 / 50.0 * std::f64::consts::TAU).sin();
+            (slow + wave + 0.1 * error).exp()
+        };
+        let assessment = assessed(errors.iter().enumerate().map(loss));
+        let [told] = of_divergence(&assessment)[..] else { panic!("seed {seed}") };
+        assert!(told.step.is_some_and(|step| (300..=600).contains(&step)), "seed {seed}: {:?}", told.step);
+    }
+}

@@ -36,7 +36,7 @@ pub struct Arguments {
     reading: Reading,
     #[command(flatten)]
     outputs: Outputs,
-    /// Which findings make the exit code 1
+    /// Which findings make the exit code 1; a verdict other than none counts as a warning
     #[arg(long, value_enum, default_value_t = FailOn::Never)]
     fail_on: FailOn,
 }
@@ -58,10 +58,15 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
     }
     let damaged = analysis.checkpoints.iter().any(CheckpointAnalysis::is_damaged);
     let assessment = rules::evaluate(&analysis, &policy.thresholds);
-    let failed = arguments.fail_on.fails(assessment.worst());
+    let found = assessment.worst();
     let places =
         Places { run: Some(arguments.run.display().to_string()), checkpoints: history.stored_checkpoints() };
     let diagnosis = diagnose_at(&analysis, &assessment, &places);
+    let failed = arguments.fail_on.fails(found.max(diagnosis.severity()));
+    // Who reads the findings alone sees no reason for the exit code.
+    if failed && !arguments.fail_on.fails(found) {
+        eprintln!("flashpoint: no finding fails --fail-on, but the verdict does: {}", diagnosis.verdict);
+    }
     let unread = measured.errors.iter().map(unread).collect();
     let report = PostMortem::new(analysis, assessment, diagnosis, &policy.thresholds).without(unread);
     let interrupted = context.cancelled();

@@ -7,7 +7,7 @@ use super::onset::{LEVEL_POINTS, Onset, Sign};
 use super::recovery::{self, Recovery};
 use super::{Action, Mechanism, Places, Snippet, quoted};
 use crate::analysis::model::Layout;
-use crate::number::short;
+use crate::number::{counted, short};
 
 /// Clipping threshold over the median gradient norm of the healthy steps, where they are too few for the recommender, which bounds
 /// it by 1.05 and 3 (section 2.4).
@@ -36,7 +36,7 @@ pub(super) fn recommend(
             snippets: Vec::new(),
         });
     } else if let Some(recovery) = recovered(facts, case) {
-        actions.push(go_on(recovery));
+        actions.extend(go_on(facts, recovery));
     } else if let Some(healthy) = healthy {
         actions.push(resume(facts, healthy, places));
     } else {
@@ -61,12 +61,26 @@ pub(super) fn recovered_without_a_cause(facts: Facts, onset: Option<&Onset>) -> 
     recovery::from(facts, onset.step)
 }
 
-fn go_on(recovery: Recovery) -> Action {
-    say(&format!(
-        "nothing has to be gone back to: the loss came back by itself, from {} before to {} at the end",
+/// To go on, from moments that the spike is no more in.
+fn go_on(facts: Facts, recovery: Recovery) -> Vec<Action> {
+    let came_back = format!(
+        "the loss came back by itself, from {} before to {} at the end",
         short(recovery.before),
         short(recovery.end)
-    ))
+    );
+    let newest = facts.checkpoints().next_back().map(|(_, one)| one.name.as_str());
+    let poisoned =
+        facts.findings("FP312").into_iter().filter(|found| Some(found.checkpoint.as_str()) == newest).count();
+    if poisoned == 0 {
+        return vec![say(&format!("nothing has to be gone back to: {came_back}"))];
+    }
+    let whose = counted(poisoned as u64, "parameter");
+    vec![
+        say(&format!("go on from the newest checkpoint, but not with its moments as they are: {came_back}")),
+        say(&format!(
+            "reset m, v and step of the {whose} of FP312 together, and warm up again: the spike is still in the second moments, and keeps the steps short"
+        )),
+    ]
 }
 
 /// What to do where something went wrong, and what is kept does not show what.
@@ -76,9 +90,9 @@ pub(super) fn without_a_cause(
     healthy: Option<&Healthy>,
     places: &Places,
 ) -> Vec<Action> {
-    let recovery = recovered_without_a_cause(facts, onset).map(go_on);
-    let back = || healthy.map(|healthy| resume(facts, healthy, places));
-    let mut actions: Vec<Action> = recovery.or_else(back).into_iter().collect();
+    let recovery = recovered_without_a_cause(facts, onset).map(|recovery| go_on(facts, recovery));
+    let back = || healthy.map(|healthy| vec![resume(facts, healthy, places)]);
+    let mut actions: Vec<Action> = recovery.or_else(back).unwrap_or_default();
     actions.push(say(
         "go on with gradient dumps every few steps and checkpoints closer together: the next one will show its cause",
     ));
@@ -175,7 +189,7 @@ fn remedy(facts: Facts, case: &Case) -> Vec<Action> {
             "raise epsilon to 1e-8, or mask the rows that have no gradient"
         })],
         Mechanism::StateLost => vec![say(
-            "resume with the optimizer's whole state; where it is lost, reset moments and step counter together and warm the learning rate up again",
+            "unless it was meant, resume with the optimizer's whole state; where it is lost, reset moments and step counter together and warm the learning rate up again",
         )],
         Mechanism::LowPrecisionState if mechanism::broken_by_a_step(facts).is_some() => vec![plain(
             "keep weights and moments in f32 and only compute in half precision: in f16 an epsilon of 1e-8 is 0, and so is the second moment of a small gradient",
@@ -392,7 +406,7 @@ mod tests {
         (one.name, one.layout, one.step) = ("state.pt".to_owned(), layout, Measured::Value(40));
         analysis.checkpoints = vec![one];
         let facts = Facts { analysis: &analysis, assessment: &Assessment::default() };
-        let healthy = Healthy { name: "state.pt".to_owned(), step: 40, wanted: None };
+        let healthy = Healthy { name: "state.pt".to_owned(), step: 40, wanted: None, is_near: false };
         let checkpoints = run.map(|run| (40, format!("{run}/state.pt"))).into_iter().collect();
         let places = Places { run: run.map(str::to_owned), checkpoints };
         resume(facts, &healthy, &places).snippets[0].text.clone()

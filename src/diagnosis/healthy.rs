@@ -15,8 +15,19 @@ pub(super) struct Healthy {
     pub name: String,
     /// Its step.
     pub step: u64,
-    /// It is nearer to the onset than it should be, because no clean one is older; the distance that was wanted.
-    pub wanted: Option<u64>,
+    /// The distance that is wanted of it, and why, where it is of a time before an onset.
+    pub wanted: Option<Distance>,
+    /// It is nearer to the onset than that, because no clean one is older.
+    pub is_near: bool,
+}
+
+/// How far before an onset a checkpoint should be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Distance {
+    /// Steps.
+    pub steps: u64,
+    /// Why no fewer.
+    pub because: &'static str,
 }
 
 /// The newest checkpoint without a critical finding that is far enough before `onset`; else the newest clean one
@@ -24,16 +35,18 @@ pub(super) struct Healthy {
 pub(super) fn find(facts: Facts, onset: Option<u64>) -> Option<Healthy> {
     let clean: Vec<(u64, &CheckpointAnalysis)> =
         facts.checkpoints().filter(|(_, one)| is_clean(facts, one)).collect();
-    let told = |(step, one): &(u64, &CheckpointAnalysis), wanted| Healthy {
+    let told = |(step, one): &(u64, &CheckpointAnalysis), wanted, is_near| Healthy {
         name: one.name.clone(),
         step: *step,
         wanted,
+        is_near,
     };
-    let Some(onset) = onset else { return clean.last().map(|one| told(one, None)) };
-    let distance = distance(facts);
-    let far = clean.iter().rev().find(|(step, _)| step + distance <= onset);
+    let Some(onset) = onset else { return clean.last().map(|one| told(one, None, false)) };
+    let wanted = distance(facts);
+    let far = clean.iter().rev().find(|(step, _)| step + wanted.steps <= onset);
     let before = || clean.iter().rev().find(|(step, _)| *step < onset);
-    far.map(|one| told(one, None)).or_else(|| before().map(|one| told(one, Some(distance))))
+    far.map(|one| told(one, Some(wanted), false))
+        .or_else(|| before().map(|one| told(one, Some(wanted), true)))
 }
 
 /// No critical finding is about it.
@@ -43,10 +56,13 @@ pub(super) fn is_clean(facts: Facts, checkpoint: &CheckpointAnalysis) -> bool {
 }
 
 /// Steps that the state remembers: 1/(1−β₂) of its slowest second moment, and no fewer than a hundred.
-fn distance(facts: Facts) -> u64 {
+fn distance(facts: Facts) -> Distance {
     let newest = facts.checkpoints().next_back();
     let betas = newest.map(|(_, one)| states(one)).unwrap_or_default();
     let slowest = betas.values().filter_map(|(_, group)| group.beta2).filter(|&beta| beta < 1.0);
     let memory = slowest.fold(0.0, f64::max);
-    FEWEST_STEPS.max(whole(1.0 / (1.0 - memory)))
+    match whole(1.0 / (1.0 - memory)) {
+        steps if steps > FEWEST_STEPS => Distance { steps, because: "the second moments remember as many" },
+        _ => Distance { steps: FEWEST_STEPS, because: "a failure begins before it shows" },
+    }
 }

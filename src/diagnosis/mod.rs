@@ -234,6 +234,14 @@ fn runner_up(case: &Case, chosen: Option<&Case>) -> RunnerUp {
     }
 }
 
+impl Diagnosis {
+    /// What the verdict weighs by itself: a failure that is named, or one that is seen and not understood, is a warning. What is critical
+    /// of it a rule says.
+    pub fn severity(&self) -> Option<Severity> {
+        (self.mechanism != Mechanism::None).then_some(Severity::Warning)
+    }
+}
+
 impl Mechanism {
     /// Its name, as in JSON and in `docs/postmortem.md`.
     pub fn name(self) -> &'static str {

@@ -1,10 +1,12 @@
 //! When it began: the earliest sign in the log, or, where there is no log, in the checkpoints.
 
+use std::cell::LazyCell;
+
 use super::facts::{Facts, median, whole};
 use super::{burst, pulse, run_up};
 use crate::analysis::model::{CheckpointAnalysis, LogPoint, Measured};
 use crate::robust::{MAD_TO_DEVIATION, MEDIAN_ERROR};
-use crate::rules::{CollapseLimits, GIVEN_BACK, Habit, LEVEL_ERRORS, collapse, diverges};
+use crate::rules::{CollapseLimits, GIVEN_BACK, Habit, LEVEL_ERRORS, collapse, diverges, sawtooth};
 
 /// Robust z of ln(gradient norm) from which a step is a spike (risk catalogue E1, benchmarked in its section 6).
 pub(super) const SPIKE_Z: f64 = 6.0;
@@ -224,6 +226,7 @@ fn loss(facts: Facts) -> Option<Onset> {
     let mut distances: Vec<f64> = Vec::new();
     let mut lowest = f64::INFINITY;
     let mut habit = Habit::default();
+    let sawtooth = LazyCell::new(|| sawtooth(facts.points(), LOSS_RATIO));
     for (start, &level) in levels.iter().enumerate() {
         let window = &logs[start..start + LEVEL_POINTS];
         distances.push((window[LEVEL_POINTS - 1].1 - level).abs());
@@ -241,12 +244,13 @@ fn loss(facts: Facts) -> Option<Onset> {
             && rise > habit.allows()
             && level.exp() - lowest.exp() > GIVEN_BACK * (levels[0].exp() - lowest.exp())
             && !comes_back(&levels[start..], lowest)
+            && let Some(first) = window.iter().find(|(_, log)| *log > lowest + LOSS_RATIO.ln())
+            && !sawtooth.as_ref().is_some_and(|rises| rises.has(first.0))
         {
-            let first = window.iter().find(|(_, log)| *log > lowest + LOSS_RATIO.ln())?;
             return Some(at(facts, first.0, Sign::Loss(rise.exp())));
         }
     }
-    let collapse = collapse(facts.points(), CollapseLimits::DEFAULT)?;
+    let collapse = collapse(facts.points(), CollapseLimits::DEFAULT, LOSS_RATIO)?;
     Some(at(facts, collapse.step, Sign::Loss(collapse.ratio)))
 }
 

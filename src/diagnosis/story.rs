@@ -43,17 +43,18 @@ pub(super) fn tell(
         let distance = counted(step.saturating_sub(healthy.step), "step");
         let name = &healthy.name;
         story.push(match healthy.wanted {
-            None => format!(
-                "the newest checkpoint without a critical finding far enough before is {name}, {distance} earlier"
+            Some(wanted) if !healthy.is_near => format!(
+                "the newest checkpoint without a critical finding far enough before is {name}, {distance} earlier: {} are asked for, since {}",
+                grouped(wanted.steps),
+                wanted.because
+            ),
+            Some(wanted) if wanted.steps <= step => format!(
+                "{name} is the newest clean checkpoint before it, {distance} earlier; {} would be safer, since {}, but none is that old",
+                grouped(wanted.steps),
+                wanted.because
             ),
             // Of a run that is younger than that, none could be.
-            Some(wanted) if wanted > step => {
-                format!("{name} is the newest clean checkpoint before it, {distance} earlier")
-            }
-            Some(wanted) => format!(
-                "{name} is the newest clean checkpoint before it, {distance} earlier; {} would be safer, but none is that old",
-                grouped(wanted)
-            ),
+            _ => format!("{name} is the newest clean checkpoint before it, {distance} earlier"),
         });
     }
     story

@@ -336,6 +336,80 @@ fn a_run_that_came_back_from_a_spike_is_not_told_to_start_again() {
     assert!(advice(&|step| if step == 300 { f64::NAN } else { 2.0 }).starts_with("start again"));
 }
 
+/// A warning about a parameter of the checkpoint of a step.
+fn warning(rule: &str, step: u64) -> Finding {
+    Finding {
+        rule: rule.to_owned(),
+        name: String::new(),
+        severity: Severity::Warning,
+        confidence: Confidence::Heuristic,
+        checkpoint: format!("step-{step}"),
+        step: Some(step),
+        subject: Subject::Tensor("fc.weight".to_owned()),
+        message: String::new(),
+        evidence: Vec::new(),
+        advice: String::new(),
+    }
+}
+
+#[test]
+fn a_run_that_came_back_with_a_spike_in_its_moments_is_told_to_reset_them_and_not_that_nothing_is_to_do() {
+    let advice = |poisoned: u64| {
+        let mut analysis = spiked(|step| if step < 150 { 3.0 } else { 2.0 });
+        analysis.checkpoints = run_of(4, || vec![interval_tensor("fc.weight")]).checkpoints;
+        let assessment = Assessment { findings: vec![warning("FP312", poisoned)], ..Assessment::default() };
+        let diagnosis = diagnose(&analysis, &assessment);
+        assert_eq!(diagnosis.mechanism, Mechanism::GradientSpike);
+        diagnosis.actions.into_iter().map(|action| action.what).collect::<Vec<_>>()
+    };
+    let newest = advice(400);
+    assert!(
+        newest[0].starts_with("go on from the newest checkpoint, but not with its moments"),
+        "{newest:?}"
+    );
+    assert!(newest[1].starts_with("reset m, v and step of the 1 parameter of FP312 together"), "{newest:?}");
+    assert!(!newest.iter().any(|what| what.contains("nothing has to be gone back to")), "{newest:?}");
+    // The newest one is free of it again.
+    assert!(advice(200)[0].starts_with("nothing has to be gone back to"));
+}
+
+/// What is said of the checkpoint to go back to, of a run that is lost at step 1150 and has one every 100 steps.
+fn last_healthy(beta2: f64) -> String {
+    let mut analysis = run_of(12, || vec![interval_tensor("fc.weight")]);
+    for checkpoint in &mut analysis.checkpoints {
+        if let Measured::Value(state) = &mut checkpoint.optimizer {
+            state.optimizers[0].groups[0].beta2 = Some(beta2);
+        }
+    }
+    let lost = run(1200, |point| {
+        if point.step >= 1150 {
+            point.loss = Some(Number(f64::NAN));
+        }
+    });
+    analysis.log = lost.log;
+    let story = diagnose(&analysis, &Assessment::default()).story;
+    story.into_iter().find(|line| line.contains("newest checkpoint")).expect("it is told")
+}
+
+#[test]
+fn what_is_said_of_the_last_healthy_checkpoint_says_why_it_is_so_far_before() {
+    let told = last_healthy(0.95);
+    assert!(
+        told.ends_with(
+            "step-1000, 150 steps earlier: 100 are asked for, since a failure begins before it shows"
+        ),
+        "{told}"
+    );
+    // 1/(1 − 0.999) steps.
+    let told = last_healthy(0.999);
+    assert!(
+        told.ends_with(
+            "step-100, 1,050 steps earlier: 1,000 are asked for, since the second moments remember as many"
+        ),
+        "{told}"
+    );
+}
+
 #[test]
 fn a_threshold_in_use_that_is_tighter_is_not_loosened() {
     let advice = |used: Option<f64>| {
@@ -397,6 +471,23 @@ fn an_optimizer_that_was_lost_at_a_checkpoint_without_one_is_missed_behind_it() 
         counted([Some(0.0), Some(100.0), Some(200.0), Some(100.0)]),
         (Mechanism::StateLost, Some([200, 300]))
     );
+}
+
+#[test]
+fn a_state_that_most_parameters_lost_may_have_been_reset_on_purpose_and_that_of_one_was_not() {
+    let against = |losing: usize| {
+        let names = ["a.weight", "b.weight", "c.weight"];
+        let mut analysis = run_of(2, || names.map(interval_tensor).to_vec());
+        if let Measured::Value(state) = &mut analysis.checkpoints[2].optimizer {
+            for parameter in state.parameters.iter_mut().take(losing) {
+                parameter.step = Some(100.0);
+            }
+        }
+        let diagnosis = diagnose(&analysis, &Assessment::default());
+        assert_eq!(diagnosis.mechanism, Mechanism::StateLost);
+        diagnosis.against.iter().any(|line| line.contains("as fine-tuning does, looks the same"))
+    };
+    assert!(against(3) && !against(1));
 }
 
 /// Second moments in f16: the checkpoint of step 100 is not finite, and the first gradient that is not is that of `lost`.

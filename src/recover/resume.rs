@@ -15,7 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::detect;
 use crate::history::{FoundKind, History};
 use crate::nearest::did_you_mean;
-use crate::number::{counted, grouped, short};
+use crate::number::{counted, grouped, plain, short};
 
 /// Steps that are listed where none of them is the one asked for.
 const LISTED_STEPS: usize = 12;
@@ -175,7 +175,7 @@ pub fn command(words: &[String], settings: &Settings) -> Result<(Vec<String>, Ve
             settings.clip_norm.map(|norm| norm.to_string()),
             "--clip recommended, or --clip NORM",
         ),
-        ("{lr}", settings.lr.map(|lr| lr.to_string()), "a checkpoint that holds one learning rate"),
+        ("{lr}", settings.lr.map(plain), "a checkpoint that holds one learning rate"),
         ("{skip_from}", settings.skip.map(|(from, _)| from.to_string()), "--skip-batches FIRST..LAST"),
         ("{skip_to}", settings.skip.map(|(_, to)| to.to_string()), "--skip-batches FIRST..LAST"),
     ];

@@ -3,7 +3,8 @@
 //! Neither needs to rise far above its lowest loss (E3): a loss that explodes in the first steps has its lowest behind it, and
 //! a network that is back at guessing is at the level of its first step, however little below that it had come.
 
-use super::logs::LEVEL_POINTS;
+use super::logs::{LEVEL_POINTS, MEDIAN_OF};
+use super::sawtooth::sawtooth;
 use crate::analysis::model::{LogPoint, Number};
 use crate::robust::{MEDIAN_ERROR, median};
 
@@ -13,9 +14,10 @@ const FEWEST: usize = 3 * LEVEL_POINTS;
 /// What makes a collapse.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
-    /// A loss of the first points over the first one, from which it exploded.
+    /// Losses of the first points, medians of three, over the first one, from which it exploded: the noise of so long a log is known, and a rise
+    /// that is beyond it is one as later.
     pub early_peak: f64,
-    /// The lowest level over the first loss, from which nothing was learned after that.
+    /// The median of all losses after that, and the last level, over the first loss, from which nothing was learned.
     pub unlearned: f64,
     /// The share of the loss that has to be learned before giving it back is more than noise.
     pub learned: f64,
@@ -24,7 +26,7 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
-    pub(crate) const DEFAULT: Self = Self { early_peak: 3.0, unlearned: 0.9, learned: 0.1, gone: 0.9 };
+    pub(crate) const DEFAULT: Self = Self { early_peak: 1.5, unlearned: 0.9, learned: 0.1, gone: 0.9 };
 }
 
 /// Deviations of ln(loss) that a rise has to be larger than.
@@ -41,8 +43,8 @@ pub(crate) struct Collapse {
     pub at_the_start: bool,
 }
 
-/// Whether, and where, the run of these points collapsed.
-pub(crate) fn collapse(points: &[LogPoint], limits: Limits) -> Option<Collapse> {
+/// Whether, and where, the run of these points collapsed. What rises again and again, by `rise` times, and is given back each time is back at no beginning.
+pub(crate) fn collapse(points: &[LogPoint], limits: Limits, rise: f64) -> Option<Collapse> {
     let losses: Vec<(u64, f64)> =
         points.iter().filter_map(|point| Some((point.step, point.loss.and_then(Number::finite)?))).collect();
     if losses.len() < FEWEST || losses.iter().any(|(_, loss)| *loss <= 0.0) {
@@ -53,17 +55,26 @@ pub(crate) fn collapse(points: &[LogPoint], limits: Limits) -> Option<Collapse> 
         .windows(LEVEL_POINTS)
         .filter_map(|window| median(window.iter().map(|(_, loss)| *loss)))
         .collect();
-    early(&losses, &levels, noise, limits).or_else(|| late(&losses, &levels, noise, limits))
+    early(&losses, &levels, noise, limits).or_else(|| {
+        let found = late(&losses, &levels, noise, limits)?;
+        let recurs = sawtooth(points, rise).is_some_and(|rises| rises.has(found.step));
+        (!recurs).then_some(found)
+    })
 }
 
 /// An explosion among the first points that nothing is learned after.
 fn early(losses: &[(u64, f64)], levels: &[f64], noise: f64, limits: Limits) -> Option<Collapse> {
     let (_, first) = *losses.first()?;
-    let lowest = levels.iter().copied().fold(f64::INFINITY, f64::min);
+    // The lowest of hundreds of levels is below them by noise alone: what it mostly was, and where it ended, say what was learned.
+    let (mostly, end) = (median(losses[LEVEL_POINTS..].iter().map(|(_, loss)| *loss))?, *levels.last()?);
     let limit = first * limits.early_peak.max((NOISE * noise).exp());
-    let (step, _) = losses[..LEVEL_POINTS].iter().find(|(_, loss)| *loss >= limit)?;
+    // One batch may be hard: three together are taken.
+    let is_up =
+        |three: &&[(u64, f64)]| median(three.iter().map(|(_, loss)| *loss)).is_some_and(|loss| loss >= limit);
+    let up = losses[..LEVEL_POINTS].windows(MEDIAN_OF).find(is_up)?;
+    let (step, _) = up.iter().find(|(_, loss)| *loss >= limit)?;
     let peak = losses[..LEVEL_POINTS].iter().map(|(_, loss)| *loss).fold(first, f64::max);
-    (lowest >= limits.unlearned * first).then_some(Collapse {
+    (mostly.min(end) >= limits.unlearned * first).then_some(Collapse {
         step: *step,
         ratio: peak / first,
         at_the_start: true,
@@ -89,11 +100,11 @@ fn late(losses: &[(u64, f64)], levels: &[f64], noise: f64, limits: Limits) -> Op
 
 #[cfg(test)]
 mod tests {
-    use super::{Collapse, Limits, LogPoint};
+    use super::{Collapse, Limits, LogPoint, Number};
     use crate::rules::test_support::point;
 
     fn collapse(points: &[LogPoint]) -> Option<Collapse> {
-        super::collapse(points, Limits::DEFAULT)
+        super::collapse(points, Limits::DEFAULT, 1.5)
     }
 
     fn run(losses: impl Iterator<Item = f64>) -> Vec<LogPoint> {
@@ -118,6 +129,26 @@ mod tests {
         let mut learned = hot(1.5);
         learned[0] = point(1).with_loss(2.2);
         assert_eq!(collapse(&learned), None);
+    }
+
+    /// A learning rate far too high for Adam: the first steps leave the logits of a softmax large, then zero, and it guesses from there on.
+    #[test]
+    fn a_small_peak_in_the_first_steps_is_one_where_the_loss_stays_at_guessing_after_it() {
+        let peak = |peak: [f64; 3], end: f64| {
+            let start = [10_f64.ln()].into_iter().chain(peak);
+            run(start.chain(std::iter::repeat_n(end, 200)))
+        };
+        let found = collapse(&peak([5.9, 4.4, 3.6], 10_f64.ln())).unwrap();
+        assert_eq!((found.step, found.at_the_start), (2, true));
+        assert_eq!(collapse(&peak([5.9, 4.4, 3.6], 1.9)), None);
+        // A hard task that a slow run comes to learn in the end.
+        let mut late = peak([5.9, 4.4, 3.6], 10_f64.ln());
+        for point in &mut late[180..] {
+            point.loss = Some(Number(1.9));
+        }
+        assert_eq!(collapse(&late), None);
+        assert_eq!(collapse(&peak([2.3, 5.9, 2.3], 10_f64.ln())), None);
+        assert_eq!(collapse(&peak([3.3, 3.3, 3.3], 10_f64.ln())), None);
     }
 
     #[test]

@@ -37,7 +37,7 @@ pub(super) static RULE: Rule = Rule {
             name: "early-peak",
             default: Limits::DEFAULT.early_peak,
             unit: "times the first loss",
-            source: "design: what the loss may rise to before its noise is known",
+            source: "as `rise`: the noise of a log that is long enough for this is known",
         },
         Threshold {
             name: "unlearned",
@@ -92,11 +92,11 @@ fn check(analysis: &Analysis, thresholds: &Thresholds, findings: &mut Findings) 
             "times, medians of three",
         );
     } else if findings.found.is_empty()
-        && let Some(collapse) = collapse(&log.points, limits(thresholds))
+        && let Some(collapse) = collapse(&log.points, limits(thresholds), rise)
     {
         let message = if collapse.at_the_start {
             format!(
-                "the loss explodes to {} times the first at step {}, and never comes below the level of the first again",
+                "the loss rises to {} times the first at step {}, and the run ends no better than it began",
                 short(collapse.ratio),
                 collapse.step
             )
@@ -139,7 +139,7 @@ pub(crate) fn diverges(log: &LogAnalysis) -> bool {
         named.expect("the rule has it").default
     };
     first_divergence(log, limit("rise"), limit("noise"), limit("given-back")).is_some()
-        || collapse(&log.points, Limits::DEFAULT).is_some()
+        || collapse(&log.points, Limits::DEFAULT, limit("rise")).is_some()
 }
 
 fn limits(thresholds: &Thresholds) -> Limits {

@@ -1,5 +1,8 @@
 //! What rules over logs have in common: spikes of the gradient norm, and where a run began to go wrong.
 
+use std::cell::LazyCell;
+
+use super::sawtooth::sawtooth;
 use super::{Findings, Subject};
 use crate::analysis::model::{Analysis, LogAnalysis, LogPoint, Number};
 use crate::robust::{FEWEST, MAD_TO_DEVIATION, MEDIAN_ERROR, median};
@@ -186,7 +189,7 @@ fn spread(next: &[LogPoint]) -> Option<f64> {
 }
 
 /// What a level of so many points may be above the lowest one by its own noise.
-fn level_noise(loss_noise: Option<f64>, points: usize) -> f64 {
+pub(super) fn level_noise(loss_noise: Option<f64>, points: usize) -> f64 {
     let error = loss_noise.map_or(0.0, |noise| MEDIAN_ERROR * noise / (points as f64).sqrt());
     (LEVEL_ERRORS * error).exp()
 }
@@ -205,7 +208,7 @@ pub(super) const LEVEL_POINTS: usize = 15;
 const FEWEST_OF_LEVEL: usize = 5;
 
 /// Points whose median is held against the lowest (`loss_ratio`).
-const MEDIAN_OF: usize = 3;
+pub(super) const MEDIAN_OF: usize = 3;
 
 /// Where a loss left its lowest for good.
 pub(super) struct Divergence<'a> {
@@ -236,7 +239,7 @@ impl Lowest {
 }
 
 /// The first step at which the loss is above `limit` times its lowest, above what its noise explains and what it came back
-/// from before, and mostly stays there for ten points, or to the end. A loss that has fallen near to zero is soon a multiple
+/// from before, mostly stays there for ten points, or to the end, and is no rise of those that recur and are given back. A loss that has fallen near to zero is soon a multiple
 /// of its lowest: the level must give back the share `given_back` of what it fell, too.
 pub(super) fn first_divergence(
     log: &LogAnalysis,
@@ -249,6 +252,7 @@ pub(super) fn first_divergence(
     let mut lowest = Lowest::NONE;
     let mut losses: Vec<f64> = Vec::new();
     let first = median(finite_losses(points).take(LEVEL_POINTS))?;
+    let sawtooth = LazyCell::new(|| sawtooth(points, limit));
     points.iter().zip(settled_noise(points)).enumerate().find_map(|(at, (point, loss_noise))| {
         let (before, loss) = (lowest, point.loss.and_then(Number::finite));
         losses.extend(loss);
@@ -262,7 +266,8 @@ pub(super) fn first_divergence(
             && stays_above(&points[at..], allowed)
             && level_left(&points[at..], &losses, before, first, given_back, |count| {
                 limit.max(level_noise(loss_noise.or_else(|| spread(&points[at..])), count))
-            });
+            })
+            && !sawtooth.as_ref().is_some_and(|rises| rises.has(point.step));
         is_up.then_some(Divergence { point, allowed })
     })
 }

@@ -20,6 +20,7 @@ mod moments;
 mod peers;
 mod plan;
 mod replicas;
+mod sawtooth;
 mod threshold;
 mod weights;
 
@@ -114,6 +115,7 @@ pub(crate) use fp801_large_end_to_end_gain::warned_above;
 pub(crate) use fp802_block_gain_outlier::outlier_above;
 pub(crate) use logs::{GIVEN_BACK, Habit, LEVEL_ERRORS};
 pub use plan::{Assessment, Needs, NotEvaluated, evaluate, level_needed};
+pub(crate) use sawtooth::sawtooth;
 pub use threshold::{Overrides, Threshold, Thresholds};
 
 use crate::analysis::model::{Analysis, CheckpointAnalysis};

@@ -69,6 +69,12 @@ pub(super) fn state_lost(facts: Facts, _: Option<&Onset>) -> Option<Case> {
                 format!("between steps {from} and {to} the second moment of {whose} fell faster than it can decay: it was replaced"),
             );
         }
+        if everywhere {
+            case = case.although(
+                0.0,
+                "a new phase that begins with a fresh optimizer on purpose, as fine-tuning does, looks the same: if it was meant, nothing was lost",
+            );
+        }
         Some(case)
     })
 }

@@ -16,6 +16,10 @@ const FEWEST: usize = 5;
 /// Where a config says the threshold and no norm is above it, so many norms that equal it are no chance.
 const FEWEST_AT_CONFIGURED: usize = 2;
 
+/// Norms that are cut off come to the threshold from far below it again and again, or are there from the first on: what merely saturates, as a
+/// sum of gradients that are 0 by now, comes to its largest value once, and from next to it.
+const FEWEST_ARRIVALS: usize = 2;
+
 /// They equal it this closely, but for what 1e-6 and the logger's rounding take off.
 const EXACTLY: f64 = 1e-5;
 
@@ -59,13 +63,30 @@ pub(super) fn settle(records: &[Record], semantics: &mut LogSemantics, say: &mut
 /// Whether norms of which none is above `limit` were cut off there.
 fn end_at(norms: &[f64], limit: f64, is_configured: bool) -> bool {
     let grain = grain(norms);
-    let count = count_at(norms, limit, EQUAL * limit);
-    let piled_up = count >= FEWEST && count as f64 >= PILED_UP * norms.len() as f64;
+    let exactly = (EXACTLY * limit + ADDED + grain / 2.0).min(EQUAL * limit);
+    // A config's own threshold is no value that norms may come to by themselves.
+    let distance = if is_configured || grain > EQUAL * limit { EQUAL * limit } else { exactly };
+    let count = count_at(norms, limit, distance);
+    let piled_up = count >= FEWEST
+        && count as f64 >= PILED_UP * norms.len() as f64
+        && (is_configured
+            || arrivals(norms, limit, distance) >= FEWEST_ARRIVALS
+            || is_there_at_first(norms, limit, distance));
     if grain > EQUAL * limit {
         return piled_up && (count == norms.len() || stands_out(norms, limit, grain, count));
     }
-    let exactly = EXACTLY * limit + ADDED + grain / 2.0;
-    piled_up || (is_configured && count_at(norms, limit, exactly.min(EQUAL * limit)) >= FEWEST_AT_CONFIGURED)
+    piled_up || (is_configured && count_at(norms, limit, exactly) >= FEWEST_AT_CONFIGURED)
+}
+
+/// How often norms come to `limit` from more than `EQUAL` below it.
+fn arrivals(norms: &[f64], limit: f64, distance: f64) -> usize {
+    let is_far = |norm: f64| limit - norm > EQUAL * limit;
+    norms.windows(2).filter(|pair| is_far(pair[0]) && limit - pair[1] <= distance).count()
+}
+
+/// Whether the first norm is at `limit` already.
+fn is_there_at_first(norms: &[f64], limit: f64, distance: f64) -> bool {
+    norms.first().is_some_and(|norm| limit - norm <= distance)
 }
 
 fn count_at(norms: &[f64], limit: f64, distance: f64) -> usize {
@@ -126,6 +147,38 @@ mod tests {
             assert_eq!(settled(&before, Some(limit)), Some(true), "seed {seed}");
             // None was clipped: the next threshold that could be meant is far away.
             assert_eq!(settled(&before, Some(100.0 * limit)), None, "seed {seed}");
+        }
+    }
+
+    /// A sum of gradients that no `zero_grad` takes away, while the network dies: it saturates, at once or slowly, with or without noise.
+    #[test]
+    fn norms_that_saturate_were_not_clipped() {
+        for (rate, noise) in [(0.5, 0.0), (0.9, 0.0), (0.97, 0.0), (0.97, 1e-4), (0.9, 1e-4), (0.99, 1e-3)] {
+            let noises = Stream::new(3, 10).normals(600);
+            let sum = |(step, one): (usize, &f64)| {
+                let step = i32::try_from(step).expect("it is small");
+                1854.73 * (1.0 - f64::powi(rate, step + 1)) * (1.0 - noise * one.abs())
+            };
+            let norms: Vec<f64> = noises.iter().enumerate().map(sum).collect();
+            let largest = norms.iter().copied().fold(0.0, f64::max);
+            assert!(count_at(&norms, largest, 3.0 * EQUAL * largest) > 60, "they nearly are equal");
+            assert_eq!(settled(&norms, None), None, "rate {rate}, noise {noise}");
+        }
+        // What exploded within a step and never moved again.
+        let mut frozen = vec![0.5, 0.6, 0.7, 0.65];
+        frozen.extend([3.7e15; 100]);
+        assert_eq!(settled(&frozen, None), None);
+    }
+
+    /// More and more of them are clipped while norms grow, as torch does it.
+    #[test]
+    fn norms_that_grow_until_all_are_clipped_were_clipped() {
+        for seed in 0..20 {
+            let noises = Stream::new(seed, 11).normals(300);
+            let grow = |(step, one): (usize, &f64)| 0.3 * (step as f64 / 100.0 + 0.3 * one).exp();
+            let before = noises.iter().enumerate().map(grow);
+            let after: Vec<f64> = before.map(|norm| norm * (1.0 / (norm + 1e-6)).min(1.0)).collect();
+            assert_eq!(settled(&after, None), Some(false), "seed {seed}");
         }
     }
 
