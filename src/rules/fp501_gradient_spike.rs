@@ -1,6 +1,6 @@
 //! E1: the gradient norm stands far out from the norms before it.
 
-use super::logs::{Spike, log, norm_spikes, norms_missing, rest};
+use super::logs::{Spike, is_of_a_tail, log, norm_spikes, norms_missing, rest, swings};
 use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
 use crate::analysis::model::{Analysis, LogAnalysis, Number};
 use crate::number::short;
@@ -89,9 +89,10 @@ fn tell(log: &LogAnalysis, spike: &Spike, count: usize, thresholds: &Thresholds,
     let height = height(log, spike);
     let alone = height.ln() > thresholds.get("standing-out") * rest;
     let severity = match spike.confirmed {
+        Some(_) if swings(log, spike) => Severity::Note,
         Some(_) if hurt(log, spike) => Severity::Critical,
         Some(_) if height > thresholds.get("towering") => Severity::Warning,
-        None if alone => Severity::Warning,
+        None if alone && !is_of_a_tail(log, [spike.onset, spike.last]) => Severity::Warning,
         _ => Severity::Note,
     };
     findings

@@ -23,6 +23,9 @@ const LEVEL_FACTOR: f64 = 1.6;
 /// healthy runs whose level stays, at least 6.9 where a divisor changed.
 const LEVEL_ERRORS: f64 = 6.0;
 
+/// Micro-batches of one step, beyond which a factor is none of theirs.
+const MOST_PARTS: f64 = 1024.0;
+
 /// Share of its height that a new level may drift by: a divergence and an edge of stability go on rising.
 const DRIFT: f64 = 0.33;
 
@@ -151,6 +154,7 @@ pub(super) fn accumulation_change(facts: Facts, _: Option<&Onset>) -> Option<Cas
     let is_seam = |index: &usize| facts.checkpoints().any(|(own, _)| own == points[index - 1].step);
     let steps =
         (1..points.len()).filter(is_seam).filter_map(|index| Some((index, norm_step(&points, index)?)));
+    let steps = steps.filter(|(_, (_, factor))| *factor <= MOST_PARTS);
     let (index, (_, factor)) = steps.max_by(|a, b| a.1.0.total_cmp(&b.1.0))?;
     let (before, point) = (points[index - 1].step, points[index]);
     let mut case = Case::of(Mechanism::AccumulationChange)

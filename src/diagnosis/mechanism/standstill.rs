@@ -178,8 +178,15 @@ pub(super) fn dead_units(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
         } else {
             case
         };
+        // Units take a while to die, and what the log shows of it first is when they began to.
+        let earlier = onset.filter(|onset| {
+            let is_seen = matches!(onset.sign, Sign::Loss(_) | Sign::GradientNorm(_));
+            is_seen && !onset.is_explosion() && onset.step <= interval.from_step
+        });
         return Some(if is_first {
             case.since_the_start(interval.from_step.max(1))
+        } else if let Some(onset) = earlier {
+            case.at(onset.step, onset.interval)
         } else {
             case.at(interval.from_step + 1, [interval.from_step, interval.to_step])
         });

@@ -35,6 +35,9 @@ const NEXT_TO_NONE: f64 = 0.1;
 /// RMS_t above 2.3 precedes loss spikes).
 const STALE: f64 = 2.3;
 
+/// Second moment over what it was before it only decayed, from which steps have not grown for it: a twentieth.
+const HARDLY_FALLEN: f64 = 0.9;
+
 /// Moments, or a step counter, that do not continue those of the checkpoint before.
 pub(super) fn state_lost(facts: Facts, _: Option<&Onset>) -> Option<Case> {
     facts.analysis.intervals.iter().find_map(|interval| {
@@ -202,11 +205,22 @@ pub(super) fn second_moment_decoupled(facts: Facts, onset: Option<&Onset>) -> Op
 /// Most second moments did nothing but decay, because gradients had vanished, and then the loss rose: the preconditioned
 /// curvature grows with every step of decay until it passes the limit of stability (C2).
 fn vanished(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
-    let onset = onset.filter(|onset| matches!(onset.sign, Sign::Loss(_) | Sign::GradientNorm(_)))?;
-    let before = facts.analysis.intervals.iter().rev().find(|one| one.to_step <= onset.step)?;
-    let decay = before.tensors.iter().filter_map(|tensor| only_decayed(facts, before, tensor));
-    let decay: Vec<bool> = decay.collect();
-    let free = decay.iter().filter(|&&only_decayed| only_decayed).count();
+    let seen = onset.copied().filter(|onset| matches!(onset.sign, Sign::Loss(_) | Sign::GradientNorm(_)));
+    // Next to a loss of nothing, what it rises to may be next to nothing too.
+    let exploded = onset::explosion(facts);
+    let mut onsets: Vec<Onset> = seen.into_iter().chain(exploded).collect();
+    onsets.sort_by_key(|onset| onset.step);
+    onsets.iter().find_map(|onset| vanished_before(facts, onset))
+}
+
+fn vanished_before(facts: Facts, onset: &Onset) -> Option<Case> {
+    let intervals = &facts.analysis.intervals;
+    let index = intervals.iter().rposition(|one| one.to_step <= onset.step)?;
+    let before = &intervals[index];
+    let left = before.tensors.iter().filter(|tensor| tensor.decay_ratio.value().is_some());
+    let decay: Vec<f64> =
+        left.map(|tensor| decayed_since(facts, index + 1, &tensor.canonical_name).left).collect();
+    let free = decay.iter().filter(|left| **left <= HARDLY_FALLEN).count();
     (free * 2 > decay.len()).then(|| {
         let case = Case::of(Mechanism::SecondMomentDecoupled)
             .with_confidence(Confidence::Calibrated)
@@ -248,7 +262,7 @@ fn outrun(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
             let expected = *states.get(tensor.canonical_name.as_str())?.0.gradient_norm.value()?;
             let ratio = *tensor.gradient_norm.value()? / expected;
             let decayed = decayed_since(facts, index, &tensor.canonical_name);
-            (ratio.is_finite() && ratio >= STALE && decayed > 0).then_some((tensor, ratio, decayed))
+            (ratio.is_finite() && ratio >= STALE && decayed.left <= HARDLY_FALLEN).then_some((tensor, ratio, decayed.steps))
         });
         let stale: Vec<(&TensorInterval, f64, u64)> = stale.collect();
         let Some((tensor, ratio, decayed)) = stale.iter().max_by(|a, b| a.1.total_cmp(&b.1)).copied() else {
@@ -285,16 +299,26 @@ fn outrun(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
 pub(super) fn was_decaying(facts: Facts, interval: &IntervalAnalysis, name: &str) -> bool {
     let mut intervals = facts.analysis.intervals.iter();
     let index = intervals.position(|own| own.from_step == interval.from_step);
-    index.is_some_and(|index| decayed_since(facts, index, name) > 0)
+    index.is_some_and(|index| decayed_since(facts, index, name).left <= HARDLY_FALLEN)
 }
 
-/// Steps of the intervals right before `index` over which a parameter's second moment did nothing but decay.
-fn decayed_since(facts: Facts, index: usize, name: &str) -> u64 {
+/// For how many steps a second moment did nothing but decay, and what that left of it.
+#[derive(Debug, Clone, Copy)]
+struct Decay {
+    steps: u64,
+    left: f64,
+}
+
+/// That of a parameter over the intervals right before `index`.
+fn decayed_since(facts: Facts, index: usize, name: &str) -> Decay {
     let earlier = facts.analysis.intervals[..index].iter().rev().map_while(|interval| {
         let tensor = interval.tensors.iter().find(|own| own.canonical_name == name)?;
-        only_decayed(facts, interval, tensor)?.then(|| interval.to_step - interval.from_step)
+        only_decayed(facts, interval, tensor)?.then_some(interval)
     });
-    earlier.fold(0, u64::saturating_add)
+    earlier.fold(Decay { steps: 0, left: 1.0 }, |decay, interval| {
+        let grown = steady_growth(facts, interval, name).unwrap_or(0.0);
+        Decay { steps: decay.steps + interval.to_step - interval.from_step, left: decay.left / (1.0 + grown) }
+    })
 }
 
 /// Whether a parameter's second moment did next to nothing but decay over an interval.
