@@ -18,6 +18,9 @@ pub(super) const CONFIRMED_BY: usize = 3;
 /// See `CONFIRMED_BY`; logged points.
 pub(super) const CONFIRMED_AMONG: usize = 5;
 
+/// Spikes of nearly its size in its aftermath that one spike of all parameters may leave behind.
+pub(super) const FEW_AGAIN: usize = 1;
+
 /// Points after a spike whose excursions are taken for its aftermath: three times the memory of m for β₁ = 0.9.
 pub(super) const AFTERMATH: usize = 30;
 
@@ -186,15 +189,17 @@ pub(super) fn has_non_finite(checkpoint: &CheckpointAnalysis) -> bool {
 fn gradient_norm(facts: Facts) -> Option<Onset> {
     let points: Vec<&LogPoint> =
         facts.points().iter().filter(|point| point.grad_norm_ratio.is_some()).collect();
-    let swings = |step: u64| {
-        facts.analysis.log.as_ref().is_some_and(|log| is_swing(log, step, SPIKE_Z, SPIKE_RATIO))
-    };
+    let swings =
+        |step: u64| facts.analysis.log.as_ref().is_some_and(|log| is_swing(log, step, SPIKE_Z, SPIKE_RATIO));
     let confirmed = (0..points.len()).find(|&index| {
         let step = points[index].step;
         is_confirmed(&points, index) && loss_rose(facts, step) && !swings(step)
     });
     let confirmed = confirmed.and_then(|index| Some((points[index].step, points[index].grad_norm_ratio?)));
-    let pulse = pulse::pulses(facts).first().map(|pulse| (pulse.point.step, pulse.ratio));
+    // One that comes again and again, and that the loss does not feel, is the way of a run.
+    let counts =
+        |pulse: &pulse::Pulse| pulse::again(facts, *pulse) <= FEW_AGAIN || loss_rose(facts, pulse.point.step);
+    let pulse = pulse::pulses(facts).into_iter().find(counts).map(|pulse| (pulse.point.step, pulse.ratio));
     let burst = burst::bursts(facts).first().map(|burst| (burst.first.step, burst.ratio));
     let (step, ratio) = [pulse, burst, confirmed].into_iter().flatten().min_by_key(|(step, _)| *step)?;
     Some(at(facts, step, Sign::GradientNorm(ratio)))

@@ -116,12 +116,14 @@ const GROWS_BY: f64 = 2.5;
 pub(super) fn swings(log: &LogAnalysis, spike: &Spike) -> bool {
     let from = log.points.partition_point(|point| point.step < spike.onset);
     let to = log.points.partition_point(|point| point.step <= spike.last);
-    let norms = log.points[from.saturating_sub(1)..to].iter().map(|point| point.grad_norm.and_then(Number::finite));
+    let norms =
+        log.points[from.saturating_sub(1)..to].iter().map(|point| point.grad_norm.and_then(Number::finite));
     let norms: Option<Vec<f64>> = norms.collect();
     let grows = norms.is_some_and(|norms| norms.windows(2).all(|pair| pair[1] < GROWS_BY * pair[0]));
     let level = |points: &[LogPoint]| {
         let losses: Vec<f64> = finite_losses(points).collect();
-        median(losses.iter().copied()).filter(|_| losses.len() == points.len() && losses.len() == LEVEL_POINTS)
+        median(losses.iter().copied())
+            .filter(|_| losses.len() == points.len() && losses.len() == LEVEL_POINTS)
     };
     let before = level(&log.points[from.saturating_sub(LEVEL_POINTS)..from]);
     let behind = level(&log.points[to..log.points.len().min(to + LEVEL_POINTS)]);
@@ -131,7 +133,10 @@ pub(super) fn swings(log: &LogAnalysis, spike: &Spike) -> bool {
 /// The same of the spike that a step is part of, by z and ratio as of FP501.
 pub(crate) fn is_swing(log: &LogAnalysis, step: u64, z: f64, ratio: f64) -> bool {
     let spikes = norm_spikes(log, z, ratio);
-    spikes.iter().find(|spike| (spike.onset..=spike.last).contains(&step)).is_some_and(|spike| swings(log, spike))
+    spikes
+        .iter()
+        .find(|spike| (spike.onset..=spike.last).contains(&step))
+        .is_some_and(|spike| swings(log, spike))
 }
 
 /// Robust deviations of ln(loss) above the window before it from which a loss stands out among those of its run, and the ratio.

@@ -29,9 +29,6 @@ const COMPLETE: f64 = 0.9;
 /// they are the same: 0.94 to 1.4 in runs with such a gradient; 1.8 and more where the energy came otherwise.
 const SAME_SIZE: (f64, f64) = (0.7, 1.6);
 
-/// Spikes of nearly its size in its aftermath that one spike of all parameters may leave behind.
-const FEW_AGAIN: usize = 1;
-
 /// Share of the gradient of an interval from which another interval's is as large.
 const AS_LARGE: f64 = 0.8;
 
@@ -134,7 +131,7 @@ pub(super) fn gradient_spike(facts: Facts, onset: Option<&Onset>) -> Option<Case
         }
     }
     if let (Some(pulse), None) = (pulse, &case.tensor)
-        && pulse::again(facts, pulse) > FEW_AGAIN
+        && pulse::again(facts, pulse) > onset::FEW_AGAIN
     {
         case = case.although(STRONG, "it came again and again, which no single gradient does");
     }

@@ -4,7 +4,7 @@ use super::{CONCLUSIVE, Case, STRONG, SUPPORTING};
 use crate::analysis::model::{LogPoint, Section, TensorDifference};
 use crate::diagnosis::Mechanism;
 use crate::diagnosis::facts::{Facts, median};
-use crate::diagnosis::onset::Onset;
+use crate::diagnosis::onset::{self, Onset};
 use crate::number::short;
 use crate::robust::{MAD_FLOOR, MAD_TO_DEVIATION, MEDIAN_ERROR};
 use crate::rules::Confidence;
@@ -22,6 +22,9 @@ const LEVEL_FACTOR: f64 = 1.6;
 /// Standard errors of the difference of two medians that the change of level must exceed: at most 4.9 at the seams of
 /// healthy runs whose level stays, at least 6.9 where a divisor changed.
 const LEVEL_ERRORS: f64 = 6.0;
+
+/// Steps by which two changes are apart that are of one cause.
+const FEW_STEPS: u64 = 3;
 
 /// Micro-batches of one step, beyond which a factor is none of theirs.
 const MOST_PARTS: f64 = 1024.0;
@@ -180,6 +183,11 @@ pub(super) fn accumulation_change(facts: Facts, _: Option<&Onset>) -> Option<Cas
             .because(SUPPORTING, "the loss went on as before: the gradient is counted otherwise, not larger"),
         _ => case.although(SUPPORTING, "the loss changed with it, and by no whole number"),
     };
+    if let Some((collapse, _)) = onset::scale_collapse(facts)
+        && collapse.abs_diff(point.step) <= FEW_STEPS
+    {
+        case = case.although(STRONG, "the loss scale collapsed with it, which no other divisor makes it do");
+    }
     if rate_step(&points, index).is_some_and(|factor| factor > SAME_RATE) {
         case = case.although(STRONG, "the learning rate rose with it");
     }

@@ -239,6 +239,16 @@ fn vanished_before(facts: Facts, onset: &Onset) -> Option<Case> {
     })
 }
 
+/// The step by which the second moments of most parameters had done nothing but decay over an interval.
+pub(super) fn gone_by(facts: Facts) -> Option<u64> {
+    let gone = facts.analysis.intervals.iter().find(|interval| {
+        let own = interval.tensors.iter().filter_map(|tensor| only_decayed(facts, interval, tensor));
+        let own: Vec<bool> = own.collect();
+        own.iter().filter(|&&only_decayed| only_decayed).count() * 2 > own.len()
+    });
+    gone.map(|interval| interval.to_step)
+}
+
 /// A learning rate that rises makes steps grow without any decay, and gradients vanish in what its steps have broken.
 fn unless_rate_rises(facts: Facts, step: u64, case: Case) -> Case {
     if rate::is_rising(facts, step) {
@@ -262,7 +272,11 @@ fn outrun(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
             let expected = *states.get(tensor.canonical_name.as_str())?.0.gradient_norm.value()?;
             let ratio = *tensor.gradient_norm.value()? / expected;
             let decayed = decayed_since(facts, index, &tensor.canonical_name);
-            (ratio.is_finite() && ratio >= STALE && decayed.left <= HARDLY_FALLEN).then_some((tensor, ratio, decayed.steps))
+            (ratio.is_finite() && ratio >= STALE && decayed.left <= HARDLY_FALLEN).then_some((
+                tensor,
+                ratio,
+                decayed.steps,
+            ))
         });
         let stale: Vec<(&TensorInterval, f64, u64)> = stale.collect();
         let Some((tensor, ratio, decayed)) = stale.iter().max_by(|a, b| a.1.total_cmp(&b.1)).copied() else {
@@ -299,7 +313,7 @@ fn outrun(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
 pub(super) fn was_decaying(facts: Facts, interval: &IntervalAnalysis, name: &str) -> bool {
     let mut intervals = facts.analysis.intervals.iter();
     let index = intervals.position(|own| own.from_step == interval.from_step);
-    index.is_some_and(|index| decayed_since(facts, index, name).left <= HARDLY_FALLEN)
+    index.is_some_and(|index| decayed_since(facts, index, name).steps > 0)
 }
 
 /// For how many steps a second moment did nothing but decay, and what that left of it.
