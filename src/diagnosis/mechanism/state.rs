@@ -7,6 +7,7 @@ use crate::analysis::model::{IntervalAnalysis, Number, TensorInterval};
 use crate::diagnosis::Mechanism;
 use crate::diagnosis::facts::{Facts, is_matrix, states};
 use crate::diagnosis::onset::{self, Onset, Sign};
+use crate::diagnosis::run_up;
 use crate::diagnosis::suspects::is_vector;
 use crate::number::short;
 use crate::rules::{Confidence, Finding};
@@ -235,6 +236,13 @@ fn vanished_before(facts: Facts, onset: &Onset) -> Option<Case> {
                 ),
             )
             .because(SUPPORTING, "steps grow as the second moment decays, until the curvature is too much for them");
+        let case = match run_up::at_once(facts, onset.step) {
+            Some(ratio) => case.although(
+                CONCLUSIVE,
+                format!("a gradient {} times the usual came from one step to the next, and curvature lets them grow", short(ratio)),
+            ),
+            None => case,
+        };
         unless_rate_rises(facts, onset.step, case)
     })
 }
@@ -360,8 +368,13 @@ mod tests {
     /// What is told of a map whose second moment only decays for 300 steps and then meets a gradient of 2.5 times the one of 0.1 that it
     /// expects, at this learning rate.
     fn told(rate: impl Fn(u64) -> f64) -> Mechanism {
+        told_after(3, rate)
+    }
+
+    /// The same after so many intervals of 100 steps.
+    fn told_after(intervals: usize, rate: impl Fn(u64) -> f64) -> Mechanism {
         let mut run = run_of(5, || vec![interval_tensor("fc.weight")]);
-        for interval in &mut run.intervals[1..4] {
+        for interval in &mut run.intervals[4 - intervals..4] {
             interval.tensors[0].decay_ratio = Measured::Value(1.0);
         }
         run.intervals[4].tensors[0].gradient_norm = Measured::Value(0.25);
@@ -372,6 +385,42 @@ mod tests {
         });
         run.log = Some(LogAnalysis { points: points.collect(), ..LogAnalysis::default() });
         diagnose(&run, &Assessment::default()).mechanism
+    }
+
+    #[test]
+    fn a_moment_that_has_hardly_fallen_is_not_what_made_steps_too_long() {
+        // 0.999^100 is 0.905, and its square 0.819.
+        assert_eq!(told_after(2, |_| 1e-3), Mechanism::SecondMomentDecoupled);
+        assert_ne!(told_after(1, |_| 1e-3), Mechanism::SecondMomentDecoupled);
+    }
+
+    #[test]
+    fn a_loss_that_explodes_out_of_nothing_after_moments_decayed_is_told_by_them() {
+        // It falls to 1e-10 and comes up to 1e-6, a millionth of what it fell; the norm grows by 1.5 a step, or comes at once.
+        let told = |at_once: bool| {
+            let mut run = run_of(5, || vec![interval_tensor("fc.weight")]);
+            for interval in &mut run.intervals[1..4] {
+                interval.tensors[0].decay_ratio = Measured::Value(1.0);
+            }
+            let points = (1..=500).map(|step: u64| {
+                let norm = if step < 430 { 1e-5 } else { 1e-5 * 1.5f64.powf((step - 429).min(10) as f64) };
+                let is_struck = at_once && step == 429;
+                LogPoint {
+                    step,
+                    loss: Some(Number(if step < 430 { (-0.1 * step as f64).exp().max(1e-10) } else { 1e-6 })),
+                    grad_norm: Some(Number(if is_struck { 1.0 } else { norm })),
+                    grad_norm_z: is_struck.then_some(90.0),
+                    grad_norm_ratio: is_struck.then_some(1e5),
+                    learning_rate: Some(Number(1e-3)),
+                    ..LogPoint::default()
+                }
+            });
+            run.log = Some(LogAnalysis { points: points.collect(), ..LogAnalysis::default() });
+            let told = diagnose(&run, &Assessment::default());
+            (told.mechanism, told.onset_step)
+        };
+        assert_eq!(told(false), (Mechanism::SecondMomentDecoupled, Some(430)));
+        assert_ne!(told(true).0, Mechanism::SecondMomentDecoupled);
     }
 
     #[test]
