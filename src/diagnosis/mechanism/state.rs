@@ -257,10 +257,16 @@ pub(super) fn gone_by(facts: Facts) -> Option<u64> {
     gone.map(|interval| interval.to_step)
 }
 
-/// A learning rate that rises makes steps grow without any decay, and gradients vanish in what its steps have broken.
+/// A learning rate that rises makes steps grow without any decay, and gradients vanish in what its steps have broken; as they do in what the first
+/// ones have.
 fn unless_rate_rises(facts: Facts, step: u64, case: Case) -> Case {
     if rate::is_rising(facts, step) {
         case.although(STRONG + SUPPORTING, "the learning rate was still rising: that alone makes steps grow")
+    } else if rate::leaps(facts) {
+        case.although(
+            STRONG + SUPPORTING,
+            "the first steps were a large share of the weights: gradients vanish in what these have broken",
+        )
     } else {
         case
     }
