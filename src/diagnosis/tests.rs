@@ -195,7 +195,8 @@ fn a_collapse_begins_where_the_halvings_come_together() {
     let halved_at = |steps: [u64; 4]| {
         let halvings = move |step: u64| steps.iter().filter(|&&at| step >= at).count();
         let analysis = run(200, move |point| {
-            point.loss_scale = Some(Number(65536.0 * 0.5_f64.powi(halvings(point.step) as i32)));
+            point.loss_scale =
+                Some(Number(65536.0 * 0.5_f64.powi(i32::try_from(halvings(point.step)).unwrap())));
         });
         let diagnosis = diagnose(&analysis, &Assessment::default());
         (diagnosis.mechanism, diagnosis.onset_step)

@@ -140,12 +140,12 @@ pub(crate) fn is_swing(log: &LogAnalysis, step: u64, z: f64, ratio: f64) -> bool
 }
 
 /// Robust deviations of ln(loss) above the window before it from which a loss stands out among those of its run, and the ratio.
-pub(crate) const TAIL_Z: f64 = 3.5;
+const TAIL_Z: f64 = 3.5;
 const TAIL_RATIO: f64 = 2.5;
 
 /// Losses that stand out elsewhere from which a run's losses have a tail: so many, and this share of all. A normal ln(loss) has one in 4300.
-pub(crate) const FEWEST_OF_TAIL: usize = 3;
-pub(crate) const TAIL_SHARE: f64 = 0.005;
+const FEWEST_OF_TAIL: usize = 3;
+const TAIL_SHARE: f64 = 0.005;
 
 /// Points after a spike whose losses may be what it left behind.
 const LEFT_BEHIND: usize = 30;
