@@ -222,6 +222,27 @@ fn a_gradient_that_grew_out_of_the_one_before_is_no_pulse() {
 }
 
 #[test]
+fn norms_that_swing_out_with_the_loss_and_leave_it_lower_are_no_onset() {
+    let told = |by: f64, end: f64| {
+        let analysis = run(400, |point| {
+            let away = (250.0 - point.step as f64).abs();
+            if away < 9.0 {
+                spike(point, by.powf(9.0 - away));
+                point.loss_ratio = Some(2.0);
+            }
+            if point.step > 258 {
+                point.loss = Some(Number(end));
+            }
+        });
+        diagnose(&analysis, &Assessment::default()).onset_step
+    };
+    // The loss before is 2.01. Norms that are three times the one before came at once.
+    assert_eq!(told(1.4, 1.9), None);
+    assert!(told(1.4, 2.9).is_some_and(|step| step < 250));
+    assert!(told(3.0, 1.9).is_some_and(|step| step < 250));
+}
+
+#[test]
 fn a_batch_far_harder_than_others_that_are_far_harder_too_is_of_a_tail() {
     let told = |hard: &[u64]| {
         let analysis = run(400, |point| {

@@ -250,3 +250,38 @@ fn loss_step(points: &[&LogPoint], index: usize) -> Option<f64> {
     let after = median(points[index..points.len().min(index + LEVEL_POINTS)].iter().filter_map(loss))?;
     Some(after / before)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analysis::model::{LogAnalysis, LogPoint, Number};
+    use crate::rules::Assessment;
+    use crate::rules::test_support::{interval_tensor, run_of};
+
+    /// Points for another divisor of norms that are `factor` times as large from step 401 on, right after a checkpoint, and of a loss scale that is
+    /// halved from there on, or not.
+    fn told(factor: f64, collapses: bool) -> Option<f64> {
+        let mut run = run_of(9, || vec![interval_tensor("fc.weight")]);
+        let points = (1..=900u64).map(|step| {
+            let level = if step > 400 { factor } else { 1.0 };
+            let halvings = if collapses { step.saturating_sub(400).min(8) } else { 0 };
+            LogPoint {
+                step,
+                loss: Some(Number(1.0)),
+                grad_norm: Some(Number(level * (1.0 + 0.1 * (step % 3) as f64))),
+                loss_scale: Some(Number(65536.0 / f64::from(1u32 << halvings))),
+                ..LogPoint::default()
+            }
+        });
+        run.log = Some(LogAnalysis { points: points.collect(), ..LogAnalysis::default() });
+        let facts = Facts { analysis: &run, assessment: &Assessment::default() };
+        accumulation_change(facts, None).map(|case| case.points)
+    }
+
+    #[test]
+    fn norms_of_another_divisor_are_told_and_those_of_no_divisor_are_not() {
+        assert_eq!(told(8.0, false), Some(STRONG + SUPPORTING));
+        assert_eq!(told(2000.0, false), None);
+        assert_eq!(told(8.0, true), Some(SUPPORTING));
+    }
+}
