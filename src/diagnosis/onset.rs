@@ -6,7 +6,7 @@ use super::facts::{Facts, median, whole};
 use super::{burst, pulse, run_up};
 use crate::analysis::model::{CheckpointAnalysis, LogPoint, Measured};
 use crate::robust::{MAD_TO_DEVIATION, MEDIAN_ERROR};
-use crate::rules::{CollapseLimits, GIVEN_BACK, Habit, LEVEL_ERRORS, collapse, diverges, sawtooth};
+use crate::rules::{CollapseLimits, GIVEN_BACK, Habit, LEVEL_ERRORS, collapse, diverges, is_swing, sawtooth};
 
 /// Robust z of ln(gradient norm) from which a step is a spike (risk catalogue E1, benchmarked in its section 6).
 pub(super) const SPIKE_Z: f64 = 6.0;
@@ -19,6 +19,9 @@ pub(super) const CONFIRMED_BY: usize = 3;
 
 /// See `CONFIRMED_BY`; logged points.
 pub(super) const CONFIRMED_AMONG: usize = 5;
+
+/// Spikes of nearly its size in its aftermath that one spike of all parameters may leave behind.
+pub(super) const FEW_AGAIN: usize = 1;
 
 /// Points after a spike whose excursions are taken for its aftermath: three times the memory of m for β₁ = 0.9.
 pub(super) const AFTERMATH: usize = 30;
@@ -82,7 +85,7 @@ pub(super) enum Sign {
 }
 
 /// Loss over its lowest before from which it exploded: what dying units make of it is less, since they only stop to help.
-const EXPLODED: f64 = 10.0;
+pub(super) const EXPLODED: f64 = 10.0;
 
 impl Onset {
     /// Whether the loss exploded, rather than rose.
@@ -184,14 +187,21 @@ pub(super) fn has_non_finite(checkpoint: &CheckpointAnalysis) -> bool {
 }
 
 /// The first spike of the gradient norm that is a pulse, begins a burst, or is confirmed and hurts the loss: at the edge of stability
-/// norms leave their window again and again while the loss goes on falling.
+/// norms leave their window again and again while the loss goes on falling, or swing out with it and come back.
 fn gradient_norm(facts: Facts) -> Option<Onset> {
     let points: Vec<&LogPoint> =
         facts.points().iter().filter(|point| point.grad_norm_ratio.is_some()).collect();
-    let confirmed =
-        (0..points.len()).find(|&index| is_confirmed(&points, index) && loss_rose(facts, points[index].step));
+    let swings =
+        |step: u64| facts.analysis.log.as_ref().is_some_and(|log| is_swing(log, step, SPIKE_Z, SPIKE_RATIO));
+    let confirmed = (0..points.len()).find(|&index| {
+        let step = points[index].step;
+        is_confirmed(&points, index) && loss_rose(facts, step) && !swings(step)
+    });
     let confirmed = confirmed.and_then(|index| Some((points[index].step, points[index].grad_norm_ratio?)));
-    let pulse = pulse::pulses(facts).first().map(|pulse| (pulse.point.step, pulse.ratio));
+    // One that comes again and again, and that the loss does not feel, is the way of a run.
+    let counts =
+        |pulse: &pulse::Pulse| pulse::again(facts, *pulse) <= FEW_AGAIN || loss_rose(facts, pulse.point.step);
+    let pulse = pulse::pulses(facts).into_iter().find(counts).map(|pulse| (pulse.point.step, pulse.ratio));
     let burst = burst::bursts(facts).first().map(|burst| (burst.first.step, burst.ratio));
     let (step, ratio) = [pulse, burst, confirmed].into_iter().flatten().min_by_key(|(step, _)| *step)?;
     Some(at(facts, step, Sign::GradientNorm(ratio)))
@@ -215,8 +225,40 @@ pub(super) fn loss_rose(facts: Facts, step: u64) -> bool {
 }
 
 /// The first step of the first stretch whose loss is far above the lowest level it had, in ratio and by its own noise, and
-/// that it does not come back from, or only after it had doubled.
+/// that it does not come back from, or only after it had doubled; no rise of those that recur.
 fn loss(facts: Facts) -> Option<Onset> {
+    let sawtooth = LazyCell::new(|| sawtooth(facts.points(), LOSS_RATIO));
+    let found = first_rise(facts, |rise| {
+        rise.height > LOSS_RATIO.ln()
+            && rise.levels[0].exp() - rise.lowest.exp() > GIVEN_BACK * (rise.first.exp() - rise.lowest.exp())
+            && !comes_back(rise.levels, rise.lowest)
+            && !sawtooth.as_ref().is_some_and(|rises| rises.has(rise.step))
+    });
+    found.or_else(|| {
+        let collapse = collapse(facts.points(), CollapseLimits::DEFAULT, LOSS_RATIO)?;
+        Some(at(facts, collapse.step, Sign::Loss(collapse.ratio)))
+    })
+}
+
+/// The first explosion of the loss, however little of its fall it gave back: near zero it is none by itself.
+pub(super) fn explosion(facts: Facts) -> Option<Onset> {
+    first_rise(facts, |rise| rise.height > EXPLODED.ln())
+}
+
+/// The level of ln(loss) above its lowest so far.
+struct Rise<'a> {
+    /// The first step of the level that is above `LOSS_RATIO`.
+    step: u64,
+    height: f64,
+    /// The levels from there on.
+    levels: &'a [f64],
+    lowest: f64,
+    /// The first level of all.
+    first: f64,
+}
+
+/// The first rise of the level of ln(loss) that is beyond its noise and is one.
+fn first_rise(facts: Facts, is_one: impl Fn(&Rise) -> bool) -> Option<Onset> {
     let losses = facts.points().iter().filter_map(|point| Some((point.step, point.loss?.finite()?)));
     let logs: Vec<(u64, f64)> =
         losses.filter(|(_, loss)| *loss > 0.0).map(|(step, loss)| (step, loss.ln())).collect();
@@ -226,7 +268,6 @@ fn loss(facts: Facts) -> Option<Onset> {
     let mut distances: Vec<f64> = Vec::new();
     let mut lowest = f64::INFINITY;
     let mut habit = Habit::default();
-    let sawtooth = LazyCell::new(|| sawtooth(facts.points(), LOSS_RATIO));
     for (start, &level) in levels.iter().enumerate() {
         let window = &logs[start..start + LEVEL_POINTS];
         distances.push((window[LEVEL_POINTS - 1].1 - level).abs());
@@ -237,21 +278,19 @@ fn loss(facts: Facts) -> Option<Onset> {
         let recent = &distances[distances.len().saturating_sub(NOISE_POINTS)..];
         let noise = MAD_TO_DEVIATION * median(recent.iter().copied())?;
         let error = MEDIAN_ERROR * noise / (LEVEL_POINTS as f64).sqrt();
-        let rise = level - lowest;
-        habit.add(rise);
-        if rise > LOSS_RATIO.ln()
-            && rise > LEVEL_ERRORS * error
-            && rise > habit.allows()
-            && level.exp() - lowest.exp() > GIVEN_BACK * (levels[0].exp() - lowest.exp())
-            && !comes_back(&levels[start..], lowest)
-            && let Some(first) = window.iter().find(|(_, log)| *log > lowest + LOSS_RATIO.ln())
-            && !sawtooth.as_ref().is_some_and(|rises| rises.has(first.0))
-        {
-            return Some(at(facts, first.0, Sign::Loss(rise.exp())));
+        let height = level - lowest;
+        habit.add(height);
+        if height <= LEVEL_ERRORS * error || height <= habit.allows() {
+            continue;
+        }
+        let Some(&(step, _)) = window.iter().find(|(_, log)| *log > lowest + LOSS_RATIO.ln()) else {
+            continue;
+        };
+        if is_one(&Rise { step, height, levels: &levels[start..], lowest, first: levels[0] }) {
+            return Some(at(facts, step, Sign::Loss(height.exp())));
         }
     }
-    let collapse = collapse(facts.points(), CollapseLimits::DEFAULT, LOSS_RATIO)?;
-    Some(at(facts, collapse.step, Sign::Loss(collapse.ratio)))
+    None
 }
 
 /// Whether levels of ln(loss) come back to about the lowest before they are twice as high.
@@ -281,6 +320,16 @@ fn skipped_steps(facts: Facts) -> Option<(u64, usize)> {
     })
 }
 
+/// Where the halvings of a fall came together, as many as of a collapse within as few steps as skipped ones, and the scale before: what was halved
+/// long before is a scale that had grown too far.
+fn dense(fall: &[(u64, f64)]) -> Option<(u64, f64)> {
+    let pairs = fall.windows(2).enumerate().filter(|(_, pair)| pair[1].1 < pair[0].1);
+    pairs.map(|(index, pair)| (index, pair[0].1, pair[1].0)).find_map(|(index, before, step)| {
+        let soon = fall[index..].iter().take_while(|(own, _)| *own < step + SKIPPED_WITHIN as u64).last()?;
+        ((before / soon.1).log2().round() >= HALVINGS as f64).then_some((step, before))
+    })
+}
+
 /// A scaler that grew too far is halved once or twice, and grows again: only a fall in which it never did counts.
 fn halvings(facts: Facts) -> Option<(u64, usize)> {
     let scales: Vec<(u64, f64)> =
@@ -301,8 +350,11 @@ fn halvings(facts: Facts) -> Option<(u64, usize)> {
         if (top / now).log2().round() >= HALVINGS as f64 {
             // A scale that has run down to 0 was halved to the smallest number that is none.
             let falls = |pair: &&[(u64, f64)]| pair[1].1 <= pair[0].1 && pair[1].1 > 0.0;
-            let bottom = scales[index..].windows(2).take_while(falls).last();
-            let bottom = bottom.map_or(now, |pair| pair[1].1);
+            let falling = scales[index..].windows(2).take_while(falls).count();
+            let first = scales.partition_point(|(step, _)| *step < began);
+            let fall = &scales[first.saturating_sub(1)..=index + falling];
+            let bottom = fall.last().map_or(now, |(_, scale)| *scale);
+            let (began, top) = dense(fall).unwrap_or((began, top));
             return Some((began, whole((top / bottom).log2()) as usize));
         }
     }

@@ -7,6 +7,7 @@ use super::facts::{Facts, median};
 use super::onset::{AFTERMATH, SPIKE_RATIO};
 use crate::analysis::model::{LogPoint, Number};
 use crate::robust::{MAD_FLOOR, MAD_TO_DEVIATION};
+use crate::rules::is_of_a_tail;
 
 /// Points on either side that are the neighbours of one (risk catalogue section 2.4: norms are detrended by the median of 51).
 pub(super) const NEIGHBOURS: usize = 25;
@@ -49,7 +50,8 @@ pub(super) struct Excursion {
     z: f64,
 }
 
-/// Every norm that comes at once, falls back at once and is of another size than all others but those it left behind.
+/// Every norm that comes at once, falls back at once and is of another size than all others but those it left behind. That of a batch
+/// whose loss stands out as those of other batches do is one of a tail, however far out it lies.
 pub(super) fn pulses(facts: Facts<'_>) -> Vec<Pulse<'_>> {
     let points = facts.points();
     let logs: Vec<Option<f64>> = points.iter().map(|point| ln(point.grad_norm)).collect();
@@ -58,9 +60,10 @@ pub(super) fn pulses(facts: Facts<'_>) -> Vec<Pulse<'_>> {
         // Where no window lies before a point, the run has only begun, and nothing is usual yet.
         points[index].grad_norm_ratio.is_some()
             && stands_out(excursions[index])
-            && comes_at_once(&logs, index)
+            && comes_at_once(&logs, &excursions, index)
             && falls_back(points, index)
             && is_alone(&excursions, index)
+            && !facts.analysis.log.as_ref().is_some_and(|log| is_of_a_tail(log, [points[index].step; 2]))
     };
     let told = (0..points.len()).filter(is_pulse);
     told.filter_map(|index| Some(Pulse { point: &points[index], ratio: excursions[index]?.log_ratio.exp() }))
@@ -88,7 +91,10 @@ pub(super) fn is_pulse_of(facts: Facts, layer: &str, step: u64) -> bool {
         (Some(now), Some(Some(next))) => *next <= now + FALLS_BACK_TO.ln(),
         (_, next) => next.is_none(),
     };
-    stands_out(excursions[index]) && comes_at_once(&logs, index) && falls && is_alone(&excursions, index)
+    stands_out(excursions[index])
+        && comes_at_once(&logs, &excursions, index)
+        && falls
+        && is_alone(&excursions, index)
 }
 
 pub(super) fn ln(norm: Option<Number>) -> Option<f64> {
@@ -117,10 +123,12 @@ fn stands_out(excursion: Option<Excursion>) -> bool {
     excursion.is_some_and(|own| own.z > LONE_Z && own.log_ratio > SPIKE_RATIO.ln())
 }
 
-/// Whether a norm is far above the one before it.
-fn comes_at_once(logs: &[Option<f64>], index: usize) -> bool {
-    let before = index.checked_sub(1).and_then(|before| logs[before]);
-    matches!((before, logs[index]), (Some(before), Some(now)) if now - before >= SPIKE_RATIO.ln())
+/// Whether a norm is far above the one before it, and that one was none of it yet: as of a burst.
+fn comes_at_once(logs: &[Option<f64>], excursions: &[Option<Excursion>], index: usize) -> bool {
+    let Some(before) = index.checked_sub(1) else { return false };
+    let share = |own: Excursion, earlier: Excursion| earlier.log_ratio / own.log_ratio;
+    matches!((logs[before], logs[index]), (Some(before), Some(now)) if now - before >= SPIKE_RATIO.ln())
+        && matches!((excursions[index], excursions[before]), (Some(own), Some(earlier)) if share(own, earlier) <= NEARLY)
 }
 
 /// Whether the next logged norm is far below this one, if there is one.

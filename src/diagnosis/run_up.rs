@@ -13,6 +13,9 @@ const RISEN: f64 = 3.0;
 /// for bursts. A learning rate that is too high lets norms grow.
 const AT_ONCE: f64 = 7.0;
 
+/// Steps by which a gradient may come before what it did to the loss.
+const FEW_STEPS: u64 = 3;
+
 /// The steps that led up to the loss of a run.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct RunUp<'a> {
@@ -39,6 +42,14 @@ pub(super) fn run_up(facts: Facts<'_>) -> Option<RunUp<'_>> {
         ratio: loss_ratio(points, index)?,
         norm_at_once: norm_at_once(points, index),
     })
+}
+
+/// By how many times a gradient norm right at `step`, or a few steps before, was what is usual, where it came at once.
+pub(super) fn at_once(facts: Facts, step: u64) -> Option<f64> {
+    let points = facts.points();
+    let until = points.partition_point(|point| point.step <= step);
+    let near = (0..until).rev().take_while(|index| points[*index].step + FEW_STEPS >= step);
+    near.filter_map(|index| norm_at_once(points, index)).reduce(f64::max)
 }
 
 fn norm_at_once(points: &[LogPoint], index: usize) -> Option<f64> {

@@ -191,6 +191,77 @@ fn a_loss_scale_that_grows_in_between_has_not_collapsed() {
 }
 
 #[test]
+fn a_collapse_begins_where_the_halvings_come_together() {
+    let halved_at = |steps: [u64; 4]| {
+        let halvings = move |step: u64| steps.iter().filter(|&&at| step >= at).count();
+        let analysis = run(200, move |point| {
+            point.loss_scale =
+                Some(Number(65536.0 * 0.5_f64.powi(i32::try_from(halvings(point.step)).unwrap())));
+        });
+        let diagnosis = diagnose(&analysis, &Assessment::default());
+        (diagnosis.mechanism, diagnosis.onset_step)
+    };
+    // The first is of a scale that had grown too far; where they are as far apart as that, it is one of them.
+    assert_eq!(halved_at([60, 140, 143, 147]), (Mechanism::Fp16Overflow, Some(140)));
+    assert_eq!(halved_at([60, 90, 120, 150]), (Mechanism::Fp16Overflow, Some(60)));
+}
+
+#[test]
+fn a_gradient_that_grew_out_of_the_one_before_is_no_pulse() {
+    let told = |before: f64| {
+        let analysis = run(200, |point| match point.step {
+            149 => spike(point, before),
+            150 => spike(point, 8.0),
+            _ => {}
+        });
+        diagnose(&analysis, &Assessment::default()).mechanism
+    };
+    // ln 3 is 0.53 of ln 8, ln 2 a third of it.
+    assert_eq!(told(3.0), Mechanism::None);
+    assert_eq!(told(2.0), Mechanism::GradientSpike);
+}
+
+#[test]
+fn norms_that_swing_out_with_the_loss_and_leave_it_lower_are_no_onset() {
+    let told = |by: f64, end: f64| {
+        let analysis = run(400, |point| {
+            let away = (250.0 - point.step as f64).abs();
+            if away < 9.0 {
+                spike(point, by.powf(9.0 - away));
+                point.loss_ratio = Some(2.0);
+            }
+            if point.step > 258 {
+                point.loss = Some(Number(end));
+            }
+        });
+        diagnose(&analysis, &Assessment::default()).onset_step
+    };
+    // The loss before is 2.01. Norms that are three times the one before came at once.
+    assert_eq!(told(1.4, 1.9), None);
+    assert!(told(1.4, 2.9).is_some_and(|step| step < 250));
+    assert!(told(3.0, 1.9).is_some_and(|step| step < 250));
+}
+
+#[test]
+fn a_batch_far_harder_than_others_that_are_far_harder_too_is_of_a_tail() {
+    let told = |hard: &[u64]| {
+        let analysis = run(400, |point| {
+            if point.step == 300 {
+                spike(point, 80.0);
+            }
+            if hard.contains(&point.step) {
+                point.loss = Some(Number(40.0));
+            }
+        });
+        let diagnosis = diagnose(&analysis, &Assessment::default());
+        (diagnosis.mechanism, diagnosis.onset_step)
+    };
+    assert_eq!(told(&[90, 170, 240, 300]), (Mechanism::None, None));
+    assert_eq!(told(&[170, 300]), (Mechanism::GradientSpike, Some(300)));
+    assert_eq!(told(&[90, 170, 240]), (Mechanism::GradientSpike, Some(300)), "its own batch was no harder");
+}
+
+#[test]
 fn excursions_of_every_size_are_heavy_tails_and_no_fault() {
     let sizes = [3.0, 5.0, 2.6, 8.0, 4.0, 6.0, 9.0, 3.5];
     let analysis = run(400, |point| {

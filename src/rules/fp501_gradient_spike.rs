@@ -1,6 +1,6 @@
 //! E1: the gradient norm stands far out from the norms before it.
 
-use super::logs::{Spike, log, norm_spikes, norms_missing, rest};
+use super::logs::{Spike, is_of_a_tail, log, norm_spikes, norms_missing, rest, swings};
 use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
 use crate::analysis::model::{Analysis, LogAnalysis, Number};
 use crate::number::short;
@@ -89,9 +89,10 @@ fn tell(log: &LogAnalysis, spike: &Spike, count: usize, thresholds: &Thresholds,
     let height = height(log, spike);
     let alone = height.ln() > thresholds.get("standing-out") * rest;
     let severity = match spike.confirmed {
+        Some(_) if swings(log, spike) => Severity::Note,
         Some(_) if hurt(log, spike) => Severity::Critical,
         Some(_) if height > thresholds.get("towering") => Severity::Warning,
-        None if alone => Severity::Warning,
+        None if alone && !is_of_a_tail(log, [spike.onset, spike.last]) => Severity::Warning,
         _ => Severity::Note,
     };
     findings
@@ -128,6 +129,7 @@ fn hurt(log: &LogAnalysis, spike: &Spike) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::analysis::model::LogPoint;
     use crate::rules::test_support::{judge_run, logged, point};
 
     /// 60 norms around 1, those of `spikes` with z and ratio of their own, without a loss.
@@ -177,5 +179,59 @@ mod tests {
         clipped.log.as_mut().unwrap().semantics.before_clipping = Some(false);
         let findings = judge_run(&RULE, &clipped, &[]);
         assert!(findings.told().is_empty() && !findings.is_clean());
+    }
+
+    /// 200 norms of 1 and losses near 1, but for what `edit` makes of them.
+    fn edited(mut edit: impl FnMut(u64, &mut LogPoint)) -> Vec<(Severity, String)> {
+        let points = (1..=200).map(|step| {
+            let mut point =
+                point(step).with_norm(1.0).with_loss(1.0 + 0.05 * f64::from(u8::from(step % 2 == 0)));
+            (point.grad_norm_z, point.grad_norm_ratio) = (Some(0.0), Some(1.0));
+            edit(step, &mut point);
+            point
+        });
+        judge_run(&RULE, &logged(points.collect()), &[]).told()
+    }
+
+    #[test]
+    fn a_batch_that_is_as_hard_as_others_are_now_and_then_is_a_note() {
+        let told = |hard: &[u64]| {
+            let told = edited(|step, point| {
+                if step == 150 {
+                    (point.grad_norm, point.grad_norm_z) = (Some(Number(80.0)), Some(15.0));
+                    point.grad_norm_ratio = Some(80.0);
+                }
+                if hard.contains(&step) {
+                    point.loss = Some(Number(20.0));
+                }
+            });
+            told.iter().map(|(severity, _)| *severity).collect::<Vec<_>>()
+        };
+        assert_eq!(told(&[60, 90, 120, 150]), [Severity::Note]);
+        assert_eq!(told(&[60, 90, 150]), [Severity::Warning], "two others are no tail");
+        assert_eq!(told(&[60, 90, 120]), [Severity::Warning], "its own batch was like any other");
+        assert_eq!(told(&[152, 154, 156, 150]), [Severity::Warning], "what it left behind is no tail");
+    }
+
+    #[test]
+    fn norms_that_swing_out_and_leave_a_lower_loss_are_a_note() {
+        // Twelve steps up by `by`, and as many down.
+        let told = |by: f64, end: f64| {
+            let told = edited(|step, point| {
+                let away = (150.0 - step as f64).abs();
+                if away < 12.0 {
+                    let norm = by.powf(12.0 - away);
+                    (point.grad_norm, point.grad_norm_ratio) = (Some(Number(norm)), Some(norm));
+                    (point.grad_norm_z, point.loss_ratio) = (Some(norm.ln() / 0.075), Some(2.0));
+                }
+                if step > 150 {
+                    point.loss = Some(Number(end));
+                }
+            });
+            told.iter().map(|(severity, _)| *severity).collect::<Vec<_>>()
+        };
+        assert_eq!(told(1.3, 0.5), [Severity::Note]);
+        assert_eq!(told(1.3, 1.5), [Severity::Critical], "the loss stays up");
+        assert_eq!(told(3.0, 0.5), [Severity::Critical], "it came at once");
     }
 }

@@ -5,7 +5,7 @@ use std::cell::LazyCell;
 use super::sawtooth::sawtooth;
 use super::{Findings, Subject};
 use crate::analysis::model::{Analysis, LogAnalysis, LogPoint, Number};
-use crate::robust::{FEWEST, MAD_TO_DEVIATION, MEDIAN_ERROR, median};
+use crate::robust::{FEWEST, MAD_TO_DEVIATION, MEDIAN_ERROR, median, robust};
 
 /// Spikes closer than this are one, in measured points.
 const TOGETHER: usize = 5;
@@ -109,6 +109,67 @@ pub(super) fn spikes(placed: impl Iterator<Item = Placed>) -> Vec<Spike> {
 pub(super) fn rest(log: &LogAnalysis, spike: &Spike, z: impl Fn(&LogPoint) -> Option<f64>) -> f64 {
     let outside = log.points.iter().filter(|point| point.step < spike.onset || point.step > spike.last);
     outside.filter_map(z).fold(0.0, f64::max)
+}
+
+/// Factor from one norm to the next up to which norms grow by themselves, and no batch threw them.
+const GROWS_BY: f64 = 2.5;
+
+/// Whether the norms of a spike only swung out, as those of full batches do at the edge of stability: each grew out of the one before, they came
+/// back, and the loss right behind is lower than it was right before.
+pub(super) fn swings(log: &LogAnalysis, spike: &Spike) -> bool {
+    let from = log.points.partition_point(|point| point.step < spike.onset);
+    let to = log.points.partition_point(|point| point.step <= spike.last);
+    let norms =
+        log.points[from.saturating_sub(1)..to].iter().map(|point| point.grad_norm.and_then(Number::finite));
+    let norms: Option<Vec<f64>> = norms.collect();
+    let grows = norms.is_some_and(|norms| norms.windows(2).all(|pair| pair[1] < GROWS_BY * pair[0]));
+    let level = |points: &[LogPoint]| {
+        let losses: Vec<f64> = finite_losses(points).collect();
+        median(losses.iter().copied())
+            .filter(|_| losses.len() == points.len() && losses.len() == LEVEL_POINTS)
+    };
+    let before = level(&log.points[from.saturating_sub(LEVEL_POINTS)..from]);
+    let behind = level(&log.points[to..log.points.len().min(to + LEVEL_POINTS)]);
+    grows && matches!((before, behind), (Some(before), Some(behind)) if behind < before)
+}
+
+/// The same of the spike that a step is part of, by z and ratio as of FP501.
+pub(crate) fn is_swing(log: &LogAnalysis, step: u64, z: f64, ratio: f64) -> bool {
+    let spikes = norm_spikes(log, z, ratio);
+    spikes
+        .iter()
+        .find(|spike| (spike.onset..=spike.last).contains(&step))
+        .is_some_and(|spike| swings(log, spike))
+}
+
+/// Robust deviations of ln(loss) above the window before it from which a loss stands out among those of its run, and the ratio.
+const TAIL_Z: f64 = 3.5;
+const TAIL_RATIO: f64 = 2.5;
+
+/// Losses that stand out elsewhere from which a run's losses have a tail: so many, and this share of all. A normal ln(loss) has one in 4300.
+const FEWEST_OF_TAIL: usize = 3;
+const TAIL_SHARE: f64 = 0.005;
+
+/// Points after a spike whose losses may be what it left behind.
+const LEFT_BEHIND: usize = 30;
+
+/// Whether the loss of one of the steps `[from, to]` stood out, and others do all over the run, each gone at once: then now and then a batch is far
+/// harder than the others, and a gradient of such a batch is none that anything went wrong with.
+pub(crate) fn is_of_a_tail(log: &LogAnalysis, [from, to]: [u64; 2]) -> bool {
+    let losses: Vec<Option<f64>> =
+        log.points.iter().map(|point| point.loss.and_then(Number::finite)).collect();
+    let out: Vec<bool> = robust(&losses)
+        .into_iter()
+        .map(|own| own.is_some_and(|own| own.z > TAIL_Z && own.ratio > TAIL_RATIO))
+        .collect();
+    let first = log.points.partition_point(|point| point.step < from);
+    let behind = log.points.partition_point(|point| point.step <= to);
+    let is_alone = |index: &usize| out[*index] && !out.get(index + 1).is_some_and(|next| *next);
+    let elsewhere = (0..first).chain(behind + LEFT_BEHIND..out.len()).filter(is_alone).count();
+    let all = losses.iter().flatten().count();
+    out[first..behind].contains(&true)
+        && elsewhere >= FEWEST_OF_TAIL
+        && elsewhere as f64 >= TAIL_SHARE * all as f64
 }
 
 /// The first step at which the loss, or the norm of a step that was taken, is not finite.

@@ -8,7 +8,7 @@ use crate::diagnosis::facts::{Facts, median, whole};
 use crate::diagnosis::onset::{self, Onset, Sign};
 use crate::diagnosis::pulse::{self, Pulse};
 use crate::diagnosis::run_up;
-use crate::diagnosis::suspects::{self, Lead};
+use crate::diagnosis::suspects::{self, Lead, is_vector};
 use crate::number::{counted, short};
 use crate::rules::Confidence;
 
@@ -28,9 +28,6 @@ const COMPLETE: f64 = 0.9;
 /// Excess of the largest norm of an interval over that which one gradient of a parameter must have given, between which
 /// they are the same: 0.94 to 1.4 in runs with such a gradient; 1.8 and more where the energy came otherwise.
 const SAME_SIZE: (f64, f64) = (0.7, 1.6);
-
-/// Spikes of nearly its size in its aftermath that one spike of all parameters may leave behind.
-const FEW_AGAIN: usize = 1;
 
 /// Share of the gradient of an interval from which another interval's is as large.
 const AS_LARGE: f64 = 0.8;
@@ -134,7 +131,7 @@ pub(super) fn gradient_spike(facts: Facts, onset: Option<&Onset>) -> Option<Case
         }
     }
     if let (Some(pulse), None) = (pulse, &case.tensor)
-        && pulse::again(facts, pulse) > FEW_AGAIN
+        && pulse::again(facts, pulse) > onset::FEW_AGAIN
     {
         case = case.although(STRONG, "it came again and again, which no single gradient does");
     }
@@ -169,8 +166,8 @@ pub(super) fn gradient_spike(facts: Facts, onset: Option<&Onset>) -> Option<Case
     if let (Some(onset), Some(step)) = (onset, case.onset)
         && onset.step + FEW_STEPS < step
     {
-        case = case
-            .although(SUPPORTING, format!("the run was failing from step {} on, before that", onset.step));
+        let points = if is_lost_by_then(facts, onset, step) { STRONG } else { SUPPORTING };
+        case = case.although(points, format!("the run was failing from step {} on, before that", onset.step));
     }
     if let (Some(step), Some(changed)) = (case.onset, seam::rate_jump(facts).map(|jump| jump.step))
         && changed <= step
@@ -179,6 +176,18 @@ pub(super) fn gradient_spike(facts: Facts, onset: Option<&Onset>) -> Option<Case
         case = case.although(STRONG, format!("the learning rate had jumped at step {changed}"));
     }
     (!case.reasons.is_empty()).then_some(case)
+}
+
+/// Whether the loss was far above its level before the onset already when a gradient came at `step`, and had been for longer than a level takes.
+fn is_lost_by_then(facts: Facts, onset: &Onset, step: u64) -> bool {
+    let level = |until: u64| {
+        let points = facts.points_until(until);
+        let last = &points[points.len().saturating_sub(onset::LEVEL_POINTS)..];
+        median(last.iter().filter_map(|point| point.loss?.finite()))
+    };
+    let (before, then) = (onset.step.checked_sub(1).and_then(level), step.checked_sub(1).and_then(level));
+    matches!(onset.sign, Sign::Loss(_))
+        && matches!((before, then), (Some(before), Some(then)) if before > 0.0 && then >= onset::EXPLODED * before)
 }
 
 /// What several gradients in a row say that came and went at once.
@@ -253,7 +262,10 @@ fn layer_pulse(facts: Facts<'_>) -> Option<(&LogPoint, String)> {
     let mut logged = points.iter().skip(LAYER_POINTS).filter(|point| point.grad_norm_by_layer.len() > 1);
     logged.find_map(|point| {
         let layer = leading_layer(facts, point)?;
-        pulse::is_pulse_of(facts, &layer, point.step).then(|| (point, weight_of(facts, &layer)))
+        let weight = weight_of(facts, &layer);
+        // The norm of a few gains or biases is one of anything.
+        let is_few = facts.parameters().iter().any(|own| own.canonical_name == weight && is_vector(own.role));
+        (!is_few && pulse::is_pulse_of(facts, &layer, point.step)).then_some((point, weight))
     })
 }
 

@@ -1,7 +1,7 @@
 //! Steps that are too long: of the whole model, of one parameter, or at the very start.
 
-use super::{Case, STRONG, SUPPORTING, fast, standstill};
-use crate::analysis::model::CheckpointAnalysis;
+use super::{Case, STRONG, SUPPORTING, fast, standstill, state};
+use crate::analysis::model::{CheckpointAnalysis, TensorAnalysis};
 use crate::diagnosis::Mechanism;
 use crate::diagnosis::burst;
 use crate::diagnosis::facts::{Facts, is_matrix, median, rms, states};
@@ -19,6 +19,9 @@ const WARMUP_STEPS: u64 = 20;
 
 /// Share of the run from which on it is no longer its start.
 const START_SHARE: f64 = 0.25;
+
+/// Share of the run up to which what died in it is of how it began.
+const LATE_SHARE: f64 = 0.75;
 
 /// Points back to which a learning rate is compared to tell whether it rises.
 const RISE_POINTS: usize = 20;
@@ -88,9 +91,11 @@ fn whole_model(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
             }
             _ => return None,
         };
-        case = case
-            .at(onset.step, onset.interval)
-            .because(SUPPORTING, format!("from step {} on {sign}", onset.step));
+        // Steps that were too long before are what it began with.
+        if case.onset.is_none_or(|long| onset.step < long) {
+            case = case.at(onset.step, onset.interval);
+        }
+        case = case.because(SUPPORTING, format!("from step {} on {sign}", onset.step));
         if onset.is_explosion() && facts.points_until(onset.step).len() <= FIRST_POINTS {
             case = case.because(SUPPORTING, "it exploded in its first steps, before anything was learned");
         }
@@ -215,7 +220,14 @@ fn leap(facts: Facts) -> Option<(u64, f64)> {
     if peak <= 0.0 || reached > WARMUP_STEPS || !adam || first > WARMUP_STEPS {
         return None;
     }
-    let size = median(checkpoint.tensors.iter().filter(|tensor| is_matrix(tensor)).filter_map(rms))?;
+    // What is not trained is not stepped, and of a matrix that begins at zero every step is all there is.
+    let states = facts.checkpoints().map(|(_, one)| states(one)).find(|states| !states.is_empty());
+    let is_stepped = |tensor: &&TensorAnalysis| {
+        is_matrix(tensor)
+            && states.as_ref().is_none_or(|states| states.contains_key(tensor.canonical_name.as_str()))
+    };
+    let sizes = checkpoint.tensors.iter().filter(is_stepped).filter_map(rms);
+    let size = median(sizes.filter(|size| *size > 0.0))?;
     Some((reached, peak / size))
 }
 
@@ -239,10 +251,16 @@ pub(super) fn no_warmup(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
     if let Some(onset) = onset.filter(|onset| onset.step as f64 <= early) {
         case = case.because(STRONG, format!("the run failed at step {}, soon after", onset.step));
     }
-    if let Some(died) = standstill::died(facts)
-        && died as f64 <= last as f64 * 0.75
-    {
+    let is_before_the_end = |step: &u64| *step as f64 <= LATE_SHARE * last as f64;
+    if let Some(died) = standstill::died(facts).filter(is_before_the_end) {
         case = case.because(STRONG, format!("by step {died} most units of a layer had died"));
+    } else if length >= LONG_STEP
+        && let Some(gone) = state::gone_by(facts).filter(is_before_the_end)
+    {
+        case = case.because(
+            STRONG,
+            format!("by step {gone} gradients had vanished: the second moments of most parameters did nothing but decay"),
+        );
     }
     (!case.reasons.is_empty()).then_some(case)
 }

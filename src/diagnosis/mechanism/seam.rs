@@ -4,7 +4,7 @@ use super::{CONCLUSIVE, Case, STRONG, SUPPORTING};
 use crate::analysis::model::{LogPoint, Section, TensorDifference};
 use crate::diagnosis::Mechanism;
 use crate::diagnosis::facts::{Facts, median};
-use crate::diagnosis::onset::Onset;
+use crate::diagnosis::onset::{self, Onset};
 use crate::number::short;
 use crate::robust::{MAD_FLOOR, MAD_TO_DEVIATION, MEDIAN_ERROR};
 use crate::rules::Confidence;
@@ -22,6 +22,12 @@ const LEVEL_FACTOR: f64 = 1.6;
 /// Standard errors of the difference of two medians that the change of level must exceed: at most 4.9 at the seams of
 /// healthy runs whose level stays, at least 6.9 where a divisor changed.
 const LEVEL_ERRORS: f64 = 6.0;
+
+/// Steps by which two changes are apart that are of one cause.
+const FEW_STEPS: u64 = 3;
+
+/// Micro-batches of one step, beyond which a factor is none of theirs.
+const MOST_PARTS: f64 = 1024.0;
 
 /// Share of its height that a new level may drift by: a divergence and an edge of stability go on rising.
 const DRIFT: f64 = 0.33;
@@ -151,6 +157,7 @@ pub(super) fn accumulation_change(facts: Facts, _: Option<&Onset>) -> Option<Cas
     let is_seam = |index: &usize| facts.checkpoints().any(|(own, _)| own == points[index - 1].step);
     let steps =
         (1..points.len()).filter(is_seam).filter_map(|index| Some((index, norm_step(&points, index)?)));
+    let steps = steps.filter(|(_, (_, factor))| *factor <= MOST_PARTS);
     let (index, (_, factor)) = steps.max_by(|a, b| a.1.0.total_cmp(&b.1.0))?;
     let (before, point) = (points[index - 1].step, points[index]);
     let mut case = Case::of(Mechanism::AccumulationChange)
@@ -176,6 +183,11 @@ pub(super) fn accumulation_change(facts: Facts, _: Option<&Onset>) -> Option<Cas
             .because(SUPPORTING, "the loss went on as before: the gradient is counted otherwise, not larger"),
         _ => case.although(SUPPORTING, "the loss changed with it, and by no whole number"),
     };
+    if let Some((collapse, _)) = onset::scale_collapse(facts)
+        && collapse.abs_diff(point.step) <= FEW_STEPS
+    {
+        case = case.although(STRONG, "the loss scale collapsed with it, which no other divisor makes it do");
+    }
     if rate_step(&points, index).is_some_and(|factor| factor > SAME_RATE) {
         case = case.although(STRONG, "the learning rate rose with it");
     }
@@ -237,4 +249,39 @@ fn loss_step(points: &[&LogPoint], index: usize) -> Option<f64> {
     let before = median(points[index.saturating_sub(LEVEL_POINTS)..index].iter().filter_map(loss))?;
     let after = median(points[index..points.len().min(index + LEVEL_POINTS)].iter().filter_map(loss))?;
     Some(after / before)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analysis::model::{LogAnalysis, LogPoint, Number};
+    use crate::rules::Assessment;
+    use crate::rules::test_support::{interval_tensor, run_of};
+
+    /// Points for another divisor of norms that are `factor` times as large from step 401 on, right after a checkpoint, and of a loss scale that is
+    /// halved from there on, or not.
+    fn told(factor: f64, collapses: bool) -> Option<f64> {
+        let mut run = run_of(9, || vec![interval_tensor("fc.weight")]);
+        let points = (1..=900u64).map(|step| {
+            let level = if step > 400 { factor } else { 1.0 };
+            let halvings = if collapses { step.saturating_sub(400).min(8) } else { 0 };
+            LogPoint {
+                step,
+                loss: Some(Number(1.0)),
+                grad_norm: Some(Number(level * (1.0 + 0.1 * (step % 3) as f64))),
+                loss_scale: Some(Number(65536.0 / f64::from(1u32 << halvings))),
+                ..LogPoint::default()
+            }
+        });
+        run.log = Some(LogAnalysis { points: points.collect(), ..LogAnalysis::default() });
+        let facts = Facts { analysis: &run, assessment: &Assessment::default() };
+        accumulation_change(facts, None).map(|case| case.points)
+    }
+
+    #[test]
+    fn norms_of_another_divisor_are_told_and_those_of_no_divisor_are_not() {
+        assert_eq!(told(8.0, false), Some(STRONG + SUPPORTING));
+        assert_eq!(told(2000.0, false), None);
+        assert_eq!(told(8.0, true), Some(SUPPORTING));
+    }
 }

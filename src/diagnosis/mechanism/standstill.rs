@@ -138,9 +138,12 @@ fn dead_in<'a>(facts: Facts, interval: &'a IntervalAnalysis) -> BTreeSet<&'a str
     interval.tensors.iter().filter(dead).map(|tensor| tensor.canonical_name.as_str()).collect()
 }
 
+/// Intervals before the first without any gradient in which units may have begun to die.
+const DIE_WITHIN: usize = 2;
+
 /// Units that never fire: their weights, their biases and what reads them get no gradient, and the bias behind them does.
 pub(super) fn dead_units(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
-    for interval in &facts.analysis.intervals {
+    for (index, interval) in facts.analysis.intervals.iter().enumerate() {
         let dead = dead_in(facts, interval);
         let Some(bias) = boundary(interval, &dead) else { continue };
 
@@ -178,8 +181,16 @@ pub(super) fn dead_units(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
         } else {
             case
         };
+        // Units take a while to die, and what the log shows of it first is when they began to.
+        let since = facts.analysis.intervals[index.saturating_sub(DIE_WITHIN)].from_step;
+        let earlier = onset.filter(|onset| {
+            let is_seen = matches!(onset.sign, Sign::Loss(_) | Sign::GradientNorm(_));
+            is_seen && !onset.is_explosion() && (since + 1..=interval.from_step).contains(&onset.step)
+        });
         return Some(if is_first {
             case.since_the_start(interval.from_step.max(1))
+        } else if let Some(onset) = earlier {
+            case.at(onset.step, onset.interval)
         } else {
             case.at(interval.from_step + 1, [interval.from_step, interval.to_step])
         });
@@ -305,7 +316,9 @@ mod tests {
         let facts = Facts { analysis: &run, assessment: &Assessment::default() };
         let onset = Onset { step: rises, interval: [rises - 1, rises], sign: Sign::Loss(1.6) };
         let case = dead_units(facts, Some(&onset)).expect("units died");
-        assert_eq!((case.tensor.as_deref(), case.onset), (Some("layer0.bias"), Some(701)));
+        // What the log shows in the two intervals before is when they began to.
+        let began = if (501..=700).contains(&rises) { rises } else { 701 };
+        assert_eq!((case.tensor.as_deref(), case.onset), (Some("layer0.bias"), Some(began)));
         CONCLUSIVE - case.points
     }
 
@@ -317,5 +330,6 @@ mod tests {
         assert_eq!(against(792, |_| 1e-3), 0.0);
         assert_eq!(against(792, |step| 1e-3 * (750.0 - step).abs().max(1.0)), 0.0);
         assert_eq!(against(650, creeping), 0.0);
+        assert_eq!(against(500, creeping), 0.0);
     }
 }

@@ -7,6 +7,7 @@ use crate::analysis::model::{IntervalAnalysis, Number, TensorInterval};
 use crate::diagnosis::Mechanism;
 use crate::diagnosis::facts::{Facts, is_matrix, states};
 use crate::diagnosis::onset::{self, Onset, Sign};
+use crate::diagnosis::run_up;
 use crate::diagnosis::suspects::is_vector;
 use crate::number::short;
 use crate::rules::{Confidence, Finding};
@@ -34,6 +35,9 @@ const NEXT_TO_NONE: f64 = 0.1;
 /// Gradient of an interval over what the second moment before it expects, from which the moment was stale (C3:
 /// RMS_t above 2.3 precedes loss spikes).
 const STALE: f64 = 2.3;
+
+/// Second moment over what it was before it only decayed, from which steps have not grown for it: a twentieth.
+const HARDLY_FALLEN: f64 = 0.9;
 
 /// Moments, or a step counter, that do not continue those of the checkpoint before.
 pub(super) fn state_lost(facts: Facts, _: Option<&Onset>) -> Option<Case> {
@@ -208,11 +212,22 @@ pub(super) fn second_moment_decoupled(facts: Facts, onset: Option<&Onset>) -> Op
 /// Most second moments did nothing but decay, because gradients had vanished, and then the loss rose: the preconditioned
 /// curvature grows with every step of decay until it passes the limit of stability (C2).
 fn vanished(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
-    let onset = onset.filter(|onset| matches!(onset.sign, Sign::Loss(_) | Sign::GradientNorm(_)))?;
-    let before = facts.analysis.intervals.iter().rev().find(|one| one.to_step <= onset.step)?;
-    let decay = before.tensors.iter().filter_map(|tensor| only_decayed(facts, before, tensor));
-    let decay: Vec<bool> = decay.collect();
-    let free = decay.iter().filter(|&&only_decayed| only_decayed).count();
+    let seen = onset.copied().filter(|onset| matches!(onset.sign, Sign::Loss(_) | Sign::GradientNorm(_)));
+    // Next to a loss of nothing, what it rises to may be next to nothing too.
+    let exploded = onset::explosion(facts);
+    let mut onsets: Vec<Onset> = seen.into_iter().chain(exploded).collect();
+    onsets.sort_by_key(|onset| onset.step);
+    onsets.iter().find_map(|onset| vanished_before(facts, onset))
+}
+
+fn vanished_before(facts: Facts, onset: &Onset) -> Option<Case> {
+    let intervals = &facts.analysis.intervals;
+    let index = intervals.iter().rposition(|one| one.to_step <= onset.step)?;
+    let before = &intervals[index];
+    let left = before.tensors.iter().filter(|tensor| tensor.decay_ratio.value().is_some());
+    let decay: Vec<f64> =
+        left.map(|tensor| decayed_since(facts, index + 1, &tensor.canonical_name).left).collect();
+    let free = decay.iter().filter(|left| **left <= HARDLY_FALLEN).count();
     (free * 2 > decay.len()).then(|| {
         let case = Case::of(Mechanism::SecondMomentDecoupled)
             .with_confidence(Confidence::Calibrated)
@@ -227,14 +242,37 @@ fn vanished(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
                 ),
             )
             .because(SUPPORTING, "steps grow as the second moment decays, until the curvature is too much for them");
+        let case = match run_up::at_once(facts, onset.step) {
+            Some(ratio) => case.although(
+                CONCLUSIVE,
+                format!("a gradient {} times the usual came from one step to the next, and curvature lets them grow", short(ratio)),
+            ),
+            None => case,
+        };
         unless_rate_rises(facts, onset.step, case)
     })
 }
 
-/// A learning rate that rises makes steps grow without any decay, and gradients vanish in what its steps have broken.
+/// The step by which the second moments of most parameters had done nothing but decay over an interval.
+pub(super) fn gone_by(facts: Facts) -> Option<u64> {
+    let gone = facts.analysis.intervals.iter().find(|interval| {
+        let own = interval.tensors.iter().filter_map(|tensor| only_decayed(facts, interval, tensor));
+        let own: Vec<bool> = own.collect();
+        own.iter().filter(|&&only_decayed| only_decayed).count() * 2 > own.len()
+    });
+    gone.map(|interval| interval.to_step)
+}
+
+/// A learning rate that rises makes steps grow without any decay, and gradients vanish in what its steps have broken; as they do in what the first
+/// ones have.
 fn unless_rate_rises(facts: Facts, step: u64, case: Case) -> Case {
     if rate::is_rising(facts, step) {
         case.although(STRONG + SUPPORTING, "the learning rate was still rising: that alone makes steps grow")
+    } else if rate::leaps(facts) {
+        case.although(
+            STRONG + SUPPORTING,
+            "the first steps were a large share of the weights: gradients vanish in what these have broken",
+        )
     } else {
         case
     }
@@ -254,7 +292,11 @@ fn outrun(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
             let expected = *states.get(tensor.canonical_name.as_str())?.0.gradient_norm.value()?;
             let ratio = *tensor.gradient_norm.value()? / expected;
             let decayed = decayed_since(facts, index, &tensor.canonical_name);
-            (ratio.is_finite() && ratio >= STALE && decayed > 0).then_some((tensor, ratio, decayed))
+            (ratio.is_finite() && ratio >= STALE && decayed.left <= HARDLY_FALLEN).then_some((
+                tensor,
+                ratio,
+                decayed.steps,
+            ))
         });
         let stale: Vec<(&TensorInterval, f64, u64)> = stale.collect();
         let Some((tensor, ratio, decayed)) = stale.iter().max_by(|a, b| a.1.total_cmp(&b.1)).copied() else {
@@ -291,16 +333,26 @@ fn outrun(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
 pub(super) fn was_decaying(facts: Facts, interval: &IntervalAnalysis, name: &str) -> bool {
     let mut intervals = facts.analysis.intervals.iter();
     let index = intervals.position(|own| own.from_step == interval.from_step);
-    index.is_some_and(|index| decayed_since(facts, index, name) > 0)
+    index.is_some_and(|index| decayed_since(facts, index, name).steps > 0)
 }
 
-/// Steps of the intervals right before `index` over which a parameter's second moment did nothing but decay.
-fn decayed_since(facts: Facts, index: usize, name: &str) -> u64 {
+/// For how many steps a second moment did nothing but decay, and what that left of it.
+#[derive(Debug, Clone, Copy)]
+struct Decay {
+    steps: u64,
+    left: f64,
+}
+
+/// That of a parameter over the intervals right before `index`.
+fn decayed_since(facts: Facts, index: usize, name: &str) -> Decay {
     let earlier = facts.analysis.intervals[..index].iter().rev().map_while(|interval| {
         let tensor = interval.tensors.iter().find(|own| own.canonical_name == name)?;
-        only_decayed(facts, interval, tensor)?.then(|| interval.to_step - interval.from_step)
+        only_decayed(facts, interval, tensor)?.then_some(interval)
     });
-    earlier.fold(0, u64::saturating_add)
+    earlier.fold(Decay { steps: 0, left: 1.0 }, |decay, interval| {
+        let grown = steady_growth(facts, interval, name).unwrap_or(0.0);
+        Decay { steps: decay.steps + interval.to_step - interval.from_step, left: decay.left / (1.0 + grown) }
+    })
 }
 
 /// Whether a parameter's second moment did next to nothing but decay over an interval.
@@ -328,8 +380,13 @@ mod tests {
     /// What is told of a map whose second moment only decays for 300 steps and then meets a gradient of 2.5 times the one of 0.1 that it
     /// expects, at this learning rate.
     fn told(rate: impl Fn(u64) -> f64) -> Mechanism {
+        told_after(3, rate)
+    }
+
+    /// The same after so many intervals of 100 steps.
+    fn told_after(intervals: usize, rate: impl Fn(u64) -> f64) -> Mechanism {
         let mut run = run_of(5, || vec![interval_tensor("fc.weight")]);
-        for interval in &mut run.intervals[1..4] {
+        for interval in &mut run.intervals[4 - intervals..4] {
             interval.tensors[0].decay_ratio = Measured::Value(1.0);
         }
         run.intervals[4].tensors[0].gradient_norm = Measured::Value(0.25);
@@ -340,6 +397,42 @@ mod tests {
         });
         run.log = Some(LogAnalysis { points: points.collect(), ..LogAnalysis::default() });
         diagnose(&run, &Assessment::default()).mechanism
+    }
+
+    #[test]
+    fn a_moment_that_has_hardly_fallen_is_not_what_made_steps_too_long() {
+        // 0.999^100 is 0.905, and its square 0.819.
+        assert_eq!(told_after(2, |_| 1e-3), Mechanism::SecondMomentDecoupled);
+        assert_ne!(told_after(1, |_| 1e-3), Mechanism::SecondMomentDecoupled);
+    }
+
+    #[test]
+    fn a_loss_that_explodes_out_of_nothing_after_moments_decayed_is_told_by_them() {
+        // It falls to 1e-10 and comes up to 1e-6, a millionth of what it fell; the norm grows by 1.5 a step, or comes at once.
+        let told = |at_once: bool| {
+            let mut run = run_of(5, || vec![interval_tensor("fc.weight")]);
+            for interval in &mut run.intervals[1..4] {
+                interval.tensors[0].decay_ratio = Measured::Value(1.0);
+            }
+            let points = (1..=500).map(|step: u64| {
+                let norm = if step < 430 { 1e-5 } else { 1e-5 * 1.5f64.powf((step - 429).min(10) as f64) };
+                let is_struck = at_once && step == 429;
+                LogPoint {
+                    step,
+                    loss: Some(Number(if step < 430 { (-0.1 * step as f64).exp().max(1e-10) } else { 1e-6 })),
+                    grad_norm: Some(Number(if is_struck { 1.0 } else { norm })),
+                    grad_norm_z: is_struck.then_some(90.0),
+                    grad_norm_ratio: is_struck.then_some(1e5),
+                    learning_rate: Some(Number(1e-3)),
+                    ..LogPoint::default()
+                }
+            });
+            run.log = Some(LogAnalysis { points: points.collect(), ..LogAnalysis::default() });
+            let told = diagnose(&run, &Assessment::default());
+            (told.mechanism, told.onset_step)
+        };
+        assert_eq!(told(false), (Mechanism::SecondMomentDecoupled, Some(430)));
+        assert_ne!(told(true).0, Mechanism::SecondMomentDecoupled);
     }
 
     #[test]
