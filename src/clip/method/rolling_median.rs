@@ -116,7 +116,7 @@ mod tests {
     /// was left of the first ones, so that nothing gets beyond 1.44 · 1.44.
     #[test]
     fn a_long_spike_is_held_near_the_square_of_the_multiple() {
-        let mut norms = vec![1.0; 100];
+        let mut norms = vec![1.0_f64; 100];
         norms[60..70].fill(30.0);
         let rule = RollingMedian { multiple: 1.2, ..RollingMedian::default() };
         let mut state = State::default();

@@ -115,6 +115,10 @@ pub(super) fn gradient_spike(facts: Facts, onset: Option<&Onset>) -> Option<Case
                 "its second moment had only decayed for a while: it is the usual that was too small",
             );
         }
+        if logged.is_none() {
+            let (Lead::One { ratio, .. } | Lead::All { ratio }) = lead;
+            case = case.number("gradient of the interval over its usual", *ratio, Some(INTERVAL_RATIO), "1");
+        }
         if logged.is_none() && is_denied(facts, interval, lead) {
             case = case.although(
                 STRONG + SUPPORTING,
