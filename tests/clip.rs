@@ -90,7 +90,7 @@ fn score(run: &Run) -> Result<Score, String> {
     ratios.sort_by(f64::total_cmp);
     let wanted = quantile(&ratios, 0.9, 1.0).expect("there are norms").value;
     let covered = (found.multiple.low..=found.multiple.high).contains(&wanted);
-    // Scored on the later steps alone, with every method having seen the earlier ones.
+    // Scored on the later healthy steps and on every spike, with every method having seen the earlier steps.
     let judged = Fit { range: seen..series.points.len(), ..found.clone() };
     let score =
         |method: Method| backtest(method, &series, &judged, 0.999).value().expect("a norm is enough").clone();

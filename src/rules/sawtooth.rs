@@ -4,12 +4,17 @@ use super::logs::{LEVEL_POINTS, level_noise};
 use crate::analysis::model::{LogPoint, Number};
 use crate::robust::median;
 
-/// Share of a rise that is given back when it is over: three quarters, as of what a run comes back from in waves.
-const GIVEN_BACK: f64 = 0.75;
+/// Share of a rise, as it is on paper, that is given back when it is over.
+const RETURNED_SHARE: f64 = 0.75;
 
-/// Rises that were given back from which they recur: three lose no divergence of 303 small real runs, two lose one, since a failure may come back from
-/// itself.
+/// Times the level before a rise below which it is over as well: an explosion that ends at guessing has given back most of its height.
+const RETURNED_BELOW: f64 = 2.0;
+
+/// Rises that were given back from which they recur: a failing run may come back from itself twice, as runs whose second moments were outrun do.
 const RECURS: usize = 3;
+
+/// Times the second largest of the rises that were given back, in ln, up to which a rise is one of them; as FP503 has it of what a run came back from.
+const AS_THE_OTHERS: f64 = 2.0;
 
 /// One rise of the level of the loss.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -18,6 +23,8 @@ struct Rise {
     from: u64,
     /// The first step of the level at which it was given back; `None` where it never was.
     to: Option<u64>,
+    /// ln of the level that it rises from.
+    floor: f64,
     /// How far, in ln.
     height: f64,
 }
@@ -28,6 +35,8 @@ pub(crate) struct Sawtooth {
     rises: Vec<Rise>,
     /// The second largest of those that were given back, in ln.
     second: f64,
+    /// ln of the lowest level that one rises from.
+    lowest: f64,
 }
 
 /// The rises of a log whose losses rise again and again, by `limit` times and beyond noise, and come back each time.
@@ -36,17 +45,23 @@ pub(crate) fn sawtooth(points: &[LogPoint], limit: f64) -> Option<Sawtooth> {
     let mut heights: Vec<f64> =
         rises.iter().filter(|rise| rise.to.is_some()).map(|rise| rise.height).collect();
     heights.sort_by(|a, b| b.total_cmp(a));
-    (heights.len() >= RECURS).then(|| Sawtooth { rises, second: heights[1] })
+    let lowest = rises.iter().map(|rise| rise.floor).fold(f64::INFINITY, f64::min);
+    (heights.len() >= RECURS).then(|| Sawtooth { rises, second: heights[1], lowest })
 }
 
 impl Sawtooth {
-    /// Whether what rose at `step` was given back as the others were; or, where the log ends before it was, is at most twice the second largest of
-    /// them, in ln. What exploded before there was a level to rise from is none of them.
+    /// Whether what rose at `step` is of the rises that recur: no higher than the others, from a level that has not climbed by more than they do.
+    /// What exploded before there was a level to rise from is none of them.
     pub(crate) fn has(&self, step: u64) -> bool {
-        let is_of = |rise: &&Rise| rise.from <= step && rise.to.is_none_or(|to| step < to);
-        let is_before = self.rises.first().is_none_or(|first| step < first.from);
-        let own = self.rises.iter().find(is_of);
-        !is_before && own.is_none_or(|rise| rise.to.is_some() || rise.height <= 2.0 * self.second)
+        let Some(at) = self.rises.partition_point(|rise| rise.from <= step).checked_sub(1) else {
+            return false;
+        };
+        let last = self.rises[at];
+        let is_over = last.to.is_some_and(|to| to <= step);
+        // Behind a rise that is over, the level is the one that the next begins at.
+        let floor =
+            if is_over { self.rises.get(at + 1).map_or(last.floor, |next| next.floor) } else { last.floor };
+        floor - self.lowest <= self.second && (is_over || last.height <= AS_THE_OTHERS * self.second)
     }
 }
 
@@ -74,13 +89,19 @@ fn rises(levels: &[Level], limit: f64) -> Vec<Rise> {
     let Some(mut floor) = levels.first().copied() else { return Vec::new() };
     let mut found = Vec::new();
     let mut top: Option<f64> = None;
-    let rise = |floor: Level, top: f64, to| Rise { from: floor.step, to, height: (top / floor.loss).ln() };
+    let rise = |from: Level, top: f64, to| Rise {
+        from: from.step,
+        to,
+        floor: from.loss.ln(),
+        height: (top / from.loss).ln(),
+    };
     for level in levels {
         let is_up = top.is_some() || level.loss > floor.loss * limit.max(level.noise);
         if is_up {
             let peak = top.map_or(level.loss, |top| top.max(level.loss));
             top = Some(peak);
-            if peak - level.loss >= GIVEN_BACK * (peak - floor.loss) {
+            let is_back = peak - level.loss >= RETURNED_SHARE * (peak - floor.loss);
+            if is_back && level.loss < RETURNED_BELOW * floor.loss {
                 found.push(rise(floor, peak, Some(level.step)));
                 (floor, top) = (*level, None);
             }
@@ -133,6 +154,32 @@ mod tests {
             (1..).zip(losses).map(|(step, loss)| point(step).with_loss(loss)).collect();
         let found = sawtooth(&points, 1.5).expect("they recur");
         assert!(!found.has(4) && found.has(60));
+    }
+
+    /// Three teeth, an explosion to a hundred, and what is left of it for good: three times what was before.
+    #[test]
+    fn an_explosion_that_ends_at_guessing_is_not_given_back() {
+        let teeth = (0..3).flat_map(|_| std::iter::repeat_n(2.5, 50).chain(std::iter::repeat_n(6.0, 20)));
+        let lost = std::iter::repeat_n(2.5, 50)
+            .chain(std::iter::repeat_n(100.0, 30))
+            .chain(std::iter::repeat_n(7.5, 200));
+        let points: Vec<LogPoint> =
+            (1..).zip(teeth.chain(lost)).map(|(step, loss)| point(step).with_loss(loss)).collect();
+        let found = sawtooth(&points, 1.5).expect("three recur");
+        assert!(found.has(60) && !found.has(262) && !found.has(400));
+    }
+
+    /// Each rises from twice where the one before did, and to five times that: what climbs further than they rise is a divergence.
+    #[test]
+    fn rises_from_a_level_that_climbs_are_none_that_recur() {
+        let teeth = (0..10).flat_map(|tooth| {
+            let floor = 2.0_f64.powi(tooth) * 0.99_f64.powi(tooth);
+            std::iter::repeat_n(floor, 50).chain(std::iter::repeat_n(5.0 * floor, 50))
+        });
+        let points: Vec<LogPoint> =
+            (1..).zip(teeth).map(|(step, loss)| point(step).with_loss(loss)).collect();
+        let found = sawtooth(&points, 1.5).expect("they recur");
+        assert!(found.has(60) && !found.has(560) && !found.has(990));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! a method needs beyond the norm it says in [`Method::needs`], and then has no threshold.
 
 use std::fmt;
+use std::mem::discriminant;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -96,10 +97,32 @@ pub enum Needs {
 
 /// A method under way.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(try_from = "Stored")]
 pub struct Clipper {
     /// The method.
     pub method: Method,
     state: State,
+}
+
+/// A method as it was written down, by this version or another.
+#[derive(Deserialize)]
+struct Stored {
+    method: Method,
+    state: State,
+}
+
+impl TryFrom<Stored> for Clipper {
+    type Error = String;
+
+    /// A method without its own memory would let everything through.
+    fn try_from(Stored { method, state }: Stored) -> Result<Self, String> {
+        let is_its_own = discriminant(&state) == discriminant(&method.start().state);
+        if is_its_own {
+            Ok(Self { method, state })
+        } else {
+            Err(format!("what is remembered of {} is of another method or version", method.name()))
+        }
+    }
 }
 
 /// What methods remember.

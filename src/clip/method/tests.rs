@@ -290,6 +290,15 @@ fn what_needs_more_than_norms_has_no_threshold_and_names_lead_back_to_methods() 
     }
 }
 
+#[test]
+fn a_method_that_remembers_what_is_of_another_is_not_read() {
+    let of = |method: Method| serde_json::to_value(method.start()).unwrap();
+    let mut stored = of(Method::RollingMedian(RollingMedian::default()));
+    stored["state"] = of(Method::SkipStep(SkipStep::default()))["state"].clone();
+    let error = serde_json::from_value::<Clipper>(stored).unwrap_err().to_string();
+    assert!(error.contains("rolling-median") && error.contains("another method"), "{error}");
+}
+
 /// What a resumed trainer needs: a clipper written down and read again goes on as it would have.
 #[test]
 fn a_clipper_that_was_written_down_goes_on() {
