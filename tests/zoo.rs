@@ -367,10 +367,6 @@ fn lead(run: &Run, doubled: u64) -> Lead {
     let checkpoints: BTreeSet<u64> = steps.collect();
     let told_at = |step: u64| diagnosed(&until(&run.analysis, step));
     let is_told = |step: u64| told_at(step).0.mechanism.name() == run.truth.mechanism;
-    let is_alarmed = |step: u64| {
-        let (diagnosis, alarms) = told_at(step);
-        diagnosis.mechanism != Mechanism::None || alarms.iter().any(|rule| is_of_an_explosion(rule))
-    };
     let by_checkpoint = checkpoints.iter().copied().find(|&step| is_told(step));
     let began = run.truth.onset.unwrap_or(0);
     let points = run.analysis.log.iter().flat_map(|log| &log.points).map(|point| point.step);
@@ -379,6 +375,16 @@ fn lead(run: &Run, doubled: u64) -> Lead {
     let by_step = between.find(|&step| is_told(step)).or(by_checkpoint);
     let mut earlier = logged.iter().copied().filter(|&step| by_step.is_none_or(|told| step < told));
     let before = |step: u64| doubled.cast_signed() - step.cast_signed();
+    // What stood before the fault began is no alarm of it; before the first step nothing did.
+    let (standing, old) = match (began > 1).then(|| told_at(began - 1)) {
+        Some((diagnosis, alarms)) => (diagnosis.mechanism, alarms),
+        None => (Mechanism::None, Vec::new()),
+    };
+    let is_alarmed = |step: u64| {
+        let (diagnosis, alarms) = told_at(step);
+        let is_told = diagnosis.mechanism != Mechanism::None && standing == Mechanism::None;
+        is_told || alarms.iter().any(|rule| is_of_an_explosion(rule) && !old.contains(rule))
+    };
     Lead {
         at_checkpoints: by_checkpoint.map(before),
         at_steps: by_step.map(before),

@@ -33,7 +33,8 @@ pub const TARGET: f64 = 1.0 - CLIPPED_SHARE;
 /// The threshold over the median is kept between these.
 pub const MULTIPLE_RANGE: [f64; 2] = [1.05, 3.0];
 
-/// The recommended rule never goes above this many times the present median (ours): a run whose usual norm is there explodes.
+/// The recommended rule never goes above this many times the highest median it was fitted on (ours): a run whose usual norm is there explodes, and one that
+/// begins anew passes through the norms of its beginning.
 pub const MOST_OVER_MEDIAN: f64 = 10.0;
 
 /// What is usual.
@@ -53,6 +54,8 @@ pub struct Fit {
     pub effective: f64,
     /// Median of the last norms.
     pub median: f64,
+    /// The largest median of [`RECENT_NORMS`] norms one after the other, and at least `median`.
+    pub highest: f64,
     /// The quantile over the median of the [`RECENT_NORMS`] norms before a step.
     pub unbounded: Estimate,
     /// The threshold over that median: the quantile within `MULTIPLE_RANGE`.
@@ -68,7 +71,7 @@ impl Fit {
     pub fn rule(&self) -> RollingMedian {
         RollingMedian {
             multiple: self.multiple.value,
-            max_norm: Some(MOST_OVER_MEDIAN * self.median),
+            max_norm: Some(MOST_OVER_MEDIAN * self.highest),
             ..RollingMedian::default()
         }
     }
@@ -97,7 +100,7 @@ pub fn fit(series: &Series, warmup_end: Option<u64>) -> Result<Fit, String> {
     let start = start(&points[..end], warmup_end);
     let norms: Vec<f64> = points[start..end].iter().map(|point| point.norm).collect();
     let usual = median(norms.iter().copied()).unwrap_or_default();
-    let residuals = recent_residuals(&logs[..end], start);
+    let (residuals, highest) = recent_residuals(&logs[..end], start);
     let rounding = grain(&norms) / usual / 2.0;
     let (spanned, core, effective) = multiple(&residuals, rounding).ok_or("no gradient norm is left")?;
     if core < FEWEST_CORE {
@@ -119,6 +122,7 @@ pub fn fit(series: &Series, warmup_end: Option<u64>) -> Result<Fit, String> {
         core: core as u64,
         effective,
         median: now,
+        highest: highest.exp().max(now),
         unbounded: spanned,
         multiple,
         threshold: multiple.map(|multiple| multiple * now),
@@ -163,17 +167,20 @@ fn target(residuals: &[f64], rounding: f64) -> Option<(Estimate, usize, f64)> {
     Some((quantile(&core, TARGET, effective)?, core.len(), effective))
 }
 
-/// Each norm from `start` on over the median of the [`RECENT_NORMS`] before it, as logarithms; of those that have as many before them.
-fn recent_residuals(logs: &[f64], start: usize) -> Vec<f64> {
+/// Each norm from `start` on over the median of the [`RECENT_NORMS`] before it, as logarithms; of those that have as many before them. And the
+/// largest of these medians.
+fn recent_residuals(logs: &[f64], start: usize) -> (Vec<f64>, f64) {
     let mut window = Sorted::new(RECENT_NORMS);
+    let mut highest = f64::NEG_INFINITY;
     let mut residuals = Vec::with_capacity(logs.len() - start);
     for (at, &log) in logs.iter().enumerate() {
         if at >= start && window.len() == RECENT_NORMS {
             residuals.push(log - window.median());
+            highest = highest.max(window.median());
         }
         window.push(log);
     }
-    residuals
+    (residuals, highest)
 }
 
 /// Residuals within six robust deviations of their median, in the order of the steps. Norms of which most were rounded to the same value
@@ -307,6 +314,20 @@ mod tests {
         norms.extend((0..60).map(|step| 1.2f64.powi(step)));
         let onset = fit(&series(&norms, 1), None).unwrap().onset.expect("norms explode");
         assert!((19_985..=20_030).contains(&onset), "{onset}");
+    }
+
+    /// Norms that are a hundredth by the end: the lines are copied into a run that begins anew as well, and must let its beginning through.
+    #[test]
+    fn the_rule_lets_through_the_norms_of_a_beginning_that_it_was_fitted_on() {
+        let falling: Vec<f64> = log_normal(1.0, 0.1, 1000)
+            .iter()
+            .zip(0..)
+            .map(|(norm, step)| norm * 0.995_f64.powi(step))
+            .collect();
+        let found = fit(&series(&falling, 1), None).unwrap();
+        let most = found.rule().max_norm.expect("it is bounded");
+        // The median of ten around step 55 is 0.995^55 = .76.
+        assert!(found.median < 0.02 && (6.0..9.0).contains(&most), "{most} {found:?}");
     }
 
     /// The .90 quantile of a log-normal of log-sd 1.5 is e^{1.9} times its median: kept at 3, and both are said.

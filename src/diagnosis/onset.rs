@@ -105,11 +105,18 @@ pub(super) fn find_confirmed(facts: Facts) -> Option<Onset> {
 }
 
 fn earliest(facts: Facts, loss: Option<Onset>) -> Option<Onset> {
+    let gradient_norm = gradient_norm(facts);
+    // The first loss of a level that is high may be one of noise: a gradient that stands out within that level is what raised it.
+    let is_within = |loss: &Onset| {
+        let level = facts.points_from(loss.step).iter().take(LEVEL_POINTS).last();
+        gradient_norm.is_some_and(|norm| level.is_some_and(|last| norm.step <= last.step))
+    };
+    let loss = loss.filter(|loss| loss.is_explosion() || !is_within(loss));
     let signs = [
         non_finite(facts),
         non_finite_state(facts),
         scale_collapse(facts).map(|(step, _)| at(facts, step, Sign::LossScale)),
-        gradient_norm(facts),
+        gradient_norm,
         loss,
         led_up(facts),
     ];

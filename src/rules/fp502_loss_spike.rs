@@ -89,9 +89,13 @@ fn stays(spike: &Spike) -> bool {
 fn tell(log: &LogAnalysis, spike: &Spike, z: f64, findings: &mut Findings) {
     let rest = rest(log, spike, |point| point.loss_z);
     let (peak, loss) = spike.peak;
-    let after = spike
-        .recovered
-        .map_or("it does not come back".to_owned(), |step| format!("it is back at step {step}"));
+    let after = match spike.recovered {
+        Some(step) => format!("it is back at step {step}"),
+        None if log.points.last().is_some_and(|last| last.step <= spike.last) => {
+            "the log ends with it".to_owned()
+        }
+        None => "it does not come back".to_owned(),
+    };
     let message = format!(
         "the loss jumps at step {} and peaks with {} at step {peak}, {} deviations above its window: {after}",
         spike.onset,

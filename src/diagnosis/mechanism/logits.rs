@@ -5,6 +5,7 @@ use crate::analysis::model::{CheckpointAnalysis, Role, TensorAnalysis};
 use crate::diagnosis::Mechanism;
 use crate::diagnosis::facts::{Facts, is_matrix, is_query_or_key, median, rms};
 use crate::diagnosis::onset::Onset;
+use crate::diagnosis::pulse::{self, Pulse};
 use crate::number::{counted, short};
 use crate::robust::largest_first;
 use crate::rules::Confidence;
@@ -180,6 +181,10 @@ fn spread_by_norms(checkpoint: &CheckpointAnalysis, layer: &str) -> Option<f64> 
     Some(inputs as f64 * rms(fused)?.powi(2))
 }
 
+/// Gradient norm over what was usual from which a step that came before an outgrown output layer is what threw it there: what a layer does to
+/// gradients by growing comes by and by.
+const CAME_FIRST: f64 = 10.0;
+
 /// An output layer that outgrows the rest.
 pub(super) fn output_logits(facts: Facts, _: Option<&Onset>) -> Option<Case> {
     let is_head = |role: Role| role == Role::OutputHead;
@@ -214,6 +219,17 @@ pub(super) fn output_logits(facts: Facts, _: Option<&Onset>) -> Option<Case> {
                 short(worst.ratio)
             ),
         );
+        let is_before = |pulse: &&Pulse| pulse.point.step < worst.step && pulse.ratio >= CAME_FIRST;
+        if let Some(pulse) = pulse::pulses(facts).iter().find(is_before) {
+            case = case.although(
+                STRONG + SUPPORTING,
+                format!(
+                    "one gradient of {} times the usual came first, at step {}: the layer had not outgrown the others before it",
+                    short(pulse.ratio),
+                    pulse.point.step
+                ),
+            );
+        }
     }
     if let Some(drift) = drift::of(facts, Role::OutputHead) {
         let sentence = format!(

@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use super::{CONCLUSIVE, Case, STRONG, SUPPORTING, rate, start};
 use crate::analysis::model::{IntervalAnalysis, Role, TensorInterval, weight_of};
 use crate::diagnosis::Mechanism;
-use crate::diagnosis::facts::{Facts, is_query_or_key, states, whole};
+use crate::diagnosis::facts::{Facts, is_query_or_key, median, states, whole};
 use crate::diagnosis::onset::{self, Onset, Sign};
 use crate::number;
-use crate::rules::Confidence;
+use crate::rules::{Confidence, Habit};
 
 /// Share of a parameter's elements without any gradient over an interval above which its units are dead (D8: more than half).
 const DEAD_SHARE: f64 = 0.5;
@@ -141,12 +141,22 @@ fn dead_in<'a>(facts: Facts, interval: &'a IntervalAnalysis) -> BTreeSet<&'a str
 /// Intervals before the first without any gradient in which units may have begun to die.
 const DIE_WITHIN: usize = 2;
 
+/// Whether the level of the loss ends where it is lowest, but for what a run comes back from in waves.
+fn ends_at_its_lowest(facts: Facts) -> bool {
+    let losses: Vec<f64> = facts.points().iter().filter_map(|point| point.loss?.finite()).collect();
+    let levels = losses.windows(onset::LEVEL_POINTS).filter_map(|window| median(window.iter().copied()));
+    let levels: Vec<f64> = levels.collect();
+    let lowest = levels.iter().copied().fold(f64::INFINITY, f64::min);
+    levels.last().is_some_and(|last| *last <= lowest * Habit::CALM.exp())
+}
+
 /// Units that never fire: their weights, their biases and what reads them get no gradient, and the bias behind them does.
 pub(super) fn dead_units(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
     for (index, interval) in facts.analysis.intervals.iter().enumerate() {
         let dead = dead_in(facts, interval);
         let Some(bias) = boundary(interval, &dead) else { continue };
-
+        // Units take a while to die, and what the log shows of it first is when they began to.
+        let since = facts.analysis.intervals[index.saturating_sub(DIE_WITHIN)].from_step;
         let share = dead_share(facts, interval, bias).unwrap_or(1.0);
         let is_first = interval.from_step == facts.checkpoints().next().map_or(0, |(step, _)| step);
         // Half of the units of a small network die in its ordinary life; a layer that is dead as a whole passes nothing on.
@@ -178,11 +188,16 @@ pub(super) fn dead_units(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
                 STRONG + SUPPORTING,
                 "the learning rate had been rising until then, and rose on until the loss did: its steps pushed the units there",
             )
+        } else if onset.is_some_and(|onset| onset.step <= since) {
+            case.although(
+                STRONG + SUPPORTING,
+                "the log shows the failure long before they died: it is what killed them",
+            )
+        } else if points < CONCLUSIVE && onset.is_none() && ends_at_its_lowest(facts) {
+            case.although(STRONG + SUPPORTING, "the loss went on falling, and is at its lowest")
         } else {
             case
         };
-        // Units take a while to die, and what the log shows of it first is when they began to.
-        let since = facts.analysis.intervals[index.saturating_sub(DIE_WITHIN)].from_step;
         let earlier = onset.filter(|onset| {
             let is_seen = matches!(onset.sign, Sign::Loss(_) | Sign::GradientNorm(_));
             is_seen && !onset.is_explosion() && (since + 1..=interval.from_step).contains(&onset.step)
