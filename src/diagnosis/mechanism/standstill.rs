@@ -71,7 +71,7 @@ fn stopped(facts: Facts) -> Option<Case> {
         let (from, to) = (interval.from_step, interval.to_step);
         let all = still.len() == interval.tensors.len();
         // Nothing moves either where a loss scaler skips every step.
-        if all && onset::scale_collapse(facts).is_some_and(|(collapsed, _)| collapsed <= to) {
+        if all && onset::scale_collapse(facts).is_some_and(|collapse| collapse.step <= to) {
             return None;
         }
         let name = &first.canonical_name;
