@@ -3,9 +3,11 @@
 //! A learning rate that is too high lets norms grow over several steps, and what it did to the weights fades over many; or they
 //! never come back. Data comes and goes from one step to the next, at whatever rate there is.
 
+use std::cell::OnceCell;
+
 use super::facts::{Facts, median};
 use super::onset::{AFTERMATH, LEVEL_POINTS, SPIKE_RATIO, SPIKE_Z};
-use super::pulse::{self, AGAIN, FEW_OTHERS, FEWEST_NEIGHBOURS, NEARLY, NEIGHBOURS};
+use super::pulse::{self, AGAIN, Excursion, FEW_OTHERS, FEWEST_NEIGHBOURS, NEARLY, NEIGHBOURS};
 use super::recovery::SAME_RATE;
 use crate::analysis::model::{LogPoint, Number};
 use crate::robust::{MAD_FLOOR, MAD_TO_DEVIATION};
@@ -39,10 +41,11 @@ pub(super) struct Burst<'a> {
     pub is_at_the_same_rate: bool,
 }
 
-/// The norms of a run, and their logarithms.
+/// The norms of a run, their logarithms, and how each stands among its neighbours, where that is asked.
 struct Norms<'a> {
     points: &'a [LogPoint],
     logs: Vec<Option<f64>>,
+    excursions: OnceCell<Vec<Option<Excursion>>>,
 }
 
 /// What norms were before a step.
@@ -61,7 +64,8 @@ impl Usual {
 /// Every burst of a run. A gradient that stands alone is none ([`pulse`]).
 pub(super) fn bursts(facts: Facts<'_>) -> Vec<Burst<'_>> {
     let points = facts.points();
-    let norms = Norms { points, logs: points.iter().map(|point| pulse::ln(point.grad_norm)).collect() };
+    let logs = points.iter().map(|point| pulse::ln(point.grad_norm)).collect();
+    let norms = Norms { points, logs, excursions: OnceCell::new() };
     let mut found = Vec::new();
     let mut index = 0;
     while index < points.len() {
@@ -143,10 +147,10 @@ impl<'a> Norms<'a> {
         let end = self.logs.len().min(last + 1 + AFTERMATH);
         let soon = self.logs[last + 1..end].iter().flatten();
         let again = soon.filter(|log| **log - usual.level > AGAIN * height).count();
-        let excursions = pulse::excursions(&self.logs);
+        let excursions = self.excursions.get_or_init(|| pulse::excursions(&self.logs));
         let elsewhere = excursions[..first].iter().chain(&excursions[end..]).flatten();
-        let others = elsewhere.filter(|other| other.log_ratio > NEARLY * height).count();
-        again <= FEW_AGAIN && others <= FEW_OTHERS
+        let mut others = elsewhere.filter(|other| other.log_ratio > NEARLY * height);
+        again <= FEW_AGAIN && others.nth(FEW_OTHERS).is_none()
     }
 
     /// Whether norms come back to what they were, as far as is known.

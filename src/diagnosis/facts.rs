@@ -128,10 +128,11 @@ pub(super) fn rms(tensor: &TensorAnalysis) -> Option<f64> {
     tensor.statistics.value()?.rms.value().copied()
 }
 
-/// The state of every parameter that is mapped, with its group, by canonical name.
-pub(super) fn states(
-    checkpoint: &CheckpointAnalysis,
-) -> BTreeMap<&str, (&ParameterOptimizer, &ParameterGroup)> {
+/// States of parameters, with their groups, by canonical name.
+pub(super) type States<'a> = BTreeMap<&'a str, (&'a ParameterOptimizer, &'a ParameterGroup)>;
+
+/// The state of every parameter that is mapped.
+pub(super) fn states(checkpoint: &CheckpointAnalysis) -> States<'_> {
     let Some(state) = checkpoint.optimizer.value() else { return BTreeMap::new() };
     let mapped = state.parameters.iter().filter_map(|parameter| {
         let name = parameter.tensor.as_ref()?.canonical_name.as_str();

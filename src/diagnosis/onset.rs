@@ -6,7 +6,7 @@ use super::facts::{Facts, median, whole};
 use super::{burst, pulse, run_up};
 use crate::analysis::model::{CheckpointAnalysis, LogPoint, Measured};
 use crate::robust::{MAD_TO_DEVIATION, MEDIAN_ERROR};
-use crate::rules::{CollapseLimits, GIVEN_BACK, Habit, LEVEL_ERRORS, collapse, diverges, is_swing, sawtooth};
+use crate::rules::{CollapseLimits, GIVEN_BACK, Habit, LEVEL_ERRORS, Swings, collapse, diverges, sawtooth};
 
 /// Robust z of ln(gradient norm) from which a step is a spike (risk catalogue E1, benchmarked in its section 6).
 pub(super) const SPIKE_Z: f64 = 6.0;
@@ -108,14 +108,14 @@ fn earliest(facts: Facts, loss: Option<Onset>) -> Option<Onset> {
     let gradient_norm = gradient_norm(facts);
     // The first loss of a level that is high may be one of noise: a gradient that stands out within that level is what raised it.
     let is_within = |loss: &Onset| {
-        let level = facts.points_from(loss.step).iter().take(LEVEL_POINTS).last();
+        let level = facts.points_from(loss.step).iter().take(LEVEL_POINTS).next_back();
         gradient_norm.is_some_and(|norm| level.is_some_and(|last| norm.step <= last.step))
     };
     let loss = loss.filter(|loss| loss.is_explosion() || !is_within(loss));
     let signs = [
         non_finite(facts),
         non_finite_state(facts),
-        scale_collapse(facts).map(|(step, _)| at(facts, step, Sign::LossScale)),
+        scale_collapse(facts).map(|found| at(facts, found.step, Sign::LossScale)),
         gradient_norm,
         loss,
         led_up(facts),
@@ -199,10 +199,11 @@ fn gradient_norm(facts: Facts) -> Option<Onset> {
     let points: Vec<&LogPoint> =
         facts.points().iter().filter(|point| point.grad_norm_ratio.is_some()).collect();
     let swings =
-        |step: u64| facts.analysis.log.as_ref().is_some_and(|log| is_swing(log, step, SPIKE_Z, SPIKE_RATIO));
+        LazyCell::new(|| facts.analysis.log.as_ref().map(|log| Swings::of(log, SPIKE_Z, SPIKE_RATIO)));
+    let is_swing = |step: u64| swings.as_ref().is_some_and(|swings| swings.has(step));
     let confirmed = (0..points.len()).find(|&index| {
         let step = points[index].step;
-        is_confirmed(&points, index) && loss_rose(facts, step) && !swings(step)
+        is_confirmed(&points, index) && loss_rose(facts, step) && !is_swing(step)
     });
     let confirmed = confirmed.and_then(|index| Some((points[index].step, points[index].grad_norm_ratio?)));
     // One that comes again and again, and that the loss does not feel, is the way of a run.
@@ -235,10 +236,12 @@ pub(super) fn loss_rose(facts: Facts, step: u64) -> bool {
 /// that it does not come back from, or only after it had doubled; no rise of those that recur.
 fn loss(facts: Facts) -> Option<Onset> {
     let sawtooth = LazyCell::new(|| sawtooth(facts.points(), LOSS_RATIO));
+    let mut returns = Returns::default();
     let found = first_rise(facts, |rise| {
         rise.height > LOSS_RATIO.ln()
-            && rise.levels[0].exp() - rise.lowest.exp() > GIVEN_BACK * (rise.first.exp() - rise.lowest.exp())
-            && !comes_back(rise.levels, rise.lowest)
+            && rise.levels[rise.start].exp() - rise.lowest.exp()
+                > GIVEN_BACK * (rise.levels[0].exp() - rise.lowest.exp())
+            && !returns.at(rise)
             && !sawtooth.as_ref().is_some_and(|rises| rises.has(rise.step))
     });
     found.or_else(|| {
@@ -257,15 +260,16 @@ struct Rise<'a> {
     /// The first step of the level that is above `LOSS_RATIO`.
     step: u64,
     height: f64,
-    /// The levels from there on.
+    /// All levels.
     levels: &'a [f64],
+    /// The one that is above.
+    start: usize,
+    /// The lowest until there.
     lowest: f64,
-    /// The first level of all.
-    first: f64,
 }
 
 /// The first rise of the level of ln(loss) that is beyond its noise and is one.
-fn first_rise(facts: Facts, is_one: impl Fn(&Rise) -> bool) -> Option<Onset> {
+fn first_rise(facts: Facts, mut is_one: impl FnMut(&Rise) -> bool) -> Option<Onset> {
     let losses = facts.points().iter().filter_map(|point| Some((point.step, point.loss?.finite()?)));
     let logs: Vec<(u64, f64)> =
         losses.filter(|(_, loss)| *loss > 0.0).map(|(step, loss)| (step, loss.ln())).collect();
@@ -282,39 +286,69 @@ fn first_rise(facts: Facts, is_one: impl Fn(&Rise) -> bool) -> Option<Onset> {
         if distances.len() < FEWEST_DISTANCES {
             continue;
         }
+        let height = level - lowest;
+        habit.add(height);
+        if height <= habit.allows() {
+            continue;
+        }
         let recent = &distances[distances.len().saturating_sub(NOISE_POINTS)..];
         let noise = MAD_TO_DEVIATION * median(recent.iter().copied())?;
         let error = MEDIAN_ERROR * noise / (LEVEL_POINTS as f64).sqrt();
-        let height = level - lowest;
-        habit.add(height);
-        if height <= LEVEL_ERRORS * error || height <= habit.allows() {
+        if height <= LEVEL_ERRORS * error {
             continue;
         }
         let Some(&(step, _)) = window.iter().find(|(_, log)| *log > lowest + LOSS_RATIO.ln()) else {
             continue;
         };
-        if is_one(&Rise { step, height, levels: &levels[start..], lowest, first: levels[0] }) {
+        if is_one(&Rise { step, height, levels: &levels, start, lowest }) {
             return Some(at(facts, step, Sign::Loss(height.exp())));
         }
     }
     None
 }
 
-/// Whether levels of ln(loss) come back to about the lowest before they are twice as high.
-fn comes_back(levels: &[f64], lowest: f64) -> bool {
-    let end = levels.iter().find(|&&level| level <= lowest + Habit::CALM || level >= lowest + DOUBLED.ln());
-    end.is_some_and(|&level| level <= lowest + Habit::CALM)
+/// Whether levels of ln(loss) come back to about the lowest before they are twice as high. No level is lower than the lowest before one of these
+/// two comes, so one answer holds for each start until then: asked in order of the starts, all together look at each level once.
+#[derive(Debug, Default)]
+struct Returns {
+    /// The newest answer, and the last start that it holds for.
+    known: Option<(usize, bool)>,
 }
 
-/// The first halving of the first run of halvings that is a collapse, and the number of halvings in it.
+impl Returns {
+    fn at(&mut self, rise: &Rise) -> bool {
+        if let Some((until, comes_back)) = self.known
+            && rise.start <= until
+        {
+            return comes_back;
+        }
+        let (calm, doubled) = (rise.lowest + Habit::CALM, rise.lowest + DOUBLED.ln());
+        let mut next = rise.levels.iter().enumerate().skip(rise.start);
+        let end = next.find(|(_, level)| **level <= calm || **level >= doubled);
+        let (until, comes_back) = end.map_or((usize::MAX, false), |(index, level)| (index, *level <= calm));
+        self.known = Some((until, comes_back));
+        comes_back
+    }
+}
+
+/// A loss scale that collapsed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct ScaleCollapse {
+    /// The first of its halvings.
+    pub step: u64,
+    /// How many; `None` where the next logged scale was 0, which any number of halvings is logged as.
+    pub halvings: Option<usize>,
+}
+
+/// The first run of halvings that is a collapse.
 ///
 /// A scaler starts far too high on purpose: its first descent, before any step was taken at all, is none.
-pub(super) fn scale_collapse(facts: Facts) -> Option<(u64, usize)> {
+pub(super) fn scale_collapse(facts: Facts) -> Option<ScaleCollapse> {
     halvings(facts).or_else(|| skipped_steps(facts))
 }
 
 /// The same by the steps that were skipped, where the scale is not logged.
-fn skipped_steps(facts: Facts) -> Option<(u64, usize)> {
+fn skipped_steps(facts: Facts) -> Option<ScaleCollapse> {
     let points = facts.points();
     let descended = (0..points.len())
         .find(|&index| points[index..].iter().take(SKIPPED_WITHIN).all(|point| !is_skipped(point)))?;
@@ -323,7 +357,7 @@ fn skipped_steps(facts: Facts) -> Option<(u64, usize)> {
         let run =
             points[first..].iter().take(SKIPPED_WITHIN).filter(|point| is_skipped(point)).filter(is_finite);
         let count = run.count();
-        (count >= HALVINGS).then_some((points[first].step, count))
+        (count >= HALVINGS).then_some(ScaleCollapse { step: points[first].step, halvings: Some(count) })
     })
 }
 
@@ -338,7 +372,7 @@ fn dense(fall: &[(u64, f64)]) -> Option<(u64, f64)> {
 }
 
 /// A scaler that grew too far is halved once or twice, and grows again: only a fall in which it never did counts.
-fn halvings(facts: Facts) -> Option<(u64, usize)> {
+fn halvings(facts: Facts) -> Option<ScaleCollapse> {
     let scales: Vec<(u64, f64)> =
         facts.points().iter().filter_map(|point| Some((point.step, point.loss_scale?.finite()?))).collect();
     let settled = scales.windows(2).position(|pair| pair[1].1 >= pair[0].1)?;
@@ -362,8 +396,40 @@ fn halvings(facts: Facts) -> Option<(u64, usize)> {
             let fall = &scales[first.saturating_sub(1)..=index + falling];
             let bottom = fall.last().map_or(now, |(_, scale)| *scale);
             let (began, top) = dense(fall).unwrap_or((began, top));
-            return Some((began, whole((top / bottom).log2()) as usize));
+            let halvings = whole((top / bottom).log2()) as usize;
+            return Some(ScaleCollapse {
+                step: began,
+                halvings: Some(halvings).filter(|&own| own >= HALVINGS),
+            });
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_answer_to_whether_levels_come_back_holds_until_the_level_that_gave_it() {
+        // Waves of up to 2.2 times the lowest, which falls now and then, and a plateau that stays.
+        let wave = |at: usize| {
+            0.8 * (at as f64 / 9.0).sin().powi(2) * (at as f64 / 31.0).cos().abs() - (at / 70) as f64 * 0.1
+        };
+        let levels: Vec<f64> = (0..400).map(wave).chain(std::iter::repeat_n(0.0, 50)).collect();
+        let mut returns = Returns::default();
+        let mut lowest = f64::INFINITY;
+        let mut told = [0; 2];
+        for (start, &level) in levels.iter().enumerate() {
+            lowest = lowest.min(level);
+            let end = levels[start..]
+                .iter()
+                .find(|&&later| later <= lowest + Habit::CALM || later >= lowest + DOUBLED.ln());
+            let wanted = end.is_some_and(|&later| later <= lowest + Habit::CALM);
+            let rise = Rise { step: 0, height: level - lowest, levels: &levels, start, lowest };
+            assert_eq!(returns.at(&rise), wanted, "{start}");
+            told[usize::from(wanted)] += 1;
+        }
+        assert!(told.iter().all(|&times| times > 50), "{told:?}");
+    }
 }

@@ -79,22 +79,39 @@ pub(super) fn again(facts: Facts, pulse: Pulse) -> usize {
     later.filter(|own| stands_out(Some(*own)) && own.log_ratio > AGAIN * pulse.ratio.ln()).count()
 }
 
-/// Whether the norm of one layer is such a pulse at `step`.
-pub(super) fn is_pulse_of(facts: Facts, layer: &str, step: u64) -> bool {
-    let logged =
-        facts.points().iter().filter_map(|point| Some((point.step, point.grad_norm_by_layer.get(layer)?)));
-    let (steps, logs): (Vec<u64>, Vec<Option<f64>>) =
-        logged.map(|(step, norm)| (step, ln(Some(*norm)))).unzip();
-    let Ok(index) = steps.binary_search(&step) else { return false };
-    let excursions = excursions(&logs);
-    let falls = match (logs[index], logs.get(index + 1)) {
-        (Some(now), Some(Some(next))) => *next <= now + FALLS_BACK_TO.ln(),
-        (_, next) => next.is_none(),
-    };
-    stands_out(excursions[index])
-        && comes_at_once(&logs, &excursions, index)
-        && falls
-        && is_alone(&excursions, index)
+/// The logged norms of one layer, and how each stands among its neighbours.
+#[derive(Debug)]
+pub(super) struct LayerNorms {
+    steps: Vec<u64>,
+    logs: Vec<Option<f64>>,
+    excursions: Vec<Option<Excursion>>,
+}
+
+impl LayerNorms {
+    pub(super) fn of(facts: Facts, layer: &str) -> Self {
+        let logged = facts
+            .points()
+            .iter()
+            .filter_map(|point| Some((point.step, point.grad_norm_by_layer.get(layer)?)));
+        let (steps, logs): (Vec<u64>, Vec<Option<f64>>) =
+            logged.map(|(step, norm)| (step, ln(Some(*norm)))).unzip();
+        let excursions = excursions(&logs);
+        Self { steps, logs, excursions }
+    }
+
+    /// Whether the norm of `step` is a pulse.
+    pub(super) fn is_pulse(&self, step: u64) -> bool {
+        let Self { steps, logs, excursions } = self;
+        let Ok(index) = steps.binary_search(&step) else { return false };
+        let falls = match (logs[index], logs.get(index + 1)) {
+            (Some(now), Some(Some(next))) => *next <= now + FALLS_BACK_TO.ln(),
+            (_, next) => next.is_none(),
+        };
+        stands_out(excursions[index])
+            && comes_at_once(logs, excursions, index)
+            && falls
+            && is_alone(excursions, index)
+    }
 }
 
 pub(super) fn ln(norm: Option<Number>) -> Option<f64> {
@@ -143,5 +160,7 @@ fn falls_back(points: &[LogPoint], index: usize) -> bool {
 fn is_alone(excursions: &[Option<Excursion>], index: usize) -> bool {
     let Some(own) = excursions[index] else { return false };
     let elsewhere = excursions[..index].iter().chain(excursions.iter().skip(index + AFTERMATH));
-    elsewhere.flatten().filter(|other| other.log_ratio > NEARLY * own.log_ratio).count() <= FEW_OTHERS
+    let mut others = elsewhere.flatten().filter(|other| other.log_ratio > NEARLY * own.log_ratio);
+    // One too many is enough: where spikes recur, each would look through the whole log.
+    others.nth(FEW_OTHERS).is_none()
 }

@@ -14,7 +14,7 @@ const RISEN: f64 = 3.0;
 const AT_ONCE: f64 = 7.0;
 
 /// Steps by which a gradient may come before what it did to the loss.
-const FEW_STEPS: u64 = 3;
+const FELT_WITHIN: u64 = 3;
 
 /// The steps that led up to the loss of a run.
 #[derive(Debug, Clone, Copy)]
@@ -48,7 +48,7 @@ pub(super) fn run_up(facts: Facts<'_>) -> Option<RunUp<'_>> {
 pub(super) fn at_once(facts: Facts, step: u64) -> Option<f64> {
     let points = facts.points();
     let until = points.partition_point(|point| point.step <= step);
-    let near = (0..until).rev().take_while(|index| points[*index].step + FEW_STEPS >= step);
+    let near = (0..until).rev().take_while(|index| points[*index].step + FELT_WITHIN >= step);
     near.filter_map(|index| norm_at_once(points, index)).reduce(f64::max)
 }
 

@@ -207,6 +207,23 @@ fn a_collapse_begins_where_the_halvings_come_together() {
 }
 
 #[test]
+fn a_loss_scale_that_comes_down_to_0_has_collapsed_and_tells_no_halvings_that_were_not_logged() {
+    let told = |scales: &[f64]| {
+        let analysis = run(200, |point| {
+            let at = scales.len().min(usize::try_from(point.step).unwrap().saturating_sub(99));
+            point.loss_scale = Some(Number(if at == 0 { 65536.0 } else { scales[at - 1] }));
+        });
+        let diagnosis = diagnose(&analysis, &Assessment::default());
+        assert_eq!((diagnosis.mechanism, diagnosis.onset_step), (Mechanism::Fp16Overflow, Some(100)));
+        let halvings = diagnosis.evidence.iter().find(|own| own.label == "halvings of the loss scale");
+        (halvings.map(|own| own.value), diagnosis.story.iter().any(|line| line.contains("came down to 0")))
+    };
+    assert_eq!(told(&[0.0]), (None, true));
+    assert_eq!(told(&[32768.0, 0.0]), (None, true));
+    assert_eq!(told(&[32768.0, 16384.0, 8192.0, 4096.0, 0.0]), (Some(4.0), false));
+}
+
+#[test]
 fn a_gradient_that_grew_out_of_the_one_before_is_no_pulse() {
     let told = |before: f64| {
         let analysis = run(200, |point| match point.step {

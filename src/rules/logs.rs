@@ -133,13 +133,24 @@ pub(super) fn swings(log: &LogAnalysis, spike: &Spike) -> bool {
     grows && matches!((before, behind), (Some(before), Some(behind)) if behind < before)
 }
 
-/// The same of the spike that a step is part of, by z and ratio as of FP501.
-pub(crate) fn is_swing(log: &LogAnalysis, step: u64, z: f64, ratio: f64) -> bool {
-    let spikes = norm_spikes(log, z, ratio);
-    spikes
-        .iter()
-        .find(|spike| (spike.onset..=spike.last).contains(&step))
-        .is_some_and(|spike| swings(log, spike))
+/// The steps of the spikes that only swung out, by z and ratio as of FP501.
+#[derive(Debug)]
+pub(crate) struct Swings {
+    /// First and last step of each, in order.
+    spans: Vec<(u64, u64)>,
+}
+
+impl Swings {
+    pub(crate) fn of(log: &LogAnalysis, z: f64, ratio: f64) -> Self {
+        let swung = norm_spikes(log, z, ratio).into_iter().filter(|spike| swings(log, spike));
+        Self { spans: swung.map(|spike| (spike.onset, spike.last)).collect() }
+    }
+
+    /// Whether a step is part of one.
+    pub(crate) fn has(&self, step: u64) -> bool {
+        let next = self.spans.partition_point(|(_, last)| *last < step);
+        self.spans.get(next).is_some_and(|(onset, _)| *onset <= step)
+    }
 }
 
 /// Robust deviations of ln(loss) above the window before it from which a loss stands out among those of its run, and the ratio.
@@ -184,8 +195,8 @@ pub(super) fn first_non_finite(log: &LogAnalysis) -> Option<u64> {
 /// down, as at the edge of stability.
 #[derive(Debug, Default)]
 pub(crate) struct Habit {
-    /// Tops of the rises that are over.
-    tops: Vec<f64>,
+    /// The two largest tops of the rises that are over, the largest first.
+    largest: [f64; 2],
     /// Top of the present one.
     top: f64,
 }
@@ -198,21 +209,15 @@ impl Habit {
     pub(crate) fn add(&mut self, rise: f64) {
         self.top = self.top.max(rise);
         if rise <= Self::CALM {
-            self.tops.push(std::mem::take(&mut self.top));
+            let [first, second] = self.largest;
+            let top = std::mem::take(&mut self.top);
+            self.largest = [first.max(top), second.max(first.min(top))];
         }
     }
 
     /// A rise that is no larger than this is no other than those before: twice the second largest of them, in ln.
     pub(crate) fn allows(&self) -> f64 {
-        let mut largest = [0.0; 2];
-        for &top in &self.tops {
-            if top > largest[0] {
-                largest = [top, largest[0]];
-            } else if top > largest[1] {
-                largest[1] = top;
-            }
-        }
-        2.0 * largest[1]
+        2.0 * self.largest[1]
     }
 }
 
@@ -366,10 +371,9 @@ fn level_left(
         return true;
     }
     let before = &so_far[..so_far.len().saturating_sub(1)];
-    let lowest = match median(before.iter().copied()).filter(|_| lowest.points == 0) {
-        Some(level) => Lowest { level, points: before.len() },
-        None => lowest,
-    };
+    // There are a handful of losses before any level: later, sorting all of them at each point would take the square of the log.
+    let early = if lowest.points == 0 { median(before.iter().copied()) } else { None };
+    let lowest = early.map_or(lowest, |level| Lowest { level, points: before.len() });
     let points = losses.len().min(lowest.points);
     let Some(level) = median(losses) else { return false };
     let Lowest { level: lowest, .. } = lowest;
@@ -420,5 +424,42 @@ mod tests {
             [(0, None), (6, None)]
         );
         assert_eq!(placed(&[x, x, x])[0].recovered, None);
+    }
+
+    #[test]
+    fn a_habit_allows_twice_the_second_largest_of_all_rises_that_are_over() {
+        let mut habit = Habit::default();
+        let mut tops: Vec<f64> = vec![0.0; 2];
+        for at in 0..200 {
+            let top = 0.3 + f64::from(at * 37 % 101) / 100.0;
+            habit.add(top);
+            assert!((habit.allows() - 2.0 * tops[1]).abs() < 1e-12, "the present rise is not over");
+            habit.add(0.1);
+            tops.push(top);
+            tops.sort_by(|a, b| b.total_cmp(a));
+            assert!((habit.allows() - 2.0 * tops[1]).abs() < 1e-12);
+        }
+    }
+
+    #[test]
+    fn a_step_swings_that_is_part_of_a_spike_which_does() {
+        // Two spikes that grow by two a step and come back; the loss is lower after the first alone.
+        let norms = [2.0, 4.0, 8.0, 4.0, 2.0];
+        let points = (1..=120).map(|step: u64| {
+            let own =
+                [40, 80].iter().find_map(|from| norms.get(usize::try_from(step.checked_sub(*from)?).ok()?));
+            LogPoint {
+                step,
+                loss: Some(Number(if step < 40 { 2.0 } else { 1.0 })),
+                grad_norm: Some(Number(own.copied().unwrap_or(1.0))),
+                grad_norm_z: Some(if own.is_some() { 10.0 } else { 0.0 }),
+                grad_norm_ratio: Some(if own.is_some() { 3.0 } else { 1.0 }),
+                ..LogPoint::default()
+            }
+        });
+        let log = LogAnalysis { points: points.collect(), ..LogAnalysis::default() };
+        let swings = Swings::of(&log, 6.0, 2.5);
+        let has: Vec<u64> = (1..=120).filter(|step| swings.has(*step)).collect();
+        assert_eq!(has, [40, 41, 42, 43, 44]);
     }
 }

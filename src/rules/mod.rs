@@ -113,7 +113,7 @@ pub use finding::{Bound, Confidence, Evidence, Finding, Findings, Severity, Subj
 pub(crate) use fp503_divergence::diverges;
 pub(crate) use fp801_large_end_to_end_gain::warned_above;
 pub(crate) use fp802_block_gain_outlier::outlier_above;
-pub(crate) use logs::{GIVEN_BACK, Habit, LEVEL_ERRORS, is_of_a_tail, is_swing};
+pub(crate) use logs::{GIVEN_BACK, Habit, LEVEL_ERRORS, Swings, is_of_a_tail};
 pub use plan::{Assessment, Needs, NotEvaluated, evaluate, level_needed};
 pub(crate) use sawtooth::sawtooth;
 pub use threshold::{Overrides, Threshold, Thresholds};

@@ -1,12 +1,14 @@
 //! What came in with one batch or one gradient: a spike, a number that is none, a range that half precision lacks.
 
+use std::collections::BTreeMap;
+
 use super::{CONCLUSIVE, Case, STRONG, SUPPORTING, rate, seam, state};
 use crate::analysis::model::{CheckpointAnalysis, IntervalAnalysis, LogPoint, TensorInterval};
 use crate::diagnosis::Mechanism;
 use crate::diagnosis::burst::{self, Burst};
 use crate::diagnosis::facts::{Facts, median, whole};
-use crate::diagnosis::onset::{self, Onset, Sign};
-use crate::diagnosis::pulse::{self, Pulse};
+use crate::diagnosis::onset::{self, Onset, ScaleCollapse, Sign};
+use crate::diagnosis::pulse::{self, LayerNorms, Pulse};
 use crate::diagnosis::run_up;
 use crate::diagnosis::suspects::{self, Lead, is_vector};
 use crate::number::{counted, short};
@@ -33,7 +35,7 @@ const SAME_SIZE: (f64, f64) = (0.7, 1.6);
 const AS_LARGE: f64 = 0.8;
 
 /// Steps by which another sign may come before this one without being its cause.
-const FEW_STEPS: u64 = 3;
+const MAY_PRECEDE: u64 = 3;
 
 /// Points before one whose norms by layer are what is usual.
 const LAYER_POINTS: usize = 32;
@@ -168,7 +170,7 @@ pub(super) fn gradient_spike(facts: Facts, onset: Option<&Onset>) -> Option<Case
         );
     }
     if let (Some(onset), Some(step)) = (onset, case.onset)
-        && onset.step + FEW_STEPS < step
+        && onset.step + MAY_PRECEDE < step
     {
         let points = if is_lost_by_then(facts, onset, step) { STRONG } else { SUPPORTING };
         case = case.although(points, format!("the run was failing from step {} on, before that", onset.step));
@@ -182,7 +184,7 @@ pub(super) fn gradient_spike(facts: Facts, onset: Option<&Onset>) -> Option<Case
     (!case.reasons.is_empty()).then_some(case)
 }
 
-/// Whether the loss was far above its level before the onset already when a gradient came at `step`, and had been for longer than a level takes.
+/// Whether the level of the loss right before a gradient that came at `step` was far above that before the onset already.
 fn is_lost_by_then(facts: Facts, onset: &Onset, step: u64) -> bool {
     let level = |until: u64| {
         let points = facts.points_until(until);
@@ -264,12 +266,18 @@ fn weight_of(facts: Facts, layer: &str) -> String {
 fn layer_pulse(facts: Facts<'_>) -> Option<(&LogPoint, String)> {
     let points = facts.points();
     let mut logged = points.iter().skip(LAYER_POINTS).filter(|point| point.grad_norm_by_layer.len() > 1);
+    // Of each layer that leads once.
+    let mut layers: BTreeMap<String, (String, bool, LayerNorms)> = BTreeMap::new();
+    let parameters = facts.parameters();
     logged.find_map(|point| {
         let layer = leading_layer(facts, point)?;
-        let weight = weight_of(facts, &layer);
-        // The norm of a few gains or biases is one of anything.
-        let is_few = facts.parameters().iter().any(|own| own.canonical_name == weight && is_vector(own.role));
-        (!is_few && pulse::is_pulse_of(facts, &layer, point.step)).then_some((point, weight))
+        let (weight, is_few, norms) = layers.entry(layer).or_insert_with_key(|layer| {
+            let weight = weight_of(facts, layer);
+            // The norm of a few gains or biases is one of anything.
+            let is_few = parameters.iter().any(|own| own.canonical_name == weight && is_vector(own.role));
+            (weight, is_few, LayerNorms::of(facts, layer))
+        });
+        (!*is_few && norms.is_pulse(point.step)).then(|| (point, weight.clone()))
     })
 }
 
@@ -398,17 +406,21 @@ fn only_layer(point: &LogPoint) -> Option<String> {
 
 /// Numbers beyond 65504: the loss scale is halved again and again and cannot be halved enough.
 pub(super) fn fp16_overflow(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
-    let (step, halvings) = onset::scale_collapse(facts)?;
+    let ScaleCollapse { step, halvings } = onset::scale_collapse(facts)?;
     let case = Case::of(Mechanism::Fp16Overflow)
         .with_confidence(Confidence::Calibrated)
-        .at(step, onset::interval(facts, step))
-        .because(
-            CONCLUSIVE,
-            format!("from step {step} on {halvings} steps had to be skipped, and the loss scale halved, in short time"),
-        )
-        .number("halvings of the loss scale", halvings as f64, Some(onset::HALVINGS as f64), "");
+        .at(step, onset::interval(facts, step));
+    let case = match halvings {
+        Some(halvings) => case
+            .because(
+                CONCLUSIVE,
+                format!("from step {step} on {halvings} steps had to be skipped, and the loss scale halved, in short time"),
+            )
+            .number("halvings of the loss scale", halvings as f64, Some(onset::HALVINGS as f64), ""),
+        None => case.because(CONCLUSIVE, format!("from step {step} on the loss scale came down to 0 in short time")),
+    };
     Some(match onset {
-        Some(onset) if onset.step + FEW_STEPS < step && onset.sign != Sign::LossScale => {
+        Some(onset) if onset.step + MAY_PRECEDE < step && onset.sign != Sign::LossScale => {
             case.although(STRONG, format!("the run was failing from step {} on, before that", onset.step))
         }
         _ => case,

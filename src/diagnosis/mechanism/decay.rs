@@ -1,11 +1,9 @@
 //! Weight decay that takes the weights away faster than gradients can hold them.
 
 use super::{CONCLUSIVE, Case, median};
-use crate::analysis::model::{
-    Algorithm, CheckpointAnalysis, IntervalAnalysis, TensorInterval, decayed, is_mostly_decay,
-};
+use crate::analysis::model::{Algorithm, CheckpointAnalysis, TensorInterval, decayed, is_mostly_decay};
 use crate::diagnosis::Mechanism;
-use crate::diagnosis::facts::{Facts, states};
+use crate::diagnosis::facts::{Facts, States, states};
 use crate::diagnosis::onset::{LEVEL_POINTS, Onset};
 use crate::diagnosis::suspects::is_vector;
 use crate::number::short;
@@ -35,8 +33,10 @@ pub(super) fn weight_decay(facts: Facts, _: Option<&Onset>) -> Option<Case> {
     facts.analysis.intervals.iter().enumerate().find_map(|(index, interval)| {
         let matrices: Vec<&TensorInterval> =
             interval.tensors.iter().filter(|tensor| !is_vector(tensor.role)).collect();
+        let at = |step: u64| facts.checkpoints().find(|(own, _)| *own == step).map(|(_, one)| Settings::of(one));
+        let (before, after) = (at(interval.from_step)?, at(interval.to_step)?);
         let gone: Vec<Decayed> =
-            matrices.iter().filter_map(|tensor| taken_away(facts, interval, tensor)).collect();
+            matrices.iter().filter_map(|tensor| taken_away(&before, &after, tensor)).collect();
         let worst = gone.iter().max_by(|a, b| a.share.total_cmp(&b.share))?;
         if gone.len() * 2 <= matrices.len() {
             return None;
@@ -60,10 +60,9 @@ pub(super) fn weight_decay(facts: Facts, _: Option<&Onset>) -> Option<Case> {
 }
 
 /// What decay took off a matrix that lost half of its norm, mostly by it.
-fn taken_away(facts: Facts, interval: &IntervalAnalysis, tensor: &TensorInterval) -> Option<Decayed> {
-    let at = |step: u64| facts.checkpoints().find(|(own, _)| *own == step).map(|(_, one)| one);
-    let before = setting(at(interval.from_step)?, &tensor.canonical_name)?;
-    let after = setting(at(interval.to_step)?, &tensor.canonical_name)?;
+fn taken_away(before: &Settings, after: &Settings, tensor: &TensorInterval) -> Option<Decayed> {
+    let before = before.get(&tensor.canonical_name)?;
+    let after = after.get(&tensor.canonical_name)?;
     let steps = *tensor.steps.value()?;
     let (rate, decay) = (f64::midpoint(before.0, after.0), after.1);
     let share = decayed(rate, decay, steps);
@@ -75,12 +74,24 @@ fn taken_away(facts: Facts, interval: &IntervalAnalysis, tensor: &TensorInterval
     })
 }
 
-/// Learning rate and decay of a parameter whose decay passes the moments by, and is no usual one.
-fn setting(checkpoint: &CheckpointAnalysis, name: &str) -> Option<(f64, f64)> {
-    let (parameter, group) = *states(checkpoint).get(name)?;
-    let optimizer = checkpoint.optimizer.value()?.optimizers.get(parameter.optimizer as usize)?;
-    let decay = group.weight_decay.filter(|&decay| decay > USUAL)?;
-    (optimizer.algorithm == Algorithm::AdamW).then_some((group.learning_rate?, decay))
+/// What the optimizer of a checkpoint is set to for each parameter.
+struct Settings<'a> {
+    checkpoint: &'a CheckpointAnalysis,
+    states: States<'a>,
+}
+
+impl<'a> Settings<'a> {
+    fn of(checkpoint: &'a CheckpointAnalysis) -> Self {
+        Self { checkpoint, states: states(checkpoint) }
+    }
+
+    /// Learning rate and decay of a parameter whose decay passes the moments by, and is no usual one.
+    fn get(&self, name: &str) -> Option<(f64, f64)> {
+        let (parameter, group) = *self.states.get(name)?;
+        let optimizer = self.checkpoint.optimizer.value()?.optimizers.get(parameter.optimizer as usize)?;
+        let decay = group.weight_decay.filter(|&decay| decay > USUAL)?;
+        (optimizer.algorithm == Algorithm::AdamW).then_some((group.learning_rate?, decay))
+    }
 }
 
 /// Whether the loss ends above its lowest level, by a share of that level and of what was learned: of a loss that is next to nothing, as where
@@ -98,7 +109,8 @@ fn suffers(facts: Facts) -> bool {
 /// The decay and the learning rate that took the weights away, at the newest checkpoint that says them.
 pub(in crate::diagnosis) fn largest(facts: Facts) -> Option<(f64, f64)> {
     let (_, newest) = facts.checkpoints().rev().find(|(_, one)| !states(one).is_empty())?;
-    let settings = states(newest).into_keys().filter_map(|name| setting(newest, name));
+    let newest = Settings::of(newest);
+    let settings = newest.states.keys().filter_map(|name| newest.get(name));
     settings.map(|(rate, decay)| (decay, rate)).max_by(|a, b| a.0.total_cmp(&b.0))
 }
 

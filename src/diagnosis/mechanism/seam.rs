@@ -24,7 +24,7 @@ const LEVEL_FACTOR: f64 = 1.6;
 const LEVEL_ERRORS: f64 = 6.0;
 
 /// Steps by which two changes are apart that are of one cause.
-const FEW_STEPS: u64 = 3;
+const ONE_CAUSE_WITHIN: u64 = 3;
 
 /// Micro-batches of one step, beyond which a factor is none of theirs.
 const MOST_PARTS: f64 = 1024.0;
@@ -183,8 +183,8 @@ pub(super) fn accumulation_change(facts: Facts, _: Option<&Onset>) -> Option<Cas
             .because(SUPPORTING, "the loss went on as before: the gradient is counted otherwise, not larger"),
         _ => case.although(SUPPORTING, "the loss changed with it, and by no whole number"),
     };
-    if let Some((collapse, _)) = onset::scale_collapse(facts)
-        && collapse.abs_diff(point.step) <= FEW_STEPS
+    if let Some(collapse) = onset::scale_collapse(facts)
+        && collapse.step.abs_diff(point.step) <= ONE_CAUSE_WITHIN
     {
         case = case.although(STRONG, "the loss scale collapsed with it, which no other divisor makes it do");
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::{CONCLUSIVE, Case, STRONG, SUPPORTING, rate, start};
 use crate::analysis::model::{IntervalAnalysis, Role, TensorInterval, weight_of};
 use crate::diagnosis::Mechanism;
-use crate::diagnosis::facts::{Facts, is_query_or_key, median, states, whole};
+use crate::diagnosis::facts::{Facts, States, is_query_or_key, median, states, whole};
 use crate::diagnosis::onset::{self, Onset, Sign};
 use crate::number;
 use crate::rules::{Confidence, Habit};
@@ -71,7 +71,7 @@ fn stopped(facts: Facts) -> Option<Case> {
         let (from, to) = (interval.from_step, interval.to_step);
         let all = still.len() == interval.tensors.len();
         // Nothing moves either where a loss scaler skips every step.
-        if all && onset::scale_collapse(facts).is_some_and(|(collapsed, _)| collapsed <= to) {
+        if all && onset::scale_collapse(facts).is_some_and(|collapse| collapse.step <= to) {
             return None;
         }
         let name = &first.canonical_name;
@@ -132,8 +132,9 @@ pub(super) fn died(facts: Facts) -> Option<u64> {
 
 /// The parameters most of whose elements had no gradient over an interval.
 fn dead_in<'a>(facts: Facts, interval: &'a IntervalAnalysis) -> BTreeSet<&'a str> {
+    let states = states_after(facts, interval);
     let dead = |tensor: &&TensorInterval| {
-        dead_share(facts, interval, tensor).is_some_and(|share| share > DEAD_SHARE)
+        dead_share(states.as_ref(), tensor).is_some_and(|share| share > DEAD_SHARE)
     };
     interval.tensors.iter().filter(dead).map(|tensor| tensor.canonical_name.as_str()).collect()
 }
@@ -157,7 +158,7 @@ pub(super) fn dead_units(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
         let Some(bias) = boundary(interval, &dead) else { continue };
         // Units take a while to die, and what the log shows of it first is when they began to.
         let since = facts.analysis.intervals[index.saturating_sub(DIE_WITHIN)].from_step;
-        let share = dead_share(facts, interval, bias).unwrap_or(1.0);
+        let share = dead_share(states_after(facts, interval).as_ref(), bias).unwrap_or(1.0);
         let is_first = interval.from_step == facts.checkpoints().next().map_or(0, |(step, _)| step);
         // Half of the units of a small network die in its ordinary life; a layer that is dead as a whole passes nothing on.
         let points = if largest_share(facts, bias) > DEAD_LAYER { CONCLUSIVE } else { STRONG + SUPPORTING };
@@ -226,15 +227,20 @@ fn largest_share(facts: Facts, tensor: &TensorInterval) -> f64 {
     let intervals = facts.analysis.intervals.iter();
     let shares = intervals.filter_map(|interval| {
         let own = interval.tensors.iter().find(|own| own.canonical_name == tensor.canonical_name)?;
-        dead_share(facts, interval, own)
+        dead_share(states_after(facts, interval).as_ref(), own)
     });
     shares.fold(0.0, f64::max)
 }
 
-/// Share of a parameter's elements that had no gradient over the interval.
-fn dead_share(facts: Facts, interval: &IntervalAnalysis, tensor: &TensorInterval) -> Option<f64> {
-    let checkpoint = facts.checkpoints().find(|(step, _)| *step == interval.to_step).map(|(_, one)| one)?;
-    let state = states(checkpoint).get(tensor.canonical_name.as_str()).map(|(state, _)| *state);
+/// The states of the checkpoint that an interval ends at.
+fn states_after<'a>(facts: Facts<'a>, interval: &IntervalAnalysis) -> Option<States<'a>> {
+    let (_, checkpoint) = facts.checkpoints().find(|(step, _)| *step == interval.to_step)?;
+    Some(states(checkpoint))
+}
+
+/// Share of a parameter's elements that had no gradient over an interval, by the states at its end.
+fn dead_share(states: Option<&States>, tensor: &TensorInterval) -> Option<f64> {
+    let state = states?.get(tensor.canonical_name.as_str()).map(|(state, _)| *state);
     let never =
         state.and_then(|state| state.rows.value()).map(|rows| rows.zero as f64 / rows.count.max(1) as f64);
     if let Some(&decayed) = tensor.floor_share.value() {

@@ -1,5 +1,6 @@
 //! What became of the optimizer's state: lost, kept too coarsely, divided by the wrong epsilon, or left behind.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{CONCLUSIVE, Case, STRONG, SUPPORTING, rate};
@@ -225,8 +226,8 @@ fn vanished_before(facts: Facts, onset: &Onset) -> Option<Case> {
     let index = intervals.iter().rposition(|one| one.to_step <= onset.step)?;
     let before = &intervals[index];
     let left = before.tensors.iter().filter(|tensor| tensor.decay_ratio.value().is_some());
-    let decay: Vec<f64> =
-        left.map(|tensor| decayed_since(facts, index + 1, &tensor.canonical_name).left).collect();
+    let decays = Decays::of(facts);
+    let decay: Vec<f64> = left.map(|tensor| decays.before(index + 1, &tensor.canonical_name).left).collect();
     let free = decay.iter().filter(|left| **left <= HARDLY_FALLEN).count();
     (free * 2 > decay.len()).then(|| {
         let case = Case::of(Mechanism::SecondMomentDecoupled)
@@ -256,9 +257,8 @@ fn vanished_before(facts: Facts, onset: &Onset) -> Option<Case> {
 /// The step by which the second moments of most parameters had done nothing but decay over an interval.
 pub(super) fn gone_by(facts: Facts) -> Option<u64> {
     let gone = facts.analysis.intervals.iter().find(|interval| {
-        let own = interval.tensors.iter().filter_map(|tensor| only_decayed(facts, interval, tensor));
-        let own: Vec<bool> = own.collect();
-        own.iter().filter(|&&only_decayed| only_decayed).count() * 2 > own.len()
+        let own = OnlyDecayed::over(facts, interval);
+        own.growth.len() * 2 > own.evaluated
     });
     gone.map(|interval| interval.to_step)
 }
@@ -280,8 +280,8 @@ fn unless_rate_rises(facts: Facts, step: u64, case: Case) -> Case {
 
 /// Gradients came back that the decayed second moment did not expect.
 fn outrun(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
-    let intervals = &facts.analysis.intervals;
-    for (index, interval) in intervals.iter().enumerate().skip(1) {
+    let decays = Decays::of(facts);
+    for (index, interval) in facts.analysis.intervals.iter().enumerate().skip(1) {
         let Some((_, before)) = facts.checkpoints().find(|(step, _)| *step == interval.from_step) else {
             continue;
         };
@@ -291,12 +291,11 @@ fn outrun(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
         let stale = matrices.filter_map(|tensor| {
             let expected = *states.get(tensor.canonical_name.as_str())?.0.gradient_norm.value()?;
             let ratio = *tensor.gradient_norm.value()? / expected;
-            let decayed = decayed_since(facts, index, &tensor.canonical_name);
-            (ratio.is_finite() && ratio >= STALE && decayed.left <= HARDLY_FALLEN).then_some((
-                tensor,
-                ratio,
-                decayed.steps,
-            ))
+            if !ratio.is_finite() || ratio < STALE {
+                return None;
+            }
+            let decayed = decays.before(index, &tensor.canonical_name);
+            (decayed.left <= HARDLY_FALLEN).then_some((tensor, ratio, decayed.steps))
         });
         let stale: Vec<(&TensorInterval, f64, u64)> = stale.collect();
         let Some((tensor, ratio, decayed)) = stale.iter().max_by(|a, b| a.1.total_cmp(&b.1)).copied() else {
@@ -333,7 +332,7 @@ fn outrun(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
 pub(super) fn was_decaying(facts: Facts, interval: &IntervalAnalysis, name: &str) -> bool {
     let mut intervals = facts.analysis.intervals.iter();
     let index = intervals.position(|own| own.from_step == interval.from_step);
-    index.is_some_and(|index| decayed_since(facts, index, name).steps > 0)
+    index.is_some_and(|index| Decays::of(facts).before(index, name).steps > 0)
 }
 
 /// For how many steps a second moment did nothing but decay, and what that left of it.
@@ -343,30 +342,65 @@ struct Decay {
     left: f64,
 }
 
-/// That of a parameter over the intervals right before `index`.
-fn decayed_since(facts: Facts, index: usize, name: &str) -> Decay {
-    let earlier = facts.analysis.intervals[..index].iter().rev().map_while(|interval| {
-        let tensor = interval.tensors.iter().find(|own| own.canonical_name == name)?;
-        only_decayed(facts, interval, tensor)?.then_some(interval)
-    });
-    earlier.fold(Decay { steps: 0, left: 1.0 }, |decay, interval| {
-        let grown = steady_growth(facts, interval, name).unwrap_or(0.0);
-        Decay { steps: decay.steps + interval.to_step - interval.from_step, left: decay.left / (1.0 + grown) }
-    })
+/// What second moments did over the intervals of a run, each looked at once and only where it is asked for.
+struct Decays<'a> {
+    facts: Facts<'a>,
+    intervals: Vec<OnceCell<OnlyDecayed<'a>>>,
 }
 
-/// Whether a parameter's second moment did next to nothing but decay over an interval.
-fn only_decayed(facts: Facts, interval: &IntervalAnalysis, tensor: &TensorInterval) -> Option<bool> {
-    let ratio = *tensor.decay_ratio.value()?;
-    let steady = steady_growth(facts, interval, &tensor.canonical_name).unwrap_or(f64::INFINITY);
-    Some(ratio <= FREE_DECAY && ratio - 1.0 <= NEXT_TO_NONE * steady)
+impl<'a> Decays<'a> {
+    fn of(facts: Facts<'a>) -> Self {
+        Self { facts, intervals: facts.analysis.intervals.iter().map(|_| OnceCell::new()).collect() }
+    }
+
+    fn over(&self, index: usize) -> &OnlyDecayed<'a> {
+        self.intervals[index]
+            .get_or_init(|| OnlyDecayed::over(self.facts, &self.facts.analysis.intervals[index]))
+    }
+
+    /// The decay of a parameter's second moment over the intervals right before `index`.
+    fn before(&self, index: usize, name: &str) -> Decay {
+        let earlier = (0..index).rev().map_while(|earlier| {
+            let interval = &self.facts.analysis.intervals[earlier];
+            Some((interval.to_step - interval.from_step, *self.over(earlier).growth.get(name)?))
+        });
+        earlier.fold(Decay { steps: 0, left: 1.0 }, |decay, (steps, grown)| Decay {
+            steps: decay.steps + steps,
+            left: decay.left / (1.0 + grown),
+        })
+    }
+}
+
+/// The second moments that did next to nothing but decay over an interval.
+struct OnlyDecayed<'a> {
+    /// What a steady gradient would have added to each of them.
+    growth: BTreeMap<&'a str, f64>,
+    /// Of how many it is known whether they did: that of an optimizer without a β₂ is not.
+    evaluated: usize,
+}
+
+impl<'a> OnlyDecayed<'a> {
+    fn over(facts: Facts<'a>, interval: &'a IntervalAnalysis) -> Self {
+        let mut found = Self { growth: BTreeMap::new(), evaluated: 0 };
+        let end = facts.checkpoints().find(|(step, _)| *step == interval.to_step);
+        let states = end.map(|(_, checkpoint)| states(checkpoint)).unwrap_or_default();
+        for tensor in &interval.tensors {
+            let name = tensor.canonical_name.as_str();
+            let beta2 = states.get(name).and_then(|(_, group)| group.beta2);
+            let (Some(&ratio), Some(beta2)) = (tensor.decay_ratio.value(), beta2) else { continue };
+            let steady = steady_growth(interval, beta2);
+            found.evaluated += 1;
+            if ratio <= FREE_DECAY && ratio - 1.0 <= NEXT_TO_NONE * steady {
+                found.growth.insert(name, steady);
+            }
+        }
+        found
+    }
 }
 
 /// What a steady gradient adds to a second moment over an interval, over what is left of it by then: β₂^-k − 1.
-fn steady_growth(facts: Facts, interval: &IntervalAnalysis, name: &str) -> Option<f64> {
-    let (_, checkpoint) = facts.checkpoints().find(|(step, _)| *step == interval.to_step)?;
-    let beta2 = states(checkpoint).get(name)?.1.beta2?;
-    Some(beta2.powf(-((interval.to_step - interval.from_step) as f64)) - 1.0)
+fn steady_growth(interval: &IntervalAnalysis, beta2: f64) -> f64 {
+    beta2.powf(-((interval.to_step - interval.from_step) as f64)) - 1.0
 }
 
 #[cfg(test)]
@@ -440,5 +474,24 @@ mod tests {
         assert_eq!(told(|_| 1e-3), Mechanism::SecondMomentDecoupled);
         assert_eq!(told(|step| 1e-3 - 1e-6 * step as f64), Mechanism::SecondMomentDecoupled);
         assert_ne!(told(|step| 1e-6 * (step as f64 / 100.0).exp()), Mechanism::SecondMomentDecoupled);
+    }
+
+    #[test]
+    fn a_moment_whose_beta2_is_not_known_is_none_that_decayed() {
+        let told = |beta2: Option<f64>| {
+            let mut run = run_of(5, || vec![interval_tensor("fc.weight")]);
+            for interval in &mut run.intervals[1..4] {
+                interval.tensors[0].decay_ratio = Measured::Value(1.0);
+            }
+            for checkpoint in &mut run.checkpoints {
+                if let Measured::Value(state) = &mut checkpoint.optimizer {
+                    state.optimizers[0].groups[0].beta2 = beta2;
+                }
+            }
+            let facts = Facts { analysis: &run, assessment: &Assessment::default() };
+            (gone_by(facts), was_decaying(facts, &run.intervals[4], "fc.weight"))
+        };
+        assert_eq!(told(Some(0.999)), (Some(run_of(5, Vec::new).intervals[1].to_step), true));
+        assert_eq!(told(None), (None, false));
     }
 }
