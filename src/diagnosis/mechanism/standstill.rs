@@ -347,10 +347,29 @@ mod tests {
     fn units_that_a_rising_rate_killed_on_its_way_are_not_the_cause() {
         let creeping = |step: f64| 1e-3 * (step / 130.0).exp();
         assert_eq!(against(792, creeping), STRONG + SUPPORTING);
-        // Steady, or falling again, or units that died behind the loss.
+        // Steady, or falling again, or units that died soon behind the loss.
         assert_eq!(against(792, |_| 1e-3), 0.0);
         assert_eq!(against(792, |step| 1e-3 * (750.0 - step).abs().max(1.0)), 0.0);
         assert_eq!(against(650, creeping), 0.0);
-        assert_eq!(against(500, creeping), 0.0);
+    }
+
+    #[test]
+    fn units_that_died_long_after_the_log_shows_the_failure_are_not_its_cause() {
+        // The two intervals before that in which they are dead begin at step 500.
+        assert_eq!(against(501, |_| 1e-3), 0.0);
+        assert_eq!(against(500, |_| 1e-3), STRONG + SUPPORTING);
+    }
+
+    #[test]
+    fn a_loss_ends_at_its_lowest_up_to_what_a_run_comes_back_from() {
+        let ends = |end: f64| {
+            let loss = |step: u64| Some(Number(if step < 800 { 2.0 - step as f64 / 800.0 } else { end }));
+            let points = (0..900).map(|step| LogPoint { step, loss: loss(step), ..LogPoint::default() });
+            let mut run = run_of(1, Vec::new);
+            run.log = Some(LogAnalysis { points: points.collect(), ..LogAnalysis::default() });
+            ends_at_its_lowest(Facts { analysis: &run, assessment: &Assessment::default() })
+        };
+        // The lowest level is about 1.01: a quarter above it is 1.26.
+        assert_eq!([0.5, 1.2, 1.3].map(ends), [true, true, false]);
     }
 }
