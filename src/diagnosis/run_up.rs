@@ -1,9 +1,10 @@
-//! What led up to the loss of a run: steps whose loss was far above all before, one after the other, until there were no numbers.
+//! What led up to the loss of a run: steps whose loss was far above all before, one after the other, until there were no numbers; and one gradient
+//! that threw a run which goes on with numbers.
 //!
 //! A run that is lost within some steps leaves too few of them for a level or a confirmed spike, and its NaN is the end and not the beginning.
 
 use super::facts::{Facts, median};
-use super::onset::{self, LEVEL_POINTS, SPIKE_Z};
+use super::onset::{self, LEVEL_POINTS, LOSS_RATIO, SPIKE_Z};
 use crate::analysis::model::{LogPoint, Number};
 
 /// Loss over the median of those before it from which it is far above them: what FP503 lets a loss rise to before its noise is known.
@@ -12,6 +13,9 @@ const RISEN: f64 = 3.0;
 /// Gradient norm over its median, and over the norm of the step before, from which it came at once, as that of a bad batch does: seven times, as
 /// for bursts. A learning rate that is too high lets norms grow.
 const AT_ONCE: f64 = 7.0;
+
+/// Gradient norm over its median, and over that of the step before, from which one gradient can have thrown a run: beyond what curvature gives at once.
+pub(super) const THROWN: f64 = 10.0;
 
 /// Steps by which a gradient may come before what it did to the loss.
 const FELT_WITHIN: u64 = 3;
@@ -52,9 +56,26 @@ pub(super) fn at_once(facts: Facts, step: u64) -> Option<f64> {
     near.filter_map(|index| norm_at_once(points, index)).reduce(f64::max)
 }
 
+/// By how many times the gradient of a step was what is usual, where it came at once from weights that were sound: the loss of the step was what it
+/// had been; or it fell to a seventh in the next one, though the weights were worse by then, so that it was the batch's.
+pub(super) fn thrown(facts: Facts, step: u64) -> Option<f64> {
+    let points = facts.points();
+    let index = points.partition_point(|point| point.step < step);
+    let ratio = norm_at_once(points, index).filter(|ratio| *ratio >= THROWN)?;
+    let loss = |index: usize| points.get(index)?.loss.and_then(Number::finite).filter(|loss| *loss > 0.0);
+    let before = index.checked_sub(1).and_then(|before| norm(points, before))?;
+    let is_as_before = loss_ratio(points, index).is_some_and(|ratio| ratio < LOSS_RATIO);
+    let is_the_batchs =
+        matches!((loss(index), loss(index + 1)), (Some(own), Some(next)) if own >= AT_ONCE * next);
+    (norm(points, index)? >= THROWN * before && (is_as_before || is_the_batchs)).then_some(ratio)
+}
+
+fn norm(points: &[LogPoint], index: usize) -> Option<f64> {
+    points.get(index)?.grad_norm.and_then(Number::finite)
+}
+
 fn norm_at_once(points: &[LogPoint], index: usize) -> Option<f64> {
-    let norm = |index: usize| points[index].grad_norm.and_then(Number::finite);
-    let (before, now) = (norm(index.checked_sub(1)?)?, norm(index)?);
+    let (before, now) = (norm(points, index.checked_sub(1)?)?, norm(points, index)?);
     points[index].grad_norm_z.filter(|z| *z > SPIKE_Z)?;
     points[index].grad_norm_ratio.filter(|ratio| *ratio >= AT_ONCE && now >= AT_ONCE * before)
 }
@@ -93,6 +114,40 @@ mod tests {
         run.log = Some(LogAnalysis { points: points.collect(), ..LogAnalysis::default() });
         let told = diagnose(&run, &Assessment::default());
         (told.mechanism, told.onset_step)
+    }
+
+    /// What is told of 60 steps at a loss and a norm near 1, of a step with these, and of a loss and norms that grow behind it, without an end.
+    fn goes_on(loss: f64, norm: f64, next: f64) -> (Mechanism, Option<u64>) {
+        let noise = |at: usize| 1.0 + 0.05 * f64::from(u8::from(at.is_multiple_of(2)));
+        let calm = (0..60).map(|at| (noise(at), noise(at)));
+        let after = (0..60).map(|at| (next * noise(at), 8.0 + f64::from(u8::from(at % 3 == 0)) * 6.0));
+        let all: Vec<(f64, f64)> = calm.chain([(loss, norm)]).chain(after).collect();
+        let points = all.iter().enumerate().map(|(at, (loss, norm))| LogPoint {
+            step: at as u64 + 1,
+            loss: Some(Number(*loss)),
+            grad_norm: Some(Number(*norm)),
+            grad_norm_z: (at >= 32).then(|| norm.ln() / 0.05),
+            grad_norm_ratio: (at >= 32).then_some(*norm),
+            loss_ratio: Some(*loss),
+            learning_rate: Some(Number(0.1)),
+            ..LogPoint::default()
+        });
+        let mut run = run_of(0, Vec::new);
+        run.log = Some(LogAnalysis { points: points.collect(), ..LogAnalysis::default() });
+        let told = diagnose(&run, &Assessment::default());
+        (told.mechanism, told.onset_step)
+    }
+
+    #[test]
+    fn one_gradient_that_came_at_once_from_sound_weights_is_what_threw_a_run() {
+        assert_eq!(goes_on(1.0, 300.0, 20.0), (Mechanism::GradientSpike, Some(61)), "a loss as before");
+        assert_eq!(
+            goes_on(200.0, 300.0, 20.0),
+            (Mechanism::GradientSpike, Some(61)),
+            "a loss of the batch's own"
+        );
+        // A loss that stays where that step had it was the weights', which the step before had left so.
+        assert_eq!(goes_on(20.0, 300.0, 20.0).0, Mechanism::LearningRate);
     }
 
     #[test]

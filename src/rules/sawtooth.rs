@@ -7,7 +7,8 @@ use crate::robust::median;
 /// Share of a rise, as it is on paper, that is given back when it is over.
 const RETURNED_SHARE: f64 = 0.75;
 
-/// Times the level before a rise below which it is over as well: an explosion that ends at guessing has given back most of its height.
+/// Times the level before the last rise below which a log has to end for that to be given back: an explosion that ends at guessing has given back most
+/// of its height.
 const RETURNED_BELOW: f64 = 2.0;
 
 /// Rises that were given back from which they recur: a failing run may come back from itself twice, as runs whose second moments were outrun do.
@@ -23,8 +24,6 @@ struct Rise {
     from: u64,
     /// The first step of the level at which it was given back; `None` where it never was.
     to: Option<u64>,
-    /// ln of the level that it rises from.
-    floor: f64,
     /// How far, in ln.
     height: f64,
 }
@@ -35,8 +34,6 @@ pub(crate) struct Sawtooth {
     rises: Vec<Rise>,
     /// The second largest of those that were given back, in ln.
     second: f64,
-    /// ln of the lowest level that one rises from.
-    lowest: f64,
 }
 
 /// The rises of a log whose losses rise again and again, by `limit` times and beyond noise, and come back each time.
@@ -45,23 +42,17 @@ pub(crate) fn sawtooth(points: &[LogPoint], limit: f64) -> Option<Sawtooth> {
     let mut heights: Vec<f64> =
         rises.iter().filter(|rise| rise.to.is_some()).map(|rise| rise.height).collect();
     heights.sort_by(|a, b| b.total_cmp(a));
-    let lowest = rises.iter().map(|rise| rise.floor).fold(f64::INFINITY, f64::min);
-    (heights.len() >= RECURS).then(|| Sawtooth { rises, second: heights[1], lowest })
+    (heights.len() >= RECURS).then(|| Sawtooth { rises, second: heights[1] })
 }
 
 impl Sawtooth {
-    /// Whether what rose at `step` is of the rises that recur: no higher than the others, from a level that has not climbed by more than they do.
-    /// What exploded before there was a level to rise from is none of them.
+    /// Whether what rose at `step` is of the rises that recur: no higher than the others. What exploded before there was a level to rise from is none
+    /// of them.
     pub(crate) fn has(&self, step: u64) -> bool {
-        let Some(at) = self.rises.partition_point(|rise| rise.from <= step).checked_sub(1) else {
-            return false;
-        };
-        let last = self.rises[at];
+        let at = self.rises.partition_point(|rise| rise.from <= step).checked_sub(1);
+        let Some(last) = at.map(|at| self.rises[at]) else { return false };
         let is_over = last.to.is_some_and(|to| to <= step);
-        // Behind a rise that is over, the level is the one that the next begins at.
-        let floor =
-            if is_over { self.rises.get(at + 1).map_or(last.floor, |next| next.floor) } else { last.floor };
-        floor - self.lowest <= self.second && (is_over || last.height <= AS_THE_OTHERS * self.second)
+        is_over || last.height <= AS_THE_OTHERS * self.second
     }
 }
 
@@ -89,27 +80,29 @@ fn rises(levels: &[Level], limit: f64) -> Vec<Rise> {
     let Some(mut floor) = levels.first().copied() else { return Vec::new() };
     let mut found = Vec::new();
     let mut top: Option<f64> = None;
-    let rise = |from: Level, top: f64, to| Rise {
-        from: from.step,
-        to,
-        floor: from.loss.ln(),
-        height: (top / from.loss).ln(),
-    };
+    let rise = |from: Level, top: f64, to| Rise { from: from.step, to, height: (top / from.loss).ln() };
+    // The level that the last rise began at.
+    let mut began = floor;
     for level in levels {
         let is_up = top.is_some() || level.loss > floor.loss * limit.max(level.noise);
         if is_up {
             let peak = top.map_or(level.loss, |top| top.max(level.loss));
             top = Some(peak);
-            let is_back = peak - level.loss >= RETURNED_SHARE * (peak - floor.loss);
-            if is_back && level.loss < RETURNED_BELOW * floor.loss {
+            if peak - level.loss >= RETURNED_SHARE * (peak - floor.loss) {
                 found.push(rise(floor, peak, Some(level.step)));
-                (floor, top) = (*level, None);
+                (began, floor, top) = (floor, *level, None);
             }
         } else if level.loss <= floor.loss {
             floor = *level;
         }
     }
     found.extend(top.map(|peak| rise(floor, peak, None)));
+    let ends_high = levels.last().is_some_and(|end| end.loss >= RETURNED_BELOW * began.loss);
+    if let Some(last) = found.last_mut()
+        && ends_high
+    {
+        last.to = None;
+    }
     found
 }
 
@@ -167,19 +160,6 @@ mod tests {
             (1..).zip(teeth.chain(lost)).map(|(step, loss)| point(step).with_loss(loss)).collect();
         let found = sawtooth(&points, 1.5).expect("three recur");
         assert!(found.has(60) && !found.has(262) && !found.has(400));
-    }
-
-    /// Each rises from twice where the one before did, and to five times that: what climbs further than they rise is a divergence.
-    #[test]
-    fn rises_from_a_level_that_climbs_are_none_that_recur() {
-        let teeth = (0..10).flat_map(|tooth| {
-            let floor = 2.0_f64.powi(tooth) * 0.99_f64.powi(tooth);
-            std::iter::repeat_n(floor, 50).chain(std::iter::repeat_n(5.0 * floor, 50))
-        });
-        let points: Vec<LogPoint> =
-            (1..).zip(teeth).map(|(step, loss)| point(step).with_loss(loss)).collect();
-        let found = sawtooth(&points, 1.5).expect("they recur");
-        assert!(found.has(60) && !found.has(560) && !found.has(990));
     }
 
     #[test]

@@ -45,10 +45,15 @@ const LAYER_LEAD: f64 = 5.0;
 
 /// One gradient far above all others, in one step or in a few in a row, in one tensor or in all.
 pub(super) fn gradient_spike(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
-    let burst = largest_burst(facts);
-    let pulse = largest_pulse(facts).filter(|pulse| burst.is_none_or(|burst| pulse.ratio > burst.ratio));
+    let thrown = onset.and_then(|onset| Some((onset, run_up::thrown(facts, onset.step)?)));
+    // What stands out behind a gradient that threw the run comes of it.
+    let is_behind = |point: &LogPoint| thrown.is_some_and(|(onset, _)| onset.step < point.step);
+    let burst = largest_burst(facts).filter(|burst| !is_behind(burst.first));
+    let pulse = largest_pulse(facts).filter(|pulse| !is_behind(pulse.point));
+    let pulse = pulse.filter(|pulse| burst.is_none_or(|burst| pulse.ratio > burst.ratio));
     let burst = burst.filter(|_| pulse.is_none());
-    let hidden = if pulse.is_none() && burst.is_none() { layer_pulse(facts) } else { None };
+    let is_told = pulse.is_some() || burst.is_some() || thrown.is_some();
+    let hidden = if is_told { None } else { layer_pulse(facts) };
     let logged = pulse.map(|pulse| pulse.point).or(burst.map(|burst| burst.first));
     let logged = logged.or(hidden.as_ref().map(|(point, _)| *point));
     let interval = match logged {
@@ -154,6 +159,21 @@ pub(super) fn gradient_spike(facts: Facts, onset: Option<&Onset>) -> Option<Case
                 short(ratio)
             ),
         );
+    }
+    if logged.is_none()
+        && let Some((onset, ratio)) = thrown
+    {
+        case = case
+            .at(onset.step, onset.interval)
+            .because(
+                STRONG + SUPPORTING,
+                format!(
+                    "the gradient norm of step {} was {} times what was usual, from one step to the next and at weights that were sound: one batch threw the run",
+                    onset.step,
+                    short(ratio)
+                ),
+            )
+            .number("gradient norm over its median", ratio, Some(run_up::THROWN), "1");
     }
     if case.reasons.is_empty()
         && let Some(onset) = onset

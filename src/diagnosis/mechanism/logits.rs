@@ -5,7 +5,7 @@ use crate::analysis::model::{CheckpointAnalysis, Role, TensorAnalysis};
 use crate::diagnosis::Mechanism;
 use crate::diagnosis::facts::{Facts, is_matrix, is_query_or_key, median, rms};
 use crate::diagnosis::onset::Onset;
-use crate::diagnosis::pulse::{self, Pulse};
+use crate::diagnosis::{pulse, run_up};
 use crate::number::{counted, short};
 use crate::robust::largest_first;
 use crate::rules::Confidence;
@@ -186,7 +186,7 @@ fn spread_by_norms(checkpoint: &CheckpointAnalysis, layer: &str) -> Option<f64> 
 const CAME_FIRST: f64 = 10.0;
 
 /// An output layer that outgrows the rest.
-pub(super) fn output_logits(facts: Facts, _: Option<&Onset>) -> Option<Case> {
+pub(super) fn output_logits(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
     let is_head = |role: Role| role == Role::OutputHead;
     let mut case = Case::of(Mechanism::OutputLogits);
     if let Some((step, fast)) = rated(facts, is_head) {
@@ -219,14 +219,16 @@ pub(super) fn output_logits(facts: Facts, _: Option<&Onset>) -> Option<Case> {
                 short(worst.ratio)
             ),
         );
-        let is_before = |pulse: &&Pulse| pulse.point.step < worst.step && pulse.ratio >= CAME_FIRST;
-        if let Some(pulse) = pulse::pulses(facts).iter().find(is_before) {
+        let pulses = pulse::pulses(facts).into_iter().map(|pulse| (pulse.point.step, pulse.ratio));
+        let thrown = onset.and_then(|onset| Some((onset.step, run_up::thrown(facts, onset.step)?)));
+        let mut large = pulses.filter(|(_, ratio)| *ratio >= CAME_FIRST).chain(thrown);
+        if let Some((step, ratio)) = large.find(|(step, _)| *step < worst.step) {
             case = case.although(
                 STRONG + SUPPORTING,
                 format!(
                     "one gradient of {} times the usual came first, at step {}: the layer had not outgrown the others before it",
-                    short(pulse.ratio),
-                    pulse.point.step
+                    short(ratio),
+                    step
                 ),
             );
         }
