@@ -61,8 +61,10 @@ fn distance(facts: Facts) -> Distance {
     let betas = newest.map(|(_, one)| states(one)).unwrap_or_default();
     let slowest = betas.values().filter_map(|(_, group)| group.beta2).filter(|&beta| beta < 1.0);
     let memory = slowest.fold(0.0, f64::max);
-    match whole(1.0 / (1.0 - memory)) {
-        steps if steps > FEWEST_STEPS => Distance { steps, because: "the second moments remember as many" },
-        _ => Distance { steps: FEWEST_STEPS, because: "a failure begins before it shows" },
+    let steps = whole(1.0 / (1.0 - memory));
+    if steps > FEWEST_STEPS {
+        Distance { steps, because: "the second moments remember as many" }
+    } else {
+        Distance { steps: FEWEST_STEPS, because: "a failure begins before it shows" }
     }
 }

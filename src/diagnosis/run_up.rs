@@ -44,7 +44,7 @@ pub(super) fn run_up(facts: Facts<'_>) -> Option<RunUp<'_>> {
         first: &points[index],
         lost,
         ratio: loss_ratio(points, index)?,
-        norm_at_once: norm_at_once(points, index),
+        norm_at_once: norm_at_once(points, index, AT_ONCE),
     })
 }
 
@@ -53,7 +53,7 @@ pub(super) fn at_once(facts: Facts, step: u64) -> Option<f64> {
     let points = facts.points();
     let until = points.partition_point(|point| point.step <= step);
     let near = (0..until).rev().take_while(|index| points[*index].step + FELT_WITHIN >= step);
-    near.filter_map(|index| norm_at_once(points, index)).reduce(f64::max)
+    near.filter_map(|index| norm_at_once(points, index, AT_ONCE)).reduce(f64::max)
 }
 
 /// By how many times the gradient of a step was what is usual, where it came at once from weights that were sound: the loss of the step was what it
@@ -61,23 +61,20 @@ pub(super) fn at_once(facts: Facts, step: u64) -> Option<f64> {
 pub(super) fn thrown(facts: Facts, step: u64) -> Option<f64> {
     let points = facts.points();
     let index = points.partition_point(|point| point.step < step);
-    let ratio = norm_at_once(points, index).filter(|ratio| *ratio >= THROWN)?;
+    let ratio = norm_at_once(points, index, THROWN)?;
     let loss = |index: usize| points.get(index)?.loss.and_then(Number::finite).filter(|loss| *loss > 0.0);
-    let before = index.checked_sub(1).and_then(|before| norm(points, before))?;
     let is_as_before = loss_ratio(points, index).is_some_and(|ratio| ratio < LOSS_RATIO);
     let is_the_batchs =
         matches!((loss(index), loss(index + 1)), (Some(own), Some(next)) if own >= AT_ONCE * next);
-    (norm(points, index)? >= THROWN * before && (is_as_before || is_the_batchs)).then_some(ratio)
+    (is_as_before || is_the_batchs).then_some(ratio)
 }
 
-fn norm(points: &[LogPoint], index: usize) -> Option<f64> {
-    points.get(index)?.grad_norm.and_then(Number::finite)
-}
-
-fn norm_at_once(points: &[LogPoint], index: usize) -> Option<f64> {
-    let (before, now) = (norm(points, index.checked_sub(1)?)?, norm(points, index)?);
+/// The gradient norm of a point over its median, where it is a spike and `times` its median and that of the point before.
+fn norm_at_once(points: &[LogPoint], index: usize, times: f64) -> Option<f64> {
+    let norm = |index: usize| points.get(index)?.grad_norm.and_then(Number::finite);
+    let (before, now) = (norm(index.checked_sub(1)?)?, norm(index)?);
     points[index].grad_norm_z.filter(|z| *z > SPIKE_Z)?;
-    points[index].grad_norm_ratio.filter(|ratio| *ratio >= AT_ONCE && now >= AT_ONCE * before)
+    points[index].grad_norm_ratio.filter(|ratio| *ratio >= times && now >= times * before)
 }
 
 /// The loss over the median of the level before it.
@@ -94,15 +91,17 @@ mod tests {
     use crate::rules::Assessment;
     use crate::rules::test_support::run_of;
 
-    /// What is told of 60 steps at a loss and a norm near 1, and these behind them, up to numbers that are none.
-    fn told(calm: usize, end: &[(f64, f64)]) -> (Mechanism, Option<u64>) {
-        let noise = |at: usize| 1.0 + 0.05 * f64::from(u8::from(at.is_multiple_of(2)));
-        let calm = (0..calm).map(|at| (noise(at), noise(at)));
-        let lost = std::iter::repeat_n((f64::NAN, f64::NAN), 5);
-        let all: Vec<(f64, f64)> = calm.chain(end.iter().copied()).chain(lost).collect();
+    /// What is told of so many steps at a loss and a norm near 1, and of these behind them, with or without the loss over its lowest.
+    fn told_of(
+        calm: usize,
+        behind: impl Iterator<Item = (f64, f64)>,
+        with_ratio: bool,
+    ) -> (Mechanism, Option<u64>) {
+        let all: Vec<(f64, f64)> = (0..calm).map(|at| (noise(at), noise(at))).chain(behind).collect();
         let points = all.iter().enumerate().map(|(at, (loss, norm))| LogPoint {
             step: at as u64 + 1,
             loss: Some(Number(*loss)),
+            loss_ratio: with_ratio.then_some(*loss),
             grad_norm: Some(Number(*norm)),
             // As the analysis measures them, of a window of ones.
             grad_norm_z: (at >= 32).then(|| norm.ln() / 0.05),
@@ -116,26 +115,19 @@ mod tests {
         (told.mechanism, told.onset_step)
     }
 
-    /// What is told of 60 steps at a loss and a norm near 1, of a step with these, and of a loss and norms that grow behind it, without an end.
+    fn noise(at: usize) -> f64 {
+        1.0 + 0.05 * f64::from(u8::from(at.is_multiple_of(2)))
+    }
+
+    /// These, up to numbers that are none.
+    fn told(calm: usize, end: &[(f64, f64)]) -> (Mechanism, Option<u64>) {
+        told_of(calm, end.iter().copied().chain(std::iter::repeat_n((f64::NAN, f64::NAN), 5)), false)
+    }
+
+    /// A step with these, and a loss and norms that grow behind it, without an end.
     fn goes_on(loss: f64, norm: f64, next: f64) -> (Mechanism, Option<u64>) {
-        let noise = |at: usize| 1.0 + 0.05 * f64::from(u8::from(at.is_multiple_of(2)));
-        let calm = (0..60).map(|at| (noise(at), noise(at)));
         let after = (0..60).map(|at| (next * noise(at), 8.0 + f64::from(u8::from(at % 3 == 0)) * 6.0));
-        let all: Vec<(f64, f64)> = calm.chain([(loss, norm)]).chain(after).collect();
-        let points = all.iter().enumerate().map(|(at, (loss, norm))| LogPoint {
-            step: at as u64 + 1,
-            loss: Some(Number(*loss)),
-            grad_norm: Some(Number(*norm)),
-            grad_norm_z: (at >= 32).then(|| norm.ln() / 0.05),
-            grad_norm_ratio: (at >= 32).then_some(*norm),
-            loss_ratio: Some(*loss),
-            learning_rate: Some(Number(0.1)),
-            ..LogPoint::default()
-        });
-        let mut run = run_of(0, Vec::new);
-        run.log = Some(LogAnalysis { points: points.collect(), ..LogAnalysis::default() });
-        let told = diagnose(&run, &Assessment::default());
-        (told.mechanism, told.onset_step)
+        told_of(60, [(loss, norm)].into_iter().chain(after), true)
     }
 
     #[test]
