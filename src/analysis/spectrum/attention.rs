@@ -5,10 +5,9 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::device;
 use super::head::{self, Head, HeadNorms, NormalLogits};
 use super::layout::{Attention, Heads, Order, Projections};
-use crate::analysis::device::or_processor;
+use crate::analysis::device::{chosen, or_processor};
 use crate::analysis::model::{AttentionAnalysis, HeadAnalysis, Measured, TensorAnalysis};
 use crate::checkpoint::Checkpoint;
 use crate::compute::cuda::Device;
@@ -84,7 +83,7 @@ pub(super) fn measure_all(
     }
     let readable: Vec<&Attention> = layers.iter().filter(|layer| is_finite(layer, analyses)).collect();
     // On a GPU one layer after the other: there is one device, and the heads of a layer are read by all threads.
-    let device = device::asked_for(context);
+    let device = chosen(context);
     let measure = |layer: &&Attention| measure(checkpoint, layer, device.as_ref(), context);
     let measured: Vec<Result<Option<AttentionAnalysis>>> = match &device {
         Some(_) => readable.iter().map(measure).collect(),

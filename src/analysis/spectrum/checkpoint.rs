@@ -8,6 +8,7 @@ use super::geometry::Evidence;
 use super::layout::Attention;
 use super::tensor::{self, Subject};
 use super::{adapter, tensor::measure};
+use crate::analysis::device::chosen;
 use crate::analysis::model::{
     AdapterAnalysis, AttentionAnalysis, MeasureLevel, Measured, Spectrum, TensorAnalysis,
 };
@@ -50,6 +51,8 @@ pub fn measure_all(
         let attention = Measured::not(NEEDS_SPECTRA);
         return Layers { attention, adapters: Measured::not(NEEDS_SPECTRA), errors: Vec::new() };
     }
+    let elements = analyses.iter().filter(|analysis| is_measured(analysis)).map(|analysis| analysis.elements);
+    let context = &device::settled(elements.fold(0, u64::saturating_add), context);
     let layers = Attention::find(checkpoint);
     let evidence = Evidence::of(checkpoint.config.as_ref(), analyses, context);
     let spectrum_of = |index: usize, analysis: &TensorAnalysis, eigenvalues: Option<&[f64]>| {
@@ -79,28 +82,20 @@ pub fn measure_all(
             Err(error) => (Measured::not(error.kind.to_string()), Some(error.for_tensor(&analysis.name))),
         }
     };
-    let is_measured = |(index, analysis): (usize, &TensorAnalysis)| {
-        let stored = checkpoint.tensors[index].tensor.as_ref().ok()?;
-        let is_skipped = analysis.tied_to.is_some() || tensor::reason(analysis).is_some();
-        (!is_skipped).then(|| stored.byte_count())
-    };
-    let sizes = analyses.iter().enumerate().filter_map(is_measured);
+    let is_measured =
+        |index: &usize| is_measured(&analyses[*index]) && checkpoint.tensors[*index].tensor.is_ok();
+    let sizes = (0..analyses.len()).filter(is_measured);
+    let sizes = sizes.filter_map(|index| Some(checkpoint.tensors[index].tensor.as_ref().ok()?.byte_count()));
     context.progress.expect_tensors(sizes.clone().count());
     context.progress.expect(sizes.fold(0, u64::saturating_add));
     // What goes to a GPU goes there from a few threads: there is one device, and one stream to it.
-    let is_large = |index: &usize| {
-        tensor::reason(&analyses[*index]).is_none()
-            && device::takes(analyses[*index].elements as usize, context)
-    };
-    // Not asked for where nothing is worth it: opening a device takes a while.
-    let has_device = (0..analyses.len()).any(|index| is_large(&index)) && device::is_there(context);
+    let has_device = (0..analyses.len()).any(|index| is_measured(&index)) && chosen(context).is_some();
     let (given, kept): (Vec<usize>, Vec<usize>) =
-        (0..analyses.len()).partition(|index| has_device && is_large(index));
+        (0..analyses.len()).partition(|index| has_device && is_measured(index));
     let lanes = if level == MeasureLevel::Spectra { LANES } else { 1 };
     let all = &*analyses;
     let on_device = || {
-        let small = given.iter().copied().filter(|index| is_measured((*index, &all[*index])).is_some());
-        let together = together(checkpoint, all, small, level, context);
+        let together = together(checkpoint, all, &given, level, context);
         let one =
             |index: usize| (index, spectrum_of(index, &all[index], together.get(&index).map(Vec::as_slice)));
         let lane = |first: usize| given.iter().copied().skip(first).step_by(lanes);
@@ -126,11 +121,16 @@ pub fn measure_all(
     Layers { attention, adapters, errors }
 }
 
+/// Whether a tensor gets a spectrum of its own.
+fn is_measured(analysis: &TensorAnalysis) -> bool {
+    analysis.tied_to.is_none() && tensor::reason(analysis).is_none()
+}
+
 /// Of these tensors, which are given to a GPU, those whose spectra come from a small Gram matrix, and its eigenvalues.
 fn together(
     checkpoint: &Checkpoint,
     analyses: &[TensorAnalysis],
-    indices: impl Iterator<Item = usize>,
+    indices: &[usize],
     level: MeasureLevel,
     context: &Context,
 ) -> HashMap<usize, Vec<f64>> {
@@ -139,7 +139,7 @@ fn together(
         let depth = tensor::depth_as_matrix(analysis, tensor, level)?;
         Some((index, (tensor::as_matrix(analysis, tensor), depth)))
     };
-    let (indices, matrices): (Vec<usize>, Vec<_>) = indices.filter_map(matrix_of).unzip();
+    let (indices, matrices): (Vec<usize>, Vec<_>) = indices.iter().copied().filter_map(matrix_of).unzip();
     let eigenvalues = device::of_many(&matrices, context);
     indices.into_iter().zip(eigenvalues).filter_map(|(index, found)| Some((index, found?))).collect()
 }

@@ -19,24 +19,24 @@ pub enum Route {
     LanczosAndDensity,
 }
 
-/// A depth, the longest shorter side, the most elements, and the route up to there.
-type Line = (MeasureLevel, usize, usize, Route);
+/// A depth, the longest shorter side, and the route up to there.
+type Line = (MeasureLevel, usize, Route);
 
-/// However many.
+/// However long.
 const ANY: usize = usize::MAX;
 
-/// Up to which shorter side and how many elements, at which depth: the first line that holds decides.
+/// Up to which shorter side, at which depth: the first line that holds decides.
 ///
 /// The costs are those of one core for a square matrix: 256: 2 ms. 1024: 0.3 s, by bidiagonalisation 1.5 s. 4096: 20 s and
 /// 130 MB. Lanczos takes some 80 times as long as reading the matrix at any size.
 const TABLE: &[Line] = &[
-    (MeasureLevel::Spectra, 1, ANY, Route::Direct),
-    (MeasureLevel::Spectra, 256, ANY, Route::Gram),
-    (MeasureLevel::Spectra, ANY, ANY, Route::Lanczos),
-    (MeasureLevel::Full, 1, ANY, Route::Direct),
-    (MeasureLevel::Full, 1024, ANY, Route::GramThenBidiagonal),
-    (MeasureLevel::Full, 4096, ANY, Route::Gram),
-    (MeasureLevel::Full, ANY, ANY, Route::LanczosAndDensity),
+    (MeasureLevel::Spectra, 1, Route::Direct),
+    (MeasureLevel::Spectra, 256, Route::Gram),
+    (MeasureLevel::Spectra, ANY, Route::Lanczos),
+    (MeasureLevel::Full, 1, Route::Direct),
+    (MeasureLevel::Full, 1024, Route::GramThenBidiagonal),
+    (MeasureLevel::Full, 4096, Route::Gram),
+    (MeasureLevel::Full, ANY, Route::LanczosAndDensity),
 ];
 
 /// The same on a GPU with cuSOLVER, where the Gram matrix costs a thousandth of what it does on one core.
@@ -45,35 +45,32 @@ const TABLE: &[Line] = &[
 ///
 /// | | 512² | 1024² | 2048² | 4096² | 11008×4096 |
 /// |---|---|---|---|---|---|
-/// | Lanczos, one vector at a time | 7.6 | 7.5 | 9.5 | 11.1 | 9.3 |
-/// | Lanczos by blocks | 5.3 | 6.1 | 6.0 | 8.6 | 12.0 |
-/// | all singular values | 6.0 | 15.0 | 44 | 163 | 144 |
+/// | Lanczos, one vector at a time | 6.1 | 7.4 | 10.0 | 8.2 | 9.2 |
+/// | Lanczos by blocks | 4.7 | 6.1 | 6.0 | 8.2 | 10.5 |
+/// | all singular values | 5.9 | 14.7 | 39 | 181 | 148 |
+///
+/// Alone one vector at a time is quicker for the largest; of a whole 7B model, three matrices under way at once, blocks take 3.3 s and
+/// one vector at a time for those beyond 4096² 3.7 s.
 const TABLE_WITH_SOLVER: &[Line] = &[
-    (MeasureLevel::Spectra, 1, ANY, Route::Direct),
-    (MeasureLevel::Spectra, 256, ANY, Route::Gram),
-    (MeasureLevel::Spectra, ANY, LARGEST_BY_BLOCKS, Route::BlockLanczos),
-    (MeasureLevel::Spectra, ANY, ANY, Route::Lanczos),
-    (MeasureLevel::Full, 1, ANY, Route::Direct),
-    (MeasureLevel::Full, 1024, ANY, Route::GramThenBidiagonal),
-    (MeasureLevel::Full, LARGEST_ON_DEVICE, ANY, Route::Gram),
-    (MeasureLevel::Full, ANY, ANY, Route::LanczosAndDensity),
+    (MeasureLevel::Spectra, 1, Route::Direct),
+    (MeasureLevel::Spectra, 256, Route::Gram),
+    (MeasureLevel::Spectra, ANY, Route::BlockLanczos),
+    (MeasureLevel::Full, 1, Route::Direct),
+    (MeasureLevel::Full, 1024, Route::GramThenBidiagonal),
+    (MeasureLevel::Full, LARGEST_ON_DEVICE, Route::Gram),
+    (MeasureLevel::Full, ANY, Route::LanczosAndDensity),
 ];
 
 /// The same on a GPU whose driver is alone: the processor has the eigenvalues of Gram matrices.
 const TABLE_OF_DRIVER: &[Line] = &[
-    (MeasureLevel::Spectra, 1, ANY, Route::Direct),
-    (MeasureLevel::Spectra, 256, ANY, Route::Gram),
-    (MeasureLevel::Spectra, ANY, LARGEST_BY_BLOCKS, Route::BlockLanczos),
-    (MeasureLevel::Spectra, ANY, ANY, Route::Lanczos),
-    (MeasureLevel::Full, 1, ANY, Route::Direct),
-    (MeasureLevel::Full, 1024, ANY, Route::GramThenBidiagonal),
-    (MeasureLevel::Full, 4096, ANY, Route::Gram),
-    (MeasureLevel::Full, ANY, ANY, Route::LanczosAndDensity),
+    (MeasureLevel::Spectra, 1, Route::Direct),
+    (MeasureLevel::Spectra, 256, Route::Gram),
+    (MeasureLevel::Spectra, ANY, Route::BlockLanczos),
+    (MeasureLevel::Full, 1, Route::Direct),
+    (MeasureLevel::Full, 1024, Route::GramThenBidiagonal),
+    (MeasureLevel::Full, 4096, Route::Gram),
+    (MeasureLevel::Full, ANY, Route::LanczosAndDensity),
 ];
-
-/// Elements of the largest matrix that blocks of vectors are worth on a GPU: 4096². A product with eight vectors takes three to four times as long as with one,
-/// and of larger matrices the products are what counts, not the calls of the driver.
-const LARGEST_BY_BLOCKS: usize = 1 << 24;
 
 /// Up to which shorter side all singular values are computed on a device with a solver of its own: 2 GB for the Gram matrix.
 const LARGEST_ON_DEVICE: usize = 1 << 14;
@@ -102,9 +99,7 @@ pub fn route(on: On, level: MeasureLevel, rows: usize, columns: usize) -> Option
     };
     let shorter = rows.min(columns);
     let level = level.min(MeasureLevel::Full);
-    let holds = |&&(depth, longest, most, _): &&Line| {
-        depth == level && shorter <= longest && rows.saturating_mul(columns) <= most
-    };
+    let holds = |&&(depth, longest, _): &&Line| depth == level && shorter <= longest;
     table.iter().find(holds).map(|&(.., route)| route)
 }
 
@@ -130,12 +125,7 @@ mod tests {
         let at = |on, level, shorter| route(on, level, shorter, 20_000).unwrap();
         let (processor, gpu) = (On::Processor, On::Gpu { has_solver: true });
         assert_eq!(at(processor, MeasureLevel::Spectra, 4096), Route::Lanczos);
-        assert_eq!(route(gpu, MeasureLevel::Spectra, 4096, 4096), Some(Route::BlockLanczos));
-        assert_eq!(
-            at(gpu, MeasureLevel::Spectra, 4096),
-            Route::Lanczos,
-            "the products are what it waits for"
-        );
+        assert_eq!(at(gpu, MeasureLevel::Spectra, 4096), Route::BlockLanczos);
         assert_eq!(at(processor, MeasureLevel::Full, 8192), Route::LanczosAndDensity);
         assert_eq!(at(On::Gpu { has_solver: false }, MeasureLevel::Full, 8192), Route::LanczosAndDensity);
         assert_eq!(at(gpu, MeasureLevel::Full, 8192), Route::Gram);

@@ -1,29 +1,28 @@
 //! Which device measures a matrix, and what happens when the GPU does not: the matrix is measured on the processor, and the ledger
 //! says so.
 
-use std::sync::Arc;
-
 use super::choice::{self, On, Route};
 use super::{batch, matrix};
 use crate::analysis::device::{chosen, or_processor};
 use crate::analysis::model::{MeasureLevel, Measured, Spectrum};
-use crate::compute::cuda::Device;
 use crate::compute::{Cpu, Matrix};
 use crate::context::{Context, DeviceChoice};
 use crate::error::Result;
 use crate::tensor::Kind;
 
-/// Elements below which a matrix is not worth a GPU of its own accord: the processor has its spectrum within a few
-/// milliseconds, and the calls of the driver alone take some.
-const WORTH: usize = 1 << 20;
+/// Elements of all matrices together below which a checkpoint's spectra are not worth a GPU of its own accord. Opening one with its libraries
+/// takes 0.6 to 1.2 s (docs/benchmarks.md, "On a GPU"), in which two cores measure 2²⁵ elements and sixteen 2²⁸.
+const WORTH: u64 = 1 << 27;
 
-/// Whether the GPU, where there is one, is given a matrix of so many elements.
-pub(super) fn takes(elements: usize, context: &Context) -> bool {
-    match context.device.choice {
-        DeviceChoice::Cpu => false,
-        DeviceChoice::Auto => elements >= WORTH,
-        DeviceChoice::Cuda(_) => elements > 0,
+/// What `auto` comes to for the spectra of so many elements: the first GPU for all that it can do, or the processor. It does not depend on the
+/// number of threads, since the last bits do on the device.
+pub(super) fn settled(elements: u64, context: &Context) -> Context {
+    let mut settled = context.clone();
+    if context.device.choice == DeviceChoice::Auto {
+        let takes = elements >= WORTH && chosen(context).is_some();
+        settled.device.choice = if takes { DeviceChoice::Cuda(0) } else { DeviceChoice::Cpu };
     }
+    settled
 }
 
 /// Whether kernels, which count rows and columns with 32 bits, can count these.
@@ -31,23 +30,10 @@ fn is_countable(rows: usize, columns: usize) -> bool {
     [rows, columns].iter().all(|count| u32::try_from(*count).is_ok())
 }
 
-/// Whether there is a GPU that is to be used.
-pub(super) fn is_there(context: &Context) -> bool {
-    chosen(context).is_some()
-}
-
-/// The GPU that was asked for. By `auto` small matrices and heads stay on the processor: what calls for many of them gain was not timed yet.
-pub(super) fn asked_for(context: &Context) -> Option<Arc<Device>> {
-    match context.device.choice {
-        DeviceChoice::Cuda(_) => chosen(context),
-        DeviceChoice::Auto | DeviceChoice::Cpu => None,
-    }
-}
-
 /// Of each matrix the eigenvalues of its Gram matrix, where a GPU had them in one call with those of others; the rest is measured alone.
 pub(super) fn of_many(matrices: &[(Matrix<'_>, MeasureLevel)], context: &Context) -> Vec<Option<Vec<f64>>> {
     let mut found = vec![None; matrices.len()];
-    let device = asked_for(context).filter(|device| device.has_solver() && matrices.len() > 1);
+    let device = chosen(context).filter(|device| device.has_solver() && matrices.len() > 1);
     let Some(device) = device else { return found };
     let places: Vec<usize> = (0..matrices.len()).filter(|place| is_gathered(&matrices[*place])).collect();
     let gathered: Vec<&Matrix<'_>> = places.iter().map(|place| &matrices[*place].0).collect();
@@ -83,7 +69,7 @@ pub(super) fn measure(
     // A norm is read off on the way: nothing of it is the device's.
     let is_for_device = route != Route::Direct && is_countable(rows, columns);
     let has_kernels = matrix.dtype().kind() == Kind::Float;
-    if !is_for_device || !has_kernels || !takes(rows * columns, context) {
+    if !is_for_device || !has_kernels {
         return on_processor();
     }
     let Some(device) = chosen(context) else { return on_processor() };
@@ -98,6 +84,21 @@ pub(super) fn measure(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn auto_is_the_processor_where_little_is_measured_and_what_was_asked_for_stays() {
+        let settled = |choice, elements| {
+            let mut context = Context::default();
+            context.device.choice = choice;
+            settled(elements, &context).device.choice
+        };
+        assert_eq!(settled(DeviceChoice::Auto, WORTH - 1), DeviceChoice::Cpu);
+        for choice in [DeviceChoice::Cpu, DeviceChoice::Cuda(0), DeviceChoice::Cuda(3)] {
+            for elements in [0, WORTH, u64::MAX] {
+                assert_eq!(settled(choice, elements), choice);
+            }
+        }
+    }
 
     #[test]
     fn sides_beyond_thirty_two_bits_are_not_for_a_device() {
