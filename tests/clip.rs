@@ -181,16 +181,18 @@ fn thresholds_of_the_zoo_are_scored_on_later_steps() {
         "mean regret: {own:.4}, fixed {fixed:.4}, AutoClip {auto:.4}, 10 x median {ten:.4}, constant {constant:.4}, a twentieth in hindsight {hindsight:.4}"
     );
     println!("worst against: fixed {:.4}, AutoClip {:.4}, 10 x median {:.4}", worst(1), worst(2), worst(3));
-    // What holds is held; what does not (regret against ten times the median, the worst against a fixed 1.0) stands in docs/benchmarks-clip.md.
+    // On other zoos not all of this holds: docs/benchmarks-clip.md.
     if std::env::var_os("FLASHPOINT_ZOO").is_some() {
         return;
     }
     assert!(count >= 30.0, "only {count} runs were scored");
     assert!(covered / count >= COVERED, "covered in {covered} of {count} runs");
-    assert!(own < fixed && own < auto, "{own} {fixed} {auto}");
+    assert!(own < fixed && own < auto && own < ten, "{own} {fixed} {auto} {ten}");
     assert!(own < constant, "{own} {constant}");
     assert!(in_range == scores.len(), "5 to 25 % clipped in {in_range} of {count} runs");
-    assert!(worst(2) <= WORST, "{}", worst(2));
+    for against in [1, 2, 3] {
+        assert!(worst(against) <= WORST, "{}", worst(against));
+    }
 }
 
 /// Share of the later healthy steps that may be clipped.
@@ -394,7 +396,7 @@ fn the_page_is_no_wider_than_a_terminal_and_begins_with_the_answer() {
         .output()
         .expect("the binary under test can be started");
     let page = String::from_utf8(output.stdout).expect("reports are UTF-8");
-    let is_code = |line: &str| ["clip_", "recent", "follow("].iter().any(|part| line.contains(part));
+    let is_code = |line: &str| ["clip_", "recent", "clip("].iter().any(|part| line.contains(part));
     let wide: Vec<&str> = page.lines().filter(|line| line.chars().count() > 80 && !is_code(line)).collect();
     assert!(wide.is_empty(), "{wide:#?}");
     let answer = page.lines().nth(3).expect("a fourth line");

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::method::{CLIPPED_SHARE, MOST_POWER, POWER_RATE, RollingMedian};
+use super::method::{CLIPPED_SHARE, MOST_POWER, POWER_RATE, RollingMedian, TAIL_POWER};
 use crate::number::short;
 
 /// Text to copy.
@@ -42,33 +42,25 @@ pub fn global_norm(threshold: f64) -> Vec<Snippet> {
     ]
 }
 
-/// Clipping to a multiple of the median of the last norms, which begin at `median`, whose power follows the share that is clipped. A norm that is
-/// not finite is not remembered, and in a loop of one's own no step. The Trainer reads its `max_grad_norm` anew at every step, and hands the norm before clipping to
-/// `on_log`.
+/// Clipping by a multiple of the median of the last norms, which begin at `median`, whose power follows the share that is clipped. A norm that is
+/// not finite is not remembered, and its gradients are dropped, so that the optimizer has none to step with. The Trainer calls
+/// `on_pre_optimizer_step` behind its own clipping, which an infinite `max_grad_norm` keeps to unscaling.
 pub fn rolling_median(rule: RollingMedian, median: f64) -> Vec<Snippet> {
     let (multiple, usual, window) = (short(rule.multiple), short(median), rule.window);
-    let limit = match rule.max_norm {
-        Some(most) => format!("min({multiple} ** power[0] * median(recent), {})", short(most)),
-        None => format!("{multiple} ** power[0] * median(recent)"),
-    };
+    let most = rule.max_norm.map_or_else(|| "math.inf".to_owned(), short);
     let begin = format!(
         "import math; from collections import deque; from statistics import median; recent, power = deque([{usual}] * {window}, maxlen={window}), [1.0]"
     );
-    let of_step = format!("def limit(): return {limit}");
-    let follow = format!(
-        "def follow(norm, most): norm > 0 and recent.append(min(norm, most)); power[0] = min(max(power[0] + {POWER_RATE} * ((norm > most) - {CLIPPED_SHARE}), 0), {MOST_POWER})"
+    let of_norm = format!(
+        "def max_norm(norm): multiple, usual = {multiple} ** power[0], median(recent); limit = min(multiple * usual, {most}); power[0] = min(max(power[0] + {POWER_RATE} * ((norm > limit) - {CLIPPED_SHARE}), 0), {MOST_POWER}); norm > 0 and recent.append(min(norm, limit)); return min(math.sqrt(limit * norm), {most}) if limit < norm < multiple ** {TAIL_POWER} * usual else limit"
     );
-    let clip = format!(
-        "most = limit(); norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), most))  # {UNSCALED}"
-    );
-    let step =
-        "if math.isfinite(norm): follow(norm, most); optimizer.step()  # under AMP scaler.step(optimizer)";
-    let trainer = "class RollingMedian(transformers.TrainerCallback): on_log = lambda self, args, state, control, logs, **_: (follow(logs[\"grad_norm\"], args.max_grad_norm), setattr(args, \"max_grad_norm\", limit()))[1] if math.isfinite(logs.get(\"grad_norm\", math.nan)) else None  # with PyTorch's first three lines, max_grad_norm as above, logging_steps=1, and callbacks=[RollingMedian()]";
-    let lightning = "def configure_gradient_clipping(self, optimizer, *_, **__): most = limit(); norm = float(torch.nn.utils.clip_grad_norm_(self.parameters(), most)); math.isfinite(norm) and follow(norm, most)  # in the LightningModule, with PyTorch's first three lines";
+    let clip = "def clip(model): norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), math.inf)); torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm(norm)) if math.isfinite(norm) else model.zero_grad()";
+    let step = format!("clip(model)  # before optimizer.step(), {UNSCALED}");
+    let trainer = "class RollingMedian(transformers.TrainerCallback): on_pre_optimizer_step = lambda self, args, state, control, model, **_: clip(model)  # with PyTorch's first three lines, TrainingArguments(max_grad_norm=math.inf) and callbacks=[RollingMedian()]";
+    let lightning = "def configure_gradient_clipping(self, *_, **__): clip(self)  # in the LightningModule, with PyTorch's first three lines";
     vec![
         Snippet::new("PyTorch", begin),
-        Snippet::new("PyTorch", of_step),
-        Snippet::new("PyTorch", follow),
+        Snippet::new("PyTorch", of_norm),
         Snippet::new("PyTorch", clip),
         Snippet::new("PyTorch", step),
         Snippet::new("Hugging Face Trainer", trainer),
@@ -139,15 +131,24 @@ mod tests {
     /// A norm that is not finite gets neither into what a method remembers nor into the weights.
     #[test]
     fn what_follows_norms_looks_whether_they_are_finite_first() {
-        for lines in [rolling_median(RollingMedian::default(), 1.0), auto_clip()] {
-            let of_torch = lines.iter().filter(|line| line.place == "PyTorch");
-            let text: Vec<&str> = of_torch.map(|line| line.text.as_str()).collect();
-            let text = text.join("\n");
-            let check = text.find("isfinite(norm)").expect("it checks");
+        let text_of = |lines: Vec<Snippet>| {
+            let of_torch = lines.into_iter().filter(|line| line.place == "PyTorch").map(|line| line.text);
+            of_torch.collect::<Vec<String>>().join("\n")
+        };
+        let auto_clip = text_of(auto_clip());
+        let check = auto_clip.find("if math.isfinite(norm): ").expect("it checks");
+        for later in ["norms.append(", "optimizer.step()"] {
+            assert!(auto_clip.find(later).is_some_and(|at| at > check), "{auto_clip}");
+        }
+        let rule = text_of(rolling_median(RollingMedian::default(), 1.0));
+        assert!(rule.contains("max_norm(norm)) if math.isfinite(norm) else model.zero_grad()"), "{rule}");
+        assert_eq!(
+            rule.matches("max_norm(norm)").count(),
+            2,
+            "where it is defined, and where it is called: {rule}"
+        );
+        for text in [auto_clip, rule] {
             assert!(text.find("import").expect("it says what of") < text.find(UNSCALED).expect("of AMP too"));
-            let is_after = |later: &str| text.find(later).is_some_and(|at| at > check);
-            assert!(is_after("optimizer.step()"), "{text}");
-            assert!(is_after("follow(norm, most); optimizer") || is_after("norms.append("), "{text}");
         }
     }
 }
