@@ -5,7 +5,7 @@ use super::healthy::Healthy;
 use super::mechanism::{self, Case};
 use super::onset::{LEVEL_POINTS, Onset, Sign};
 use super::recovery::{self, Recovery};
-use super::{Action, Mechanism, Places, Snippet, quoted};
+use super::{Action, Mechanism, Places, Snippet, jump, quoted};
 use crate::analysis::model::Layout;
 use crate::number::{counted, short};
 
@@ -93,6 +93,12 @@ pub(super) fn without_a_cause(
     let recovery = recovered_without_a_cause(facts, onset).map(|recovery| go_on(facts, recovery));
     let back = || healthy.map(|healthy| vec![resume(facts, healthy, places)]);
     let mut actions: Vec<Action> = recovery.or_else(back).unwrap_or_default();
+    if let Some(jump) = onset.and_then(|onset| jump::at(facts, onset.step)) {
+        actions.push(say(&format!(
+            "look at what step {} and those after it were fed, beside the steps before: labels, their order, scaling, another epoch or shard; and at whether the loss is the same",
+            jump.step
+        )));
+    }
     actions.push(say(
         "go on with gradient dumps every few steps and checkpoints closer together: the next one will show its cause",
     ));

@@ -7,6 +7,7 @@ mod bracket;
 mod burst;
 mod facts;
 mod healthy;
+mod jump;
 mod mechanism;
 mod onset;
 mod pulse;

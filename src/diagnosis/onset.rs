@@ -3,7 +3,7 @@
 use std::cell::LazyCell;
 
 use super::facts::{Facts, median, whole};
-use super::{burst, pulse, run_up};
+use super::{burst, jump, pulse, run_up};
 use crate::analysis::model::{CheckpointAnalysis, LogPoint, Measured};
 use crate::robust::{MAD_TO_DEVIATION, MEDIAN_ERROR};
 use crate::rules::{CollapseLimits, GIVEN_BACK, Habit, LEVEL_ERRORS, Swings, collapse, diverges, sawtooth};
@@ -237,13 +237,19 @@ pub(super) fn loss_rose(facts: Facts, step: u64) -> bool {
 fn loss(facts: Facts) -> Option<Onset> {
     let sawtooth = LazyCell::new(|| sawtooth(facts.points(), LOSS_RATIO));
     let mut returns = Returns::default();
-    let found = first_rise(facts, |rise| {
+    let mut found = first_rise(facts, |rise| {
         rise.height > LOSS_RATIO.ln()
             && rise.levels[rise.start].exp() - rise.lowest.exp()
                 > GIVEN_BACK * (rise.levels[0].exp() - rise.lowest.exp())
             && !returns.at(rise)
             && !sawtooth.as_ref().is_some_and(|rises| rises.has(rise.step))
     });
+    // The first loss of a level that is high may be one of noise: what jumped did so where it did.
+    if let Some(onset) = &mut found
+        && let Some(jump) = jump::near(facts, onset.step)
+    {
+        *onset = at(facts, jump.step, onset.sign);
+    }
     found.or_else(|| {
         let collapse = collapse(facts.points(), CollapseLimits::DEFAULT, LOSS_RATIO)?;
         Some(at(facts, collapse.step, Sign::Loss(collapse.ratio)))

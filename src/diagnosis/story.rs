@@ -4,7 +4,7 @@ use super::facts::{Facts, median};
 use super::healthy::Healthy;
 use super::mechanism::Case;
 use super::onset::{Onset, Sign};
-use super::{Mechanism, bracket};
+use super::{Mechanism, bracket, jump};
 use crate::number::{counted, grouped, short};
 
 /// Points before the onset whose median is what the run was like.
@@ -137,8 +137,16 @@ fn after(facts: Facts, step: u64) -> Option<String> {
     })
 }
 
-/// What would have to be kept to tell.
+/// What would have to be kept to tell, or what it looks like.
 fn missing(facts: Facts, step: u64) -> String {
+    if let Some(jump) = jump::at(facts, step) {
+        return format!(
+            "from step {} to step {step} the loss went from {} at most to {} and stayed up, at a learning rate that had not changed and after gradients as usual: no step like those before does that, other data or another loss does",
+            step - 1,
+            short(jump.before),
+            short(jump.loss)
+        );
+    }
     let bracket = bracket::of(facts, step);
     match (bracket.before, bracket.after) {
         (Some(before), Some(after)) => format!(

@@ -1,10 +1,10 @@
 //! Weight decay that takes the weights away faster than gradients can hold them.
 
-use super::{CONCLUSIVE, Case, median};
+use super::{CONCLUSIVE, Case, STRONG, SUPPORTING, median};
 use crate::analysis::model::{Algorithm, CheckpointAnalysis, TensorInterval, decayed, is_mostly_decay};
 use crate::diagnosis::Mechanism;
 use crate::diagnosis::facts::{Facts, States, states};
-use crate::diagnosis::onset::{LEVEL_POINTS, Onset};
+use crate::diagnosis::onset::{LEVEL_POINTS, Onset, Sign};
 use crate::diagnosis::suspects::is_vector;
 use crate::number::short;
 
@@ -18,6 +18,9 @@ pub(in crate::diagnosis) const USUAL: f64 = 0.1;
 /// generalise, goes on fitting: its loss stays where it is.
 const SUFFERS: f64 = 1.05;
 
+/// Weight decay over that of the checkpoint before from which it was set anew: schedules of it are slow.
+const RAISED: f64 = 10.0;
+
 /// What decay did to one matrix.
 struct Decayed {
     rate: f64,
@@ -25,11 +28,17 @@ struct Decayed {
     share: f64,
 }
 
-/// Most matrices halved within an interval by decay alone, and a loss that is higher for it.
-pub(super) fn weight_decay(facts: Facts, _: Option<&Onset>) -> Option<Case> {
+/// Most matrices halved within an interval by decay alone, or a decay that was raised where the loss left its level, and a loss that is higher for it.
+pub(super) fn weight_decay(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
     if !suffers(facts) {
         return None;
     }
+    // What was raised is where it began; matrices halve later.
+    onset.and_then(|onset| raised(facts, onset)).or_else(|| took_away(facts))
+}
+
+/// Most matrices halved within an interval.
+fn took_away(facts: Facts) -> Option<Case> {
     facts.analysis.intervals.iter().enumerate().find_map(|(index, interval)| {
         let matrices: Vec<&TensorInterval> =
             interval.tensors.iter().filter(|tensor| !is_vector(tensor.role)).collect();
@@ -59,6 +68,37 @@ pub(super) fn weight_decay(facts: Facts, _: Option<&Onset>) -> Option<Case> {
     })
 }
 
+/// A decay that most matrices were given anew between the two checkpoints around the onset.
+fn raised(facts: Facts, onset: &Onset) -> Option<Case> {
+    let Sign::Loss(_) = onset.sign else { return None };
+    let checkpoints: Vec<(u64, Settings)> =
+        facts.checkpoints().map(|(step, one)| (step, Settings::of(one))).collect();
+    let around = checkpoints.windows(2).find(|pair| pair[0].0 < onset.step && onset.step <= pair[1].0)?;
+    let [(from, before), (to, after)] = around else { return None };
+    let changes: Vec<(f64, f64)> =
+        after.states.keys().filter_map(|name| Some((before.decay(name)?, after.get(name)?.1))).collect();
+    let risen: Vec<(f64, f64)> = changes.into_iter().filter(|(was, is)| *is >= RAISED * was).collect();
+    let (was, is) = risen.iter().copied().max_by(|a, b| a.1.total_cmp(&b.1))?;
+    if risen.len() * 2 <= after.states.len() {
+        return None;
+    }
+    let case = Case::of(Mechanism::WeightDecay)
+        .at(onset.step, onset.interval)
+        .because(
+            STRONG,
+            format!(
+                "between steps {from} and {to} the weight decay of {} of {} parameters went from {} to {}",
+                risen.len(),
+                after.states.len(),
+                short(was),
+                short(is)
+            ),
+        )
+        .because(SUPPORTING, format!("the loss left its level there, at step {}", onset.step))
+        .number("weight decay", is, Some(USUAL), "1");
+    Some(case)
+}
+
 /// What decay took off a matrix that lost half of its norm, mostly by it.
 fn taken_away(before: &Settings, after: &Settings, tensor: &TensorInterval) -> Option<Decayed> {
     let before = before.get(&tensor.canonical_name)?;
@@ -83,6 +123,11 @@ struct Settings<'a> {
 impl<'a> Settings<'a> {
     fn of(checkpoint: &'a CheckpointAnalysis) -> Self {
         Self { checkpoint, states: states(checkpoint) }
+    }
+
+    /// The decay of a parameter, whatever it is.
+    fn decay(&self, name: &str) -> Option<f64> {
+        self.states.get(name)?.1.weight_decay
     }
 
     /// Learning rate and decay of a parameter whose decay passes the moments by, and is no usual one.
@@ -145,6 +190,39 @@ mod tests {
         analysis.log = Some(LogAnalysis { points: (1..=300).map(point).collect(), ..LogAnalysis::default() });
         let diagnosis = diagnose(&analysis, &Assessment::default());
         (diagnosis.mechanism, diagnosis.onset_step)
+    }
+
+    /// A decay of 0.01 that is `later` from step 200 on, and a loss that leaves 2 for 6 at step 150.
+    fn set_anew(later: f64, begins: u64) -> (Mechanism, Option<u64>) {
+        let mut analysis = run_of(3, || vec![interval_tensor("a.weight"), interval_tensor("b.weight")]);
+        for (index, checkpoint) in analysis.checkpoints.iter_mut().enumerate() {
+            let Measured::Value(state) = &mut checkpoint.optimizer else { panic!("it has one") };
+            state.optimizers[0].algorithm = Algorithm::AdamW;
+            let group = &mut state.optimizers[0].groups[0];
+            (group.learning_rate, group.weight_decay) =
+                (Some(1e-3), Some(if index < 2 { 0.01 } else { later }));
+        }
+        let point = |step: u64| {
+            let noise = 0.02 * (step % 5) as f64;
+            let loss = if step < begins { 2.0 + noise } else { 6.0 + noise };
+            LogPoint {
+                step,
+                loss: Some(Number(loss)),
+                learning_rate: Some(Number(1e-3)),
+                ..LogPoint::default()
+            }
+        };
+        analysis.log = Some(LogAnalysis { points: (1..=300).map(point).collect(), ..LogAnalysis::default() });
+        let diagnosis = diagnose(&analysis, &Assessment::default());
+        (diagnosis.mechanism, diagnosis.onset_step)
+    }
+
+    #[test]
+    fn a_decay_that_was_raised_where_the_loss_left_its_level_is_told() {
+        assert_eq!(set_anew(8.0, 150), (Mechanism::WeightDecay, Some(150)));
+        // A usual decay, or one that was raised when the run had been failing for an interval.
+        assert_eq!(set_anew(0.1, 150).0, Mechanism::LearningRate);
+        assert_eq!(set_anew(8.0, 60).0, Mechanism::LearningRate);
     }
 
     #[test]

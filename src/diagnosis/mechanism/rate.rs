@@ -3,10 +3,9 @@
 use super::{Case, STRONG, SUPPORTING, fast, standstill, state};
 use crate::analysis::model::{CheckpointAnalysis, TensorAnalysis};
 use crate::diagnosis::Mechanism;
-use crate::diagnosis::burst;
 use crate::diagnosis::facts::{Facts, is_matrix, median, rms, states};
 use crate::diagnosis::onset::{Onset, Sign, loss_rose};
-use crate::diagnosis::recovery;
+use crate::diagnosis::{burst, jump, recovery};
 use crate::number::short;
 use crate::rules::Confidence;
 
@@ -105,6 +104,11 @@ fn whole_model(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
             case = case.although(
                 SUPPORTING,
                 "the large gradients came from one step to the next and went so, whatever the learning rate was",
+            );
+        } else if jump::at(facts, onset.step).is_some() {
+            case = case.although(
+                SUPPORTING,
+                "the loss jumped from one step to the next at a rate that had not changed, and no gradient before it stood out",
             );
         } else if suffers && !was_taken(facts, onset) && is_rising_or_at_peak(facts, onset.step) {
             case = case.because(SUPPORTING, high_rate(facts, onset.step));

@@ -1,0 +1,145 @@
+//! A loss that jumps from one step to the next and stays up, out of steps like those before: what it is taken of has changed.
+//!
+//! A learning rate that is too high makes gradients grow before the loss leaves its level, and a bad batch is over with the next one. Where
+//! the rate stays, and no gradient before stood out, the weights cannot have gone far in one step; labels, the order or the scaling of the
+//! data, or the loss itself can. Only over a cliff does a step like others do that (Pascanu, Mikolov, Bengio 2013, arXiv:1211.5063, section 2.3), and there
+//! the gradient grows by more than the loss.
+
+use super::facts::{Facts, median};
+use super::onset::{LEVEL_POINTS, LOSS_RATIO, SPIKE_RATIO};
+use crate::analysis::model::{LogPoint, Number};
+
+/// Loss over the largest of the [`LEVEL_POINTS`] before it from which it jumped: what FP503 lets a loss rise to before its noise is known.
+const JUMPED: f64 = 3.0;
+
+/// The largest learning rate over the smallest of these steps up to which it stayed.
+const STAYED: f64 = 1.05;
+
+/// A jump.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Jump {
+    /// The first step with the new loss.
+    pub step: u64,
+    /// The largest loss of the steps before.
+    pub before: f64,
+    /// The loss of that step.
+    pub loss: f64,
+}
+
+/// The jump among the points of the level that begins at `step`.
+pub(super) fn near(facts: Facts, step: u64) -> Option<Jump> {
+    let points = facts.points();
+    let first = points.partition_point(|point| point.step < step);
+    (first..points.len().min(first + LEVEL_POINTS)).find_map(|index| jump(points, index))
+}
+
+/// The jump at `step`.
+pub(super) fn at(facts: Facts, step: u64) -> Option<Jump> {
+    near(facts, step).filter(|jump| jump.step == step)
+}
+
+fn jump(points: &[LogPoint], index: usize) -> Option<Jump> {
+    let before = &points[index.checked_sub(LEVEL_POINTS)?..index];
+    let until = &points[index - LEVEL_POINTS..=index];
+    let loss_of = |point: &LogPoint| point.loss.and_then(Number::finite);
+    let losses: Option<Vec<f64>> = before.iter().map(loss_of).collect();
+    let largest = losses?.into_iter().reduce(f64::max).filter(|largest| *largest > 0.0)?;
+    let loss = loss_of(&points[index]).filter(|loss| *loss >= JUMPED * largest)?;
+    // What happened between two logged steps is not known.
+    let has_every_step = until.windows(2).all(|pair| pair[1].step == pair[0].step + 1);
+    let is_no_cliff = points[index].grad_norm_ratio.is_some_and(|ratio| ratio <= loss / largest);
+    let is_usual = |point: &LogPoint| point.grad_norm_ratio.is_some_and(|ratio| ratio <= SPIKE_RATIO);
+    let rates: Option<Vec<f64>> = until.iter().map(|point| point.learning_rate?.finite()).collect();
+    let rates = rates?;
+    let (lowest, highest) =
+        (rates.iter().copied().fold(f64::INFINITY, f64::min), rates.iter().copied().fold(0.0, f64::max));
+    let later: Option<Vec<f64>> = points.get(index..index + LEVEL_POINTS)?.iter().map(loss_of).collect();
+    let stays = median(later?)? >= LOSS_RATIO * largest;
+    let is_one =
+        has_every_step && before.iter().all(is_usual) && is_no_cliff && highest <= STAYED * lowest && stays;
+    is_one.then_some(Jump { step: points[index].step, before: largest, loss })
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::analysis::model::{Analysis, LogAnalysis, LogPoint, Number};
+    use crate::diagnosis::{Diagnosis, Mechanism, diagnose};
+    use crate::rules::Assessment;
+    use crate::rules::test_support::run_of;
+
+    /// A loss of 0.2 to 0.3 that is 7 from step 500 on, at a constant rate and with usual gradients until then.
+    fn run(change: impl Fn(&mut LogPoint)) -> Analysis {
+        let point = |step: u64| {
+            let noise = 0.05 * (step % 3) as f64;
+            let mut point = LogPoint {
+                step,
+                loss: Some(Number(if step < 500 { 0.2 + noise } else { 7.0 - noise })),
+                loss_ratio: Some(if step < 500 { 1.0 } else { 30.0 }),
+                grad_norm: Some(Number(if step < 500 { 2.0 + noise } else { 8.0 })),
+                grad_norm_ratio: Some(if step < 500 { 1.0 } else { 3.9 }),
+                grad_norm_z: Some(0.5),
+                learning_rate: Some(Number(2e-3)),
+                ..LogPoint::default()
+            };
+            change(&mut point);
+            point
+        };
+        let mut run = run_of(0, Vec::new);
+        run.log = Some(LogAnalysis { points: (1..=900).map(point).collect(), ..LogAnalysis::default() });
+        run
+    }
+
+    fn told(change: impl Fn(&mut LogPoint)) -> Diagnosis {
+        diagnose(&run(change), &Assessment::default())
+    }
+
+    #[test]
+    fn a_loss_that_jumps_out_of_usual_steps_is_no_learning_rate_and_sends_to_the_data() {
+        let diagnosis = told(|_| {});
+        assert_eq!((diagnosis.mechanism, diagnosis.onset_step), (Mechanism::Unknown, Some(500)));
+        let story = diagnosis.story.join("\n");
+        assert!(
+            story.contains("from step 499 to step 500 the loss went from 0.3000 at most to 6.900"),
+            "{story}"
+        );
+        assert!(
+            diagnosis
+                .actions
+                .iter()
+                .any(|action| action.what.contains("what step 500 and those after it were fed"))
+        );
+    }
+
+    #[test]
+    fn a_noisy_batch_before_it_does_not_move_its_date() {
+        let diagnosis = told(|point| {
+            if (494..=498).contains(&point.step) {
+                point.loss = Some(Number(0.45));
+            }
+        });
+        assert_eq!(diagnosis.onset_step, Some(500));
+    }
+
+    #[test]
+    fn a_rate_that_changed_gradients_that_grew_before_or_a_cliff_may_have_done_it() {
+        let rate_changed = told(|point| {
+            if point.step >= 499 {
+                point.learning_rate = Some(Number(2e-2));
+            }
+        });
+        assert_eq!(rate_changed.mechanism, Mechanism::ScheduleBreak, "{:?}", rate_changed.story);
+        let gradients_grew = told(|point| {
+            if (497..500).contains(&point.step) {
+                point.grad_norm_ratio = Some(3.0);
+            }
+        });
+        let over_a_cliff = told(|point| {
+            if point.step == 500 {
+                point.grad_norm_ratio = Some(30.0);
+            }
+        });
+        for diagnosis in [gradients_grew, over_a_cliff] {
+            assert_eq!(diagnosis.mechanism, Mechanism::LearningRate, "{:?}", diagnosis.story);
+        }
+    }
+}
