@@ -187,7 +187,7 @@ pub(super) fn dead_units(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
         } else if is_of_a_rising_rate(facts, onset, interval) {
             case.although(
                 STRONG + SUPPORTING,
-                "the learning rate had been rising until then, and rose on until the loss did: its steps pushed the units there",
+                "the learning rate had been rising until the failure showed: its steps pushed the units there",
             )
         } else if onset.is_some_and(|onset| onset.step <= since) {
             case.although(
@@ -215,11 +215,17 @@ pub(super) fn dead_units(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
 }
 
 /// Whether units died over an interval into which the learning rate had been rising, and the loss then rose at a rate that was still
-/// the highest so far: what the rate did to the loss it had done to them.
+/// the highest so far; or died behind a failure that the log shows while the rate was rising: what the rate did to the loss it did to them.
 fn is_of_a_rising_rate(facts: Facts, onset: Option<&Onset>, interval: &IntervalAnalysis) -> bool {
-    let onset = onset.filter(|onset| matches!(onset.sign, Sign::Loss(_)) && onset.step > interval.from_step);
-    let is_rising = rate::is_rising(facts, interval.from_step);
-    is_rising && onset.is_some_and(|onset| rate::is_rising_or_at_peak(facts, onset.step))
+    onset.is_some_and(|onset| match onset.sign {
+        Sign::Loss(_) if onset.step > interval.from_step => {
+            rate::is_rising(facts, interval.from_step) && rate::is_rising_or_at_peak(facts, onset.step)
+        }
+        Sign::Loss(_) | Sign::GradientNorm(_) if onset.step <= interval.from_step => {
+            rate::is_rising(facts, onset.step)
+        }
+        _ => false,
+    })
 }
 
 /// The largest share of a parameter's elements that had no gradient over any one interval.
@@ -347,10 +353,12 @@ mod tests {
     fn units_that_a_rising_rate_killed_on_its_way_are_not_the_cause() {
         let creeping = |step: f64| 1e-3 * (step / 130.0).exp();
         assert_eq!(against(792, creeping), STRONG + SUPPORTING);
-        // Steady, or falling again, or units that died soon behind the loss.
+        // Or soon behind the loss that it raised.
+        assert_eq!(against(650, creeping), STRONG + SUPPORTING);
+        // Steady, or falling again.
         assert_eq!(against(792, |_| 1e-3), 0.0);
         assert_eq!(against(792, |step| 1e-3 * (750.0 - step).abs().max(1.0)), 0.0);
-        assert_eq!(against(650, creeping), 0.0);
+        assert_eq!(against(650, |_| 1e-3), 0.0);
     }
 
     #[test]
