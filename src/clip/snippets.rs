@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::method::{CLIPPED_SHARE, MOST_POWER, POWER_RATE, RollingMedian, TAIL_POWER};
+use super::method::{CLIPPED_SHARE, MOST_POWER, MOST_REACH, POWER_RATE, RollingMedian};
 use crate::number::short;
 
 /// Text to copy.
@@ -52,12 +52,14 @@ pub fn rolling_median(rule: RollingMedian, median: f64) -> Vec<Snippet> {
         "import math; from collections import deque; from statistics import median; recent, power = deque([{usual}] * {window}, maxlen={window}), [1.0]"
     );
     let of_norm = format!(
-        "def max_norm(norm): multiple, usual = {multiple} ** power[0], median(recent); limit = min(multiple * usual, {most}); power[0] = min(max(power[0] + {POWER_RATE} * ((norm > limit) - {CLIPPED_SHARE}), 0), {MOST_POWER}); norm > 0 and recent.append(min(norm, limit)); return min(math.sqrt(limit * norm), {most}) if limit < norm < multiple ** {TAIL_POWER} * usual else limit"
+        "def max_norm(norm): multiple, usual = {multiple} ** power[0], median(recent); limit = min(multiple * usual, {most}); power[0] = min(max(power[0] + {POWER_RATE} * ((norm > limit) - {CLIPPED_SHARE}), 0), {MOST_POWER}); norm > 0 and recent.append(min(norm, limit)); return min(math.sqrt(limit * min(norm, limit * min(multiple, {MOST_REACH}))), {most}) if norm > limit else limit"
     );
-    let clip = "def clip(model): norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), math.inf)); torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm(norm)) if math.isfinite(norm) else model.zero_grad()";
-    let step = format!("clip(model)  # before optimizer.step(), {UNSCALED}");
-    let trainer = "class RollingMedian(transformers.TrainerCallback): on_pre_optimizer_step = lambda self, args, state, control, model, **_: clip(model)  # with PyTorch's first three lines, TrainingArguments(max_grad_norm=math.inf) and callbacks=[RollingMedian()]";
-    let lightning = "def configure_gradient_clipping(self, *_, **__): clip(self)  # in the LightningModule, with PyTorch's first three lines";
+    let clip = "def clip(model): norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), math.inf)); torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm(norm)) if math.isfinite(norm) else model.zero_grad(set_to_none=True)";
+    let step = format!(
+        "clip(model)  # before optimizer.step(), {UNSCALED}; on one device or under DDP: elsewhere a gradient is in parts"
+    );
+    let trainer = "class RollingMedian(transformers.TrainerCallback): on_pre_optimizer_step = lambda self, args, state, control, model, **_: clip(model)  # with PyTorch's first three lines, TrainingArguments(max_grad_norm=math.inf) and callbacks=[RollingMedian()]; not under FSDP or DeepSpeed";
+    let lightning = "def configure_gradient_clipping(self, *_, **__): clip(self)  # in the LightningModule, with PyTorch's first three lines; not under FSDP or DeepSpeed";
     vec![
         Snippet::new("PyTorch", begin),
         Snippet::new("PyTorch", of_norm),
@@ -141,7 +143,10 @@ mod tests {
             assert!(auto_clip.find(later).is_some_and(|at| at > check), "{auto_clip}");
         }
         let rule = text_of(rolling_median(RollingMedian::default(), 1.0));
-        assert!(rule.contains("max_norm(norm)) if math.isfinite(norm) else model.zero_grad()"), "{rule}");
+        assert!(
+            rule.contains("max_norm(norm)) if math.isfinite(norm) else model.zero_grad(set_to_none=True)"),
+            "{rule}"
+        );
         assert_eq!(
             rule.matches("max_norm(norm)").count(),
             2,

@@ -40,7 +40,7 @@ pub use fixed_norm::{FixedNorm, USUAL};
 pub use mean_deviation::MeanDeviation;
 pub use mean_multiple::MeanMultiple;
 pub use per_layer::{PerLayer, Shares};
-pub use rolling_median::{CLIPPED_SHARE, MOST_POWER, POWER_RATE, RECENT_NORMS, RollingMedian, TAIL_POWER};
+pub use rolling_median::{CLIPPED_SHARE, MOST_POWER, MOST_REACH, POWER_RATE, RECENT_NORMS, RollingMedian};
 pub use skip_step::SkipStep;
 pub use spam::Spam;
 pub use unit_wise::UnitWise;

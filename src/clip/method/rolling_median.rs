@@ -12,8 +12,8 @@
 //! steps is within 2/(ηT) of γ, whatever the norms are: the sum of b − γ is the change of p over η. At its ends it is not: norms that fall by some
 //! percent a step are never clipped, of those that rise so most are, and of norms that jump between two values every other step half.
 //!
-//! What is clipped and belongs to the tail of healthy norms, up to the fourth power of the multiple, comes half way back, to the geometric mean of
-//! what it is and of the threshold: nobody knows that it is a spike. What is beyond comes back to the threshold.
+//! What is clipped comes half way back, to the geometric mean of what it is and of the limit, since nobody knows that it is a spike; and no further
+//! above the limit than √(m^p) or half of it: beyond that it is one.
 
 use serde::{Deserialize, Serialize};
 
@@ -31,9 +31,8 @@ pub const POWER_RATE: f64 = 0.5;
 /// The power is between 0 and this: a long spike can make no more of the multiple than its square.
 pub const MOST_POWER: f64 = 2.0;
 
-/// Norms below this power of the multiple, times the median, are of the tail of healthy ones. Where norms are log-normal and the multiple is their .92
-/// quantile, the fourth power is 5.6 standard deviations.
-pub const TAIL_POWER: i32 = 4;
+/// A norm is taken for at most the multiple times the limit, and at most this many times: so no norm is left at more than √2.25 = 1.5 times the limit.
+pub const MOST_REACH: f64 = 2.25;
 
 /// The method and its constants.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -67,8 +66,7 @@ impl Default for State {
 }
 
 impl RollingMedian {
-    /// What a step of this norm is limited to: the multiple of the median of the norms before it, or half way there where it is of the tail of
-    /// healthy ones; before half a window of norms nothing but the most it may be.
+    /// What a step of this norm is limited to: the multiple of the median of the norms before it, or half way there where it is above; before half a window of norms nothing but the most it may be.
     pub fn threshold(&self, state: &mut State, norm: f64) -> f64 {
         let most = self.max_norm.unwrap_or(f64::INFINITY);
         let usual = state.recent.median().filter(|_| state.recent.len() >= (self.window / 2).max(1));
@@ -81,8 +79,11 @@ impl RollingMedian {
         let clipped = if norm > limit { 1.0 } else { 0.0 };
         state.power = (state.power + POWER_RATE * (clipped - CLIPPED_SHARE)).clamp(0.0, MOST_POWER);
         state.remember(norm.min(limit), self.window);
-        let is_of_tail = norm > limit && norm < multiple.powi(TAIL_POWER) * usual;
-        if is_of_tail { (limit * norm).sqrt().min(most) } else { limit }
+        if norm <= limit {
+            return limit;
+        }
+        let taken_for = norm.min(limit * multiple.clamp(1.0, MOST_REACH));
+        (limit * taken_for).sqrt().min(most)
     }
 }
 
@@ -146,40 +147,63 @@ mod tests {
         assert!(limits[5..].iter().all(|&limit| limit >= 1.0), "{limits:?}");
     }
 
-    /// By hand, a multiple of 1.2 and norms of 1, none of which was clipped, so that its power is 1 − 4·.04 at the fifth and the limit
-    /// 1.2^.84 = 1.1655: 1.4 is left at √(1.1655·1.4), and 1.9 is beyond 1.2^(4·.84) = 1.845 and comes back to the limit.
+    /// By hand, norms of 1, none of which was clipped, so that the power is 1 − 4·.04 at the tenth. A multiple of 1.2 gives the limit 1.2^.84 = 1.1655: 1.25 is
+    /// left at √(1.1655·1.25), and all from 1.1655² = 1.3584 on at 1.1655^1.5. A multiple of 3 gives 2.5164, and at most 1.5 times that.
     #[test]
-    fn a_norm_of_the_tail_comes_half_way_back_and_a_spike_all_the_way() {
-        let rule = RollingMedian { multiple: 1.2, ..RollingMedian::default() };
-        let left = |norm: f64| {
+    fn a_norm_above_the_limit_comes_half_way_back_and_no_further_than_a_spike_is_let() {
+        let left = |multiple: f64, max_norm: Option<f64>, norm: f64| {
+            let rule = RollingMedian { multiple, max_norm, ..RollingMedian::default() };
             let mut state = State::default();
             for _ in 0..9 {
                 rule.threshold(&mut state, 1.0);
             }
             rule.threshold(&mut state, norm)
         };
-        assert!((left(1.0) - 1.1655).abs() < 1e-4, "{}", left(1.0));
-        assert!((left(1.4) - 1.2774).abs() < 1e-4, "{}", left(1.4));
-        assert!((left(1.9) - 1.1655).abs() < 1e-4, "{}", left(1.9));
-        let most = RollingMedian { max_norm: Some(1.1), ..rule };
-        assert_eq!(most.threshold(&mut State::default(), 1.05), 1.1);
-        let mut state = State::default();
-        let limits: Vec<f64> =
-            [1.0; 9].iter().chain(&[1.3]).map(|&norm| most.threshold(&mut state, norm)).collect();
-        assert_eq!(limits[9], 1.1, "never above the most that it may be");
+        for (multiple, max_norm, norm, expected) in [
+            (1.2, None, 1.0, 1.1655),
+            (1.2, None, 1.25, 1.2070),
+            (1.2, None, 1.4, 1.2583),
+            (1.2, None, 1e9, 1.2583),
+            (1.2, Some(1.2), 1e9, 1.2),
+            (1.2, Some(1.1), 1.12, 1.1),
+            (3.0, None, 2.6, 2.5579),
+            (3.0, None, 30.0, 3.7746),
+        ] {
+            let found = left(multiple, max_norm, norm);
+            assert!((found - expected).abs() < 1e-4, "{multiple} {norm}: {found}");
+        }
     }
 
-    /// Ten gradients in a row at thirty times the norm. By hand: the multiple of 1.2 is at most squared, and after five of them the median is what
-    /// was left of the first ones, so that nothing gets beyond 1.44 · 1.44.
+    /// Ten gradients in a row, of any height. By hand: the multiple of 1.2 is at most squared, and after five of them the median is at most what the limit
+    /// was for the first ones, 1.44, so that no limit is above 1.44 · 1.44, and nothing is left at more than √1.44 times that.
     #[test]
     fn a_long_spike_is_held_near_the_square_of_the_multiple() {
-        let mut norms = vec![1.0_f64; 100];
-        norms[60..70].fill(30.0);
-        let rule = RollingMedian { multiple: 1.2, ..RollingMedian::default() };
-        let mut state = State::default();
-        let left: Vec<f64> = norms.iter().map(|&norm| norm.min(rule.threshold(&mut state, norm))).collect();
-        let largest = left.iter().copied().fold(0.0, f64::max);
-        assert!(largest > 1.2 && largest <= 1.44 * 1.44, "{largest}");
-        assert!(left[85..].iter().all(|&norm| norm == 1.0));
+        for height in [1.3, 1.5, 2.0, 3.0, 5.7, 30.0, 1e6] {
+            let mut norms = vec![1.0_f64; 100];
+            norms[60..70].fill(height);
+            let rule = RollingMedian { multiple: 1.2, ..RollingMedian::default() };
+            let mut state = State::default();
+            let left: Vec<f64> =
+                norms.iter().map(|&norm| norm.min(rule.threshold(&mut state, norm))).collect();
+            let largest = left.iter().copied().fold(0.0, f64::max);
+            assert!(largest > 1.2 && largest <= 1.44 * 1.44 * 1.2, "{height}: {largest}");
+            assert!(left[85..].iter().all(|&norm| norm == 1.0), "{height}");
+        }
+    }
+
+    #[test]
+    fn a_larger_norm_is_never_left_smaller() {
+        let rule = RollingMedian { multiple: 2.0, ..RollingMedian::default() };
+        let mut before = 0.0;
+        for step in 0..400 {
+            let mut state = State::default();
+            let norm = 1.02_f64.powi(step);
+            for one in 0..40 {
+                rule.threshold(&mut state, 1.0 + 0.1 * f64::from(one % 7));
+            }
+            let left = norm.min(rule.threshold(&mut state, norm));
+            assert!(left >= before, "{norm}: {left} after {before}");
+            before = left;
+        }
     }
 }
