@@ -1,9 +1,11 @@
 //! Steps that are a large share of the weights, and by the slope under them a large share of the loss.
 
+use std::collections::HashMap;
+
 use super::logs::{LEVEL_POINTS, log, no_norms, norm_spikes};
 use super::moments::parameters;
 use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
-use crate::analysis::model::{Analysis, CheckpointAnalysis, LogAnalysis, LogPoint, Number};
+use crate::analysis::model::{Analysis, CheckpointAnalysis, LogAnalysis, LogPoint, Number, TensorAnalysis};
 use crate::robust::median;
 
 pub(super) static RULE: Rule = Rule {
@@ -95,15 +97,14 @@ fn next_step(saved: &CheckpointAnalysis, log: &LogAnalysis, first_loss: f64) -> 
 
 /// Norms of the next step and of the weights that it changes, over the parameters of which both are known.
 fn lengths(saved: &CheckpointAnalysis) -> Option<(f64, f64)> {
+    let rms = |tensor: &TensorAnalysis| tensor.statistics.value()?.rms.value().copied();
+    let own = saved.tensors.iter().filter(|tensor| tensor.is_parameter());
+    let sizes: HashMap<&str, f64> =
+        own.filter_map(|tensor| Some((tensor.canonical_name.as_str(), rms(tensor)?))).collect();
     let mut squares = [0.0; 2];
     for (parameter, _, _) in parameters(saved) {
-        let Some(known) = &parameter.tensor else { continue };
-        let own = saved
-            .tensors
-            .iter()
-            .find(|tensor| tensor.is_parameter() && tensor.canonical_name == known.canonical_name);
-        let rms = own.and_then(|tensor| tensor.statistics.value()?.rms.value().copied());
-        if let (Some(rms), Some(ratio)) = (rms, parameter.update_ratio.value()) {
+        let size = parameter.tensor.as_ref().and_then(|known| sizes.get(known.canonical_name.as_str()));
+        if let (Some(rms), Some(ratio)) = (size, parameter.update_ratio.value()) {
             let square = rms * rms * parameter.elements as f64;
             squares[0] += ratio * ratio * square;
             squares[1] += square;
