@@ -380,19 +380,28 @@ fn level_left(
     level > factor(points) * lowest && level - lowest > given_back * (first - lowest)
 }
 
-/// Why norms cannot be judged, where they cannot; told to `findings`.
+/// Why norms cannot be judged by the window before each, where they cannot; told to `findings`.
 pub(super) fn norms_missing(log: &LogAnalysis, findings: &mut Findings) -> bool {
-    let reason = if log.points.iter().all(|point| point.grad_norm.is_none()) {
-        "the log has no gradient norm"
-    } else if log.semantics.before_clipping == Some(false) {
-        "the logged gradient norms are those after clipping, which hides spikes"
-    } else if log.points.iter().all(|point| point.grad_norm_z.is_none()) {
-        "the log has too few gradient norms for a window before any of them"
-    } else {
-        return false;
+    let unplaced = || {
+        let is_short = log.points.iter().all(|point| point.grad_norm_z.is_none());
+        is_short.then_some("the log has too few gradient norms for a window before any of them")
     };
-    findings.not_evaluated(Subject::Run, reason);
-    true
+    let reason = no_norms(log).or_else(unplaced);
+    if let Some(reason) = reason {
+        findings.not_evaluated(Subject::Run, reason);
+    }
+    reason.is_some()
+}
+
+/// Why a log has no norms of gradients as they were, where it has none.
+pub(super) fn no_norms(log: &LogAnalysis) -> Option<&'static str> {
+    if log.points.iter().all(|point| point.grad_norm.is_none()) {
+        Some("the log has no gradient norm")
+    } else if log.semantics.before_clipping == Some(false) {
+        Some("the logged gradient norms are those after clipping, which hides spikes")
+    } else {
+        None
+    }
 }
 
 #[cfg(test)]

@@ -61,6 +61,7 @@ mod fp310_warmup_end_onset;
 mod fp311_weight_decay_drift;
 mod fp312_poisoned_moments;
 mod fp313_impossible_hyperparameter;
+mod fp314_overshooting_steps;
 mod fp401_attention_logits;
 mod fp402_attention_entropy_collapse;
 mod fp403_attention_rank_collapse;
@@ -192,6 +193,7 @@ pub static RULES: &[&Rule] = &[
     &fp311_weight_decay_drift::RULE,
     &fp312_poisoned_moments::RULE,
     &fp313_impossible_hyperparameter::RULE,
+    &fp314_overshooting_steps::RULE,
     &fp401_attention_logits::RULE,
     &fp402_attention_entropy_collapse::RULE,
     &fp403_attention_rank_collapse::RULE,
