@@ -95,7 +95,7 @@ pub(super) fn without_a_cause(
     let mut actions: Vec<Action> = recovery.or_else(back).unwrap_or_default();
     if let Some(jump) = onset.and_then(|onset| jump::at(facts, onset.step)) {
         actions.push(say(&format!(
-            "look at what step {} and those after it were fed, beside the steps before: labels, their order, scaling, another epoch or shard; and at whether the loss is the same",
+            "look at what step {} and those after it were fed, beside the steps before: labels, their order, scaling, another epoch or shard; at whether the loss is the same; and, where the run was resumed there, at what was loaded",
             jump.step
         )));
     }

@@ -1,8 +1,8 @@
 //! A loss that jumps from one step to the next and stays up, out of steps like those before: what it is taken of has changed.
 //!
 //! A learning rate that is too high makes gradients grow before the loss leaves its level, and a bad batch is over with the next one. Where
-//! the rate stays, and no gradient before stood out, the weights cannot have gone far in one step; labels, the order or the scaling of the
-//! data, or the loss itself can. Only over a cliff does a step like others do that (Pascanu, Mikolov, Bengio 2013, arXiv:1211.5063, section 2.3), and there
+//! the rate stays, and no gradient before stood out, the weights did not go far in one step, unless what steps are made of was lost or other weights
+//! were loaded; labels, the order or the scaling of the data, or the loss itself may have changed. Only over a cliff does a step like others do that (Pascanu, Mikolov, Bengio 2013, arXiv:1211.5063, section 2.3), and there
 //! the gradient grows by more than the loss.
 
 use super::facts::{Facts, median};
@@ -27,7 +27,13 @@ pub(super) struct Jump {
 }
 
 /// The jump among the points of the level that begins at `step`.
+///
+/// It takes a log of every step with losses, gradient norms before clipping and learning rates: what happened between two logged steps is not
+/// known, and norms after clipping are all alike.
 pub(super) fn near(facts: Facts, step: u64) -> Option<Jump> {
+    if facts.analysis.log.as_ref()?.semantics.before_clipping == Some(false) {
+        return None;
+    }
     let points = facts.points();
     let first = points.partition_point(|point| point.step < step);
     (first..points.len().min(first + LEVEL_POINTS)).find_map(|index| jump(points, index))
@@ -45,7 +51,6 @@ fn jump(points: &[LogPoint], index: usize) -> Option<Jump> {
     let losses: Option<Vec<f64>> = before.iter().map(loss_of).collect();
     let largest = losses?.into_iter().reduce(f64::max).filter(|largest| *largest > 0.0)?;
     let loss = loss_of(&points[index]).filter(|loss| *loss >= JUMPED * largest)?;
-    // What happened between two logged steps is not known.
     let has_every_step = until.windows(2).all(|pair| pair[1].step == pair[0].step + 1);
     let is_no_cliff = points[index].grad_norm_ratio.is_some_and(|ratio| ratio <= loss / largest);
     let is_usual = |point: &LogPoint| point.grad_norm_ratio.is_some_and(|ratio| ratio <= SPIKE_RATIO);
@@ -63,6 +68,7 @@ fn jump(points: &[LogPoint], index: usize) -> Option<Jump> {
 #[cfg(test)]
 mod tests {
     use crate::analysis::model::{Analysis, LogAnalysis, LogPoint, Number};
+    use crate::diagnosis::facts::Facts;
     use crate::diagnosis::{Diagnosis, Mechanism, diagnose};
     use crate::rules::Assessment;
     use crate::rules::test_support::run_of;
@@ -87,6 +93,33 @@ mod tests {
         let mut run = run_of(0, Vec::new);
         run.log = Some(LogAnalysis { points: (1..=900).map(point).collect(), ..LogAnalysis::default() });
         run
+    }
+
+    #[test]
+    fn what_does_not_tell_that_steps_were_as_usual_is_no_jump() {
+        let is_jump = |edit: &dyn Fn(&mut LogAnalysis)| {
+            let mut run = run(|_| {});
+            edit(run.log.as_mut().expect("it has one"));
+            super::at(Facts { analysis: &run, assessment: &Assessment::default() }, 500).is_some()
+        };
+        let at = |step: usize, edit: fn(&mut LogPoint)| {
+            move |log: &mut LogAnalysis| edit(&mut log.points[step - 1])
+        };
+        assert!(is_jump(&|_| {}));
+        assert!(!is_jump(&|log| log.points.retain(|point| point.step != 492)), "a step is missing");
+        assert!(!is_jump(&|log| log.points.truncate(513)), "it may not stay");
+        assert!(!is_jump(&|log| drop(log.points.drain(..485))), "fourteen steps before it");
+        assert!(
+            !is_jump(&|log| log.points[506..].iter_mut().for_each(|point| point.loss = Some(Number(0.3)))),
+            "it came back"
+        );
+        assert!(!is_jump(&at(490, |point| point.learning_rate = None)));
+        assert!(
+            !is_jump(&at(490, |point| point.learning_rate = Some(Number(2.2e-3)))),
+            "the rate did not stay"
+        );
+        assert!(!is_jump(&at(490, |point| point.grad_norm_ratio = None)));
+        assert!(!is_jump(&|log| log.semantics.before_clipping = Some(false)));
     }
 
     fn told(change: impl Fn(&mut LogPoint)) -> Diagnosis {

@@ -141,7 +141,7 @@ fn after(facts: Facts, step: u64) -> Option<String> {
 fn missing(facts: Facts, step: u64) -> String {
     if let Some(jump) = jump::at(facts, step) {
         return format!(
-            "from step {} to step {step} the loss went from {} at most to {} and stayed up, at a learning rate that had not changed and after gradients as usual: no step like those before does that, other data or another loss does",
+            "from step {} to step {step} the loss went from {} at most to {} and stayed up, at a learning rate that had not changed and after gradients as usual: as where the data or the loss are others from there on, or what was loaded there is",
             step - 1,
             short(jump.before),
             short(jump.loss)

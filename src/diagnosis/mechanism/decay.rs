@@ -3,7 +3,7 @@
 use super::{CONCLUSIVE, Case, STRONG, SUPPORTING, median};
 use crate::analysis::model::{Algorithm, CheckpointAnalysis, TensorInterval, decayed, is_mostly_decay};
 use crate::diagnosis::Mechanism;
-use crate::diagnosis::facts::{Facts, States, states};
+use crate::diagnosis::facts::{Facts, States, is_matrix, states};
 use crate::diagnosis::onset::{LEVEL_POINTS, Onset, Sign};
 use crate::diagnosis::suspects::is_vector;
 use crate::number::short;
@@ -33,8 +33,13 @@ pub(super) fn weight_decay(facts: Facts, onset: Option<&Onset>) -> Option<Case> 
     if !suffers(facts) {
         return None;
     }
-    // What was raised is where it began; matrices halve later.
-    onset.and_then(|onset| raised(facts, onset)).or_else(|| took_away(facts))
+    let gone = took_away(facts);
+    let Some(raised) = onset.and_then(|onset| raised(facts, onset)) else { return gone };
+    // What was raised is where it began, and what it took away later speaks for it too.
+    Some(match gone.and_then(|gone| gone.reasons.into_iter().next()) {
+        Some(reason) => raised.because(CONCLUSIVE, reason),
+        None => raised,
+    })
 }
 
 /// Most matrices halved within an interval.
@@ -68,28 +73,39 @@ fn took_away(facts: Facts) -> Option<Case> {
     })
 }
 
-/// A decay that most matrices were given anew between the two checkpoints around the onset.
+/// A decay that most matrices were given anew between the two checkpoints around the onset that say it.
 fn raised(facts: Facts, onset: &Onset) -> Option<Case> {
     let Sign::Loss(_) = onset.sign else { return None };
-    let checkpoints: Vec<(u64, Settings)> =
-        facts.checkpoints().map(|(step, one)| (step, Settings::of(one))).collect();
-    let around = checkpoints.windows(2).find(|pair| pair[0].0 < onset.step && onset.step <= pair[1].0)?;
+    let said: Vec<(u64, Settings)> = facts
+        .checkpoints()
+        .map(|(step, one)| (step, Settings::of(one)))
+        .filter(|(_, settings)| !settings.states.is_empty())
+        .collect();
+    let around = said.windows(2).find(|pair| pair[0].0 < onset.step && onset.step <= pair[1].0)?;
     let [(from, before), (to, after)] = around else { return None };
-    let changes: Vec<(f64, f64)> =
-        after.states.keys().filter_map(|name| Some((before.decay(name)?, after.get(name)?.1))).collect();
-    let risen: Vec<(f64, f64)> = changes.into_iter().filter(|(was, is)| *is >= RAISED * was).collect();
-    let (was, is) = risen.iter().copied().max_by(|a, b| a.1.total_cmp(&b.1))?;
-    if risen.len() * 2 <= after.states.len() {
+    let matrices: Vec<&str> = after
+        .checkpoint
+        .tensors
+        .iter()
+        .filter(|tensor| is_matrix(tensor) && after.states.contains_key(tensor.canonical_name.as_str()))
+        .map(|tensor| tensor.canonical_name.as_str())
+        .collect();
+    let change = |name: &&str| Some((before.decoupled(name)?, after.get(name)?.1));
+    let is_raised = |(was, is): &(f64, f64)| *was > 0.0 && *is >= RAISED * was;
+    let risen: Vec<(f64, f64)> = matrices.iter().filter_map(change).filter(is_raised).collect();
+    if risen.len() * 2 <= matrices.len() {
         return None;
     }
+    let (was, is) = risen.iter().copied().max_by(|a, b| a.1.total_cmp(&b.1))?;
+    let alike = if risen.iter().all(|one| *one == (was, is)) { "" } else { ", for one," };
     let case = Case::of(Mechanism::WeightDecay)
         .at(onset.step, onset.interval)
         .because(
             STRONG,
             format!(
-                "between steps {from} and {to} the weight decay of {} of {} parameters went from {} to {}",
+                "between steps {from} and {to} the weight decay of {} of {} matrices was raised,{alike} from {} to {}",
                 risen.len(),
-                after.states.len(),
+                matrices.len(),
                 short(was),
                 short(is)
             ),
@@ -125,17 +141,17 @@ impl<'a> Settings<'a> {
         Self { checkpoint, states: states(checkpoint) }
     }
 
-    /// The decay of a parameter, whatever it is.
-    fn decay(&self, name: &str) -> Option<f64> {
-        self.states.get(name)?.1.weight_decay
+    /// The decay of a parameter, whatever it is, where it passes the moments by.
+    fn decoupled(&self, name: &str) -> Option<f64> {
+        let (parameter, group) = *self.states.get(name)?;
+        let optimizer = self.checkpoint.optimizer.value()?.optimizers.get(parameter.optimizer as usize)?;
+        (optimizer.algorithm == Algorithm::AdamW).then_some(group.weight_decay?)
     }
 
     /// Learning rate and decay of a parameter whose decay passes the moments by, and is no usual one.
     fn get(&self, name: &str) -> Option<(f64, f64)> {
-        let (parameter, group) = *self.states.get(name)?;
-        let optimizer = self.checkpoint.optimizer.value()?.optimizers.get(parameter.optimizer as usize)?;
-        let decay = group.weight_decay.filter(|&decay| decay > USUAL)?;
-        (optimizer.algorithm == Algorithm::AdamW).then_some((group.learning_rate?, decay))
+        let decay = self.decoupled(name).filter(|&decay| decay > USUAL)?;
+        Some((self.states.get(name)?.1.learning_rate?, decay))
     }
 }
 
@@ -161,10 +177,10 @@ pub(in crate::diagnosis) fn largest(facts: Facts) -> Option<(f64, f64)> {
 
 #[cfg(test)]
 mod tests {
-    use crate::analysis::model::{Algorithm, LogAnalysis, LogPoint, Measured, Number};
+    use crate::analysis::model::{Algorithm, LogAnalysis, LogPoint, Measured, Number, ParameterGroup, Role};
     use crate::diagnosis::{Mechanism, diagnose};
     use crate::rules::Assessment;
-    use crate::rules::test_support::{interval_tensor, run_of};
+    use crate::rules::test_support::{interval_tensor, run_of, tensor};
 
     /// Three matrices under AdamW with ηλ = 0.01 a step: 0.99^100 = 0.366 is left of them after 100 steps.
     fn decayed(
@@ -192,15 +208,23 @@ mod tests {
         (diagnosis.mechanism, diagnosis.onset_step)
     }
 
-    /// A decay of 0.01 that is `later` from step 200 on, and a loss that leaves 2 for 6 at step 150.
-    fn set_anew(later: f64, begins: u64) -> (Mechanism, Option<u64>) {
-        let mut analysis = run_of(3, || vec![interval_tensor("a.weight"), interval_tensor("b.weight")]);
+    /// Two matrices with a decay of `was` that is `is` from step 200 on, two biases that have none, and a loss that leaves 2 for 6 at step `begins`.
+    fn set_anew(was: f64, is: f64, begins: u64) -> (Mechanism, Option<u64>) {
+        let names = ["a.weight", "a.bias", "b.weight", "b.bias"];
+        let mut analysis = run_of(3, || names.map(interval_tensor).to_vec());
         for (index, checkpoint) in analysis.checkpoints.iter_mut().enumerate() {
+            checkpoint.tensors =
+                ["a.weight", "b.weight"].map(|name| tensor(name, Role::Linear, &[8, 8])).to_vec();
             let Measured::Value(state) = &mut checkpoint.optimizer else { panic!("it has one") };
             state.optimizers[0].algorithm = Algorithm::AdamW;
             let group = &mut state.optimizers[0].groups[0];
-            (group.learning_rate, group.weight_decay) =
-                (Some(1e-3), Some(if index < 2 { 0.01 } else { later }));
+            (group.learning_rate, group.weight_decay) = (Some(1e-3), Some(if index < 2 { was } else { is }));
+            let without = ParameterGroup { weight_decay: Some(0.0), ..group.clone() };
+            state.optimizers[0].groups.push(without);
+            for parameter in &mut state.parameters {
+                let name = &parameter.tensor.as_ref().expect("it is mapped").canonical_name;
+                parameter.group = u64::from(name.ends_with("bias"));
+            }
         }
         let point = |step: u64| {
             let noise = 0.02 * (step % 5) as f64;
@@ -219,10 +243,11 @@ mod tests {
 
     #[test]
     fn a_decay_that_was_raised_where_the_loss_left_its_level_is_told() {
-        assert_eq!(set_anew(8.0, 150), (Mechanism::WeightDecay, Some(150)));
-        // A usual decay, or one that was raised when the run had been failing for an interval.
-        assert_eq!(set_anew(0.1, 150).0, Mechanism::LearningRate);
-        assert_eq!(set_anew(8.0, 60).0, Mechanism::LearningRate);
+        assert_eq!(set_anew(0.01, 8.0, 150), (Mechanism::WeightDecay, Some(150)));
+        // A usual decay, one that is four times what it was, one that began, or one that was raised when the run had been failing for an interval.
+        for (was, is, begins) in [(0.01, 0.1, 150), (0.2, 0.9, 150), (0.0, 0.2, 150), (0.01, 8.0, 60)] {
+            assert_ne!(set_anew(was, is, begins).0, Mechanism::WeightDecay, "{was} {is} {begins}");
+        }
     }
 
     #[test]
