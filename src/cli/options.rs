@@ -49,9 +49,9 @@ pub struct Reading {
 /// `--device` and what belongs to it.
 #[derive(Debug, Clone, Args)]
 pub struct DeviceFlags {
-    /// Where to compute: `auto` takes the first GPU for the spectra of large matrices, and the processor without one; `cpu`;
-    /// `cuda` or `cuda:N` takes that GPU for spectra of matrices and norms, and fails where there is none. Jacobians are computed on
-    /// the processor whatever this says
+    /// Where to compute: `auto` takes the first GPU for the spectra of a checkpoint of many elements and for large Jacobians, and the
+    /// processor without one; `cpu`; `cuda` or `cuda:N` takes that GPU for spectra of matrices, norms and Jacobians in f32, and fails where
+    /// there is none
     #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = device, help_heading = "Reading")]
     pub device: DeviceChoice,
     /// A directory of CUDA's libraries, looked into first; repeatable

@@ -27,7 +27,7 @@ pub const CORE_DEVIATIONS: f64 = 6.0;
 /// Norms whose median is the present scale.
 pub const SCALE_NORMS: usize = 200;
 
-/// Share of healthy steps that stay below the threshold (risk catalogue, section 2.4).
+/// Share of healthy steps that stay below the threshold as a constant (risk catalogue, section 2.4); the rule begins there.
 pub const TARGET: f64 = 0.9;
 
 /// The threshold over the median is kept between these.

@@ -142,7 +142,9 @@ fn negative(log: &LogAnalysis) -> Option<String> {
 /// Why there is nothing to recommend.
 fn nothing(analysis: &Analysis, series: &Series, reason: &str, no_state: &str) -> String {
     let what = match series.source {
-        Source::Nothing => "there is no log and no gradient dump".to_owned(),
+        Source::Nothing => {
+            "there is no log whose columns are known (--columns names them), and no gradient dump".to_owned()
+        }
         _ if series.points.is_empty() && series.non_finite > 0 && series.zeros > 0 => format!(
             "of {} gradient norms {} are NaN or infinite and {} are 0, which says that they were not measured",
             grouped(series.non_finite + series.zeros),

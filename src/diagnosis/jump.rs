@@ -3,14 +3,15 @@
 //! A learning rate that is too high makes gradients grow before the loss leaves its level, and a bad batch is over with the next one. Where
 //! the rate stays, and no gradient before stood out, the weights did not go far in one step, unless what steps are made of was lost or other weights
 //! were loaded; labels, the order or the scaling of the data, or the loss itself may have changed. Only over a cliff does a step like others do that (Pascanu, Mikolov, Bengio 2013, arXiv:1211.5063, section 2.3), and there
-//! the gradient grows by more than the loss.
+//! the gradient grows by more than the loss, and by a lot.
 
 use super::facts::{Facts, median};
 use super::onset::{LEVEL_POINTS, LOSS_RATIO, SPIKE_RATIO};
+use super::run_up::AT_ONCE;
 use crate::analysis::model::{LogPoint, Number};
 
-/// Loss over the largest of the [`LEVEL_POINTS`] before it from which it jumped: what FP503 lets a loss rise to before its noise is known.
-const JUMPED: f64 = 3.0;
+/// Loss over the largest of the [`LEVEL_POINTS`] before it from which it jumped: what a level of the loss has to rise by to have left its lowest (E3).
+const JUMPED: f64 = 1.5;
 
 /// The largest learning rate over the smallest of these steps up to which it stayed.
 const STAYED: f64 = 1.05;
@@ -52,7 +53,7 @@ fn jump(points: &[LogPoint], index: usize) -> Option<Jump> {
     let largest = losses?.into_iter().reduce(f64::max).filter(|largest| *largest > 0.0)?;
     let loss = loss_of(&points[index]).filter(|loss| *loss >= JUMPED * largest)?;
     let has_every_step = until.windows(2).all(|pair| pair[1].step == pair[0].step + 1);
-    let is_no_cliff = points[index].grad_norm_ratio.is_some_and(|ratio| ratio <= loss / largest);
+    let is_no_cliff = points[index].grad_norm_ratio.is_some_and(|ratio| ratio <= AT_ONCE.max(loss / largest));
     let is_usual = |point: &LogPoint| point.grad_norm_ratio.is_some_and(|ratio| ratio <= SPIKE_RATIO);
     let rates: Option<Vec<f64>> = until.iter().map(|point| point.learning_rate?.finite()).collect();
     let rates = rates?;

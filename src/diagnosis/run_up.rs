@@ -12,7 +12,7 @@ const RISEN: f64 = 3.0;
 
 /// Gradient norm over its median, and over the norm of the step before, from which it came at once, as that of a bad batch does: seven times, as
 /// for bursts. A learning rate that is too high lets norms grow.
-const AT_ONCE: f64 = 7.0;
+pub(super) const AT_ONCE: f64 = 7.0;
 
 /// Gradient norm over its median, and over that of the step before, from which one gradient can have thrown a run: beyond what curvature gives at once.
 pub(super) const THROWN: f64 = 10.0;

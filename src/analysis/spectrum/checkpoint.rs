@@ -82,16 +82,15 @@ pub fn measure_all(
             Err(error) => (Measured::not(error.kind.to_string()), Some(error.for_tensor(&analysis.name))),
         }
     };
-    let is_measured =
-        |index: &usize| is_measured(&analyses[*index]) && checkpoint.tensors[*index].tensor.is_ok();
-    let sizes = (0..analyses.len()).filter(is_measured);
+    let has_own = |index: &usize| is_measured(&analyses[*index]) && checkpoint.tensors[*index].tensor.is_ok();
+    let sizes = (0..analyses.len()).filter(has_own);
     let sizes = sizes.filter_map(|index| Some(checkpoint.tensors[index].tensor.as_ref().ok()?.byte_count()));
     context.progress.expect_tensors(sizes.clone().count());
     context.progress.expect(sizes.fold(0, u64::saturating_add));
     // What goes to a GPU goes there from a few threads: there is one device, and one stream to it.
-    let has_device = (0..analyses.len()).any(|index| is_measured(&index)) && chosen(context).is_some();
+    let has_device = (0..analyses.len()).any(|index| has_own(&index)) && chosen(context).is_some();
     let (given, kept): (Vec<usize>, Vec<usize>) =
-        (0..analyses.len()).partition(|index| has_device && is_measured(index));
+        (0..analyses.len()).partition(|index| has_device && has_own(index));
     let lanes = if level == MeasureLevel::Spectra { LANES } else { 1 };
     let all = &*analyses;
     let on_device = || {

@@ -61,7 +61,7 @@ const TABLE_WITH_SOLVER: &[Line] = &[
     (MeasureLevel::Full, ANY, Route::LanczosAndDensity),
 ];
 
-/// The same on a GPU whose driver is alone: the processor has the eigenvalues of Gram matrices.
+/// The same on a GPU whose driver is alone: the processor has the eigenvalues of Gram matrices. Not timed by itself: blocks are as with a solver.
 const TABLE_OF_DRIVER: &[Line] = &[
     (MeasureLevel::Spectra, 1, Route::Direct),
     (MeasureLevel::Spectra, 256, Route::Gram),

@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::tensor::Kind;
 
 /// Elements of all matrices together below which a checkpoint's spectra are not worth a GPU of its own accord. Opening one with its libraries
-/// takes 0.6 to 1.2 s (docs/benchmarks.md, "On a GPU"), in which two cores measure 2²⁵ elements and sixteen 2²⁸.
+/// takes 0.6 to 1.2 s (docs/benchmarks.md, "On a GPU"), in which two threads measure 2²⁵ elements and sixteen cores 2²⁸.
 const WORTH: u64 = 1 << 27;
 
 /// What `auto` comes to for the spectra of so many elements: the first GPU for all that it can do, or the processor. It does not depend on the

@@ -1,7 +1,9 @@
 //! Weight decay that takes the weights away faster than gradients can hold them.
 
 use super::{CONCLUSIVE, Case, STRONG, SUPPORTING, median};
-use crate::analysis::model::{Algorithm, CheckpointAnalysis, TensorInterval, decayed, is_mostly_decay};
+use crate::analysis::model::{
+    Algorithm, CheckpointAnalysis, TensorAnalysis, TensorInterval, decayed, is_mostly_decay,
+};
 use crate::diagnosis::Mechanism;
 use crate::diagnosis::facts::{Facts, States, is_matrix, states};
 use crate::diagnosis::onset::{LEVEL_POINTS, Onset, Sign};
@@ -20,6 +22,9 @@ const SUFFERS: f64 = 1.05;
 
 /// Weight decay over that of the checkpoint before from which it was set anew: schedules of it are slow.
 const RAISED: f64 = 10.0;
+
+/// Pairs of checkpoints, the one around the onset and those before, that it is looked for in: weights take a while to shrink.
+const RAISED_WITHIN: usize = 2;
 
 /// What decay did to one matrix.
 struct Decayed {
@@ -73,7 +78,7 @@ fn took_away(facts: Facts) -> Option<Case> {
     })
 }
 
-/// A decay that most matrices were given anew between the two checkpoints around the onset that say it.
+/// A decay that most matrices were given anew between the two checkpoints around the onset, or the two before: the newest that say one.
 fn raised(facts: Facts, onset: &Onset) -> Option<Case> {
     let Sign::Loss(_) = onset.sign else { return None };
     let said: Vec<(u64, Settings)> = facts
@@ -81,38 +86,41 @@ fn raised(facts: Facts, onset: &Onset) -> Option<Case> {
         .map(|(step, one)| (step, Settings::of(one)))
         .filter(|(_, settings)| !settings.states.is_empty())
         .collect();
-    let around = said.windows(2).find(|pair| pair[0].0 < onset.step && onset.step <= pair[1].0)?;
-    let [(from, before), (to, after)] = around else { return None };
-    let matrices: Vec<&str> = after
-        .checkpoint
-        .tensors
-        .iter()
-        .filter(|tensor| is_matrix(tensor) && after.states.contains_key(tensor.canonical_name.as_str()))
-        .map(|tensor| tensor.canonical_name.as_str())
-        .collect();
-    let change = |name: &&str| Some((before.decoupled(name)?, after.get(name)?.1));
-    let is_raised = |(was, is): &(f64, f64)| *was > 0.0 && *is >= RAISED * was;
+    let pairs = said.windows(2).rev().filter(|pair| pair[0].0 < onset.step).take(RAISED_WITHIN);
+    pairs.filter_map(|pair| raised_between(&pair[0], &pair[1], onset)).next()
+}
+
+/// The same between these two checkpoints.
+fn raised_between(
+    (from, before): &(u64, Settings),
+    (to, after): &(u64, Settings),
+    onset: &Onset,
+) -> Option<Case> {
+    let is_stepped = |tensor: &&TensorAnalysis| {
+        is_matrix(tensor) && after.states.contains_key(tensor.canonical_name.as_str())
+    };
+    let matrices =
+        after.checkpoint.tensors.iter().filter(is_stepped).map(|tensor| tensor.canonical_name.as_str());
+    let matrices: Vec<&str> = matrices.collect();
+    let change = |name: &&str| Some((before.decay(name)?, after.decay(name)?));
+    let is_raised = |(was, is): &(f64, f64)| *was > 0.0 && *is >= RAISED * was && *is > USUAL;
     let risen: Vec<(f64, f64)> = matrices.iter().filter_map(change).filter(is_raised).collect();
     if risen.len() * 2 <= matrices.len() {
         return None;
     }
     let (was, is) = risen.iter().copied().max_by(|a, b| a.1.total_cmp(&b.1))?;
     let alike = if risen.iter().all(|one| *one == (was, is)) { "" } else { ", for one," };
-    let case = Case::of(Mechanism::WeightDecay)
-        .at(onset.step, onset.interval)
-        .because(
-            STRONG,
-            format!(
-                "between steps {from} and {to} the weight decay of {} of {} matrices was raised,{alike} from {} to {}",
-                risen.len(),
-                matrices.len(),
-                short(was),
-                short(is)
-            ),
-        )
-        .because(SUPPORTING, format!("the loss left its level there, at step {}", onset.step))
-        .number("weight decay", is, Some(USUAL), "1");
-    Some(case)
+    let raised = format!(
+        "between steps {from} and {to} the weight decay of {} of {} matrices was raised,{alike} from {} to {}",
+        risen.len(),
+        matrices.len(),
+        short(was),
+        short(is)
+    );
+    let suffers = format!("the loss left its level then or soon after, at step {}", onset.step);
+    let case = Case::of(Mechanism::WeightDecay).at(onset.step, onset.interval);
+    let case = case.because(STRONG, raised).because(SUPPORTING, suffers);
+    Some(case.number("weight decay", is, Some(USUAL), "1"))
 }
 
 /// What decay took off a matrix that lost half of its norm, mostly by it.
@@ -141,17 +149,19 @@ impl<'a> Settings<'a> {
         Self { checkpoint, states: states(checkpoint) }
     }
 
-    /// The decay of a parameter, whatever it is, where it passes the moments by.
-    fn decoupled(&self, name: &str) -> Option<f64> {
+    /// The decay of a parameter that shrinks it at each step: that of AdamW passes the moments by, and without them a penalty is the same.
+    fn decay(&self, name: &str) -> Option<f64> {
         let (parameter, group) = *self.states.get(name)?;
         let optimizer = self.checkpoint.optimizer.value()?.optimizers.get(parameter.optimizer as usize)?;
-        (optimizer.algorithm == Algorithm::AdamW).then_some(group.weight_decay?)
+        matches!(optimizer.algorithm, Algorithm::AdamW | Algorithm::Sgd).then_some(group.weight_decay?)
     }
 
     /// Learning rate and decay of a parameter whose decay passes the moments by, and is no usual one.
     fn get(&self, name: &str) -> Option<(f64, f64)> {
-        let decay = self.decoupled(name).filter(|&decay| decay > USUAL)?;
-        Some((self.states.get(name)?.1.learning_rate?, decay))
+        let (parameter, group) = *self.states.get(name)?;
+        let optimizer = self.checkpoint.optimizer.value()?.optimizers.get(parameter.optimizer as usize)?;
+        let decay = group.weight_decay.filter(|&decay| decay > USUAL)?;
+        (optimizer.algorithm == Algorithm::AdamW).then_some((group.learning_rate?, decay))
     }
 }
 
@@ -244,6 +254,7 @@ mod tests {
     #[test]
     fn a_decay_that_was_raised_where_the_loss_left_its_level_is_told() {
         assert_eq!(set_anew(0.01, 8.0, 150), (Mechanism::WeightDecay, Some(150)));
+        assert_eq!(set_anew(0.01, 8.0, 250), (Mechanism::WeightDecay, Some(250)), "an interval later");
         // A usual decay, one that is four times what it was, one that began, or one that was raised when the run had been failing for an interval.
         for (was, is, begins) in [(0.01, 0.1, 150), (0.2, 0.9, 150), (0.0, 0.2, 150), (0.01, 8.0, 60)] {
             assert_ne!(set_anew(was, is, begins).0, Mechanism::WeightDecay, "{was} {is} {begins}");

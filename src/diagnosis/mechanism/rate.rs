@@ -256,7 +256,7 @@ pub(super) fn no_warmup(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
         case = case.because(STRONG, format!("the run failed at step {}, soon after", onset.step));
     }
     let is_before_the_end = |step: &u64| *step as f64 <= LATE_SHARE * last as f64;
-    if let Some(died) = standstill::died(facts).filter(is_before_the_end) {
+    if let Some(died) = standstill::died(facts, onset).filter(is_before_the_end) {
         case = case.because(STRONG, format!("by step {died} most units of a layer had died"));
     } else if length >= LONG_STEP
         && let Some(gone) = state::gone_by(facts).filter(is_before_the_end)
