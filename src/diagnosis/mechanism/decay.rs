@@ -86,8 +86,8 @@ fn raised(facts: Facts, onset: &Onset) -> Option<Case> {
         .map(|(step, one)| (step, Settings::of(one)))
         .filter(|(_, settings)| !settings.states.is_empty())
         .collect();
-    let pairs = said.windows(2).rev().filter(|pair| pair[0].0 < onset.step).take(RAISED_WITHIN);
-    pairs.filter_map(|pair| raised_between(&pair[0], &pair[1], onset)).next()
+    let mut pairs = said.windows(2).rev().filter(|pair| pair[0].0 < onset.step).take(RAISED_WITHIN);
+    pairs.find_map(|pair| raised_between(&pair[0], &pair[1], onset))
 }
 
 /// The same between these two checkpoints.
