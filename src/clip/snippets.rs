@@ -116,6 +116,7 @@ fn quoted(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::method::Method;
     use super::*;
 
     /// By hand: a quote, a backslash and a line's end are escaped, wrappers' parts are no part of a name.
@@ -128,6 +129,42 @@ mod tests {
         assert!(texts[1].contains(r#"if ".a\")],1);evil(\"\\\x0a." in "#), "{}", texts[1]);
         assert!(texts[2].contains(r#"if ".h.w." in "#), "{}", texts[2]);
         assert!(texts.iter().all(|text| text.starts_with("torch.nn.utils.clip_grad_norm_(")));
+    }
+
+    /// The printed lines, run by Python on norms with zeros, spikes and a drift, give the limits of the method that they are printed for.
+    #[test]
+    fn the_lines_of_the_rule_limit_what_the_rule_limits() {
+        let rule = RollingMedian { multiple: 1.5, max_norm: Some(8.0), ..RollingMedian::default() };
+        let noise = crate::random::Stream::new(17, 3).normals(2000);
+        let norm = |(at, normal): (usize, &f64)| match at % 97 {
+            13 => 0.0,
+            29 | 30 => 40.0,
+            _ => (0.4 * normal + (at as f64 / 300.0).sin()).exp(),
+        };
+        let norms: Vec<f64> = noise.iter().enumerate().map(norm).collect();
+        let mut clipper = Method::RollingMedian(rule).start();
+        // Ten norms of 1, of which five were held against a limit and not clipped: the lines begin with the same ten, and this power.
+        for _ in 0..10 {
+            clipper.threshold(1.0);
+        }
+        let power = 1.0 - 5.0 * POWER_RATE * CLIPPED_SHARE;
+        let lines = rolling_median(rule, 1.0);
+        let script = format!(
+            "{}\n{}\npower[0] = {power}\nfor norm in {norms:?}: print(repr(max_norm(norm)))",
+            lines[0].text, lines[1].text
+        );
+        let Ok(run) = std::process::Command::new("python3").args(["-c", &script]).output() else {
+            println!("SKIPPED: there is no python3 to run the lines");
+            return;
+        };
+        assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+        let printed = String::from_utf8(run.stdout).expect("numbers");
+        let printed: Vec<f64> = printed.lines().map(|line| line.parse().expect("a number")).collect();
+        assert_eq!(printed.len(), norms.len());
+        for (norm, found) in norms.iter().zip(printed) {
+            let expected = clipper.threshold(*norm).expect("a norm is enough");
+            assert!((found - expected).abs() <= 1e-9 * expected, "{norm}: {found}, not {expected}");
+        }
     }
 
     /// A norm that is not finite gets neither into what a method remembers nor into the weights.
