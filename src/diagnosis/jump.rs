@@ -53,13 +53,16 @@ fn jump(points: &[LogPoint], index: usize) -> Option<Jump> {
     let largest = losses?.into_iter().reduce(f64::max).filter(|largest| *largest > 0.0)?;
     let loss = loss_of(&points[index]).filter(|loss| *loss >= JUMPED * largest)?;
     let has_every_step = until.windows(2).all(|pair| pair[1].step == pair[0].step + 1);
-    let is_no_cliff = points[index].grad_norm_ratio.is_some_and(|ratio| ratio <= AT_ONCE.max(loss / largest));
+    // Nor do gradients go on growing behind it, as those of a run that explodes.
+    let most = AT_ONCE.max(loss / largest);
+    let after = points.get(index..index + LEVEL_POINTS)?;
+    let is_no_cliff = after.iter().all(|point| point.grad_norm_ratio.is_some_and(|ratio| ratio <= most));
     let is_usual = |point: &LogPoint| point.grad_norm_ratio.is_some_and(|ratio| ratio <= SPIKE_RATIO);
     let rates: Option<Vec<f64>> = until.iter().map(|point| point.learning_rate?.finite()).collect();
     let rates = rates?;
     let (lowest, highest) =
         (rates.iter().copied().fold(f64::INFINITY, f64::min), rates.iter().copied().fold(0.0, f64::max));
-    let later: Option<Vec<f64>> = points.get(index..index + LEVEL_POINTS)?.iter().map(loss_of).collect();
+    let later: Option<Vec<f64>> = after.iter().map(loss_of).collect();
     let stays = median(later?)? >= LOSS_RATIO * largest;
     let is_one =
         has_every_step && before.iter().all(is_usual) && is_no_cliff && highest <= STAYED * lowest && stays;
