@@ -25,6 +25,20 @@ def bf16(rng, shape):
     return (values.view(np.uint32) >> 16).astype(np.uint16).tobytes()
 
 
+def write(path, parts):
+    """The safetensors file of these names, shapes and bytes."""
+    header, at = {}, 0
+    for name, shape, block in parts:
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [at, at + len(block)]}
+        at += len(block)
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for _, _, block in parts:
+            file.write(block)
+
+
 def main():
     rng = np.random.default_rng(0)
     table = bf16(rng, (VOCABULARY, WIDTH))
@@ -36,16 +50,7 @@ def main():
         parts += [(f"{name}{kind}.weight", KINDS[kind], block) for kind, block in blocks.items()]
         parts += [(f"{name}{norm}.weight", (WIDTH,), gain) for norm in ("input_layernorm", "post_attention_layernorm")]
     parts += [("model.norm.weight", (WIDTH,), gain), ("lm_head.weight", (VOCABULARY, WIDTH), table)]
-    header, at = {}, 0
-    for name, shape, block in parts:
-        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [at, at + len(block)]}
-        at += len(block)
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with open(sys.argv[1], "wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for _, _, block in parts:
-            file.write(block)
+    write(sys.argv[1], parts)
 
 
 if __name__ == "__main__":

@@ -5,23 +5,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from seven_billion import bf16, write
 
 
-def bf16(rng, shape):
-    values = rng.standard_normal(shape, dtype=np.float32) * np.float32(0.02)
-    return (values.view(np.uint32) >> 16).astype(np.uint16).tobytes()
-
-
-def write(folder, rng, shapes, config=None):
+def save(folder, rng, shapes, config=None):
     folder.mkdir(parents=True, exist_ok=True)
-    blocks = {name: bf16(rng, shape) for name, shape in shapes.items()}
-    header, at = {}, 0
-    for name, block in blocks.items():
-        header[name] = {"dtype": "BF16", "shape": list(shapes[name]), "data_offsets": [at, at + len(block)]}
-        at += len(block)
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + b"".join(blocks.values()))
+    write(folder / "model.safetensors", [(name, shape, bf16(rng, shape)) for name, shape in shapes.items()])
     if config:
         (folder / "config.json").write_text(json.dumps(config))
 
@@ -38,11 +27,11 @@ def gpt2(width, layers, heads):
 def main():
     rng, out = np.random.default_rng(1), Path(sys.argv[1])
     for side in (64, 128, 256, 512):
-        write(out / f"m{side}", rng, {f"layers.{layer}.mlp.fc1.weight": (4 * side, side) for layer in range(200)})
+        save(out / f"m{side}", rng, {f"layers.{layer}.mlp.fc1.weight": (4 * side, side) for layer in range(200)})
     experts = {f"model.layers.{layer}.mlp.experts.{expert}.up_proj.weight": (768, 256) for layer in range(8) for expert in range(64)}
-    write(out / "moe", rng, experts)
-    write(out / "gpt2", rng, *gpt2(768, 12, 12))
-    write(out / "gpt2m", rng, *gpt2(1024, 24, 16))
+    save(out / "moe", rng, experts)
+    save(out / "gpt2", rng, *gpt2(768, 12, 12))
+    save(out / "gpt2m", rng, *gpt2(1024, 24, 16))
 
 
 if __name__ == "__main__":

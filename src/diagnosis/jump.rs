@@ -28,24 +28,21 @@ pub(super) struct Jump {
 }
 
 /// The jump among the points of the level that begins at `step`.
+pub(super) fn near(facts: Facts, step: u64) -> Option<Jump> {
+    facts.points_from(step).iter().take(LEVEL_POINTS).find_map(|point| at(facts, point.step))
+}
+
+/// The jump at `step`.
 ///
 /// It takes a log of every step with losses, gradient norms before clipping and learning rates: what happened between two logged steps is not
 /// known, and norms after clipping are all alike.
-pub(super) fn near(facts: Facts, step: u64) -> Option<Jump> {
+pub(super) fn at(facts: Facts, step: u64) -> Option<Jump> {
     if facts.analysis.log.as_ref()?.semantics.before_clipping == Some(false) {
         return None;
     }
     let points = facts.points();
-    let first = points.partition_point(|point| point.step < step);
-    (first..points.len().min(first + LEVEL_POINTS)).find_map(|index| jump(points, index))
-}
-
-/// The jump at `step`.
-pub(super) fn at(facts: Facts, step: u64) -> Option<Jump> {
-    near(facts, step).filter(|jump| jump.step == step)
-}
-
-fn jump(points: &[LogPoint], index: usize) -> Option<Jump> {
+    let index = points.partition_point(|point| point.step < step);
+    points.get(index).filter(|point| point.step == step)?;
     let before = &points[index.checked_sub(LEVEL_POINTS)?..index];
     let until = &points[index - LEVEL_POINTS..=index];
     let loss_of = |point: &LogPoint| point.loss.and_then(Number::finite);
@@ -66,7 +63,7 @@ fn jump(points: &[LogPoint], index: usize) -> Option<Jump> {
     let stays = median(later?)? >= LOSS_RATIO * largest;
     let is_one =
         has_every_step && before.iter().all(is_usual) && is_no_cliff && highest <= STAYED * lowest && stays;
-    is_one.then_some(Jump { step: points[index].step, before: largest, loss })
+    is_one.then_some(Jump { step, before: largest, loss })
 }
 
 #[cfg(test)]

@@ -232,6 +232,12 @@ pub(super) fn loss_rose(facts: Facts, step: u64) -> bool {
     soon.filter_map(|point| point.loss_ratio).any(|ratio| ratio >= LOSS_RATIO)
 }
 
+/// The levels of the finite losses.
+pub(super) fn loss_levels(facts: Facts) -> Vec<f64> {
+    let losses: Vec<f64> = facts.points().iter().filter_map(|point| point.loss?.finite()).collect();
+    losses.windows(LEVEL_POINTS).filter_map(|window| median(window.iter().copied())).collect()
+}
+
 /// The first step of the first stretch whose loss is far above the lowest level it had, in ratio and by its own noise, and
 /// that it does not come back from, or only after it had doubled; no rise of those that recur.
 fn loss(facts: Facts) -> Option<Onset> {

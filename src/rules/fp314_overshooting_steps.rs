@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::logs::{LEVEL_POINTS, log, no_norms, norm_spikes};
+use super::logs::{LEVEL_POINTS, finite_losses, log, no_norms, norm_spikes};
 use super::moments::parameters;
 use super::{Check, Confidence, Findings, Needs, Rule, Severity, Subject, Threshold, Thresholds};
 use crate::analysis::model::{Analysis, CheckpointAnalysis, LogAnalysis, LogPoint, Number, TensorAnalysis};
@@ -127,8 +127,7 @@ fn lengths(saved: &CheckpointAnalysis) -> Option<(f64, f64)> {
 fn first_loss(log: &LogAnalysis) -> Option<f64> {
     let stride = log.semantics.stride.unwrap_or(1);
     let begins = log.points.first()?.step <= stride.saturating_mul(LEVEL_POINTS as u64);
-    let losses = log.points.iter().filter_map(|point| point.loss.and_then(Number::finite));
-    median(losses.take(LEVEL_POINTS)).filter(|loss| begins && *loss > 0.0)
+    median(finite_losses(&log.points).take(LEVEL_POINTS)).filter(|loss| begins && *loss > 0.0)
 }
 
 #[cfg(test)]

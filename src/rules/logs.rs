@@ -338,7 +338,7 @@ pub(super) fn first_divergence(
     })
 }
 
-fn finite_losses(points: &[LogPoint]) -> impl Iterator<Item = f64> {
+pub(super) fn finite_losses(points: &[LogPoint]) -> impl Iterator<Item = f64> {
     points.iter().filter_map(|point| point.loss.and_then(Number::finite))
 }
 

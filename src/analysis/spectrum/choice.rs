@@ -51,26 +51,23 @@ const TABLE: &[Line] = &[
 ///
 /// Alone one vector at a time is quicker for the largest; of a whole 7B model, three matrices under way at once, blocks take 3.3 s and
 /// one vector at a time for those beyond 4096² 3.7 s.
-const TABLE_WITH_SOLVER: &[Line] = &[
-    (MeasureLevel::Spectra, 1, Route::Direct),
-    (MeasureLevel::Spectra, 256, Route::Gram),
-    (MeasureLevel::Spectra, ANY, Route::BlockLanczos),
-    (MeasureLevel::Full, 1, Route::Direct),
-    (MeasureLevel::Full, 1024, Route::GramThenBidiagonal),
-    (MeasureLevel::Full, LARGEST_ON_DEVICE, Route::Gram),
-    (MeasureLevel::Full, ANY, Route::LanczosAndDensity),
-];
+const TABLE_WITH_SOLVER: &[Line] = &on_gpu(LARGEST_ON_DEVICE);
 
 /// The same on a GPU whose driver is alone: the processor has the eigenvalues of Gram matrices. Not timed by itself: blocks are as with a solver.
-const TABLE_OF_DRIVER: &[Line] = &[
-    (MeasureLevel::Spectra, 1, Route::Direct),
-    (MeasureLevel::Spectra, 256, Route::Gram),
-    (MeasureLevel::Spectra, ANY, Route::BlockLanczos),
-    (MeasureLevel::Full, 1, Route::Direct),
-    (MeasureLevel::Full, 1024, Route::GramThenBidiagonal),
-    (MeasureLevel::Full, 4096, Route::Gram),
-    (MeasureLevel::Full, ANY, Route::LanczosAndDensity),
-];
+const TABLE_OF_DRIVER: &[Line] = &on_gpu(4096);
+
+/// The table of a GPU whose Gram matrices are worth it up to this shorter side.
+const fn on_gpu(largest: usize) -> [Line; 7] {
+    [
+        (MeasureLevel::Spectra, 1, Route::Direct),
+        (MeasureLevel::Spectra, 256, Route::Gram),
+        (MeasureLevel::Spectra, ANY, Route::BlockLanczos),
+        (MeasureLevel::Full, 1, Route::Direct),
+        (MeasureLevel::Full, 1024, Route::GramThenBidiagonal),
+        (MeasureLevel::Full, largest, Route::Gram),
+        (MeasureLevel::Full, ANY, Route::LanczosAndDensity),
+    ]
+}
 
 /// Up to which shorter side all singular values are computed on a device with a solver of its own: 2 GB for the Gram matrix.
 const LARGEST_ON_DEVICE: usize = 1 << 14;

@@ -66,7 +66,8 @@ impl Default for State {
 }
 
 impl RollingMedian {
-    /// What a step of this norm is limited to: the multiple of the median of the norms before it, or half way there where it is above; before half a window of norms nothing but the most it may be.
+    /// What a step of this norm is limited to: the multiple of the median of the norms before it, or half way there where it is above; before half a
+    /// window of norms nothing but the most it may be.
     pub fn threshold(&self, state: &mut State, norm: f64) -> f64 {
         let most = self.max_norm.unwrap_or(f64::INFINITY);
         let usual = state.recent.median().filter(|_| state.recent.len() >= (self.window / 2).max(1));

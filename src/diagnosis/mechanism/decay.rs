@@ -1,12 +1,12 @@
 //! Weight decay that takes the weights away faster than gradients can hold them.
 
-use super::{CONCLUSIVE, Case, STRONG, SUPPORTING, median};
+use super::{CONCLUSIVE, Case, STRONG, SUPPORTING};
 use crate::analysis::model::{
-    Algorithm, CheckpointAnalysis, TensorAnalysis, TensorInterval, decayed, is_mostly_decay,
+    Algorithm, CheckpointAnalysis, ParameterGroup, TensorAnalysis, TensorInterval, decayed, is_mostly_decay,
 };
 use crate::diagnosis::Mechanism;
 use crate::diagnosis::facts::{Facts, States, is_matrix, states};
-use crate::diagnosis::onset::{LEVEL_POINTS, Onset, Sign};
+use crate::diagnosis::onset::{Onset, Sign, loss_levels};
 use crate::diagnosis::suspects::is_vector;
 use crate::number::short;
 
@@ -149,28 +149,31 @@ impl<'a> Settings<'a> {
         Self { checkpoint, states: states(checkpoint) }
     }
 
-    /// The decay of a parameter that shrinks it at each step: that of AdamW passes the moments by, and without them a penalty is the same.
-    fn decay(&self, name: &str) -> Option<f64> {
+    /// What steps a parameter, and its group.
+    fn of_parameter(&self, name: &str) -> Option<(&'a Algorithm, &'a ParameterGroup)> {
         let (parameter, group) = *self.states.get(name)?;
         let optimizer = self.checkpoint.optimizer.value()?.optimizers.get(parameter.optimizer as usize)?;
-        matches!(optimizer.algorithm, Algorithm::AdamW | Algorithm::Sgd).then_some(group.weight_decay?)
+        Some((&optimizer.algorithm, group))
+    }
+
+    /// The decay of a parameter that shrinks it at each step: that of AdamW passes the moments by, and without them a penalty is the same.
+    fn decay(&self, name: &str) -> Option<f64> {
+        let (algorithm, group) = self.of_parameter(name)?;
+        matches!(algorithm, Algorithm::AdamW | Algorithm::Sgd).then_some(group.weight_decay?)
     }
 
     /// Learning rate and decay of a parameter whose decay passes the moments by, and is no usual one.
     fn get(&self, name: &str) -> Option<(f64, f64)> {
-        let (parameter, group) = *self.states.get(name)?;
-        let optimizer = self.checkpoint.optimizer.value()?.optimizers.get(parameter.optimizer as usize)?;
+        let (algorithm, group) = self.of_parameter(name)?;
         let decay = group.weight_decay.filter(|&decay| decay > USUAL)?;
-        (optimizer.algorithm == Algorithm::AdamW).then_some((group.learning_rate?, decay))
+        (*algorithm == Algorithm::AdamW).then_some((group.learning_rate?, decay))
     }
 }
 
 /// Whether the loss ends above its lowest level, by a share of that level and of what was learned: of a loss that is next to nothing, as where
 /// a network has memorised its data, noise is a large share.
 fn suffers(facts: Facts) -> bool {
-    let losses: Vec<f64> = facts.points().iter().filter_map(|point| point.loss?.finite()).collect();
-    let levels: Vec<f64> =
-        losses.windows(LEVEL_POINTS).filter_map(|window| median(window.iter().copied())).collect();
+    let levels = loss_levels(facts);
     let lowest = levels.iter().copied().fold(f64::INFINITY, f64::min);
     let (Some(first), Some(last)) = (levels.first(), levels.last()) else { return false };
     let rise = last - lowest;

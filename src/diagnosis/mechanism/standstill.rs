@@ -6,7 +6,7 @@ use super::{CONCLUSIVE, Case, STRONG, SUPPORTING, rate, start};
 use crate::analysis::model::{IntervalAnalysis, Role, TensorInterval, weight_of};
 use crate::diagnosis::Mechanism;
 use crate::diagnosis::facts::{Facts, States, is_query_or_key, median, states, whole};
-use crate::diagnosis::onset::{self, LEVEL_POINTS, Onset, Sign};
+use crate::diagnosis::onset::{self, LEVEL_POINTS, Onset, Sign, loss_levels};
 use crate::number;
 use crate::rules::{Confidence, Habit};
 
@@ -160,9 +160,7 @@ const DIE_WITHIN: usize = 2;
 
 /// Whether the level of the loss ends where it is lowest, but for what a run comes back from in waves.
 fn ends_at_its_lowest(facts: Facts) -> bool {
-    let losses: Vec<f64> = facts.points().iter().filter_map(|point| point.loss?.finite()).collect();
-    let levels = losses.windows(onset::LEVEL_POINTS).filter_map(|window| median(window.iter().copied()));
-    let levels: Vec<f64> = levels.collect();
+    let levels = loss_levels(facts);
     let lowest = levels.iter().copied().fold(f64::INFINITY, f64::min);
     levels.last().is_some_and(|last| *last <= lowest * Habit::CALM.exp())
 }
