@@ -10,6 +10,7 @@ mod healthy;
 mod jump;
 mod mechanism;
 mod onset;
+mod outrun;
 mod pulse;
 mod quoted;
 mod recovery;

@@ -70,8 +70,7 @@ pub(super) fn attention_logits(facts: Facts, _: Option<&Onset>) -> Option<Case> 
             _ => case.although(SUPPORTING, format!("{whose} logits are still small for random tokens")),
         };
     }
-    let tensor = if are_everywhere(facts, &names) { None } else { names.first().cloned() };
-    (!case.reasons.is_empty()).then(|| case.in_tensor(tensor))
+    (!case.reasons.is_empty()).then(|| case.in_tensor(names.first().cloned()))
 }
 
 /// The maps that stand nearly as far above the other matrices as the worst one does, and that first: of some the first checkpoint
@@ -122,19 +121,6 @@ fn trained(names: &[String]) -> String {
 
 fn farther(names: &[String]) -> &'static str {
     if names.len() == 1 { "it moved that much farther" } else { "they moved that much farther" }
-}
-
-/// Whether the maps are of more than one layer, and of every one that has such maps.
-fn are_everywhere(facts: Facts, names: &[String]) -> bool {
-    let layers = |is: &dyn Fn(&TensorAnalysis) -> bool| {
-        let own = facts.parameters().into_iter().filter(|tensor| is_matrix(tensor) && is(tensor));
-        let mut indices: Vec<Option<u64>> = own.map(|tensor| tensor.layer.index).collect();
-        indices.sort_unstable();
-        indices.dedup();
-        indices
-    };
-    let all = layers(&|tensor| is_query_or_key(tensor.role));
-    all.len() > 1 && layers(&|tensor| names.contains(&tensor.canonical_name)) == all
 }
 
 fn is_attention(role: Role) -> bool {
@@ -314,7 +300,7 @@ mod tests {
     #[test]
     fn maps_that_outgrew_the_others_alike_are_all_named() {
         let all = case([9.9, 6.2, 6.4, 5.9]);
-        assert_eq!(all.tensor, None, "it is every layer");
+        assert_eq!(all.tensor.as_deref(), Some("blocks.0.q_proj.weight"), "the worst of every layer's");
         assert_eq!(
             all.reasons[0],
             "by step 100 4 maps of attention stood 5.900 to 9.900 times above the other matrices: blocks.0.q_proj.weight, blocks.1.q_proj.weight, blocks.0.k_proj.weight, blocks.1.k_proj.weight"

@@ -5,6 +5,7 @@ use crate::analysis::model::{CheckpointAnalysis, TensorAnalysis};
 use crate::diagnosis::Mechanism;
 use crate::diagnosis::facts::{Facts, is_matrix, median, rms, states};
 use crate::diagnosis::onset::{Onset, Sign, loss_rose};
+use crate::diagnosis::outrun::{self, Outrun};
 use crate::diagnosis::{burst, jump, recovery};
 use crate::number::short;
 use crate::rules::Confidence;
@@ -114,7 +115,26 @@ fn whole_model(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
             case = case.because(SUPPORTING, high_rate(facts, onset.step));
         }
     }
+    if let Some(outrun) = outrun::outrun(facts) {
+        case = outran(case, outrun);
+    }
     (!case.reasons.is_empty()).then_some(case)
+}
+
+/// A rate that rose beyond the one at which the loss was lowest.
+fn outran(case: Case, outrun: Outrun) -> Case {
+    let Outrun { lowest, until, rate, full, ratio } = outrun;
+    let case = if case.onset.is_some() { case } else { case.at(lowest, [lowest, until]) };
+    case.because(
+        STRONG,
+        format!(
+            "the loss was lowest around step {lowest}, at a learning rate of {}, which went on rising to {}: there the loss stayed {} times as high",
+            short(rate),
+            short(full),
+            short(ratio)
+        ),
+    )
+    .number("loss at the full learning rate over its lowest", ratio, Some(outrun::LOST), "1")
 }
 
 /// The first checkpoint at which the typical matrix is changed far too much by one step, and by how much.
