@@ -8,6 +8,7 @@ mod burst;
 mod facts;
 mod healthy;
 mod jump;
+mod lone;
 mod mechanism;
 mod onset;
 mod outrun;

@@ -309,7 +309,9 @@ fn first_rise(facts: Facts, mut is_one: impl FnMut(&Rise) -> bool) -> Option<Ons
         if height <= LEVEL_ERRORS * error {
             continue;
         }
-        let Some(&(step, _)) = window.iter().find(|(_, log)| *log > lowest + LOSS_RATIO.ln()) else {
+        // Of what comes within a few steps the first losses that high are noise: it began where it was half way up.
+        let above = lowest + LOSS_RATIO.ln().max(height / 2.0);
+        let Some(&(step, _)) = window.iter().find(|(_, log)| *log > above) else {
             continue;
         };
         if is_one(&Rise { step, height, levels: &levels, start, lowest }) {

@@ -7,10 +7,11 @@ use crate::analysis::model::{CheckpointAnalysis, IntervalAnalysis, LogPoint, Ten
 use crate::diagnosis::Mechanism;
 use crate::diagnosis::burst::{self, Burst};
 use crate::diagnosis::facts::{Facts, median, whole};
+use crate::diagnosis::lone::Lone;
 use crate::diagnosis::onset::{self, Onset, ScaleCollapse, Sign};
 use crate::diagnosis::pulse::{self, LayerNorms, Pulse};
-use crate::diagnosis::run_up;
 use crate::diagnosis::suspects::{self, Lead, is_vector};
+use crate::diagnosis::{lone, run_up};
 use crate::number::{counted, short};
 use crate::rules::Confidence;
 
@@ -189,6 +190,11 @@ pub(super) fn gradient_spike(facts: Facts, onset: Option<&Onset>) -> Option<Case
             ),
         );
     }
+    if case.points < STRONG
+        && let Some(lone) = lone::lone(facts)
+    {
+        case = of_lone(lone);
+    }
     if let (Some(onset), Some(step)) = (onset, case.onset)
         && onset.step + MAY_PRECEDE < step
     {
@@ -238,6 +244,24 @@ fn of_burst(facts: Facts, case: Case, burst: Burst) -> Case {
         SUPPORTING,
         "the learning rate was the same before and after it ended: it is not what was too large",
     )
+}
+
+/// What one gradient of one parameter says that the norm of all nearly hid.
+fn of_lone(lone: Lone) -> Case {
+    let Lone { tensor, step, interval, ratio } = lone;
+    let [from, to] = interval;
+    Case::of(Mechanism::GradientSpike)
+        .with_confidence(Confidence::Calibrated)
+        .at(step, [from, step])
+        .because(
+            STRONG,
+            format!(
+                "between steps {from} and {to} the share of {tensor} in the gradients was {} times that of the intervals around, no other's left it so, and step {step} has just the norm that one gradient of it must have given",
+                short(ratio)
+            ),
+        )
+        .in_tensor(Some(tensor))
+        .number("share of the gradients over that around it", ratio, Some(lone::LEFT.exp()), "1")
 }
 
 /// The largest burst of the logged norm.
