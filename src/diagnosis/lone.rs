@@ -28,7 +28,7 @@ const AROUND: usize = 3;
 const FEWEST: usize = 8;
 
 /// Logged norms a step from which a log has every step, but for a few.
-const COMPLETE: f64 = 0.9;
+pub(super) const COMPLETE: f64 = 0.9;
 
 /// Excess of the largest norm of the interval over that which the energy takes, between which they are the same: 0.98 to 1.13 in runs with such a
 /// gradient.

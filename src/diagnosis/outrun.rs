@@ -8,8 +8,8 @@ use super::facts::{Facts, median};
 use super::onset::LEVEL_POINTS;
 use crate::robust::{MAD_TO_DEVIATION, MEDIAN_ERROR};
 
-/// Learning rate over its peak from which the warm-up is over.
-const FULL: f64 = 0.95;
+/// Learning rate over its peak from which it is at its peak, and a warm-up over.
+pub(super) const AT_PEAK: f64 = 0.95;
 
 /// Loss at the full rate over its lowest level from which the run lost what it had learned: 1.09 and more where the rate was eight to fifty
 /// times one that works; no healthy run of the zoo was lowest on its way up.
@@ -51,7 +51,7 @@ struct Point {
 pub(super) fn outrun(facts: Facts) -> Option<Outrun> {
     let points = points(facts);
     let full_rate = points.iter().map(|point| point.rate).fold(0.0, f64::max);
-    let full = points.iter().position(|point| point.rate >= FULL * full_rate)?;
+    let full = points.iter().position(|point| point.rate >= AT_PEAK * full_rate)?;
     let rises = points[..=full].windows(2).all(|pair| pair[1].rate >= pair[0].rate);
     let later = &points[full..];
     if !rises || later.len() < LEVELS_AFTER * LEVEL_POINTS {

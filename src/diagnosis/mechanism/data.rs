@@ -7,7 +7,7 @@ use crate::analysis::model::{CheckpointAnalysis, IntervalAnalysis, LogPoint, Ten
 use crate::diagnosis::Mechanism;
 use crate::diagnosis::burst::{self, Burst};
 use crate::diagnosis::facts::{Facts, median, whole};
-use crate::diagnosis::lone::Lone;
+use crate::diagnosis::lone::{COMPLETE, Lone};
 use crate::diagnosis::onset::{self, Onset, ScaleCollapse, Sign};
 use crate::diagnosis::pulse::{self, LayerNorms, Pulse};
 use crate::diagnosis::suspects::{self, Lead, is_vector};
@@ -24,9 +24,6 @@ const CHANGE_RATIO: f64 = 1.2;
 
 /// Steps before a spike within which a change of the learning rate is its cause.
 const RATE_STEPS: u64 = 20;
-
-/// Logged norms a step from which a log has every step, but for a few.
-const COMPLETE: f64 = 0.9;
 
 /// Excess of the largest norm of an interval over that which one gradient of a parameter must have given, between which
 /// they are the same: 0.94 to 1.4 in runs with such a gradient; 1.8 and more where the energy came otherwise.

@@ -5,7 +5,7 @@ use crate::analysis::model::{CheckpointAnalysis, TensorAnalysis};
 use crate::diagnosis::Mechanism;
 use crate::diagnosis::facts::{Facts, is_matrix, median, rms, states};
 use crate::diagnosis::onset::{Onset, Sign, loss_rose};
-use crate::diagnosis::outrun::{self, Outrun};
+use crate::diagnosis::outrun::{self, AT_PEAK, Outrun};
 use crate::diagnosis::{burst, jump, recovery};
 use crate::number::short;
 use crate::rules::Confidence;
@@ -34,9 +34,6 @@ const FIRST_POINTS: usize = 15;
 
 /// Learning rate over that of `RISE_POINTS` before from which it rises.
 const RISING: f64 = 1.05;
-
-/// Learning rate over its peak from which it is at its peak.
-const AT_PEAK: f64 = 0.95;
 
 /// A learning rate that this run cannot take.
 pub(super) fn learning_rate(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
