@@ -19,6 +19,9 @@ use crate::rules::Confidence;
 /// once in 100 steps, gives √((99 + 144)/100).
 const INTERVAL_RATIO: f64 = 1.56;
 
+/// Intervals before one without which what is usual is not known well enough to tell a spike by it alone.
+const HISTORY: usize = 3;
+
 /// Relative change over its trailing median, of the interval of a logged spike, from which a parameter took part in it.
 const CHANGE_RATIO: f64 = 1.2;
 
@@ -56,7 +59,7 @@ pub(super) fn gradient_spike(facts: Facts, onset: Option<&Onset>) -> Option<Case
     let logged = logged.or(hidden.as_ref().map(|(point, _)| *point));
     let interval = match logged {
         Some(point) => interval_of(facts, point.step),
-        None => facts.analysis.intervals.iter().find(|one| stands_out(facts, one, false).is_some()),
+        None => with_history(facts).iter().find(|one| stands_out(facts, one, false).is_some()),
     };
     let lead = interval.and_then(|one| stands_out(facts, one, logged.is_some()));
     let mut case = Case::of(Mechanism::GradientSpike).with_confidence(Confidence::Calibrated);
@@ -320,6 +323,15 @@ fn layer_pulse(facts: Facts<'_>) -> Option<(&LogPoint, String)> {
         });
         (!*is_few && norms.is_pulse(point.step)).then(|| (point, weight.clone()))
     })
+}
+
+/// The intervals that enough others came before to say what is usual: where no log has a spike, an early one is training that has just begun.
+fn with_history(facts: Facts<'_>) -> &[IntervalAnalysis] {
+    let intervals = &facts.analysis.intervals[..];
+    let is_measured =
+        |one: &IntervalAnalysis| one.tensors.iter().any(|own| own.gradient_norm.value().is_some());
+    let mut measured = intervals.iter().enumerate().filter(|(_, one)| is_measured(one));
+    measured.nth(HISTORY).map_or(&[], |(first, _)| &intervals[first..])
 }
 
 /// Whether the log of an interval has no step whose norm is what one gradient of the leading parameter must have made it:
