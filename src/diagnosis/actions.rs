@@ -55,10 +55,16 @@ pub(super) fn recovered(facts: Facts, case: &Case) -> Option<Recovery> {
     recovery::from(facts, step)
 }
 
-/// The recovery from gradients that stood out, where nothing shows why they did. A loss that left its level for long says more.
+/// The recovery from gradients that stood out, or from a loss that rose, where nothing shows why they did. Of a loss that left its level the noise is no
+/// excuse: it has to end no higher at all.
 pub(super) fn recovered_without_a_cause(facts: Facts, onset: Option<&Onset>) -> Option<Recovery> {
-    let onset = onset.filter(|onset| matches!(onset.sign, Sign::GradientNorm(_)))?;
-    recovery::from(facts, onset.step)
+    let onset = onset?;
+    let recovery = recovery::from(facts, onset.step)?;
+    match onset.sign {
+        Sign::GradientNorm(_) => Some(recovery),
+        Sign::Loss(_) => Some(recovery).filter(|recovery| recovery.is_beyond_doubt()),
+        _ => None,
+    }
 }
 
 /// To go on, from moments that the spike is no more in.

@@ -1,24 +1,39 @@
-//! A loss that jumps from one step to the next and stays up, out of steps like those before: what it is taken of has changed.
+//! A loss that jumps from one logged step to the next and stays up, out of steps like those before: what it is taken of has changed.
 //!
-//! A learning rate that is too high makes gradients grow before the loss leaves its level, and a bad batch is over with the next one. Where
-//! the rate stays, and no gradient before stood out, the weights did not go far in one step, unless what steps are made of was lost or other weights
-//! were loaded; labels, the order or the scaling of the data, or the loss itself may have changed. Only over a cliff does a step like others do that (Pascanu, Mikolov, Bengio 2013, arXiv:1211.5063, section 2.3), and there
-//! the gradient grows by more than the loss, and by a lot.
+//! A learning rate that is too high makes gradients grow before the loss leaves its level, and builds up over several points; a bad batch is over
+//! with the next one. Where the rate did not rise, and no gradient before stood out, the weights did not go far in one step, unless what steps are
+//! made of was lost or other weights were loaded; labels, the order or the scaling of the data, or the loss itself may have changed. Only over a
+//! cliff does a step like others do that (Pascanu, Mikolov, Bengio 2013, arXiv:1211.5063, section 2.3), and there the gradient grows by more than
+//! the loss, and by a lot.
 
 use super::facts::{Facts, median};
-use super::onset::{LEVEL_POINTS, LOSS_RATIO, SPIKE_RATIO};
+use super::onset::{LEVEL_POINTS, is_spike};
 use super::run_up::AT_ONCE;
-use crate::analysis::model::{LogPoint, Number};
+use crate::analysis::model::LogPoint;
 
-/// Loss over the largest of the [`LEVEL_POINTS`] before it from which it jumped: what a level of the loss has to rise by to have left its lowest (E3).
-const JUMPED: f64 = 1.5;
+/// The first loss of a jump over the median of the [`LEVEL_POINTS`] before it: a quarter is what a rise comes back to that is over.
+const JUMPED: f64 = 1.25;
 
-/// The largest learning rate over the smallest of these steps up to which it stayed.
+/// Share of the rise to the largest of the level behind, in ln, that came with the first loss: what builds up has most of it later.
+const AT_FIRST: f64 = 0.5;
+
+/// Losses from the first one on, of which [`STAY_UP`] are above all of the level before.
+const STAY_AMONG: usize = 10;
+
+/// See [`STAY_AMONG`]. With eight, two more of the zoos' runs whose loss left its level otherwise are jumps; with nine, none of a learning rate.
+const STAY_UP: usize = 9;
+
+/// Losses right before a jump whose median is above none of the others of their level, nor the last of them by [`JUMPED`]: else they led up to it.
+const LED_UP: usize = 3;
+
+/// The largest learning rate over the smallest before it up to which it did not rise.
 const STAYED: f64 = 1.05;
 
 /// A jump.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Jump {
+    /// The last step with a loss as before.
+    pub from: u64,
     /// The first step with the new loss.
     pub step: u64,
     /// The largest loss of the steps before.
@@ -34,8 +49,7 @@ pub(super) fn near(facts: Facts, step: u64) -> Option<Jump> {
 
 /// The jump at `step`.
 ///
-/// It takes a log of every step with losses, gradient norms before clipping and learning rates: what happened between two logged steps is not
-/// known, and norms after clipping are all alike.
+/// It takes a log without gaps, with losses, gradient norms before clipping and learning rates: norms after clipping are all alike.
 pub(super) fn at(facts: Facts, step: u64) -> Option<Jump> {
     if facts.analysis.log.as_ref()?.semantics.before_clipping == Some(false) {
         return None;
@@ -45,25 +59,55 @@ pub(super) fn at(facts: Facts, step: u64) -> Option<Jump> {
     points.get(index).filter(|point| point.step == step)?;
     let before = &points[index.checked_sub(LEVEL_POINTS)?..index];
     let until = &points[index - LEVEL_POINTS..=index];
-    let loss_of = |point: &LogPoint| point.loss.and_then(Number::finite);
-    let losses: Option<Vec<f64>> = before.iter().map(loss_of).collect();
-    let largest = losses?.into_iter().reduce(f64::max).filter(|largest| *largest > 0.0)?;
-    let loss = loss_of(&points[index]).filter(|loss| *loss >= JUMPED * largest)?;
-    let has_every_step = until.windows(2).all(|pair| pair[1].step == pair[0].step + 1);
+    let after = points.get(index..index + LEVEL_POINTS)?;
+    let (earlier, later) = (losses(before)?, losses(after)?);
+    let (largest, loss) = (largest(&earlier), later[0]);
     // Nor do gradients go on growing behind it, as those of a run that explodes.
     let most = AT_ONCE.max(loss / largest);
-    let after = points.get(index..index + LEVEL_POINTS)?;
     let is_no_cliff = after.iter().all(|point| point.grad_norm_ratio.is_some_and(|ratio| ratio <= most));
-    let is_usual = |point: &LogPoint| point.grad_norm_ratio.is_some_and(|ratio| ratio <= SPIKE_RATIO);
-    let rates: Option<Vec<f64>> = until.iter().map(|point| point.learning_rate?.finite()).collect();
-    let rates = rates?;
-    let (lowest, highest) =
-        (rates.iter().copied().fold(f64::INFINITY, f64::min), rates.iter().copied().fold(0.0, f64::max));
-    let later: Option<Vec<f64>> = after.iter().map(loss_of).collect();
-    let stays = median(later?)? >= LOSS_RATIO * largest;
-    let is_one =
-        has_every_step && before.iter().all(is_usual) && is_no_cliff && highest <= STAYED * lowest && stays;
-    is_one.then_some(Jump { step, before: largest, loss })
+    let is_usual = |point: &LogPoint| point.grad_norm_ratio.is_some() && !is_spike(point);
+    let is_one = is_shift(&earlier, &later)?
+        && until.windows(3).all(|three| three[2].step - three[1].step == three[1].step - three[0].step)
+        && before.iter().all(is_usual)
+        && is_no_cliff
+        && did_not_rise(until)?;
+    is_one.then_some(Jump { from: before.last()?.step, step, before: largest, loss })
+}
+
+/// Whether the losses of a level are above those before it from the first one on, and nothing led up to it.
+fn is_shift(earlier: &[f64], later: &[f64]) -> Option<bool> {
+    let (usual, first) = (median(earlier.iter().copied())?, later[0]);
+    let (settled, last) = earlier.split_at(earlier.len() - LED_UP);
+    let settled = largest(settled);
+    let led_up = median(last.iter().copied())? > settled || earlier.last()? > &(JUMPED * settled);
+    let is_up = |loss: &&f64| **loss > largest(earlier);
+    let at_first = (first / usual).ln() / (largest(later) / usual).ln();
+    Some(
+        !led_up
+            && is_up(&&first)
+            && later[..STAY_AMONG].iter().filter(is_up).count() >= STAY_UP
+            && first >= JUMPED * usual
+            && at_first >= AT_FIRST,
+    )
+}
+
+/// Whether no learning rate of these is above one before it.
+fn did_not_rise(points: &[LogPoint]) -> Option<bool> {
+    let rates: Option<Vec<f64>> = points.iter().map(|point| point.learning_rate?.finite()).collect();
+    let mut lowest = f64::INFINITY;
+    Some(rates?.into_iter().all(|rate| {
+        lowest = lowest.min(rate);
+        rate <= STAYED * lowest
+    }))
+}
+
+/// The losses of all of these points, which are finite and above zero.
+fn losses(points: &[LogPoint]) -> Option<Vec<f64>> {
+    points.iter().map(|point| point.loss?.finite().filter(|loss| *loss > 0.0)).collect()
+}
+
+fn largest(losses: &[f64]) -> f64 {
+    losses.iter().copied().fold(0.0, f64::max)
 }
 
 #[cfg(test)]
@@ -164,7 +208,8 @@ mod tests {
         assert_eq!(rate_changed.mechanism, Mechanism::ScheduleBreak, "{:?}", rate_changed.story);
         let gradients_grew = told(|point| {
             if (497..500).contains(&point.step) {
-                point.grad_norm_ratio = Some(3.0);
+                // As the analysis measures it of norms that are all alike: ln 3 over 1.4826·0.05.
+                (point.grad_norm_ratio, point.grad_norm_z) = (Some(3.0), Some(14.8));
             }
         });
         let over_a_cliff = told(|point| {
@@ -175,5 +220,86 @@ mod tests {
         for diagnosis in [gradients_grew, over_a_cliff] {
             assert_eq!(diagnosis.mechanism, Mechanism::LearningRate, "{:?}", diagnosis.story);
         }
+    }
+
+    /// The steps that jumps are found at, of these losses logged every `apart` steps at these rates.
+    fn jumps(apart: u64, loss: impl Fn(u64) -> f64, rate: impl Fn(u64) -> f64) -> Vec<u64> {
+        let mut run = run(|_| {});
+        let log = run.log.as_mut().expect("it has one");
+        for (point, at) in log.points.iter_mut().zip(1..) {
+            point.step = at * apart;
+            (point.loss, point.learning_rate) = (Some(Number(loss(at))), Some(Number(rate(at))));
+            point.grad_norm_ratio = Some(if at < 500 { 1.0 } else { 3.0 });
+        }
+        let facts = Facts { analysis: &run, assessment: &Assessment::default() };
+        log_steps(&run).filter(|step| super::at(facts, *step).is_some()).collect()
+    }
+
+    fn log_steps(run: &Analysis) -> impl Iterator<Item = u64> {
+        run.log.iter().flat_map(|log| log.points.iter().map(|point| point.step))
+    }
+
+    /// From 1.7 to 1.8, to 3 at the point 500, from where half of the rise is learned in every 20: the level of fifteen is 1.4 times that before.
+    fn another_level(at: u64) -> f64 {
+        match at {
+            500.. => 1.75 + 1.25 * (-(at as f64 - 500.0) / 20.0).exp2(),
+            _ => 1.7 + 0.05 * (at % 3) as f64,
+        }
+    }
+
+    #[test]
+    fn a_level_that_jumped_by_less_than_half_is_one_however_often_it_is_logged() {
+        for apart in [1, 5, 100] {
+            assert_eq!(jumps(apart, another_level, |_| 2e-3), [500 * apart]);
+        }
+        let told = told(|point| point.loss = Some(Number(another_level(point.step))));
+        assert_ne!(told.mechanism, Mechanism::LearningRate, "{:?}", told.story);
+    }
+
+    #[test]
+    fn a_rate_that_fell_made_no_loss_jump_and_one_that_rose_may_have() {
+        assert_eq!(jumps(1, another_level, |at| 1e-3 * (-(at as f64) / 100.0).exp()), [500]);
+        assert!(jumps(1, another_level, |at| 1e-3 * (at as f64 / 100.0).exp()).is_empty());
+    }
+
+    #[test]
+    fn a_loss_that_builds_up_over_several_points_is_no_jump_at_any_of_them() {
+        for factor in [1.1_f64, 1.3, 2.0, 4.0] {
+            let grows = |at: u64| {
+                let above = factor.powi(i32::try_from(at.saturating_sub(499)).expect("few")).min(100.0);
+                (1.7 + 0.05 * (at % 3) as f64) * above
+            };
+            assert!(jumps(10, grows, |_| 2e-3).is_empty(), "{factor}");
+        }
+        // A creep of three points leads up to the leap behind it.
+        let creeps = |at: u64| match at {
+            497..500 => 1.9 + 0.1 * (at - 497) as f64,
+            500.. => 4.0,
+            _ => another_level(at),
+        };
+        assert!(jumps(1, creeps, |_| 2e-3).is_empty());
+    }
+
+    #[test]
+    fn a_run_that_learns_on_behind_a_jump_came_back_by_itself() {
+        let told = |end: f64| {
+            told(|point| {
+                if point.step >= 500 {
+                    let share = (-(point.step as f64 - 500.0) / 25.0).exp2();
+                    point.loss = Some(Number(end + (7.0 - end) * share));
+                }
+            })
+        };
+        // The level of the twenty before is 0.25.
+        let came_back = told(0.2);
+        assert_eq!((came_back.mechanism, came_back.onset_step), (Mechanism::Unknown, Some(500)));
+        assert!(
+            came_back.verdict.starts_with("the loss jumped at step 500, the run came back by itself"),
+            "{}",
+            came_back.verdict
+        );
+        assert!(came_back.actions[0].what.starts_with("nothing has to be gone back to"));
+        assert!(came_back.actions[1].what.starts_with("look at what step 500"), "{:?}", came_back.actions);
+        assert!(told(0.3).verdict.starts_with("the loss jumped at step 500 and stayed up"));
     }
 }

@@ -216,7 +216,7 @@ fn gradient_norm(facts: Facts) -> Option<Onset> {
 }
 
 /// Whether the gradient norm of a step is out of its window.
-fn is_spike(point: &LogPoint) -> bool {
+pub(super) fn is_spike(point: &LogPoint) -> bool {
     point.grad_norm_z.is_some_and(|z| z > SPIKE_Z)
         && point.grad_norm_ratio.is_some_and(|ratio| ratio > SPIKE_RATIO)
 }

@@ -26,7 +26,7 @@ pub(super) struct Recovery {
 
 impl Recovery {
     /// Whether the loss ends no higher at all: what is to speak for a cause asks for more than what is to be done.
-    fn is_beyond_doubt(self) -> bool {
+    pub fn is_beyond_doubt(self) -> bool {
         self.end <= self.before
     }
 }

@@ -141,8 +141,8 @@ fn after(facts: Facts, step: u64) -> Option<String> {
 fn missing(facts: Facts, step: u64) -> String {
     if let Some(jump) = jump::at(facts, step) {
         return format!(
-            "from step {} to step {step} the loss went from {} at most to {} and stayed up, at a learning rate that had not changed and after gradients as usual: as where the data or the loss are others from there on, or what was loaded there is",
-            step - 1,
+            "from step {} to step {step} the loss went from {} at most to {} and did not come back at once, at a learning rate that had not risen and after gradients as usual: as where the data or the loss are others from there on, or what was loaded there is",
+            jump.from,
             short(jump.before),
             short(jump.loss)
         );
@@ -161,16 +161,26 @@ fn missing(facts: Facts, step: u64) -> String {
 
 /// The verdict in one line.
 pub(super) fn verdict(
+    facts: Facts,
     mechanism: Mechanism,
     tensor: Option<&str>,
     step: Option<u64>,
+    sign: Option<Sign>,
     came_back: bool,
 ) -> String {
     let place = tensor.map_or_else(String::new, |tensor| format!(" in {tensor}"));
     match (mechanism, step) {
         (Mechanism::None, _) => "no failure found".to_owned(),
-        (Mechanism::Unknown, Some(step)) if came_back => format!(
-            "gradients stood out at step {step}, the run came back by itself, and what is kept does not show why"
+        (Mechanism::Unknown, Some(step)) if came_back => {
+            let began = match sign {
+                _ if jump::at(facts, step).is_some() => "the loss jumped",
+                Some(Sign::Loss(_)) => "the loss rose",
+                _ => "gradients stood out",
+            };
+            format!("{began} at step {step}, the run came back by itself, and what is kept does not show why")
+        }
+        (Mechanism::Unknown, Some(step)) if jump::at(facts, step).is_some() => format!(
+            "the loss jumped at step {step} and stayed up, as where the data change, and what is kept does not show why"
         ),
         (Mechanism::Unknown, Some(step)) => {
             format!("failing from step {step} on, and what is kept does not show why")

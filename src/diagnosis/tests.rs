@@ -293,8 +293,9 @@ fn excursions_of_every_size_are_heavy_tails_and_no_fault() {
 fn a_loss_that_leaves_its_minimum_without_any_reason_is_unknown_and_says_what_to_keep() {
     let analysis = run(200, |point| {
         if point.step > 150 {
-            point.loss = Some(Number(8.0));
-            point.loss_ratio = Some(4.0);
+            // Over four steps: what jumps in one is told as that.
+            let loss = (2.0 + 1.5 * (point.step - 150) as f64).min(8.0);
+            (point.loss, point.loss_ratio) = (Some(Number(loss)), Some(loss / 2.0));
             point.learning_rate = Some(Number(1e-4));
         }
     });

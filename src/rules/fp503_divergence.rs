@@ -78,21 +78,19 @@ fn check(analysis: &Analysis, thresholds: &Thresholds, findings: &mut Findings) 
     }
     let (rise, noise) = (thresholds.get("rise"), thresholds.get("noise"));
     let divergence = first_divergence(log, rise, noise, thresholds.get("given-back"));
-    if let Some(Divergence { point, allowed }) = divergence {
-        let ratio = point.loss_ratio.unwrap_or(f64::NAN);
-        let top = log.points.iter().filter_map(|point| point.loss_ratio).fold(ratio, f64::max);
-        let message = format!(
-            "the loss is {ratio:.2} times its lowest at step {} and reaches {top:.2} times",
-            point.step
-        );
-        findings.push(Subject::Steps(point.step, last), message, advice).at_step(point.step).against(
+    let collapse = || collapse(&log.points, limits(thresholds), rise);
+    if let Some(divergence) = divergence.as_ref().filter(|rise| !rise.came_back) {
+        let ([ratio, top], step) = (heights(log, divergence), divergence.point.step);
+        let message =
+            format!("the loss is {ratio:.2} times its lowest at step {step} and reaches {top:.2} times");
+        findings.push(Subject::Steps(step, last), message, advice).at_step(step).against(
             "loss over its lowest",
             ratio,
-            allowed,
+            divergence.allowed,
             "times, medians of three",
         );
     } else if findings.found.is_empty()
-        && let Some(collapse) = collapse(&log.points, limits(thresholds), rise)
+        && let Some(collapse) = collapse()
     {
         let message = if collapse.at_the_start {
             format!(
@@ -111,9 +109,32 @@ fn check(analysis: &Analysis, thresholds: &Thresholds, findings: &mut Findings) 
             collapse.ratio,
             "times",
         );
+    } else if let Some(rise) = divergence {
+        note_rise(log, &rise, findings);
     } else if findings.found.is_empty() {
         note_signed(log, findings);
     }
+}
+
+/// The loss over its lowest where it left that, and the most it came to.
+fn heights(log: &LogAnalysis, divergence: &Divergence) -> [f64; 2] {
+    let ratio = divergence.point.loss_ratio.unwrap_or(f64::NAN);
+    [ratio, log.points.iter().filter_map(|point| point.loss_ratio).fold(ratio, f64::max)]
+}
+
+/// A run that ends below where it was before its loss rose has not failed by that, whatever it did in between.
+fn note_rise(log: &LogAnalysis, rise: &Divergence, findings: &mut Findings) {
+    let ([ratio, top], step) = (heights(log, rise), rise.point.step);
+    let last = log.points.last().map_or(step, |point| point.step);
+    let message = format!(
+        "the loss is {ratio:.2} times its lowest at step {step} and reaches {top:.2} times; the run came back from it, and ends no higher than before"
+    );
+    let advice = "nothing has to be gone back to; look at what the run was fed from this step on, if that was not meant";
+    findings
+        .push(Subject::Steps(step, last), message, advice)
+        .at_step(step)
+        .severity(Severity::Note)
+        .against("loss over its lowest", ratio, rise.allowed, "times, medians of three");
 }
 
 /// A loss may go below zero, as that of a policy or a bound of a likelihood does: how far it is above its lowest is then no ratio, and no other
@@ -184,6 +205,29 @@ mod tests {
         let mut ratios = vec![1.0, 1.6, 1.6];
         ratios.extend([1.1; 10]);
         assert!(judge_run(&RULE, &run(&ratios, Some(0.01)), &[]).told().is_empty());
+    }
+
+    /// Losses of 2 that are `tops` for forty each, and `lows` for forty behind each.
+    fn told_of(tops: &[(f64, f64)]) -> Vec<(Severity, String)> {
+        let behind = tops.iter().flat_map(|(top, low)| [[*top; 40], [*low; 40]].concat());
+        let ratios: Vec<f64> = std::iter::repeat_n(1.0, 40).chain(behind).collect();
+        let mut run = run(&ratios, Some(0.01));
+        let mut lowest = f64::INFINITY;
+        for (point, ratio) in run.log.as_mut().unwrap().points.iter_mut().zip(ratios) {
+            lowest = lowest.min(ratio);
+            point.loss_ratio = Some(ratio / lowest);
+        }
+        judge_run(&RULE, &run, &[]).told()
+    }
+
+    #[test]
+    fn a_rise_that_the_log_ends_no_higher_for_is_a_note_and_one_that_it_stays_above_is_critical() {
+        let note = [(Severity::Note, "steps 40 to 119".to_owned())];
+        assert_eq!(told_of(&[(9.0, 1.0)]), note);
+        assert_eq!(told_of(&[(9.0, 0.2)]), note);
+        assert_eq!(told_of(&[(9.0, 1.01)]), [(Severity::Critical, "steps 40 to 119".to_owned())]);
+        // Below where it began, and far above what it had come to.
+        assert_eq!(told_of(&[(9.0, 0.2), (0.9, 0.9)]), [(Severity::Critical, "steps 120 to 199".to_owned())]);
     }
 
     #[test]

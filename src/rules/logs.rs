@@ -281,6 +281,8 @@ pub(super) struct Divergence<'a> {
     pub point: &'a LogPoint,
     /// What the loss over its lowest may have been there.
     pub allowed: f64,
+    /// The log ends no higher than the lowest level before it.
+    pub came_back: bool,
 }
 
 /// The lowest level so far, and of how many points it is the median: of all there are, before there are [`LEVEL_POINTS`].
@@ -306,7 +308,7 @@ impl Lowest {
 
 /// The first step at which the loss is above `limit` times its lowest, above what its noise explains and what it came back
 /// from before, mostly stays there for ten points, or to the end, and is no rise of those that recur and are given back. A loss that has fallen near to zero is soon a multiple
-/// of its lowest: the level must give back the share `given_back` of what it fell, too.
+/// of its lowest: the level must give back the share `given_back` of what it fell, too. One that the run came back from only where there is no other.
 pub(super) fn first_divergence(
     log: &LogAnalysis,
     limit: f64,
@@ -319,26 +321,41 @@ pub(super) fn first_divergence(
     let mut losses: Vec<f64> = Vec::new();
     let first = median(finite_losses(points).take(LEVEL_POINTS))?;
     let sawtooth = LazyCell::new(|| sawtooth(points, limit));
-    points.iter().zip(settled_noise(points)).enumerate().find_map(|(at, (point, loss_noise))| {
-        let (before, loss) = (lowest, point.loss.and_then(Number::finite));
-        losses.extend(loss);
-        if loss.is_some() {
-            lowest = lowest.with(&losses);
-        }
-        let ratio = point.loss_ratio?;
-        habit.add(ratio.ln());
-        let allowed = allowed_rise(loss_noise, limit, noise).max(habit.allows().exp());
-        let is_up = ratio > allowed
-            && stays_above(&points[at..], allowed)
-            && level_left(&points[at..], &losses, before, first, given_back, |count| {
-                limit.max(level_noise(loss_noise.or_else(|| spread(&points[at..])), count))
+    let end = LazyCell::new(|| median(finite_losses(points).rev().take(LEVEL_POINTS)));
+    let mut found =
+        points.iter().zip(settled_noise(points)).enumerate().filter_map(|(at, (point, loss_noise))| {
+            let (before, loss) = (lowest, point.loss.and_then(Number::finite));
+            losses.extend(loss);
+            if loss.is_some() {
+                lowest = lowest.with(&losses);
+            }
+            let ratio = point.loss_ratio?;
+            habit.add(ratio.ln());
+            let allowed = allowed_rise(loss_noise, limit, noise).max(habit.allows().exp());
+            let is_up = ratio > allowed
+                && stays_above(&points[at..], allowed)
+                && level_left(&points[at..], &losses, before, first, given_back, |count| {
+                    limit.max(level_noise(loss_noise.or_else(|| spread(&points[at..])), count))
+                })
+                && !sawtooth.as_ref().is_some_and(|rises| rises.has(point.step));
+            is_up.then(|| {
+                let has_gone_on = finite_losses(&points[at..]).nth(2 * LEVEL_POINTS - 1).is_some();
+                let is_low = end.is_some_and(|end| end <= before.level);
+                Divergence {
+                    point,
+                    allowed,
+                    came_back: has_gone_on && before.points == LEVEL_POINTS && is_low,
+                }
             })
-            && !sawtooth.as_ref().is_some_and(|rises| rises.has(point.step));
-        is_up.then_some(Divergence { point, allowed })
-    })
+        });
+    let first = found.next()?;
+    if !first.came_back {
+        return Some(first);
+    }
+    found.find(|later| !later.came_back).or(Some(first))
 }
 
-pub(super) fn finite_losses(points: &[LogPoint]) -> impl Iterator<Item = f64> {
+pub(super) fn finite_losses(points: &[LogPoint]) -> impl DoubleEndedIterator<Item = f64> {
     points.iter().filter_map(|point| point.loss.and_then(Number::finite))
 }
 

@@ -106,7 +106,7 @@ fn whole_model(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
         } else if jump::at(facts, onset.step).is_some() {
             case = case.although(
                 SUPPORTING,
-                "the loss jumped from one step to the next at a rate that had not changed, and no gradient before it stood out",
+                "the loss jumped from one logged step to the next at a rate that had not risen, and no gradient before it stood out",
             );
         } else if suffers && !was_taken(facts, onset) && is_rising_or_at_peak(facts, onset.step) {
             case = case.because(SUPPORTING, high_rate(facts, onset.step));
