@@ -59,14 +59,19 @@ pub(super) fn outrun(facts: Facts) -> Option<Outrun> {
     }
     let levels: Vec<f64> = points.windows(LEVEL_POINTS).filter_map(level).collect();
     let (start, lowest) = levels.iter().copied().enumerate().min_by(|a, b| a.1.total_cmp(&b.1))?;
-    let middle = start + LEVEL_POINTS / 2;
+    let (middle, last) = (start + LEVEL_POINTS / 2, start + LEVEL_POINTS - 1);
+    // A rate that stood still until it was lowest, and jumped later, is another matter.
+    let was_rising = points[middle].rate > points[start].rate;
     let lost = median(later.iter().map(|point| point.loss))? - lowest;
     let learned = levels.first()? - lowest;
-    let is_outrun =
-        middle < full && lost >= LOST.ln() && lost >= ERRORS * error(&points, &levels)? && learned > lost;
+    let is_outrun = was_rising
+        && middle < full
+        && lost >= LOST.ln()
+        && lost >= ERRORS * error(&points, &levels)?
+        && learned > lost;
     is_outrun.then(|| Outrun {
         lowest: points[middle].step,
-        until: points[start + LEVEL_POINTS - 1].step,
+        until: points[last].step,
         rate: points[middle].rate,
         full: full_rate,
         ratio: lost.exp(),
@@ -169,6 +174,10 @@ mod tests {
             _ => 2e-2,
         };
         assert_eq!(found(&run(300, restart, turns(1.3))), None);
+        // A jump: it was lowest at a rate that had stayed for long.
+        for at in [62, 75] {
+            assert_eq!(found(&run(300, |step| if step < at { 1e-3 } else { 1e-2 }, turns(1.3))), None);
+        }
         assert_eq!(found(&run(150, warm_up, turns(1.3))), None);
         assert!(found(&run(160, warm_up, turns(1.3))).is_some());
         // Constant from the start: there is no rate at which it was better.

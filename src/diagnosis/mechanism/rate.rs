@@ -1,6 +1,6 @@
 //! Steps that are too long: of the whole model, of one parameter, or at the very start.
 
-use super::{Case, STRONG, SUPPORTING, fast, standstill, state};
+use super::{Case, STRONG, SUPPORTING, fast, seam, standstill, state};
 use crate::analysis::model::{CheckpointAnalysis, TensorAnalysis};
 use crate::diagnosis::Mechanism;
 use crate::diagnosis::facts::{Facts, is_matrix, median, rms, states};
@@ -112,7 +112,9 @@ fn whole_model(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
             case = case.because(SUPPORTING, high_rate(facts, onset.step));
         }
     }
-    if let Some(outrun) = outrun::outrun(facts) {
+    if let Some(outrun) = outrun::outrun(facts)
+        && seam::rate_jump(facts).is_none()
+    {
         case = outran(case, outrun);
     }
     (!case.reasons.is_empty()).then_some(case)
