@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::{CONCLUSIVE, Case, STRONG, SUPPORTING, rate, seam, state};
-use crate::analysis::model::{CheckpointAnalysis, IntervalAnalysis, LogPoint, TensorInterval};
+use crate::analysis::model::{CheckpointAnalysis, IntervalAnalysis, LogPoint, Role, TensorInterval};
 use crate::diagnosis::Mechanism;
 use crate::diagnosis::burst::{self, Burst};
-use crate::diagnosis::facts::{Facts, median, whole};
+use crate::diagnosis::facts::{Facts, is_adapter, median, whole};
 use crate::diagnosis::lone::{COMPLETE, Lone};
 use crate::diagnosis::onset::{self, Onset, ScaleCollapse, Sign};
 use crate::diagnosis::pulse::{self, LayerNorms, Pulse};
@@ -360,7 +360,12 @@ fn stands_out(facts: Facts, interval: &IntervalAnalysis, is_logged: bool) -> Opt
     let blind =
         facts.analysis.intervals.iter().flat_map(|one| &one.tensors).all(|own| own.energy.value().is_none());
     if !blind {
-        return suspects::lead(interval, |tensor| tensor.gradient_ratio.value().copied(), INTERVAL_RATIO);
+        // The gradient of one factor of an adapter is as large as the other is, and that grows from zero.
+        let is_asked = |role: Role| is_logged || !is_adapter(role);
+        let gradient = |tensor: &TensorInterval| {
+            tensor.gradient_ratio.value().copied().filter(|_| is_asked(tensor.role))
+        };
+        return suspects::lead(interval, gradient, INTERVAL_RATIO);
     }
     let change = |tensor: &TensorInterval| tensor.change_ratio.value().copied();
     // Where all parameters have come to move less than before, that is what is usual by now.
@@ -488,14 +493,26 @@ mod tests {
     use crate::rules::Assessment;
     use crate::rules::test_support::{interval_tensor, run_of};
 
-    /// What is told of a map whose gradient in the last interval is 2.4 times its usual 0.1, and was `before` in the one before that.
-    fn told(before: f64) -> Mechanism {
+    /// What is told of a map whose gradient in the interval `at` is 2.4 times its usual 0.1, and was `before` in the one before that.
+    fn told_at(at: usize, before: f64, role: Role) -> Mechanism {
         let names = ["a.weight", "b.weight", "c.weight"];
         let mut run = run_of(5, || names.map(interval_tensor).to_vec());
-        run.intervals[3].tensors[1].gradient_norm = Measured::Value(before);
-        run.intervals[4].tensors[1].gradient_norm = Measured::Value(0.24);
-        run.intervals[4].tensors[1].gradient_ratio = Measured::Value(2.4);
+        run.intervals[at - 1].tensors[1].gradient_norm = Measured::Value(before);
+        run.intervals[at].tensors[1].gradient_norm = Measured::Value(0.24);
+        run.intervals[at].tensors[1].gradient_ratio = Measured::Value(2.4);
+        run.intervals.iter_mut().for_each(|one| one.tensors[1].role = role);
         diagnose(&run, &Assessment::default()).mechanism
+    }
+
+    fn told(before: f64) -> Mechanism {
+        told_at(4, before, Role::Linear)
+    }
+
+    #[test]
+    fn what_only_an_interval_tells_needs_three_before_it_and_is_none_of_an_adapter() {
+        assert_eq!(told_at(3, 0.1, Role::Linear), Mechanism::GradientSpike);
+        assert_eq!(told_at(2, 0.1, Role::Linear), Mechanism::None);
+        assert_eq!(told_at(4, 0.1, Role::LoraB), Mechanism::None);
     }
 
     #[test]

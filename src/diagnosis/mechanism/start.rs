@@ -3,7 +3,7 @@
 use super::{CONCLUSIVE, Case, STRONG, SUPPORTING, fast};
 use crate::analysis::model::{CheckpointAnalysis, Role, TensorAnalysis};
 use crate::diagnosis::Mechanism;
-use crate::diagnosis::facts::{Facts, is_matrix, median, rms};
+use crate::diagnosis::facts::{Facts, is_adapter, is_matrix, median, rms};
 use crate::diagnosis::onset::{Onset, Sign};
 use crate::diagnosis::suspects::geometry;
 use crate::number::short;
@@ -98,10 +98,6 @@ pub(super) fn init_gain(facts: Facts, _: Option<&Onset>) -> Option<Case> {
         ),
         _ => case,
     })
-}
-
-fn is_adapter(role: Role) -> bool {
-    matches!(role, Role::LoraA | Role::LoraB)
 }
 
 /// Whether a tensor is an embedding as torch draws it, with a standard deviation of 1 whatever the others have.
