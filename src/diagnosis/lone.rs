@@ -212,7 +212,7 @@ mod tests {
         };
         assert_eq!(found(&run(two, wanted())), None);
         let often = |name: &str, index: usize| {
-            if name == "b.weight" && index % 2 == 0 { 1.6 } else { 1.0 }
+            if name == "b.weight" && index.is_multiple_of(2) { 1.6 } else { 1.0 }
         };
         assert_eq!(found(&run(often, wanted())), None);
         let stays = |name: &str, index: usize| {
