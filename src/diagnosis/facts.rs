@@ -148,6 +148,16 @@ pub(super) fn states(checkpoint: &CheckpointAnalysis) -> States<'_> {
     mapped.collect()
 }
 
+/// The median over the matrices of one step over the weight it changes.
+pub(super) fn step_length(checkpoint: &CheckpointAnalysis) -> Option<f64> {
+    let states = states(checkpoint);
+    let matrices = checkpoint.tensors.iter().filter(|tensor| is_matrix(tensor));
+    median(
+        matrices
+            .filter_map(|tensor| states.get(tensor.canonical_name.as_str())?.0.update_ratio.value().copied()),
+    )
+}
+
 /// The middle of finite values; the mean of both middle ones; `None` of nothing.
 pub(super) fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
     robust::median(values.into_iter().filter(|value| value.is_finite()))

@@ -367,7 +367,13 @@ fn skipped_steps(facts: Facts) -> Option<ScaleCollapse> {
     let descended = (0..points.len())
         .find(|&index| points[index..].iter().take(SKIPPED_WITHIN).all(|point| !is_skipped(point)))?;
     let is_finite = |point: &&LogPoint| point.loss.is_some_and(|loss| loss.finite().is_some());
-    (descended..points.len()).filter(|&index| is_skipped(&points[index])).find_map(|first| {
+    // Where norms had grown far beyond what is usual, it is the run that exploded, in whatever format.
+    let is_calm = |index: usize| {
+        let before = index.checked_sub(1).and_then(|before| points[before].grad_norm_ratio);
+        before.is_none_or(|ratio| ratio < EXPLODED)
+    };
+    let skipped = (descended..points.len()).filter(|&index| is_skipped(&points[index]) && is_calm(index));
+    skipped.into_iter().find_map(|first| {
         let run =
             points[first..].iter().take(SKIPPED_WITHIN).filter(|point| is_skipped(point)).filter(is_finite);
         let count = run.count();

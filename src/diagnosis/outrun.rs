@@ -4,7 +4,7 @@
 //! What a warm-up leads to is a loss that goes on falling. One that turns round on the way, and stays above for the rest of the run, says at
 //! which rate it still learned.
 
-use super::facts::{Facts, median};
+use super::facts::{Facts, median, step_length};
 use super::onset::LEVEL_POINTS;
 use crate::robust::{MAD_TO_DEVIATION, MEDIAN_ERROR};
 
@@ -14,6 +14,13 @@ pub(super) const AT_PEAK: f64 = 0.95;
 /// Loss at the full rate over its lowest level from which the run lost what it had learned: 1.09 and more where the rate was eight to fifty
 /// times one that works; no healthy run of the zoo was lowest on its way up.
 pub(super) const LOST: f64 = 1.08;
+
+/// The same from which the loss has left its level by itself: that of a task whose losses grow as it is learned, as in Q-learning, does so too.
+const LEFT: f64 = 2.0;
+
+/// One step over the matrices that it changes, at some checkpoint of the full rate, from which the rate may be why: at least 0.025 where it was, half of
+/// what healthy small transformers come to.
+const LONG_STEP: f64 = 0.02;
 
 /// Standard errors of a level by which the later losses are above the lowest: it is the lowest of many.
 const ERRORS: f64 = 4.0;
@@ -65,17 +72,24 @@ pub(super) fn outrun(facts: Facts) -> Option<Outrun> {
     let lost = median(later.iter().map(|point| point.loss))? - lowest;
     let learned = levels.first()? - lowest;
     let is_outrun = was_rising
+        && lost < LEFT.ln()
         && middle < full
         && lost >= LOST.ln()
         && lost >= ERRORS * error(&points, &levels)?
         && learned > lost;
-    is_outrun.then(|| Outrun {
+    let has_long_steps = || lengths(facts, points[full].step).any(|length| length >= LONG_STEP);
+    (is_outrun && has_long_steps()).then(|| Outrun {
         lowest: points[middle].step,
         until: points[last].step,
         rate: points[middle].rate,
         full: full_rate,
         ratio: lost.exp(),
     })
+}
+
+/// The median matrix's step over its norm, by the checkpoints from `step` on that keep what a step is.
+fn lengths(facts: Facts<'_>, step: u64) -> impl Iterator<Item = f64> {
+    facts.checkpoints().filter(move |(own, _)| *own >= step).filter_map(|(_, one)| step_length(one))
 }
 
 fn points(facts: Facts) -> Vec<Point> {
@@ -100,12 +114,22 @@ fn error(points: &[Point], levels: &[f64]) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::analysis::model::{Analysis, LogAnalysis, LogPoint, Number};
+    use crate::analysis::model::{Analysis, LogAnalysis, LogPoint, Measured, Number, Role};
     use crate::diagnosis::{Mechanism, diagnose};
     use crate::rules::Assessment;
-    use crate::rules::test_support::run_of;
+    use crate::rules::test_support::{checkpoint, moments, run_of, tensor};
 
-    /// A run of `steps` steps whose rate rises to 1e-2 by step 100, and whose loss has a ripple of a hundredth.
+    /// Sets one step over the matrix that it changes, at the last step of a run.
+    fn with_steps_of(mut run: Analysis, length: f64) -> Analysis {
+        let saved = checkpoint(vec![tensor("a.weight", Role::Linear, &[64, 64])]);
+        let saved = saved.with_moments(vec![moments("a.weight")], |_, state| {
+            state.update_ratio = Measured::Value(length);
+        });
+        run.checkpoints = vec![saved.at_step(100)];
+        run
+    }
+
+    /// A run of `steps` steps of a twentieth of its matrix whose rate rises to 1e-2 by step 100, and whose loss has a ripple of a hundredth.
     fn run(steps: u64, rate: impl Fn(u64) -> f64, loss: impl Fn(u64) -> f64) -> Analysis {
         let mut run = run_of(0, Vec::new);
         let points = (1..=steps).map(|step| LogPoint {
@@ -115,7 +139,7 @@ mod tests {
             ..LogPoint::default()
         });
         run.log = Some(LogAnalysis { points: points.collect(), ..LogAnalysis::default() });
-        run
+        with_steps_of(run, 0.05)
     }
 
     fn warm_up(step: u64) -> f64 {
@@ -155,6 +179,10 @@ mod tests {
         // It comes back by step 250.
         let back = |step: u64| if step < 200 { turns(1.3)(step) } else { 1.3 - 0.008 * (step - 200) as f64 };
         assert_eq!(found(&run(300, warm_up, back)), None);
+        // A level that is left by itself is told as such.
+        assert_eq!(found(&run(300, warm_up, turns(2.5))), None);
+        // Steps that are as usual are none that a run cannot take: the task became harder.
+        assert_eq!(found(&with_steps_of(run(300, warm_up, turns(1.3)), 0.01)), None);
         // It rises from the start, as a loss of Q-learning does.
         assert_eq!(found(&run(300, warm_up, |step| 0.1 + 0.001 * step as f64)), None);
         // It had learned a tenth, and lost a third.

@@ -14,7 +14,7 @@ const GROWTH: f64 = 1.5;
 
 /// Level of the loss after over that before, up to which the map grew because it learned: at most 0.77 in healthy runs whose
 /// output layer grew by `GROWTH` over as many intervals.
-const LEARNED: f64 = 0.9;
+pub(super) const LEARNED: f64 = 0.9;
 
 /// Where the map of a role ran away.
 #[derive(Debug, Clone, PartialEq)]

@@ -18,6 +18,7 @@ mod unreset;
 use super::Mechanism;
 use super::facts::{Facts, median, whole};
 use super::onset::Onset;
+use super::outrun::Outrun;
 use crate::rules::{Bound, Confidence, Evidence};
 pub(super) use decay::{USUAL as USUAL_DECAY, largest as largest_decay};
 pub(super) use rate::lowered;
@@ -162,7 +163,9 @@ const TABLE: &[Advocate] = &[
 /// Every mechanism that anything speaks for, the strongest case first.
 pub(super) fn cases(facts: Facts, onset: Option<&Onset>) -> Vec<Case> {
     let cases = TABLE.iter().filter_map(|advocate| advocate(facts, onset));
-    let mut cases: Vec<Case> = cases.map(|case| unless_aftermath(facts, onset, case)).collect();
+    let outrun = rate::outrun(facts);
+    let mut cases: Vec<Case> =
+        cases.map(|case| unless_outrun(outrun, unless_aftermath(facts, onset, case))).collect();
     // Stable: equal cases stay in the order of the table.
     cases.sort_by(|a, b| b.points.total_cmp(&a.points));
     cases
@@ -184,6 +187,22 @@ fn unless_aftermath(facts: Facts, onset: Option<&Onset>, case: Case) -> Case {
     }
     let began = format!("the run was failing from step {} on, before that", onset.step);
     case.although(CONCLUSIVE, began)
+}
+
+/// What a rate does to a run that had outrun it: units die, maps grow, gradients stand out.
+fn unless_outrun(outrun: Option<Outrun>, case: Case) -> Case {
+    let (Some(Outrun { lowest, until, .. }), Some([from, _])) = (outrun, case.interval) else { return case };
+    let may_come_of_it = matches!(
+        case.mechanism,
+        Mechanism::DeadUnits | Mechanism::Frozen | Mechanism::AttentionLogits | Mechanism::GradientSpike
+    );
+    if !may_come_of_it || from < until {
+        return case;
+    }
+    let turned = format!(
+        "the loss had turned round at step {lowest}, before that, while the learning rate was rising"
+    );
+    case.although(CONCLUSIVE, turned)
 }
 
 /// Whether a mechanism is something that any failing run may come to, and begins when it is first seen: units take a while to

@@ -1,9 +1,9 @@
 //! Steps that are too long: of the whole model, of one parameter, or at the very start.
 
 use super::{Case, STRONG, SUPPORTING, fast, seam, standstill, state};
-use crate::analysis::model::{CheckpointAnalysis, TensorAnalysis};
+use crate::analysis::model::TensorAnalysis;
 use crate::diagnosis::Mechanism;
-use crate::diagnosis::facts::{Facts, is_matrix, median, rms, states};
+use crate::diagnosis::facts::{Facts, is_matrix, median, rms, states, step_length};
 use crate::diagnosis::onset::{Onset, Sign, loss_rose};
 use crate::diagnosis::outrun::{self, AT_PEAK, Outrun};
 use crate::diagnosis::{burst, jump, recovery};
@@ -112,18 +112,23 @@ fn whole_model(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
             case = case.because(SUPPORTING, high_rate(facts, onset.step));
         }
     }
-    if let Some(outrun) = outrun::outrun(facts)
-        && seam::rate_jump(facts).is_none()
-    {
+    if let Some(outrun) = outrun(facts) {
         case = outran(case, outrun);
     }
     (!case.reasons.is_empty()).then_some(case)
 }
 
+/// Where the rate outran the run, not by a jump.
+pub(super) fn outrun(facts: Facts) -> Option<Outrun> {
+    outrun::outrun(facts).filter(|_| seam::rate_jump(facts).is_none())
+}
+
 /// A rate that rose beyond the one at which the loss was lowest.
 fn outran(case: Case, outrun: Outrun) -> Case {
     let Outrun { lowest, until, rate, full, ratio } = outrun;
-    let case = if case.onset.is_some() { case } else { case.at(lowest, [lowest, until]) };
+    // What it lost from there on was lost to it: a checkpoint after is none to go back to.
+    let case =
+        if case.onset.is_some_and(|onset| onset <= lowest) { case } else { case.at(lowest, [lowest, until]) };
     case.because(
         STRONG,
         format!(
@@ -142,16 +147,6 @@ pub(super) fn long_steps(facts: Facts) -> Option<(u64, f64)> {
         let length = step_length(checkpoint)?;
         (length >= LONG_STEP).then_some((step, length))
     })
-}
-
-/// The median over the matrices of one step over the weight it changes.
-fn step_length(checkpoint: &CheckpointAnalysis) -> Option<f64> {
-    let states = states(checkpoint);
-    let matrices = checkpoint.tensors.iter().filter(|tensor| is_matrix(tensor));
-    median(
-        matrices
-            .filter_map(|tensor| states.get(tensor.canonical_name.as_str())?.0.update_ratio.value().copied()),
-    )
 }
 
 /// Whether the learning rate was on its way up at `step`.

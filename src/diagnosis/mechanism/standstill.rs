@@ -123,27 +123,27 @@ fn is_counting(facts: Facts, interval: &IntervalAnalysis, tensor: &TensorInterva
 /// The step by which the units of a layer had died, if any did.
 pub(super) fn died(facts: Facts, onset: Option<&Onset>) -> Option<u64> {
     let died = facts.analysis.intervals.iter().find(|one| boundary(one, &dead_in(facts, one)).is_some())?;
-    (!learned_on(facts, died, onset)).then_some(died.to_step)
+    (!learned_on(facts, [died.from_step, died.to_step], onset, LEARNED_ON)).then_some(died.to_step)
 }
 
 /// Level of the loss after units died over that before, up to which the run learned on without them. 0.09 to 0.11 in small convolutional networks that
 /// learn well with half of a layer dead from their first steps on; 0.36 and more in the zoos' runs whose units died of a fault.
 const LEARNED_ON: f64 = 0.25;
 
-/// Whether the loss went on falling after units died in this interval, up to where something else went wrong.
-fn learned_on(facts: Facts, died: &IntervalAnalysis, onset: Option<&Onset>) -> bool {
+/// Whether the loss went on falling, to a `share` of what it was, after something happened between these steps, up to where something else went wrong.
+pub(super) fn learned_on(facts: Facts, [from, to]: [u64; 2], onset: Option<&Onset>, share: f64) -> bool {
     let end = onset.map_or(u64::MAX, |onset| onset.step);
     let losses: Vec<(u64, f64)> =
         facts.points().iter().filter_map(|point| Some((point.step, point.loss?.finite()?))).collect();
-    // Of units that died before there was a level, the first one.
-    let until_died = losses.partition_point(|(step, _)| *step <= died.from_step).max(LEVEL_POINTS);
+    // Of what happened before there was a level, the first one.
+    let until_then = losses.partition_point(|(step, _)| *step <= from).max(LEVEL_POINTS);
     let until_end = losses.partition_point(|(step, _)| *step < end);
-    let is_after = until_end >= LEVEL_POINTS && losses[until_end - LEVEL_POINTS].0 > died.to_step;
-    if !is_after || until_died > until_end {
+    let is_after = until_end >= LEVEL_POINTS && losses[until_end - LEVEL_POINTS].0 > to;
+    if !is_after || until_then > until_end {
         return false;
     }
     let level = |until: usize| median(losses[until - LEVEL_POINTS..until].iter().map(|(_, loss)| *loss));
-    matches!((level(until_died), level(until_end)), (Some(before), Some(after)) if after <= LEARNED_ON * before)
+    matches!((level(until_then), level(until_end)), (Some(before), Some(after)) if after <= share * before)
 }
 
 /// The parameters most of whose elements had no gradient over an interval.
@@ -191,7 +191,7 @@ pub(super) fn dead_units(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
             )
             .number("share of units without a gradient", share, Some(DEAD_SHARE), "");
         let long = rate::long_steps(facts).is_some_and(|(step, _)| step <= interval.from_step);
-        let case = if learned_on(facts, interval, onset) {
+        let case = if learned_on(facts, [interval.from_step, interval.to_step], onset, LEARNED_ON) {
             case.although(CONCLUSIVE, "the loss went on falling after they died")
         } else if is_first {
             case
@@ -398,7 +398,12 @@ mod tests {
             run.log = Some(LogAnalysis { points: points.collect(), ..LogAnalysis::default() });
             let onset = onset.map(|step| Onset { step, interval: [step - 1, step], sign: Sign::Loss(2.0) });
             let facts = Facts { analysis: &run, assessment: &Assessment::default() };
-            learned_on(facts, &run.intervals[1], onset.as_ref())
+            learned_on(
+                facts,
+                [run.intervals[1].from_step, run.intervals[1].to_step],
+                onset.as_ref(),
+                LEARNED_ON,
+            )
         };
         assert!(learns(0.45, Some(500)));
         assert!(!learns(0.55, Some(500)), "by less than three quarters");
