@@ -368,12 +368,13 @@ fn skipped_steps(facts: Facts) -> Option<ScaleCollapse> {
         .find(|&index| points[index..].iter().take(SKIPPED_WITHIN).all(|point| !is_skipped(point)))?;
     let is_finite = |point: &&LogPoint| point.loss.is_some_and(|loss| loss.finite().is_some());
     // Where norms had grown far beyond what is usual, it is the run that exploded, in whatever format.
-    let is_calm = |index: usize| {
-        let before = index.checked_sub(1).and_then(|before| points[before].grad_norm_ratio);
-        before.is_none_or(|ratio| ratio < EXPLODED)
-    };
-    let skipped = (descended..points.len()).filter(|&index| is_skipped(&points[index]) && is_calm(index));
-    skipped.into_iter().find_map(|first| {
+    let mut is_calm = true;
+    let mut skipped = (0..points.len()).filter(|&index| {
+        let ratio = points[index].grad_norm_ratio.filter(|ratio| ratio.is_finite());
+        is_calm = ratio.map_or(is_calm, |ratio| ratio < EXPLODED);
+        index >= descended && is_calm && is_skipped(&points[index])
+    });
+    skipped.find_map(|first| {
         let run =
             points[first..].iter().take(SKIPPED_WITHIN).filter(|point| is_skipped(point)).filter(is_finite);
         let count = run.count();
@@ -429,6 +430,30 @@ fn halvings(facts: Facts) -> Option<ScaleCollapse> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::analysis::model::{LogAnalysis, Number};
+    use crate::rules::Assessment;
+    use crate::rules::test_support::run_of;
+
+    #[test]
+    fn norms_that_are_infinite_out_of_usual_ones_are_skipped_steps_and_out_of_an_explosion_are_none() {
+        let collapse = |ratio_before: f64| {
+            let mut run = run_of(0, Vec::new);
+            let points = (1..=200).map(|step| {
+                let norm = if (150..154).contains(&step) { f64::INFINITY } else { 1.0 };
+                LogPoint {
+                    step,
+                    loss: Some(Number(2.0)),
+                    grad_norm: Some(Number(norm)),
+                    grad_norm_ratio: norm.is_finite().then_some(if step == 149 { ratio_before } else { 1.0 }),
+                    ..LogPoint::default()
+                }
+            });
+            run.log = Some(LogAnalysis { points: points.collect(), ..LogAnalysis::default() });
+            scale_collapse(Facts { analysis: &run, assessment: &Assessment::default() })
+        };
+        assert_eq!(collapse(1.0), Some(ScaleCollapse { step: 150, halvings: Some(4) }));
+        assert_eq!(collapse(50.0), None);
+    }
 
     #[test]
     fn one_answer_to_whether_levels_come_back_holds_until_the_level_that_gave_it() {

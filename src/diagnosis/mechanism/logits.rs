@@ -279,6 +279,7 @@ fn dated(facts: Facts, case: Case, worst: &Outgrowth) -> Case {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::analysis::model::{LogAnalysis, LogPoint, Number};
     use crate::rules::Assessment;
     use crate::rules::test_support::{checkpoint, run_of, tensor};
 
@@ -301,6 +302,29 @@ mod tests {
         run.checkpoints = vec![at(0, [1.0; 4]), at(100, grown)];
         let facts = Facts { analysis: &run, assessment: &Assessment::default() };
         attention_logits(facts, None).expect("they outgrew the others")
+    }
+
+    #[test]
+    fn an_output_layer_that_outgrew_the_others_while_the_run_learned_is_none() {
+        let told = |end: f64| {
+            let at = |step: u64, factor: f64| {
+                let head = tensor("head.weight", Role::OutputHead, &[64, 64]).filled(0.02 * factor);
+                let others = ["blocks.0.fc1.weight", "blocks.1.fc1.weight"]
+                    .map(|name| tensor(name, Role::MlpIn, &[64, 64]).filled(0.02));
+                checkpoint(others.into_iter().chain([head]).collect()).at_step(step)
+            };
+            let mut run = run_of(0, Vec::new);
+            run.checkpoints = vec![at(0, 1.0), at(100, 5.0)];
+            let points = (1..=300).map(|step| LogPoint {
+                step,
+                loss: Some(Number(2.0 + (end - 2.0) * step as f64 / 300.0)),
+                ..LogPoint::default()
+            });
+            run.log = Some(LogAnalysis { points: points.collect(), ..LogAnalysis::default() });
+            output_logits(Facts { analysis: &run, assessment: &Assessment::default() }, None).is_some()
+        };
+        assert!(told(2.0), "nothing was learned");
+        assert!(!told(0.5));
     }
 
     #[test]
