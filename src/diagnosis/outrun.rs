@@ -20,7 +20,7 @@ const LEFT: f64 = 2.0;
 
 /// One step over the matrices that it changes, at some checkpoint from there on, from which the rate may be why: at least 0.025 where it was; at most 0.006
 /// where a task that became harder, or another objective, raised the loss of a healthy run.
-const LONG_STEP: f64 = 0.02;
+const FAR_STEP: f64 = 0.02;
 
 /// Standard errors of a level by which the later losses are above the lowest: it is the lowest of many.
 const ERRORS: f64 = 4.0;
@@ -77,7 +77,7 @@ pub(super) fn outrun(facts: Facts) -> Option<Outrun> {
         && lost >= LOST.ln()
         && lost >= ERRORS * error(&points, &levels)?
         && learned > lost;
-    let has_long_steps = || lengths(facts, points[middle].step).any(|length| length >= LONG_STEP);
+    let has_long_steps = || lengths(facts, points[middle].step).any(|length| length >= FAR_STEP);
     (is_outrun && has_long_steps()).then(|| Outrun {
         lowest: points[middle].step,
         until: points[last].step,
