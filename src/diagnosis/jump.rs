@@ -29,6 +29,9 @@ const LED_UP: usize = 3;
 /// The largest learning rate over the smallest before it up to which it did not rise.
 const STAYED: f64 = 1.05;
 
+/// Steps between two logged points up to which a jump from one to the next is one: over more of them a divergence has built up.
+const MOST_APART: u64 = 10;
+
 /// A jump.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Jump {
@@ -49,7 +52,7 @@ pub(super) fn near(facts: Facts, step: u64) -> Option<Jump> {
 
 /// The jump at `step`.
 ///
-/// It takes a log without gaps, with losses, gradient norms before clipping and learning rates: norms after clipping are all alike.
+/// It takes a log without gaps, of each tenth step at least, with losses, gradient norms before clipping and learning rates: norms after clipping are all alike.
 pub(super) fn at(facts: Facts, step: u64) -> Option<Jump> {
     if facts.analysis.log.as_ref()?.semantics.before_clipping == Some(false) {
         return None;
@@ -67,6 +70,7 @@ pub(super) fn at(facts: Facts, step: u64) -> Option<Jump> {
     let is_no_cliff = after.iter().all(|point| point.grad_norm_ratio.is_some_and(|ratio| ratio <= most));
     let is_usual = |point: &LogPoint| point.grad_norm_ratio.is_some() && !is_spike(point);
     let is_one = is_shift(&earlier, &later)?
+        && until[1].step - until[0].step <= MOST_APART
         && until.windows(3).all(|three| three[2].step - three[1].step == three[1].step - three[0].step)
         && before.iter().all(is_usual)
         && is_no_cliff
@@ -249,9 +253,11 @@ mod tests {
 
     #[test]
     fn a_level_that_jumped_by_less_than_half_is_one_however_often_it_is_logged() {
-        for apart in [1, 5, 100] {
+        for apart in [1, 5, 10] {
             assert_eq!(jumps(apart, another_level, |_| 2e-3), [500 * apart]);
         }
+        // What came in a hundred steps may have built up in them.
+        assert!(jumps(100, another_level, |_| 2e-3).is_empty());
         let told = told(|point| point.loss = Some(Number(another_level(point.step))));
         assert_ne!(told.mechanism, Mechanism::LearningRate, "{:?}", told.story);
     }

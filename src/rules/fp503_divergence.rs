@@ -231,6 +231,22 @@ mod tests {
     }
 
     #[test]
+    fn a_run_whose_last_losses_are_no_numbers_or_zeros_did_not_come_back() {
+        for lost in [f64::NAN, f64::INFINITY, 0.0] {
+            let ratios: Vec<f64> = [[1.0; 40], [9.0; 40], [0.9; 40]].concat();
+            let mut run = run(&ratios, Some(0.01));
+            let points = &mut run.log.as_mut().unwrap().points;
+            let last = points.len() - 5;
+            points[last..]
+                .iter_mut()
+                .for_each(|point| (point.loss, point.loss_ratio) = (Some(Number(lost)), None));
+            let told = judge_run(&RULE, &run, &[]).told();
+            assert!(told.iter().any(|(severity, _)| *severity == Severity::Critical), "{lost}: {told:?}");
+            assert!(told.iter().all(|(severity, _)| *severity != Severity::Note), "{lost}: {told:?}");
+        }
+    }
+
+    #[test]
     fn a_rise_like_those_it_came_back_from_is_none_and_a_larger_one_is() {
         let mut ratios: Vec<f64> = Vec::new();
         for _ in 0..3 {

@@ -321,7 +321,7 @@ pub(super) fn first_divergence(
     let mut losses: Vec<f64> = Vec::new();
     let first = median(finite_losses(points).take(LEVEL_POINTS))?;
     let sawtooth = LazyCell::new(|| sawtooth(points, limit));
-    let end = LazyCell::new(|| median(finite_losses(points).rev().take(LEVEL_POINTS)));
+    let end = LazyCell::new(|| end(points));
     let mut found =
         points.iter().zip(settled_noise(points)).enumerate().filter_map(|(at, (point, loss_noise))| {
             let (before, loss) = (lowest, point.loss.and_then(Number::finite));
@@ -355,7 +355,15 @@ pub(super) fn first_divergence(
     found.find(|later| !later.came_back).or(Some(first))
 }
 
-pub(super) fn finite_losses(points: &[LogPoint]) -> impl DoubleEndedIterator<Item = f64> {
+/// The level that a log ends at; none where a loss among its last is none, or is zero, as which some trainers log what is none.
+fn end(points: &[LogPoint]) -> Option<f64> {
+    let last: Vec<f64> =
+        points.iter().rev().filter_map(|point| Some(point.loss?.0)).take(LEVEL_POINTS).collect();
+    let is_told = |loss: &f64| loss.is_finite() && *loss != 0.0;
+    last.iter().all(is_told).then(|| median(last.iter().copied()))?
+}
+
+pub(super) fn finite_losses(points: &[LogPoint]) -> impl Iterator<Item = f64> {
     points.iter().filter_map(|point| point.loss.and_then(Number::finite))
 }
 
