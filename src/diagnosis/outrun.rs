@@ -15,9 +15,6 @@ pub(super) const AT_PEAK: f64 = 0.95;
 /// times one that works; no healthy run of the zoo was lowest on its way up.
 pub(super) const LOST: f64 = 1.08;
 
-/// The same from which the loss has left its level by itself: that of a task whose losses grow as it is learned, as in Q-learning, does so too.
-const LEFT: f64 = 2.0;
-
 /// One step over the matrices that it changes, at some checkpoint from there on, from which the rate may be why: at least 0.025 where it was; at most 0.006
 /// where a task that became harder, or another objective, raised the loss of a healthy run.
 const FAR_STEP: f64 = 0.02;
@@ -72,7 +69,6 @@ pub(super) fn outrun(facts: Facts) -> Option<Outrun> {
     let lost = median(later.iter().map(|point| point.loss))? - lowest;
     let learned = levels.first()? - lowest;
     let is_outrun = was_rising
-        && lost < LEFT.ln()
         && middle < full
         && lost >= LOST.ln()
         && lost >= ERRORS * error(&points, &levels)?
@@ -179,8 +175,6 @@ mod tests {
         // It comes back by step 250.
         let back = |step: u64| if step < 200 { turns(1.3)(step) } else { 1.3 - 0.008 * (step - 200) as f64 };
         assert_eq!(found(&run(300, warm_up, back)), None);
-        // A level that is left by itself is told as such.
-        assert_eq!(found(&run(300, warm_up, turns(2.5))), None);
         // Steps that are as usual are none that a run cannot take: the task became harder.
         assert_eq!(found(&with_steps_of(run(300, warm_up, turns(1.3)), 0.01)), None);
         // It rises from the start, as a loss of Q-learning does.
