@@ -218,3 +218,21 @@ fn is_event(mechanism: Mechanism, onset: &Onset) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_began_after_a_rate_had_outrun_the_run_came_of_it_and_what_began_before_did_not() {
+        let outrun = Some(Outrun { lowest: 60, until: 67, rate: 6e-3, full: 1e-2, ratio: 1.3 });
+        let points = |mechanism, from| {
+            let case = Case::of(mechanism).because(STRONG, "it was seen").at(from + 1, [from, from + 20]);
+            unless_outrun(outrun, case).points
+        };
+        assert_eq!(points(Mechanism::DeadUnits, 380), STRONG - CONCLUSIVE);
+        assert_eq!(points(Mechanism::AttentionLogits, 67), STRONG - CONCLUSIVE);
+        assert_eq!(points(Mechanism::DeadUnits, 40), STRONG);
+        assert_eq!(points(Mechanism::NonFinite, 380), STRONG);
+    }
+}
