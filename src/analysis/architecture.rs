@@ -2,8 +2,8 @@
 
 use super::model::{ArchitectureMatch, Measured, ReshapedParameter};
 use super::own_class::class_of_its_own;
+use crate::checkpoint::Checkpoint;
 use crate::checkpoint::names::is_of_adapter;
-use crate::checkpoint::{Checkpoint, Role};
 use crate::error::Error;
 use crate::network::builders::{self, Population};
 
@@ -24,7 +24,7 @@ pub fn compare(checkpoint: &Checkpoint) -> Measured<ArchitectureMatch> {
     if config.get("quantization_config").is_some_and(|value| !value.is_null()) {
         return Measured::not("its config says that it is quantised");
     }
-    if checkpoint.tensors.iter().any(|tensor| matches!(tensor.role, Role::LoraA | Role::LoraB)) {
+    if checkpoint.tensors.iter().any(|tensor| tensor.role.is_adapter()) {
         return Measured::not("it holds low-rank adapters");
     }
     if checkpoint.tensors.iter().any(|tensor| is_of_adapter(&tensor.name)) {

@@ -579,7 +579,7 @@ impl TensorAnalysis {
 
     /// Whether it is a part of an adapter, which stands beside a base model that is elsewhere.
     pub fn is_of_adapter(&self) -> bool {
-        matches!(self.role, Role::LoraA | Role::LoraB) || is_of_adapter(&self.name)
+        self.role.is_adapter() || is_of_adapter(&self.name)
     }
 
     /// Whether its name is one that a wrapper around the model or a part of it gives.

@@ -183,6 +183,13 @@ pub enum Role {
     Other,
 }
 
+impl Role {
+    /// Whether it is that of one of the two factors of a low-rank adapter.
+    pub fn is_adapter(self) -> bool {
+        matches!(self, Role::LoraA | Role::LoraB)
+    }
+}
+
 /// The layer a tensor belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]

@@ -11,6 +11,11 @@ pub(super) struct Bracket {
     pub after: Option<u64>,
 }
 
+/// Step of the newest checkpoint before `step`, or that of the start.
+pub(super) fn before(facts: Facts, step: u64) -> u64 {
+    of(facts, step).before.unwrap_or(0)
+}
+
 /// The bracket of `step`: the state of a checkpoint at step N has seen the gradients of the steps up to N.
 pub(super) fn of(facts: Facts, step: u64) -> Bracket {
     let steps: Vec<u64> = facts.checkpoints().map(|(step, _)| step).collect();

@@ -123,11 +123,6 @@ pub(super) fn is_query_or_key(role: Role) -> bool {
     matches!(role, Role::AttentionQuery | Role::AttentionKey | Role::AttentionQkv)
 }
 
-/// Whether a parameter is one of the two factors of an adapter.
-pub(super) fn is_adapter(role: Role) -> bool {
-    matches!(role, Role::LoraA | Role::LoraB)
-}
-
 /// RMS of a parameter's finite elements.
 pub(super) fn rms(tensor: &TensorAnalysis) -> Option<f64> {
     tensor.statistics.value()?.rms.value().copied()

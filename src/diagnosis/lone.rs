@@ -28,7 +28,7 @@ const AROUND: usize = 3;
 const FEWEST: usize = 8;
 
 /// Logged norms a step from which a log has every step, but for a few.
-pub(super) const COMPLETE: f64 = 0.9;
+const COMPLETE: f64 = 0.9;
 
 /// Excess of the largest norm of the interval over that which the energy takes, between which they are the same: 0.98 to 1.13 in runs with such a
 /// gradient.
@@ -114,22 +114,34 @@ fn shares(intervals: &[IntervalAnalysis]) -> Shares<'_> {
     shares
 }
 
-/// The step of the largest logged norm of an interval, where its excess is what one gradient of `tensor` must have given: the excess of the
-/// interval's energy, which β₂ has discounted since.
+/// The step of the largest logged norm of an interval, where its excess is what one gradient of `tensor` must have given, and β₂ has discounted since.
 fn confirmed(facts: Facts, interval: &IntervalAnalysis, tensor: &str, log_ratio: f64) -> Option<u64> {
+    let (step, excess) = largest_norm(facts, interval, tensor, log_ratio.exp())?;
+    let (_, saved) = facts.checkpoints().find(|(own, _)| *own == interval.to_step)?;
+    let kept = beta2(saved)?.powf((interval.to_step - step) as f64);
+    let (least, most) = SAME;
+    (least..=most).contains(&(excess * kept.sqrt())).then_some(step)
+}
+
+/// The step of the largest logged norm of an interval, and its excess over the usual one against that which one gradient of `tensor` must have given
+/// whose gradient was `ratio` times the usual: energy that came in one step is an excess of as much in the squared norm of that step, and of no other
+/// size. It takes a log of every step, but for a few.
+pub(super) fn largest_norm(
+    facts: Facts,
+    interval: &IntervalAnalysis,
+    tensor: &str,
+    ratio: f64,
+) -> Option<(u64, f64)> {
     let own = interval.tensors.iter().find(|own| own.canonical_name == tensor)?;
-    let excess = own.energy.value()? * (1.0 - (-2.0 * log_ratio).exp());
+    let wanted = own.energy.value()? * (1.0 - ratio.powi(-2));
     let points = facts.points_until(interval.to_step).iter().filter(|point| point.step > interval.from_step);
     let norms: Vec<(u64, f64)> =
         points.filter_map(|point| Some((point.step, point.grad_norm?.finite()?))).collect();
     let usual = median(norms.iter().map(|(_, norm)| *norm))?;
     let (step, largest) = norms.iter().copied().max_by(|a, b| a.1.total_cmp(&b.1))?;
     let steps = interval.to_step - interval.from_step;
-    let (_, saved) = facts.checkpoints().find(|(own, _)| *own == interval.to_step)?;
-    let kept = beta2(saved)?.powf((interval.to_step - step) as f64);
-    let same = ((largest.powi(2) - usual.powi(2)).max(0.0) * kept / excess).sqrt();
-    let (least, most) = SAME;
-    (norms.len() as f64 >= COMPLETE * steps as f64 && (least..=most).contains(&same)).then_some(step)
+    let excess = (largest.powi(2) - usual.powi(2)).max(0.0);
+    (norms.len() as f64 >= COMPLETE * steps as f64).then(|| (step, (excess / wanted).sqrt()))
 }
 
 /// β₂ of a checkpoint's optimizer, where all of its groups have the same.

@@ -3,7 +3,7 @@
 use std::cell::LazyCell;
 
 use super::facts::{Facts, median, whole};
-use super::{burst, jump, pulse, run_up};
+use super::{bracket, burst, jump, pulse, run_up};
 use crate::analysis::model::{CheckpointAnalysis, LogPoint, Measured};
 use crate::robust::{MAD_TO_DEVIATION, MEDIAN_ERROR};
 use crate::rules::{CollapseLimits, GIVEN_BACK, Habit, LEVEL_ERRORS, Swings, collapse, diverges, sawtooth};
@@ -177,8 +177,7 @@ fn led_up(facts: Facts) -> Option<Onset> {
 /// The first checkpoint whose weights or moments are not finite.
 fn non_finite_state(facts: Facts) -> Option<Onset> {
     let (step, _) = facts.checkpoints().find(|(_, one)| has_non_finite(one))?;
-    let before = facts.checkpoints().map(|(step, _)| step).take_while(|&earlier| earlier < step).last();
-    Some(Onset { step, interval: [before.unwrap_or(0), step], sign: Sign::NonFiniteState })
+    Some(Onset { step, interval: [bracket::before(facts, step), step], sign: Sign::NonFiniteState })
 }
 
 /// Whether a parameter or a moment holds NaN or infinity.

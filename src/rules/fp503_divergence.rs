@@ -78,19 +78,10 @@ fn check(analysis: &Analysis, thresholds: &Thresholds, findings: &mut Findings) 
     }
     let (rise, noise) = (thresholds.get("rise"), thresholds.get("noise"));
     let divergence = first_divergence(log, rise, noise, thresholds.get("given-back"));
-    let collapse = || collapse(&log.points, limits(thresholds), rise);
     if let Some(divergence) = divergence.as_ref().filter(|rise| !rise.came_back) {
-        let ([ratio, top], step) = (heights(log, divergence), divergence.point.step);
-        let message =
-            format!("the loss is {ratio:.2} times its lowest at step {step} and reaches {top:.2} times");
-        findings.push(Subject::Steps(step, last), message, advice).at_step(step).against(
-            "loss over its lowest",
-            ratio,
-            divergence.allowed,
-            "times, medians of three",
-        );
+        tell_rise(log, divergence, advice, findings);
     } else if findings.found.is_empty()
-        && let Some(collapse) = collapse()
+        && let Some(collapse) = collapse(&log.points, limits(thresholds), rise)
     {
         let message = if collapse.at_the_start {
             format!(
@@ -109,32 +100,30 @@ fn check(analysis: &Analysis, thresholds: &Thresholds, findings: &mut Findings) 
             collapse.ratio,
             "times",
         );
-    } else if let Some(rise) = divergence {
-        note_rise(log, &rise, findings);
+    } else if let Some(divergence) = divergence {
+        // A run that ends below where it was before its loss rose has not failed by that, whatever it did in between.
+        let advice = "nothing has to be gone back to; look at what the run was fed from this step on, if that was not meant";
+        tell_rise(log, &divergence, advice, findings);
     } else if findings.found.is_empty() {
         note_signed(log, findings);
     }
 }
 
-/// The loss over its lowest where it left that, and the most it came to.
-fn heights(log: &LogAnalysis, divergence: &Divergence) -> [f64; 2] {
-    let ratio = divergence.point.loss_ratio.unwrap_or(f64::NAN);
-    [ratio, log.points.iter().filter_map(|point| point.loss_ratio).fold(ratio, f64::max)]
-}
-
-/// A run that ends below where it was before its loss rose has not failed by that, whatever it did in between.
-fn note_rise(log: &LogAnalysis, rise: &Divergence, findings: &mut Findings) {
-    let ([ratio, top], step) = (heights(log, rise), rise.point.step);
+/// That the loss left its lowest, and whether the run came back from it.
+fn tell_rise(log: &LogAnalysis, divergence: &Divergence, advice: &str, findings: &mut Findings) {
+    let Divergence { point, allowed, came_back } = *divergence;
+    let step = point.step;
+    let ratio = point.loss_ratio.unwrap_or(f64::NAN);
+    let top = log.points.iter().filter_map(|point| point.loss_ratio).fold(ratio, f64::max);
     let last = log.points.last().map_or(step, |point| point.step);
-    let message = format!(
-        "the loss is {ratio:.2} times its lowest at step {step} and reaches {top:.2} times; the run came back from it, and ends no higher than before"
-    );
-    let advice = "nothing has to be gone back to; look at what the run was fed from this step on, if that was not meant";
-    findings
-        .push(Subject::Steps(step, last), message, advice)
-        .at_step(step)
-        .severity(Severity::Note)
-        .against("loss over its lowest", ratio, rise.allowed, "times, medians of three");
+    let end = if came_back { "; the run came back from it, and ends no higher than before" } else { "" };
+    let message =
+        format!("the loss is {ratio:.2} times its lowest at step {step} and reaches {top:.2} times{end}");
+    let found = findings.push(Subject::Steps(step, last), message, advice);
+    found.at_step(step).against("loss over its lowest", ratio, allowed, "times, medians of three");
+    if came_back {
+        found.severity(Severity::Note);
+    }
 }
 
 /// A loss may go below zero, as that of a policy or a bound of a likelihood does: how far it is above its lowest is then no ratio, and no other

@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 
 use super::{CONCLUSIVE, Case, STRONG, SUPPORTING, rate, seam, state};
-use crate::analysis::model::{CheckpointAnalysis, IntervalAnalysis, LogPoint, Role, TensorInterval};
+use crate::analysis::model::{CheckpointAnalysis, IntervalAnalysis, LogPoint, TensorInterval};
 use crate::diagnosis::Mechanism;
 use crate::diagnosis::burst::{self, Burst};
-use crate::diagnosis::facts::{Facts, is_adapter, median, whole};
-use crate::diagnosis::lone::{COMPLETE, Lone};
+use crate::diagnosis::facts::{Facts, median, whole};
+use crate::diagnosis::lone::Lone;
 use crate::diagnosis::onset::{self, Onset, ScaleCollapse, Sign};
 use crate::diagnosis::pulse::{self, LayerNorms, Pulse};
 use crate::diagnosis::suspects::{self, Lead, is_vector};
-use crate::diagnosis::{lone, run_up};
+use crate::diagnosis::{bracket, lone, run_up};
 use crate::number::{counted, short};
 use crate::rules::Confidence;
 
@@ -334,24 +334,12 @@ fn with_history(facts: Facts<'_>) -> &[IntervalAnalysis] {
     measured.nth(HISTORY).map_or(&[], |(first, _)| &intervals[first..])
 }
 
-/// Whether the log of an interval has no step whose norm is what one gradient of the leading parameter must have made it:
-/// energy that came in one step is an excess of as much in the squared norm of that step, and of no other size.
+/// Whether the log of an interval has no step whose norm is what one gradient of the leading parameter must have made it.
 fn is_denied(facts: Facts, interval: &IntervalAnalysis, lead: &Lead) -> bool {
     let Lead::One { tensor, ratio, .. } = lead else { return false };
-    let own = interval.tensors.iter().find(|own| own.canonical_name == *tensor);
-    let Some(&energy) = own.and_then(|own| own.energy.value()) else { return false };
-    let points = facts.points_until(interval.to_step).iter().filter(|point| point.step > interval.from_step);
-    let norms: Vec<f64> = points.filter_map(|point| point.grad_norm?.finite()).collect();
-    let steps = interval.to_step - interval.from_step;
-    let (Some(usual), Some(largest)) =
-        (median(norms.iter().copied()), norms.iter().copied().reduce(f64::max))
-    else {
-        return false;
-    };
-    let excess = (largest.powi(2) - usual.powi(2)).max(0.0).sqrt();
-    let wanted = (energy * (1.0 - ratio.powi(-2))).sqrt();
     let (least, most) = SAME_SIZE;
-    norms.len() as f64 >= COMPLETE * steps as f64 && !(least * wanted..=most * wanted).contains(&excess)
+    let largest = lone::largest_norm(facts, interval, tensor, *ratio);
+    largest.is_some_and(|(_, excess)| !(least..=most).contains(&excess))
 }
 
 /// Whose gradient stands out in an interval, if anyone's does. Only a spike that the log has seen is looked for by the
@@ -361,10 +349,9 @@ fn stands_out(facts: Facts, interval: &IntervalAnalysis, is_logged: bool) -> Opt
         facts.analysis.intervals.iter().flat_map(|one| &one.tensors).all(|own| own.energy.value().is_none());
     if !blind {
         // The gradient of one factor of an adapter is as large as the other is, and that grows from zero.
-        let is_asked = |role: Role| is_logged || !is_adapter(role);
-        let gradient = |tensor: &TensorInterval| {
-            tensor.gradient_ratio.value().copied().filter(|_| is_asked(tensor.role))
-        };
+        let is_asked = |tensor: &TensorInterval| is_logged || !tensor.role.is_adapter();
+        let gradient =
+            |tensor: &TensorInterval| tensor.gradient_ratio.value().copied().filter(|_| is_asked(tensor));
         return suspects::lead(interval, gradient, INTERVAL_RATIO);
     }
     let change = |tensor: &TensorInterval| tensor.change_ratio.value().copied();
@@ -418,8 +405,7 @@ pub(super) fn non_finite(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
         );
     }
     if let Some((step, checkpoint)) = state {
-        let before =
-            facts.checkpoints().map(|(step, _)| step).take_while(|&own| own < step).last().unwrap_or(0);
+        let before = bracket::before(facts, step);
         if case.onset.is_none_or(|onset| onset > step) {
             case = case.at(before + 1, [before, step]);
         }
@@ -488,7 +474,7 @@ pub(super) fn fp16_overflow(facts: Facts, onset: Option<&Onset>) -> Option<Case>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::analysis::model::Measured;
+    use crate::analysis::model::{Measured, Role};
     use crate::diagnosis::diagnose;
     use crate::rules::Assessment;
     use crate::rules::test_support::{interval_tensor, run_of};

@@ -5,7 +5,7 @@ use crate::analysis::model::{CheckpointAnalysis, Role, TensorAnalysis};
 use crate::diagnosis::Mechanism;
 use crate::diagnosis::facts::{Facts, is_matrix, is_query_or_key, median, rms};
 use crate::diagnosis::onset::Onset;
-use crate::diagnosis::{pulse, run_up};
+use crate::diagnosis::{bracket, pulse, run_up};
 use crate::number::{counted, short};
 use crate::robust::largest_first;
 use crate::rules::Confidence;
@@ -194,7 +194,7 @@ pub(super) fn output_logits(facts: Facts, onset: Option<&Onset>) -> Option<Case>
     if let Some(outgrown) = outgrown(facts, is_head)
         && let Some(worst) = outgrown.first()
         // A head that has few other layers to be held against, or whose scale a batch norm before it sets, outgrows them by learning.
-        && !standstill::learned_on(facts, [before(facts, worst.step), worst.step], onset, drift::LEARNED)
+        && !standstill::learned_on(facts, [bracket::before(facts, worst.step), worst.step], onset, drift::LEARNED)
     {
         if case.reasons.is_empty() {
             case = dated(facts, case, worst).in_tensor(Some(worst.tensor.canonical_name.clone()));
@@ -263,13 +263,8 @@ fn against_others(
     Some(rms(tensor)? / median(others.filter_map(rms)).filter(|&usual| usual > 0.0)?)
 }
 
-/// The step of the checkpoint before `step`, or that of the start.
-fn before(facts: Facts, step: u64) -> u64 {
-    facts.checkpoints().map(|(own, _)| own).take_while(|&own| own < step).last().unwrap_or(0)
-}
-
 fn dated(facts: Facts, case: Case, worst: &Outgrowth) -> Case {
-    let before = before(facts, worst.step);
+    let before = bracket::before(facts, worst.step);
     case.with_confidence(Confidence::Heuristic)
         .at(before + 1, [before, worst.step])
         .number("RMS over that of the other matrices", worst.ratio, Some(OUTGROWN), "1")

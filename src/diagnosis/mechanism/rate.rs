@@ -6,7 +6,7 @@ use crate::diagnosis::Mechanism;
 use crate::diagnosis::facts::{Facts, is_matrix, median, rms, states, step_length};
 use crate::diagnosis::onset::{Onset, Sign, loss_rose};
 use crate::diagnosis::outrun::{self, AT_PEAK, Outrun};
-use crate::diagnosis::{burst, jump, recovery};
+use crate::diagnosis::{bracket, burst, jump, recovery};
 use crate::number::short;
 use crate::rules::Confidence;
 
@@ -68,8 +68,7 @@ fn whole_model(facts: Facts, onset: Option<&Onset>) -> Option<Case> {
     let long = long_steps(facts);
     let mut case = Case::of(Mechanism::LearningRate);
     if let Some((step, length)) = long {
-        let before =
-            facts.checkpoints().map(|(own, _)| own).take_while(|&own| own < step).last().unwrap_or(0);
+        let before = bracket::before(facts, step);
         case = case
             .at(before + 1, [before, step])
             .with_confidence(Confidence::Calibrated)

@@ -3,6 +3,7 @@
 use super::{CONCLUSIVE, Case, STRONG, SUPPORTING};
 use crate::analysis::model::{LogPoint, Section, TensorDifference};
 use crate::diagnosis::Mechanism;
+use crate::diagnosis::bracket;
 use crate::diagnosis::facts::{Facts, median};
 use crate::diagnosis::onset::{self, Onset};
 use crate::number::short;
@@ -58,7 +59,7 @@ pub(super) fn replica_drift(facts: Facts, _: Option<&Onset>) -> Option<Case> {
     });
     let (replica, tensor) = parted.min_by_key(|(replica, _)| replica.step)?;
     let (step, count) = (replica.step, replica.differing.len());
-    let before = facts.checkpoints().map(|(own, _)| own).take_while(|&own| own < step).last().unwrap_or(0);
+    let before = bracket::before(facts, step);
     Some(
         Case::of(Mechanism::ReplicaDrift)
             .with_confidence(Confidence::Exact)
@@ -110,8 +111,7 @@ pub(super) fn schedule_break(facts: Facts, _: Option<&Onset>) -> Option<Case> {
         if case.onset.is_none()
             && let Some(step) = finding.step
         {
-            let before =
-                facts.checkpoints().map(|(own, _)| own).take_while(|&own| own < step).last().unwrap_or(0);
+            let before = bracket::before(facts, step);
             case = case.at(before + 1, [before, step]);
         }
     }

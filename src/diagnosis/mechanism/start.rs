@@ -3,7 +3,7 @@
 use super::{CONCLUSIVE, Case, STRONG, SUPPORTING, fast};
 use crate::analysis::model::{CheckpointAnalysis, Role, TensorAnalysis};
 use crate::diagnosis::Mechanism;
-use crate::diagnosis::facts::{Facts, is_adapter, is_matrix, median, rms};
+use crate::diagnosis::facts::{Facts, is_matrix, median, rms};
 use crate::diagnosis::onset::{Onset, Sign};
 use crate::diagnosis::suspects::geometry;
 use crate::number::short;
@@ -59,7 +59,7 @@ pub(super) fn init_gain(facts: Facts, _: Option<&Onset>) -> Option<Case> {
     let judged =
         checkpoint.tensors.iter().filter(|tensor| is_matrix(tensor) && tensor.role != Role::RecurrentHidden);
     // The first factor of an adapter is as wide as its own small fan-in asks, beside a second one of zeros.
-    let judged = judged.filter(|tensor| !is_adapter(tensor.role) && !is_standard_normal(tensor));
+    let judged = judged.filter(|tensor| !tensor.role.is_adapter() && !is_standard_normal(tensor));
     let wide = judged.filter_map(|tensor| Some((tensor, geometry(checkpoint, &tensor.canonical_name)?)));
     let (tensor, ratio) = wide.max_by(|a, b| a.1.total_cmp(&b.1)).filter(|(_, ratio)| *ratio >= WIDE)?;
     let case = Case::of(Mechanism::InitGain)
